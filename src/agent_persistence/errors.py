@@ -1,0 +1,265 @@
+"""Every exception that leaves this package.
+
+    PersistenceError
+    ├── SettingsError (ValueError)            a PERSISTENCE_* variable is wrong
+    ├── InvalidInput (ValueError)             an argument was refused before any SQL ran
+    ├── NotFoundError (LookupError)
+    │   ├── ThreadNotFoundError
+    │   ├── MessageNotFoundError
+    │   └── StateNotFoundError
+    ├── ConflictError
+    │   ├── ThreadExistsError
+    │   ├── IdempotencyConflict               same id, other content
+    │   └── StateConflict                     expected_version was not the latest
+    ├── CorruptRow                            a stored row cannot be read
+    ├── CheckpointingDisabledError            PERSISTENCE_ENABLE_CHECKPOINTING=false
+    ├── UnavailableError                      worth retrying
+    │   └── PoolTimeout
+    ├── StatementTimeout                      the server gave up on a statement or a lock
+    ├── CommitUnknown                         the connection died during COMMIT
+    ├── DatabaseError                         the server refused; retrying will not help
+    ├── SchemaError
+    │   ├── NotMigratedError
+    │   ├── IdTypeMismatchError
+    │   ├── SchemaConflictError               foreign objects where ours should be
+    │   ├── MigrationLockTimeout
+    │   ├── PoolerError                       migrations need a direct connection
+    │   └── InvalidIndexError
+    ├── EmbeddedServerError
+    └── MissingExtraError (ImportError)
+
+Values are attributes, never only text. No message holds row contents, a connection string or a password; the driver's
+own error is the ``__cause__``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+Committed = Literal["yes", "no", "unknown"]
+
+
+class PersistenceError(Exception):
+    """The root of every error of this package.
+
+    Attributes:
+        retryable: whether the same call may succeed when it is made again.
+        committed: whether the work that failed is in the database: ``"yes"``, ``"no"`` or ``"unknown"``.
+    """
+
+    retryable: ClassVar[bool] = False
+    committed: ClassVar[Committed] = "no"
+
+
+class SettingsError(PersistenceError, ValueError):
+    """A ``PERSISTENCE_*`` variable is wrong; nothing was started."""
+
+    def __init__(self, variable: str, reason: str) -> None:
+        super().__init__(f"{variable}: {reason}")
+        self.variable = variable
+        self.reason = reason
+
+
+class InvalidInput(PersistenceError, ValueError):
+    """An argument was refused before any SQL ran; the session stays usable."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}")
+        self.field = field
+        self.reason = reason
+
+
+class NotFoundError(PersistenceError, LookupError):
+    """What was asked for does not exist, or belongs to somebody else (the two are not told apart)."""
+
+
+class ThreadNotFoundError(NotFoundError):
+    """There is no such thread for this owner."""
+
+    def __init__(self, thread_id: object) -> None:
+        super().__init__(f"thread {thread_id!r} does not exist")
+        self.thread_id = thread_id
+
+
+class MessageNotFoundError(NotFoundError):
+    """There is no such message in this thread for this owner."""
+
+    def __init__(self, thread_id: object, message_id: object) -> None:
+        super().__init__(f"message {message_id!r} does not exist in thread {thread_id!r}")
+        self.thread_id = thread_id
+        self.message_id = message_id
+
+
+class StateNotFoundError(NotFoundError):
+    """There is no such state in this thread for this owner."""
+
+    def __init__(self, thread_id: object, version: int | None = None) -> None:
+        what = "no state" if version is None else f"no state of version {version}"
+        super().__init__(f"thread {thread_id!r} has {what}")
+        self.thread_id = thread_id
+        self.version = version
+
+
+class ConflictError(PersistenceError):
+    """Somebody else was there first; read again, then decide."""
+
+
+class ThreadExistsError(ConflictError):
+    """The thread id is taken; leave it out to have one made."""
+
+    def __init__(self, thread_id: object) -> None:
+        super().__init__(f"thread {thread_id!r} cannot be created: the id is taken")
+        self.thread_id = thread_id
+
+
+class IdempotencyConflict(ConflictError):
+    """A message of this id stands in the thread already, with other content."""
+
+    def __init__(self, thread_id: object, message_id: object) -> None:
+        super().__init__(f"message {message_id!r} stands in thread {thread_id!r} already, with other content")
+        self.thread_id = thread_id
+        self.message_id = message_id
+
+
+class StateConflict(ConflictError):
+    """``expected_version`` is not the latest version: another writer saved a state meanwhile."""
+
+    def __init__(self, thread_id: object, expected: int, found: int) -> None:
+        super().__init__(f"thread {thread_id!r} is at state version {found}, not {expected}; read it again and retry")
+        self.thread_id = thread_id
+        self.expected = expected
+        self.found = found
+
+
+class CorruptRow(PersistenceError):
+    """A stored row cannot be read back; every other row can."""
+
+    def __init__(self, table: str, key: object, column: str) -> None:
+        super().__init__(f"{table} row {key!r} cannot be read: column {column} holds what this package does not write")
+        self.table = table
+        self.key = key
+        self.column = column
+
+
+class CheckpointingDisabledError(PersistenceError):
+    """A state was to be saved while ``PERSISTENCE_ENABLE_CHECKPOINTING=false``."""
+
+    def __init__(self) -> None:
+        super().__init__("states are not saved while PERSISTENCE_ENABLE_CHECKPOINTING=false")
+
+
+class UnavailableError(PersistenceError):
+    """The database cannot be reached, or asked to try again."""
+
+    retryable = True
+
+
+class PoolTimeout(UnavailableError):
+    """No connection became free in ``PERSISTENCE_POOL_TIMEOUT`` seconds."""
+
+
+class StatementTimeout(PersistenceError):
+    """A statement or a lock took longer than its limit."""
+
+
+class CommitUnknown(PersistenceError):
+    """The connection died during COMMIT: the work may be in the database or not."""
+
+    committed = "unknown"
+
+
+class DatabaseError(PersistenceError):
+    """The database refused a statement, and would refuse it again.
+
+    Attributes:
+        sqlstate: the five-character code of PostgreSQL's appendix A, or ``None``.
+        constraint: the name of the constraint that refused, or ``None``.
+    """
+
+    def __init__(self, reason: str, *, sqlstate: str | None = None, constraint: str | None = None) -> None:
+        super().__init__(reason)
+        self.sqlstate = sqlstate
+        self.constraint = constraint
+
+
+class SchemaError(PersistenceError):
+    """The database is not in the shape that this version needs."""
+
+
+class NotMigratedError(SchemaError):
+    """The database is behind this version; ``command`` mends it."""
+
+    def __init__(self, current: str | None, head: str, command: str = "agent-persistence upgrade") -> None:
+        at = f"at revision {current}" if current else "not created yet"
+        super().__init__(f"the schema is {at}, this version needs {head}; run: {command}")
+        self.current = current
+        self.head = head
+        self.command = command
+
+
+class IdTypeMismatchError(SchemaError):
+    """The database was built with another id type than the settings name."""
+
+    def __init__(self, variable: str, recorded: str, given: str) -> None:
+        super().__init__(
+            f"the database was created with {variable}={recorded}, the settings say {given}. "
+            f"A column type is not switched by a setting: set {variable}={recorded}, "
+            "or use a new database (or PERSISTENCE_DB_SCHEMA) and copy the data"
+        )
+        self.variable = variable
+        self.recorded = recorded
+        self.given = given
+
+
+class SchemaConflictError(SchemaError):
+    """Objects of another program stand where ours would be; nothing was created."""
+
+    def __init__(self, schema: str, names: Sequence[str], remedy: str) -> None:
+        super().__init__(f"schema {schema} already has {', '.join(names)}, not made by agent-persistence; {remedy}")
+        self.schema = schema
+        self.names = tuple(names)
+
+
+class MigrationLockTimeout(SchemaError):
+    """Another migration held the lock for longer than we were willing to wait."""
+
+    retryable = True
+
+    def __init__(self, waited_seconds: float) -> None:
+        super().__init__(
+            f"another migration has held the lock for {waited_seconds:.0f} s; "
+            "wait for it to end, or raise PERSISTENCE_MIGRATION_LOCK_TIMEOUT"
+        )
+        self.waited_seconds = waited_seconds
+
+
+class PoolerError(SchemaError):
+    """A migration was started through a connection pooler, which can hold no session lock."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this address leads through a connection pooler; migrations need the server itself: "
+            "set PERSISTENCE_MIGRATION_DATABASE_URL to its direct address"
+        )
+
+
+class InvalidIndexError(SchemaError):
+    """An index was left unfinished by an interrupted build."""
+
+    def __init__(self, names: Sequence[str], command: str = "agent-persistence upgrade") -> None:
+        super().__init__(f"unfinished indexes: {', '.join(names)}; drop them, then run: {command}")
+        self.names = tuple(names)
+        self.command = command
+
+
+class EmbeddedServerError(PersistenceError):
+    """A server of the ``embedded`` extra could not be started."""
+
+
+class MissingExtraError(PersistenceError, ImportError):
+    """A module was imported whose extra is not installed."""
+
+    def __init__(self, extra: str) -> None:
+        super().__init__(f"not installed; run: pip install 'agent-persistence[{extra}]'")
+        self.extra = extra

@@ -1,0 +1,144 @@
+"""The kinds of id that a database can be built with: string, int, bigint, uuid."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final, Generic, Literal
+
+from sqlalchemy import BigInteger, Integer, String, Uuid
+from sqlalchemy.types import TypeEngine
+from typing_extensions import TypeVar
+
+from agent_persistence.errors import InvalidInput
+
+IdValue = str | int | uuid.UUID
+IdKind = Literal["string", "int", "bigint", "uuid"]
+
+T = TypeVar("T", bound=IdValue, default=Any)
+IdT = TypeVar("IdT", bound=IdValue, default=str)
+UserIdT = TypeVar("UserIdT", bound=IdValue, default=str)
+
+MAX_STRING_ID_LENGTH: Final = 255
+_FORBIDDEN_IN_IDS = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class IdType(Generic[T]):
+    """One kind of id: its name in the settings, its Python type, its column type.
+
+    Attributes:
+        name: the word for it in ``PERSISTENCE_ID_TYPE``.
+        python_type: ``str``, ``int`` or ``uuid.UUID``.
+        sql_type: makes the column type.
+        generated: whether a key of this kind is made by the database (IDENTITY) unless given.
+    """
+
+    name: IdKind
+    python_type: type[T]
+    sql_type: Callable[[], TypeEngine[T]] = field(repr=False)
+    generated: bool = field(default=False, repr=False)
+    _bits: int = field(default=0, repr=False)
+
+    def validate(self, value: object, field_name: str) -> T:
+        """Return ``value``, or refuse it by the name of its field.
+
+        Raises:
+            InvalidInput: the value is not an id of this kind. Nothing is converted: ``True`` and ``1.5`` are no ints.
+        """
+        if type(value) is not self.python_type and (
+            isinstance(value, bool) or not isinstance(value, self.python_type)
+        ):
+            raise InvalidInput(field_name, f"must be {self._article()}, not {type(value).__name__}")
+        if isinstance(value, str):
+            _refuse_bad_string_id(value, field_name)
+        elif isinstance(value, int) and not -(1 << self._bits) <= value < (1 << self._bits):
+            raise InvalidInput(field_name, f"is outside the range of {self.name}")
+        return value  # type: ignore[return-value]  # isinstance with a type held in an attribute does not narrow
+
+    def parse(self, text: str, field_name: str) -> T:
+        """Read an id from text, as a command line or a URL path gives it.
+
+        Raises:
+            InvalidInput: the text is no id of this kind.
+        """
+        value: object = text
+        if self.python_type is not str:
+            try:
+                value = self.python_type(text)
+            except ValueError:
+                raise InvalidInput(field_name, f"must be {self._article()}") from None
+        return self.validate(value, field_name)
+
+    def _article(self) -> str:
+        return {"string": "a string", "int": "an int", "bigint": "an int", "uuid": "a uuid.UUID"}[self.name]
+
+
+def _refuse_bad_string_id(value: str, field_name: str) -> None:
+    if not value:
+        raise InvalidInput(field_name, "must not be empty")
+    if len(value) > MAX_STRING_ID_LENGTH:
+        raise InvalidInput(field_name, f"is longer than {MAX_STRING_ID_LENGTH} characters")
+    if _FORBIDDEN_IN_IDS.search(value):
+        raise InvalidInput(field_name, "must not hold control characters or lone surrogates")
+
+
+# COLLATE "C": text ids are compared as bytes. A linguistic collation costs a third more CPU a probe and can
+# change its order with the operating system, which would corrupt the index.
+STRING: Final = IdType("string", str, lambda: String(MAX_STRING_ID_LENGTH, collation="C"))
+INT: Final = IdType("int", int, Integer, generated=True, _bits=31)
+BIGINT: Final = IdType("bigint", int, BigInteger, generated=True, _bits=63)
+UUID: Final = IdType("uuid", uuid.UUID, Uuid)
+
+ID_TYPES: Final[dict[IdKind, IdType[Any]]] = {kind.name: kind for kind in (STRING, INT, BIGINT, UUID)}
+
+
+@dataclass(frozen=True, slots=True)
+class IdTypes(Generic[IdT, UserIdT]):
+    """The id types of one database: of threads and messages, and of the users who own them."""
+
+    id: IdType[IdT]
+    user: IdType[UserIdT]
+
+
+_lock = threading.Lock()
+_last_uuid7 = 0
+
+
+def uuid7() -> uuid.UUID:
+    """Make a time-ordered id (RFC 9562, version 7), greater than every one made before it in this process.
+
+    48 bits of milliseconds, 12 + 62 random bits; within a millisecond the last id is counted up by a random step.
+    """
+    global _last_uuid7
+    stamp = time.time_ns() // 1_000_000
+    value = (stamp << 74) | int.from_bytes(os.urandom(10), "big") >> 6
+    with _lock:
+        if value <= _last_uuid7:
+            value = _last_uuid7 + 1 + int.from_bytes(os.urandom(4), "big")
+        _last_uuid7 = value
+    time_and_a, b = value >> 62, value & ((1 << 62) - 1)
+    time_bits, a = time_and_a >> 12, time_and_a & 0xFFF
+    return uuid.UUID(int=(time_bits << 80) | (7 << 76) | (a << 64) | (0b10 << 62) | b)
+
+
+def id_maker(kind: IdType[T], generator: Literal["database", "uuid7", "uuid4"]) -> Callable[[], T] | None:
+    """Return what makes new ids of this kind in Python, or ``None`` where the database makes them.
+
+    Raises:
+        ValueError: the generator cannot make ids of this kind.
+    """
+    if generator == "database":
+        if not kind.generated:
+            raise ValueError(f"the database makes no ids of type {kind.name}; use uuid7, uuid4 or a callable")
+        return None
+    make = uuid7 if generator == "uuid7" else uuid.uuid4
+    makers: dict[type, Callable[[], Any]] = {uuid.UUID: make, str: lambda: str(make())}
+    if kind.python_type not in makers:
+        raise ValueError(f"{generator} makes no ids of type {kind.name}; use database or a callable")
+    return makers[kind.python_type]
