@@ -1,0 +1,24 @@
+"""The mapped classes: mixins for a host's own ``Base``, and ``build_models`` for everybody else."""
+
+from agent_persistence.models.base import NAMING_CONVENTION, HasIdTypes
+from agent_persistence.models.factory import Models, build_models, config_table
+from agent_persistence.models.json_type import ExactJSON
+from agent_persistence.models.message import MessageMixin
+from agent_persistence.models.roles import RoleType
+from agent_persistence.models.state import StateMixin
+from agent_persistence.models.thread import ThreadMixin
+from agent_persistence.records import MessageRole
+
+__all__ = [
+    "NAMING_CONVENTION",
+    "ExactJSON",
+    "HasIdTypes",
+    "MessageMixin",
+    "MessageRole",
+    "Models",
+    "RoleType",
+    "StateMixin",
+    "ThreadMixin",
+    "build_models",
+    "config_table",
+]

@@ -1,0 +1,70 @@
+"""The three models for one choice of id types and schema."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Generic
+
+from sqlalchemy import Column, MetaData, Table, Text
+from sqlalchemy.orm import DeclarativeBase
+
+from agent_persistence.ids import IdT, IdTypes, UserIdT
+from agent_persistence.models.base import NAMING_CONVENTION
+from agent_persistence.models.message import MessageMixin
+from agent_persistence.models.state import StateMixin
+from agent_persistence.models.thread import ThreadMixin
+
+
+@dataclass(frozen=True, slots=True)
+class Models(Generic[IdT, UserIdT]):
+    """The mapped classes that the repositories work on: ours, or a host's own."""
+
+    Thread: type[ThreadMixin[IdT, UserIdT]]
+    State: type[StateMixin[IdT]]
+    Message: type[MessageMixin[IdT]]
+
+    @property
+    def metadata(self) -> MetaData:
+        """The metadata that the tables live in."""
+        return self.Thread.metadata
+
+    @property
+    def id_types(self) -> IdTypes[IdT, UserIdT]:
+        """The id types that the classes were mapped with."""
+        return self.Thread.__id_types__
+
+
+def config_table(metadata: MetaData) -> Table:
+    """The table that records which settings built the database."""
+    return Table(
+        "persistence_config",
+        metadata,
+        Column("key", Text, primary_key=True),
+        Column("value", Text, nullable=False),
+    )
+
+
+def build_models(id_types: IdTypes[IdT, UserIdT], *, schema: str | None = None) -> Models[IdT, UserIdT]:
+    """Return the models for these id types; the same classes for the same arguments, so several live side by side."""
+    models: Models[IdT, UserIdT] = _build(id_types, schema)
+    return models
+
+
+@lru_cache(maxsize=None)
+def _build(id_types: IdTypes[Any, Any], schema: str | None) -> Models[Any, Any]:
+    class Base(DeclarativeBase):
+        metadata = MetaData(naming_convention=NAMING_CONVENTION, schema=schema)
+        __id_types__ = id_types
+
+    class Thread(ThreadMixin[Any, Any], Base):
+        pass
+
+    class State(StateMixin[Any], Base):
+        pass
+
+    class Message(MessageMixin[Any], Base):
+        pass
+
+    config_table(Base.metadata)
+    return Models(Thread, State, Message)

@@ -1,0 +1,73 @@
+"""The column type of every JSON value: JSONB, written and read by this package alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import ColumnElement, Dialect, Text, cast, type_coerce
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.exc import DontWrapMixin
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+from agent_persistence.errors import InvalidInput
+from agent_persistence.json_values import UNDECODABLE, EncodedJSON, decode_json, encode_json
+
+if TYPE_CHECKING:
+    from sqlalchemy.sql.operators import OperatorType
+    from sqlalchemy.sql.type_api import _BindProcessorType, _ResultProcessorType
+
+
+class ExactJSON(TypeDecorator[Any]):
+    """A JSONB column that gives back what was put in, whatever JSON functions the engine was made with.
+
+    ``None`` is SQL NULL. A row that cannot be decoded reads as `UNDECODABLE`, so that the rows beside it still can.
+
+    It is selected as text: the driver decodes JSONB itself, before SQLAlchemy sees it, and one number that it cannot
+    read would fail the whole result. The server makes the same text for both. In a textual statement write
+    ``column::text``; what the driver has decoded is passed on as it is.
+    """
+
+    impl = JSONB
+    cache_ok = True
+    hashable = False
+
+    def bind_processor(self, dialect: Dialect) -> _BindProcessorType[Any]:
+        return _to_driver
+
+    def column_expression(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
+        return type_coerce(cast(column, Text), self)
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> _ResultProcessorType[Any]:
+        return _from_driver
+
+    def coerce_compared_value(self, op: OperatorType | None, value: Any) -> TypeEngine[Any]:
+        coerced = self.impl_instance.coerce_compared_value(op, value)
+        return self if isinstance(coerced, JSONB) else coerced
+
+    def compare_values(self, x: Any, y: Any) -> bool:
+        """Tell 1 from 1.0 and True, which are equal in Python, so that the ORM saves such a change."""
+        return bool(x == y) and repr(x) == repr(y)
+
+
+class _Refused(InvalidInput, DontWrapMixin):
+    """Leaves SQLAlchemy as it is: the StatementError around it would print the parameters."""
+
+
+def _to_driver(value: Any) -> str | None:
+    if value is None:
+        return None
+    if isinstance(value, EncodedJSON):
+        return value.utf8.decode()
+    try:
+        return encode_json(value, "json").decode()
+    except InvalidInput as refusal:
+        raise _Refused(refusal.field, refusal.reason) from None
+
+
+def _from_driver(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return decode_json(value)
+    except ValueError:
+        return UNDECODABLE

@@ -1,0 +1,70 @@
+"""The table ``messages``."""
+
+from __future__ import annotations
+
+from typing import Any, Generic
+
+from sqlalchemy import BigInteger, ForeignKey, Identity, Index, Integer, String, Text, event, text
+from sqlalchemy.orm import Mapped, Mapper, declared_attr, mapped_column
+
+from agent_persistence.ids import IdT
+from agent_persistence.models.base import HasIdTypes, MetaMixin, TimestampMixin, table_of
+from agent_persistence.models.json_type import ExactJSON
+from agent_persistence.models.roles import RoleType
+from agent_persistence.models.thread import key_column
+from agent_persistence.records import MessageRole
+
+
+class MessageMixin(HasIdTypes, TimestampMixin, MetaMixin, Generic[IdT]):
+    """One message of a thread; ``seq`` is its place."""
+
+    __tablename__ = "messages"
+
+    # Unique within its thread, not in the table: a global key would tell one owner which ids another one uses.
+    @declared_attr
+    @classmethod
+    def thread_id(cls) -> Mapped[IdT]:
+        return mapped_column(
+            cls.__id_types__.id.sql_type(),
+            ForeignKey("threads.thread_id", ondelete="CASCADE"),
+            primary_key=True,
+            autoincrement=False,
+            sort_order=-11,
+        )
+
+    @declared_attr
+    @classmethod
+    def message_id(cls) -> Mapped[IdT]:
+        return key_column(cls.__id_types__.id)
+
+    @declared_attr
+    @classmethod
+    def seq(cls) -> Mapped[int]:
+        # Drawn under the thread's row lock, so that its order is the order of commits.
+        return mapped_column(BigInteger, Identity())
+
+    @declared_attr
+    @classmethod
+    def role(cls) -> Mapped[MessageRole | str]:
+        return mapped_column(RoleType(schema=cls.metadata.schema), nullable=False)
+
+    content: Mapped[str] = mapped_column(Text)
+    tool_calls: Mapped[Any | None] = mapped_column(ExactJSON())
+    tool_call_id: Mapped[str | None] = mapped_column(String(255))
+    reasoning: Mapped[str | None] = mapped_column(Text)
+    total_tokens: Mapped[int] = mapped_column(Integer, server_default=text("0"), default=0)
+
+    @declared_attr
+    @classmethod
+    def usages(cls) -> Mapped[dict[str, Any]]:
+        return mapped_column(ExactJSON(), server_default=text("'{}'::jsonb"), default=dict)
+
+    # What the columns cannot carry of the message as it was given (content that is null or a list of parts,
+    # provider fields), so that it comes back equal. NULL for most messages.
+    extra: Mapped[Any | None] = mapped_column(ExactJSON())
+
+
+@event.listens_for(MessageMixin, "instrument_class", propagate=True)
+def _add_order_index(_mapper: Mapper[Any], model: type[HasIdTypes]) -> None:
+    columns = table_of(model).c
+    Index("ix_messages_thread_id_seq", columns.thread_id, columns.seq)

@@ -1,0 +1,38 @@
+"""Who said a message: the enum ``message_role`` of the database."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import Dialect
+from sqlalchemy.dialects.postgresql import ENUM
+from sqlalchemy.types import TypeDecorator
+
+from agent_persistence.records import MessageRole
+
+
+class RoleType(TypeDecorator[str]):
+    """The enum ``message_role``, where a label that a newer version added reads as a plain string."""
+
+    impl = ENUM
+    cache_ok = True
+
+    def __init__(self, schema: str | None = None) -> None:
+        # The schema is given by hand: SQLAlchemy 2.0 does not inherit it from MetaData, 2.1 does.
+        super().__init__(*(role.value for role in MessageRole), name="message_role", schema=schema)
+        self.schema = schema
+
+    def bind_processor(self, dialect: Dialect) -> Callable[[Any], Any]:
+        return lambda role: None if role is None else str(MessageRole(role))
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any]:
+        return as_role
+
+
+def as_role(label: str | None) -> MessageRole | str | None:
+    """Return the role of a label, or the label itself where this version does not know it."""
+    try:
+        return None if label is None else MessageRole(label)
+    except ValueError:
+        return label

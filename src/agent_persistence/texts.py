@@ -1,0 +1,80 @@
+"""Checks of plain arguments: texts, names, times and limits.
+
+Nothing is converted. A refusal names the field and the rule, never the value.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Final
+
+from agent_persistence.errors import InvalidInput
+
+MAX_NAME_LENGTH: Final = 255
+
+
+def text_refusal(text: str) -> str | None:
+    """Say why PostgreSQL could not store this text, or return ``None``."""
+    if "\0" in text:
+        return "holds a NUL character, which PostgreSQL cannot store; remove it"
+    if text.isascii():  # known without a scan, and most text is
+        return None
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "holds a lone surrogate, which is half a character; replace it"
+    return None
+
+
+def check_text(value: object, field: str, *, max_length: int | None = None) -> str:
+    """Return the text as it is: line ends, ANSI escapes and other control characters are kept.
+
+    Raises:
+        InvalidInput: not a string, too long, or not storable (NUL, lone surrogate).
+    """
+    if not isinstance(value, str):
+        raise InvalidInput(field, f"must be a string, not {type(value).__name__}")
+    if max_length is not None and len(value) > max_length:
+        raise InvalidInput(field, f"is longer than {max_length} characters")
+    if reason := text_refusal(value):
+        raise InvalidInput(field, reason)
+    return value
+
+
+def check_name(value: object, field: str) -> str | None:
+    """Return a name of at most 255 characters, or ``None`` for none.
+
+    Raises:
+        InvalidInput: neither ``None`` nor a storable text of that length.
+    """
+    return None if value is None else check_text(value, field, max_length=MAX_NAME_LENGTH)
+
+
+def check_datetime(value: object, field: str) -> datetime:
+    """Return a time that knows its zone; the driver would read a naive one in the client's own.
+
+    Raises:
+        InvalidInput: not a datetime, naive, or before year 1 or after year 9999 in UTC.
+    """
+    if not isinstance(value, datetime):
+        raise InvalidInput(field, f"must be a datetime, not {type(value).__name__}")
+    if value.utcoffset() is None:
+        raise InvalidInput(field, "must have a time zone; add one, for example tzinfo=datetime.UTC")
+    try:
+        value.astimezone(UTC)
+    except OverflowError:
+        raise InvalidInput(field, "is outside the years 1 to 9999 in UTC") from None
+    return value
+
+
+def check_limit(value: object, field: str, maximum: int) -> int:
+    """Return how many rows to read at most.
+
+    Raises:
+        InvalidInput: not an int (``True`` is none), or not within 1 and ``maximum``.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidInput(field, f"must be an int, not {type(value).__name__}")
+    if not 1 <= value <= maximum:
+        raise InvalidInput(field, f"must be between 1 and {maximum}")
+    return value
