@@ -1,0 +1,113 @@
+"""What the driver says, in the words of this package: by connection state and sqlstate, never by English text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError, StatementError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from agent_persistence.errors import (
+    DatabaseError,
+    PersistenceError,
+    PoolTimeout,
+    SchemaError,
+    StatementTimeout,
+    UnavailableError,
+)
+
+UNIQUE_VIOLATION: Final = "23505"
+FOREIGN_KEY_VIOLATION: Final = "23503"
+
+_TRY_AGAIN: Final = {
+    "57P01",  # admin_shutdown
+    "57P02",  # crash_shutdown
+    "57P03",  # cannot_connect_now
+    "53300",  # too_many_connections
+    "40001",  # serialization_failure
+    "40P01",  # deadlock_detected
+    "25006",  # read_only_sql_transaction: a standby answered
+}
+_TOO_SLOW: Final = {
+    "57014",  # query_canceled
+    "55P03",  # lock_not_available
+    "25P03",  # idle_in_transaction_session_timeout
+    "25P04",  # transaction_timeout
+}
+_NO_SCHEMA: Final = {"42P01", "42703", "42704", "3F000"}  # undefined table, column, object, schema
+_UNREACHABLE: Final = "the database cannot be reached, or closed the connection; see the cause, then try again"
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Let only errors of this package leave the block; the driver's own is the cause."""
+    try:
+        yield
+    except (SQLAlchemyError, OSError, TimeoutError) as error:
+        translation = translate(error)
+        raise translation from (None if translation is _refusal_inside(error) else error)
+
+
+def translate(error: BaseException) -> PersistenceError:
+    """Say in our own words what SQLAlchemy or the driver raised."""
+    if refusal := _refusal_inside(error):
+        return refusal
+    if isinstance(error, PoolTimeoutError):
+        return PoolTimeout("every connection of the pool is in use; raise PERSISTENCE_POOL_SIZE or hold them shorter")
+    if isinstance(error, DBAPIError):
+        return _translate_driver(error)
+    if isinstance(error, OSError | TimeoutError):
+        return UnavailableError(_UNREACHABLE)
+    return DatabaseError(f"SQLAlchemy refused: {type(error).__name__}")
+
+
+def sqlstate_of(error: BaseException) -> str | None:
+    """Return the server's five-character code, or ``None`` where the server did not speak."""
+    for candidate in _chain(error):
+        code = getattr(candidate, "sqlstate", None)
+        if isinstance(code, str):
+            return code
+    return None
+
+
+def constraint_of(error: BaseException) -> str | None:
+    """Return the name of the constraint that refused, or ``None``."""
+    for candidate in _chain(error):
+        name = getattr(candidate, "constraint_name", None)
+        if isinstance(name, str):
+            return name
+    return None
+
+
+def _translate_driver(error: DBAPIError) -> PersistenceError:
+    sqlstate = sqlstate_of(error)
+    if sqlstate in _TOO_SLOW:
+        return StatementTimeout(f"a statement, lock or transaction exceeded its time limit (sqlstate {sqlstate})")
+    if error.connection_invalidated or _worth_retrying(error, sqlstate):
+        return UnavailableError(_UNREACHABLE)
+    if sqlstate in _NO_SCHEMA:
+        return SchemaError("a table or column is missing; run: agent-persistence upgrade")
+    reason = f"PostgreSQL refused the statement (sqlstate {sqlstate})"
+    return DatabaseError(reason, sqlstate=sqlstate, constraint=constraint_of(error))
+
+
+def _worth_retrying(error: DBAPIError, sqlstate: str | None) -> bool:
+    if sqlstate is not None:
+        return sqlstate in _TRY_AGAIN or sqlstate.startswith("08")
+    names = {type(candidate).__name__ for candidate in _chain(error)}
+    return bool(names & {"InvalidCachedStatementError", "TargetServerAttributeNotMatched"})
+
+
+def _refusal_inside(error: BaseException) -> PersistenceError | None:
+    """A value refused while it was bound arrives wrapped by SQLAlchemy."""
+    inner = error.orig if isinstance(error, StatementError) else None
+    return inner if isinstance(inner, PersistenceError) else None
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    current: BaseException | None = error
+    while current is not None:
+        yield current
+        current = getattr(current, "orig", None) or current.__cause__

@@ -1,0 +1,8 @@
+"""CRUD in a session that somebody else commits."""
+
+from agent_persistence.repositories.messages import MessageRepository
+from agent_persistence.repositories.scope import Limits, Scope
+from agent_persistence.repositories.states import StateRepository
+from agent_persistence.repositories.threads import ThreadRepository
+
+__all__ = ["Limits", "MessageRepository", "Scope", "StateRepository", "ThreadRepository"]

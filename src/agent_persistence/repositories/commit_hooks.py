@@ -1,0 +1,155 @@
+"""What must happen around the outermost commit, whoever issues it. The only place that knows session events.
+
+Repositories say what they changed (``touch``); the cache says what to do about it (``watch``). Listeners are added at the
+first touch: they cost tens of microseconds a session, which a session that only reads need not pay.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple, Protocol
+
+from sqlalchemy import event
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session, SessionTransaction
+
+# Internal upstream (2.1 calls it await_ and keeps this name); imported here and nowhere else, tested on both lines.
+from sqlalchemy.util import await_only
+
+from agent_persistence.records import SavedState
+
+logger = logging.getLogger("agent_persistence")
+
+_WATCH: Final = "agent_persistence.watch"
+
+
+class TouchedState(NamedTuple):
+    """Whose latest state a transaction changed."""
+
+    thread_id: Any
+    user_id: Any
+
+
+Touched = dict[TouchedState, SavedState | None]
+"""The latest state that this transaction leaves behind, or ``None`` where the next reader has to look."""
+
+
+class CommitHooks(Protocol):
+    """What somebody wants to do around a commit that changed states. None of it may raise."""
+
+    async def before_commit(self, touched: Mapping[TouchedState, SavedState | None]) -> Any:
+        """Run after the last write was flushed, so with the row locks held; the answer goes to the other two."""
+
+    async def after_commit(self, ticket: Any) -> None:
+        """Run once the work is durable."""
+
+    async def after_rollback(self, ticket: Any) -> None:
+        """Run once the work is certainly undone."""
+
+
+@dataclass(slots=True)
+class _Watch:
+    hooks: CommitHooks
+    listening: bool = False
+    touched: Touched = field(default_factory=dict)
+    ticket: Any = None
+    committing: bool = False
+
+
+# A cancelled request has still committed: its work goes on without it, and is waited for when closing.
+_running: set[asyncio.Task[None]] = set()
+
+
+def watch(session: AsyncSession, hooks: CommitHooks) -> None:
+    """Have ``hooks`` called around the commits of this session; the first call for a session counts."""
+    session.sync_session.info.setdefault(_WATCH, _Watch(hooks))
+
+
+def touch(session: AsyncSession, state: TouchedState, latest: SavedState | None = None) -> None:
+    """Say that the transaction changed a thread's latest state, and to what where that is known."""
+    watched = _watch_of(session.sync_session)
+    if watched is None:
+        return
+    watched.touched[state] = latest
+    if not watched.listening:
+        watched.listening = True
+        _listen(session.sync_session)
+
+
+def has_touched(session: AsyncSession, thread_id: Any) -> bool:
+    """Whether the transaction changed this thread's state, so that its reads must go to the table."""
+    watched = _watch_of(session.sync_session)
+    return watched is not None and any(touched.thread_id == thread_id for touched in watched.touched)
+
+
+async def drain(timeout_seconds: float) -> None:
+    """Wait for the work after commits that is still under way."""
+    mine = [task for task in _running if task.get_loop() is asyncio.get_running_loop()]
+    if mine:
+        await asyncio.wait(mine, timeout=timeout_seconds)
+
+
+def _watch_of(session: Session) -> _Watch | None:
+    watched: _Watch | None = session.info.get(_WATCH)
+    return watched
+
+
+def _listen(session: Session) -> None:
+    event.listen(session, "before_commit", _before_commit)
+    event.listen(session, "after_commit", _after_commit)
+    event.listen(session, "after_rollback", _after_rollback)
+    event.listen(session, "after_transaction_end", _after_transaction_end)
+
+
+def _before_commit(session: Session) -> None:
+    watched = _watch_of(session)
+    if watched is None or not watched.touched or session.in_nested_transaction():
+        return  # a released savepoint is not durable yet
+    session.flush()
+    watched.ticket = await_only(watched.hooks.before_commit(dict(watched.touched)))
+    watched.committing = True
+
+
+def _after_commit(session: Session) -> None:
+    watched = _watch_of(session)
+    if watched is None or session.in_nested_transaction():
+        return
+    ticket, watched.ticket, watched.committing = watched.ticket, None, False
+    watched.touched.clear()
+    if ticket is not None:
+        _run_to_the_end(watched.hooks.after_commit(ticket))
+
+
+def _after_rollback(session: Session) -> None:
+    watched = _watch_of(session)
+    if watched is None:
+        return
+    if session.in_nested_transaction():
+        # What the savepoint wrote is gone; what was written before it is not. Nobody knows which here.
+        watched.touched.update(dict.fromkeys(watched.touched))
+        return
+    ticket, watched.ticket = watched.ticket, None
+    watched.touched.clear()
+    if ticket is not None and not watched.committing:
+        _run_to_the_end(watched.hooks.after_rollback(ticket))
+    watched.committing = False
+
+
+def _after_transaction_end(session: Session, transaction: SessionTransaction) -> None:
+    watched = _watch_of(session)
+    if watched is not None and transaction.parent is None:
+        watched.touched.clear()  # closed without commit or rollback: nothing of it may be published later
+
+
+def _run_to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    task = asyncio.ensure_future(work)
+    _running.add(task)
+    task.add_done_callback(_running.discard)
+    try:
+        await_only(asyncio.shield(task))
+    except Exception:
+        # The rows are committed: commit() must not fail for what comes after it.
+        logger.warning("work after a commit failed", exc_info=True)

@@ -1,0 +1,32 @@
+"""Page cursors: opaque to callers, a position in the list to us. They grant nothing: the owner is in every statement."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import orjson
+
+from agent_persistence.errors import InvalidInput
+
+T = TypeVar("T")
+
+
+def encode_cursor(*position: str | int) -> str:
+    """Write a position down."""
+    return base64.urlsafe_b64encode(orjson.dumps(position)).decode().rstrip("=")
+
+
+def decode_cursor(cursor: str, field: str, read: Callable[..., T]) -> T:
+    """Read a position back through ``read``, which takes its parts.
+
+    Raises:
+        InvalidInput: it is not a cursor of this list.
+    """
+    try:
+        position: Any = orjson.loads(base64.urlsafe_b64decode(cursor.encode("ascii") + b"=="))
+        return read(*position)
+    except (ValueError, TypeError, AttributeError, OverflowError, binascii.Error):
+        raise InvalidInput(field, "is not a cursor of this list; pass page.before or page.after unchanged") from None

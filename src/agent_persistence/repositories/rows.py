@@ -1,0 +1,48 @@
+"""Rows as records, one bad row at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, TypeVar
+
+from sqlalchemy import Row
+
+from agent_persistence.errors import CorruptRow, InvalidInput
+from agent_persistence.json_values import UNDECODABLE
+
+RecordT = TypeVar("RecordT")
+
+
+def check_readable(table: str, key: object, row: Row[Any]) -> None:
+    """Refuse a row of which the driver could read a part only.
+
+    Raises:
+        CorruptRow: a JSON value that Python cannot read, or a timestamp outside its calendar ('infinity' arrives naive).
+    """
+    for column, value in row._mapping.items():
+        if value is UNDECODABLE or (isinstance(value, datetime) and value.tzinfo is None):
+            raise CorruptRow(table, key, str(column))
+
+
+def readable_records(
+    rows: Sequence[Row[Any]], read: Callable[[Row[Any]], RecordT]
+) -> tuple[tuple[RecordT, ...], tuple[CorruptRow, ...]]:
+    """Read every row that can be read, and name those that cannot."""
+    records: list[RecordT] = []
+    corrupt: list[CorruptRow] = []
+    for row in rows:
+        try:
+            records.append(read(row))
+        except CorruptRow as error:
+            corrupt.append(error)
+    return tuple(records), tuple(corrupt)
+
+
+def json_object(value: object, field: str) -> dict[str, Any]:
+    """Return a mapping as a dict, nothing as an empty one, and refuse the rest."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise InvalidInput(field, f"must be a mapping, not {type(value).__name__}")
+    return dict(value)

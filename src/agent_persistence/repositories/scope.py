@@ -1,0 +1,132 @@
+"""What the three repositories of a unit of work have in common: session, models, owner, limits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Generic
+
+from sqlalchemy import CTE, Column, ColumnElement, Executable, Result, Select, Table, cast, func, select, true, update
+from sqlalchemy.dialects.postgresql import REGCLASS
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from agent_persistence.driver_errors import translated
+from agent_persistence.ids import IdT, UserIdT
+from agent_persistence.json_values import EncodedJSON, encode_json, sanitize
+from agent_persistence.models import Models
+from agent_persistence.models.base import table_of
+from agent_persistence.records import ANY_USER, AnyUser
+
+
+@dataclass(frozen=True, slots=True)
+class Limits(Generic[IdT]):
+    """Choices of the settings that repositories obey.
+
+    Attributes:
+        new_id: makes ids in Python; ``None`` where the database makes them.
+        touch_interval: a thread's ``updated_at`` moves at most so often, in seconds.
+        max_states: a thread keeps so many of its newest states; 0 keeps all.
+        max_json_bytes: no JSON value may be longer, encoded.
+        replace_unstorable: replace NUL and lone surrogates instead of refusing them.
+        save_states: ``False`` refuses to save states.
+    """
+
+    new_id: Callable[[], IdT] | None = None
+    touch_interval: float = 10.0
+    max_states: int = 0
+    max_json_bytes: int = 16 * 1024 * 1024
+    replace_unstorable: bool = False
+    save_states: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Scope(Generic[IdT, UserIdT]):
+    """One owner's data in one session. Everything else does not exist here."""
+
+    session: AsyncSession
+    models: Models[IdT, UserIdT]
+    owner: UserIdT | AnyUser
+    limits: Limits[IdT]
+
+    @property
+    def threads(self) -> Table:
+        """The table of threads. Statements are Core ones: they pass the identity map by, and cost less."""
+        return table_of(self.models.Thread)
+
+    @property
+    def states(self) -> Table:
+        """The table of states."""
+        return table_of(self.models.State)
+
+    @property
+    def messages(self) -> Table:
+        """The table of messages."""
+        return table_of(self.models.Message)
+
+    async def execute(self, statement: Executable) -> Result[Any]:
+        """Run a statement in the caller's transaction; driver errors leave in our own words."""
+        with translated():
+            return await self.session.execute(statement)
+
+    def owns(self) -> ColumnElement[bool]:
+        """The condition that a thread belongs to the owner."""
+        if self.owner is ANY_USER:
+            return true()
+        return self.threads.c.user_id == self.owner
+
+    def thread_of(self, thread_id: IdT) -> ColumnElement[bool]:
+        """The condition that picks one thread of the owner."""
+        return (self.threads.c.thread_id == thread_id) & self.owns()
+
+    def locked_thread(self, thread_id: IdT) -> CTE:
+        """Lock the thread's row until the transaction ends; empty where it is not the owner's.
+
+        Whatever numbers a statement draws below this lock are in the order of commits.
+        """
+        return self.lock_thread(thread_id).cte("locked")
+
+    def lock_thread(self, thread_id: IdT) -> Select[Any]:
+        """Select one thread of the owner FOR NO KEY UPDATE, which lets foreign-key checks of others pass."""
+        thread = self.threads
+        return select(thread.c.thread_id, thread.c.user_id).where(self.thread_of(thread_id)).with_for_update(key_share=True)
+
+    def touched_thread(self, locked: CTE) -> CTE:
+        """Move the locked thread's ``updated_at``, at most once an interval: it is indexed, so each move costs."""
+        thread = self.threads
+        due = func.now() - timedelta(seconds=self.limits.touch_interval)
+        return (
+            update(thread)
+            .where(thread.c.thread_id == locked.c.thread_id, thread.c.updated_at <= due)
+            .values(updated_at=func.now())
+            .cte("touched")
+        )
+
+    def json(self, value: Any, field: str) -> EncodedJSON:
+        """Encode a JSON value for a column, or refuse it by name."""
+        return EncodedJSON(encode_json(self.clean(value), field, max_bytes=self.limits.max_json_bytes))
+
+    def clean(self, value: Any) -> Any:
+        """Return the value, with what PostgreSQL cannot store replaced where the settings say so."""
+        return sanitize(value) if self.limits.replace_unstorable else value
+
+    def make_id(self) -> IdT | None:
+        """Make a new id, or ``None`` where the database will."""
+        return self.limits.new_id() if self.limits.new_id else None
+
+    async def count_past(self, column: Column[Any], given: IdT) -> None:
+        """Keep the database's own numbering from running into an id that was given by hand."""
+        if not isinstance(given, int) or given < 1:
+            return
+        name = ".".join(f'"{part}"' for part in (self.threads.schema, column.table.name) if part)
+        numbering = select(cast(func.pg_get_serial_sequence(name, column.name), REGCLASS).label("name")).subquery()
+        last = func.coalesce(func.pg_sequence_last_value(numbering.c.name), 0)
+        await self.execute(select(func.setval(numbering.c.name, given)).where(last < given))
+
+    def thread_id(self, value: object) -> IdT:
+        """Return a thread id, or refuse it."""
+        return self.models.id_types.id.validate(value, "thread_id")
+
+    def message_id(self, value: object) -> IdT:
+        """Return a message id, or refuse it."""
+        return self.models.id_types.id.validate(value, "message_id")

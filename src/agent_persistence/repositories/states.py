@@ -1,0 +1,207 @@
+"""States: what an agent resumes from, one row a version."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Generic
+
+from sqlalchemy import CTE, BigInteger, Row, Select, delete, func, insert, literal, select
+
+from agent_persistence.errors import (
+    CheckpointingDisabledError,
+    InvalidInput,
+    StateConflict,
+    StateNotFoundError,
+    ThreadNotFoundError,
+)
+from agent_persistence.ids import IdT, UserIdT
+from agent_persistence.json_values import EncodedJSON
+from agent_persistence.records import Page, SavedState, StateRecord
+from agent_persistence.repositories.commit_hooks import TouchedState, touch
+from agent_persistence.repositories.cursors import decode_cursor, encode_cursor
+from agent_persistence.repositories.rows import check_readable, json_object, readable_records
+from agent_persistence.repositories.scope import Scope
+from agent_persistence.texts import check_datetime, check_limit
+
+_MAX_VERSION = 2**63 - 1
+
+
+class StateRepository(Generic[IdT, UserIdT]):
+    """The states of one owner's threads."""
+
+    def __init__(self, scope: Scope[IdT, UserIdT]) -> None:
+        self._scope = scope
+        self._state = scope.states
+        self._thread = scope.threads
+
+    async def put(
+        self,
+        thread_id: IdT,
+        data: Any,
+        *,
+        meta: Mapping[str, Any] | None = None,
+        expected_version: int | None = None,
+    ) -> StateRecord[IdT]:
+        """Save a state as the thread's latest.
+
+        Args:
+            data: any JSON value.
+            expected_version: save only if this is still the latest version (0: the thread has no state yet).
+
+        Raises:
+            ThreadNotFoundError: there is no such thread.
+            StateConflict: ``expected_version`` is not the latest version.
+            CheckpointingDisabledError: the settings turned states off.
+        """
+        if not self._scope.limits.save_states:
+            raise CheckpointingDisabledError
+        thread_id = self._scope.thread_id(thread_id)
+        data = self._scope.clean(data)
+        meta = self._scope.clean(json_object(meta, "meta"))
+        encoded_data, encoded_meta = self._scope.json(data, "data"), self._scope.json(meta, "meta")
+        if expected_version is not None:
+            await self._expect(thread_id, _version(expected_version, "expected_version"))
+        row = (await self._scope.execute(self._insert(thread_id, encoded_data, encoded_meta))).one_or_none()
+        if row is None:
+            raise ThreadNotFoundError(thread_id)
+        saved = SavedState(row.state_id, encoded_data.utf8, encoded_meta.utf8, row.created_at, row.updated_at)
+        touch(self._scope.session, TouchedState(thread_id, row.user_id), saved)
+        await self._keep_last(thread_id, self._scope.limits.max_states)
+        return StateRecord(thread_id, row.state_id, data, meta, row.created_at, row.updated_at)
+
+    async def get(self, thread_id: IdT) -> StateRecord[IdT] | None:
+        """Return the thread's latest state from the table, or ``None``."""
+        statement = self._select(thread_id).order_by(self._state.c.state_id.desc()).limit(1)
+        row = (await self._scope.execute(statement)).one_or_none()
+        return None if row is None else self._record(row)
+
+    async def require(self, thread_id: IdT) -> StateRecord[IdT]:
+        """Return the thread's latest state.
+
+        Raises:
+            StateNotFoundError: there is none.
+        """
+        state = await self.get(thread_id)
+        if state is None:
+            raise StateNotFoundError(thread_id)
+        return state
+
+    async def get_version(self, thread_id: IdT, version: int) -> StateRecord[IdT] | None:
+        """Return one version of the thread's state, or ``None``."""
+        statement = self._select(thread_id).where(self._state.c.state_id == _version(version, "version"))
+        row = (await self._scope.execute(statement)).one_or_none()
+        return None if row is None else self._record(row)
+
+    async def page(self, thread_id: IdT, *, limit: int = 20, after: str | None = None) -> Page[StateRecord[IdT]]:
+        """List a thread's states, the latest first; ``page.after`` leads on to older ones."""
+        check_limit(limit, "limit", 1000)
+        statement = self._select(thread_id).order_by(self._state.c.state_id.desc()).limit(limit + 1)
+        if after is not None:
+            version = decode_cursor(after, "after", lambda version: _version(version, "after"))
+            statement = statement.where(self._state.c.state_id < version)
+        rows = (await self._scope.execute(statement)).all()
+        items, corrupt = readable_records(rows[:limit], self._record)
+        more = encode_cursor(rows[limit - 1].state_id) if len(rows) > limit else None
+        return Page(items, None, more, corrupt)
+
+    async def clear(self, thread_id: IdT) -> int:
+        """Delete every state of a thread; say how many there were.
+
+        Raises:
+            ThreadNotFoundError: there is no such thread.
+        """
+        return await self._delete(thread_id, self._state.c.state_id > 0)
+
+    async def prune(self, thread_id: IdT, *, keep_last: int | None = None, older_than: datetime | None = None) -> int:
+        """Delete old states of a thread; say how many. The latest state always stays.
+
+        Args:
+            keep_last: keep so many of the newest (at least 1).
+            older_than: delete only what was saved before this time.
+
+        Raises:
+            InvalidInput: neither is given.
+            ThreadNotFoundError: there is no such thread.
+        """
+        if keep_last is None and older_than is None:
+            raise InvalidInput("keep_last", "give keep_last, older_than or both")
+        keep = 1 if keep_last is None else check_limit(keep_last, "keep_last", _MAX_VERSION)
+        thread_id = self._scope.thread_id(thread_id)
+        due = self._state.c.state_id <= self._newest_to_go(thread_id, keep)
+        if older_than is not None:
+            due &= self._state.c.created_at < check_datetime(older_than, "older_than")
+        return await self._delete(thread_id, due)
+
+    async def _expect(self, thread_id: IdT, expected: int) -> None:
+        """Lock first, compare after: a snapshot older than the lock could miss the version that it has to see."""
+        if (await self._scope.execute(self._scope.lock_thread(thread_id))).one_or_none() is None:
+            raise ThreadNotFoundError(thread_id)
+        latest = select(func.coalesce(func.max(self._state.c.state_id), 0)).where(self._state.c.thread_id == thread_id)
+        found = (await self._scope.execute(latest)).scalar_one()
+        if found != expected:
+            raise StateConflict(thread_id, expected, found)
+
+    def _insert(self, thread_id: IdT, data: EncodedJSON, meta: EncodedJSON) -> Any:
+        """Lock the thread, move its activity and add a state, in one round trip."""
+        locked = self._scope.locked_thread(thread_id)
+        state = self._state
+        values = select(locked.c.thread_id, literal(data, state.c.state_data.type), literal(meta, state.c.meta.type))
+        return (
+            insert(state)
+            .from_select(["thread_id", "state_data", "meta"], values, include_defaults=False)
+            .add_cte(locked, self._scope.touched_thread(locked))
+            .returning(state.c.state_id, state.c.created_at, state.c.updated_at, _owner_of(locked))
+        )
+
+    async def _keep_last(self, thread_id: IdT, count: int) -> None:
+        if count:
+            due = self._state.c.state_id <= self._newest_to_go(thread_id, count)
+            await self._scope.execute(delete(self._state).where(self._state.c.thread_id == thread_id, due))
+
+    def _newest_to_go(self, thread_id: IdT, keep: int) -> Any:
+        return (
+            select(self._state.c.state_id)
+            .where(self._state.c.thread_id == thread_id)
+            .order_by(self._state.c.state_id.desc())
+            .offset(literal(keep, BigInteger))
+            .limit(1)
+            .scalar_subquery()
+        )
+
+    async def _delete(self, thread_id: IdT, due: Any) -> int:
+        thread_id = self._scope.thread_id(thread_id)
+        owner = (await self._scope.execute(self._scope.lock_thread(thread_id))).one_or_none()
+        if owner is None:
+            raise ThreadNotFoundError(thread_id)
+        statement = delete(self._state).where(self._state.c.thread_id == thread_id, due).returning(self._state.c.state_id)
+        deleted = len((await self._scope.execute(statement)).all())
+        if deleted:
+            touch(self._scope.session, TouchedState(thread_id, owner.user_id))
+        return deleted
+
+    def _select(self, thread_id: IdT) -> Select[Any]:
+        state, thread = self._state, self._thread
+        return (
+            select(
+                state.c.thread_id, state.c.state_id, state.c.state_data, state.c.meta, state.c.created_at, state.c.updated_at
+            )
+            .join(thread, thread.c.thread_id == state.c.thread_id)
+            .where(state.c.thread_id == self._scope.thread_id(thread_id), self._scope.owns())
+        )
+
+    def _record(self, row: Row[Any]) -> StateRecord[IdT]:
+        check_readable("states", (row.thread_id, row.state_id), row)
+        return StateRecord(*row)
+
+
+def _owner_of(locked: CTE) -> Any:
+    return select(locked.c.user_id).scalar_subquery().label("user_id")
+
+
+def _version(value: object, field: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidInput(field, f"must be an int, not {type(value).__name__}")
+    if not 0 <= value <= _MAX_VERSION:
+        raise InvalidInput(field, "is outside the range of versions")
+    return value

@@ -1,0 +1,233 @@
+"""Threads: conversations and who owns them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, Generic
+
+from sqlalchemy import ColumnElement, Row, Select, delete, func, literal, select, tuple_, update
+from sqlalchemy.dialects.postgresql import insert
+
+from agent_persistence.errors import InvalidInput, ThreadExistsError, ThreadNotFoundError
+from agent_persistence.ids import IdT, UserIdT
+from agent_persistence.records import ANY_USER, UNSET, Page, ThreadRecord, Unchanged
+from agent_persistence.repositories.commit_hooks import TouchedState, touch
+from agent_persistence.repositories.cursors import decode_cursor, encode_cursor
+from agent_persistence.repositories.rows import check_readable, json_object, readable_records
+from agent_persistence.repositories.scope import Scope
+from agent_persistence.texts import check_limit, check_name, check_text
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+
+
+class ThreadRepository(Generic[IdT, UserIdT]):
+    """The threads of one owner."""
+
+    def __init__(self, scope: Scope[IdT, UserIdT]) -> None:
+        self._scope = scope
+        self._thread = scope.threads
+
+    async def create(
+        self,
+        *,
+        thread_id: IdT | None = None,
+        name: str | None = None,
+        meta: Mapping[str, Any] | None = None,
+        user_id: UserIdT | None = None,
+    ) -> ThreadRecord[IdT, UserIdT]:
+        """Start a thread. Its id is made unless given; its owner is the unit of work's.
+
+        Args:
+            user_id: the owner, to be named only (and always) where the unit of work is everybody's.
+
+        Raises:
+            ThreadExistsError: the id is taken.
+        """
+        values = {
+            "user_id": self._owner(user_id),
+            "thread_name": check_name(self._scope.clean(name), "name"),
+            "meta": self._scope.json(json_object(meta, "meta"), "meta"),
+        }
+        new_id = await self._id_for(thread_id)
+        if new_id is not None:
+            values["thread_id"] = new_id
+        statement = insert(self._thread).values(values).on_conflict_do_nothing().returning(*self._columns())
+        row = (await self._scope.execute(statement)).one_or_none()
+        if row is None:
+            raise ThreadExistsError(new_id)
+        return self._record(row)
+
+    async def get(self, thread_id: IdT) -> ThreadRecord[IdT, UserIdT] | None:
+        """Return a thread, or ``None``."""
+        statement = select(*self._columns()).where(self._scope.thread_of(self._scope.thread_id(thread_id)))
+        row = (await self._scope.execute(statement)).one_or_none()
+        return None if row is None else self._record(row)
+
+    async def require(self, thread_id: IdT) -> ThreadRecord[IdT, UserIdT]:
+        """Return a thread.
+
+        Raises:
+            ThreadNotFoundError: there is none.
+        """
+        thread = await self.get(thread_id)
+        if thread is None:
+            raise ThreadNotFoundError(thread_id)
+        return thread
+
+    async def update(
+        self,
+        thread_id: IdT,
+        *,
+        name: str | None | Unchanged = UNSET,
+        meta: Mapping[str, Any] | Unchanged = UNSET,
+    ) -> ThreadRecord[IdT, UserIdT]:
+        """Rename a thread, or replace its ``meta``; what is left out stays.
+
+        Raises:
+            ThreadNotFoundError: there is none.
+        """
+        changes: dict[str, Any] = {}
+        if name is not UNSET:
+            changes["thread_name"] = check_name(self._scope.clean(name), "name")
+        if meta is not UNSET:
+            changes["meta"] = self._scope.json(json_object(meta, "meta"), "meta")
+        return await self._change(thread_id, changes)
+
+    async def archive(self, thread_id: IdT) -> ThreadRecord[IdT, UserIdT]:
+        """Take a thread out of the list without deleting it; archiving twice keeps the first time.
+
+        Raises:
+            ThreadNotFoundError: there is none.
+        """
+        return await self._change(thread_id, {"archived_at": func.coalesce(self._thread.c.archived_at, func.now())})
+
+    async def unarchive(self, thread_id: IdT) -> ThreadRecord[IdT, UserIdT]:
+        """Put an archived thread back into the list.
+
+        Raises:
+            ThreadNotFoundError: there is none.
+        """
+        return await self._change(thread_id, {"archived_at": None})
+
+    async def delete(self, thread_id: IdT) -> bool:
+        """Delete a thread with its messages and states; say whether there was one."""
+        statement = (
+            delete(self._thread)
+            .where(self._scope.thread_of(self._scope.thread_id(thread_id)))
+            .returning(self._thread.c.user_id)
+        )
+        row = (await self._scope.execute(statement)).one_or_none()
+        if row is None:
+            return False
+        touch(self._scope.session, TouchedState(thread_id, row.user_id))
+        return True
+
+    async def page(
+        self,
+        *,
+        limit: int = 20,
+        after: str | None = None,
+        search: str | None = None,
+        meta: Mapping[str, Any] | None = None,
+        archived: bool = False,
+    ) -> Page[ThreadRecord[IdT, UserIdT]]:
+        """List threads, the most recently active first; ``page.after`` leads on.
+
+        A thread that becomes active while the list is read moves to its top.
+
+        Args:
+            limit: how many, 1 to 1,000.
+            after: the cursor of an earlier page.
+            search: text that the name must contain, whatever its case; ``%`` and ``_`` mean themselves.
+            meta: what ``meta`` must contain (PostgreSQL's ``@>``).
+            archived: list the archived threads instead.
+        """
+        check_limit(limit, "limit", 1000)
+        statement = self._list(archived=archived).where(*self._filters(search, meta)).limit(limit + 1)
+        if after is not None:
+            statement = statement.where(self._order() < self._position(after))
+        rows = (await self._scope.execute(statement)).all()
+        items, corrupt = readable_records(rows[:limit], self._record)
+        more = rows[limit - 1] if len(rows) > limit else None
+        return Page(items, None, None if more is None else self._cursor(more), corrupt)
+
+    async def _change(self, thread_id: IdT, changes: Mapping[str, Any]) -> ThreadRecord[IdT, UserIdT]:
+        statement = (
+            update(self._thread)
+            .where(self._scope.thread_of(self._scope.thread_id(thread_id)))
+            .values(**changes, updated_at=func.now())
+            .returning(*self._columns())
+        )
+        row = (await self._scope.execute(statement)).one_or_none()
+        if row is None:
+            raise ThreadNotFoundError(thread_id)
+        return self._record(row)
+
+    def _list(self, *, archived: bool) -> Select[Any]:
+        thread = self._thread
+        shelf = thread.c.archived_at.is_not(None) if archived else thread.c.archived_at.is_(None)
+        return (
+            select(*self._columns())
+            .where(self._scope.owns(), shelf)
+            .order_by(thread.c.updated_at.desc(), thread.c.thread_id.desc())
+        )
+
+    def _filters(self, search: str | None, meta: Mapping[str, Any] | None) -> list[ColumnElement[bool]]:
+        filters: list[ColumnElement[bool]] = []
+        if search is not None:
+            filters.append(self._thread.c.thread_name.icontains(check_text(search, "search"), autoescape=True))
+        if meta is not None:
+            if not meta:
+                raise InvalidInput("meta", "must not be empty: an empty filter matches everything")
+            wanted = literal(self._scope.json(json_object(meta, "meta"), "meta"), self._thread.c.meta.type)
+            filters.append(self._thread.c.meta.bool_op("@>")(wanted))
+        return filters
+
+    def _order(self) -> ColumnElement[Any]:
+        return tuple_(self._thread.c.updated_at, self._thread.c.thread_id)
+
+    def _cursor(self, row: Row[Any]) -> str:
+        microseconds = (row.updated_at - _EPOCH) // _MICROSECOND
+        thread_id = row.thread_id if isinstance(row.thread_id, int) else str(row.thread_id)
+        return encode_cursor(microseconds, thread_id)
+
+    def _position(self, cursor: str) -> ColumnElement[Any]:
+        def read(microseconds: int, thread_id: str | int) -> tuple[datetime, IdT]:
+            kind = self._scope.models.id_types.id
+            return _EPOCH + microseconds * _MICROSECOND, kind.parse(str(thread_id), "after")
+
+        updated_at, thread_id = decode_cursor(cursor, "after", read)
+        thread = self._thread
+        return tuple_(literal(updated_at, thread.c.updated_at.type), literal(thread_id, thread.c.thread_id.type))
+
+    def _owner(self, user_id: UserIdT | None) -> UserIdT:
+        if self._scope.owner is not ANY_USER:
+            if user_id is not None and user_id != self._scope.owner:
+                raise InvalidInput("user_id", "is not the owner of this unit of work")
+            return self._scope.owner
+        return self._scope.models.id_types.user.validate(user_id, "user_id")
+
+    async def _id_for(self, thread_id: IdT | None) -> IdT | None:
+        if thread_id is None:
+            return self._scope.make_id()
+        thread_id = self._scope.thread_id(thread_id)
+        await self._scope.count_past(self._thread.c.thread_id, thread_id)
+        return thread_id
+
+    def _columns(self) -> list[Any]:
+        thread = self._thread
+        return [
+            thread.c.thread_id,
+            thread.c.user_id,
+            thread.c.thread_name,
+            thread.c.meta,
+            thread.c.archived_at,
+            thread.c.created_at,
+            thread.c.updated_at,
+        ]
+
+    def _record(self, row: Row[Any]) -> ThreadRecord[IdT, UserIdT]:
+        check_readable("threads", row.thread_id, row)
+        return ThreadRecord(*row)
