@@ -51,15 +51,13 @@ class IdType(Generic[T]):
         Raises:
             InvalidInput: the value is not an id of this kind. Nothing is converted: ``True`` and ``1.5`` are no ints.
         """
-        if type(value) is not self.python_type and (
-            isinstance(value, bool) or not isinstance(value, self.python_type)
-        ):
+        if type(value) is not self.python_type and (isinstance(value, bool) or not isinstance(value, self.python_type)):
             raise InvalidInput(field_name, f"must be {self._article()}, not {type(value).__name__}")
         if isinstance(value, str):
             _refuse_bad_string_id(value, field_name)
         elif isinstance(value, int) and not -(1 << self._bits) <= value < (1 << self._bits):
             raise InvalidInput(field_name, f"is outside the range of {self.name}")
-        return value  # type: ignore[return-value]  # isinstance with a type held in an attribute does not narrow
+        return value
 
     def parse(self, text: str, field_name: str) -> T:
         """Read an id from text, as a command line or a URL path gives it.
@@ -106,8 +104,22 @@ class IdTypes(Generic[IdT, UserIdT]):
     user: IdType[UserIdT]
 
 
-_lock = threading.Lock()
-_last_uuid7 = 0
+class _Clock:
+    """The last number drawn, so that the next one is greater."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._last = 0
+
+    def next(self, drawn: int) -> int:
+        with self._lock:
+            if drawn <= self._last:
+                drawn = self._last + 1 + int.from_bytes(os.urandom(4), "big")
+            self._last = drawn
+            return drawn
+
+
+_clock = _Clock()
 
 
 def uuid7() -> uuid.UUID:
@@ -115,13 +127,8 @@ def uuid7() -> uuid.UUID:
 
     48 bits of milliseconds, 12 + 62 random bits; within a millisecond the last id is counted up by a random step.
     """
-    global _last_uuid7
-    stamp = time.time_ns() // 1_000_000
-    value = (stamp << 74) | int.from_bytes(os.urandom(10), "big") >> 6
-    with _lock:
-        if value <= _last_uuid7:
-            value = _last_uuid7 + 1 + int.from_bytes(os.urandom(4), "big")
-        _last_uuid7 = value
+    milliseconds = time.time_ns() // 1_000_000
+    value = _clock.next((milliseconds << 74) | int.from_bytes(os.urandom(10), "big") >> 6)
     time_and_a, b = value >> 62, value & ((1 << 62) - 1)
     time_bits, a = time_and_a >> 12, time_and_a & 0xFFF
     return uuid.UUID(int=(time_bits << 80) | (7 << 76) | (a << 64) | (0b10 << 62) | b)

@@ -58,6 +58,5 @@ class MetaMixin:
 
 def table_of(model: type[HasIdTypes]) -> Table:
     """Return the table that a model is mapped to."""
-    table = model.__table__
-    assert isinstance(table, Table)
+    table: Table = model.__table__
     return table

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any, Generic
 
 from sqlalchemy import Column, MetaData, Table, Text
@@ -51,7 +51,7 @@ def build_models(id_types: IdTypes[IdT, UserIdT], *, schema: str | None = None) 
     return models
 
 
-@lru_cache(maxsize=None)
+@cache
 def _build(id_types: IdTypes[Any, Any], schema: str | None) -> Models[Any, Any]:
     class Base(DeclarativeBase):
         metadata = MetaData(naming_convention=NAMING_CONVENTION, schema=schema)

@@ -48,6 +48,10 @@ class ExactJSON(TypeDecorator[Any]):
         """Tell 1 from 1.0 and True, which are equal in Python, so that the ORM saves such a change."""
         return bool(x == y) and repr(x) == repr(y)
 
+    def __repr__(self) -> str:
+        """Read as Alembic would write it into a revision; the inherited text names a ``Text`` that is not imported."""
+        return "ExactJSON()"
+
 
 class _Refused(InvalidInput, DontWrapMixin):
     """Leaves SQLAlchemy as it is: the StatementError around it would print the parameters."""

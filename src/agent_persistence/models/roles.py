@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import Dialect
 from sqlalchemy.dialects.postgresql import ENUM
+from sqlalchemy.sql.type_api import _BindProcessorType, _ResultProcessorType
 from sqlalchemy.types import TypeDecorator
 
 from agent_persistence.records import MessageRole
@@ -23,10 +23,12 @@ class RoleType(TypeDecorator[str]):
         super().__init__(*(role.value for role in MessageRole), name="message_role", schema=schema)
         self.schema = schema
 
-    def bind_processor(self, dialect: Dialect) -> Callable[[Any], Any]:
+    def bind_processor(self, dialect: Dialect) -> _BindProcessorType[Any]:
+        """Take a role or its label."""
         return lambda role: None if role is None else str(MessageRole(role))
 
-    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any]:
+    def result_processor(self, dialect: Dialect, coltype: object) -> _ResultProcessorType[Any]:
+        """Give a role, or a label that this version does not know."""
         return as_role
 
 

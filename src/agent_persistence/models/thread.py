@@ -7,13 +7,13 @@ from typing import Any, Generic
 
 from sqlalchemy import ColumnElement, DateTime, Identity, Index, String, event
 from sqlalchemy.ext.hybrid import hybrid_property
-from sqlalchemy.orm import Mapped, Mapper, declared_attr, mapped_column
+from sqlalchemy.orm import Mapped, MappedColumn, Mapper, declared_attr, mapped_column
 
-from agent_persistence.ids import IdT, IdType, UserIdT, id_maker
+from agent_persistence.ids import IdT, IdType, T, UserIdT, id_maker
 from agent_persistence.models.base import HasIdTypes, MetaMixin, TimestampMixin, table_of
 
 
-def key_column(kind: IdType[Any]) -> Any:
+def key_column(kind: IdType[T]) -> MappedColumn[T]:
     """A primary-key column: made by the database for int and bigint, by Python (UUIDv7) for string and uuid."""
     if kind.generated:
         return mapped_column(kind.sql_type(), Identity(), primary_key=True, sort_order=-10)

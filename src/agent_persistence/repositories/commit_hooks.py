@@ -1,7 +1,7 @@
 """What must happen around the outermost commit, whoever issues it. The only place that knows session events.
 
-Repositories say what they changed (``touch``); the cache says what to do about it (``watch``). Listeners are added at the
-first touch: they cost tens of microseconds a session, which a session that only reads need not pay.
+Repositories say what they changed (``touch``); the cache says what to do about it (``watch``). Listeners are added at
+the first touch: they cost tens of microseconds a session, which a session that only reads need not pay.
 """
 
 from __future__ import annotations

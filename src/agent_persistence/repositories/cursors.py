@@ -1,4 +1,4 @@
-"""Page cursors: opaque to callers, a position in the list to us. They grant nothing: the owner is in every statement."""
+"""Page cursors: opaque to callers, a position in the list to us; they grant nothing, every statement has the owner."""
 
 from __future__ import annotations
 

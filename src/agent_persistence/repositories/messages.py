@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any, Generic
 
-from sqlalchemy import Row, Select, delete, select, update
+from sqlalchemy import Row, delete, select, update
 
 from agent_persistence.chat_format import MessageColumns, from_columns
 from agent_persistence.errors import IdempotencyConflict, InvalidInput, MessageNotFoundError, ThreadNotFoundError
@@ -15,7 +15,7 @@ from agent_persistence.records import UNSET, MessageRecord, NewMessage, Page, Un
 from agent_persistence.repositories.cursors import decode_cursor, encode_cursor
 from agent_persistence.repositories.message_insert import PreparedMessage, insert_messages, prepare
 from agent_persistence.repositories.rows import check_readable, readable_records
-from agent_persistence.repositories.scope import Scope
+from agent_persistence.repositories.scope import Query, Scope
 from agent_persistence.texts import check_limit, check_text
 
 ChatMessage = Mapping[str, Any]
@@ -112,7 +112,9 @@ class MessageRepository(Generic[IdT, UserIdT]):
             raise InvalidInput("after", "cannot be given together with before")
         statement = self._select(thread_id).limit(limit + 1)
         if search is not None:
-            statement = statement.where(self._message.c.content.icontains(check_text(search, "search"), autoescape=True))
+            statement = statement.where(
+                self._message.c.content.icontains(check_text(search, "search"), autoescape=True)
+            )
         if after is not None:
             return await self._page_after(statement, after, limit)
         return await self._page_before(statement, before, limit)
@@ -159,9 +161,7 @@ class MessageRepository(Generic[IdT, UserIdT]):
         )
         return (await self._scope.execute(statement)).one_or_none() is not None
 
-    async def _append(
-        self, thread_id: IdT, messages: Sequence[PreparedMessage[IdT]]
-    ) -> list[MessageRecord[IdT]]:
+    async def _append(self, thread_id: IdT, messages: Sequence[PreparedMessage[IdT]]) -> list[MessageRecord[IdT]]:
         records: list[MessageRecord[IdT]] = []
         inserted: list[int] = []
         try:
@@ -186,9 +186,7 @@ class MessageRepository(Generic[IdT, UserIdT]):
             return await self._repeated(thread_id, messages)
         return [_appended(thread_id, message, row) for message, row in zip(messages, places, strict=True)]
 
-    async def _repeated(
-        self, thread_id: IdT, messages: Sequence[PreparedMessage[IdT]]
-    ) -> list[MessageRecord[IdT]]:
+    async def _repeated(self, thread_id: IdT, messages: Sequence[PreparedMessage[IdT]]) -> list[MessageRecord[IdT]]:
         """Some were not inserted: either the thread is not there, or they stand in it already."""
         ids = [message.message_id for message in messages]
         rows = (await self._scope.execute(self._select(thread_id).where(self._message.c.message_id.in_(ids)))).all()
@@ -206,9 +204,7 @@ class MessageRepository(Generic[IdT, UserIdT]):
         if given and self._scope.models.id_types.id.generated and self._scope.limits.new_id is None:
             await self._scope.count_past(self._message.c.message_id, max(given))
 
-    async def _page_before(
-        self, statement: Select[Any], before: str | None, limit: int
-    ) -> Page[MessageRecord[IdT]]:
+    async def _page_before(self, statement: Query, before: str | None, limit: int) -> Page[MessageRecord[IdT]]:
         if before is not None:
             statement = statement.where(self._message.c.seq < _seq(before, "before"))
         rows = (await self._scope.execute(statement.order_by(self._message.c.seq.desc()))).all()
@@ -218,7 +214,7 @@ class MessageRepository(Generic[IdT, UserIdT]):
         newer = encode_cursor(shown[-1].seq) if shown else before or encode_cursor(0)
         return Page(items, older, newer, corrupt)
 
-    async def _page_after(self, statement: Select[Any], after: str, limit: int) -> Page[MessageRecord[IdT]]:
+    async def _page_after(self, statement: Query, after: str, limit: int) -> Page[MessageRecord[IdT]]:
         statement = statement.where(self._message.c.seq > _seq(after, "after"))
         shown = (await self._scope.execute(statement.order_by(self._message.c.seq))).all()[:limit]
         items, corrupt = readable_records(shown, self._record)
@@ -249,7 +245,7 @@ class MessageRepository(Generic[IdT, UserIdT]):
             raise InvalidInput("message", "nothing to update was given")
         return changes
 
-    def _select(self, thread_id: IdT) -> Select[Any]:
+    def _select(self, thread_id: IdT) -> Query:
         message, thread = self._message, self._thread
         return (
             select(*self._columns())
@@ -278,9 +274,7 @@ class MessageRepository(Generic[IdT, UserIdT]):
 
     def _record(self, row: Row[Any]) -> MessageRecord[IdT]:
         check_readable("messages", (row.thread_id, row.message_id), row)
-        columns = MessageColumns(
-            row.role, row.content, row.tool_calls, row.tool_call_id, row.reasoning, row.extra
-        )
+        columns = MessageColumns(row.role, row.content, row.tool_calls, row.tool_call_id, row.reasoning, row.extra)
         return MessageRecord(
             thread_id=row.thread_id,
             message_id=row.message_id,

@@ -18,7 +18,7 @@ def check_readable(table: str, key: object, row: Row[Any]) -> None:
     """Refuse a row of which the driver could read a part only.
 
     Raises:
-        CorruptRow: a JSON value that Python cannot read, or a timestamp outside its calendar ('infinity' arrives naive).
+        CorruptRow: a JSON value that Python cannot read, or a timestamp outside its calendar ('infinity' comes naive).
     """
     for column, value in row._mapping.items():
         if value is UNDECODABLE or (isinstance(value, datetime) and value.tzinfo is None):

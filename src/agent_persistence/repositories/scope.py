@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Generic
 
-from sqlalchemy import CTE, Column, ColumnElement, Executable, Result, Select, Table, cast, func, select, true, update
+from sqlalchemy import CTE, Column, ColumnElement, Executable, Result, Table, cast, func, select, true, update
 from sqlalchemy.dialects.postgresql import REGCLASS
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -17,6 +17,9 @@ from agent_persistence.json_values import EncodedJSON, encode_json, sanitize
 from agent_persistence.models import Models
 from agent_persistence.models.base import table_of
 from agent_persistence.records import ANY_USER, AnyUser
+
+Query = Any
+"""A SELECT. Its class is generic over one tuple in SQLAlchemy 2.0, over the columns in 2.1: no spelling fits both."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +89,14 @@ class Scope(Generic[IdT, UserIdT]):
         """
         return self.lock_thread(thread_id).cte("locked")
 
-    def lock_thread(self, thread_id: IdT) -> Select[Any]:
+    def lock_thread(self, thread_id: IdT) -> Query:
         """Select one thread of the owner FOR NO KEY UPDATE, which lets foreign-key checks of others pass."""
         thread = self.threads
-        return select(thread.c.thread_id, thread.c.user_id).where(self.thread_of(thread_id)).with_for_update(key_share=True)
+        return (
+            select(thread.c.thread_id, thread.c.user_id)
+            .where(self.thread_of(thread_id))
+            .with_for_update(key_share=True)
+        )
 
     def touched_thread(self, locked: CTE) -> CTE:
         """Move the locked thread's ``updated_at``, at most once an interval: it is indexed, so each move costs."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Generic
 
-from sqlalchemy import CTE, BigInteger, Row, Select, delete, func, insert, literal, select
+from sqlalchemy import CTE, BigInteger, Row, delete, func, insert, literal, select
 
 from agent_persistence.errors import (
     CheckpointingDisabledError,
@@ -21,7 +21,7 @@ from agent_persistence.records import Page, SavedState, StateRecord
 from agent_persistence.repositories.commit_hooks import TouchedState, touch
 from agent_persistence.repositories.cursors import decode_cursor, encode_cursor
 from agent_persistence.repositories.rows import check_readable, json_object, readable_records
-from agent_persistence.repositories.scope import Scope
+from agent_persistence.repositories.scope import Query, Scope
 from agent_persistence.texts import check_datetime, check_limit
 
 _MAX_VERSION = 2**63 - 1
@@ -58,8 +58,8 @@ class StateRepository(Generic[IdT, UserIdT]):
             raise CheckpointingDisabledError
         thread_id = self._scope.thread_id(thread_id)
         data = self._scope.clean(data)
-        meta = self._scope.clean(json_object(meta, "meta"))
-        encoded_data, encoded_meta = self._scope.json(data, "data"), self._scope.json(meta, "meta")
+        checked_meta: dict[str, Any] = self._scope.clean(json_object(meta, "meta"))
+        encoded_data, encoded_meta = self._scope.json(data, "data"), self._scope.json(checked_meta, "meta")
         if expected_version is not None:
             await self._expect(thread_id, _version(expected_version, "expected_version"))
         row = (await self._scope.execute(self._insert(thread_id, encoded_data, encoded_meta))).one_or_none()
@@ -68,7 +68,7 @@ class StateRepository(Generic[IdT, UserIdT]):
         saved = SavedState(row.state_id, encoded_data.utf8, encoded_meta.utf8, row.created_at, row.updated_at)
         touch(self._scope.session, TouchedState(thread_id, row.user_id), saved)
         await self._keep_last(thread_id, self._scope.limits.max_states)
-        return StateRecord(thread_id, row.state_id, data, meta, row.created_at, row.updated_at)
+        return StateRecord(thread_id, row.state_id, data, checked_meta, row.created_at, row.updated_at)
 
     async def get(self, thread_id: IdT) -> StateRecord[IdT] | None:
         """Return the thread's latest state from the table, or ``None``."""
@@ -174,17 +174,24 @@ class StateRepository(Generic[IdT, UserIdT]):
         owner = (await self._scope.execute(self._scope.lock_thread(thread_id))).one_or_none()
         if owner is None:
             raise ThreadNotFoundError(thread_id)
-        statement = delete(self._state).where(self._state.c.thread_id == thread_id, due).returning(self._state.c.state_id)
+        statement = (
+            delete(self._state).where(self._state.c.thread_id == thread_id, due).returning(self._state.c.state_id)
+        )
         deleted = len((await self._scope.execute(statement)).all())
         if deleted:
             touch(self._scope.session, TouchedState(thread_id, owner.user_id))
         return deleted
 
-    def _select(self, thread_id: IdT) -> Select[Any]:
+    def _select(self, thread_id: IdT) -> Query:
         state, thread = self._state, self._thread
         return (
             select(
-                state.c.thread_id, state.c.state_id, state.c.state_data, state.c.meta, state.c.created_at, state.c.updated_at
+                state.c.thread_id,
+                state.c.state_id,
+                state.c.state_data,
+                state.c.meta,
+                state.c.created_at,
+                state.c.updated_at,
             )
             .join(thread, thread.c.thread_id == state.c.thread_id)
             .where(state.c.thread_id == self._scope.thread_id(thread_id), self._scope.owns())
@@ -192,7 +199,14 @@ class StateRepository(Generic[IdT, UserIdT]):
 
     def _record(self, row: Row[Any]) -> StateRecord[IdT]:
         check_readable("states", (row.thread_id, row.state_id), row)
-        return StateRecord(*row)
+        return StateRecord(
+            thread_id=row.thread_id,
+            version=row.state_id,
+            data=row.state_data,
+            meta=row.meta,
+            created_at=row.created_at,
+            updated_at=row.updated_at,
+        )
 
 
 def _owner_of(locked: CTE) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Generic
 
-from sqlalchemy import ColumnElement, Row, Select, delete, func, literal, select, tuple_, update
+from sqlalchemy import ColumnElement, Row, delete, func, literal, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 
 from agent_persistence.errors import InvalidInput, ThreadExistsError, ThreadNotFoundError
@@ -15,7 +15,7 @@ from agent_persistence.records import ANY_USER, UNSET, Page, ThreadRecord, Uncha
 from agent_persistence.repositories.commit_hooks import TouchedState, touch
 from agent_persistence.repositories.cursors import decode_cursor, encode_cursor
 from agent_persistence.repositories.rows import check_readable, json_object, readable_records
-from agent_persistence.repositories.scope import Scope
+from agent_persistence.repositories.scope import Query, Scope
 from agent_persistence.texts import check_limit, check_name, check_text
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -45,7 +45,7 @@ class ThreadRepository(Generic[IdT, UserIdT]):
         Raises:
             ThreadExistsError: the id is taken.
         """
-        values = {
+        values: dict[str, Any] = {
             "user_id": self._owner(user_id),
             "thread_name": check_name(self._scope.clean(name), "name"),
             "meta": self._scope.json(json_object(meta, "meta"), "meta"),
@@ -80,7 +80,7 @@ class ThreadRepository(Generic[IdT, UserIdT]):
         self,
         thread_id: IdT,
         *,
-        name: str | None | Unchanged = UNSET,
+        name: str | Unchanged | None = UNSET,
         meta: Mapping[str, Any] | Unchanged = UNSET,
     ) -> ThreadRecord[IdT, UserIdT]:
         """Rename a thread, or replace its ``meta``; what is left out stays.
@@ -165,7 +165,7 @@ class ThreadRepository(Generic[IdT, UserIdT]):
             raise ThreadNotFoundError(thread_id)
         return self._record(row)
 
-    def _list(self, *, archived: bool) -> Select[Any]:
+    def _list(self, *, archived: bool) -> Query:
         thread = self._thread
         shelf = thread.c.archived_at.is_not(None) if archived else thread.c.archived_at.is_(None)
         return (
@@ -230,4 +230,12 @@ class ThreadRepository(Generic[IdT, UserIdT]):
 
     def _record(self, row: Row[Any]) -> ThreadRecord[IdT, UserIdT]:
         check_readable("threads", row.thread_id, row)
-        return ThreadRecord(*row)
+        return ThreadRecord(
+            thread_id=row.thread_id,
+            user_id=row.user_id,
+            name=row.thread_name,
+            meta=row.meta,
+            archived_at=row.archived_at,
+            created_at=row.created_at,
+            updated_at=row.updated_at,
+        )

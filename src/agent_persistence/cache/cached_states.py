@@ -1,0 +1,69 @@
+"""The read-through wrapper around the states of a unit of work."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Generic
+
+from agent_persistence.cache.state_cache import Hit, StateCache
+from agent_persistence.errors import StateNotFoundError
+from agent_persistence.ids import IdT, UserIdT
+from agent_persistence.records import ANY_USER, StateRecord
+from agent_persistence.repositories.commit_hooks import has_touched
+from agent_persistence.repositories.scope import Scope
+from agent_persistence.repositories.states import StateRepository
+
+
+class CachedStates(StateRepository[IdT, UserIdT], Generic[IdT, UserIdT]):
+    """The states of one owner's threads, where the latest one comes from Redis if it is there.
+
+    Args:
+        cache: ``None`` where no cache is configured.
+        read_alone: reads a thread's latest state in a short transaction of its own.
+    """
+
+    def __init__(
+        self,
+        scope: Scope[IdT, UserIdT],
+        cache: StateCache | None,
+        read_alone: Callable[[IdT, UserIdT], Awaitable[StateRecord[IdT] | None]],
+    ) -> None:
+        super().__init__(scope)
+        self._cache = cache
+        self._read_alone = read_alone
+
+    async def get(
+        self, thread_id: IdT, *, fresh: bool = False, min_version: int | None = None
+    ) -> StateRecord[IdT] | None:
+        """Return the thread's latest state, or ``None``.
+
+        Args:
+            fresh: read the table, whatever the cache holds.
+            min_version: do not accept an older version from the cache.
+        """
+        thread_id, owner = self._scope.thread_id(thread_id), self._scope.owner
+        # A transaction sees its own writes in the table only; administration passes the cache by.
+        if self._cache is None or owner is ANY_USER or fresh or has_touched(self._scope.session, thread_id):
+            return await super().get(thread_id)
+        # A fill must read a snapshot of its own. A caller whose transaction is open already may have an older one, and
+        # holds a connection: it reads there, and leaves filling to others.
+        found = await self._cache.look(thread_id, owner, may_fill=not self._scope.session.in_transaction())
+        if isinstance(found, Hit):
+            version = found.state.version if found.state else 0
+            return found.state if version >= (min_version or 0) else await super().get(thread_id)
+        if found.lease is None:
+            return await super().get(thread_id)
+        state = await self._read_alone(thread_id, owner)
+        await self._cache.fill(thread_id, owner, found.lease, state)
+        return state
+
+    async def require(self, thread_id: IdT, *, fresh: bool = False, min_version: int | None = None) -> StateRecord[IdT]:
+        """Return the thread's latest state.
+
+        Raises:
+            StateNotFoundError: there is none.
+        """
+        state = await self.get(thread_id, fresh=fresh, min_version=min_version)
+        if state is None:
+            raise StateNotFoundError(thread_id)
+        return state

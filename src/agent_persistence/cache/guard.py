@@ -1,0 +1,100 @@
+"""Trouble with Redis costs a bounded wait, never an error: a time budget and a circuit breaker around every call."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+logger = logging.getLogger("agent_persistence")
+
+T = TypeVar("T")
+
+_FAILURES_TO_OPEN: Final = 3
+_FIRST_PAUSE: Final = 0.2
+_LONGEST_PAUSE: Final = 5.0
+
+
+class CacheUnavailable(Exception):
+    """Redis did not answer in time, answered with an error, or is being left alone for a while."""
+
+
+class Guard:
+    """Calls Redis within a budget, and stops calling for a while after three failures in a row.
+
+    After the pause one call is let through as a probe; the others go on without the cache until it succeeds.
+
+    Args:
+        call_seconds: the longest that one call may take.
+        budget_seconds: the longest that the calls of one request may take together.
+        clock: a monotonic clock.
+    """
+
+    def __init__(
+        self,
+        *,
+        call_seconds: float = 0.025,
+        budget_seconds: float = 0.05,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._call_seconds = call_seconds
+        self._budget_seconds = budget_seconds
+        self._clock = clock
+        self._failures = 0
+        self._pause = _FIRST_PAUSE
+        self._closed_until = 0.0
+        self._probing = False
+
+    @property
+    def available(self) -> bool:
+        """Whether calls are let through, as far as is known."""
+        return self._failures < _FAILURES_TO_OPEN
+
+    def budget(self) -> float:
+        """Start a request's budget: the time by which all its calls must be over."""
+        return self._clock() + self._budget_seconds
+
+    async def call(self, operation: Callable[[], Awaitable[T]], deadline: float) -> T:
+        """Run one call.
+
+        Raises:
+            CacheUnavailable: whatever went wrong. The cancellation of the caller passes through and counts for nothing.
+        """
+        probe = self._admit()
+        try:
+            async with asyncio.timeout(min(self._call_seconds, max(0.0, deadline - self._clock()))):
+                result = await operation()
+        except Exception as error:
+            self._failed(error)
+            raise CacheUnavailable from error
+        finally:
+            self._probing = self._probing and not probe
+        self._succeeded()
+        return result
+
+    def _admit(self) -> bool:
+        """Let a call through, and say whether it is the probe."""
+        if self.available:
+            return False
+        if self._probing or self._clock() < self._closed_until:
+            raise CacheUnavailable
+        self._probing = True
+        return True
+
+    def _failed(self, error: Exception) -> None:
+        self._failures += 1
+        if self._failures < _FAILURES_TO_OPEN:
+            return
+        if self._failures == _FAILURES_TO_OPEN:
+            logger.warning("state cache unavailable, reading from PostgreSQL: %s", type(error).__name__)
+        self._closed_until = self._clock() + self._pause * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
+        self._pause = min(self._pause * 2, _LONGEST_PAUSE)
+
+    def _succeeded(self) -> None:
+        if not self.available:
+            logger.info("state cache available again")
+        self._failures = 0
+        self._pause = _FIRST_PAUSE

@@ -1,0 +1,127 @@
+"""One Redis string a state: absent, a reader's lease ``L``, a writer's quarantine ``W``, or a value ``V``.
+
+The commands of "quarantine, commit, publish", a register cut down from the IQ framework (Ghandeharizadeh, Yap, Nguyen:
+Strong consistency in cache augmented SQL systems, Middleware 2014). Each command touches one key, so that a Cluster will do,
+and may safely run late or twice.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from enum import Enum
+from typing import Final
+
+from redis.asyncio import Redis
+
+from agent_persistence.cache.codec import VALUE
+
+LEASE: Final = b"L"
+QUARANTINE: Final = b"W"
+LEASE_MS: Final = 2_000
+QUARANTINE_MS: Final = 10_000
+"""Longer than any transaction may last (``PERSISTENCE_TRANSACTION_TIMEOUT``): else it could end before the commit."""
+
+# Tokens are compared by a short GETRANGE: a value of a megabyte is not copied into Lua for that.
+_HOLDS: Final = """
+local function holds(token)
+  return redis.call('STRLEN', KEYS[1]) == #token and redis.call('GETRANGE', KEYS[1], 0, #token - 1) == token
+end
+"""
+
+# fill: my lease -> the value. Anything else, absence too: a writer came between.
+_FILL: Final = (
+    _HOLDS
+    + """
+if holds(ARGV[1]) then redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) return 1 end
+return 0
+"""
+)
+
+# publish: my quarantine -> the value (or nothing, where there is none to publish); another writer's -> leave it;
+# the same version or a newer one -> leave it; an older value or a lease -> delete it.
+_PUBLISH: Final = (
+    _HOLDS
+    + """
+if holds(ARGV[1]) then
+  if ARGV[2] == '' then redis.call('DEL', KEYS[1]) else redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end
+  return 1
+end
+local head = redis.call('GETRANGE', KEYS[1], 0, 20)
+local state = string.sub(head, 1, 1)
+if state == 'W' then return 0 end
+if state == 'V' and ARGV[2] ~= '' and string.sub(head, 2) >= string.sub(ARGV[2], 2, 21) then return 0 end
+redis.call('DEL', KEYS[1])
+return 0
+"""
+)
+
+# abort: my quarantine -> nothing.
+_ABORT: Final = (
+    _HOLDS
+    + """
+if holds(ARGV[1]) then redis.call('DEL', KEYS[1]) return 1 end
+return 0
+"""
+)
+
+
+class KeyState(Enum):
+    """What a key holds."""
+
+    ABSENT = "absent"
+    BUSY = "leased or quarantined"
+    VALUE = "value"
+
+
+class StateRegister:
+    """The protocol's commands, one method each. Errors of Redis leave as they are: the guard sees to them."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._fill = redis.register_script(_FILL)
+        self._publish = redis.register_script(_PUBLISH)
+        self._abort = redis.register_script(_ABORT)
+
+    async def read(self, key: bytes) -> tuple[KeyState, bytes]:
+        """Look at a key."""
+        held = await self._redis.get(key)
+        if held is None:
+            return KeyState.ABSENT, b""
+        if isinstance(held, str):
+            raise TypeError("the Redis client must return bytes: make it without decode_responses")
+        return (KeyState.VALUE, held) if held[:1] == VALUE else (KeyState.BUSY, b"")
+
+    async def lease(self, key: bytes) -> bytes | None:
+        """Take an absent key for filling; ``None`` where somebody else was first."""
+        token = _token(LEASE)
+        return token if await self._redis.set(key, token, nx=True, px=LEASE_MS) else None
+
+    async def fill(self, key: bytes, lease: bytes, value: bytes, ttl_ms: int) -> bool:
+        """Store a value over one's own lease, and over nothing else."""
+        return bool(await self._fill(keys=[key], args=[lease, value, ttl_ms]))
+
+    async def begin_write(self, keys: Sequence[bytes]) -> list[bytes]:
+        """Quarantine keys, all in one round trip; call with the row locks held, before COMMIT."""
+        tokens = [_token(QUARANTINE) for _ in keys]
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for key, token in zip(keys, tokens, strict=True):
+                pipeline.set(key, token, px=QUARANTINE_MS)
+            await pipeline.execute()
+        return tokens
+
+    async def publish(self, key: bytes, token: bytes, value: bytes | None, ttl_ms: int) -> bool:
+        """End a quarantine after the commit: with the new value, or with none where it must be read again."""
+        return bool(await self._publish(keys=[key], args=[token, value or b"", ttl_ms]))
+
+    async def abort(self, key: bytes, token: bytes) -> bool:
+        """End a quarantine after a certain rollback."""
+        return bool(await self._abort(keys=[key], args=[token]))
+
+    async def invalidate(self, key: bytes) -> None:
+        """Make everybody read the table for a while. Not DEL: a late publish or fill could still land after that."""
+        await self._redis.set(key, _token(QUARANTINE), px=QUARANTINE_MS)
+
+
+def _token(kind: bytes) -> bytes:
+    return kind + os.urandom(16)

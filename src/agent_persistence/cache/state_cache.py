@@ -1,0 +1,164 @@
+"""The cache of latest states: what to do for a read, and around a commit."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any, Final, NamedTuple, TypeVar
+
+from redis.asyncio import Redis
+
+from agent_persistence.cache.codec import UnreadableValue, decode_state, encode_state
+from agent_persistence.cache.guard import CacheUnavailable, Guard
+from agent_persistence.cache.keys import state_key
+from agent_persistence.cache.register import KeyState, StateRegister
+from agent_persistence.errors import InvalidInput
+from agent_persistence.json_values import encode_json
+from agent_persistence.records import SavedState, StateRecord
+from agent_persistence.repositories.commit_hooks import TouchedState
+
+T = TypeVar("T")
+Other = TypeVar("Other")
+
+_NOTHING_TTL_MS: Final = 30_000
+
+
+@dataclass(slots=True)
+class CacheCounts:
+    """What the cache has done since the start of this process."""
+
+    hits: int = 0
+    misses: int = 0
+    fills: int = 0
+    unreadable: int = 0
+    unavailable: int = 0
+
+    def as_dict(self) -> dict[str, int]:
+        """The counts by name."""
+        return asdict(self)
+
+
+class Hit(NamedTuple):
+    """The cache knows: this state, or that there is none."""
+
+    state: StateRecord[Any] | None
+
+
+class Miss(NamedTuple):
+    """The cache does not know. With a lease the reader may fill it."""
+
+    lease: bytes | None
+
+
+class _Quarantined(NamedTuple):
+    """A key that a transaction quarantined, and what to publish over its token."""
+
+    key: bytes
+    thread: TouchedState
+    state: SavedState | None
+    token: bytes | None
+
+
+class StateCache:
+    """Reads, fills, quarantines and publishes latest states. Nothing here ever raises because of Redis.
+
+    Args:
+        redis: a client that returns bytes; closed by whoever made it.
+        namespace: what every key begins with; one for each database.
+        ttl_seconds: how long a value lives, give or take a tenth.
+    """
+
+    def __init__(self, redis: Redis, guard: Guard, *, namespace: str, ttl_seconds: int) -> None:
+        self._register = StateRegister(redis)
+        self._redis = redis
+        self._guard = guard
+        self._namespace = namespace
+        self._ttl_ms = ttl_seconds * 1000
+        self.counts = CacheCounts()
+
+    @property
+    def available(self) -> bool:
+        """Whether Redis answers, as far as is known."""
+        return self._guard.available
+
+    async def ping(self) -> bool:
+        """Ask Redis whether it is there."""
+        return bool(await self._try(partial(self._redis.execute_command, "PING"), self._guard.budget(), None))
+
+    async def look(self, thread_id: Any, user_id: Any, *, may_fill: bool) -> Hit | Miss:
+        """Look a state up; on a miss take the lease to fill it, where the caller may."""
+        key, deadline = self._key(thread_id, user_id), self._guard.budget()
+        state, value = await self._try(partial(self._register.read, key), deadline, (KeyState.BUSY, b""))
+        if state is KeyState.VALUE:
+            try:
+                hit = Hit(decode_state(value, thread_id, user_id))
+            except UnreadableValue:
+                self.counts.unreadable += 1
+                await self._try(partial(self._register.invalidate, key), deadline, None)
+            else:
+                self.counts.hits += 1
+                return hit
+        self.counts.misses += 1
+        if state is KeyState.ABSENT and may_fill:
+            return Miss(await self._try(partial(self._register.lease, key), deadline, None))
+        return Miss(None)
+
+    async def fill(self, thread_id: Any, user_id: Any, lease: bytes, state: StateRecord[Any] | None) -> None:
+        """Store what was read from the table after the lease was taken, unless a writer came between."""
+        try:
+            value = encode_state(thread_id, user_id, None if state is None else _saved(state))
+        except InvalidInput:
+            return  # written by others, and more than our JSON can carry: not for the cache
+        if value is None:
+            return
+        fill = partial(self._register.fill, self._key(thread_id, user_id), lease, value, self._ttl(nothing=not state))
+        self.counts.fills += bool(await self._try(fill, self._guard.budget(), None))
+
+    async def before_commit(self, touched: Mapping[TouchedState, SavedState | None]) -> list[_Quarantined]:
+        """Quarantine what the transaction changed, acknowledged before COMMIT goes out."""
+        begin = partial(self._register.begin_write, [self._key(*thread) for thread in touched])
+        acknowledged = await self._try(begin, self._guard.budget(), None)
+        tokens: Sequence[bytes | None] = acknowledged or [None] * len(touched)
+        return [
+            _Quarantined(self._key(*thread), thread, state, token)
+            for (thread, state), token in zip(touched.items(), tokens, strict=True)
+        ]
+
+    async def after_commit(self, ticket: list[_Quarantined]) -> None:
+        """Publish what was committed. A key that could not be quarantined is not published to, only invalidated."""
+        deadline = self._guard.budget()
+        for key, thread, state, token in ticket:
+            if token is None:
+                await self._try(partial(self._register.invalidate, key), deadline, None)
+                continue
+            value = None if state is None else encode_state(*thread, state)
+            publish = partial(self._register.publish, key, token, value, self._ttl(nothing=False))
+            await self._try(publish, deadline, None)
+
+    async def after_rollback(self, ticket: list[_Quarantined]) -> None:
+        """Lift the quarantine of work that is certainly undone."""
+        deadline = self._guard.budget()
+        for key, _, _, token in ticket:
+            if token is not None:
+                await self._try(partial(self._register.abort, key, token), deadline, None)
+
+    async def _try(self, operation: Callable[[], Awaitable[T]], deadline: float, otherwise: Other) -> T | Other:
+        try:
+            return await self._guard.call(operation, deadline)
+        except CacheUnavailable:
+            self.counts.unavailable += 1
+            return otherwise
+
+    def _key(self, thread_id: Any, user_id: Any) -> bytes:
+        return state_key(self._namespace, thread_id, user_id)
+
+    def _ttl(self, *, nothing: bool) -> int:
+        ttl_ms = min(self._ttl_ms, _NOTHING_TTL_MS) if nothing else self._ttl_ms
+        return int(ttl_ms * random.uniform(0.9, 1.1))  # noqa: S311 - spreads expiry, no secret
+
+
+def _saved(state: StateRecord[Any]) -> SavedState:
+    data, meta = encode_json(state.data, "data"), encode_json(state.meta, "meta")
+    return SavedState(state.version, data, meta, state.created_at, state.updated_at)

@@ -1,0 +1,255 @@
+"""PostgreSQL addresses: what people write, and what SQLAlchemy and asyncpg take."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+from urllib.parse import quote, unquote, urlencode
+
+from sqlalchemy import URL
+
+from agent_persistence.errors import SettingsError
+
+_SCHEMES: Final = ("postgresql", "postgres", "postgresql+asyncpg")
+_SSL_MODES: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+_SESSION_ATTRIBUTES: Final = ("any", "primary", "standby", "prefer-standby", "read-write", "read-only")
+_SSL_FILES: Final = ("sslrootcert", "sslcert", "sslkey")
+_SERVER_SETTINGS: Final = ("application_name", "options")
+_HOST_PARAMETERS: Final = ("host", "port")
+_PARAMETERS: Final = ("sslmode", *_SSL_FILES, "connect_timeout", "target_session_attrs", *_SERVER_SETTINGS)
+_DEFAULT_PORT: Final = 5432
+
+
+class Host(NamedTuple):
+    """A server: its name or address, or the directory of its Unix socket."""
+
+    name: str
+    port: int | None
+
+    @property
+    def is_socket(self) -> bool:
+        """Whether this is the directory of a Unix socket."""
+        return self.name.startswith("/")
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseUrl:
+    """The address of a PostgreSQL database, as libpq understands it.
+
+    The two halves belong together: ``create_async_engine(url.sqlalchemy_url, connect_args=url.connect_args)``.
+    """
+
+    user: str | None
+    password: str | None = field(repr=False)
+    hosts: tuple[Host, ...]
+    database: str | None
+    parameters: Mapping[str, str]
+
+    @classmethod
+    def parse(cls, text: str, variable: str) -> DatabaseUrl:
+        """Read an address, or refuse it by the name of the variable it came from.
+
+        Raises:
+            SettingsError: the address is wrong. It never holds a part of the address that could be a password.
+        """
+        try:
+            return cls._from_parts(split_url(text, _SCHEMES))
+        except BadUrl as error:
+            reason = str(error)
+        raise SettingsError(variable, reason)  # out here it has no __context__, which could know the password
+
+    @classmethod
+    def _from_parts(cls, url: SplitUrl) -> DatabaseUrl:
+        _refuse_unknown(url.query)
+        parameters = {name: _only(url.query, name) for name in _PARAMETERS if name in url.query}
+        _refuse_wrong_values(parameters)
+        return cls(url.user, url.password, _hosts(url), url.path.removeprefix("/") or None, parameters)
+
+    @property
+    def sqlalchemy_url(self) -> URL:
+        """User, password, database and the first host, for ``create_async_engine``."""
+        first = self.hosts[0]
+        return URL.create(
+            "postgresql+asyncpg",
+            username=self.user,
+            password=self.password,
+            host=None if first.is_socket else first.name or None,
+            port=first.port,
+            database=self.database,
+            query={"host": first.name} if first.is_socket else {},
+        )
+
+    @property
+    def connect_args(self) -> dict[str, Any]:
+        """Everything else, as keywords of ``asyncpg.connect``."""
+        arguments: dict[str, Any] = {}
+        if len(self.hosts) > 1:
+            # Not in the URL: SQLAlchemy cuts those hosts at every colon, which breaks IPv6 addresses.
+            arguments["host"] = [host.name for host in self.hosts]
+            arguments["port"] = [host.port or _DEFAULT_PORT for host in self.hosts]
+        if "sslmode" in self.parameters:
+            arguments["ssl"] = self.parameters["sslmode"]
+        if files := {name: self.parameters[name] for name in _SSL_FILES if name in self.parameters}:
+            # asyncpg takes these in a DSN only; a context of our own would turn "prefer" into "require".
+            arguments["dsn"] = f"postgresql://?{urlencode(files)}"
+        if "connect_timeout" in self.parameters:
+            arguments["timeout"] = float(self.parameters["connect_timeout"])
+        if "target_session_attrs" in self.parameters:
+            arguments["target_session_attrs"] = self.parameters["target_session_attrs"]
+        if server := {name: self.parameters[name] for name in _SERVER_SETTINGS if name in self.parameters}:
+            arguments["server_settings"] = server
+        return arguments
+
+    @property
+    def safe(self) -> str:
+        """The address for people to read: the password is ``***``, the query is left out."""
+        password = "" if self.password is None else ":***"
+        login = "" if self.user is None and not password else f"{self.user or ''}{password}@"
+        hosts = ",".join(_shown(host) for host in self.hosts)
+        return f"postgresql://{login}{hosts}/{self.database or ''}"
+
+
+class BadUrl(ValueError):
+    """Why an address was refused, in words that hold no part of it that could be a password."""
+
+
+@dataclass(frozen=True, slots=True)
+class SplitUrl:
+    """The decoded parts of a URL."""
+
+    scheme: str
+    user: str | None
+    password: str | None = field(repr=False)
+    hosts: tuple[Host, ...]
+    path: str
+    query: Mapping[str, list[str]] = field(repr=False)
+
+
+def split_url(text: str, schemes: Collection[str]) -> SplitUrl:
+    """Take a URL apart, and refuse what other parsers would guess at: a password that was not percent-encoded.
+
+    Raises:
+        BadUrl: the text is no URL with one of these schemes.
+    """
+    scheme, separator, rest = text.partition("://")
+    if not separator or scheme not in schemes:
+        raise BadUrl(f"must start with {', '.join(f'{known}://' for known in schemes)}")
+    authority, path, query = _cut(rest)
+    login, at, hosts = authority.rpartition("@")
+    user, colon, password = login.partition(":")
+    return SplitUrl(
+        scheme=scheme,
+        user=_decode(user) if at and user else None,
+        password=_decode(password) if colon else None,
+        hosts=tuple(_host(_decode(token)) for token in hosts.split(",")),
+        path=_decode(path),
+        query=_query(query),
+    )
+
+
+def read_number(text: str, name: str, lowest: int, highest: int) -> int:
+    """Return the whole number that the text is.
+
+    Raises:
+        BadUrl: it is none, or out of range.
+    """
+    if not re.fullmatch("[0-9]{1,9}", text) or not lowest <= int(text) <= highest:
+        raise BadUrl(f"the {name} must be a whole number from {lowest} to {highest}")
+    return int(text)
+
+
+def _cut(rest: str) -> tuple[str, str, str]:
+    if re.search(r"[\s\x00-\x1f\x7f]", rest):
+        raise BadUrl("holds a space, a line break or a control character; percent-encode it, or remove it")
+    if re.search("%(?![0-9A-Fa-f]{2})|%00", rest):
+        raise BadUrl("holds a '%' that encodes nothing; percent-encode it: %25 for '%'")
+    location, _, query = rest.partition("?")
+    authority, slash, path = location.partition("/")
+    if "#" in rest or authority.count("@") > 1 or "@" in path or "@" in query:
+        raise BadUrl(
+            "a user name, password, database name or parameter holds a '@', '/', '?' or '#'; "
+            "percent-encode it: %40 for '@', %2F for '/', %3F for '?', %23 for '#'"
+        )
+    return authority, slash + path, query
+
+
+def _decode(text: str) -> str:
+    try:
+        return unquote(text, errors="strict")
+    except UnicodeDecodeError:
+        pass
+    raise BadUrl("holds percent-encoded bytes that are not UTF-8")
+
+
+def _query(text: str) -> dict[str, list[str]]:
+    values: dict[str, list[str]] = {}
+    for part in filter(None, text.split("&")):
+        name, _, value = part.partition("=")
+        if not name or not value:
+            raise BadUrl("every parameter after the '?' must be name=value")
+        values.setdefault(_decode(name), []).append(_decode(value))
+    return values
+
+
+def _host(token: str) -> Host:
+    if token.startswith("["):
+        name, bracket, port = token[1:].partition("]")
+        if not bracket or port[:1] not in ("", ":"):
+            raise BadUrl("an IPv6 address must be written as [address] or [address]:port")
+        return Host(name, _port(port[1:]))
+    name, _, port = token.rpartition(":") if ":" in token else (token, "", "")
+    if token.startswith("/"):  # the colon may be a part of the path
+        return Host(name, _port(port)) if port.isdecimal() else Host(token, None)
+    if ":" in name:
+        raise BadUrl("an IPv6 address must be written in brackets: [::1]:5432")
+    return Host(name, _port(port))
+
+
+def _port(text: str) -> int | None:
+    return read_number(text, "port", 1, 65535) if text else None
+
+
+def _hosts(url: SplitUrl) -> tuple[Host, ...]:
+    hosts = list(url.hosts)
+    if named := url.query.get("host"):  # takes the place of the host before the path, not of its port, as in libpq
+        default = hosts[0].port
+        hosts = [_host(token) for value in named for token in value.split(",")]
+        hosts = [Host(host.name, host.port or default) for host in hosts]
+    if given := url.query.get("port"):
+        ports = [_port(port) for value in given for port in value.split(",")]
+        if len(ports) not in (1, len(hosts)):
+            raise BadUrl("gives another number of ports than of hosts")
+        hosts = [Host(host.name, port) for host, port in zip(hosts, ports * len(hosts), strict=False)]
+    if len(hosts) > 1 and not all(host.name for host in hosts):
+        raise BadUrl("one of several hosts has no name")
+    return tuple(hosts)
+
+
+def _refuse_unknown(query: Mapping[str, object]) -> None:
+    for name in query:
+        if name not in _PARAMETERS and name not in _HOST_PARAMETERS:
+            known = ", ".join((*_HOST_PARAMETERS, *_PARAMETERS))
+            raise BadUrl(f"the parameter {name!r} is not known; these are: {known}")
+
+
+def _only(query: Mapping[str, list[str]], name: str) -> str:
+    if len(query[name]) > 1:
+        raise BadUrl(f"gives {name} more than once")
+    return query[name][0]
+
+
+def _refuse_wrong_values(parameters: Mapping[str, str]) -> None:
+    for name, allowed in (("sslmode", _SSL_MODES), ("target_session_attrs", _SESSION_ATTRIBUTES)):
+        if name in parameters and parameters[name] not in allowed:
+            raise BadUrl(f"{name} must be one of {', '.join(allowed)}")
+    if "connect_timeout" in parameters:
+        read_number(parameters["connect_timeout"], "connect_timeout", 1, 86_400)
+    if parameters.get("sslrootcert") == "system":
+        raise BadUrl("sslrootcert must name a file: asyncpg does not know the word 'system'")
+
+
+def _shown(host: Host) -> str:
+    name = quote(host.name, safe="") if host.is_socket else f"[{host.name}]" if ":" in host.name else host.name
+    return name if host.port is None else f"{name}:{host.port}"

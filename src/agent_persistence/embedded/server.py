@@ -1,0 +1,127 @@
+"""What PostgreSQL and Valkey have in common: a program that outlives the process that starts it."""
+
+from __future__ import annotations
+
+import os
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import ClassVar
+
+from agent_persistence.embedded.locks import open_lock, try_lock_exclusive
+from agent_persistence.embedded.server_user import ServerUser
+from agent_persistence.errors import EmbeddedServerError
+
+_START_SECONDS = 60.0
+_STOP_SECONDS = 30.0
+_ASK_AGAIN_SECONDS = 0.2  # a server that is only just starting does not hear the first time
+_POLL_SECONDS = 0.01
+_LAST_LINES = 15
+
+
+class Server(ABC):
+    """A server of one folder.
+
+    Its standard output is its log, and the log is locked through that very descriptor: every process of the server
+    holds the lock until it ends. So whether a server lives is asked of the kernel, not of a file with a process id in
+    it, which lies after a crash.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, folder: Path, sockets: Path, user: ServerUser) -> None:
+        self.folder = folder
+        self.sockets = sockets
+        self.user = user
+        self.log = folder / f"{self.name.lower()}.log"
+
+    @abstractmethod
+    def prepare(self, log: int, /) -> None:
+        """Bring the folder into a state that the server starts from; nothing of it runs now."""
+
+    @abstractmethod
+    def command(self) -> Sequence[str | Path]:
+        """The server's command line; it stays in the foreground and logs to its standard output."""
+
+    @abstractmethod
+    def answers(self) -> bool:
+        """Tell whether a client would be served."""
+
+    @abstractmethod
+    def ask_to_stop(self) -> None:
+        """Ask the server to stop, without waiting for its end; it may be ending on its own already."""
+
+    def launch(self) -> None:
+        """Start the server unless it runs, without waiting until it answers."""
+        if self.answers():
+            return
+        with self._opened_log() as log:
+            # Whatever holds the log without answering is about to answer or to end: its starter or its parent died.
+            if not _comes_true(lambda: try_lock_exclusive(log) or self.answers(), _START_SECONDS):
+                raise self.failure("runs but does not answer")
+            if self.answers():
+                return
+            os.ftruncate(log, 0)
+            self.prepare(log)
+            # The shell leaves at once, so the server is no child of ours that we would have to wait for.
+            self.run(["/bin/sh", "-c", '"$@" &', "sh", *self.command()], log)
+
+    def wait_until_it_answers(self) -> None:
+        """Wait until a client would be served.
+
+        Raises:
+            EmbeddedServerError: the server ended, or did not answer in time.
+        """
+        if not _comes_true(lambda: self.answers() or not self._is_alive(), _START_SECONDS):
+            raise self.failure("did not answer in time")
+        if not self.answers():
+            raise self.failure("ended while it was starting")
+
+    def stop(self) -> None:
+        """Stop the server if it runs, and wait for its end."""
+        deadline = time.monotonic() + _STOP_SECONDS
+        while self._is_alive():
+            if time.monotonic() > deadline:
+                raise self.failure("did not stop in time")
+            self.ask_to_stop()
+            _comes_true(lambda: not self._is_alive(), _ASK_AGAIN_SECONDS)
+
+    def run(self, command: Sequence[str | Path], log: int, text: str = "") -> None:
+        """Run a command whose output belongs to the log.
+
+        Raises:
+            EmbeddedServerError: it failed.
+        """
+        if self.user.run(command, output=log, text=text).returncode != 0:
+            raise self.failure(f"could not be started: {Path(command[0]).name} failed")
+
+    def failure(self, what: str) -> EmbeddedServerError:
+        """Make the error that says what happened, what to do, and how the log ends."""
+        last_lines = "\n".join(self.log.read_text("utf-8", errors="replace").splitlines()[-_LAST_LINES:])
+        return EmbeddedServerError(
+            f"{self.name} in {self.folder} {what}. Mend what its log says below, or start over in an empty folder: "
+            f"delete this one, or name another with PERSISTENCE_EMBEDDED_DIR.\n{self.log} ends with:\n{last_lines}"
+        )
+
+    def _is_alive(self) -> bool:
+        with self._opened_log() as log:
+            return not try_lock_exclusive(log)
+
+    @contextmanager
+    def _opened_log(self) -> Iterator[int]:
+        log = open_lock(self.log)
+        try:
+            yield log
+        finally:
+            os.close(log)
+
+
+def _comes_true(condition: Callable[[], bool], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_POLL_SECONDS)
+    return True

@@ -1,0 +1,116 @@
+"""Who the servers run as: PostgreSQL refuses root, so root starts them as ``nobody``.
+
+Users are not created and nobody else's folders are not opened up: where Linux permits it, ``nobody`` is given the one
+capability that lets it pass through root's private folders to the data and the programs. That makes the servers as
+powerful as root over files, so their sockets and their data lie in folders that only root can enter.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent_persistence.errors import EmbeddedServerError
+
+if sys.platform != "win32":
+    import pwd
+
+PRIVATE = 0o700  # the mode of a folder that is its owner's alone
+
+# Nothing of the caller's environment is passed on: it may hold secrets, or PG* variables that redirect a client.
+_ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
+_COMMAND_SECONDS = 120
+
+
+@dataclass(frozen=True, slots=True)
+class ServerUser:
+    """The user that the servers run as.
+
+    Attributes:
+        folder_owner: the user id that private folders of the servers belong to.
+        uid: the user id to change to by our own means, or ``None``.
+        gid: the group id to change to, or ``None``.
+        prefix: a command that changes the user, put before every command.
+    """
+
+    folder_owner: int
+    uid: int | None = None
+    gid: int | None = None
+    prefix: tuple[str, ...] = ()
+
+    def run(
+        self, command: Sequence[str | Path], *, text: str = "", output: int = subprocess.PIPE
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end as this user."""
+        return subprocess.run(
+            [*self.prefix, *map(str, command)],
+            input=text,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
+            user=self.uid,
+            group=self.gid,
+            extra_groups=None if self.uid is None else [],
+            env=_ENVIRONMENT,
+            cwd="/",
+            start_new_session=True,
+            timeout=_COMMAND_SECONDS,
+            check=False,
+        )
+
+    def own(self, folder: Path) -> None:
+        """Make a folder private to this user."""
+        if folder.lstat().st_uid != self.folder_owner:
+            os.chown(folder, self.folder_owner, -1, follow_symlinks=False)
+        folder.chmod(PRIVATE)
+
+    def require_access(self, *paths: Path) -> None:
+        """Refuse to start where this user cannot pass.
+
+        Raises:
+            EmbeddedServerError: a folder above one of the paths is closed to this user.
+        """
+        if self.uid is None:
+            return
+        for path in paths:
+            if self.run(["/bin/sh", "-c", 'test -x "$0"', path]).returncode != 0:
+                raise EmbeddedServerError(
+                    f"root starts the servers as user id {self.uid}, which cannot reach {path}; install setpriv "
+                    "(util-linux), set PERSISTENCE_EMBEDDED_DIR to a folder that everybody may pass through, "
+                    "or run as a normal user"
+                )
+
+
+def server_user() -> ServerUser:
+    """Tell who starts servers in this process: we ourselves, or ``nobody`` if we are root.
+
+    Raises:
+        EmbeddedServerError: we are root and the machine has no user ``nobody``.
+    """
+    if os.geteuid() != 0:
+        return ServerUser(folder_owner=os.geteuid())
+    try:
+        nobody = pwd.getpwnam("nobody")
+    except KeyError:
+        raise EmbeddedServerError("PostgreSQL refuses root and there is no user nobody; run as a normal user") from None
+    capable = ServerUser(folder_owner=0, prefix=_setpriv(nobody.pw_uid, nobody.pw_gid))
+    if capable.prefix and capable.run(["/bin/sh", "-c", ":"]).returncode == 0:
+        return capable
+    return ServerUser(folder_owner=nobody.pw_uid, uid=nobody.pw_uid, gid=nobody.pw_gid)
+
+
+def _setpriv(uid: int, gid: int) -> tuple[str, ...]:
+    setpriv = shutil.which("setpriv") if sys.platform == "linux" else None
+    if setpriv is None:
+        return ()
+    capability = "+dac_override"  # permits searching folders as well, and containers grant it by default
+    return (
+        *(setpriv, f"--reuid={uid}", f"--regid={gid}", "--clear-groups"),
+        *(f"--inh-caps={capability}", f"--ambient-caps={capability}"),
+    )

@@ -1,0 +1,54 @@
+"""The engine, with the limits that the settings name."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from sqlalchemy import event
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from agent_persistence.database_url import DatabaseUrl
+from agent_persistence.settings import PersistenceSettings
+
+_TRANSACTION_TIMEOUT_SINCE: Final = 17
+
+
+def make_engine(url: DatabaseUrl, settings: PersistenceSettings) -> AsyncEngine:
+    """Make an engine whose every wait has an end. Nothing connects yet."""
+    engine = create_async_engine(
+        url.sqlalchemy_url,
+        connect_args=_connect_args(url, settings),
+        pool_size=settings.pool_size,
+        max_overflow=settings.max_overflow,
+        pool_timeout=settings.pool_timeout,
+        pool_recycle=settings.pool_recycle,
+        hide_parameters=True,  # they are message contents: they must not stand in exceptions and logs
+    )
+    if not settings.pgbouncer:
+        _limit_transactions(engine, settings.transaction_timeout)
+    return engine
+
+
+def _connect_args(url: DatabaseUrl, settings: PersistenceSettings) -> dict[str, Any]:
+    arguments = {"timeout": settings.connect_timeout, **url.connect_args}
+    if settings.pgbouncer:
+        # Unnamed statements only: named ones live on a server connection that the next transaction may not get.
+        # The pooler also refuses start-up parameters; set the timeouts with ALTER ROLE there.
+        return {**arguments, "statement_cache_size": 0, "prepared_statement_cache_size": 0}
+    limits = {
+        "statement_timeout": settings.statement_timeout,
+        "lock_timeout": settings.lock_timeout,
+        "idle_in_transaction_session_timeout": settings.idle_in_transaction_timeout,
+    }
+    server_settings = {name: str(int(seconds * 1000)) for name, seconds in limits.items()}
+    return {**arguments, "server_settings": {**server_settings, **arguments.get("server_settings", {})}}
+
+
+def _limit_transactions(engine: AsyncEngine, seconds: float) -> None:
+    """Keep transactions shorter than the cache's quarantine; a server before 17 knows no such limit."""
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def set_transaction_timeout(connection: Any, _record: Any) -> None:
+        if connection.driver_connection.get_server_version().major >= _TRANSACTION_TIMEOUT_SINCE:
+            statement = f"SET transaction_timeout = {int(seconds * 1000)}"
+            connection.run_async(lambda driver: driver.execute(statement))

@@ -1,0 +1,27 @@
+"""The schema of the database: bring it up to date, and tell whether it is.
+
+    await migrate.upgrade(settings)             # from a program
+    await migrate.verify(engine, settings)      # at the start of an application
+
+Everybody else uses ``alembic -c $(agent-persistence config)`` or ``agent-persistence upgrade``.
+"""
+
+from agent_persistence.migrate.commands import current, downgrade, upgrade
+from agent_persistence.migrate.config import alembic_config, alembic_ini, head
+from agent_persistence.migrate.environment import run_env
+from agent_persistence.migrate.host import context_options, include_name, include_object
+from agent_persistence.migrate.verify import verify
+
+__all__ = [
+    "alembic_config",
+    "alembic_ini",
+    "context_options",
+    "current",
+    "downgrade",
+    "head",
+    "include_name",
+    "include_object",
+    "run_env",
+    "upgrade",
+    "verify",
+]

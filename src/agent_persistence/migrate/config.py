@@ -1,0 +1,44 @@
+"""Where the history is: in the wheel beside the modules, in a checkout at the top of the repository."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+
+from agent_persistence.settings import PersistenceSettings
+
+
+def alembic_ini() -> Path:
+    """Return the path of our ``alembic.ini``, for ``alembic -c`` and ``ALEMBIC_CONFIG``."""
+    package = Path(__file__).parents[1]
+    packaged = package / "alembic.ini"
+    # An editable install leaves no copy where Python looks for the package.
+    return packaged if packaged.is_file() else package.parents[1] / "alembic.ini"
+
+
+def alembic_config(settings: PersistenceSettings | None = None) -> Config:
+    """Return what ``alembic.command`` takes; without settings, ``env.py`` reads the environment."""
+    config = Config(str(alembic_ini()))
+    if settings is not None:
+        config.attributes["settings"] = settings
+    return config
+
+
+@lru_cache(maxsize=1)
+def history() -> ScriptDirectory:
+    """Return the revisions that this version of the package ships."""
+    return ScriptDirectory.from_config(alembic_config())
+
+
+def head() -> str:
+    """Return the revision that this version of the package needs."""
+    [revision] = history().get_heads()
+    return revision
+
+
+def is_known(revision: str) -> bool:
+    """Whether this version of the package ships the revision; one that it does not is from a later version."""
+    return any(script.revision == revision for script in history().walk_revisions())

@@ -1,0 +1,112 @@
+"""The connection that migrates: straight to the server, with limits of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Final, cast
+
+from sqlalchemy import AdaptedConnection, Connection, text
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from sqlalchemy.pool import NullPool
+
+from agent_persistence.database_url import DatabaseUrl
+from agent_persistence.embedded import default_folder, embedded_servers
+from agent_persistence.errors import PoolerError, SettingsError
+from agent_persistence.settings import PersistenceSettings
+
+# A pooler in front would mix up prepared statements before we could tell that it is one.
+_NO_PREPARED_STATEMENTS: Final = {"statement_cache_size": 0, "prepared_statement_cache_size": 0}
+
+# Limits of the server or the role are meant for requests, not for a long index build. The check of the client ends
+# the work, and frees the lock, of a migration that was killed.
+_SESSION_SETTINGS: Final = {
+    "statement_timeout": "0",
+    "transaction_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    "idle_session_timeout": "0",
+    "client_connection_check_interval": "2s",
+}
+_SET: Final = text("SELECT set_config(name, :value, false) FROM pg_settings WHERE name = :name")
+_RESET: Final = text("SELECT set_config(name, reset_val, false) FROM pg_settings WHERE name = :name")
+
+
+@asynccontextmanager
+async def open_connection(settings: PersistenceSettings) -> AsyncIterator[AsyncConnection]:
+    """Connect to the address for migrations, for the length of the block.
+
+    Raises:
+        SettingsError: the settings name no address.
+    """
+    with _address(settings) as url:
+        engine = create_async_engine(
+            url.sqlalchemy_url,
+            connect_args={"timeout": settings.connect_timeout, **url.connect_args, **_NO_PREPARED_STATEMENTS},
+            poolclass=NullPool,
+            hide_parameters=True,
+        )
+        async with engine.connect() as connection:
+            yield connection
+
+
+@contextmanager
+def migration_session(connection: Connection, schema: str | None) -> Iterator[None]:
+    """Make the session fit to migrate ``schema``, and put it back as it was.
+
+    Raises:
+        PoolerError: a pooler stands in between; nothing was set.
+    """
+    _refuse_pooler(connection)
+    dialect, default_schema = connection.dialect, connection.dialect.default_schema_name
+    for name, value in _SESSION_SETTINGS.items():
+        connection.execute(_SET, {"name": name, "value": value})
+    if schema is not None:
+        search_path = dialect.identifier_preparer.quote_identifier(schema)
+        connection.execute(_SET, {"name": "search_path", "value": search_path})
+        dialect.default_schema_name = schema
+    connection.commit()
+    try:
+        yield
+    finally:
+        dialect.default_schema_name = default_schema
+        _reset(connection)
+
+
+def pause(connection: Connection, seconds: float) -> None:
+    """Sleep, without holding up the event loop that the connection runs on."""
+    _adapted(connection).run_async(lambda _driver: asyncio.sleep(seconds))
+
+
+@contextmanager
+def _address(settings: PersistenceSettings) -> Iterator[DatabaseUrl]:
+    """The address to migrate at; where the settings say ``embedded``, the servers run for the length of the block."""
+    if settings.migration_database is not None:
+        yield settings.migration_database
+    elif settings.database_url is None:
+        raise SettingsError("PERSISTENCE_DATABASE_URL", "is not set; it names the database to migrate")
+    else:
+        with embedded_servers(settings.embedded_dir or default_folder()) as servers:
+            yield DatabaseUrl.parse(servers.database_url, "PERSISTENCE_DATABASE_URL")
+
+
+def _refuse_pooler(connection: Connection) -> None:
+    """Compare the process that answers with the one that greeted us: a pooler greets with a number of its own."""
+    greeted_by = _adapted(connection).driver_connection.get_server_pid()
+    answered_by = connection.scalar(text("SELECT pg_backend_pid()"))
+    connection.rollback()
+    if greeted_by != answered_by:
+        raise PoolerError
+
+
+def _reset(connection: Connection) -> None:
+    if connection.closed or connection.invalidated:
+        return
+    connection.rollback()
+    for name in (*_SESSION_SETTINGS, "search_path"):
+        connection.execute(_RESET, {"name": name})
+    connection.commit()
+
+
+def _adapted(connection: Connection) -> AdaptedConnection:
+    return cast("AdaptedConnection", connection.connection.dbapi_connection)  # asyncpg's, under SQLAlchemy's shell

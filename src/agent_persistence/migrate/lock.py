@@ -1,0 +1,65 @@
+"""One migration at a time, however many processes start one."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from sqlalchemy import Connection, func, select
+
+from agent_persistence.errors import MigrationLockTimeout
+from agent_persistence.migrate.connection import pause
+
+_POLL_SECONDS: Final = 0.2
+
+
+@contextmanager
+def migration_lock(
+    connection: Connection, schema: str, version_table: str, *, timeout_seconds: float
+) -> Iterator[None]:
+    """Hold the lock of this schema's history for the length of the block.
+
+    The lock is polled for, outside a transaction: a session that waits for it inside one would be waited for in turn
+    by CREATE INDEX CONCURRENTLY, and the two would deadlock. It belongs to the session that migrates, so it lasts as
+    long as that session's work on the server does, even when the process is killed.
+
+    Raises:
+        MigrationLockTimeout: somebody else held it all the time.
+    """
+    key = _key(schema, version_table)
+    _acquire(connection, key, timeout_seconds)
+    try:
+        yield
+    finally:
+        _release(connection, key)
+
+
+def _acquire(connection: Connection, key: int, timeout_seconds: float) -> None:
+    started = time.monotonic()
+    while not _try(connection, key):
+        waited = time.monotonic() - started
+        if waited >= timeout_seconds:
+            raise MigrationLockTimeout(waited)
+        pause(connection, _POLL_SECONDS)
+
+
+def _try(connection: Connection, key: int) -> bool:
+    locked = connection.scalar(select(func.pg_try_advisory_lock(key)))
+    connection.commit()
+    return bool(locked)
+
+
+def _release(connection: Connection, key: int) -> None:
+    if connection.closed or connection.invalidated:
+        return  # the server frees it with the session
+    connection.rollback()
+    connection.execute(select(func.pg_advisory_unlock(key)))
+    connection.commit()
+
+
+def _key(schema: str, version_table: str) -> int:
+    digest = hashlib.sha256(f"agent_persistence:{schema}:{version_table}".encode()).digest()
+    return int.from_bytes(digest[:8], "big", signed=True)

@@ -1,0 +1,55 @@
+"""What is looked at before a revision runs: is this place ours, and was it built with these settings?"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import Connection
+from sqlalchemy.schema import CreateSchema
+
+from agent_persistence.errors import IdTypeMismatchError, SchemaConflictError
+from agent_persistence.migrate import catalog
+from agent_persistence.settings import PersistenceSettings
+
+TABLES: Final = ("threads", "states", "messages", "persistence_config")
+_NAMES: Final = (*TABLES, "message_role")
+_OTHER_SCHEMA: Final = "set PERSISTENCE_DB_SCHEMA to a schema of its own"
+_OTHER_VERSION_TABLE: Final = (
+    "set PERSISTENCE_VERSION_TABLE to another name, or PERSISTENCE_DB_SCHEMA to another schema"
+)
+
+
+def create_schema(connection: Connection, schema: str) -> None:
+    """Create the schema unless it exists; asked first, for CREATE SCHEMA IF NOT EXISTS needs the right to create."""
+    if not catalog.schema_exists(connection, schema):
+        connection.execute(CreateSchema(schema))
+    connection.commit()
+
+
+def refuse_foreign_objects(connection: Connection, schema: str, version_table: str) -> None:
+    """Refuse to build beside another program's objects of the same names.
+
+    Raises:
+        SchemaConflictError: it names what stands in the way.
+    """
+    columns = catalog.column_types(connection, schema, version_table)
+    if columns and set(columns) != {"version_num"}:
+        raise SchemaConflictError(schema, [version_table], _OTHER_VERSION_TABLE)
+    built = catalog.revisions(connection, schema, version_table)
+    if built and not catalog.recorded_config(connection, schema):
+        raise SchemaConflictError(schema, [version_table], _OTHER_VERSION_TABLE)
+    taken = [] if built else catalog.objects_named(connection, schema, _NAMES)
+    if taken:
+        raise SchemaConflictError(schema, taken, _OTHER_SCHEMA)
+
+
+def refuse_other_id_types(connection: Connection, schema: str, settings: PersistenceSettings) -> None:
+    """Refuse settings that differ from those which built the database.
+
+    Raises:
+        IdTypeMismatchError: it names the variable and both values.
+    """
+    recorded = catalog.recorded_config(connection, schema)
+    for key, given in (("id_type", settings.id_type), ("user_id_type", settings.user_id_type)):
+        if recorded.get(key, given) != given:
+            raise IdTypeMismatchError(f"PERSISTENCE_{key.upper()}", recorded[key], given)

@@ -1,0 +1,51 @@
+"""Trying a revision again that gave up a lock."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+
+from agent_persistence.driver_errors import sqlstate_of
+from agent_persistence.errors import StatementTimeout
+from agent_persistence.migrate.connection import pause
+
+logger = logging.getLogger("agent_persistence")
+
+_IN_THE_WAY: Final = {
+    "55P03",  # lock_not_available: somebody reads or writes the table
+    "40P01",  # deadlock_detected
+    "57014",  # query_canceled: somebody wanted the table back
+}
+_FIRST_PAUSE_SECONDS: Final = 0.1
+_LONGEST_PAUSE_SECONDS: Final = 2.0
+
+
+def run_patiently(connection: Connection, run_revisions: Callable[[], None], *, timeout_seconds: float) -> None:
+    """Run the revisions; when traffic is in the way of one, let it pass and go on with that one.
+
+    Revisions that were applied are committed and not run again. Only the pauses count against the time limit, not
+    the work.
+
+    Raises:
+        StatementTimeout: traffic was in the way all the time.
+    """
+    paused, pause_seconds = 0.0, _FIRST_PAUSE_SECONDS
+    while True:
+        try:
+            return run_revisions()
+        except DBAPIError as error:
+            connection.rollback()
+            if sqlstate_of(error) not in _IN_THE_WAY:
+                raise
+            if paused >= timeout_seconds:
+                raise StatementTimeout(
+                    "a table was in use all the time; end the transactions that use it, "
+                    "or raise PERSISTENCE_MIGRATION_LOCK_TIMEOUT"
+                ) from error
+        logger.info("a table is in use; trying again in %.1f s", pause_seconds)
+        pause(connection, pause_seconds)
+        paused, pause_seconds = paused + pause_seconds, min(2 * pause_seconds, _LONGEST_PAUSE_SECONDS)

@@ -1,0 +1,89 @@
+"""Is the database what this version needs? Asked at the start of an application."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from sqlalchemy import Connection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from agent_persistence.driver_errors import translated
+from agent_persistence.errors import IdTypeMismatchError, InvalidIndexError, NotMigratedError
+from agent_persistence.ids import IdKind
+from agent_persistence.migrate import catalog, config
+from agent_persistence.migrate.preflight import TABLES, refuse_other_id_types
+from agent_persistence.settings import PersistenceSettings
+
+logger = logging.getLogger("agent_persistence")
+
+_ID_COLUMNS: Final = {
+    ("threads", "thread_id"): "id_type",
+    ("states", "thread_id"): "id_type",
+    ("messages", "thread_id"): "id_type",
+    ("messages", "message_id"): "id_type",
+    ("threads", "user_id"): "user_id_type",
+}
+_KINDS: Final[dict[str, IdKind]] = {
+    "character varying(255)": "string",
+    "integer": "int",
+    "bigint": "bigint",
+    "uuid": "uuid",
+}
+
+
+async def verify(database: AsyncEngine | AsyncConnection, settings: PersistenceSettings) -> None:
+    """Refuse a database that this version cannot work on; ask before the first request.
+
+    A database ahead of this version is let pass with a warning: revisions leave the previous release running, and
+    its last instances may well be restarted after the upgrade.
+
+    Raises:
+        NotMigratedError: the database is behind, or not created; the message names the command.
+        IdTypeMismatchError: it was built with other id types than the settings name.
+        InvalidIndexError: an interrupted migration left an unfinished index.
+        UnavailableError: the database cannot be reached.
+    """
+    with translated():
+        if isinstance(database, AsyncConnection):
+            await database.run_sync(_verify, settings)
+        else:
+            async with database.connect() as connection:
+                await connection.run_sync(_verify, settings)
+
+
+def _verify(connection: Connection, settings: PersistenceSettings) -> None:
+    schema = catalog.schema_in_use(connection, settings.db_schema)
+    refuse_other_id_types(connection, schema, settings)
+    _refuse_behind(connection, schema, settings.version_table)
+    _refuse_other_columns(connection, schema, settings)
+    if names := catalog.unfinished_indexes(connection, schema, TABLES):
+        raise InvalidIndexError(names)
+
+
+def _refuse_behind(connection: Connection, schema: str, version_table: str) -> None:
+    found = catalog.revisions(connection, schema, version_table)
+    if not found or not catalog.recorded_config(connection, schema):
+        raise NotMigratedError(None, config.head())
+    if config.head() in found:
+        return
+    if behind := [revision for revision in found if config.is_known(revision)]:
+        raise NotMigratedError(behind[0], config.head())
+    warn_ahead(found)
+
+
+def warn_ahead(found: list[str]) -> None:
+    """Say that the database is newer than we are."""
+    logger.warning(
+        "the database is at revision %s, which this version (at %s) does not know; going on",
+        ", ".join(found),
+        config.head(),
+    )
+
+
+def _refuse_other_columns(connection: Connection, schema: str, settings: PersistenceSettings) -> None:
+    given: dict[str, IdKind] = {"id_type": settings.id_type, "user_id_type": settings.user_id_type}
+    for (table, column), key in _ID_COLUMNS.items():
+        found = catalog.column_types(connection, schema, table)[column]
+        if _KINDS.get(found, found) != given[key]:
+            raise IdTypeMismatchError(f"PERSISTENCE_{key.upper()}", _KINDS.get(found, found), given[key])

@@ -1,0 +1,239 @@
+"""``Persistence``: the one object that a host application holds."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Generic, Literal, Self
+
+from redis.asyncio import Redis
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+
+from agent_persistence import migrate
+from agent_persistence.cache import CachedStates, Guard, StateCache, make_redis
+from agent_persistence.driver_errors import sqlstate_of, translate, translated
+from agent_persistence.engine import make_engine
+from agent_persistence.errors import CommitUnknown, PersistenceError, UnavailableError
+from agent_persistence.ids import IdT, UserIdT
+from agent_persistence.models import Models, build_models
+from agent_persistence.one_call import OneCallMessages, OneCallStates, OneCallThreads
+from agent_persistence.records import ANY_USER, AnyUser, StateRecord
+from agent_persistence.repositories import Limits, MessageRepository, Scope, StateRepository, ThreadRepository
+from agent_persistence.repositories.commit_hooks import drain, watch
+from agent_persistence.servers import Servers
+from agent_persistence.settings import PersistenceSettings
+from agent_persistence.unit_of_work import UnitOfWork
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What works at this moment.
+
+    Attributes:
+        database: ``"up"`` or ``"down"``.
+        cache: ``"up"``, ``"down"``, or ``"off"`` where none is configured.
+        cache_counts: hits, misses and so on since the start of this process.
+    """
+
+    database: Literal["up", "down"]
+    cache: Literal["up", "down", "off"]
+    cache_counts: dict[str, int] = field(default_factory=dict)
+
+
+class Persistence(Generic[IdT, UserIdT]):
+    """Threads, messages and states in PostgreSQL, with the latest states in Redis where that is configured.
+
+    Use it as an async context manager: it checks the schema when it opens, and closes what it opened.
+
+    Args:
+        settings: see ``PersistenceSettings``.
+        engine: an engine of the host's, used and not closed; one is made from the settings otherwise.
+        redis: a client of the host's (of bytes, so without ``decode_responses``), used and not closed.
+        models: the host's own mapped classes; made from the settings otherwise.
+
+    Attributes:
+        threads, messages, states: one-call operations, each in a unit of work of its own.
+    """
+
+    def __init__(
+        self,
+        settings: PersistenceSettings,
+        *,
+        engine: AsyncEngine | None = None,
+        redis: Redis | None = None,
+        models: Models[IdT, UserIdT] | None = None,
+    ) -> None:
+        self.settings = settings
+        self.models: Models[IdT, UserIdT] = models or build_models(settings.id_types, schema=settings.db_schema)
+        self._servers = Servers(settings)
+        self._made_redis = None if redis else self._make_redis()
+        self._made_engine = engine is None
+        self.engine = engine or make_engine(self._servers.require_database(), settings)
+        self.cache = self._make_cache(redis or self._made_redis)
+        self._sessions = async_sessionmaker(self.engine, expire_on_commit=False)
+        # One statement needs no transaction around it: that is one round trip instead of three.
+        single = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._single_reads = async_sessionmaker(single, expire_on_commit=False)
+        self._limits: Limits[IdT] = _limits(settings)
+        self.threads = OneCallThreads(self.begin, self._read)
+        self.messages = OneCallMessages(self.begin, self._read)
+        self.states = OneCallStates(self.begin, self._read)
+        logging.getLogger("sqlalchemy.engine").setLevel(settings.sql_log_level)
+
+    @classmethod
+    def from_settings(
+        cls,
+        settings: PersistenceSettings,
+        *,
+        engine: AsyncEngine | None = None,
+        redis: Redis | None = None,
+        models: Models[IdT, UserIdT] | None = None,
+    ) -> Self:
+        """Make one from settings; nothing connects yet."""
+        return cls(settings, engine=engine, redis=redis, models=models)
+
+    @classmethod
+    def from_env(cls) -> Self:
+        """Make one from ``PERSISTENCE_*`` and ``.env``; nothing connects yet.
+
+        Raises:
+            SettingsError: a variable is missing or wrong.
+        """
+        return cls(PersistenceSettings())
+
+    async def __aenter__(self) -> Self:
+        try:
+            if self.settings.auto_migrate:
+                await migrate.upgrade(self.settings)
+            await self.check()
+        except BaseException:
+            await self.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def check(self) -> None:
+        """Say what is wrong with the database, and which command mends it.
+
+        Raises:
+            UnavailableError: it cannot be reached.
+            NotMigratedError: it is behind this version, or empty.
+            IdTypeMismatchError: it was built with another id type.
+            InvalidIndexError: an index was left unfinished.
+        """
+        with translated():
+            await migrate.verify(self.engine, self.settings)
+
+    async def health(self) -> Health:
+        """Ask both servers whether they are there; raises nothing."""
+        database: Literal["up", "down"] = "up"
+        try:
+            async with self._single_reads() as session:
+                await session.execute(text("SELECT 1"))
+        except (SQLAlchemyError, OSError):
+            database = "down"
+        if self.cache is None:
+            return Health(database, "off")
+        return Health(database, "up" if await self.cache.ping() else "down", self.cache.counts.as_dict())
+
+    @asynccontextmanager
+    async def begin(self, *, user_id: UserIdT | AnyUser) -> AsyncIterator[UnitOfWork[IdT, UserIdT]]:
+        """Open a unit of work of one owner: committed at the end of the block, rolled back by an exception.
+
+        Args:
+            user_id: the owner, or ``ANY_USER`` for administration.
+
+        Raises:
+            CommitUnknown: the connection died during COMMIT.
+        """
+        async with self._sessions() as session:
+            yield self.bind(session, user_id=user_id)
+            await _commit(session)
+
+    def bind(self, session: AsyncSession, *, user_id: UserIdT | AnyUser) -> UnitOfWork[IdT, UserIdT]:
+        """Join a session of the host's: the host commits, and the cache follows that commit."""
+        if self.cache is not None:
+            watch(session, self.cache)
+        scope = self._scope(session, user_id)
+        return UnitOfWork(
+            threads=ThreadRepository(scope),
+            messages=MessageRepository(scope),
+            states=CachedStates(scope, self.cache, self._read_latest_state),
+            session=session,
+        )
+
+    async def aclose(self) -> None:
+        """Finish what follows the last commits, and close what this object opened."""
+        await drain(self.settings.checkpointer_cleanup_timeout)
+        if self._made_redis is not None:
+            await self._made_redis.aclose()
+        if self._made_engine:
+            await self.engine.dispose()
+        self._servers.close()
+
+    @asynccontextmanager
+    async def _read(self, *, user_id: UserIdT | AnyUser) -> AsyncIterator[UnitOfWork[IdT, UserIdT]]:
+        async with self._single_reads() as session:
+            yield self.bind(session, user_id=user_id)
+
+    async def _read_latest_state(self, thread_id: IdT, user_id: UserIdT) -> StateRecord[IdT] | None:
+        async with self._single_reads() as session:
+            return await StateRepository(self._scope(session, user_id)).get(thread_id)
+
+    def _scope(self, session: AsyncSession, user_id: UserIdT | AnyUser) -> Scope[IdT, UserIdT]:
+        if user_id is not ANY_USER:
+            user_id = self.models.id_types.user.validate(user_id, "user_id")
+        return Scope(session, self.models, user_id, self._limits)
+
+    def _make_redis(self) -> Redis | None:
+        url, settings = self._servers.redis_url, self.settings
+        if url is None:
+            return None
+        return make_redis(
+            url,
+            timeout_seconds=settings.cache_timeout_ms / 1000,
+            max_connections=settings.pool_size + settings.max_overflow,
+        )
+
+    def _make_cache(self, redis: Redis | None) -> StateCache | None:
+        if redis is None:
+            return None
+        settings = self.settings
+        guard = Guard(call_seconds=settings.cache_timeout_ms / 1000, budget_seconds=settings.cache_budget_ms / 1000)
+        return StateCache(redis, guard, namespace=settings.cache_namespace, ttl_seconds=settings.cache_ttl_seconds)
+
+
+def _limits(settings: PersistenceSettings) -> Limits[Any]:
+    return Limits(
+        new_id=settings.id_maker(),
+        touch_interval=settings.thread_touch_interval,
+        max_states=settings.max_checkpoint_history,
+        max_json_bytes=settings.max_json_bytes,
+        replace_unstorable=settings.sanitize == "replace",
+        save_states=settings.enable_checkpointing,
+    )
+
+
+async def _commit(session: AsyncSession) -> None:
+    try:
+        await session.commit()
+    except (SQLAlchemyError, OSError, TimeoutError) as error:
+        raise _commit_error(error) from error
+
+
+def _commit_error(error: BaseException) -> PersistenceError:
+    """A connection that dies while COMMIT is under way leaves open whether it arrived."""
+    translation = translate(error)
+    code = sqlstate_of(error)
+    if isinstance(translation, UnavailableError) and code is not None and code.startswith("08"):
+        return CommitUnknown("the connection closed during COMMIT; read before writing again")
+    return translation

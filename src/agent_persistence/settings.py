@@ -1,0 +1,270 @@
+"""The ``PERSISTENCE_*`` variables, read once and checked before anything starts."""
+
+from __future__ import annotations
+
+import pkgutil
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self, cast
+
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from agent_persistence import ids
+from agent_persistence.database_url import BadUrl, DatabaseUrl, read_number, split_url
+from agent_persistence.errors import SettingsError
+from agent_persistence.ids import ID_TYPES, IdKind, IdTypes
+
+EMBEDDED: Final = "embedded"
+_PREFIX: Final = "PERSISTENCE_"
+_SECRETS: Final = ("database_url", "redis_url", "migration_database_url")
+_OPTIONAL: Final = (*_SECRETS, "db_schema", "id_generator", "embedded_dir")
+_CACHE_QUARANTINE_SECONDS: Final = 10
+
+Seconds = Annotated[float, Field(ge=0.001)]  # PostgreSQL counts milliseconds: less would be 0, which means "no limit"
+
+
+class PersistenceSettings(BaseSettings):
+    """Every knob of this package: the field ``pool_size`` is the variable ``PERSISTENCE_POOL_SIZE``.
+
+    Keywords win over the environment, which wins over ``.env`` in the working directory; ``_env_file=None`` leaves that
+    file alone. ``.env.example`` says what each variable is for.
+
+    Raises:
+        SettingsError: a value is wrong. The error names the variable and says what is allowed; it never holds a secret.
+        TypeError: there is no field of this name.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX,
+        env_file=".env",
+        env_file_encoding="utf-8",
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+        allow_inf_nan=False,
+    )
+
+    database_url: SecretStr | None = None
+    redis_url: SecretStr | None = None
+    embedded_dir: Path | None = None
+
+    db_schema: str | None = None
+    version_table: str = "schema_migrations"
+    id_type: IdKind = "string"
+    user_id_type: IdKind = "string"
+    id_generator: str | None = None
+
+    pool_size: PositiveInt = 10
+    max_overflow: NonNegativeInt = 5
+    pool_timeout: Seconds = 5.0
+    pool_recycle: PositiveInt = 1800
+    connect_timeout: Seconds = 5.0
+    statement_timeout: Seconds = 10.0
+    lock_timeout: Seconds = 3.0
+    idle_in_transaction_timeout: Seconds = 10.0
+    transaction_timeout: Seconds = 8.0
+    pgbouncer: bool = False
+
+    cache_namespace: str = "agent_persistence"
+    cache_ttl_seconds: PositiveInt = 300
+    cache_timeout_ms: PositiveInt = 25
+    cache_budget_ms: PositiveInt = 50
+
+    enable_checkpointing: bool = True
+    max_checkpoint_history: NonNegativeInt = 0
+    checkpoint_cleanup_interval: NonNegativeFloat = 0.0
+    checkpointer_cleanup_timeout: Seconds = 5.0
+    thread_touch_interval: NonNegativeFloat = 10.0
+    max_json_bytes: PositiveInt = 16 * 1024 * 1024
+    sanitize: Literal["refuse", "replace"] = "refuse"
+
+    migration_database_url: SecretStr | None = None
+    migration_lock_timeout: NonNegativeFloat = 300.0
+    migration_ddl_lock_timeout_ms: PositiveInt = 500
+    auto_migrate: bool = False
+
+    sql_log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "WARNING"
+
+    # Written out, because the signature that type checkers would derive from the fields takes no plain string for a
+    # secret and no _env_file.
+    def __init__(self, **values: Any) -> None:
+        _refuse_wrong_keywords(type(self), values)
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            refusal = _refusal(error.errors(include_url=False)[0])
+        else:
+            return
+        raise refusal  # out here it has no __context__, which would be pydantic's error with the values in it
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Refuse to change. pydantic's own refusal would print the value."""
+        raise AttributeError(f"settings do not change; make new ones to have another {name}")
+
+    @property
+    def database(self) -> DatabaseUrl | None:
+        """The address of the database; ``None`` where it is unset or embedded."""
+        return None if _is_embedded(self.database_url) else _address(self.database_url, "database_url")
+
+    @property
+    def migration_database(self) -> DatabaseUrl | None:
+        """The address that migrations use: one without a pooler, if it is set apart from ``database``."""
+        return _address(self.migration_database_url, "migration_database_url") or self.database
+
+    @property
+    def id_types(self) -> IdTypes[Any, Any]:
+        """The id types of this database."""
+        return IdTypes(ID_TYPES[self.id_type], ID_TYPES[self.user_id_type])
+
+    def id_maker(self) -> Callable[[], Any] | None:
+        """Return what makes new ids in Python, or ``None`` where the database makes them."""
+        kind = ID_TYPES[self.id_type]
+        match self.id_generator or ("database" if kind.generated else "uuid7"):
+            case "database" | "uuid7" | "uuid4" as generator:
+                return ids.id_maker(kind, generator)
+            case path:
+                return _import_callable(path)
+
+    @field_validator(*_OPTIONAL, mode="before")
+    @classmethod
+    def _empty_is_unset(cls, value: object) -> object:
+        return None if value == "" else value
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_a_database_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if not _is_embedded(value):
+            _address(value, "database_url")
+        return value
+
+    @field_validator("migration_database_url")
+    @classmethod
+    def _is_a_direct_address(cls, value: SecretStr | None) -> SecretStr | None:
+        _address(value, "migration_database_url")
+        return value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_a_redis_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not _is_embedded(value):
+            _refuse_bad_redis_url(value.get_secret_value())
+        return value
+
+    @field_validator("db_schema", "version_table")
+    @classmethod
+    def _is_an_identifier(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch("(?!(?i:pg_))[A-Za-z_][A-Za-z0-9_]{0,62}", value):
+            raise ValueError("must be 1 to 63 letters, digits and '_', and must not start with a digit or pg_")
+        return value
+
+    @field_validator("cache_namespace")
+    @classmethod
+    def _is_one_word(cls, value: str) -> str:
+        if not re.fullmatch(r"[^\s\x00-\x1f\x7f-\x9f\ud800-\udfff]+", value):
+            raise ValueError("must be a word without spaces and control characters")
+        return value
+
+    @field_validator("transaction_timeout")
+    @classmethod
+    def _is_shorter_than_the_quarantine(cls, value: float) -> float:
+        if value >= _CACHE_QUARANTINE_SECONDS - 1:
+            raise ValueError(
+                f"must be below {_CACHE_QUARANTINE_SECONDS - 1} seconds: a write keeps readers from filling the cache "
+                f"for {_CACHE_QUARANTINE_SECONDS} s, and a longer transaction could leave a stale value in it"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _budget_holds_a_call(self) -> Self:
+        if self.cache_budget_ms < self.cache_timeout_ms:
+            raise SettingsError(
+                "PERSISTENCE_CACHE_BUDGET_MS",
+                f"must be at least PERSISTENCE_CACHE_TIMEOUT_MS, which is {self.cache_timeout_ms}",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _ids_can_be_made(self) -> Self:
+        try:
+            self.id_maker()
+        except ValueError as error:
+            raise SettingsError("PERSISTENCE_ID_GENERATOR", str(error)) from None
+        return self
+
+
+def _variable(field_name: object) -> str:
+    return f"{_PREFIX}{str(field_name).upper()}"
+
+
+def _refuse_wrong_keywords(settings: type[PersistenceSettings], values: dict[str, Any]) -> None:
+    for name, value in values.items():
+        if name.startswith("_"):  # _env_file and its like are pydantic-settings' own
+            continue
+        if name not in settings.model_fields:
+            raise TypeError(f"PersistenceSettings has no field {name!r}")
+        if value == "":  # an empty variable is an unset one; an empty argument is a mistake
+            raise SettingsError(_variable(name), "must not be empty")
+
+
+def _refusal(error: ErrorDetails) -> SettingsError:
+    cause = error.get("ctx", {}).get("error")
+    if isinstance(cause, SettingsError):
+        return SettingsError(cause.variable, cause.reason)  # a copy, without the traceback and its values
+    name = error["loc"][0]
+    reason = str(cause) if cause else error["msg"].replace("Input should", "must", 1)
+    given = "" if name in _SECRETS else f" (given: {error['input']!r})"
+    return SettingsError(_variable(name), reason + given)
+
+
+def _is_embedded(value: SecretStr | None) -> bool:
+    return value is not None and value.get_secret_value() == EMBEDDED
+
+
+def _address(value: SecretStr | None, field_name: str) -> DatabaseUrl | None:
+    return None if value is None else DatabaseUrl.parse(value.get_secret_value(), _variable(field_name))
+
+
+def _refuse_bad_redis_url(text: str) -> None:
+    url = split_url(text, ("redis", "rediss", "unix"))
+    host, *others = url.hosts
+    if others:
+        raise BadUrl("must name one server")
+    if url.scheme == "unix":
+        if not url.path or host.name:
+            raise BadUrl("must name the file of the socket: unix:///run/redis.sock?db=0")
+        numbers = url.query.get("db", [])
+    else:
+        numbers = [url.path.removeprefix("/"), *url.query.get("db", [])]
+    for number in filter(None, numbers):  # redis-py reads a database that is no number as 0, without a word
+        read_number(number, "database after the address", 0, 999_999)
+
+
+def _import_callable(path: str) -> Callable[[], Any]:
+    """Import the maker of ids that a host wrote.
+
+    Raises:
+        ValueError: there is no such callable.
+    """
+    if not re.search("[.:]", path):
+        raise ValueError(f"must be database, uuid7, uuid4, or a callable such as myapp.ids:new_id (given: {path!r})")
+    try:
+        found = pkgutil.resolve_name(path)
+    except Exception as error:  # noqa: BLE001  # the module is the host's: importing it can raise anything
+        # Only the import system's own text is repeated; another error's could hold the host's values.
+        detail = str(error) if isinstance(error, ImportError | AttributeError) else type(error).__name__
+        raise ValueError(f"{path!r} cannot be imported: {detail}") from None
+    if not callable(found):
+        raise ValueError(f"{path!r} is not callable")
+    return cast("Callable[[], Any]", found)  # callable() says nothing about arguments and result
