@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError, StatementError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from agent_persistence.errors import (
@@ -46,14 +46,11 @@ def translated() -> Iterator[None]:
     try:
         yield
     except (SQLAlchemyError, OSError, TimeoutError) as error:
-        translation = translate(error)
-        raise translation from (None if translation is _refusal_inside(error) else error)
+        raise translate(error) from error
 
 
 def translate(error: BaseException) -> PersistenceError:
     """Say in our own words what SQLAlchemy or the driver raised."""
-    if refusal := _refusal_inside(error):
-        return refusal
     if isinstance(error, PoolTimeoutError):
         return PoolTimeout("every connection of the pool is in use; raise PERSISTENCE_POOL_SIZE or hold them shorter")
     if isinstance(error, DBAPIError):
@@ -98,12 +95,6 @@ def _worth_retrying(error: DBAPIError, sqlstate: str | None) -> bool:
         return sqlstate in _TRY_AGAIN or sqlstate.startswith("08")
     names = {type(candidate).__name__ for candidate in _chain(error)}
     return bool(names & {"InvalidCachedStatementError", "TargetServerAttributeNotMatched"})
-
-
-def _refusal_inside(error: BaseException) -> PersistenceError | None:
-    """A value refused while it was bound arrives wrapped by SQLAlchemy."""
-    inner = error.orig if isinstance(error, StatementError) else None
-    return inner if isinstance(inner, PersistenceError) else None
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -29,7 +29,7 @@ def migration_lock(
     Raises:
         MigrationLockTimeout: somebody else held it all the time.
     """
-    key = _key(schema, version_table)
+    key = lock_key(schema, version_table)
     _acquire(connection, key, timeout_seconds)
     try:
         yield
@@ -60,6 +60,7 @@ def _release(connection: Connection, key: int) -> None:
     connection.commit()
 
 
-def _key(schema: str, version_table: str) -> int:
+def lock_key(schema: str, version_table: str) -> int:
+    """Return the number of the advisory lock of a history; PostgreSQL knows locks by number, within a database."""
     digest = hashlib.sha256(f"agent_persistence:{schema}:{version_table}".encode()).digest()
     return int.from_bytes(digest[:8], "big", signed=True)

@@ -25,16 +25,19 @@ class RoleType(TypeDecorator[str]):
 
     def bind_processor(self, dialect: Dialect) -> _BindProcessorType[Any]:
         """Take a role or its label."""
-        return lambda role: None if role is None else str(MessageRole(role))
+        return _to_label
 
     def result_processor(self, dialect: Dialect, coltype: object) -> _ResultProcessorType[Any]:
         """Give a role, or a label that this version does not know."""
-        return as_role
+        return _to_role
 
 
-def as_role(label: str | None) -> MessageRole | str | None:
-    """Return the role of a label, or the label itself where this version does not know it."""
+def _to_label(value: Any) -> str | None:
+    return None if value is None else MessageRole(value).value
+
+
+def _to_role(value: Any) -> MessageRole | str | None:
     try:
-        return None if label is None else MessageRole(label)
+        return None if value is None else MessageRole(value)
     except ValueError:
-        return label
+        return str(value)

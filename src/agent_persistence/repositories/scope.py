@@ -87,7 +87,8 @@ class Scope(Generic[IdT, UserIdT]):
 
         Whatever numbers a statement draws below this lock are in the order of commits.
         """
-        return self.lock_thread(thread_id).cte("locked")
+        locked: CTE = self.lock_thread(thread_id).cte("locked")
+        return locked
 
     def lock_thread(self, thread_id: IdT) -> Query:
         """Select one thread of the owner FOR NO KEY UPDATE, which lets foreign-key checks of others pass."""
