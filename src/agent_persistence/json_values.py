@@ -24,6 +24,7 @@ from agent_persistence.texts import text_refusal
 MAX_JSON_BYTES: Final = 16 * 1024 * 1024
 MAX_JSON_DEPTH: Final = 200
 
+_FIRST_WITH_EXPONENT: Final = 1e16
 # SQL reads it as 0, numeric keeps its scale, and neither json nor orjson ever writes a zero so.
 _NEGATIVE_ZERO: Final = "0.00"
 
@@ -48,8 +49,8 @@ UNDECODABLE: Final = Undecodable.UNDECODABLE
 def encode_json(value: object, field: str, *, max_bytes: int = MAX_JSON_BYTES) -> bytes:
     """Write a value as JSON that JSONB gives back equal and of the same types; the order of keys may change.
 
-    Only plain ``dict``, ``list``, ``str``, ``int``, ``float``, ``bool`` and ``None`` pass: a tuple, an enum or a subclass
-    would come back as something else.
+    Only plain ``dict``, ``list``, ``str``, ``int``, ``float``, ``bool`` and ``None`` pass: a tuple, an enum or a
+    subclass would come back as something else.
 
     Args:
         value: what to write.
@@ -109,7 +110,7 @@ def _refusal(kind: type, value: Any) -> str | None:
 
 
 def _needs_spelling_out(value: float) -> bool:
-    return abs(value) >= 1e16 or (not value and str(value) == "-0.0")
+    return abs(value) >= _FIRST_WITH_EXPONENT or (not value and str(value) == "-0.0")
 
 
 _PLAIN_KEY = re.compile("[A-Za-z_][A-Za-z0-9_-]{0,39}")
@@ -140,8 +141,8 @@ def _spelled_out(value: Any) -> Any:
 def decode_json(text: str | bytes) -> Any:
     """Read JSON as a JSONB column prints it, or as `encode_json` wrote it.
 
-    Ints of any size are exact, also those beyond the 64 bits that `encode_json` writes. A number with a fraction that no
-    float can hold, which only others can have written, is rounded as by ``float()``, at the far end to infinity.
+    Ints of any size are exact, also those beyond the 64 bits that `encode_json` writes. A number with a fraction that
+    no float can hold, which only others can have written, is rounded as by ``float()``, at the far end to infinity.
 
     Raises:
         ValueError: the text cannot be read, for example a number of more than 4,300 digits (``1e5000`` in JSONB).

@@ -109,7 +109,7 @@ class Persistence(Generic[IdT, UserIdT]):
     async def __aenter__(self) -> Self:
         try:
             if self.settings.auto_migrate:
-                await migrate.upgrade(self.settings)
+                await migrate.upgrade(self._servers.settings)
             await self.check()
         except BaseException:
             await self.aclose()

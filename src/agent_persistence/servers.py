@@ -2,36 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Final
+from pathlib import Path
 
 from pydantic import SecretStr
 
 from agent_persistence import embedded
 from agent_persistence.database_url import DatabaseUrl
 from agent_persistence.errors import SettingsError
-from agent_persistence.settings import PersistenceSettings
-
-EMBEDDED: Final = "embedded"
+from agent_persistence.settings import EMBEDDED, PersistenceSettings
 
 
 class Servers:
     """The addresses to use. Where the settings say ``embedded``, the servers run from here until ``close``.
 
     Attributes:
+        settings: the settings, with addresses where they said ``embedded``.
         database: the address of PostgreSQL, ``None`` where the settings name none.
         redis_url: the address of Redis, ``None`` for no cache.
     """
 
     def __init__(self, settings: PersistenceSettings) -> None:
-        self._folder = settings.embedded_dir or embedded.default_folder()
-        database_url, redis_url = _text(settings.database_url), _text(settings.redis_url)
-        self._started = EMBEDDED in (database_url, redis_url)
-        if self._started:
-            servers = embedded.start(self._folder)
-            database_url = servers.database_url if database_url == EMBEDDED else database_url
-            redis_url = servers.redis_url if redis_url == EMBEDDED else redis_url
-        self.database = DatabaseUrl.parse(database_url, "PERSISTENCE_DATABASE_URL") if database_url else None
-        self.redis_url = redis_url
+        self._folder: Path | None = None
+        wanted = [name for name in ("database_url", "redis_url") if _text(getattr(settings, name)) == EMBEDDED]
+        if wanted:
+            self._folder = settings.embedded_dir or embedded.default_folder()
+            started = embedded.start(self._folder)
+            settings = settings.model_copy(update={name: SecretStr(getattr(started, name)) for name in wanted})
+        self.settings = settings
+        self.database = settings.database
+        self.redis_url = _text(settings.redis_url)
 
     def require_database(self) -> DatabaseUrl:
         """Return the address of PostgreSQL.
@@ -48,9 +47,9 @@ class Servers:
 
     def close(self) -> None:
         """Leave the servers that were started here; safe to call twice."""
-        if self._started:
-            self._started = False
+        if self._folder is not None:
             embedded.stop(self._folder)
+            self._folder = None
 
 
 def _text(secret: SecretStr | None) -> str | None:

@@ -1,14 +1,14 @@
 """One Redis string a state: absent, a reader's lease ``L``, a writer's quarantine ``W``, or a value ``V``.
 
 The commands of "quarantine, commit, publish", a register cut down from the IQ framework (Ghandeharizadeh, Yap, Nguyen:
-Strong consistency in cache augmented SQL systems, Middleware 2014). Each command touches one key, so that a Cluster will do,
+Strong consistency in cache augmented SQL systems, Middleware 2014). Each command touches one key, so a Cluster will do,
 and may safely run late or twice.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping
 from enum import Enum
 from typing import Final
 
@@ -94,21 +94,19 @@ class StateRegister:
 
     async def lease(self, key: bytes) -> bytes | None:
         """Take an absent key for filling; ``None`` where somebody else was first."""
-        token = _token(LEASE)
+        token = new_token(LEASE)
         return token if await self._redis.set(key, token, nx=True, px=LEASE_MS) else None
 
     async def fill(self, key: bytes, lease: bytes, value: bytes, ttl_ms: int) -> bool:
         """Store a value over one's own lease, and over nothing else."""
         return bool(await self._fill(keys=[key], args=[lease, value, ttl_ms]))
 
-    async def begin_write(self, keys: Sequence[bytes]) -> list[bytes]:
-        """Quarantine keys, all in one round trip; call with the row locks held, before COMMIT."""
-        tokens = [_token(QUARANTINE) for _ in keys]
+    async def begin_write(self, tokens: Mapping[bytes, bytes]) -> None:
+        """Quarantine each key with its token, all in one round trip; call with the row locks held, before COMMIT."""
         async with self._redis.pipeline(transaction=False) as pipeline:
-            for key, token in zip(keys, tokens, strict=True):
+            for key, token in tokens.items():
                 pipeline.set(key, token, px=QUARANTINE_MS)
             await pipeline.execute()
-        return tokens
 
     async def publish(self, key: bytes, token: bytes, value: bytes | None, ttl_ms: int) -> bool:
         """End a quarantine after the commit: with the new value, or with none where it must be read again."""
@@ -120,8 +118,9 @@ class StateRegister:
 
     async def invalidate(self, key: bytes) -> None:
         """Make everybody read the table for a while. Not DEL: a late publish or fill could still land after that."""
-        await self._redis.set(key, _token(QUARANTINE), px=QUARANTINE_MS)
+        await self._redis.set(key, new_token(QUARANTINE), px=QUARANTINE_MS)
 
 
-def _token(kind: bytes) -> bytes:
+def new_token(kind: bytes) -> bytes:
+    """Make a lease or a quarantine of one's own; no two are alike."""
     return kind + os.urandom(16)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from agent_persistence.cache.codec import UnreadableValue, decode_state, encode_state
 from agent_persistence.cache.guard import CacheUnavailable, Guard
 from agent_persistence.cache.keys import state_key
-from agent_persistence.cache.register import KeyState, StateRegister
+from agent_persistence.cache.register import QUARANTINE, KeyState, StateRegister, new_token
 from agent_persistence.errors import InvalidInput
 from agent_persistence.json_values import encode_json
 from agent_persistence.records import SavedState, StateRecord
@@ -52,13 +52,13 @@ class Miss(NamedTuple):
     lease: bytes | None
 
 
-class _Quarantined(NamedTuple):
-    """A key that a transaction quarantined, and what to publish over its token."""
+@dataclass(slots=True)
+class Quarantine:
+    """The keys that a transaction quarantines, and what it is to publish over its tokens."""
 
-    key: bytes
-    thread: TouchedState
-    state: SavedState | None
-    token: bytes | None
+    states: dict[bytes, tuple[TouchedState, SavedState | None]]
+    tokens: dict[bytes, bytes]
+    acknowledged: bool = False
 
 
 class StateCache:
@@ -116,33 +116,32 @@ class StateCache:
         fill = partial(self._register.fill, self._key(thread_id, user_id), lease, value, self._ttl(nothing=not state))
         self.counts.fills += bool(await self._try(fill, self._guard.budget(), None))
 
-    async def before_commit(self, touched: Mapping[TouchedState, SavedState | None]) -> list[_Quarantined]:
-        """Quarantine what the transaction changed, acknowledged before COMMIT goes out."""
-        begin = partial(self._register.begin_write, [self._key(*thread) for thread in touched])
-        acknowledged = await self._try(begin, self._guard.budget(), None)
-        tokens: Sequence[bytes | None] = acknowledged or [None] * len(touched)
-        return [
-            _Quarantined(self._key(*thread), thread, state, token)
-            for (thread, state), token in zip(touched.items(), tokens, strict=True)
-        ]
+    def prepare(self, touched: Mapping[TouchedState, SavedState | None]) -> Quarantine:
+        """Draw a token for each state that a transaction changed."""
+        states = {self._key(*thread): (thread, state) for thread, state in touched.items()}
+        return Quarantine(states, {key: new_token(QUARANTINE) for key in states})
 
-    async def after_commit(self, ticket: list[_Quarantined]) -> None:
-        """Publish what was committed. A key that could not be quarantined is not published to, only invalidated."""
+    async def before_commit(self, quarantine: Quarantine) -> None:
+        """Quarantine what the transaction changed, acknowledged before COMMIT goes out."""
+        begin = partial(self._register.begin_write, quarantine.tokens)
+        quarantine.acknowledged = await self._try(begin, self._guard.budget(), self) is None
+
+    async def after_commit(self, quarantine: Quarantine) -> None:
+        """Publish what was committed. Keys that could not be quarantined are not published to, only invalidated."""
         deadline = self._guard.budget()
-        for key, thread, state, token in ticket:
-            if token is None:
+        for key, (thread, state) in quarantine.states.items():
+            if not quarantine.acknowledged:
                 await self._try(partial(self._register.invalidate, key), deadline, None)
                 continue
             value = None if state is None else encode_state(*thread, state)
-            publish = partial(self._register.publish, key, token, value, self._ttl(nothing=False))
+            publish = partial(self._register.publish, key, quarantine.tokens[key], value, self._ttl(nothing=False))
             await self._try(publish, deadline, None)
 
-    async def after_rollback(self, ticket: list[_Quarantined]) -> None:
+    async def after_rollback(self, quarantine: Quarantine) -> None:
         """Lift the quarantine of work that is certainly undone."""
         deadline = self._guard.budget()
-        for key, _, _, token in ticket:
-            if token is not None:
-                await self._try(partial(self._register.abort, key, token), deadline, None)
+        for key, token in quarantine.tokens.items():
+            await self._try(partial(self._register.abort, key, token), deadline, None)
 
     async def _try(self, operation: Callable[[], Awaitable[T]], deadline: float, otherwise: Other) -> T | Other:
         try:

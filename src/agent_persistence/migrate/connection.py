@@ -57,6 +57,9 @@ def migration_session(connection: Connection, schema: str | None) -> Iterator[No
     Raises:
         PoolerError: a pooler stands in between; nothing was set.
     """
+    # In no transaction until the revisions run: a session that polls inside one would be waited for by whoever builds
+    # an index concurrently.
+    connection.execution_options(isolation_level="AUTOCOMMIT")
     _refuse_pooler(connection)
     dialect, default_schema = connection.dialect, connection.dialect.default_schema_name
     for name, value in _SESSION_SETTINGS.items():
@@ -106,6 +109,7 @@ def _reset(connection: Connection) -> None:
     for name in (*_SESSION_SETTINGS, "search_path"):
         connection.execute(_RESET, {"name": name})
     connection.commit()
+    connection.execution_options(isolation_level=connection.default_isolation_level)
 
 
 def _adapted(connection: Connection) -> AdaptedConnection:

@@ -80,6 +80,7 @@ def _compare(connection: Connection, settings: PersistenceSettings) -> None:
 
 
 def _run_revisions(connection: Connection, settings: PersistenceSettings, **options: Any) -> None:
+    connection.execution_options(isolation_level="READ COMMITTED")
     context.configure(
         connection=connection,
         version_table=settings.version_table,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, MutableMapping
 from typing import Any
 
+from sqlalchemy import ForeignKeyConstraint
 from sqlalchemy.schema import SchemaItem
 
 from agent_persistence.migrate.operations import OPTIONS, RevisionOptions
@@ -40,14 +41,27 @@ def include_name(settings: PersistenceSettings | None = None) -> IncludeName:
 def include_object(settings: PersistenceSettings | None = None) -> IncludeObject:
     """Make the ``include_object`` that keeps a host's autogenerate from dropping our tables, or creating them.
 
-    The one to take where the host's own metadata holds our tables, because it maps our mixins on its ``Base``.
+    The one to take where the host's own metadata holds our tables, because it maps our mixins on its ``Base``. Of our
+    tables it shows nothing but the foreign keys by which the host ties them to its own: those belong to its history.
     """
     is_ours = _is_our_table(settings or PersistenceSettings())
 
-    def include(item: SchemaItem, name: str | None, type_: str, *_: Any) -> bool:
-        return not (type_ == "table" and is_ours(name, getattr(item, "schema", None)))
+    def include(item: SchemaItem, name: str | None, type_: str, _reflected: object, compare_to: object) -> bool:
+        if type_ == "table":
+            # Where it stands on both sides nothing can be created or dropped, and its foreign keys are looked at.
+            return compare_to is not None or not is_ours(name, getattr(item, "schema", None))
+        table = getattr(item, "table", None)
+        if table is None or not is_ours(table.name, table.schema):
+            return True
+        return isinstance(item, ForeignKeyConstraint) and not is_ours(*_target_of(item))
 
     return include
+
+
+def _target_of(key: ForeignKeyConstraint) -> tuple[str, str | None]:
+    """Return the name and the schema of the table that a foreign key points to."""
+    schema, _, table = key.elements[0].target_fullname.rpartition(".")[0].rpartition(".")
+    return table, schema or None
 
 
 def _is_our_table(settings: PersistenceSettings) -> Callable[[str | None, str | None], bool]:

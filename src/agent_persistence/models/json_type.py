@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import ColumnElement, Dialect, Text, cast, type_coerce
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.exc import DontWrapMixin
+from sqlalchemy.sql.operators import OperatorType
+from sqlalchemy.sql.type_api import _BindProcessorType, _ResultProcessorType
 from sqlalchemy.types import TypeDecorator, TypeEngine
+from typing_extensions import override
 
 from agent_persistence.errors import InvalidInput
 from agent_persistence.json_values import UNDECODABLE, EncodedJSON, decode_json, encode_json
-
-if TYPE_CHECKING:
-    from sqlalchemy.sql.operators import OperatorType
-    from sqlalchemy.sql.type_api import _BindProcessorType, _ResultProcessorType
 
 
 class ExactJSON(TypeDecorator[Any]):
@@ -31,19 +30,24 @@ class ExactJSON(TypeDecorator[Any]):
     cache_ok = True
     hashable = False
 
+    @override
     def bind_processor(self, dialect: Dialect) -> _BindProcessorType[Any]:
         return _to_driver
 
+    @override
     def column_expression(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
         return type_coerce(cast(column, Text), self)
 
+    @override
     def result_processor(self, dialect: Dialect, coltype: object) -> _ResultProcessorType[Any]:
         return _from_driver
 
+    @override
     def coerce_compared_value(self, op: OperatorType | None, value: Any) -> TypeEngine[Any]:
         coerced = self.impl_instance.coerce_compared_value(op, value)
         return self if isinstance(coerced, JSONB) else coerced
 
+    @override
     def compare_values(self, x: Any, y: Any) -> bool:
         """Tell 1 from 1.0 and True, which are equal in Python, so that the ORM saves such a change."""
         return bool(x == y) and repr(x) == repr(y)

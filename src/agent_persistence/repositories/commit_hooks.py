@@ -40,8 +40,11 @@ Touched = dict[TouchedState, SavedState | None]
 class CommitHooks(Protocol):
     """What somebody wants to do around a commit that changed states. None of it may raise."""
 
-    async def before_commit(self, touched: Mapping[TouchedState, SavedState | None]) -> Any:
-        """Run after the last write was flushed, so with the row locks held; the answer goes to the other two."""
+    def prepare(self, touched: Mapping[TouchedState, SavedState | None]) -> Any:
+        """Make what the other three are called with."""
+
+    async def before_commit(self, ticket: Any) -> None:
+        """Run after the last write was flushed, so with the row locks held."""
 
     async def after_commit(self, ticket: Any) -> None:
         """Run once the work is durable."""
@@ -109,8 +112,9 @@ def _before_commit(session: Session) -> None:
     if watched is None or not watched.touched or session.in_nested_transaction():
         return  # a released savepoint is not durable yet
     session.flush()
-    watched.ticket = await_only(watched.hooks.before_commit(dict(watched.touched)))
-    watched.committing = True
+    watched.ticket = watched.hooks.prepare(watched.touched)
+    await_only(watched.hooks.before_commit(watched.ticket))
+    watched.committing = True  # from here on only a commit tells that it was one
 
 
 def _after_commit(session: Session) -> None:
@@ -125,23 +129,21 @@ def _after_commit(session: Session) -> None:
 
 def _after_rollback(session: Session) -> None:
     watched = _watch_of(session)
-    if watched is None:
-        return
-    if session.in_nested_transaction():
+    if watched is not None and session.in_nested_transaction():
         # What the savepoint wrote is gone; what was written before it is not. Nobody knows which here.
         watched.touched.update(dict.fromkeys(watched.touched))
-        return
-    ticket, watched.ticket = watched.ticket, None
-    watched.touched.clear()
-    if ticket is not None and not watched.committing:
-        _run_to_the_end(watched.hooks.after_rollback(ticket))
-    watched.committing = False
 
 
 def _after_transaction_end(session: Session, transaction: SessionTransaction) -> None:
+    """The one event that comes however a transaction ends: a session may be closed without commit or rollback."""
     watched = _watch_of(session)
-    if watched is not None and transaction.parent is None:
-        watched.touched.clear()  # closed without commit or rollback: nothing of it may be published later
+    if watched is None or transaction.parent is not None:
+        return
+    ticket, undone = watched.ticket, not watched.committing
+    watched.ticket, watched.committing = None, False
+    watched.touched.clear()
+    if ticket is not None and undone:
+        _run_to_the_end(watched.hooks.after_rollback(ticket))
 
 
 def _run_to_the_end(work: Coroutine[Any, Any, None]) -> None:

@@ -1,0 +1,84 @@
+# Everything below sets itself up: Python 3.11 or newer with venv, and the package index, are all it needs.
+
+# The first of these that will do makes the virtualenv; or name one: make test PYTHON=/opt/python3.13/bin/python3
+PYTHON = python3 python3.14 python3.13 python3.12 python3.11
+# Another SQLAlchemy gets a virtualenv of its own: make test SQLALCHEMY='==2.0.44'
+SQLALCHEMY =
+VENV = .venv$(if $(SQLALCHEMY),-sqlalchemy$(subst =,,$(subst *,x,$(SQLALCHEMY))))
+BIN = $(VENV)/bin
+PYTEST_ARGS =
+
+.DEFAULT_GOAL = help
+.DELETE_ON_ERROR:
+.NOTPARALLEL: # two pips at once would break the virtualenv
+.PHONY: help demo test test-matrix test-wheel lint style type format migrate revision check-migrations build clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/installed-demo ## see it work: servers, migrations and conversations, in a minute
+	@$(BIN)/agent-persistence demo
+
+test: $(VENV)/installed-dev ## run the tests with coverage (a part: PYTEST_ARGS='tests/unit --no-cov')
+	$(BIN)/pytest --cov $(PYTEST_ARGS)
+
+test-matrix: ## run the tests on the lowest and newest SQLAlchemy 2.0 and the newest 2.1
+	$(MAKE) test SQLALCHEMY='==2.0.44'
+	$(MAKE) test SQLALCHEMY='==2.0.*'
+	$(MAKE) test SQLALCHEMY='==2.1.*'
+
+test-wheel: build ## run the tests against the built wheel
+	$(BIN)/python -m venv --clear .venv-wheel
+	.venv-wheel/bin/python -m pip install --quiet --disable-pip-version-check "$$(echo dist/*.whl)[all,test]"
+	.venv-wheel/bin/pytest $(PYTEST_ARGS)
+
+lint: style type ## run every check that CI runs
+
+style: $(VENV)/installed-dev ## check style, layers and spelling
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/codespell
+
+type: $(VENV)/installed-dev ## check types with mypy and pyright
+	$(BIN)/mypy
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+format: $(VENV)/installed-dev ## format the code and mend what can be mended
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+migrate: $(VENV)/installed-demo ## bring the database of PERSISTENCE_DATABASE_URL to the newest revision
+	$(BIN)/alembic upgrade head
+
+revision: $(VENV)/installed-demo ## draft a revision: make revision MESSAGE='add a column'
+	$(BIN)/alembic revision --autogenerate --message '$(MESSAGE)'
+
+check-migrations: $(VENV)/installed-dev ## prove that models and history agree for every id type
+	$(BIN)/pytest tests/migrations $(PYTEST_ARGS)
+
+build: $(VENV)/installed-dev ## build the wheel and the source archive into dist/
+	rm -rf dist
+	$(BIN)/python -m build
+
+clean: ## remove all that the other targets made
+	rm -rf .venv .venv-* dist .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	find src tests migrations -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/installed-demo: EXTRAS = cli,embedded
+$(VENV)/installed-dev: EXTRAS = dev
+$(VENV)/installed-demo $(VENV)/installed-dev: pyproject.toml | $(VENV)/pyvenv.cfg
+	@echo "Installing agent-persistence[$(EXTRAS)] into $(VENV), once ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	    --editable '.[$(EXTRAS)]' 'sqlalchemy[asyncio]$(SQLALCHEMY)'
+	@touch $@
+
+$(VENV)/pyvenv.cfg:
+	@for python in $(PYTHON); do \
+	    if "$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	        exec "$$python" -m venv $(VENV); \
+	    fi; \
+	done; \
+	echo "Python 3.11 or newer with its venv module is needed; tried: $(PYTHON)." >&2; \
+	echo "On Debian or Ubuntu: apt-get install python3-venv. Or name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3" >&2; \
+	exit 1

@@ -1,0 +1,31 @@
+"""${message}.
+
+Revision ID: ${up_revision}
+Revises: ${down_revision | comma,n}
+Create Date: ${create_date}
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+${imports if imports else ""}
+from agent_persistence.migrate import operations
+
+revision = ${repr(up_revision)}
+down_revision = ${repr(down_revision)}
+branch_labels = ${repr(branch_labels)}
+depends_on = ${repr(depends_on)}
+
+# The previous release is still running while this revision is applied, and keeps running after it: add, never
+# rename, retype or drop what it reads. No schema is named here: the search path knows it.
+
+
+def upgrade() -> None:
+    operations.limit_lock_waits()
+    ${upgrades if upgrades else "pass"}
+
+
+def downgrade() -> None:
+    operations.limit_lock_waits()
+    ${downgrades if downgrades else "pass"}

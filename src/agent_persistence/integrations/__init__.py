@@ -1,0 +1,1 @@
+"""Frameworks that this package works with: one module and one extra for each."""

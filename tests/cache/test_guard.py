@@ -1,0 +1,178 @@
+"""The guard around Redis: a budget, a breaker, one probe."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+
+from agent_persistence.cache.guard import CacheUnavailable, Guard
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def answer() -> str:
+    return "pong"
+
+
+async def refuse() -> str:
+    raise ConnectionError
+
+
+async def hang() -> str:
+    await asyncio.Event().wait()
+    return "never"
+
+
+async def fail(guard: Guard, times: int) -> None:
+    for _ in range(times):
+        with pytest.raises(CacheUnavailable):
+            await guard.call(refuse, guard.budget())
+
+
+async def test_an_answer_is_passed_on() -> None:
+    guard = Guard()
+
+    assert await guard.call(answer, guard.budget()) == "pong"
+
+
+async def test_a_call_that_hangs_ends_within_its_budget() -> None:
+    guard = Guard(call_seconds=0.02)
+    began = asyncio.get_running_loop().time()
+
+    with pytest.raises(CacheUnavailable):
+        await guard.call(hang, guard.budget())
+
+    assert asyncio.get_running_loop().time() - began < 0.2
+
+
+async def test_a_spent_budget_leaves_no_time_for_another_call() -> None:
+    clock = Clock()
+    guard = Guard(budget_seconds=0.05, clock=clock)
+    deadline = guard.budget()
+    clock.now += 0.06
+
+    with pytest.raises(CacheUnavailable):
+        await guard.call(hang, deadline)
+
+
+async def test_any_exception_becomes_unavailable() -> None:
+    async def garbage() -> str:
+        return b"\xff".decode()
+
+    guard = Guard()
+
+    with pytest.raises(CacheUnavailable) as caught:
+        await guard.call(garbage, guard.budget())
+
+    assert isinstance(caught.value.__cause__, UnicodeDecodeError)
+
+
+async def test_three_failures_in_a_row_stop_the_calls() -> None:
+    guard = Guard(clock=Clock())
+    await fail(guard, 3)
+    called = False
+
+    async def record() -> None:
+        nonlocal called
+        called = True
+
+    with pytest.raises(CacheUnavailable):
+        await guard.call(record, guard.budget())
+
+    assert not called
+    assert not guard.available
+
+
+async def test_a_success_between_failures_keeps_the_calls_going() -> None:
+    guard = Guard(clock=Clock())
+
+    await fail(guard, 2)
+    await guard.call(answer, guard.budget())
+    await fail(guard, 2)
+
+    assert guard.available
+
+
+async def test_after_the_pause_one_probe_is_let_through_and_the_others_wait_for_it() -> None:
+    clock = Clock()
+    guard = Guard(clock=clock)
+    await fail(guard, 3)
+    clock.now += 0.3
+    probing, proceed = asyncio.Event(), asyncio.Event()
+
+    async def probe() -> str:
+        probing.set()
+        await proceed.wait()
+        return "pong"
+
+    first = asyncio.create_task(guard.call(probe, clock.now + 10))
+    await probing.wait()
+    with pytest.raises(CacheUnavailable):
+        await guard.call(answer, guard.budget())
+    proceed.set()
+
+    assert await first == "pong"
+    assert guard.available
+    assert await guard.call(answer, guard.budget()) == "pong"
+
+
+async def test_a_failed_probe_doubles_the_pause_up_to_five_seconds() -> None:
+    clock = Clock()
+    guard = Guard(clock=clock)
+    await fail(guard, 3)
+
+    for _ in range(8):
+        clock.now += 6.1  # longer than the longest pause with its jitter
+        await fail(guard, 1)
+    clock.now += 3.9  # shorter than five seconds less the jitter
+
+    called = False
+
+    async def record() -> None:
+        nonlocal called
+        called = True
+
+    with pytest.raises(CacheUnavailable):
+        await guard.call(record, guard.budget())
+    assert not called
+
+
+async def test_a_cancelled_caller_counts_for_nothing_and_frees_the_probe() -> None:
+    clock = Clock()
+    guard = Guard(call_seconds=10, budget_seconds=10, clock=clock)
+    await fail(guard, 3)
+    clock.now += 0.3
+    started = asyncio.Event()
+
+    async def probe() -> None:
+        started.set()
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(guard.call(probe, guard.budget()))
+    await started.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    assert await guard.call(answer, guard.budget()) == "pong"
+
+
+async def test_trouble_is_logged_once_and_so_is_its_end(caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock()
+    guard = Guard(clock=clock)
+
+    with caplog.at_level(logging.INFO, "agent_persistence"):
+        for _ in range(3):
+            await fail(guard, 3)
+        clock.now += 6.1
+        await guard.call(answer, guard.budget())
+
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]

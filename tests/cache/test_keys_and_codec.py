@@ -1,0 +1,100 @@
+"""Cache keys and cached values, without a server."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent_persistence.cache.codec import MAX_BYTES, UnreadableValue, decode_state, encode_state
+from agent_persistence.cache.keys import state_key
+from agent_persistence.json_values import encode_json
+from agent_persistence.records import SavedState, StateRecord
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+ids = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=20)
+
+
+def saved(data: object) -> SavedState:
+    return SavedState(42, encode_json(data, "data"), b"{}", NOW, NOW)
+
+
+def test_the_key_has_the_documented_format() -> None:
+    assert state_key("app", "thread-1", "user-2") == b"app:state_cache:thread-1:user-2"
+
+
+@given(ids, ids, ids, ids)
+def test_two_states_never_share_a_key(thread: str, user: str, other_thread: str, other_user: str) -> None:
+    same = (thread, user) == (other_thread, other_user)
+
+    assert (state_key("n", thread, user) == state_key("n", other_thread, other_user)) is same
+
+
+def test_ids_with_separators_do_not_meet() -> None:
+    assert state_key("n", "a:b", "c") != state_key("n", "a", "b:c")
+
+
+@pytest.mark.parametrize("data", [None, 0, -0.0, 1e23, "é😀", [1, {"a": [None, True]}], {}])
+def test_a_state_comes_back_equal(data: object) -> None:
+    value = encode_state("t", "u", saved(data))
+    assert value is not None
+
+    state = decode_state(value, "t", "u")
+
+    assert state == StateRecord("t", 42, data, {}, NOW, NOW)
+    assert state is not None
+    assert repr(state.data) == repr(data)
+
+
+def test_the_absence_of_a_state_comes_back_as_such() -> None:
+    value = encode_state("t", "u", None)
+    assert value is not None
+
+    assert decode_state(value, "t", "u") is None
+
+
+def test_a_value_begins_with_its_version_in_a_fixed_width() -> None:
+    value = encode_state("t", "u", saved(1))
+
+    assert value is not None
+    assert value[:21] == b"V00000000000000000042"
+
+
+@pytest.mark.parametrize(("thread", "owner"), [("other", "u"), ("t", "other")])
+def test_a_value_of_another_thread_or_owner_is_refused(thread: str, owner: str) -> None:
+    value = encode_state("t", "u", saved(1))
+    assert value is not None
+
+    with pytest.raises(UnreadableValue):
+        decode_state(value, thread, owner)
+
+
+def test_a_value_with_any_byte_of_its_body_changed_is_refused() -> None:
+    value = encode_state("t", "u", saved({"balance": 100}))
+    assert value is not None
+    start = value.index(b"\n") + 1
+
+    for place in range(start, len(value)):
+        damaged = value[:place] + bytes([value[place] ^ 1]) + value[place + 1 :]
+        with pytest.raises(UnreadableValue):
+            decode_state(damaged, "t", "u")
+
+
+@given(st.binary(max_size=200))
+def test_arbitrary_bytes_are_refused(junk: bytes) -> None:
+    with pytest.raises(UnreadableValue):
+        decode_state(b"V" + junk, "t", "u")
+
+
+def test_a_value_of_another_format_is_refused() -> None:
+    value = encode_state("t", "u", saved(1))
+    assert value is not None
+
+    with pytest.raises(UnreadableValue):
+        decode_state(value.replace(b'"format":1', b'"format":2'), "t", "u")
+
+
+def test_a_state_that_is_too_large_is_not_encoded() -> None:
+    assert encode_state("t", "u", saved("x" * MAX_BYTES)) is None

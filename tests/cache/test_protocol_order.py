@@ -1,0 +1,175 @@
+"""The order that makes the cache right: row lock, quarantine acknowledged, COMMIT, publish."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from redis.asyncio import Redis
+from sqlalchemy import event
+
+from agent_persistence.cache.keys import state_key
+from agent_persistence.cache.register import QUARANTINE, StateRegister
+from agent_persistence.persistence import Persistence
+
+Store = Persistence[str, str]
+
+
+class RecordingRegister(StateRegister):
+    """The real register, which also writes down what Redis has acknowledged."""
+
+    def __init__(self, redis: Any, log: list[str]) -> None:
+        super().__init__(redis)
+        self.log = log
+
+    async def read(self, *args: Any) -> Any:
+        return await self._noted("read", super().read(*args))
+
+    async def lease(self, *args: Any) -> Any:
+        return await self._noted("lease", super().lease(*args))
+
+    async def fill(self, *args: Any) -> Any:
+        return await self._noted("fill", super().fill(*args))
+
+    async def begin_write(self, *args: Any) -> Any:
+        return await self._noted("begin_write", super().begin_write(*args))
+
+    async def publish(self, *args: Any) -> Any:
+        return await self._noted("publish", super().publish(*args))
+
+    async def abort(self, *args: Any) -> Any:
+        return await self._noted("abort", super().abort(*args))
+
+    async def _noted(self, name: str, command: Awaitable[Any]) -> Any:
+        result = await command
+        self.log.append(name)
+        return result
+
+
+@pytest_asyncio.fixture
+async def log(persistence: Store) -> list[str]:
+    """What the store does from now on: statements that lock or write, commits, acknowledged cache commands."""
+    steps: list[str] = []
+    assert persistence.cache is not None
+    persistence.cache._register = RecordingRegister(persistence._made_redis, steps)
+
+    def statement(_connection: Any, _cursor: Any, sql: str, *_: Any) -> None:
+        steps.append("write" if any(word in sql for word in ("INSERT", "UPDATE", "DELETE")) else "select")
+
+    engine = persistence.engine.sync_engine
+    event.listen(engine, "before_cursor_execute", statement)
+    event.listen(engine, "commit", lambda _: steps.append("COMMIT"))
+    return steps
+
+
+@pytest_asyncio.fixture
+async def thread_id(persistence: Store, user_id: str) -> str:
+    thread = await persistence.threads.create(user_id=user_id)
+    await persistence.states.put(thread.thread_id, "first", user_id=user_id)
+    return thread.thread_id
+
+
+async def put(store: Store, thread_id: str, user_id: str) -> None:
+    await store.states.put(thread_id, "new", user_id=user_id)
+
+
+async def put_over_a_version(store: Store, thread_id: str, user_id: str) -> None:
+    async with store.begin(user_id=user_id) as uow:
+        latest = await uow.states.require(thread_id, fresh=True)
+        await uow.states.put(thread_id, "new", expected_version=latest.version)
+
+
+async def clear(store: Store, thread_id: str, user_id: str) -> None:
+    await store.states.clear(thread_id, user_id=user_id)
+
+
+async def delete_the_thread(store: Store, thread_id: str, user_id: str) -> None:
+    await store.threads.delete(thread_id, user_id=user_id)
+
+
+@pytest.mark.parametrize("change", [put, put_over_a_version, clear, delete_the_thread])
+async def test_a_write_quarantines_after_its_last_statement_and_publishes_after_the_commit(
+    change: Callable[[Store, str, str], Awaitable[None]],
+    persistence: Store,
+    thread_id: str,
+    user_id: str,
+    log: list[str],
+) -> None:
+    await change(persistence, thread_id, user_id)
+
+    assert log[-4:] == ["write", "begin_write", "COMMIT", "publish"]
+    assert log.count("begin_write") == log.count("publish") == 1
+
+
+async def test_many_states_are_quarantined_in_one_round_trip(persistence: Store, user_id: str, log: list[str]) -> None:
+    async with persistence.begin(user_id=user_id) as uow:
+        for _ in range(3):
+            thread = await uow.threads.create()
+            await uow.states.put(thread.thread_id, 1)
+
+    assert log[-5:] == ["begin_write", "COMMIT", "publish", "publish", "publish"]
+
+
+async def test_a_fill_reads_between_lease_and_store(persistence: Store, user_id: str, log: list[str]) -> None:
+    thread = await persistence.threads.create(user_id=user_id)
+    log.clear()
+
+    await persistence.states.get(thread.thread_id, user_id=user_id)
+
+    assert log == ["read", "lease", "select", "fill"]
+
+
+async def test_a_commit_that_fails_after_the_quarantine_lifts_nothing(
+    persistence: Store, thread_id: str, user_id: str, log: list[str]
+) -> None:
+    """Whether it was committed is not known here: the quarantine has to run out by itself."""
+
+    def fail(_: Any) -> None:
+        raise ConnectionResetError
+
+    event.listen(persistence.engine.sync_engine, "commit", fail)
+
+    with pytest.raises(Exception, match="reached"):
+        await persistence.states.put(thread_id, "new", user_id=user_id)
+
+    event.remove(persistence.engine.sync_engine, "commit", fail)
+    assert "begin_write" in log
+    assert "abort" not in log
+    assert "publish" not in log
+    assert (await persistence.states.require(thread_id, user_id=user_id)).data == "first"
+
+
+async def test_a_writer_cancelled_before_its_commit_lifts_its_quarantine(
+    persistence: Store, thread_id: str, user_id: str, log: list[str], redis: Redis
+) -> None:
+    key = state_key(persistence.settings.cache_namespace, thread_id, user_id)
+    assert persistence.cache is not None
+    before_commit, quarantined = persistence.cache.before_commit, asyncio.Event()
+
+    async def stall_before_commit(quarantine: Any) -> None:
+        await before_commit(quarantine)
+        quarantined.set()
+        await asyncio.Event().wait()
+
+    persistence.cache.before_commit = stall_before_commit  # type: ignore[method-assign]
+    writer = asyncio.create_task(put(persistence, thread_id, user_id))
+    await quarantined.wait()
+    assert (await redis.get(key)).startswith(QUARANTINE)
+
+    writer.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await writer
+
+    assert log[-2:] == ["begin_write", "abort"]
+    assert await redis.get(key) is None
+
+
+async def test_only_reading_touches_no_key(persistence: Store, thread_id: str, user_id: str, log: list[str]) -> None:
+    async with persistence.begin(user_id=user_id) as uow:
+        await uow.threads.get(thread_id)
+        await uow.messages.append(thread_id, {"role": "user", "content": "hi"})
+
+    assert "begin_write" not in log

@@ -1,0 +1,154 @@
+"""Real servers for every test: PostgreSQL and Valkey from wheels, started once a run, a database for each configuration."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+import pytest_asyncio
+from redis.asyncio import Redis
+
+from agent_persistence import embedded, migrate
+from agent_persistence.embedded import EmbeddedServers
+from agent_persistence.ids import ID_TYPES, IdType, IdTypes, uuid7
+from agent_persistence.persistence import Persistence
+from agent_persistence.settings import PersistenceSettings
+
+for name in [name for name in os.environ if name.startswith("PERSISTENCE_")]:
+    del os.environ[name]  # what the developer has set must decide nothing here
+
+ID_PAIRS = list(itertools.product(ID_TYPES, ID_TYPES))
+MakeDatabase = Callable[[], Awaitable[str]]
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[EmbeddedServers]:
+    """PostgreSQL and Valkey for the whole run; nothing in them outlives it."""
+    folder = Path(tempfile.mkdtemp(prefix="agent-persistence-tests-"))
+    try:
+        yield embedded.start(folder, durable=False)
+    finally:
+        embedded.stop(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def make_database(servers: EmbeddedServers) -> MakeDatabase:
+    """Make a fresh, empty database and return its URL."""
+
+    async def make() -> str:
+        name = f"test_{uuid.uuid4().hex[:12]}"
+        connection = await asyncpg.connect(servers.database_url)
+        try:
+            await connection.execute(f'CREATE DATABASE "{name}"')
+        finally:
+            await connection.close()
+        return servers.database_url.replace("/agent_persistence?", f"/{name}?")
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def settings_for(
+    servers: EmbeddedServers, make_database: MakeDatabase
+) -> Callable[..., Awaitable[PersistenceSettings]]:
+    """Settings for a migrated database of a pair of id types; one database a pair for the whole run."""
+    databases: dict[tuple[str, str], str] = {}
+
+    async def settings(id_type: str = "string", user_id_type: str = "string", **changes: Any) -> PersistenceSettings:
+        pair = (id_type, user_id_type)
+        values: dict[str, Any] = {"id_type": id_type, "user_id_type": user_id_type, "redis_url": servers.redis_url}
+        if pair not in databases:
+            databases[pair] = await make_database()
+            await migrate.upgrade(
+                PersistenceSettings(_env_file=None, database_url=databases[pair], **values)  # type: ignore[call-arg]  # pydantic-settings' own keyword
+            )
+        # A namespace of its own keeps the keys of one test out of every other.
+        namespace = f"test-{uuid.uuid4().hex[:8]}"
+        values = {"database_url": databases[pair], "cache_namespace": namespace, **values, **changes}
+        return PersistenceSettings(_env_file=None, **values)
+
+    return settings
+
+
+@dataclass(frozen=True)
+class NewIds:
+    """Makes ids nobody has used, of the kinds of a configuration."""
+
+    id_types: IdTypes[Any, Any]
+
+    def user(self) -> Any:
+        return _new_id(self.id_types.user)
+
+    def thread(self) -> Any:
+        return _new_id(self.id_types.id)
+
+    message = thread
+
+
+_numbers = itertools.count(1_000_000)
+
+
+def _new_id(kind: IdType[Any]) -> Any:
+    return {str: lambda: f"id-{uuid.uuid4()}", int: lambda: next(_numbers), uuid.UUID: uuid7}[kind.python_type]()
+
+
+@pytest.fixture(params=ID_PAIRS, ids=lambda pair: "-".join(pair))
+def id_pair(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """Each pair of id types: of threads and messages, and of users."""
+    pair: tuple[str, str] = request.param
+    return pair
+
+
+@pytest_asyncio.fixture
+async def any_persistence(
+    id_pair: tuple[str, str], settings_for: Callable[..., Awaitable[PersistenceSettings]]
+) -> AsyncIterator[Persistence[Any, Any]]:
+    """A store of each pair of id types, with its cache."""
+    async with Persistence[Any, Any](await settings_for(*id_pair)) as persistence:
+        yield persistence
+        assert persistence.engine.pool.checkedout() == 0  # type: ignore[attr-defined]  # of the queue pools
+
+
+@pytest_asyncio.fixture
+async def persistence(
+    settings_for: Callable[..., Awaitable[PersistenceSettings]],
+) -> AsyncIterator[Persistence[str, str]]:
+    """A store with string ids, with its cache, for what does not depend on the kind of id."""
+    async with Persistence[str, str](await settings_for()) as persistence:
+        yield persistence
+        assert persistence.engine.pool.checkedout() == 0  # type: ignore[attr-defined]  # of the queue pools
+
+
+@pytest.fixture
+def new_ids() -> NewIds:
+    """Makes unused string ids."""
+    return NewIds(IdTypes(ID_TYPES["string"], ID_TYPES["string"]))
+
+
+@pytest.fixture
+def user_id(new_ids: NewIds) -> str:
+    """An owner who has nothing yet."""
+    return str(new_ids.user())
+
+
+@pytest.fixture
+def any_user(any_persistence: Persistence[Any, Any]) -> Any:
+    """An owner of the configured kind who has nothing yet."""
+    return NewIds(any_persistence.models.id_types).user()
+
+
+@pytest_asyncio.fixture
+async def redis(servers: EmbeddedServers) -> AsyncIterator[Redis]:
+    """A client of the test's own, to look behind the cache."""
+    async with Redis.from_url(servers.redis_url) as client:
+        yield client
