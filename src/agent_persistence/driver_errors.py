@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from asyncpg import InterfaceError, InternalClientError, PostgresError
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
@@ -18,8 +19,8 @@ from agent_persistence.errors import (
     UnavailableError,
 )
 
-UNIQUE_VIOLATION: Final = "23505"
-FOREIGN_KEY_VIOLATION: Final = "23503"
+# SQLAlchemy 2.0 lets through as they are the driver's own errors of connecting; 2.1 wraps them.
+DRIVER_ERRORS: Final = (SQLAlchemyError, OSError, PostgresError, InterfaceError, InternalClientError)
 
 _TRY_AGAIN: Final = {
     "57P01",  # admin_shutdown
@@ -36,6 +37,8 @@ _TOO_SLOW: Final = {
     "25P03",  # idle_in_transaction_session_timeout
     "25P04",  # transaction_timeout
 }
+# Neither has a code worth reading: a plan from before a migration, and no server of the kind that the URL asks for.
+_PASSING: Final = {"InvalidCachedStatementError", "TargetServerAttributeNotMatched"}
 _NO_SCHEMA: Final = {"42P01", "42703", "42704", "3F000"}  # undefined table, column, object, schema
 _UNREACHABLE: Final = "the database cannot be reached, or closed the connection; see the cause, then try again"
 
@@ -45,7 +48,7 @@ def translated() -> Iterator[None]:
     """Let only errors of this package leave the block; the driver's own is the cause."""
     try:
         yield
-    except (SQLAlchemyError, OSError, TimeoutError) as error:
+    except DRIVER_ERRORS as error:
         raise translate(error) from error
 
 
@@ -53,11 +56,11 @@ def translate(error: BaseException) -> PersistenceError:
     """Say in our own words what SQLAlchemy or the driver raised."""
     if isinstance(error, PoolTimeoutError):
         return PoolTimeout("every connection of the pool is in use; raise PERSISTENCE_POOL_SIZE or hold them shorter")
-    if isinstance(error, DBAPIError):
-        return _translate_driver(error)
-    if isinstance(error, OSError | TimeoutError):
+    if isinstance(error, OSError):  # also of the driver's own waits: TimeoutError is one
         return UnavailableError(_UNREACHABLE)
-    return DatabaseError(f"SQLAlchemy refused: {type(error).__name__}")
+    if isinstance(error, SQLAlchemyError) and not isinstance(error, DBAPIError):
+        return DatabaseError(f"SQLAlchemy refused: {type(error).__name__}")
+    return _translate_driver(error)
 
 
 def sqlstate_of(error: BaseException) -> str | None:
@@ -78,11 +81,11 @@ def constraint_of(error: BaseException) -> str | None:
     return None
 
 
-def _translate_driver(error: DBAPIError) -> PersistenceError:
+def _translate_driver(error: BaseException) -> PersistenceError:
     sqlstate = sqlstate_of(error)
     if sqlstate in _TOO_SLOW:
         return StatementTimeout(f"a statement, lock or transaction exceeded its time limit (sqlstate {sqlstate})")
-    if error.connection_invalidated or _worth_retrying(error, sqlstate):
+    if getattr(error, "connection_invalidated", False) or _worth_retrying(error, sqlstate):
         return UnavailableError(_UNREACHABLE)
     if sqlstate in _NO_SCHEMA:
         return SchemaError("a table or column is missing; run: agent-persistence upgrade")
@@ -90,11 +93,10 @@ def _translate_driver(error: DBAPIError) -> PersistenceError:
     return DatabaseError(reason, sqlstate=sqlstate, constraint=constraint_of(error))
 
 
-def _worth_retrying(error: DBAPIError, sqlstate: str | None) -> bool:
-    if sqlstate is not None:
-        return sqlstate in _TRY_AGAIN or sqlstate.startswith("08")
-    names = {type(candidate).__name__ for candidate in _chain(error)}
-    return bool(names & {"InvalidCachedStatementError", "TargetServerAttributeNotMatched"})
+def _worth_retrying(error: BaseException, sqlstate: str | None) -> bool:
+    if sqlstate is not None and (sqlstate in _TRY_AGAIN or sqlstate.startswith("08")):
+        return True
+    return any(type(candidate).__name__ in _PASSING for candidate in _chain(error))
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

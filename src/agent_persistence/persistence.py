@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,12 +12,11 @@ from typing import Any, Generic, Literal, Self
 
 from redis.asyncio import Redis
 from sqlalchemy import text
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from agent_persistence import migrate
 from agent_persistence.cache import CachedStates, Guard, StateCache, make_redis
-from agent_persistence.driver_errors import sqlstate_of, translate, translated
+from agent_persistence.driver_errors import DRIVER_ERRORS, sqlstate_of, translate, translated
 from agent_persistence.engine import make_engine
 from agent_persistence.errors import CommitUnknown, PersistenceError, UnavailableError
 from agent_persistence.ids import IdT, UserIdT
@@ -25,9 +25,13 @@ from agent_persistence.one_call import OneCallMessages, OneCallStates, OneCallTh
 from agent_persistence.records import ANY_USER, AnyUser, StateRecord
 from agent_persistence.repositories import Limits, MessageRepository, Scope, StateRepository, ThreadRepository
 from agent_persistence.repositories.commit_hooks import drain, watch
+from agent_persistence.repositories.retention import MAX_KEPT, purge_states
 from agent_persistence.servers import Servers
 from agent_persistence.settings import PersistenceSettings
+from agent_persistence.texts import check_limit
 from agent_persistence.unit_of_work import UnitOfWork
+
+logger = logging.getLogger("agent_persistence")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,7 @@ class Persistence(Generic[IdT, UserIdT]):
         self.threads = OneCallThreads(self.begin, self._read)
         self.messages = OneCallMessages(self.begin, self._read)
         self.states = OneCallStates(self.begin, self._read)
+        self._sweeper: asyncio.Task[None] | None = None
         logging.getLogger("sqlalchemy.engine").setLevel(settings.sql_log_level)
 
     @classmethod
@@ -114,6 +119,8 @@ class Persistence(Generic[IdT, UserIdT]):
         except BaseException:
             await self.aclose()
             raise
+        if self.settings.checkpoint_cleanup_interval and self.settings.max_checkpoint_history:
+            self._sweeper = asyncio.create_task(self._sweep(self.settings.checkpoint_cleanup_interval))
         return self
 
     async def __aexit__(
@@ -139,7 +146,7 @@ class Persistence(Generic[IdT, UserIdT]):
         try:
             async with self._single_reads() as session:
                 await session.execute(text("SELECT 1"))
-        except (SQLAlchemyError, OSError):
+        except DRIVER_ERRORS:
             database = "down"
         if self.cache is None:
             return Health(database, "off")
@@ -171,8 +178,28 @@ class Persistence(Generic[IdT, UserIdT]):
             session=session,
         )
 
+    async def purge(self, *, keep_last: int | None = None) -> int:
+        """Delete all but the newest states of every thread, in small batches; say how many went.
+
+        Args:
+            keep_last: how many stay, at least 1; ``PERSISTENCE_MAX_CHECKPOINT_HISTORY`` if left out.
+        """
+        wanted = self.settings.max_checkpoint_history if keep_last is None else keep_last
+        keep = check_limit(wanted, "keep_last", MAX_KEPT)
+        total = 0
+        while True:
+            async with self._sessions() as session:
+                deleted = await purge_states(session, self.models, keep_last=keep)
+                await _commit(session)
+            total += deleted
+            if not deleted:
+                return total
+
     async def aclose(self) -> None:
         """Finish what follows the last commits, and close what this object opened."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            await asyncio.wait([self._sweeper], timeout=self.settings.checkpointer_cleanup_timeout)
         await drain(self.settings.checkpointer_cleanup_timeout)
         if self._made_redis is not None:
             await self._made_redis.aclose()
@@ -188,6 +215,14 @@ class Persistence(Generic[IdT, UserIdT]):
     async def _read_latest_state(self, thread_id: IdT, user_id: UserIdT) -> StateRecord[IdT] | None:
         async with self._single_reads() as session:
             return await StateRepository(self._scope(session, user_id)).get(thread_id)
+
+    async def _sweep(self, interval_seconds: float) -> None:
+        while True:
+            await asyncio.sleep(interval_seconds)
+            try:
+                await self.purge()
+            except PersistenceError:
+                logger.warning("old states were not swept; trying again in %s s", interval_seconds, exc_info=True)
 
     def _scope(self, session: AsyncSession, user_id: UserIdT | AnyUser) -> Scope[IdT, UserIdT]:
         if user_id is not ANY_USER:
@@ -226,7 +261,7 @@ def _limits(settings: PersistenceSettings) -> Limits[Any]:
 async def _commit(session: AsyncSession) -> None:
     try:
         await session.commit()
-    except (SQLAlchemyError, OSError, TimeoutError) as error:
+    except DRIVER_ERRORS as error:
         raise _commit_error(error) from error
 
 

@@ -11,7 +11,7 @@ from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.records import ANY_USER, StateRecord
 from agent_persistence.repositories.commit_hooks import has_touched
 from agent_persistence.repositories.scope import Scope
-from agent_persistence.repositories.states import StateRepository
+from agent_persistence.repositories.states import StateRepository, check_version
 
 
 class CachedStates(StateRepository[IdT, UserIdT], Generic[IdT, UserIdT]):
@@ -42,6 +42,7 @@ class CachedStates(StateRepository[IdT, UserIdT], Generic[IdT, UserIdT]):
             min_version: do not accept an older version from the cache.
         """
         thread_id, owner = self._scope.thread_id(thread_id), self._scope.owner
+        wanted = 0 if min_version is None else check_version(min_version, "min_version")
         # A transaction sees its own writes in the table only; administration passes the cache by.
         if self._cache is None or owner is ANY_USER or fresh or has_touched(self._scope.session, thread_id):
             return await super().get(thread_id)
@@ -50,7 +51,7 @@ class CachedStates(StateRepository[IdT, UserIdT], Generic[IdT, UserIdT]):
         found = await self._cache.look(thread_id, owner, may_fill=not self._scope.session.in_transaction())
         if isinstance(found, Hit):
             version = found.state.version if found.state else 0
-            return found.state if version >= (min_version or 0) else await super().get(thread_id)
+            return found.state if version >= wanted else await super().get(thread_id)
         if found.lease is None:
             return await super().get(thread_id)
         state = await self._read_alone(thread_id, owner)

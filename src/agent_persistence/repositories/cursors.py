@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import orjson
 
@@ -14,19 +14,21 @@ from agent_persistence.errors import InvalidInput
 T = TypeVar("T")
 
 
-def encode_cursor(*position: str | int) -> str:
-    """Write a position down."""
-    return base64.urlsafe_b64encode(orjson.dumps(position)).decode().rstrip("=")
+def encode_cursor(listing: str, *position: str | int | None) -> str:
+    """Write down a position in a kind of list."""
+    return base64.urlsafe_b64encode(orjson.dumps([listing, *position])).decode().rstrip("=")
 
 
-def decode_cursor(cursor: str, field: str, read: Callable[..., T]) -> T:
+def decode_cursor(cursor: str, listing: str, field: str, read: Callable[..., T]) -> T:
     """Read a position back through ``read``, which takes its parts.
 
     Raises:
-        InvalidInput: it is not a cursor of this list.
+        InvalidInput: it is not a cursor of this kind of list.
     """
     try:
-        position: Any = orjson.loads(base64.urlsafe_b64decode(cursor.encode("ascii") + b"=="))
+        found, *position = orjson.loads(base64.urlsafe_b64decode(cursor.encode("ascii") + b"=="))
+        if found != listing:
+            raise ValueError
         return read(*position)
     except (ValueError, TypeError, AttributeError, OverflowError, binascii.Error):
         raise InvalidInput(field, "is not a cursor of this list; pass page.before or page.after unchanged") from None

@@ -42,23 +42,23 @@ def prepare(scope: Scope[IdT, Any], new: NewMessage[IdT], field: str) -> Prepare
     Raises:
         InvalidInput: a part of it cannot be stored; the field is named, the value is not.
     """
-    columns = to_columns(scope.clean(new.message), field)
-    usages = scope.clean(json_object(new.usages, f"{field}.usages"))
-    meta = scope.clean(json_object(new.meta, f"{field}.meta"))
-    check_text(columns.content, f"{field}.content")
-    for name, text in (("tool_call_id", columns.tool_call_id), ("reasoning", columns.reasoning)):
-        if text is not None:
-            check_text(text, f"{field}.{name}")
+    message = scope.clean(json_object(new.message, field), field)
+    columns = to_columns(message, field)
+    usages = scope.clean(json_object(new.usages, f"{field}.usages"), f"{field}.usages")
+    meta = scope.clean(json_object(new.meta, f"{field}.meta"), f"{field}.meta")
+    for name in ("content", "tool_call_id", "reasoning"):
+        if (text := getattr(columns, name)) is not None:
+            check_text(text, f"{field}.{name}", max_length=scope.limits.max_json_bytes)
     return PreparedMessage(
         message_id=scope.make_id() if new.message_id is None else scope.message_id(new.message_id),
-        message=dict(scope.clean(new.message)),
+        message=message,
         columns=columns,
         total_tokens=_tokens(new.total_tokens, f"{field}.total_tokens"),
         usages=usages,
         meta=meta,
         encoded={
             "tool_calls": _encoded(scope, columns.tool_calls, f"{field}.tool_calls"),
-            "extra": _encoded(scope, columns.extra, field),
+            "extra": _encoded_extra(scope, columns.extra, field),
             "usages": scope.json(usages, f"{field}.usages"),
             "meta": scope.json(meta, f"{field}.meta"),
         },
@@ -113,6 +113,13 @@ def _arrays(
 
 def _encoded(scope: Scope[Any, Any], value: Any, field: str) -> EncodedJSON | None:
     return None if value is None else scope.json(value, field)
+
+
+def _encoded_extra(scope: Scope[Any, Any], extra: Any, field: str) -> EncodedJSON | None:
+    try:
+        return _encoded(scope, extra, field)
+    except InvalidInput as refusal:  # in the message there is no "set": its caller would look for it in vain
+        raise InvalidInput(refusal.field.replace(f"{field}.set", field, 1), refusal.reason) from None
 
 
 def _tokens(value: object, field: str) -> int:

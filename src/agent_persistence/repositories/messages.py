@@ -4,21 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import groupby
-from typing import Any, Generic
+from typing import Any, Final, Generic
 
 from sqlalchemy import Row, delete, select, update
 
 from agent_persistence.chat_format import MessageColumns, from_columns
-from agent_persistence.errors import IdempotencyConflict, InvalidInput, MessageNotFoundError, ThreadNotFoundError
+from agent_persistence.errors import (
+    CorruptRow,
+    IdempotencyConflict,
+    InvalidInput,
+    MessageNotFoundError,
+    ThreadNotFoundError,
+)
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.records import UNSET, MessageRecord, NewMessage, Page, Unchanged
 from agent_persistence.repositories.cursors import decode_cursor, encode_cursor
 from agent_persistence.repositories.message_insert import PreparedMessage, insert_messages, prepare
-from agent_persistence.repositories.rows import check_readable, readable_records
+from agent_persistence.repositories.rows import check_readable, readable, readable_records
 from agent_persistence.repositories.scope import Query, Scope
 from agent_persistence.texts import check_limit, check_text
 
 ChatMessage = Mapping[str, Any]
+
+_LISTING: Final = "messages"
+BEFORE_THE_FIRST: Final = encode_cursor(_LISTING, 0)
+"""The cursor to read a thread from its beginning: places are counted from 1."""
 
 
 class MessageRepository(Generic[IdT, UserIdT]):
@@ -168,8 +178,8 @@ class MessageRepository(Generic[IdT, UserIdT]):
             # The database numbers messages that came without an id: they cannot share a statement with the others.
             for _, group in groupby(messages, key=lambda message: message.message_id is None):
                 records += await self._append_alike(thread_id, list(group), inserted)
-        except IdempotencyConflict:
-            # All or none: a caller that catches the conflict and commits must not keep a part of the batch.
+        except (IdempotencyConflict, CorruptRow):
+            # All or none: a caller that catches the error and commits must not keep a part of the batch.
             mine = self._message.c.seq.in_(inserted)
             await self._scope.execute(delete(self._message).where(self._message.c.thread_id == thread_id, mine))
             raise
@@ -210,8 +220,8 @@ class MessageRepository(Generic[IdT, UserIdT]):
         rows = (await self._scope.execute(statement.order_by(self._message.c.seq.desc()))).all()
         shown = rows[:limit][::-1]
         items, corrupt = readable_records(shown, self._record)
-        older = encode_cursor(shown[0].seq) if len(rows) > limit else None
-        newer = encode_cursor(shown[-1].seq) if shown else before or encode_cursor(0)
+        older = encode_cursor(_LISTING, shown[0].seq) if len(rows) > limit else None
+        newer = encode_cursor(_LISTING, shown[-1].seq) if shown else before or BEFORE_THE_FIRST
         return Page(items, older, newer, corrupt)
 
     async def _page_after(self, statement: Query, after: str, limit: int) -> Page[MessageRecord[IdT]]:
@@ -220,7 +230,7 @@ class MessageRepository(Generic[IdT, UserIdT]):
         items, corrupt = readable_records(shown, self._record)
         if not shown:
             return Page(items, None, after)
-        return Page(items, encode_cursor(shown[0].seq), encode_cursor(shown[-1].seq), corrupt)
+        return Page(items, encode_cursor(_LISTING, shown[0].seq), encode_cursor(_LISTING, shown[-1].seq), corrupt)
 
     def _changes(self, message: Any, total_tokens: Any, usages: Any, meta: Any) -> dict[str, Any]:
         new: NewMessage[IdT] = NewMessage(
@@ -268,19 +278,24 @@ class MessageRepository(Generic[IdT, UserIdT]):
             message.c.total_tokens,
             message.c.usages,
             message.c.meta,
-            message.c.created_at,
-            message.c.updated_at,
+            readable(message.c.created_at),
+            readable(message.c.updated_at),
         ]
 
     def _record(self, row: Row[Any]) -> MessageRecord[IdT]:
-        check_readable("messages", (row.thread_id, row.message_id), row)
+        key = (row.thread_id, row.message_id)
+        check_readable("messages", key, row)
         columns = MessageColumns(row.role, row.content, row.tool_calls, row.tool_call_id, row.reasoning, row.extra)
+        try:
+            message = from_columns(columns)
+        except (AttributeError, TypeError, ValueError):  # JSON, but no difference between two messages
+            raise CorruptRow("messages", key, "extra") from None
         return MessageRecord(
             thread_id=row.thread_id,
             message_id=row.message_id,
             seq=row.seq,
             role=row.role,
-            message=from_columns(columns),
+            message=message,
             text=row.content,
             total_tokens=row.total_tokens,
             usages=row.usages,
@@ -328,4 +343,4 @@ def _seq(cursor: str, field: str) -> int:
             raise ValueError
         return seq
 
-    return decode_cursor(cursor, field, read)
+    return decode_cursor(cursor, _LISTING, field, read)

@@ -112,11 +112,11 @@ class Scope(Generic[IdT, UserIdT]):
 
     def json(self, value: Any, field: str) -> EncodedJSON:
         """Encode a JSON value for a column, or refuse it by name."""
-        return EncodedJSON(encode_json(self.clean(value), field, max_bytes=self.limits.max_json_bytes))
+        return EncodedJSON(encode_json(self.clean(value, field), field, max_bytes=self.limits.max_json_bytes))
 
-    def clean(self, value: Any) -> Any:
+    def clean(self, value: Any, field: str) -> Any:
         """Return the value, with what PostgreSQL cannot store replaced where the settings say so."""
-        return sanitize(value) if self.limits.replace_unstorable else value
+        return sanitize(value, field) if self.limits.replace_unstorable else value
 
     def make_id(self) -> IdT | None:
         """Make a new id, or ``None`` where the database will."""

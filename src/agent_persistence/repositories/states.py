@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Generic
+from typing import Any, Final, Generic
 
-from sqlalchemy import CTE, BigInteger, Row, delete, func, insert, literal, select
+from sqlalchemy import CTE, Row, delete, func, insert, literal, select
 
 from agent_persistence.errors import (
     CheckpointingDisabledError,
@@ -20,11 +20,13 @@ from agent_persistence.json_values import EncodedJSON
 from agent_persistence.records import Page, SavedState, StateRecord
 from agent_persistence.repositories.commit_hooks import TouchedState, touch
 from agent_persistence.repositories.cursors import decode_cursor, encode_cursor
-from agent_persistence.repositories.rows import check_readable, json_object, readable_records
+from agent_persistence.repositories.retention import MAX_KEPT
+from agent_persistence.repositories.rows import check_readable, json_object, readable, readable_records
 from agent_persistence.repositories.scope import Query, Scope
 from agent_persistence.texts import check_datetime, check_limit
 
-_MAX_VERSION = 2**63 - 1
+_LISTING: Final = "states"
+_MAX_VERSION: Final = 2**63 - 1
 
 
 class StateRepository(Generic[IdT, UserIdT]):
@@ -57,11 +59,11 @@ class StateRepository(Generic[IdT, UserIdT]):
         if not self._scope.limits.save_states:
             raise CheckpointingDisabledError
         thread_id = self._scope.thread_id(thread_id)
-        data = self._scope.clean(data)
-        checked_meta: dict[str, Any] = self._scope.clean(json_object(meta, "meta"))
+        data = self._scope.clean(data, "data")
+        checked_meta: dict[str, Any] = self._scope.clean(json_object(meta, "meta"), "meta")
         encoded_data, encoded_meta = self._scope.json(data, "data"), self._scope.json(checked_meta, "meta")
         if expected_version is not None:
-            await self._expect(thread_id, _version(expected_version, "expected_version"))
+            await self._expect(thread_id, check_version(expected_version, "expected_version"))
         row = (await self._scope.execute(self._insert(thread_id, encoded_data, encoded_meta))).one_or_none()
         if row is None:
             raise ThreadNotFoundError(thread_id)
@@ -89,7 +91,7 @@ class StateRepository(Generic[IdT, UserIdT]):
 
     async def get_version(self, thread_id: IdT, version: int) -> StateRecord[IdT] | None:
         """Return one version of the thread's state, or ``None``."""
-        statement = self._select(thread_id).where(self._state.c.state_id == _version(version, "version"))
+        statement = self._select(thread_id).where(self._state.c.state_id == check_version(version, "version"))
         row = (await self._scope.execute(statement)).one_or_none()
         return None if row is None else self._record(row)
 
@@ -98,11 +100,11 @@ class StateRepository(Generic[IdT, UserIdT]):
         check_limit(limit, "limit", 1000)
         statement = self._select(thread_id).order_by(self._state.c.state_id.desc()).limit(limit + 1)
         if after is not None:
-            version = decode_cursor(after, "after", lambda version: _version(version, "after"))
+            version = decode_cursor(after, _LISTING, "after", lambda version: check_version(version, "after"))
             statement = statement.where(self._state.c.state_id < version)
         rows = (await self._scope.execute(statement)).all()
         items, corrupt = readable_records(rows[:limit], self._record)
-        more = encode_cursor(rows[limit - 1].state_id) if len(rows) > limit else None
+        more = encode_cursor(_LISTING, rows[limit - 1].state_id) if len(rows) > limit else None
         return Page(items, None, more, corrupt)
 
     async def clear(self, thread_id: IdT) -> int:
@@ -126,7 +128,7 @@ class StateRepository(Generic[IdT, UserIdT]):
         """
         if keep_last is None and older_than is None:
             raise InvalidInput("keep_last", "give keep_last, older_than or both")
-        keep = 1 if keep_last is None else check_limit(keep_last, "keep_last", _MAX_VERSION)
+        keep = 1 if keep_last is None else check_limit(keep_last, "keep_last", MAX_KEPT)
         thread_id = self._scope.thread_id(thread_id)
         due = self._state.c.state_id <= self._newest_to_go(thread_id, keep)
         if older_than is not None:
@@ -164,7 +166,7 @@ class StateRepository(Generic[IdT, UserIdT]):
             select(self._state.c.state_id)
             .where(self._state.c.thread_id == thread_id)
             .order_by(self._state.c.state_id.desc())
-            .offset(literal(keep, BigInteger))
+            .offset(keep)
             .limit(1)
             .scalar_subquery()
         )
@@ -190,8 +192,8 @@ class StateRepository(Generic[IdT, UserIdT]):
                 state.c.state_id,
                 state.c.state_data,
                 state.c.meta,
-                state.c.created_at,
-                state.c.updated_at,
+                readable(state.c.created_at),
+                readable(state.c.updated_at),
             )
             .join(thread, thread.c.thread_id == state.c.thread_id)
             .where(state.c.thread_id == self._scope.thread_id(thread_id), self._scope.owns())
@@ -213,7 +215,12 @@ def _owner_of(locked: CTE) -> Any:
     return select(locked.c.user_id).scalar_subquery().label("user_id")
 
 
-def _version(value: object, field: str) -> int:
+def check_version(value: object, field: str) -> int:
+    """Return the version of a state; 0 stands for none yet.
+
+    Raises:
+        InvalidInput: not an int (``True`` is none), or none that the database could have made.
+    """
     if isinstance(value, bool) or not isinstance(value, int):
         raise InvalidInput(field, f"must be an int, not {type(value).__name__}")
     if not 0 <= value <= _MAX_VERSION:

@@ -14,10 +14,11 @@ from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.records import ANY_USER, UNSET, Page, ThreadRecord, Unchanged
 from agent_persistence.repositories.commit_hooks import TouchedState, touch
 from agent_persistence.repositories.cursors import decode_cursor, encode_cursor
-from agent_persistence.repositories.rows import check_readable, json_object, readable_records
+from agent_persistence.repositories.rows import check_readable, json_object, readable, readable_records
 from agent_persistence.repositories.scope import Query, Scope
 from agent_persistence.texts import check_limit, check_name, check_text
 
+_LISTING: Final = "threads"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 
@@ -47,7 +48,7 @@ class ThreadRepository(Generic[IdT, UserIdT]):
         """
         values: dict[str, Any] = {
             "user_id": self._owner(user_id),
-            "thread_name": check_name(self._scope.clean(name), "name"),
+            "thread_name": check_name(self._scope.clean(name, "name"), "name"),
             "meta": self._scope.json(json_object(meta, "meta"), "meta"),
         }
         new_id = await self._id_for(thread_id)
@@ -90,7 +91,7 @@ class ThreadRepository(Generic[IdT, UserIdT]):
         """
         changes: dict[str, Any] = {}
         if name is not UNSET:
-            changes["thread_name"] = check_name(self._scope.clean(name), "name")
+            changes["thread_name"] = check_name(self._scope.clean(name, "name"), "name")
         if meta is not UNSET:
             changes["meta"] = self._scope.json(json_object(meta, "meta"), "meta")
         return await self._change(thread_id, changes)
@@ -189,18 +190,24 @@ class ThreadRepository(Generic[IdT, UserIdT]):
         return tuple_(self._thread.c.updated_at, self._thread.c.thread_id)
 
     def _cursor(self, row: Row[Any]) -> str:
-        microseconds = (row.updated_at - _EPOCH) // _MICROSECOND
         thread_id = row.thread_id if isinstance(row.thread_id, int) else str(row.thread_id)
-        return encode_cursor(microseconds, thread_id)
+        if row.updated_at.tzinfo is None:  # nothing that Python could count
+            return encode_cursor(_LISTING, None, thread_id)
+        return encode_cursor(_LISTING, (row.updated_at - _EPOCH) // _MICROSECOND, thread_id)
 
     def _position(self, cursor: str) -> ColumnElement[Any]:
-        def read(microseconds: int, thread_id: str | int) -> tuple[datetime, IdT]:
-            kind = self._scope.models.id_types.id
-            return _EPOCH + microseconds * _MICROSECOND, kind.parse(str(thread_id), "after")
+        def read(microseconds: int | None, thread_id: str | int) -> ColumnElement[Any]:
+            known_id = self._scope.models.id_types.id.parse(str(thread_id), "after")
+            time = self._time_of(known_id) if microseconds is None else _EPOCH + microseconds * _MICROSECOND
+            thread = self._thread
+            return tuple_(literal(time, thread.c.updated_at.type), literal(known_id, thread.c.thread_id.type))
 
-        updated_at, thread_id = decode_cursor(cursor, "after", read)
-        thread = self._thread
-        return tuple_(literal(updated_at, thread.c.updated_at.type), literal(thread_id, thread.c.thread_id.type))
+        return decode_cursor(cursor, _LISTING, "after", read)
+
+    def _time_of(self, thread_id: IdT) -> ColumnElement[datetime]:
+        """Where a thread stands whose own time cannot be read."""
+        here = select(self._thread.c.updated_at).where(self._scope.thread_of(thread_id))
+        return here.correlate(None).scalar_subquery()
 
     def _owner(self, user_id: UserIdT | None) -> UserIdT:
         if self._scope.owner is not ANY_USER:
@@ -223,9 +230,9 @@ class ThreadRepository(Generic[IdT, UserIdT]):
             thread.c.user_id,
             thread.c.thread_name,
             thread.c.meta,
-            thread.c.archived_at,
-            thread.c.created_at,
-            thread.c.updated_at,
+            readable(thread.c.archived_at),
+            readable(thread.c.created_at),
+            readable(thread.c.updated_at),
         ]
 
     def _record(self, row: Row[Any]) -> ThreadRecord[IdT, UserIdT]:
