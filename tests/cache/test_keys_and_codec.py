@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from agent_persistence.cache.codec import MAX_BYTES, UnreadableValue, decode_state, encode_state
 from agent_persistence.cache.keys import state_key
-from agent_persistence.json_values import encode_json
+from agent_persistence.json_values import MAX_JSON_DEPTH, encode_json
 from agent_persistence.records import SavedState, StateRecord
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
@@ -36,7 +37,16 @@ def test_ids_with_separators_do_not_meet() -> None:
     assert state_key("n", "a:b", "c") != state_key("n", "a", "b:c")
 
 
-@pytest.mark.parametrize("data", [None, 0, -0.0, 1e23, "é😀", [1, {"a": [None, True]}], {}])
+DEEPEST: Any = 1
+for _ in range(MAX_JSON_DEPTH - 1):
+    DEEPEST = [DEEPEST]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [DEEPEST, None, 0, -0.0, 1e23, "é😀", [1, {"a": [None, True]}], {}, "two\nlines"],
+    ids=lambda data: repr(data)[:20],
+)
 def test_a_state_comes_back_equal(data: object) -> None:
     value = encode_state("t", "u", saved(data))
     assert value is not None
