@@ -1,8 +1,8 @@
 """JSON that comes back from a JSONB column as it went in, or is refused before any SQL.
 
 JSONB keeps numbers as ``numeric``: exact, with the digits after the point as written, but with no exponents and no
-negative zero. Two kinds of float need another spelling for that: from 1e16 on (``1e23`` would come back as an int), and
-``-0.0``. The reader knows the second one and needs no help for the first.
+negative zero. So two kinds of float are written in another way: ``1e23``, which would come back as an int, as
+``100000000000000000000000.0``, and ``-0.0`` as ``0.00``, which the reader knows.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from agent_persistence.errors import InvalidInput
 from agent_persistence.texts import text_refusal
 
 MAX_JSON_BYTES: Final = 16 * 1024 * 1024
-MAX_JSON_DEPTH: Final = 200
+MAX_JSON_DEPTH: Final = 200  # and no deeper does from_json read
 
 _FIRST_WITH_EXPONENT: Final = 1e16
 # SQL reads it as 0, numeric keeps its scale, and neither json nor orjson ever writes a zero so.
@@ -133,8 +133,7 @@ def _spelled_out(value: Any) -> Any:
     if type(value) is list:
         return [_spelled_out(item) for item in value]
     if type(value) is float and _needs_spelling_out(value):
-        digits = format(Decimal(str(value)), "f") + ".0"  # the scale makes it a float again: 100000000000000000000000.0
-        return orjson.Fragment(digits if value else _NEGATIVE_ZERO)
+        return orjson.Fragment(format(Decimal(str(value)), "f") + ".0" if value else _NEGATIVE_ZERO)
     return value
 
 
@@ -150,6 +149,7 @@ def decode_json(text: str | bytes) -> Any:
     utf8 = text.encode() if isinstance(text, str) else text
     if _PERHAPS_NEGATIVE_ZERO.search(utf8):
         utf8 = _STRING_OR_NEGATIVE_ZERO.sub(_restore_negative_zero, utf8)
+    # Not orjson, which rounds ints beyond 64 bits to floats. Of pydantic this is the JSON parser only.
     return from_json(utf8, allow_inf_nan=False)
 
 

@@ -22,8 +22,8 @@ class ExactJSON(TypeDecorator[Any]):
     ``None`` is SQL NULL. A row that cannot be decoded reads as `UNDECODABLE`, so that the rows beside it still can.
 
     It is selected as text: the driver decodes JSONB itself, before SQLAlchemy sees it, and one number that it cannot
-    read would fail the whole result. The server makes the same text for both. In a textual statement write
-    ``column::text``; what the driver has decoded is passed on as it is.
+    read would fail the whole result. The server makes the same text for both. A textual statement has to say
+    ``column::text`` itself; without it, what the driver decoded is passed on.
     """
 
     impl = JSONB
