@@ -11,7 +11,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,6 +65,13 @@ class ServerUser:
             check=False,
         )
 
+    def can_run(self) -> bool:
+        """Tell whether this process may run commands as this user; containers and namespaces often forbid it."""
+        try:
+            return self.run(["/bin/sh", "-c", ":"]).returncode == 0
+        except OSError:
+            return False
+
     def own(self, folder: Path) -> None:
         """Make a folder private to this user."""
         if folder.lstat().st_uid != self.folder_owner:
@@ -82,8 +90,8 @@ class ServerUser:
             if self.run(["/bin/sh", "-c", 'test -x "$0"', path]).returncode != 0:
                 raise EmbeddedServerError(
                     f"root starts the servers as user id {self.uid}, which cannot reach {path}; install setpriv "
-                    "(util-linux), set PERSISTENCE_EMBEDDED_DIR to a folder that everybody may pass through, "
-                    "or run as a normal user"
+                    "(util-linux), run as a normal user, or use a place that everybody may pass through: for the data "
+                    "set PERSISTENCE_EMBEDDED_DIR, for the programs make another virtual environment"
                 )
 
 
@@ -91,26 +99,29 @@ def server_user() -> ServerUser:
     """Tell who starts servers in this process: we ourselves, or ``nobody`` if we are root.
 
     Raises:
-        EmbeddedServerError: we are root and the machine has no user ``nobody``.
+        EmbeddedServerError: we are root and cannot become ``nobody``.
     """
     if os.geteuid() != 0:
         return ServerUser(folder_owner=os.geteuid())
-    try:
+    for user in _unprivileged_users():
+        if user.can_run():
+            return user
+    raise EmbeddedServerError("PostgreSQL refuses root, and root cannot become nobody here; run as a normal user")
+
+
+def _unprivileged_users() -> Iterator[ServerUser]:
+    with suppress(KeyError):
         nobody = pwd.getpwnam("nobody")
-    except KeyError:
-        raise EmbeddedServerError("PostgreSQL refuses root and there is no user nobody; run as a normal user") from None
-    capable = ServerUser(folder_owner=0, prefix=_setpriv(nobody.pw_uid, nobody.pw_gid))
-    if capable.prefix and capable.run(["/bin/sh", "-c", ":"]).returncode == 0:
-        return capable
-    return ServerUser(folder_owner=nobody.pw_uid, uid=nobody.pw_uid, gid=nobody.pw_gid)
+        if sys.platform == "linux" and (setpriv := shutil.which("setpriv")):
+            yield ServerUser(folder_owner=0, prefix=_setpriv(setpriv, nobody))
+        yield ServerUser(folder_owner=nobody.pw_uid, uid=nobody.pw_uid, gid=nobody.pw_gid)
 
 
-def _setpriv(uid: int, gid: int) -> tuple[str, ...]:
-    setpriv = shutil.which("setpriv") if sys.platform == "linux" else None
-    if setpriv is None:
-        return ()
+def _setpriv(setpriv: str, user: pwd.struct_passwd) -> tuple[str, ...]:
     capability = "+dac_override"  # permits searching folders as well, and containers grant it by default
     return (
-        *(setpriv, f"--reuid={uid}", f"--regid={gid}", "--clear-groups"),
+        *(setpriv, f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"),
         *(f"--inh-caps={capability}", f"--ambient-caps={capability}"),
+        # initdb looks for postgres with access(2), which without this bit leaves capabilities out of account.
+        "--securebits=+no_setuid_fixup",
     )
