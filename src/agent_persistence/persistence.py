@@ -79,10 +79,11 @@ class Persistence(Generic[IdT, UserIdT]):
         self._made_engine = engine is None
         self.engine = engine or make_engine(self._servers.require_database(), settings)
         self.cache = self._make_cache(redis or self._made_redis)
-        self._sessions = async_sessionmaker(self.engine, expire_on_commit=False)
+        # Closed is closed: a unit of work that is used after its end raises, and does not lose what it writes then.
+        self._sessions = async_sessionmaker(self.engine, expire_on_commit=False, close_resets_only=False)
         # One statement needs no transaction around it: that is one round trip instead of three.
         single = self.engine.execution_options(isolation_level="AUTOCOMMIT")
-        self._single_reads = async_sessionmaker(single, expire_on_commit=False)
+        self._single_reads = async_sessionmaker(single, expire_on_commit=False, close_resets_only=False)
         self._limits: Limits[IdT] = _limits(settings)
         self.threads = OneCallThreads(self.begin, self._read)
         self.messages = OneCallMessages(self.begin, self._read)

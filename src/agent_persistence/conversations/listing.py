@@ -6,11 +6,12 @@ from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import Select, literal, select, tuple_
+from sqlalchemy import literal, select, tuple_
 
 from agent_persistence.driver_errors import translated
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import ANY_USER, AnyUser
+from agent_persistence.repositories.scope import Query
 
 _PAGE: Final = 500
 
@@ -45,7 +46,7 @@ async def threads_by_age(
             return
 
 
-def _page(persistence: Persistence[Any, Any], user_id: Any | AnyUser, last: ListedThread | None) -> Select[Any]:
+def _page(persistence: Persistence[Any, Any], user_id: Any | AnyUser, last: ListedThread | None) -> Query:
     thread = persistence.models.Thread
     statement = select(thread.thread_id, thread.user_id, thread.created_at, thread.meta)
     if user_id is not ANY_USER:

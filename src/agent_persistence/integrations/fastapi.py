@@ -3,11 +3,11 @@
     app = FastAPI()
     install(app, Persistence.from_env)
 
-    Work = Annotated[UnitOfWork, unit_of_work(current_user_id)]
+    UnitOfWorkDep = Annotated[UnitOfWork, unit_of_work(current_user_id)]
 
     @app.post("/threads", status_code=201)
-    async def create_thread(name: str, work: Work) -> ThreadRecord:
-        return await work.threads.create(name=name)
+    async def create_thread(name: str, uow: UnitOfWorkDep) -> ThreadRecord:
+        return await uow.threads.create(name=name)
 
 ``Depends(get_persistence)`` gives an endpoint the ``Persistence`` itself.
 """
@@ -97,8 +97,8 @@ def unit_of_work(owner: Callable[..., Any]) -> Any:
     async def begin(
         persistence: Annotated[Persistence[Any, Any], Depends(get_persistence)], user_id: Annotated[Any, Depends(owner)]
     ) -> AsyncIterator[UnitOfWork[Any, Any]]:
-        async with persistence.begin(user_id=user_id) as work:
-            yield work
+        async with persistence.begin(user_id=user_id) as uow:
+            yield uow
 
     # FastAPI's default is to leave the block after the response was sent: a commit that fails would have answered 200.
     return Depends(begin, scope="function")

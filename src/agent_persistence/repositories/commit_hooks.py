@@ -40,16 +40,16 @@ Touched = dict[TouchedState, SavedState | None]
 class CommitHooks(Protocol):
     """What somebody wants to do around a commit that changed states. None of it may raise."""
 
-    def prepare(self, touched: Mapping[TouchedState, SavedState | None]) -> Any:
+    def prepare(self, touched: Mapping[TouchedState, SavedState | None], /) -> Any:
         """Make what the other three are called with."""
 
-    async def before_commit(self, ticket: Any) -> None:
+    async def before_commit(self, ticket: Any, /) -> None:
         """Run after the last write was flushed, so with the row locks held."""
 
-    async def after_commit(self, ticket: Any) -> None:
+    async def after_commit(self, ticket: Any, /) -> None:
         """Run once the work is durable."""
 
-    async def after_rollback(self, ticket: Any) -> None:
+    async def after_rollback(self, ticket: Any, /) -> None:
         """Run once the work is certainly undone."""
 
 

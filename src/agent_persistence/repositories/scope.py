@@ -5,9 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Generic
+from typing import Any, Final, Generic
 
-from sqlalchemy import CTE, Column, ColumnElement, Executable, Result, Table, cast, func, select, true, update
+from sqlalchemy import (
+    CTE,
+    BigInteger,
+    Column,
+    ColumnElement,
+    Executable,
+    Result,
+    Table,
+    case,
+    cast,
+    func,
+    literal,
+    select,
+    true,
+    update,
+)
 from sqlalchemy.dialects.postgresql import REGCLASS
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -20,6 +35,8 @@ from agent_persistence.records import ANY_USER, AnyUser
 
 Query = Any
 """A SELECT. Its class is generic over one tuple in SQLAlchemy 2.0, over the columns in 2.1: no spelling fits both."""
+
+_WIDE_GAP: Final = 1000  # nobody draws so many numbers within the microseconds of one statement
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +143,15 @@ class Scope(Generic[IdT, UserIdT]):
         """Keep the database's own numbering from running into an id that was given by hand."""
         if not isinstance(given, int) or given < 1:
             return
-        name = ".".join(f'"{part}"' for part in (self.threads.schema, column.table.name) if part)
-        numbering = select(cast(func.pg_get_serial_sequence(name, column.name), REGCLASS).label("name")).subquery()
-        last = func.coalesce(func.pg_sequence_last_value(numbering.c.name), 0)
-        await self.execute(select(func.setval(numbering.c.name, given)).where(last < given))
+        table = ".".join(f'"{part}"' for part in (self.threads.schema, column.table.name) if part)
+        named = select(cast(func.pg_get_serial_sequence(table, column.name), REGCLASS).label("name")).subquery()
+        last = func.coalesce(func.pg_sequence_last_value(named.c.name), 0).label("last")
+        counter, goal = select(named.c.name, last).subquery(), literal(given, BigInteger)
+        # setval would set the counter back if others drew past the goal meanwhile, so a small gap is drawn one by one.
+        is_wide = goal - counter.c.last > _WIDE_GAP
+        steps = func.generate_series(case((is_wide, goal), else_=counter.c.last + 1), goal).table_valued("step")
+        step = case((is_wide, func.setval(counter.c.name, goal)), else_=func.nextval(counter.c.name))
+        await self.execute(select(func.count(step)).select_from(counter.join(steps, true())))
 
     def thread_id(self, value: object) -> IdT:
         """Return a thread id, or refuse it."""

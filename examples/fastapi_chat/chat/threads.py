@@ -1,0 +1,69 @@
+"""Threads, what is said in them, and the state of the agent."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from agent_persistence import MessageRecord, Page, StateRecord, ThreadNotFoundError, ThreadRecord
+
+from . import bodies
+from .agent import ReplyDep
+from .dependencies import CurrentUserId, PersistenceDep, UnitOfWorkDep
+
+router = APIRouter(prefix="/threads", tags=["threads"])
+
+
+@router.post("", status_code=201, response_model=bodies.Thread)
+async def create_thread(new: bodies.NewThread, uow: UnitOfWorkDep) -> ThreadRecord[str, int]:
+    """Start a thread."""
+    return await uow.threads.create(name=new.name)
+
+
+@router.get("", response_model=bodies.ThreadPage)
+async def list_threads(
+    uow: UnitOfWorkDep, limit: int = 20, after: str | None = None, search: str | None = None
+) -> Page[ThreadRecord[str, int]]:
+    """List the user's threads, the most recently active first."""
+    return await uow.threads.page(limit=limit, after=after, search=search)
+
+
+@router.delete("/{thread_id}", status_code=204)
+async def delete_thread(thread_id: str, uow: UnitOfWorkDep) -> None:
+    """Delete a thread with all that is in it."""
+    if not await uow.threads.delete(thread_id):
+        raise ThreadNotFoundError(thread_id)
+
+
+@router.post("/{thread_id}/messages", status_code=201, response_model=bodies.Message)
+async def say(
+    thread_id: str, turn: bodies.NewTurn, persistence: PersistenceDep, user_id: CurrentUserId, reply: ReplyDep
+) -> MessageRecord[str]:
+    """Say something, and get the agent's answer.
+
+    Two transactions, because a model takes its time: nothing is locked and no connection is held while it thinks.
+    Whoever answers second in the same thread gets a 409, because the state moved on meanwhile.
+    """
+    await persistence.messages.append(thread_id, {"role": "user", "content": turn.content}, user_id=user_id)
+    state = await persistence.states.get(thread_id, user_id=user_id)
+    recent = await persistence.messages.page(thread_id, user_id=user_id, limit=50)
+    answer = await reply([message.message for message in recent])
+    async with persistence.begin(user_id=user_id) as uow:
+        said = await uow.messages.append(thread_id, answer)
+        turns = state.data["turns"] if state else 0
+        await uow.states.put(thread_id, {"turns": turns + 1}, expected_version=state.version if state else 0)
+    return said
+
+
+@router.get("/{thread_id}/messages", response_model=bodies.MessagePage)
+async def list_messages(
+    thread_id: str, uow: UnitOfWorkDep, limit: int = 50, before: str | None = None, after: str | None = None
+) -> Page[MessageRecord[str]]:
+    """Read the newest messages, or those around a cursor."""
+    await uow.threads.require(thread_id)
+    return await uow.messages.page(thread_id, limit=limit, before=before, after=after)
+
+
+@router.get("/{thread_id}/state", response_model=bodies.State)
+async def get_state(thread_id: str, persistence: PersistenceDep, user_id: CurrentUserId) -> StateRecord[str]:
+    """Read the agent's latest state: from the cache, where it is there."""
+    return await persistence.states.require(thread_id, user_id=user_id)

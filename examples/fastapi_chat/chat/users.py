@@ -1,0 +1,24 @@
+"""Signing up: a row of the application's and a thread of ours, in one transaction of the application's."""
+
+from __future__ import annotations
+
+import secrets
+
+from fastapi import APIRouter
+
+from .bodies import NewUser, SignedUp
+from .dependencies import PersistenceDep, SessionDep, digest
+from .models import User
+
+router = APIRouter(tags=["users"])
+
+
+@router.post("/users", status_code=201)
+async def sign_up(new: NewUser, session: SessionDep, persistence: PersistenceDep) -> SignedUp:
+    """Make a user, and a first thread for them; both are there, or neither is."""
+    token = secrets.token_urlsafe()
+    user = User(name=new.name, token_digest=digest(token))
+    session.add(user)
+    await session.flush()
+    thread = await persistence.bind(session, user_id=user.id).threads.create(name="Welcome")
+    return SignedUp(user_id=user.id, token=token, thread_id=thread.thread_id)
