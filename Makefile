@@ -19,8 +19,8 @@ help: ## list the targets
 demo: $(VENV)/installed-demo ## see it work: servers, migrations and conversations, in a minute
 	@$(BIN)/agent-persistence demo
 
-test: $(VENV)/installed-dev ## run the tests with coverage (a part: PYTEST_ARGS='tests/unit --no-cov')
-	$(BIN)/pytest --cov $(PYTEST_ARGS)
+test: $(VENV)/installed-dev ## run the tests with coverage (a part, without: PYTEST_ARGS=tests/unit)
+	$(BIN)/pytest $(or $(PYTEST_ARGS),--cov)
 
 test-matrix: ## run the tests on the lowest and newest SQLAlchemy 2.0 and the newest 2.1
 	$(MAKE) test SQLALCHEMY='==2.0.44'

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 from alembic import op
-${imports if imports else ""}
+${imports + "\n" if imports else ""}
 from agent_persistence.migrate import operations
 
 revision = ${repr(up_revision)}

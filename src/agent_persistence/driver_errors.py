@@ -8,9 +8,11 @@ from typing import Final
 
 from asyncpg import InterfaceError, InternalClientError, PostgresError
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import InterfaceError as SQLAlchemyInterfaceError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from agent_persistence.errors import (
+    CommitUnknown,
     DatabaseError,
     PersistenceError,
     PoolTimeout,
@@ -63,6 +65,14 @@ def translate(error: BaseException) -> PersistenceError:
     return _translate_driver(error)
 
 
+def translate_commit(error: BaseException) -> PersistenceError:
+    """Say what became of a COMMIT: a connection that dies while it is under way leaves open whether it arrived."""
+    translation = translate(error)
+    if isinstance(translation, UnavailableError) and not _certainly_undone(error):
+        return CommitUnknown("the connection closed during COMMIT; read before writing again")
+    return translation
+
+
 def sqlstate_of(error: BaseException) -> str | None:
     """Return the server's five-character code, or ``None`` where the server did not speak."""
     for candidate in _chain(error):
@@ -97,6 +107,14 @@ def _worth_retrying(error: BaseException, sqlstate: str | None) -> bool:
     if sqlstate is not None and (sqlstate in _TRY_AGAIN or sqlstate.startswith("08")):
         return True
     return any(type(candidate).__name__ in _PASSING for candidate in _chain(error))
+
+
+def _certainly_undone(error: BaseException) -> bool:
+    """Whether the server refused the COMMIT, or the driver did not send it because it knew of the closed connection."""
+    sqlstate = sqlstate_of(error)
+    if sqlstate is not None:
+        return not sqlstate.startswith(("08", "57P"))
+    return isinstance(error, SQLAlchemyInterfaceError)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

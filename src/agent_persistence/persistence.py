@@ -16,9 +16,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from agent_persistence import migrate
 from agent_persistence.cache import CachedStates, Guard, StateCache, make_redis
-from agent_persistence.driver_errors import DRIVER_ERRORS, sqlstate_of, translate, translated
+from agent_persistence.driver_errors import DRIVER_ERRORS, translate_commit, translated
 from agent_persistence.engine import make_engine
-from agent_persistence.errors import CommitUnknown, PersistenceError, UnavailableError
+from agent_persistence.errors import PersistenceError
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.models import Models, build_models
 from agent_persistence.one_call import OneCallMessages, OneCallStates, OneCallThreads
@@ -263,13 +263,4 @@ async def _commit(session: AsyncSession) -> None:
     try:
         await session.commit()
     except DRIVER_ERRORS as error:
-        raise _commit_error(error) from error
-
-
-def _commit_error(error: BaseException) -> PersistenceError:
-    """A connection that dies while COMMIT is under way leaves open whether it arrived."""
-    translation = translate(error)
-    code = sqlstate_of(error)
-    if isinstance(translation, UnavailableError) and code is not None and code.startswith("08"):
-        return CommitUnknown("the connection closed during COMMIT; read before writing again")
-    return translation
+        raise translate_commit(error) from error

@@ -13,6 +13,7 @@ from sqlalchemy import event
 
 from agent_persistence.cache.keys import state_key
 from agent_persistence.cache.register import QUARANTINE, StateRegister
+from agent_persistence.errors import CommitUnknown
 from agent_persistence.persistence import Persistence
 
 Store = Persistence[str, str]
@@ -132,7 +133,7 @@ async def test_a_commit_that_fails_after_the_quarantine_lifts_nothing(
 
     event.listen(persistence.engine.sync_engine, "commit", fail)
 
-    with pytest.raises(Exception, match="reached"):
+    with pytest.raises(CommitUnknown):
         await persistence.states.put(thread_id, "new", user_id=user_id)
 
     event.remove(persistence.engine.sync_engine, "commit", fail)

@@ -47,7 +47,9 @@ async def test_a_purge_goes_through_all_threads_in_batches_and_keeps_the_newest(
     assert await any_persistence.purge(keep_last=2) == 0
 
 
-async def test_a_purge_of_more_threads_than_a_batch_reaches_all(persistence: Persistence[str, str], user_id: str) -> None:
+async def test_a_purge_of_more_threads_than_a_batch_reaches_all(
+    persistence: Persistence[str, str], user_id: str
+) -> None:
     async with persistence.begin(user_id=user_id) as uow:
         threads = []
         for _ in range(THREADS_A_BATCH + 5):

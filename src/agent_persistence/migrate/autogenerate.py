@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import MutableMapping
 from typing import Any, Final, Literal
 
+from alembic import context
 from alembic.autogenerate.api import AutogenContext
+from alembic.operations.ops import MigrationScript
 from sqlalchemy import ForeignKeyConstraint
 from sqlalchemy.schema import SchemaItem
 
@@ -40,6 +42,7 @@ def comparison_options(settings: PersistenceSettings) -> dict[str, Any]:
         "include_name": _include_name,
         "include_object": _include_object,
         "render_item": render_item,
+        "process_revision_directives": _number_revision,
     }
 
 
@@ -52,6 +55,12 @@ def _without_our_types(item: Any, autogen_context: AutogenContext) -> str | Lite
         return False
     autogen_context.imports.add("from sqlalchemy.dialects import postgresql")
     return rendered
+
+
+def _number_revision(_context: Any, _heads: Any, directives: list[MigrationScript]) -> None:
+    """Number revisions in a row; two branches that add one collide in review, not in production."""
+    number = len(list(context.script.walk_revisions())) + 1
+    directives[0].rev_id = f"ap{number:04d}"
 
 
 def _include_name(name: str | None, type_: str, _parent_names: MutableMapping[Any, Any]) -> bool:

@@ -1,0 +1,20 @@
+"""The command ``agent-persistence``, for people and for scripts (extra ``cli``)."""
+
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+
+from agent_persistence.errors import MissingExtraError
+
+__all__ = ["main"]
+
+_USAGE_ERROR = 2
+
+
+def main() -> None:
+    """Run the command line."""
+    # The script is installed with or without the extra: without it, it says which one is missing.
+    if not all(map(find_spec, ("rich", "typer"))):
+        sys.stderr.write(f"The command line is {MissingExtraError('cli')}\n")
+        sys.exit(_USAGE_ERROR)
+    import_module("agent_persistence.cli.app").run()

@@ -1,0 +1,81 @@
+"""The commands, and how they end."""
+
+from __future__ import annotations
+
+import signal
+from importlib.metadata import version
+from typing import Annotated, Any, Final
+
+import typer
+from typer.core import TyperGroup
+
+from agent_persistence.cli import demo, doctor, prune, schema, transfer, view
+from agent_persistence.cli.failures import exit_code_of, report
+from agent_persistence.errors import PersistenceError
+
+_SCHEMA: Final = "Schema"
+_CONVERSATIONS: Final = "Conversations"
+
+
+class Commands(TyperGroup):
+    """Ends a command with one line where others would print a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except PersistenceError as error:
+            report(error, debug=ctx.params["debug"])
+            raise typer.Exit(exit_code_of(error)) from error
+
+
+app: Final = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    epilog="Exit codes: 0 ok, 1 something is wrong, 2 usage or settings, 3 database unreachable.",
+)
+
+
+def _show_version(wanted: bool) -> None:  # noqa: FBT001 - typer passes it by position
+    if wanted:
+        typer.echo(f"agent-persistence {version('agent-persistence')}")
+        raise typer.Exit
+
+
+@app.callback()
+def agent_persistence(
+    *,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version_wanted: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_show_version)
+    ] = False,
+) -> None:
+    """Threads, messages and states of AI agents in PostgreSQL, with a Redis cache.
+
+    PERSISTENCE_DATABASE_URL and PERSISTENCE_REDIS_URL, in the environment or in .env, say which servers. Where no
+    database is named, servers of the `embedded` extra are started for as long as a command runs.
+    """
+
+
+app.command()(demo.demo)
+app.command(rich_help_panel=_SCHEMA)(schema.upgrade)
+app.command(rich_help_panel=_SCHEMA)(schema.downgrade)
+app.command(rich_help_panel=_SCHEMA)(schema.current)
+app.command(rich_help_panel=_SCHEMA)(schema.check)
+app.command(rich_help_panel=_SCHEMA)(schema.config)
+app.command(rich_help_panel=_SCHEMA)(doctor.doctor)
+app.command("import", rich_help_panel=_CONVERSATIONS)(transfer.import_)
+app.command(rich_help_panel=_CONVERSATIONS)(transfer.export)
+app.command(rich_help_panel=_CONVERSATIONS)(view.threads)
+app.command(rich_help_panel=_CONVERSATIONS)(view.show)
+app.command(rich_help_panel=_CONVERSATIONS)(prune.prune)
+
+
+def run() -> None:
+    """Run the command line."""
+    # A terminated command cleans up as an interrupted one does; otherwise its servers would stay.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    app(prog_name="agent-persistence")

@@ -1,0 +1,121 @@
+"""What ``doctor`` looks at in the database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from sqlalchemy import Connection, Dialect, Index, PrimaryKeyConstraint, text
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.schema import AddConstraint, CreateIndex
+
+from agent_persistence import migrate
+from agent_persistence.cli.failures import describe
+from agent_persistence.driver_errors import translated
+from agent_persistence.errors import PersistenceError
+from agent_persistence.migrate import catalog
+from agent_persistence.migrate.config import is_known
+from agent_persistence.migrate.preflight import TABLES
+from agent_persistence.models import build_models
+from agent_persistence.settings import PersistenceSettings
+
+_UPGRADE = "agent-persistence upgrade"
+
+
+class Level(StrEnum):
+    """How a finding is to be taken."""
+
+    OK = "OK"
+    WARN = "WARN"
+    FAIL = "FAIL"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that was looked at.
+
+    Attributes:
+        remedy: what to run or set; ``None`` where all is well.
+    """
+
+    level: Level
+    subject: str
+    detail: str
+    remedy: str | None = None
+
+
+async def examine_database(engine: AsyncEngine, settings: PersistenceSettings) -> list[Finding]:
+    """Look at the server, the schema and its indexes."""
+    address = settings.database.safe if settings.database else ""
+    try:
+        with translated():
+            async with engine.connect() as connection:
+                return await connection.run_sync(lambda sync: [*_findings(sync, settings, address)])
+    except PersistenceError as error:
+        remedy = "start the server, or correct PERSISTENCE_DATABASE_URL"
+        return [Finding(Level.FAIL, "database", f"{address}: {describe(error)}", remedy)]
+
+
+def _findings(connection: Connection, settings: PersistenceSettings, address: str) -> Iterator[Finding]:
+    version = connection.scalar(text("SHOW server_version"))
+    yield Finding(Level.OK, "database", f"PostgreSQL {version} at {address}")
+    schema = catalog.schema_in_use(connection, settings.db_schema)
+    revisions = catalog.revisions(connection, schema, settings.version_table)
+    recorded = catalog.recorded_config(connection, schema)
+    yield _migration(revisions, built=bool(recorded))
+    if revisions and recorded:
+        yield from _id_types(recorded, settings)
+        yield from _missing_indexes(connection, schema, settings)
+        yield from _unfinished_indexes(connection, schema)
+
+
+def _migration(revisions: list[str], *, built: bool) -> Finding:
+    head = migrate.head()
+    if not revisions or not built:
+        return Finding(Level.FAIL, "schema", f"not created; this version needs {head}", _UPGRADE)
+    at = ", ".join(revisions)
+    if head in revisions:
+        return Finding(Level.OK, "schema", f"at revision {at}, the newest")
+    if any(map(is_known, revisions)):
+        return Finding(Level.FAIL, "schema", f"at revision {at}; this version needs {head}", _UPGRADE)
+    remedy = "pip install --upgrade agent-persistence"
+    return Finding(Level.WARN, "schema", f"at revision {at}, which this version (at {head}) does not know", remedy)
+
+
+def _id_types(recorded: dict[str, str], settings: PersistenceSettings) -> Iterator[Finding]:
+    for key, given in (("id_type", settings.id_type), ("user_id_type", settings.user_id_type)):
+        variable, found = f"PERSISTENCE_{key.upper()}", recorded.get(key, "nothing")
+        if found == given:
+            yield Finding(Level.OK, key, given)
+        else:
+            detail = f"the database was created with {found}, the settings say {given}"
+            yield Finding(Level.FAIL, key, detail, f"export {variable}={found}")
+
+
+def _missing_indexes(connection: Connection, schema: str, settings: PersistenceSettings) -> Iterator[Finding]:
+    wanted = {str(item.name): item for item in _indexes(settings)}
+    there = catalog.objects_named(connection, schema, list(wanted))
+    missing = [item for name, item in sorted(wanted.items()) if name not in there]
+    for item in missing:
+        yield Finding(Level.FAIL, "indexes", f"{item.name} is missing", _creation(item, connection.dialect))
+    if not missing:
+        yield Finding(Level.OK, "indexes", f"all {len(wanted)} are there")
+
+
+def _indexes(settings: PersistenceSettings) -> Iterator[PrimaryKeyConstraint | Index]:
+    for table in build_models(settings.id_types, schema=settings.db_schema).metadata.sorted_tables:
+        yield table.primary_key
+        yield from table.indexes
+
+
+def _unfinished_indexes(connection: Connection, schema: str) -> Iterator[Finding]:
+    for name in catalog.unfinished_indexes(connection, schema, TABLES):
+        remedy = f'psql: DROP INDEX CONCURRENTLY "{schema}"."{name}"; then: {_UPGRADE}'
+        yield Finding(Level.FAIL, "indexes", f"{name} was left unfinished by an interrupted build", remedy)
+
+
+def _creation(item: PrimaryKeyConstraint | Index, dialect: Dialect) -> str:
+    command = CreateIndex(item) if isinstance(item, Index) else AddConstraint(item)
+    statement = " ".join(str(command.compile(dialect=dialect)).split())
+    return f"psql: {statement.replace('CREATE INDEX', 'CREATE INDEX CONCURRENTLY', 1)};"

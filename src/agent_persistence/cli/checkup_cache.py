@@ -1,0 +1,61 @@
+"""What ``doctor`` looks at in Redis."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError, ResponseError
+
+from agent_persistence.cache import make_redis
+from agent_persistence.cli.checkup import Finding, Level
+from agent_persistence.settings import PersistenceSettings
+
+_PATIENCE_SECONDS = 2.0
+_OFF = "off: PERSISTENCE_REDIS_URL is not set, states are read from PostgreSQL"
+
+
+async def examine_cache(settings: PersistenceSettings) -> list[Finding]:
+    """Look at the server, how fast it answers, and what it does when its memory is full."""
+    if settings.redis_url is None:
+        return [Finding(Level.OK, "cache", _OFF)]
+    redis = make_redis(settings.redis_url.get_secret_value(), timeout_seconds=_PATIENCE_SECONDS, max_connections=1)
+    try:
+        await redis.execute_command("PING")  # type: ignore[no-untyped-call]  # the first one pays for the connection
+        return [await _speed(redis, settings.cache_timeout_ms), await _memory(redis)]
+    except (RedisError, OSError) as error:
+        detail = f"does not answer ({error}); states are read from PostgreSQL"
+        return [Finding(Level.FAIL, "cache", detail, "start the server, or correct PERSISTENCE_REDIS_URL")]
+    finally:
+        await redis.aclose()
+
+
+async def _speed(redis: Redis, limit_ms: int) -> Finding:
+    started = time.perf_counter()
+    await redis.execute_command("PING")  # type: ignore[no-untyped-call]
+    took_ms = (time.perf_counter() - started) * 1000
+    if took_ms > limit_ms:
+        remedy = "raise PERSISTENCE_CACHE_TIMEOUT_MS, or move the cache nearer"
+        return Finding(Level.WARN, "cache", f"answers in {took_ms:.1f} ms, the limit is {limit_ms} ms", remedy)
+    return Finding(Level.OK, "cache", f"answers in {took_ms:.1f} ms")
+
+
+async def _memory(redis: Redis) -> Finding:
+    try:
+        info: Mapping[str, Any] = await redis.info()
+    except ResponseError:
+        detail = "this user may not run INFO, so the server's maxmemory-policy is not known"
+        return Finding(Level.WARN, "cache memory", detail, "see to it that the policy is allkeys-lru")
+    server = f"{_product(info)}, maxmemory-policy {info.get('maxmemory_policy')}"
+    if info.get("maxmemory_policy") != "noeviction":
+        return Finding(Level.OK, "cache memory", server)
+    detail = f"{server}: once its memory is full it refuses writes, and nothing is cached any more"
+    return Finding(Level.WARN, "cache memory", detail, "redis-cli CONFIG SET maxmemory-policy allkeys-lru")
+
+
+def _product(info: Mapping[str, Any]) -> str:
+    if "valkey_version" in info:
+        return f"Valkey {info['valkey_version']}"
+    return f"Redis {info.get('redis_version')}"

@@ -1,0 +1,61 @@
+"""``doctor``: everything that is known to go wrong, looked at."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any, Final
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from agent_persistence.cli.checkup import Finding, Level, examine_database
+from agent_persistence.cli.checkup_cache import examine_cache
+from agent_persistence.cli.failures import ExitCode
+from agent_persistence.cli.options import Json
+from agent_persistence.cli.output import out, visible, write_json
+from agent_persistence.cli.servers import run
+from agent_persistence.persistence import Persistence
+from agent_persistence.settings import PersistenceSettings
+
+_PACKAGES: Final = ("agent-persistence", "sqlalchemy", "asyncpg", "alembic", "redis")
+_STYLES: Final = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "bold red"}
+
+
+def doctor(*, as_json: Json = False) -> None:
+    """Look at versions, connections, schema, indexes and cache, and say what to do about what is wrong."""
+    findings = run(_examine)
+    failed = any(finding.level is Level.FAIL for finding in findings)
+    if as_json:
+        write_json({"ok": not failed, "findings": [asdict(finding) for finding in findings]})
+    else:
+        out.print(_table(findings))
+    raise typer.Exit(ExitCode.WRONG if failed else ExitCode.OK)
+
+
+async def _examine(settings: PersistenceSettings) -> list[Finding]:
+    persistence = Persistence[Any, Any](settings)
+    try:
+        return [_versions(), *await examine_database(persistence.engine, settings), *await examine_cache(settings)]
+    finally:
+        await persistence.aclose()
+
+
+def _versions() -> Finding:
+    packages = ", ".join(f"{package} {version(package)}" for package in _PACKAGES)
+    return Finding(Level.OK, "versions", f"Python {platform.python_version()}, {packages}")
+
+
+def _table(findings: list[Finding]) -> Table:
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column()
+    table.add_column()
+    table.add_column(overflow="fold")  # addresses and commands are copied
+    for finding in findings:
+        level = Text(finding.level, style=_STYLES[finding.level])
+        table.add_row(level, Text(finding.subject), Text(visible(finding.detail), overflow="fold"))
+        if finding.remedy is not None:
+            table.add_row("", "", Text(f"-> {visible(finding.remedy)}", style="bold", overflow="fold"))
+    return table

@@ -1,0 +1,48 @@
+"""``prune``: old states."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Annotated, Any
+
+import typer
+
+from agent_persistence.cli.options import User
+from agent_persistence.cli.output import out
+from agent_persistence.cli.servers import owner, run_on_data
+from agent_persistence.conversations import threads_by_age
+from agent_persistence.errors import ThreadNotFoundError
+from agent_persistence.persistence import Persistence
+
+
+def prune(
+    *,
+    keep_last: Annotated[
+        int | None, typer.Option("--keep-last", min=1, metavar="N", help="Keep so many of a thread's newest states.")
+    ] = None,
+    older_than: Annotated[
+        float | None,
+        typer.Option("--older-than", min=0, metavar="DAYS", help="Delete only what was saved longer ago."),
+    ] = None,
+    user: User = None,
+) -> None:
+    """Delete old states of every thread. The latest state of a thread always stays; messages are left alone."""
+    if keep_last is None and older_than is None:
+        raise typer.BadParameter("give --keep-last, --older-than or both")
+    saved_before = None if older_than is None else datetime.now(UTC) - timedelta(days=older_than)
+    deleted = run_on_data(partial(_prune, user, keep_last, saved_before))
+    out.print(f"deleted {deleted:,} states")
+
+
+async def _prune(
+    user: str | None, keep_last: int | None, saved_before: datetime | None, persistence: Persistence[Any, Any]
+) -> int:
+    deleted = 0
+    async for thread in threads_by_age(persistence, owner(persistence, user)):
+        with suppress(ThreadNotFoundError):  # it was deleted since it was listed
+            deleted += await persistence.states.prune(
+                thread.thread_id, user_id=thread.user_id, keep_last=keep_last, older_than=saved_before
+            )
+    return deleted

@@ -1,0 +1,69 @@
+"""Which servers a command works on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from agent_persistence import embedded
+from agent_persistence.cli.output import note
+from agent_persistence.persistence import Persistence
+from agent_persistence.records import ANY_USER, AnyUser
+from agent_persistence.servers import Servers
+from agent_persistence.settings import EMBEDDED, PersistenceSettings
+
+T = TypeVar("T")
+
+
+@contextmanager
+def configured() -> Iterator[PersistenceSettings]:
+    """The settings, with addresses. Where they name no database, embedded servers run for the length of the block.
+
+    Only the command line does so: a library that started servers because a variable is missing would hide the mistake.
+    """
+    settings = PersistenceSettings()
+    if settings.database_url is None and settings.migration_database_url is None:
+        settings = with_embedded_servers(settings)
+        folder = settings.embedded_dir or embedded.default_folder()
+        note(f"PERSISTENCE_DATABASE_URL is not set: using embedded servers in {folder}")
+    with running(settings) as addressed:
+        yield addressed
+
+
+def with_embedded_servers(settings: PersistenceSettings, **changes: Any) -> PersistenceSettings:
+    """Name embedded servers for what has no address yet. Their database is nobody else's: commands may migrate it."""
+    redis_url = settings.redis_url or EMBEDDED
+    return PersistenceSettings(database_url=EMBEDDED, redis_url=redis_url, auto_migrate=True, **changes)
+
+
+@contextmanager
+def running(settings: PersistenceSettings) -> Iterator[PersistenceSettings]:
+    """Run what the settings call ``embedded``, and put its addresses in place of the word."""
+    servers = Servers(settings)
+    try:
+        yield servers.settings
+    finally:
+        servers.close()
+
+
+def run(work: Callable[[PersistenceSettings], Coroutine[Any, Any, T]]) -> T:
+    """Do something with the settings."""
+    with configured() as settings:
+        return asyncio.run(work(settings))
+
+
+def run_on_data(work: Callable[[Persistence[Any, Any]], Coroutine[Any, Any, T]]) -> T:
+    """Do something with threads, messages and states, once the schema was found to be right."""
+
+    async def opened(settings: PersistenceSettings) -> T:
+        async with Persistence[Any, Any](settings) as persistence:
+            return await work(persistence)
+
+    return run(opened)
+
+
+def owner(persistence: Persistence[Any, Any], user: str | None) -> Any | AnyUser:
+    """Return the owner that ``--user`` names, or everybody."""
+    return ANY_USER if user is None else persistence.models.id_types.user.parse(user, "--user")

@@ -1,0 +1,141 @@
+"""``import`` and ``export``: conversations as JSON Lines."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+import uuid
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Annotated, Any, BinaryIO, Final
+
+import typer
+
+from agent_persistence.cli.failures import ExitCode, say_error
+from agent_persistence.cli.options import Json, User
+from agent_persistence.cli.output import note, progress_bar, write_json
+from agent_persistence.cli.servers import owner, run_on_data
+from agent_persistence.conversations import (
+    NAMESPACE,
+    ConversationImporter,
+    Outcome,
+    export_conversations,
+    import_lines,
+)
+from agent_persistence.persistence import Persistence
+
+_IMPORTING_OWNER: Final[dict[type, Any]] = {str: "import", int: 1, uuid.UUID: uuid.uuid5(NAMESPACE, "import")}
+
+
+@dataclass(slots=True)
+class _Imported:
+    outcomes: Counter[Outcome | None] = field(default_factory=Counter)
+    messages: int = 0
+    refused: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        counts = {outcome.value: self.outcomes[outcome] for outcome in Outcome}
+        return {**counts, "refused": self.refused, "messages": self.messages, "seconds": round(self.seconds, 3)}
+
+    def __str__(self) -> str:
+        counts = [f"{self.outcomes[outcome]:,} {outcome}" for outcome in Outcome if self.outcomes[outcome]]
+        refused = [f"{len(self.refused):,} refused"] if self.refused else []
+        conversations = ", ".join(counts + refused) or "none"
+        return f"conversations: {conversations} ({self.messages:,} messages) in {self.seconds:.1f} s"
+
+
+def import_(
+    file: Annotated[typer.FileBinaryRead, typer.Argument(metavar="FILE", help="The file; - is standard input.")],
+    *,
+    user: Annotated[
+        str | None,
+        typer.Option("--user", metavar="ID", help='The owner of the threads; by default "import", 1 or a fixed UUID.'),
+    ] = None,
+    skip_invalid: Annotated[
+        bool, typer.Option("--skip-invalid", help="Report lines that are refused, and go on.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Import JSON Lines of chat-completions conversations.
+
+    A line is {"id": ..., "source": ..., "messages": [...]}; only the messages must be there. Each conversation becomes
+    a thread with its messages and a state for every turn, in one transaction. Run it again, after a failure or with
+    a file that grew: what is there already is left alone, and only what is missing is added.
+    """
+    imported = run_on_data(partial(_import, file, user, skip_invalid=skip_invalid))
+    if as_json:
+        write_json(imported.as_json())
+    else:
+        note(str(imported))
+    if imported.refused:
+        if not skip_invalid:
+            note("stopped there; mend the line and run the command again, or give --skip-invalid")
+        raise typer.Exit(ExitCode.WRONG)
+
+
+def export(
+    *,
+    output: Annotated[
+        typer.FileBinaryWrite | None,
+        typer.Option("--output", metavar="FILE", help="Where to; without it, standard output."),
+    ] = None,
+    user: User = None,
+    as_json: Json = False,
+) -> None:
+    """Export threads as JSON Lines, in the order of their creation, archived ones too.
+
+    What was imported comes out as it went in, field for field. Other threads have their thread id as "id", and no
+    further fields.
+    """
+    if as_json and output is None:
+        raise typer.BadParameter("needs --output: standard output carries the conversations", param_hint="--json")
+    exported = run_on_data(partial(_export, output or typer.get_binary_stream("stdout"), user))
+    if as_json:
+        write_json(exported)
+    else:
+        note("exported {conversations:,} conversations ({messages:,} messages)".format_map(exported))
+    if exported["unreadable"]:
+        say_error(f"{exported['unreadable']} messages cannot be read, and were left out")
+        raise typer.Exit(ExitCode.WRONG)
+
+
+async def _import(
+    file: BinaryIO, user: str | None, persistence: Persistence[Any, Any], *, skip_invalid: bool
+) -> _Imported:
+    kind = persistence.models.id_types.user
+    user_id = _IMPORTING_OWNER[kind.python_type] if user is None else kind.parse(user, "--user")
+    importer, imported, started = ConversationImporter(persistence, user_id), _Imported(), time.monotonic()
+    with progress_bar("Importing", _size_of(file)) as advance:
+        async for line in import_lines(importer, file):
+            advance(line.size_bytes)
+            imported.outcomes[line.outcome] += 1
+            imported.messages += line.messages
+            if line.refusal is not None:
+                imported.refused.append({"line": line.number, "reason": line.refusal})
+                say_error(f"line {line.number}: {line.refusal}")
+                if not skip_invalid:
+                    break
+    imported.seconds = time.monotonic() - started
+    return imported
+
+
+async def _export(file: BinaryIO, user: str | None, persistence: Persistence[Any, Any]) -> Counter[str]:
+    exported = Counter(conversations=0, messages=0, unreadable=0)
+    with progress_bar("Exporting", None) as advance:
+        async for conversation in export_conversations(persistence, owner(persistence, user), file.write):
+            advance(1)
+            exported.update(conversations=1, messages=conversation.messages, unreadable=conversation.unreadable)
+    file.flush()
+    return exported
+
+
+def _size_of(file: BinaryIO) -> int | None:
+    """Return the size of a file that has one; a pipe has none."""
+    try:
+        status = os.fstat(file.fileno())
+    except OSError:
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
