@@ -1,4 +1,4 @@
-"""Real servers for every test: PostgreSQL and Valkey from wheels, started once a run, a database for each configuration."""
+"""Real servers for every test: PostgreSQL and Valkey from wheels, started once a run; a database a configuration."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def _new_id(kind: IdType[Any]) -> Any:
     return {str: lambda: f"id-{uuid.uuid4()}", int: lambda: next(_numbers), uuid.UUID: uuid7}[kind.python_type]()
 
 
-@pytest.fixture(params=ID_PAIRS, ids=lambda pair: "-".join(pair))
+@pytest.fixture(params=ID_PAIRS, ids="-".join)
 def id_pair(request: pytest.FixtureRequest) -> tuple[str, str]:
     """Each pair of id types: of threads and messages, and of users."""
     pair: tuple[str, str] = request.param

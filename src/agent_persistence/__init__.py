@@ -34,6 +34,8 @@ from agent_persistence.models import MessageMixin, Models, StateMixin, ThreadMix
 from agent_persistence.persistence import Health, Persistence
 from agent_persistence.records import (
     ANY_USER,
+    UNSET,
+    AnyUser,
     MessageRecord,
     MessageRole,
     NewMessage,
@@ -49,7 +51,9 @@ __all__ = [
     "BIGINT",
     "INT",
     "STRING",
+    "UNSET",
     "UUID",
+    "AnyUser",
     "CheckpointingDisabledError",
     "CommitUnknown",
     "ConflictError",

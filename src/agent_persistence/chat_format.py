@@ -7,7 +7,7 @@ take away so that the message made from the columns becomes the message that was
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from agent_persistence.errors import InvalidInput
@@ -85,14 +85,7 @@ def _with_extra(columns: MessageColumns, message: Mapping[str, Any]) -> MessageC
         extra["set"] = changed
     if absent:
         extra["unset"] = absent
-    return MessageColumns(
-        columns.role,
-        columns.content,
-        columns.tool_calls,
-        columns.tool_call_id,
-        columns.reasoning,
-        extra or None,
-    )
+    return replace(columns, extra=extra or None)
 
 
 def _role(message: Mapping[str, Any], field: str) -> MessageRole:

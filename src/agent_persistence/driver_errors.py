@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from asyncpg import InterfaceError, InternalClientError, PostgresError
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, InvalidRequestError, SQLAlchemyError
 from sqlalchemy.exc import InterfaceError as SQLAlchemyInterfaceError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
@@ -42,6 +42,13 @@ _TOO_SLOW: Final = {
 # Neither has a code worth reading: a plan from before a migration, and no server of the kind that the URL asks for.
 _PASSING: Final = {"InvalidCachedStatementError", "TargetServerAttributeNotMatched"}
 _NO_SCHEMA: Final = {"42P01", "42703", "42704", "3F000"}  # undefined table, column, object, schema
+# Of a pooler that prepared statements and start-up parameters were sent to; of other protocol errors as well.
+_POOLER: Final = {
+    "08P01",  # protocol_violation: an unsupported start-up parameter
+    "26000",  # invalid_sql_statement_name: it was prepared on another connection of the server
+    "42P05",  # duplicate_prepared_statement: another client prepared it on this one
+}
+_POOLER_ADVICE: Final = "; behind PgBouncer set PERSISTENCE_PGBOUNCER=true"
 _UNREACHABLE: Final = "the database cannot be reached, or closed the connection; see the cause, then try again"
 
 
@@ -60,6 +67,8 @@ def translate(error: BaseException) -> PersistenceError:
         return PoolTimeout("every connection of the pool is in use; raise PERSISTENCE_POOL_SIZE or hold them shorter")
     if isinstance(error, OSError):  # also of the driver's own waits: TimeoutError is one
         return UnavailableError(_UNREACHABLE)
+    if isinstance(error, InvalidRequestError):
+        return DatabaseError("the session cannot be used: its unit of work is over, has failed, or two tasks share it")
     if isinstance(error, SQLAlchemyError) and not isinstance(error, DBAPIError):
         return DatabaseError(f"SQLAlchemy refused: {type(error).__name__}")
     return _translate_driver(error)
@@ -93,13 +102,14 @@ def constraint_of(error: BaseException) -> str | None:
 
 def _translate_driver(error: BaseException) -> PersistenceError:
     sqlstate = sqlstate_of(error)
+    advice = _POOLER_ADVICE if sqlstate in _POOLER else ""
     if sqlstate in _TOO_SLOW:
         return StatementTimeout(f"a statement, lock or transaction exceeded its time limit (sqlstate {sqlstate})")
     if getattr(error, "connection_invalidated", False) or _worth_retrying(error, sqlstate):
-        return UnavailableError(_UNREACHABLE)
+        return UnavailableError(_UNREACHABLE + advice)
     if sqlstate in _NO_SCHEMA:
         return SchemaError("a table or column is missing; run: agent-persistence upgrade")
-    reason = f"PostgreSQL refused the statement (sqlstate {sqlstate})"
+    reason = f"PostgreSQL refused the statement (sqlstate {sqlstate}){advice}"
     return DatabaseError(reason, sqlstate=sqlstate, constraint=constraint_of(error))
 
 

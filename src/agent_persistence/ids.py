@@ -51,7 +51,9 @@ class IdType(Generic[T]):
         Raises:
             InvalidInput: the value is not an id of this kind. Nothing is converted: ``True`` and ``1.5`` are no ints.
         """
-        if type(value) is not self.python_type and (isinstance(value, bool) or not isinstance(value, self.python_type)):
+        # A subclass may print as something else than it is (an enum of strings does); the driver's own UUID does not.
+        exact = type(value) is self.python_type or self.python_type is uuid.UUID
+        if not isinstance(value, self.python_type) or not exact:
             raise InvalidInput(field_name, f"must be {self._article()}, not {type(value).__name__}")
         if isinstance(value, str):
             _refuse_bad_string_id(value, field_name)

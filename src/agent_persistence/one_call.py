@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, Protocol
 
@@ -33,10 +32,10 @@ class Opener(Protocol[IdT, UserIdT]):
         ...
 
 
-@dataclass(frozen=True, slots=True)
 class _OneCall(Generic[IdT, UserIdT]):
-    begin: Opener[IdT, UserIdT]
-    read: Opener[IdT, UserIdT]
+    def __init__(self, begin: Opener[IdT, UserIdT], read: Opener[IdT, UserIdT]) -> None:
+        self._begin = begin
+        self._read = read
 
 
 class OneCallThreads(_OneCall[IdT, UserIdT]):
@@ -51,17 +50,17 @@ class OneCallThreads(_OneCall[IdT, UserIdT]):
         meta: Mapping[str, Any] | None = None,
     ) -> ThreadRecord[IdT, UserIdT]:
         """Start a thread; see ``ThreadRepository.create``."""
-        async with self.begin(user_id=user_id) as uow:
+        async with self._begin(user_id=user_id) as uow:
             return await uow.threads.create(thread_id=thread_id, name=name, meta=meta)
 
     async def get(self, thread_id: IdT, *, user_id: UserIdT | AnyUser) -> ThreadRecord[IdT, UserIdT] | None:
         """Return a thread, or ``None``."""
-        async with self.read(user_id=user_id) as uow:
+        async with self._read(user_id=user_id) as uow:
             return await uow.threads.get(thread_id)
 
     async def require(self, thread_id: IdT, *, user_id: UserIdT | AnyUser) -> ThreadRecord[IdT, UserIdT]:
         """Return a thread, or raise ``ThreadNotFoundError``."""
-        async with self.read(user_id=user_id) as uow:
+        async with self._read(user_id=user_id) as uow:
             return await uow.threads.require(thread_id)
 
     async def page(
@@ -75,7 +74,7 @@ class OneCallThreads(_OneCall[IdT, UserIdT]):
         archived: bool = False,
     ) -> Page[ThreadRecord[IdT, UserIdT]]:
         """List threads, the most recently active first; see ``ThreadRepository.page``."""
-        async with self.read(user_id=user_id) as uow:
+        async with self._read(user_id=user_id) as uow:
             return await uow.threads.page(limit=limit, after=after, search=search, meta=meta, archived=archived)
 
     async def update(
@@ -87,22 +86,22 @@ class OneCallThreads(_OneCall[IdT, UserIdT]):
         meta: Mapping[str, Any] | Unchanged = UNSET,
     ) -> ThreadRecord[IdT, UserIdT]:
         """Rename a thread, or replace its ``meta``."""
-        async with self.begin(user_id=user_id) as uow:
+        async with self._begin(user_id=user_id) as uow:
             return await uow.threads.update(thread_id, name=name, meta=meta)
 
     async def archive(self, thread_id: IdT, *, user_id: UserIdT | AnyUser) -> ThreadRecord[IdT, UserIdT]:
         """Take a thread out of the list without deleting it."""
-        async with self.begin(user_id=user_id) as uow:
+        async with self._begin(user_id=user_id) as uow:
             return await uow.threads.archive(thread_id)
 
     async def unarchive(self, thread_id: IdT, *, user_id: UserIdT | AnyUser) -> ThreadRecord[IdT, UserIdT]:
         """Put an archived thread back into the list."""
-        async with self.begin(user_id=user_id) as uow:
+        async with self._begin(user_id=user_id) as uow:
             return await uow.threads.unarchive(thread_id)
 
     async def delete(self, thread_id: IdT, *, user_id: UserIdT | AnyUser) -> bool:
         """Delete a thread with its messages and states; say whether there was one."""
-        async with self.begin(user_id=user_id) as uow:
+        async with self._begin(user_id=user_id) as uow:
             return await uow.threads.delete(thread_id)
 
 
@@ -118,7 +117,7 @@ class OneCallMessages(_OneCall[IdT, UserIdT]):
         message_id: IdT | None = None,
     ) -> MessageRecord[IdT]:
         """Add a message at the end of a thread; see ``MessageRepository.append``."""
-        async with self.begin(user_id=user_id) as uow:
+        async with self._begin(user_id=user_id) as uow:
             return await uow.messages.append(thread_id, message, message_id=message_id)
 
     async def append_many(
@@ -129,17 +128,17 @@ class OneCallMessages(_OneCall[IdT, UserIdT]):
         user_id: UserIdT | AnyUser,
     ) -> tuple[MessageRecord[IdT], ...]:
         """Add messages at the end of a thread, in this order; all of them or none."""
-        async with self.begin(user_id=user_id) as uow:
+        async with self._begin(user_id=user_id) as uow:
             return await uow.messages.append_many(thread_id, messages)
 
     async def get(self, thread_id: IdT, message_id: IdT, *, user_id: UserIdT | AnyUser) -> MessageRecord[IdT] | None:
         """Return a message, or ``None``."""
-        async with self.read(user_id=user_id) as uow:
+        async with self._read(user_id=user_id) as uow:
             return await uow.messages.get(thread_id, message_id)
 
     async def require(self, thread_id: IdT, message_id: IdT, *, user_id: UserIdT | AnyUser) -> MessageRecord[IdT]:
         """Return a message, or raise ``MessageNotFoundError``."""
-        async with self.read(user_id=user_id) as uow:
+        async with self._read(user_id=user_id) as uow:
             return await uow.messages.require(thread_id, message_id)
 
     async def page(
@@ -153,7 +152,7 @@ class OneCallMessages(_OneCall[IdT, UserIdT]):
         search: str | None = None,
     ) -> Page[MessageRecord[IdT]]:
         """Read messages in the order they were said; see ``MessageRepository.page``."""
-        async with self.read(user_id=user_id) as uow:
+        async with self._read(user_id=user_id) as uow:
             return await uow.messages.page(thread_id, limit=limit, before=before, after=after, search=search)
 
     async def update(
@@ -168,14 +167,14 @@ class OneCallMessages(_OneCall[IdT, UserIdT]):
         meta: Mapping[str, Any] | Unchanged = UNSET,
     ) -> MessageRecord[IdT]:
         """Replace parts of a message."""
-        async with self.begin(user_id=user_id) as uow:
+        async with self._begin(user_id=user_id) as uow:
             return await uow.messages.update(
                 thread_id, message_id, message=message, total_tokens=total_tokens, usages=usages, meta=meta
             )
 
     async def delete(self, thread_id: IdT, message_id: IdT, *, user_id: UserIdT | AnyUser) -> bool:
         """Delete a message; say whether there was one."""
-        async with self.begin(user_id=user_id) as uow:
+        async with self._begin(user_id=user_id) as uow:
             return await uow.messages.delete(thread_id, message_id)
 
 
@@ -192,7 +191,7 @@ class OneCallStates(_OneCall[IdT, UserIdT]):
         expected_version: int | None = None,
     ) -> StateRecord[IdT]:
         """Save a state as the thread's latest; see ``StateRepository.put``."""
-        async with self.begin(user_id=user_id) as uow:
+        async with self._begin(user_id=user_id) as uow:
             return await uow.states.put(thread_id, data, meta=meta, expected_version=expected_version)
 
     async def get(
@@ -204,7 +203,7 @@ class OneCallStates(_OneCall[IdT, UserIdT]):
         min_version: int | None = None,
     ) -> StateRecord[IdT] | None:
         """Return the thread's latest state, or ``None``."""
-        async with self.read(user_id=user_id) as uow:
+        async with self._read(user_id=user_id) as uow:
             return await uow.states.get(thread_id, fresh=fresh, min_version=min_version)
 
     async def require(
@@ -216,24 +215,24 @@ class OneCallStates(_OneCall[IdT, UserIdT]):
         min_version: int | None = None,
     ) -> StateRecord[IdT]:
         """Return the thread's latest state, or raise ``StateNotFoundError``."""
-        async with self.read(user_id=user_id) as uow:
+        async with self._read(user_id=user_id) as uow:
             return await uow.states.require(thread_id, fresh=fresh, min_version=min_version)
 
     async def get_version(self, thread_id: IdT, version: int, *, user_id: UserIdT | AnyUser) -> StateRecord[IdT] | None:
         """Return one version of the thread's state, or ``None``."""
-        async with self.read(user_id=user_id) as uow:
+        async with self._read(user_id=user_id) as uow:
             return await uow.states.get_version(thread_id, version)
 
     async def page(
         self, thread_id: IdT, *, user_id: UserIdT | AnyUser, limit: int = 20, after: str | None = None
     ) -> Page[StateRecord[IdT]]:
         """List a thread's states, the latest first."""
-        async with self.read(user_id=user_id) as uow:
+        async with self._read(user_id=user_id) as uow:
             return await uow.states.page(thread_id, limit=limit, after=after)
 
     async def clear(self, thread_id: IdT, *, user_id: UserIdT | AnyUser) -> int:
         """Delete every state of a thread; say how many there were."""
-        async with self.begin(user_id=user_id) as uow:
+        async with self._begin(user_id=user_id) as uow:
             return await uow.states.clear(thread_id)
 
     async def prune(
@@ -245,5 +244,5 @@ class OneCallStates(_OneCall[IdT, UserIdT]):
         older_than: datetime | None = None,
     ) -> int:
         """Delete old states of a thread; the latest always stays."""
-        async with self.begin(user_id=user_id) as uow:
+        async with self._begin(user_id=user_id) as uow:
             return await uow.states.prune(thread_id, keep_last=keep_last, older_than=older_than)

@@ -5,20 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Generic, Literal, Self
 
 from redis.asyncio import Redis
-from sqlalchemy import text
+from sqlalchemy import Engine, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from agent_persistence import migrate
 from agent_persistence.cache import CachedStates, Guard, StateCache, make_redis
 from agent_persistence.driver_errors import DRIVER_ERRORS, translate_commit, translated
 from agent_persistence.engine import make_engine
-from agent_persistence.errors import PersistenceError
+from agent_persistence.errors import InvalidInput, PersistenceError, SettingsError
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.models import Models, build_models
 from agent_persistence.one_call import OneCallMessages, OneCallStates, OneCallThreads
@@ -74,38 +74,30 @@ class Persistence(Generic[IdT, UserIdT]):
     ) -> None:
         self.settings = settings
         self.models: Models[IdT, UserIdT] = models or build_models(settings.id_types, schema=settings.db_schema)
-        self._servers = Servers(settings)
-        self._made_redis = None if redis else self._make_redis()
-        self._made_engine = engine is None
-        self.engine = engine or make_engine(self._servers.require_database(), settings)
-        self.cache = self._make_cache(redis or self._made_redis)
+        _refuse_other_id_types(self.models, settings)
+        self._closing = AsyncExitStack()
+        self._servers = Servers(settings, needs_database=engine is None, needs_redis=redis is None)
+        self._closing.callback(self._servers.close)
+        self.engine = engine or self._make_engine()
+        self.cache = self._make_cache(redis or self._make_redis())
         # Closed is closed: a unit of work that is used after its end raises, and does not lose what it writes then.
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False, close_resets_only=False)
         # One statement needs no transaction around it: that is one round trip instead of three.
         single = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         self._single_reads = async_sessionmaker(single, expire_on_commit=False, close_resets_only=False)
         self._limits: Limits[IdT] = _limits(settings)
+        self._sweeper: asyncio.Task[None] | None = None
         self.threads = OneCallThreads(self.begin, self._read)
         self.messages = OneCallMessages(self.begin, self._read)
         self.states = OneCallStates(self.begin, self._read)
-        self._sweeper: asyncio.Task[None] | None = None
-        logging.getLogger("sqlalchemy.engine").setLevel(settings.sql_log_level)
-
-    @classmethod
-    def from_settings(
-        cls,
-        settings: PersistenceSettings,
-        *,
-        engine: AsyncEngine | None = None,
-        redis: Redis | None = None,
-        models: Models[IdT, UserIdT] | None = None,
-    ) -> Self:
-        """Make one from settings; nothing connects yet."""
-        return cls(settings, engine=engine, redis=redis, models=models)
+        if settings.sql_log_level is not None:
+            logging.getLogger("sqlalchemy.engine").setLevel(settings.sql_log_level)
 
     @classmethod
     def from_env(cls) -> Self:
         """Make one from ``PERSISTENCE_*`` and ``.env``; nothing connects yet.
+
+        The id types are known at run time only: say them, ``Persistence[str, int].from_env()``, to have them checked.
 
         Raises:
             SettingsError: a variable is missing or wrong.
@@ -120,7 +112,7 @@ class Persistence(Generic[IdT, UserIdT]):
         except BaseException:
             await self.aclose()
             raise
-        if self.settings.checkpoint_cleanup_interval and self.settings.max_checkpoint_history:
+        if self.settings.checkpoint_cleanup_interval:
             self._sweeper = asyncio.create_task(self._sweep(self.settings.checkpoint_cleanup_interval))
         return self
 
@@ -164,20 +156,21 @@ class Persistence(Generic[IdT, UserIdT]):
             CommitUnknown: the connection died during COMMIT.
         """
         async with self._sessions() as session:
-            yield self.bind(session, user_id=user_id)
+            yield self._unit_of_work(session, user_id, says_values=True)
             await _commit(session)
 
     def bind(self, session: AsyncSession, *, user_id: UserIdT | AnyUser) -> UnitOfWork[IdT, UserIdT]:
-        """Join a session of the host's: the host commits, and the cache follows that commit."""
-        if self.cache is not None:
-            watch(session, self.cache)
-        scope = self._scope(session, user_id)
-        return UnitOfWork(
-            threads=ThreadRepository(scope),
-            messages=MessageRepository(scope),
-            states=CachedStates(scope, self.cache, self._read_latest_state),
-            session=session,
-        )
+        """Join a session of the host's: the host commits, and the cache follows that commit.
+
+        Raises:
+            InvalidInput: the session commits by itself (AUTOCOMMIT), or is bound to another ``Persistence``.
+        """
+        options = session.get_bind(self.models.Thread).get_execution_options()
+        if options.get("isolation_level") == "AUTOCOMMIT":
+            raise InvalidInput(
+                "session", "must not be in AUTOCOMMIT: the cache has to hear of a commit before it comes"
+            )
+        return self._unit_of_work(session, user_id, says_values=False)
 
     async def purge(self, *, keep_last: int | None = None) -> int:
         """Delete all but the newest states of every thread, in small batches; say how many went.
@@ -187,13 +180,13 @@ class Persistence(Generic[IdT, UserIdT]):
         """
         wanted = self.settings.max_checkpoint_history if keep_last is None else keep_last
         keep = check_limit(wanted, "keep_last", MAX_KEPT)
-        total = 0
+        total, last = 0, None
         while True:
             async with self._sessions() as session:
-                deleted = await purge_states(session, self.models, keep_last=keep)
+                deleted, last = await purge_states(session, self.models, keep_last=keep, after=last)
                 await _commit(session)
             total += deleted
-            if not deleted:
+            if last is None:
                 return total
 
     async def aclose(self) -> None:
@@ -202,16 +195,36 @@ class Persistence(Generic[IdT, UserIdT]):
             self._sweeper.cancel()
             await asyncio.wait([self._sweeper], timeout=self.settings.checkpointer_cleanup_timeout)
         await drain(self.settings.checkpointer_cleanup_timeout)
-        if self._made_redis is not None:
-            await self._made_redis.aclose()
-        if self._made_engine:
-            await self.engine.dispose()
-        self._servers.close()
+        await self._closing.aclose()
 
     @asynccontextmanager
     async def _read(self, *, user_id: UserIdT | AnyUser) -> AsyncIterator[UnitOfWork[IdT, UserIdT]]:
         async with self._single_reads() as session:
-            yield self.bind(session, user_id=user_id)
+            yield self._unit_of_work(session, user_id, says_values=True)
+
+    def _unit_of_work(
+        self, session: AsyncSession, user_id: UserIdT | AnyUser, *, says_values: bool
+    ) -> UnitOfWork[IdT, UserIdT]:
+        if self.cache is not None:
+            watch(session, self.cache, bind=self.models.Thread, says_values=says_values)
+        scope = self._scope(session, user_id)
+        return UnitOfWork(
+            threads=ThreadRepository(scope),
+            messages=MessageRepository(scope),
+            states=CachedStates(scope, self.cache if self._shares_rows(session) else None, self._read_latest_state),
+            session=session,
+        )
+
+    def _shares_rows(self, session: AsyncSession) -> bool:
+        """Whether what the cache holds is what this session would read.
+
+        It is not for another database, and not for a session joined to a transaction of its connection, which may hold
+        uncommitted states that the session itself knows nothing of.
+        """
+        bind, own = session.get_bind(self.models.Thread), self.engine.sync_engine
+        if not isinstance(bind, Engine) or "schema_translate_map" in bind.get_execution_options():
+            return False
+        return bind.pool is own.pool or bind.url == own.url
 
     async def _read_latest_state(self, thread_id: IdT, user_id: UserIdT) -> StateRecord[IdT] | None:
         async with self._single_reads() as session:
@@ -230,22 +243,40 @@ class Persistence(Generic[IdT, UserIdT]):
             user_id = self.models.id_types.user.validate(user_id, "user_id")
         return Scope(session, self.models, user_id, self._limits)
 
+    def _make_engine(self) -> AsyncEngine:
+        engine = make_engine(self._servers.database, self.settings)
+        self._closing.push_async_callback(engine.dispose)
+        return engine
+
     def _make_redis(self) -> Redis | None:
-        url, settings = self._servers.redis_url, self.settings
+        url = self._servers.redis_url
         if url is None:
             return None
-        return make_redis(
-            url,
-            timeout_seconds=settings.cache_timeout_ms / 1000,
-            max_connections=settings.pool_size + settings.max_overflow,
-        )
+        redis = make_redis(url, timeout_seconds=self.settings.cache_timeout_ms / 1000)
+        self._closing.push_async_callback(redis.aclose)
+        return redis
 
     def _make_cache(self, redis: Redis | None) -> StateCache | None:
         if redis is None:
             return None
         settings = self.settings
+        if redis.connection_pool.connection_kwargs.get("decode_responses"):
+            self._servers.close()
+            raise InvalidInput("redis", "must return bytes: make the client without decode_responses")
         guard = Guard(call_seconds=settings.cache_timeout_ms / 1000, budget_seconds=settings.cache_budget_ms / 1000)
-        return StateCache(redis, guard, namespace=settings.cache_namespace, ttl_seconds=settings.cache_ttl_seconds)
+        # Schemas of one database have the same ids; they must not have the same keys.
+        namespace = ":".join(filter(None, (settings.cache_namespace, settings.db_schema)))
+        return StateCache(redis, guard, namespace=namespace, ttl_seconds=settings.cache_ttl_seconds)
+
+
+def _refuse_other_id_types(models: Models[Any, Any], settings: PersistenceSettings) -> None:
+    """The settings say how ids are made and what the database must hold; a host's models must not say otherwise."""
+    for variable, mapped, given in (
+        ("PERSISTENCE_ID_TYPE", models.id_types.id, settings.id_types.id),
+        ("PERSISTENCE_USER_ID_TYPE", models.id_types.user, settings.id_types.user),
+    ):
+        if mapped != given:
+            raise SettingsError(variable, f"is {given.name}, but the models are mapped with {mapped.name}")
 
 
 def _limits(settings: PersistenceSettings) -> Limits[Any]:

@@ -15,35 +15,43 @@ from agent_persistence.settings import EMBEDDED, PersistenceSettings
 class Servers:
     """The addresses to use. Where the settings say ``embedded``, the servers run from here until ``close``.
 
+    Args:
+        needs_database: whether the database of the settings will be used; if not, none is started.
+        needs_redis: the same of Redis.
+
     Attributes:
         settings: the settings, with addresses where they said ``embedded``.
-        database: the address of PostgreSQL, ``None`` where the settings name none.
-        redis_url: the address of Redis, ``None`` for no cache.
+
+    Raises:
+        SettingsError: a database is needed, and the settings name none.
     """
 
-    def __init__(self, settings: PersistenceSettings) -> None:
+    def __init__(self, settings: PersistenceSettings, *, needs_database: bool = True, needs_redis: bool = True) -> None:
+        if needs_database and settings.database_url is None:
+            raise SettingsError(
+                "PERSISTENCE_DATABASE_URL",
+                "is not set; give the address of a PostgreSQL, or the word embedded to start one for development",
+            )
         self._folder: Path | None = None
-        wanted = [name for name in ("database_url", "redis_url") if _text(getattr(settings, name)) == EMBEDDED]
+        needed = {"database_url": needs_database, "redis_url": needs_redis}
+        wanted = [name for name, needs in needed.items() if needs and _text(getattr(settings, name)) == EMBEDDED]
         if wanted:
             self._folder = settings.embedded_dir or embedded.default_folder()
             started = embedded.start(self._folder)
             settings = settings.model_copy(update={name: SecretStr(getattr(started, name)) for name in wanted})
         self.settings = settings
-        self.database = settings.database
-        self.redis_url = _text(settings.redis_url)
 
-    def require_database(self) -> DatabaseUrl:
-        """Return the address of PostgreSQL.
+    @property
+    def database(self) -> DatabaseUrl:
+        """The address of PostgreSQL."""
+        if self.settings.database is None:
+            raise SettingsError("PERSISTENCE_DATABASE_URL", "is not set")
+        return self.settings.database
 
-        Raises:
-            SettingsError: the settings name none.
-        """
-        if self.database is None:
-            raise SettingsError(
-                "PERSISTENCE_DATABASE_URL",
-                "is not set; give the address of a PostgreSQL, or the word embedded to start one for development",
-            )
-        return self.database
+    @property
+    def redis_url(self) -> str | None:
+        """The address of Redis, ``None`` for no cache."""
+        return _text(self.settings.redis_url)
 
     def close(self) -> None:
         """Leave the servers that were started here; safe to call twice."""

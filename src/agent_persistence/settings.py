@@ -29,7 +29,7 @@ from agent_persistence.ids import ID_TYPES, IdKind, IdTypes
 EMBEDDED: Final = "embedded"
 _PREFIX: Final = "PERSISTENCE_"
 _SECRETS: Final = ("database_url", "redis_url", "migration_database_url")
-_OPTIONAL: Final = (*_SECRETS, "db_schema", "id_generator", "embedded_dir")
+_OPTIONAL: Final = (*_SECRETS, "db_schema", "id_generator", "embedded_dir", "sql_log_level")
 _CACHE_QUARANTINE_SECONDS: Final = 10
 
 Seconds = Annotated[float, Field(ge=0.001)]  # PostgreSQL counts milliseconds: less would be 0, which means "no limit"
@@ -95,7 +95,7 @@ class PersistenceSettings(BaseSettings):
     migration_ddl_lock_timeout_ms: PositiveInt = 500
     auto_migrate: bool = False
 
-    sql_log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "WARNING"
+    sql_log_level: Literal["INFO", "WARNING", "ERROR"] | None = None
 
     # Written out, because the signature that type checkers would derive from the fields takes no plain string for a
     # secret and no _env_file.
@@ -192,6 +192,15 @@ class PersistenceSettings(BaseSettings):
             raise SettingsError(
                 "PERSISTENCE_CACHE_BUDGET_MS",
                 f"must be at least PERSISTENCE_CACHE_TIMEOUT_MS, which is {self.cache_timeout_ms}",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _cleanup_has_something_to_do(self) -> Self:
+        if self.checkpoint_cleanup_interval and not self.max_checkpoint_history:
+            raise SettingsError(
+                "PERSISTENCE_CHECKPOINT_CLEANUP_INTERVAL",
+                "removes nothing while PERSISTENCE_MAX_CHECKPOINT_HISTORY is 0, which keeps all states; set both",
             )
         return self
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from collections.abc import Callable
 
 import pytest
 
-from agent_persistence.cache.guard import CacheUnavailable, Guard
+from agent_persistence.cache.guard import CALLS_AT_ONCE, CacheUnavailable, Guard
 
 
 class Clock:
@@ -16,6 +18,12 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+def make_guard(
+    *, call_seconds: float = 0.025, budget_seconds: float = 0.05, clock: Callable[[], float] | None = None
+) -> Guard:
+    return Guard(call_seconds=call_seconds, budget_seconds=budget_seconds, clock=clock or time.monotonic)
 
 
 async def answer() -> str:
@@ -38,13 +46,13 @@ async def fail(guard: Guard, times: int) -> None:
 
 
 async def test_an_answer_is_passed_on() -> None:
-    guard = Guard()
+    guard = make_guard()
 
     assert await guard.call(answer, guard.budget()) == "pong"
 
 
 async def test_a_call_that_hangs_ends_within_its_budget() -> None:
-    guard = Guard(call_seconds=0.02)
+    guard = make_guard(call_seconds=0.02)
     began = asyncio.get_running_loop().time()
 
     with pytest.raises(CacheUnavailable):
@@ -55,7 +63,7 @@ async def test_a_call_that_hangs_ends_within_its_budget() -> None:
 
 async def test_a_spent_budget_leaves_no_time_for_another_call() -> None:
     clock = Clock()
-    guard = Guard(budget_seconds=0.05, clock=clock)
+    guard = make_guard(budget_seconds=0.05, clock=clock)
     deadline = guard.budget()
     clock.now += 0.06
 
@@ -67,7 +75,7 @@ async def test_any_exception_becomes_unavailable() -> None:
     async def garbage() -> str:
         return b"\xff".decode()
 
-    guard = Guard()
+    guard = make_guard()
 
     with pytest.raises(CacheUnavailable) as caught:
         await guard.call(garbage, guard.budget())
@@ -76,7 +84,7 @@ async def test_any_exception_becomes_unavailable() -> None:
 
 
 async def test_three_failures_in_a_row_stop_the_calls() -> None:
-    guard = Guard(clock=Clock())
+    guard = make_guard(clock=Clock())
     await fail(guard, 3)
     called = False
 
@@ -92,7 +100,7 @@ async def test_three_failures_in_a_row_stop_the_calls() -> None:
 
 
 async def test_a_success_between_failures_keeps_the_calls_going() -> None:
-    guard = Guard(clock=Clock())
+    guard = make_guard(clock=Clock())
 
     await fail(guard, 2)
     await guard.call(answer, guard.budget())
@@ -103,7 +111,7 @@ async def test_a_success_between_failures_keeps_the_calls_going() -> None:
 
 async def test_after_the_pause_one_probe_is_let_through_and_the_others_wait_for_it() -> None:
     clock = Clock()
-    guard = Guard(clock=clock)
+    guard = make_guard(clock=clock)
     await fail(guard, 3)
     clock.now += 0.3
     probing, proceed = asyncio.Event(), asyncio.Event()
@@ -126,7 +134,7 @@ async def test_after_the_pause_one_probe_is_let_through_and_the_others_wait_for_
 
 async def test_a_failed_probe_doubles_the_pause_up_to_five_seconds() -> None:
     clock = Clock()
-    guard = Guard(clock=clock)
+    guard = make_guard(clock=clock)
     await fail(guard, 3)
 
     for _ in range(8):
@@ -147,7 +155,7 @@ async def test_a_failed_probe_doubles_the_pause_up_to_five_seconds() -> None:
 
 async def test_a_cancelled_caller_counts_for_nothing_and_frees_the_probe() -> None:
     clock = Clock()
-    guard = Guard(call_seconds=10, budget_seconds=10, clock=clock)
+    guard = make_guard(call_seconds=10, budget_seconds=10, clock=clock)
     await fail(guard, 3)
     clock.now += 0.3
     started = asyncio.Event()
@@ -167,7 +175,7 @@ async def test_a_cancelled_caller_counts_for_nothing_and_frees_the_probe() -> No
 
 async def test_trouble_is_logged_once_and_so_is_its_end(caplog: pytest.LogCaptureFixture) -> None:
     clock = Clock()
-    guard = Guard(clock=clock)
+    guard = make_guard(clock=clock)
 
     with caplog.at_level(logging.INFO, "agent_persistence"):
         for _ in range(3):
@@ -176,3 +184,55 @@ async def test_trouble_is_logged_once_and_so_is_its_end(caplog: pytest.LogCaptur
         await guard.call(answer, guard.budget())
 
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+
+
+async def test_a_budget_that_is_spent_says_nothing_about_redis() -> None:
+    clock = Clock()
+    guard = make_guard(clock=clock)
+    deadline = guard.budget()
+    clock.now += 1
+
+    for _ in range(5):
+        with pytest.raises(CacheUnavailable):
+            await guard.call(answer, deadline)
+
+    assert guard.available
+
+
+async def test_a_crowd_beyond_the_limit_goes_on_without_the_cache_and_does_not_open_the_breaker() -> None:
+    guard = make_guard(call_seconds=10, budget_seconds=10)
+    started, proceed = asyncio.Semaphore(0), asyncio.Event()
+
+    async def wait() -> str:
+        started.release()
+        await proceed.wait()
+        return "pong"
+
+    crowd = [asyncio.create_task(guard.call(wait, guard.budget())) for _ in range(CALLS_AT_ONCE)]
+    for _ in crowd:
+        await started.acquire()
+    for _ in range(5):
+        with pytest.raises(CacheUnavailable):
+            await guard.call(answer, guard.budget())
+    proceed.set()
+
+    assert await asyncio.gather(*crowd) == ["pong"] * CALLS_AT_ONCE
+    assert guard.available
+
+
+async def test_many_calls_that_fail_together_open_the_breaker_for_its_first_pause_only() -> None:
+    clock = Clock()
+    guard = make_guard(clock=clock)
+    failing = asyncio.Event()
+
+    async def fail_together() -> None:
+        await failing.wait()
+        raise ConnectionError
+
+    calls = [asyncio.create_task(guard.call(fail_together, guard.budget())) for _ in range(20)]
+    await asyncio.sleep(0)
+    failing.set()
+    await asyncio.gather(*calls, return_exceptions=True)
+    clock.now += 0.25  # longer than 0.2 s with its jitter
+
+    assert await guard.call(answer, guard.budget()) == "pong"

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from redis.asyncio import Redis
-from sqlalchemy import event
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import event, text
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from agent_persistence.cache.keys import state_key
 from agent_persistence.cache.register import LEASE, QUARANTINE, QUARANTINE_MS
+from agent_persistence.errors import InvalidInput, SchemaError
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import ANY_USER
 from agent_persistence.settings import PersistenceSettings
@@ -135,10 +136,13 @@ async def test_a_rolled_back_put_leaves_the_cache_alone(
     await persistence.states.put(thread_id, "old", user_id=user_id)
     before = await redis.get(key)
 
-    with pytest.raises(RuntimeError):
+    async def put_and_fail() -> None:
         async with persistence.begin(user_id=user_id) as uow:
-            await uow.states.put(thread_id, "new", expected_version=None)
+            await uow.states.put(thread_id, "new")
             raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        await put_and_fail()
 
     assert await redis.get(key) == before
     assert (await persistence.states.require(thread_id, user_id=user_id)).data == "old"
@@ -194,14 +198,149 @@ async def test_a_savepoint_that_is_kept_is_published_with_the_outer_commit_only(
     assert after_commit.data == "new"
 
 
-async def test_the_commit_of_a_hosts_own_session_is_followed(persistence: Store, thread_id: str, user_id: str) -> None:
+async def test_the_commit_of_a_hosts_own_session_is_followed(
+    persistence: Store, thread_id: str, user_id: str, redis: Redis, key: bytes
+) -> None:
     await persistence.states.put(thread_id, "old", user_id=user_id)
 
     async with AsyncSession(persistence.engine) as session, session.begin():
         await persistence.bind(session, user_id=user_id).states.put(thread_id, "new")
 
-    sent = SentStatements(persistence)
+    assert await redis.get(key) is None
     assert (await persistence.states.require(thread_id, user_id=user_id)).data == "new"
+
+
+async def test_what_a_host_undoes_behind_its_sessions_back_is_never_published(
+    persistence: Store, thread_id: str, user_id: str
+) -> None:
+    """A savepoint of the connection is nothing that the session hears of."""
+    await persistence.states.put(thread_id, "old", user_id=user_id)
+
+    async with AsyncSession(persistence.engine) as session:
+        uow = persistence.bind(session, user_id=user_id)
+        savepoint = await (await session.connection()).begin_nested()
+        await uow.states.put(thread_id, "undone")
+        await savepoint.rollback()
+        await session.commit()
+
+    assert (await persistence.states.require(thread_id, user_id=user_id)).data == "old"
+
+
+async def test_a_session_joined_to_an_outer_transaction_publishes_nothing_before_that_commits(
+    persistence: Store, other_process: Store, thread_id: str, user_id: str
+) -> None:
+    await persistence.states.put(thread_id, "old", user_id=user_id)
+
+    async with persistence.engine.connect() as connection, connection.begin() as outer:
+        async with AsyncSession(connection) as session:
+            uow = persistence.bind(session, user_id=user_id)
+            await uow.states.put(thread_id, "new")
+            await session.commit()
+            mine = await persistence.bind(session, user_id=user_id).states.require(thread_id)
+        theirs = await other_process.states.require(thread_id, user_id=user_id)
+        await outer.rollback()
+
+    assert (mine.data, theirs.data) == ("new", "old")
+    assert (await other_process.states.require(thread_id, user_id=user_id)).data == "old"
+
+
+async def test_a_rolled_back_savepoint_gives_its_key_back_with_its_lock(
+    persistence: Store, other_process: Store, thread_id: str, user_id: str, redis: Redis, key: bytes
+) -> None:
+    """Another writer holds the lock by then: its quarantine must not be overwritten."""
+    async with persistence.begin(user_id=user_id) as uow:
+        await uow.threads.get(thread_id)
+        savepoint = await uow.session.begin_nested()
+        await uow.states.put(thread_id, "undone")
+        await savepoint.rollback()
+        await other_process.states.put(thread_id, "theirs", user_id=user_id)
+        published = await redis.get(key)
+
+    assert await redis.get(key) == published
+
+
+async def test_a_put_before_a_rolled_back_savepoint_is_still_published(
+    persistence: Store, thread_id: str, user_id: str
+) -> None:
+    async with persistence.begin(user_id=user_id) as uow:
+        await uow.states.put(thread_id, "kept")
+        savepoint = await uow.session.begin_nested()
+        await uow.states.put(thread_id, "undone")
+        await savepoint.rollback()
+
+    sent = SentStatements(persistence)
+    assert (await persistence.states.require(thread_id, user_id=user_id)).data == "kept"
+    assert sent == []
+
+
+async def test_a_session_that_commits_by_itself_is_refused(persistence: Store, user_id: str) -> None:
+    engine = persistence.engine.execution_options(isolation_level="AUTOCOMMIT")
+
+    async with AsyncSession(engine) as session:
+        with pytest.raises(InvalidInput, match="AUTOCOMMIT"):
+            persistence.bind(session, user_id=user_id)
+
+
+async def test_a_session_is_bound_to_one_store(persistence: Store, other_process: Store, user_id: str) -> None:
+    async with AsyncSession(persistence.engine) as session:
+        persistence.bind(session, user_id=user_id)
+
+        with pytest.raises(InvalidInput, match="bound to another"):
+            other_process.bind(session, user_id=user_id)
+
+
+async def test_a_session_on_another_database_reads_its_own_rows(
+    persistence: Store, settings_for: SettingsFor, thread_id: str, user_id: str
+) -> None:
+    await persistence.states.put(thread_id, "of this database", user_id=user_id)
+    elsewhere = await settings_for("string", "bigint")
+    assert elsewhere.database is not None
+    engine = create_async_engine(elsewhere.database.sqlalchemy_url, connect_args=elsewhere.database.connect_args)
+
+    async with AsyncSession(engine) as session:
+        await session.execute(text("SET search_path = pg_catalog"))
+        with pytest.raises(SchemaError):
+            await persistence.bind(session, user_id=user_id).states.get(thread_id)
+    await engine.dispose()
+
+
+async def test_schemas_of_one_database_do_not_share_keys(make_database: Any, servers: Any, user_id: str) -> None:
+    url, states = await make_database(), []
+    for schema in ("one", "two"):
+        settings = PersistenceSettings(
+            database_url=url, redis_url=servers.redis_url, db_schema=schema, id_type="bigint", auto_migrate=True
+        )
+        async with Persistence[int, str](settings) as store:
+            thread = await store.threads.create(user_id=user_id)
+            await store.states.put(thread.thread_id, schema, user_id=user_id)
+    for schema in ("one", "two"):
+        settings = settings.model_copy(update={"db_schema": schema})
+        async with Persistence[int, str](settings) as store:
+            states.append((await store.states.require(1, user_id=user_id)).data)
+
+    assert states == ["one", "two"]
+
+
+async def test_pruning_keeps_the_cached_state(persistence: Store, thread_id: str, user_id: str) -> None:
+    await persistence.states.put(thread_id, 1, user_id=user_id)
+    await persistence.states.put(thread_id, 2, user_id=user_id)
+
+    assert await persistence.states.prune(thread_id, user_id=user_id, keep_last=1) == 1
+
+    sent = SentStatements(persistence)
+    assert (await persistence.states.require(thread_id, user_id=user_id)).data == 2
+    assert sent == []
+
+
+async def test_a_unit_of_work_with_many_states_leaves_the_cache_available(persistence: Store, user_id: str) -> None:
+    async with persistence.begin(user_id=user_id) as uow:
+        threads = [await uow.threads.create() for _ in range(100)]
+        for thread in threads:
+            await uow.states.put(thread.thread_id, 1)
+
+    sent = SentStatements(persistence)
+    for thread in threads:
+        await persistence.states.require(thread.thread_id, user_id=user_id)
     assert sent == []
 
 
@@ -381,15 +520,12 @@ async def test_a_redis_that_is_not_there_costs_no_error(
         assert (await store.health()).cache == "down"
 
 
-async def test_a_client_that_decodes_responses_costs_no_error(
-    settings_for: SettingsFor, servers: Any, user_id: str
-) -> None:
-    async with Redis.from_url(servers.redis_url, decode_responses=True) as client:
-        async with Persistence[str, str](await settings_for(), redis=client) as store:
-            thread = await store.threads.create(user_id=user_id)
-            saved = await store.states.put(thread.thread_id, 1, user_id=user_id)
+async def test_a_client_that_decodes_responses_is_refused(settings_for: SettingsFor, servers: Any) -> None:
+    settings = await settings_for()
 
-            assert await store.states.get(thread.thread_id, user_id=user_id) == saved
+    async with Redis.from_url(servers.redis_url, decode_responses=True) as client:
+        with pytest.raises(InvalidInput, match="decode_responses"):
+            Persistence[str, str](settings, redis=client)
 
 
 async def test_a_hosts_own_redis_client_is_used_and_left_open(

@@ -12,7 +12,6 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from agent_persistence.embedded import EmbeddedServers
 from agent_persistence.errors import (
     CheckpointingDisabledError,
     CommitUnknown,
@@ -180,7 +179,7 @@ async def test_a_connection_lost_in_the_middle_of_commit_leaves_the_outcome_unkn
         await killer.execute("SELECT pg_advisory_lock(1)")
         writer = asyncio.create_task(store.threads.create(user_id=user_id))
         waiting = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
-        while (pid := await killer.fetchval(waiting)) is None:
+        while (pid := await killer.fetchval(waiting)) is None:  # noqa: ASYNC110 - the server has no event to wait for
             await asyncio.sleep(0.01)
         await killer.execute("SELECT pg_terminate_backend($1)", pid)
 
@@ -245,7 +244,7 @@ async def test_the_word_embedded_starts_servers_and_closing_stops_them(tmp_path:
 
 
 async def test_work_of_a_host_in_the_same_session_commits_or_falls_with_ours(
-    persistence: Persistence[str, str], servers: EmbeddedServers, user_id: str
+    persistence: Persistence[str, str], user_id: str
 ) -> None:
     async with persistence.begin(user_id=user_id) as uow:
         thread = await uow.threads.create()
@@ -266,7 +265,7 @@ async def test_a_connection_known_to_be_dead_before_commit_means_that_nothing_wa
             await killer.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": pid})
             connection = await uow.session.connection()
             driver: Any = (await connection.get_raw_connection()).driver_connection
-            while not driver.is_closed():
+            while not driver.is_closed():  # noqa: ASYNC110 - nor has the driver
                 await asyncio.sleep(0.01)
 
     with pytest.raises(UnavailableError) as caught:

@@ -258,7 +258,7 @@ def test_settings_do_not_change_and_do_not_say_what_they_were_to_become() -> Non
         ("migration_database_url", "embedded", "must start with postgresql://"),
         ("migration_lock_timeout", -1, "greater than or equal to 0"),
         ("migration_ddl_lock_timeout_ms", 0, "greater than 0"),
-        ("sql_log_level", "debug", "'DEBUG', 'INFO', 'WARNING' or 'ERROR'"),
+        ("sql_log_level", "debug", "'INFO', 'WARNING' or 'ERROR'"),
         ("db_schema", "pg_agents", "must not start with a digit or pg_"),
         ("db_schema", "PG_agents", "must not start with a digit or pg_"),
         ("db_schema", "1st", "must not start with a digit or pg_"),

@@ -6,8 +6,10 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from agent_persistence.cache.guard import CALLS_AT_ONCE
 
-def make_redis(url: str, *, timeout_seconds: float, max_connections: int) -> Redis:
+
+def make_redis(url: str, *, timeout_seconds: float) -> Redis:
     """Make a client that gives up at once: bytes, no retries, short timeouts, a bounded pool.
 
     The library's own defaults retry for seconds (58 s against a server that hangs). The retry object must be the
@@ -15,7 +17,7 @@ def make_redis(url: str, *, timeout_seconds: float, max_connections: int) -> Red
     """
     pool = BlockingConnectionPool.from_url(
         url,
-        max_connections=max_connections,
+        max_connections=CALLS_AT_ONCE,
         timeout=timeout_seconds,
         socket_timeout=timeout_seconds,
         socket_connect_timeout=timeout_seconds,

@@ -2,8 +2,8 @@
 
     V00000000000000000042{"format":1,"thread":"…","owner":"…","times":[…],"length":…,"crc32":…}⏎data⏎meta
 
-The version stands first in a fixed width, so that Redis can compare versions as text. Version 0, with nothing behind the
-envelope, says that the thread has no state.
+The version stands first in a fixed width, so that Redis can compare versions as text. Version 0, with nothing behind
+the envelope, says that the thread has no state.
 """
 
 from __future__ import annotations

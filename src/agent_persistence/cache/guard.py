@@ -17,6 +17,9 @@ _FAILURES_TO_OPEN: Final = 3
 _FIRST_PAUSE: Final = 0.2
 _LONGEST_PAUSE: Final = 5.0
 
+CALLS_AT_ONCE: Final = 100
+"""No more are let through, so a client with as many connections never makes a call wait for one."""
+
 
 class CacheUnavailable(Exception):
     """Redis did not answer in time, answered with an error, or is being left alone for a while."""
@@ -36,8 +39,8 @@ class Guard:
     def __init__(
         self,
         *,
-        call_seconds: float = 0.025,
-        budget_seconds: float = 0.05,
+        call_seconds: float,
+        budget_seconds: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._call_seconds = call_seconds
@@ -47,6 +50,7 @@ class Guard:
         self._pause = _FIRST_PAUSE
         self._closed_until = 0.0
         self._probing = False
+        self._calls = 0
 
     @property
     def available(self) -> bool:
@@ -63,14 +67,19 @@ class Guard:
         Raises:
             CacheUnavailable: whatever went wrong. The cancellation of the caller passes through and counts for nothing.
         """
+        seconds = min(self._call_seconds, deadline - self._clock())
+        if seconds <= 0 or self._calls >= CALLS_AT_ONCE:
+            raise CacheUnavailable  # our own doing: it says nothing about Redis
         probe = self._admit()
+        self._calls += 1
         try:
-            async with asyncio.timeout(min(self._call_seconds, max(0.0, deadline - self._clock()))):
+            async with asyncio.timeout(seconds):
                 result = await operation()
         except Exception as error:
-            self._failed(error)
+            self._failed(error, probe=probe)
             raise CacheUnavailable from error
         finally:
+            self._calls -= 1
             self._probing = self._probing and not probe
         self._succeeded()
         return result
@@ -84,14 +93,14 @@ class Guard:
         self._probing = True
         return True
 
-    def _failed(self, error: Exception) -> None:
+    def _failed(self, error: Exception, *, probe: bool) -> None:
         self._failures += 1
-        if self._failures < _FAILURES_TO_OPEN:
-            return
-        if self._failures == _FAILURES_TO_OPEN:
+        opens = self._failures == _FAILURES_TO_OPEN
+        if opens:
             logger.warning("state cache unavailable, reading from PostgreSQL: %s", type(error).__name__)
-        self._closed_until = self._clock() + self._pause * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
-        self._pause = min(self._pause * 2, _LONGEST_PAUSE)
+        if opens or probe:  # the failure of a call that was under way when it opened changes nothing
+            self._closed_until = self._clock() + self._pause * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
+            self._pause = min(self._pause * 2, _LONGEST_PAUSE)
 
     def _succeeded(self) -> None:
         if not self.available:

@@ -8,11 +8,12 @@ and may safely run late or twice.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
-from typing import Final
+from typing import Any, Final
 
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from agent_persistence.cache.codec import VALUE
 
@@ -65,6 +66,13 @@ return 0
 """
 )
 
+# invalidate: a quarantine that is nobody's. A full server refuses it, but still deletes; only another writer's
+# quarantine stays then, which keeps readers away as well.
+_INVALIDATE: Final = """
+local set = redis.pcall('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+if set['err'] and redis.call('GETRANGE', KEYS[1], 0, 0) ~= 'W' then redis.call('DEL', KEYS[1]) end
+"""
+
 
 class KeyState(Enum):
     """What a key holds."""
@@ -80,16 +88,19 @@ class StateRegister:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._fill = redis.register_script(_FILL)
-        self._publish = redis.register_script(_PUBLISH)
-        self._abort = redis.register_script(_ABORT)
 
     async def read(self, key: bytes) -> tuple[KeyState, bytes]:
         """Look at a key."""
-        held = await self._redis.get(key)
+        try:
+            held = await self._redis.get(key)
+        except ResponseError as error:
+            if not str(error).startswith("WRONGTYPE"):
+                raise
+            return KeyState.VALUE, b""  # somebody else's list or hash: a value, but none that can be read
         if held is None:
             return KeyState.ABSENT, b""
         if isinstance(held, str):
-            raise TypeError("the Redis client must return bytes: make it without decode_responses")
+            raise TypeError("the client decodes responses")
         return (KeyState.VALUE, held) if held[:1] == VALUE else (KeyState.BUSY, b"")
 
     async def lease(self, key: bytes) -> bytes | None:
@@ -108,17 +119,24 @@ class StateRegister:
                 pipeline.set(key, token, px=QUARANTINE_MS)
             await pipeline.execute()
 
-    async def publish(self, key: bytes, token: bytes, value: bytes | None, ttl_ms: int) -> bool:
-        """End a quarantine after the commit: with the new value, or with none where it must be read again."""
-        return bool(await self._publish(keys=[key], args=[token, value or b"", ttl_ms]))
+    async def publish(self, values: Sequence[tuple[bytes, bytes, bytes | None, int]]) -> None:
+        """End quarantines after the commit: of each key with its token, by a value or by none, and a time to live."""
+        await self._run([(_PUBLISH, key, token, value or b"", ttl_ms) for key, token, value, ttl_ms in values])
 
-    async def abort(self, key: bytes, token: bytes) -> bool:
-        """End a quarantine after a certain rollback."""
-        return bool(await self._abort(keys=[key], args=[token]))
+    async def abort(self, tokens: Mapping[bytes, bytes]) -> None:
+        """End quarantines after a certain rollback."""
+        await self._run([(_ABORT, key, token) for key, token in tokens.items()])
 
-    async def invalidate(self, key: bytes) -> None:
+    async def invalidate(self, keys: Iterable[bytes]) -> None:
         """Make everybody read the table for a while. Not DEL: a late publish or fill could still land after that."""
-        await self._redis.set(key, new_token(QUARANTINE), px=QUARANTINE_MS)
+        await self._run([(_INVALIDATE, key, new_token(QUARANTINE), QUARANTINE_MS) for key in keys])
+
+    async def _run(self, scripts: Iterable[tuple[str, bytes, *tuple[Any, ...]]]) -> None:
+        """Run scripts in one round trip, each on its key. Their text goes along: a pipeline cannot ask for it."""
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for script, key, *arguments in scripts:
+                pipeline.eval(script, 1, key, *arguments)
+            await pipeline.execute()
 
 
 def new_token(kind: bytes) -> bytes:

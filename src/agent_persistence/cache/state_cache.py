@@ -78,11 +78,6 @@ class StateCache:
         self._ttl_ms = ttl_seconds * 1000
         self.counts = CacheCounts()
 
-    @property
-    def available(self) -> bool:
-        """Whether Redis answers, as far as is known."""
-        return self._guard.available
-
     async def ping(self) -> bool:
         """Ask Redis whether it is there."""
         return bool(await self._try(partial(self._redis.execute_command, "PING"), self._guard.budget(), None))
@@ -96,7 +91,7 @@ class StateCache:
                 hit = Hit(decode_state(value, thread_id, user_id))
             except UnreadableValue:
                 self.counts.unreadable += 1
-                await self._try(partial(self._register.invalidate, key), deadline, None)
+                await self._try(partial(self._register.invalidate, [key]), deadline, None)
             else:
                 self.counts.hits += 1
                 return hit
@@ -128,20 +123,18 @@ class StateCache:
 
     async def after_commit(self, quarantine: Quarantine) -> None:
         """Publish what was committed. Keys that could not be quarantined are not published to, only invalidated."""
-        deadline = self._guard.budget()
-        for key, (thread, state) in quarantine.states.items():
-            if not quarantine.acknowledged:
-                await self._try(partial(self._register.invalidate, key), deadline, None)
-                continue
-            value = None if state is None else encode_state(*thread, state)
-            publish = partial(self._register.publish, key, quarantine.tokens[key], value, self._ttl(nothing=False))
-            await self._try(publish, deadline, None)
+        if quarantine.acknowledged:
+            values = [
+                (key, quarantine.tokens[key], state and encode_state(*thread, state), self._ttl(nothing=False))
+                for key, (thread, state) in quarantine.states.items()
+            ]
+            await self._try(partial(self._register.publish, values), self._guard.budget(), None)
+        else:
+            await self._try(partial(self._register.invalidate, quarantine.states), self._guard.budget(), None)
 
     async def after_rollback(self, quarantine: Quarantine) -> None:
         """Lift the quarantine of work that is certainly undone."""
-        deadline = self._guard.budget()
-        for key, token in quarantine.tokens.items():
-            await self._try(partial(self._register.abort, key, token), deadline, None)
+        await self._try(partial(self._register.abort, quarantine.tokens), self._guard.budget(), None)
 
     async def _try(self, operation: Callable[[], Awaitable[T]], deadline: float, otherwise: Other) -> T | Other:
         try:

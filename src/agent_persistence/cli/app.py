@@ -24,7 +24,9 @@ class Commands(TyperGroup):
         """Run the command."""
         try:
             return super().invoke(ctx)
-        except PersistenceError as error:
+        except BrokenPipeError:
+            raise  # whoever read our output has seen enough, which typer knows to be no error of ours
+        except (PersistenceError, OSError) as error:
             report(error, debug=ctx.params["debug"])
             raise typer.Exit(exit_code_of(error)) from error
 

@@ -30,7 +30,7 @@ class ExitCode(IntEnum):
     UNREACHABLE = 3
 
 
-def exit_code_of(error: PersistenceError) -> ExitCode:
+def exit_code_of(error: PersistenceError | OSError) -> ExitCode:
     """Return the exit code that stands for this error."""
     if isinstance(error, SettingsError | InvalidInput | MissingExtraError):
         return ExitCode.USAGE
@@ -44,7 +44,7 @@ def say_error(text: str) -> None:
     err.print(Text(f"error: {visible(text)}", style="red"), soft_wrap=True)
 
 
-def report(error: PersistenceError, *, debug: bool) -> None:
+def report(error: PersistenceError | OSError, *, debug: bool) -> None:
     """Say what went wrong and what to do, in one line; with ``debug``, where."""
     if debug:
         traceback.print_exception(error)
@@ -53,7 +53,7 @@ def report(error: PersistenceError, *, debug: bool) -> None:
         note("agent-persistence --debug COMMAND ... shows where it came from")
 
 
-def describe(error: PersistenceError) -> str:
+def describe(error: PersistenceError | OSError) -> str:
     """Return the error's text; where no connection came about, with the reason that the other side gave.
 
     Only there: what PostgreSQL says about a statement may repeat what is stored.
@@ -61,7 +61,7 @@ def describe(error: PersistenceError) -> str:
     return f"{error} ({_root_cause(error)})" if _no_connection(error) and error.__cause__ else str(error)
 
 
-def _no_connection(error: PersistenceError) -> bool:
+def _no_connection(error: PersistenceError | OSError) -> bool:
     if isinstance(error, DatabaseError):
         return (error.sqlstate or "").startswith(_LOGIN_REFUSED)
     return isinstance(error, UnavailableError)

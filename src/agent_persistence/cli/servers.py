@@ -41,7 +41,8 @@ def with_embedded_servers(settings: PersistenceSettings, **changes: Any) -> Pers
 @contextmanager
 def running(settings: PersistenceSettings) -> Iterator[PersistenceSettings]:
     """Run what the settings call ``embedded``, and put its addresses in place of the word."""
-    servers = Servers(settings)
+    # Migrations may have an address of their own, and need no other.
+    servers = Servers(settings, needs_database=settings.database_url is not None)
     try:
         yield servers.settings
     finally:

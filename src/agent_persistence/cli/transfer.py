@@ -31,6 +31,7 @@ _IMPORTING_OWNER: Final[dict[type, Any]] = {str: "import", int: 1, uuid.UUID: uu
 
 @dataclass(slots=True)
 class _Imported:
+    user_id: Any
     outcomes: Counter[Outcome | None] = field(default_factory=Counter)
     messages: int = 0
     refused: list[dict[str, Any]] = field(default_factory=list)
@@ -38,13 +39,19 @@ class _Imported:
 
     def as_json(self) -> dict[str, Any]:
         counts = {outcome.value: self.outcomes[outcome] for outcome in Outcome}
-        return {**counts, "refused": self.refused, "messages": self.messages, "seconds": round(self.seconds, 3)}
+        return {
+            "user_id": self.user_id,
+            **counts,
+            "refused": self.refused,
+            "messages": self.messages,
+            "seconds": round(self.seconds, 3),
+        }
 
     def __str__(self) -> str:
         counts = [f"{self.outcomes[outcome]:,} {outcome}" for outcome in Outcome if self.outcomes[outcome]]
         refused = [f"{len(self.refused):,} refused"] if self.refused else []
         conversations = ", ".join(counts + refused) or "none"
-        return f"conversations: {conversations} ({self.messages:,} messages) in {self.seconds:.1f} s"
+        return f"conversations of {self.user_id}: {conversations} ({self.messages:,} messages) in {self.seconds:.1f} s"
 
 
 def import_(
@@ -107,7 +114,7 @@ async def _import(
 ) -> _Imported:
     kind = persistence.models.id_types.user
     user_id = _IMPORTING_OWNER[kind.python_type] if user is None else kind.parse(user, "--user")
-    importer, imported, started = ConversationImporter(persistence, user_id), _Imported(), time.monotonic()
+    importer, imported, started = ConversationImporter(persistence, user_id), _Imported(user_id), time.monotonic()
     with progress_bar("Importing", _size_of(file)) as advance:
         async for line in import_lines(importer, file):
             advance(line.size_bytes)

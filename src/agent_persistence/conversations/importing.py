@@ -15,7 +15,6 @@ from agent_persistence.conversations.reading import IMPORT, message_pages
 from agent_persistence.driver_errors import translated
 from agent_persistence.errors import ConflictError, CorruptRow, InvalidInput
 from agent_persistence.persistence import Persistence
-from agent_persistence.records import ThreadRecord
 from agent_persistence.unit_of_work import UnitOfWork
 
 
@@ -72,7 +71,7 @@ class ConversationImporter:
 
     def __init__(self, persistence: Persistence[Any, Any], user_id: Any) -> None:
         self._persistence = persistence
-        self._user_id = user_id
+        self._user_id: Final = persistence.models.id_types.user.validate(user_id, "user_id")
         self._kind: Final = persistence.models.id_types.id
         self._settings: Final = persistence.settings
         self._numbered: dict[str, Any] | None = None
@@ -95,9 +94,8 @@ class ConversationImporter:
         """
         thread_id = await self._thread_id(conversation)
         async with self._persistence.begin(user_id=self._user_id) as uow:
-            thread = None if thread_id is None else await uow.threads.get(thread_id)
-            if thread is not None:
-                return await self._complete(uow, thread, conversation)
+            if thread_id is not None and await self._locked(uow, thread_id):
+                return await self._complete(uow, thread_id, conversation)
             thread = await uow.threads.create(
                 thread_id=thread_id, name=conversation.name, meta={IMPORT: conversation.fields}
             )
@@ -106,21 +104,19 @@ class ConversationImporter:
             self._numbered[conversation.id] = thread.thread_id
         return Outcome.ADDED
 
-    async def _complete(
-        self, uow: UnitOfWork[Any, Any], thread: ThreadRecord[Any, Any], conversation: Conversation
-    ) -> Outcome:
-        await self._lock(uow, thread.thread_id)
-        stored = await _stored_messages(uow, thread.thread_id)
+    async def _complete(self, uow: UnitOfWork[Any, Any], thread_id: Any, conversation: Conversation) -> Outcome:
+        thread = await uow.threads.require(thread_id)
+        stored = await _stored_messages(uow, thread_id)
         if stored != conversation.messages[: len(stored)]:
             raise ConflictError(
-                f"thread {thread.thread_id!r} is there already and is not the beginning of this conversation; "
+                f"thread {thread_id!r} is there already and is not the beginning of this conversation; "
                 "give the line another id, or delete the thread"
             )
         meta = {**thread.meta, IMPORT: conversation.fields}
         if len(stored) == len(conversation.messages) and meta == thread.meta:
             return Outcome.UNCHANGED
-        await uow.threads.update(thread.thread_id, meta=meta)
-        await self._append(uow, thread.thread_id, conversation, after=len(stored))
+        await uow.threads.update(thread_id, meta=meta)
+        await self._append(uow, thread_id, conversation, after=len(stored))
         return Outcome.UPDATED
 
     async def _append(
@@ -132,12 +128,12 @@ class ConversationImporter:
                 state = {"turn": turn.number, "messages": turn.messages, "last_role": turn.last_role}
                 await uow.states.put(thread_id, state)
 
-    async def _lock(self, uow: UnitOfWork[Any, Any], thread_id: Any) -> None:
-        """Whoever else completes the same thread waits here, and then finds it complete."""
+    async def _locked(self, uow: UnitOfWork[Any, Any], thread_id: Any) -> bool:
+        """Say whether the owner has the thread; whoever else completes it waits here, and then finds it complete."""
         thread = self._persistence.models.Thread
-        lock = select(thread.thread_id).where(thread.thread_id == thread_id).with_for_update(key_share=True)
+        found = select(thread.thread_id).where(thread.thread_id == thread_id, thread.user_id == self._user_id)
         with translated():
-            await uow.session.execute(lock)
+            return (await uow.session.execute(found.with_for_update(key_share=True))).one_or_none() is not None
 
     async def _thread_id(self, conversation: Conversation) -> Any:
         if not self._kind.generated:

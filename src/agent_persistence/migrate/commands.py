@@ -63,11 +63,11 @@ async def downgrade(settings: PersistenceSettings, revision: str) -> None:
 
 async def current(settings: PersistenceSettings, connection: AsyncConnection | None = None) -> str | None:
     """Return the revision that the database is at, or ``None`` if it is not created."""
-    if connection is not None:
-        found = await connection.run_sync(_revisions, settings)
-    else:
+    if connection is None:
         async with _connected(settings) as own:
-            found = await own.run_sync(_revisions, settings)
+            return await current(settings, own)
+    with translated():
+        found = await connection.run_sync(_revisions, settings)
     return ", ".join(found) or None
 
 

@@ -64,7 +64,9 @@ def limit_lock_waits() -> None:
     op.execute(f"SET LOCAL lock_timeout = '{options().lock_timeout_ms}ms'")
 
 
-def create_index_concurrently(name: str, table: str, columns: Sequence[str | sa.TextClause], **options_: Any) -> None:
+def create_index_concurrently(
+    name: str, table: str, columns: Sequence[str | sa.TextClause], **index_options: Any
+) -> None:
     """Build an index while the table is written to. Alone in its revision, for it commits what came before.
 
     May be run again after it was interrupted: PostgreSQL leaves an unfinished index behind, which takes the name and
@@ -76,7 +78,7 @@ def create_index_concurrently(name: str, table: str, columns: Sequence[str | sa.
         op.execute(_drop_unfinished(name))
         op.execute("SET lock_timeout = 0")
         try:
-            op.create_index(name, table, columns, if_not_exists=True, postgresql_concurrently=True, **options_)
+            op.create_index(name, table, columns, if_not_exists=True, postgresql_concurrently=True, **index_options)
         finally:
             op.execute("RESET lock_timeout")
 

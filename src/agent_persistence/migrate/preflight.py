@@ -35,11 +35,11 @@ def refuse_foreign_objects(connection: Connection, schema: str, version_table: s
     columns = catalog.column_types(connection, schema, version_table)
     if columns and set(columns) != {"version_num"}:
         raise SchemaConflictError(schema, [version_table], _OTHER_VERSION_TABLE)
-    built = catalog.revisions(connection, schema, version_table)
-    if built and not catalog.recorded_config(connection, schema):
+    if catalog.recorded_config(connection, schema):
+        return  # ours, even where the version table was lost: then alembic stamp mends it
+    if catalog.revisions(connection, schema, version_table):
         raise SchemaConflictError(schema, [version_table], _OTHER_VERSION_TABLE)
-    taken = [] if built else catalog.objects_named(connection, schema, _NAMES)
-    if taken:
+    if taken := catalog.objects_named(connection, schema, _NAMES):
         raise SchemaConflictError(schema, taken, _OTHER_SCHEMA)
 
 

@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from agent_persistence.driver_errors import translated
-from agent_persistence.errors import IdTypeMismatchError, InvalidIndexError, NotMigratedError
+from agent_persistence.errors import IdTypeMismatchError, InvalidIndexError, NotMigratedError, SchemaError
 from agent_persistence.ids import IdKind
 from agent_persistence.migrate import catalog, config
 from agent_persistence.migrate.preflight import TABLES, refuse_other_id_types
@@ -42,6 +42,7 @@ async def verify(database: AsyncEngine | AsyncConnection, settings: PersistenceS
         NotMigratedError: the database is behind, or not created; the message names the command.
         IdTypeMismatchError: it was built with other id types than the settings name.
         InvalidIndexError: an interrupted migration left an unfinished index.
+        SchemaError: a column that every version has is missing.
         UnavailableError: the database cannot be reached.
     """
     with translated():
@@ -84,6 +85,8 @@ def warn_ahead(found: list[str]) -> None:
 def _refuse_other_columns(connection: Connection, schema: str, settings: PersistenceSettings) -> None:
     given: dict[str, IdKind] = {"id_type": settings.id_type, "user_id_type": settings.user_id_type}
     for (table, column), key in _ID_COLUMNS.items():
-        found = catalog.column_types(connection, schema, table)[column]
+        found = catalog.column_types(connection, schema, table).get(column)
+        if found is None:
+            raise SchemaError(f"{table}.{column} is missing, though the schema is migrated: it was dropped by hand")
         if _KINDS.get(found, found) != given[key]:
             raise IdTypeMismatchError(f"PERSISTENCE_{key.upper()}", _KINDS.get(found, found), given[key])

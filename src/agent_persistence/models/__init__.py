@@ -2,6 +2,7 @@
 
 from agent_persistence.models.base import NAMING_CONVENTION, HasIdTypes
 from agent_persistence.models.factory import Models, build_models, config_table
+from agent_persistence.models.id_columns import thread_id_type, user_id_type
 from agent_persistence.models.json_type import ExactJSON
 from agent_persistence.models.message import MessageMixin
 from agent_persistence.models.roles import RoleType
@@ -21,4 +22,6 @@ __all__ = [
     "ThreadMixin",
     "build_models",
     "config_table",
+    "thread_id_type",
+    "user_id_type",
 ]

@@ -8,6 +8,7 @@ from sqlalchemy import Dialect
 from sqlalchemy.dialects.postgresql import ENUM
 from sqlalchemy.sql.type_api import _BindProcessorType, _ResultProcessorType
 from sqlalchemy.types import TypeDecorator
+from typing_extensions import override
 
 from agent_persistence.records import MessageRole
 
@@ -23,10 +24,12 @@ class RoleType(TypeDecorator[str]):
         super().__init__(*(role.value for role in MessageRole), name="message_role", schema=schema)
         self.schema = schema
 
+    @override
     def bind_processor(self, dialect: Dialect) -> _BindProcessorType[Any]:
         """Take a role or its label."""
         return _to_label
 
+    @override
     def result_processor(self, dialect: Dialect, coltype: object) -> _ResultProcessorType[Any]:
         """Give a role, or a label that this version does not know."""
         return _to_role

@@ -12,13 +12,14 @@ from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol
 
-from sqlalchemy import event
+from sqlalchemy import Connection, event
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session, SessionTransaction
 
 # Internal upstream (2.1 calls it await_ and keeps this name); imported here and nowhere else, tested on both lines.
 from sqlalchemy.util import await_only
 
+from agent_persistence.errors import InvalidInput
 from agent_persistence.records import SavedState
 
 logger = logging.getLogger("agent_persistence")
@@ -55,20 +56,40 @@ class CommitHooks(Protocol):
 
 @dataclass(slots=True)
 class _Watch:
+    """What is watched for in a session, and how far its transaction has come.
+
+    Attributes:
+        bind: the class whose connection writes, for sessions that have several.
+        says_values: whether the values that it writes may be passed on. A host may undo them behind the session's
+            back, with a savepoint of the connection; then only that something changed is passed on.
+        savepoints: what was touched before each savepoint.
+    """
+
     hooks: CommitHooks
+    bind: type[Any]
+    says_values: bool
     listening: bool = False
     touched: Touched = field(default_factory=dict)
+    savepoints: dict[SessionTransaction, Touched] = field(default_factory=dict)
+    connection: Connection | None = None
     ticket: Any = None
-    committing: bool = False
+    sent: bool = False
+    committed: bool = False
 
 
 # A cancelled request has still committed: its work goes on without it, and is waited for when closing.
 _running: set[asyncio.Task[None]] = set()
 
 
-def watch(session: AsyncSession, hooks: CommitHooks) -> None:
-    """Have ``hooks`` called around the commits of this session; the first call for a session counts."""
-    session.sync_session.info.setdefault(_WATCH, _Watch(hooks))
+def watch(session: AsyncSession, hooks: CommitHooks, *, bind: type[Any], says_values: bool) -> None:
+    """Have ``hooks`` called around the commits of this session.
+
+    Raises:
+        InvalidInput: somebody else's hooks are called already.
+    """
+    watched = session.sync_session.info.setdefault(_WATCH, _Watch(hooks, bind, says_values))
+    if watched.hooks is not hooks:
+        raise InvalidInput("session", "is bound to another Persistence; the caches of both would not hear of a commit")
 
 
 def touch(session: AsyncSession, state: TouchedState, latest: SavedState | None = None) -> None:
@@ -76,7 +97,7 @@ def touch(session: AsyncSession, state: TouchedState, latest: SavedState | None 
     watched = _watch_of(session.sync_session)
     if watched is None:
         return
-    watched.touched[state] = latest
+    watched.touched[state] = latest if watched.says_values else None
     if not watched.listening:
         watched.listening = True
         _listen(session.sync_session)
@@ -103,7 +124,8 @@ def _watch_of(session: Session) -> _Watch | None:
 def _listen(session: Session) -> None:
     event.listen(session, "before_commit", _before_commit)
     event.listen(session, "after_commit", _after_commit)
-    event.listen(session, "after_rollback", _after_rollback)
+    event.listen(session, "after_transaction_create", _after_transaction_create)
+    event.listen(session, "after_soft_rollback", _after_soft_rollback)
     event.listen(session, "after_transaction_end", _after_transaction_end)
 
 
@@ -112,26 +134,31 @@ def _before_commit(session: Session) -> None:
     if watched is None or not watched.touched or session.in_nested_transaction():
         return  # a released savepoint is not durable yet
     session.flush()
+    watched.connection = session.connection(bind_arguments={"mapper": watched.bind})
     watched.ticket = watched.hooks.prepare(watched.touched)
     await_only(watched.hooks.before_commit(watched.ticket))
-    watched.committing = True  # from here on only a commit tells that it was one
+    watched.sent = True  # from here on only a commit tells that it was one
 
 
 def _after_commit(session: Session) -> None:
     watched = _watch_of(session)
-    if watched is None or session.in_nested_transaction():
+    if watched is None or watched.connection is None or session.in_nested_transaction():
         return
-    ticket, watched.ticket, watched.committing = watched.ticket, None, False
-    watched.touched.clear()
-    if ticket is not None:
-        _run_to_the_end(watched.hooks.after_commit(ticket))
+    # A session that was joined to a transaction of its connection has committed nothing yet.
+    watched.committed = not watched.connection.in_transaction()
 
 
-def _after_rollback(session: Session) -> None:
+def _after_transaction_create(session: Session, transaction: SessionTransaction) -> None:
     watched = _watch_of(session)
-    if watched is not None and session.in_nested_transaction():
-        # What the savepoint wrote is gone; what was written before it is not. Nobody knows which here.
-        watched.touched.update(dict.fromkeys(watched.touched))
+    if watched is not None and transaction.nested:
+        watched.savepoints[transaction] = dict(watched.touched)
+
+
+def _after_soft_rollback(session: Session, transaction: SessionTransaction) -> None:
+    """Forget what a savepoint touched: its locks are gone too, so its keys are no longer ours to quarantine."""
+    watched = _watch_of(session)
+    if watched is not None and transaction.nested:
+        watched.touched = watched.savepoints.get(transaction, {})
 
 
 def _after_transaction_end(session: Session, transaction: SessionTransaction) -> None:
@@ -139,11 +166,12 @@ def _after_transaction_end(session: Session, transaction: SessionTransaction) ->
     watched = _watch_of(session)
     if watched is None or transaction.parent is not None:
         return
-    ticket, undone = watched.ticket, not watched.committing
-    watched.ticket, watched.committing = None, False
-    watched.touched.clear()
-    if ticket is not None and undone:
-        _run_to_the_end(watched.hooks.after_rollback(ticket))
+    ticket, committed, undone = watched.ticket, watched.committed, not watched.sent
+    watched.ticket = watched.connection = None
+    watched.sent = watched.committed = False
+    watched.touched, watched.savepoints = {}, {}
+    if ticket is not None and (committed or undone):
+        _run_to_the_end(watched.hooks.after_commit(ticket) if committed else watched.hooks.after_rollback(ticket))
 
 
 def _run_to_the_end(work: Coroutine[Any, Any, None]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Any, Final, Generic
 
@@ -21,7 +22,7 @@ from agent_persistence.records import UNSET, MessageRecord, NewMessage, Page, Un
 from agent_persistence.repositories.cursors import decode_cursor, encode_cursor
 from agent_persistence.repositories.message_insert import PreparedMessage, insert_messages, prepare
 from agent_persistence.repositories.rows import check_readable, readable, readable_records
-from agent_persistence.repositories.scope import Query, Scope
+from agent_persistence.repositories.scope import DRAWS, Query, Scope
 from agent_persistence.texts import check_limit, check_text
 
 ChatMessage = Mapping[str, Any]
@@ -54,13 +55,7 @@ class MessageRepository(Generic[IdT, UserIdT]):
         """
         new = _as_new(message, "message")
         if message_id is not None:
-            new = NewMessage(
-                message=new.message,
-                message_id=message_id,
-                total_tokens=new.total_tokens,
-                usages=new.usages,
-                meta=new.meta,
-            )
+            new = replace(new, message_id=message_id)
         prepared = prepare(self._scope, new, "message")
         return (await self._append(self._scope.thread_id(thread_id), [prepared]))[0]
 
@@ -180,21 +175,43 @@ class MessageRepository(Generic[IdT, UserIdT]):
                 records += await self._append_alike(thread_id, list(group), inserted)
         except (IdempotencyConflict, CorruptRow):
             # All or none: a caller that catches the error and commits must not keep a part of the batch.
-            mine = self._message.c.seq.in_(inserted)
-            await self._scope.execute(delete(self._message).where(self._message.c.thread_id == thread_id, mine))
+            await self._take_back(thread_id, inserted)
             raise
         return records
 
     async def _append_alike(
         self, thread_id: IdT, messages: Sequence[PreparedMessage[IdT]], inserted: list[int]
     ) -> list[MessageRecord[IdT]]:
-        await self._count_past(messages)
-        rows = (await self._scope.execute(insert_messages(self._scope, thread_id, messages))).all()
-        places = sorted(rows, key=lambda row: row.seq)
-        inserted += [row.seq for row in places]
+        rows = await self._insert(thread_id, messages)
+        if len(rows) < len(messages) and messages[0].message_id is None:
+            rows = await self._insert_renumbered(thread_id, messages, rows)
+        inserted += [row.seq for row in rows]
         if len(rows) < len(messages):
             return await self._repeated(thread_id, messages)
-        return [_appended(thread_id, message, row) for message, row in zip(messages, places, strict=True)]
+        return [_appended(thread_id, message, row) for message, row in zip(messages, rows, strict=True)]
+
+    async def _insert(self, thread_id: IdT, messages: Sequence[PreparedMessage[IdT]]) -> list[Row[Any]]:
+        rows = (await self._scope.execute(insert_messages(self._scope, thread_id, messages))).all()
+        return sorted(rows, key=lambda row: int(row.seq))
+
+    async def _insert_renumbered(
+        self, thread_id: IdT, messages: Sequence[PreparedMessage[IdT]], rows: list[Row[Any]]
+    ) -> list[Row[Any]]:
+        """The database has run into ids that were given by hand, unless it is the thread that is not there."""
+        for _ in range(DRAWS):
+            if (await self._scope.execute(self._scope.lock_thread(thread_id))).one_or_none() is None:
+                raise ThreadNotFoundError(thread_id)
+            await self._take_back(thread_id, [row.seq for row in rows])
+            message_id = self._message.c.message_id
+            await self._scope.skip_taken(message_id, self._message.c.thread_id == thread_id)
+            rows = await self._insert(thread_id, messages)
+            if len(rows) == len(messages):
+                break
+        return rows
+
+    async def _take_back(self, thread_id: IdT, inserted: Sequence[int]) -> None:
+        mine = self._message.c.seq.in_(inserted)
+        await self._scope.execute(delete(self._message).where(self._message.c.thread_id == thread_id, mine))
 
     async def _repeated(self, thread_id: IdT, messages: Sequence[PreparedMessage[IdT]]) -> list[MessageRecord[IdT]]:
         """Some were not inserted: either the thread is not there, or they stand in it already."""
@@ -208,11 +225,6 @@ class MessageRepository(Generic[IdT, UserIdT]):
             if found is None or found.message != message.message:
                 raise IdempotencyConflict(thread_id, message.message_id)
         return [stored[message.message_id] for message in messages]
-
-    async def _count_past(self, messages: Sequence[PreparedMessage[IdT]]) -> None:
-        given = [message.message_id for message in messages if isinstance(message.message_id, int)]
-        if given and self._scope.models.id_types.id.generated and self._scope.limits.new_id is None:
-            await self._scope.count_past(self._message.c.message_id, max(given))
 
     async def _page_before(self, statement: Query, before: str | None, limit: int) -> Page[MessageRecord[IdT]]:
         if before is not None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from agent_persistence.driver_errors import translated
@@ -12,35 +12,44 @@ from agent_persistence.models import Models
 from agent_persistence.models.base import table_of
 
 MAX_KEPT: Final = 2**31 - 1
-THREADS_A_BATCH: Final = 100
+THREADS_A_BATCH: Final = 500
 
 
-async def purge_states(session: AsyncSession, models: Models[Any, Any], *, keep_last: int) -> int:
-    """Delete all but the newest states of some threads that have more; say how many states went.
+class Purged(NamedTuple):
+    """What a batch did.
 
-    Call it until it says 0. Several callers at once take different threads, and none waits for a writer: a thread whose
-    row is locked is left for later. The latest state of a thread always stays, so no cached value changes.
+    Attributes:
+        deleted: how many states went.
+        last: the thread that it ended with; ``None`` after the last one.
+    """
+
+    deleted: int
+    last: Any
+
+
+async def purge_states(session: AsyncSession, models: Models[Any, Any], *, keep_last: int, after: Any = None) -> Purged:
+    """Delete all but the newest states of the next threads, in the order of their ids.
+
+    Several callers at once take different threads, and none waits for a writer: a thread whose row is locked is passed
+    over. The latest state of a thread always stays, so no cached value changes.
     """
     threads, states = table_of(models.Thread), table_of(models.State)
-    due = (
-        select(threads.c.thread_id)
-        .where(_newest_to_go(states, threads.c.thread_id, keep_last).exists())
-        .limit(THREADS_A_BATCH)
-        .with_for_update(key_share=True, skip_locked=True)
-        .cte("due")
-    )
-    old = states.c.state_id <= _newest_to_go(states, due.c.thread_id, keep_last).scalar_subquery()
-    with translated():
-        result = await session.execute(delete(states).where(states.c.thread_id == due.c.thread_id, old))
-    return int(result.rowcount)  # type: ignore[attr-defined]  # a DELETE gives a CursorResult
-
-
-def _newest_to_go(states: Any, thread_id: Any, keep_last: int) -> Any:
+    walk = select(threads.c.thread_id).order_by(threads.c.thread_id).limit(THREADS_A_BATCH)
+    if after is not None:
+        walk = walk.where(threads.c.thread_id > after)
+    batch = walk.with_for_update(key_share=True, skip_locked=True).cte("batch")
     newer = states.alias()
-    return (
+    newest_to_go = (
         select(newer.c.state_id)
-        .where(newer.c.thread_id == thread_id)
+        .where(newer.c.thread_id == batch.c.thread_id)
         .order_by(newer.c.state_id.desc())
         .offset(keep_last)
         .limit(1)
+        .scalar_subquery()
     )
+    old = delete(states).where(states.c.thread_id == batch.c.thread_id, states.c.state_id <= newest_to_go)
+    gone = old.returning(states.c.state_id).cte("gone")
+    last = select(batch.c.thread_id).order_by(batch.c.thread_id.desc()).limit(1).scalar_subquery()
+    deleted = select(func.count()).select_from(gone).scalar_subquery()
+    with translated():
+        return Purged(*(await session.execute(select(deleted, last))).one())

@@ -13,8 +13,9 @@ from agent_persistence.json_values import UNDECODABLE
 
 RecordT = TypeVar("RecordT")
 
-_YEAR_1: Final[ColumnElement[datetime]] = literal_column("timestamptz '0001-01-01 00:00:00Z'")
-_YEAR_9999: Final[ColumnElement[datetime]] = literal_column("timestamptz '9999-12-31 23:59:59.999999Z'")
+# One microsecond short of Python's calendar at both ends: there the driver has its infinities.
+_FIRST: Final[ColumnElement[datetime]] = literal_column("timestamptz '0001-01-01 00:00:00.000001Z'")
+_LAST: Final[ColumnElement[datetime]] = literal_column("timestamptz '9999-12-31 23:59:59.999998Z'")
 _UNREADABLE: Final[ColumnElement[datetime]] = literal_column("timestamptz '-infinity'")
 
 
@@ -24,7 +25,7 @@ def readable(column: Column[datetime]) -> ColumnElement[datetime]:
     It arrives as '-infinity', which is naive in Python and no other time is. It costs some 20 ns a value, measured on
     PostgreSQL 18.
     """
-    within = case((~column.between(_YEAR_1, _YEAR_9999), _UNREADABLE), else_=column)
+    within = case((~column.between(_FIRST, _LAST), _UNREADABLE), else_=column)
     return within.label(column.name)
 
 

@@ -9,16 +9,13 @@ from typing import Any, Final, Generic
 
 from sqlalchemy import (
     CTE,
-    BigInteger,
     Column,
     ColumnElement,
     Executable,
     Result,
     Table,
-    case,
     cast,
     func,
-    literal,
     select,
     true,
     update,
@@ -33,10 +30,11 @@ from agent_persistence.models import Models
 from agent_persistence.models.base import table_of
 from agent_persistence.records import ANY_USER, AnyUser
 
+DRAWS: Final = 10
+"""How often the database is asked for an id that nobody has taken; each time a run of taken ones is skipped."""
+
 Query = Any
 """A SELECT. Its class is generic over one tuple in SQLAlchemy 2.0, over the columns in 2.1: no spelling fits both."""
-
-_WIDE_GAP: Final = 1000  # nobody draws so many numbers within the microseconds of one statement
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +84,11 @@ class Scope(Generic[IdT, UserIdT]):
 
     async def execute(self, statement: Executable) -> Result[Any]:
         """Run a statement in the caller's transaction; driver errors leave in our own words."""
+        session = self.session
         with translated():
-            return await self.session.execute(statement)
+            if session.autoflush and (session.new or session.dirty or session.deleted):
+                await session.flush()  # SQLAlchemy 2.0 does not do so for Core statements, 2.1 does
+            return await session.execute(statement)
 
     def owns(self) -> ColumnElement[bool]:
         """The condition that a thread belongs to the owner."""
@@ -136,22 +137,29 @@ class Scope(Generic[IdT, UserIdT]):
         return sanitize(value, field) if self.limits.replace_unstorable else value
 
     def make_id(self) -> IdT | None:
-        """Make a new id, or ``None`` where the database will."""
-        return self.limits.new_id() if self.limits.new_id else None
+        """Make a new id, or ``None`` where the database will.
 
-    async def count_past(self, column: Column[Any], given: IdT) -> None:
-        """Keep the database's own numbering from running into an id that was given by hand."""
-        if not isinstance(given, int) or given < 1:
-            return
+        Raises:
+            InvalidInput: ``PERSISTENCE_ID_GENERATOR`` made something else.
+        """
+        if self.limits.new_id is None:
+            return None
+        return self.models.id_types.id.validate(self.limits.new_id(), "PERSISTENCE_ID_GENERATOR")
+
+    async def skip_taken(self, column: Column[Any], *within: ColumnElement[bool]) -> None:
+        """Move the database's numbering past a run of ids that were given by hand and that it has run into.
+
+        Called after a collision, not when an id is given: that would leave the numbering where somebody's greatest id
+        is, even if it was rolled back. Setting it back by a race with others costs them a collision, no more.
+        """
         table = ".".join(f'"{part}"' for part in (self.threads.schema, column.table.name) if part)
-        named = select(cast(func.pg_get_serial_sequence(table, column.name), REGCLASS).label("name")).subquery()
-        last = func.coalesce(func.pg_sequence_last_value(named.c.name), 0).label("last")
-        counter, goal = select(named.c.name, last).subquery(), literal(given, BigInteger)
-        # setval would set the counter back if others drew past the goal meanwhile, so a small gap is drawn one by one.
-        is_wide = goal - counter.c.last > _WIDE_GAP
-        steps = func.generate_series(case((is_wide, goal), else_=counter.c.last + 1), goal).table_valued("step")
-        step = case((is_wide, func.setval(counter.c.name, goal)), else_=func.nextval(counter.c.name))
-        await self.execute(select(func.count(step)).select_from(counter.join(steps, true())))
+        counter = cast(func.pg_get_serial_sequence(table, column.name), REGCLASS)
+        last = select(func.pg_sequence_last_value(counter)).scalar_subquery()  # evaluated once, so an index serves it
+        following = func.lead(column).over(order_by=column).label("following")
+        run = select(column.label("id"), following).where(column >= last, *within).subquery()
+        end = select(func.min(run.c.id)).where(run.c.following.is_(None) | (run.c.following - run.c.id > 1))
+        is_taken = select(column).where(column == last, *within).exists()
+        await self.execute(select(func.setval(counter, end.scalar_subquery())).where(is_taken))
 
     def thread_id(self, value: object) -> IdT:
         """Return a thread id, or refuse it."""

@@ -113,7 +113,10 @@ class StateRepository(Generic[IdT, UserIdT]):
         Raises:
             ThreadNotFoundError: there is no such thread.
         """
-        return await self._delete(thread_id, self._state.c.state_id > 0)
+        owner, deleted = await self._delete(thread_id, self._state.c.state_id > 0)
+        if deleted:
+            touch(self._scope.session, TouchedState(thread_id, owner))
+        return deleted
 
     async def prune(self, thread_id: IdT, *, keep_last: int | None = None, older_than: datetime | None = None) -> int:
         """Delete old states of a thread; say how many. The latest state always stays.
@@ -133,12 +136,17 @@ class StateRepository(Generic[IdT, UserIdT]):
         due = self._state.c.state_id <= self._newest_to_go(thread_id, keep)
         if older_than is not None:
             due &= self._state.c.created_at < check_datetime(older_than, "older_than")
-        return await self._delete(thread_id, due)
+        _, deleted = await self._delete(thread_id, due)
+        return deleted
 
     async def _expect(self, thread_id: IdT, expected: int) -> None:
         """Lock first, compare after: a snapshot older than the lock could miss the version that it has to see."""
-        if (await self._scope.execute(self._scope.lock_thread(thread_id))).one_or_none() is None:
+        isolation = func.current_setting("transaction_isolation").label("isolation")
+        locked = (await self._scope.execute(self._scope.lock_thread(thread_id).add_columns(isolation))).one_or_none()
+        if locked is None:
             raise ThreadNotFoundError(thread_id)
+        if locked.isolation != "read committed":
+            raise InvalidInput("expected_version", "needs READ COMMITTED: this transaction cannot see what came since")
         latest = select(func.coalesce(func.max(self._state.c.state_id), 0)).where(self._state.c.thread_id == thread_id)
         found = (await self._scope.execute(latest)).scalar_one()
         if found != expected:
@@ -171,7 +179,7 @@ class StateRepository(Generic[IdT, UserIdT]):
             .scalar_subquery()
         )
 
-    async def _delete(self, thread_id: IdT, due: Any) -> int:
+    async def _delete(self, thread_id: IdT, due: Any) -> tuple[UserIdT, int]:
         thread_id = self._scope.thread_id(thread_id)
         owner = (await self._scope.execute(self._scope.lock_thread(thread_id))).one_or_none()
         if owner is None:
@@ -179,10 +187,7 @@ class StateRepository(Generic[IdT, UserIdT]):
         statement = (
             delete(self._state).where(self._state.c.thread_id == thread_id, due).returning(self._state.c.state_id)
         )
-        deleted = len((await self._scope.execute(statement)).all())
-        if deleted:
-            touch(self._scope.session, TouchedState(thread_id, owner.user_id))
-        return deleted
+        return owner.user_id, len((await self._scope.execute(statement)).all())
 
     def _select(self, thread_id: IdT) -> Query:
         state, thread = self._state, self._thread

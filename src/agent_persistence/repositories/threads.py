@@ -15,7 +15,7 @@ from agent_persistence.records import ANY_USER, UNSET, Page, ThreadRecord, Uncha
 from agent_persistence.repositories.commit_hooks import TouchedState, touch
 from agent_persistence.repositories.cursors import decode_cursor, encode_cursor
 from agent_persistence.repositories.rows import check_readable, json_object, readable, readable_records
-from agent_persistence.repositories.scope import Query, Scope
+from agent_persistence.repositories.scope import DRAWS, Query, Scope
 from agent_persistence.texts import check_limit, check_name, check_text
 
 _LISTING: Final = "threads"
@@ -51,14 +51,18 @@ class ThreadRepository(Generic[IdT, UserIdT]):
             "thread_name": check_name(self._scope.clean(name, "name"), "name"),
             "meta": self._scope.json(json_object(meta, "meta"), "meta"),
         }
-        new_id = await self._id_for(thread_id)
+        new_id = self._scope.make_id() if thread_id is None else self._scope.thread_id(thread_id)
         if new_id is not None:
             values["thread_id"] = new_id
         statement = insert(self._thread).values(values).on_conflict_do_nothing().returning(*self._columns())
-        row = (await self._scope.execute(statement)).one_or_none()
-        if row is None:
-            raise ThreadExistsError(new_id)
-        return self._record(row)
+        for _ in range(DRAWS):
+            row = (await self._scope.execute(statement)).one_or_none()
+            if row is not None:
+                return self._record(row)
+            if new_id is not None:
+                break
+            await self._scope.skip_taken(self._thread.c.thread_id)
+        raise ThreadExistsError(new_id)
 
     async def get(self, thread_id: IdT) -> ThreadRecord[IdT, UserIdT] | None:
         """Return a thread, or ``None``."""
@@ -88,12 +92,15 @@ class ThreadRepository(Generic[IdT, UserIdT]):
 
         Raises:
             ThreadNotFoundError: there is none.
+            InvalidInput: nothing to change was given.
         """
         changes: dict[str, Any] = {}
         if name is not UNSET:
             changes["thread_name"] = check_name(self._scope.clean(name, "name"), "name")
         if meta is not UNSET:
             changes["meta"] = self._scope.json(json_object(meta, "meta"), "meta")
+        if not changes:
+            raise InvalidInput("name", "nothing to update was given")
         return await self._change(thread_id, changes)
 
     async def archive(self, thread_id: IdT) -> ThreadRecord[IdT, UserIdT]:
@@ -191,23 +198,22 @@ class ThreadRepository(Generic[IdT, UserIdT]):
 
     def _cursor(self, row: Row[Any]) -> str:
         thread_id = row.thread_id if isinstance(row.thread_id, int) else str(row.thread_id)
-        if row.updated_at.tzinfo is None:  # nothing that Python could count
+        if row.updated_at.tzinfo is None:
             return encode_cursor(_LISTING, None, thread_id)
         return encode_cursor(_LISTING, (row.updated_at - _EPOCH) // _MICROSECOND, thread_id)
 
     def _position(self, cursor: str) -> ColumnElement[Any]:
         def read(microseconds: int | None, thread_id: str | int) -> ColumnElement[Any]:
             known_id = self._scope.models.id_types.id.parse(str(thread_id), "after")
-            time = self._time_of(known_id) if microseconds is None else _EPOCH + microseconds * _MICROSECOND
-            thread = self._thread
-            return tuple_(literal(time, thread.c.updated_at.type), literal(known_id, thread.c.thread_id.type))
+            return tuple_(self._time(microseconds, known_id), literal(known_id, self._thread.c.thread_id.type))
 
         return decode_cursor(cursor, _LISTING, "after", read)
 
-    def _time_of(self, thread_id: IdT) -> ColumnElement[datetime]:
-        """Where a thread stands whose own time cannot be read."""
-        here = select(self._thread.c.updated_at).where(self._scope.thread_of(thread_id))
-        return here.correlate(None).scalar_subquery()
+    def _time(self, microseconds: int | None, thread_id: IdT) -> ColumnElement[datetime]:
+        column = self._thread.c.updated_at
+        if microseconds is None:  # a time that Python cannot hold: the thread itself knows it
+            return select(column).where(self._scope.thread_of(thread_id)).correlate(None).scalar_subquery()
+        return literal(_EPOCH + microseconds * _MICROSECOND, column.type)
 
     def _owner(self, user_id: UserIdT | None) -> UserIdT:
         if self._scope.owner is not ANY_USER:
@@ -215,13 +221,6 @@ class ThreadRepository(Generic[IdT, UserIdT]):
                 raise InvalidInput("user_id", "is not the owner of this unit of work")
             return self._scope.owner
         return self._scope.models.id_types.user.validate(user_id, "user_id")
-
-    async def _id_for(self, thread_id: IdT | None) -> IdT | None:
-        if thread_id is None:
-            return self._scope.make_id()
-        thread_id = self._scope.thread_id(thread_id)
-        await self._scope.count_past(self._thread.c.thread_id, thread_id)
-        return thread_id
 
     def _columns(self) -> list[Any]:
         thread = self._thread
