@@ -1,0 +1,56 @@
+"""The command line, on a schema that is a test's alone."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from agent_persistence.embedded import EmbeddedServers
+from command_line import CommandLine
+
+
+@pytest.fixture(autouse=True)
+def _nobodys_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A developer's .env decides nothing."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+
+
+@pytest.fixture
+def id_types() -> tuple[str, str]:
+    """The id types of the test's schema; a test that wants others overrides it."""
+    return ("string", "string")
+
+
+@pytest_asyncio.fixture(scope="session")
+async def database_url(make_database: Callable[[], Awaitable[str]]) -> str:
+    """One database for all tests of the command line: a schema each is cheaper than a database each."""
+    return await make_database()
+
+
+@pytest.fixture
+def unmigrated(id_types: tuple[str, str], servers: EmbeddedServers, database_url: str) -> CommandLine:
+    """The command line, on a schema that is not there yet."""
+    schema = f"cli_{uuid.uuid4().hex[:12]}"
+    return CommandLine(
+        {
+            "PERSISTENCE_DATABASE_URL": database_url,
+            "PERSISTENCE_DB_SCHEMA": schema,
+            "PERSISTENCE_REDIS_URL": servers.redis_url,
+            "PERSISTENCE_CACHE_NAMESPACE": schema,
+            "PERSISTENCE_ID_TYPE": id_types[0],
+            "PERSISTENCE_USER_ID_TYPE": id_types[1],
+        }
+    )
+
+
+@pytest.fixture
+def command_line(unmigrated: CommandLine) -> CommandLine:
+    """The command line, on a schema that is ready for use."""
+    result = unmigrated("upgrade")
+    assert result.exit_code == 0, result.output
+    return unmigrated

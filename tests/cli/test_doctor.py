@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from agent_persistence.embedded import EmbeddedServers
+from command_line import CommandLine
+
+
+def test_all_is_well_after_an_upgrade(command_line: CommandLine) -> None:
+    result = command_line("doctor", "--json")
+
+    assert result.exit_code == 0
+    assert set(_levels(result.stdout).values()) == {"OK"}
+    assert {"versions", "database", "schema", "id_type", "user_id_type", "indexes", "cache"} <= set(
+        _levels(result.stdout)
+    )
+
+
+def test_people_get_a_line_for_each_finding(command_line: CommandLine) -> None:
+    result = command_line("doctor")
+
+    assert result.exit_code == 0
+    assert "PostgreSQL" in result.stdout
+    assert "Valkey" in result.stdout
+
+
+def test_an_empty_database_is_to_be_upgraded(unmigrated: CommandLine) -> None:
+    result = unmigrated("doctor", "--json")
+
+    assert result.exit_code == 1
+    assert _remedies(result.stdout) == ["agent-persistence upgrade"]
+
+
+def test_a_database_of_a_later_version_is_a_warning(command_line: CommandLine) -> None:
+    command_line.sql("UPDATE schema_migrations SET version_num = 'zz9999'")
+
+    result = command_line("doctor", "--json")
+
+    assert result.exit_code == 0
+    assert _levels(result.stdout)["schema"] == "WARN"
+
+
+def test_other_id_types_fail_and_the_remedy_names_the_recorded_one(command_line: CommandLine) -> None:
+    result = command_line.with_variables(PERSISTENCE_ID_TYPE="uuid")("doctor", "--json")
+
+    assert result.exit_code == 1
+    assert _remedies(result.stdout) == ["export PERSISTENCE_ID_TYPE=string"]
+
+
+@pytest.mark.parametrize(
+    "loss", ["DROP INDEX ix_threads_user_id_updated_at", "ALTER TABLE states DROP CONSTRAINT pk_states"]
+)
+def test_a_lost_index_fails_until_the_remedy_was_run(command_line: CommandLine, loss: str) -> None:
+    command_line.sql(loss)
+
+    before = command_line("doctor", "--json")
+    (remedy,) = _remedies(before.stdout)
+    command_line.sql(remedy.removeprefix("psql: "))
+    after = command_line("doctor", "--json")
+
+    assert (before.exit_code, after.exit_code) == (1, 0)
+
+
+def test_an_unfinished_index_fails(command_line: CommandLine) -> None:
+    command_line.sql("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'ix_messages_thread_id_seq'::regclass")
+
+    result = command_line("doctor", "--json")
+
+    assert result.exit_code == 1
+    schema = command_line.variables["PERSISTENCE_DB_SCHEMA"]
+    assert f'DROP INDEX CONCURRENTLY "{schema}"."ix_messages_thread_id_seq"' in _remedies(result.stdout)[0]
+
+
+def test_a_cache_that_is_not_configured_is_no_fault(command_line: CommandLine) -> None:
+    result = command_line.with_variables(PERSISTENCE_REDIS_URL="")("doctor", "--json")
+
+    assert result.exit_code == 0
+    assert "PERSISTENCE_REDIS_URL is not set" in _details(result.stdout)["cache"]
+
+
+def test_a_cache_that_does_not_answer_fails(command_line: CommandLine) -> None:
+    result = command_line.with_variables(PERSISTENCE_REDIS_URL="redis://127.0.0.1:1")("doctor", "--json")
+
+    assert result.exit_code == 1
+    assert _levels(result.stdout)["cache"] == "FAIL"
+
+
+def test_a_cache_that_refuses_writes_when_it_is_full_is_a_warning(
+    command_line: CommandLine, servers: EmbeddedServers
+) -> None:
+    _redis(servers, "CONFIG", "SET", "maxmemory-policy", "noeviction")
+    try:
+        result = command_line("doctor", "--json")
+    finally:
+        _redis(servers, "CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+
+    assert result.exit_code == 0
+    assert _levels(result.stdout)["cache memory"] == "WARN"
+    assert _remedies(result.stdout) == ["redis-cli CONFIG SET maxmemory-policy allkeys-lru"]
+
+
+def test_a_cache_user_without_the_right_to_look_is_a_warning(
+    command_line: CommandLine, servers: EmbeddedServers
+) -> None:
+    _redis(servers, "ACL", "SETUSER", "plain", "on", ">secret", "~*", "+@all", "-info")
+    url = servers.redis_url.replace("unix://", "unix://plain:secret@")
+
+    result = command_line.with_variables(PERSISTENCE_REDIS_URL=url)("doctor", "--json")
+
+    assert _levels(result.stdout)["cache memory"] == "WARN"
+    assert "secret" not in result.output
+
+
+def test_a_slow_cache_is_a_warning(command_line: CommandLine) -> None:
+    result = command_line.with_variables(PERSISTENCE_CACHE_TIMEOUT_MS="1")("doctor", "--json")
+
+    (speed,) = [finding for finding in _findings(result.stdout) if finding["subject"] == "cache"]
+    took_ms = float(speed["detail"].removeprefix("answers in ").partition(" ms")[0])
+    assert speed["level"] == ("WARN" if took_ms > 1 else "OK")
+
+
+def test_an_unreachable_database_fails_with_its_reason_and_without_its_password(command_line: CommandLine) -> None:
+    unreachable = command_line.with_variables(PERSISTENCE_DATABASE_URL="postgresql://u:secret@127.0.0.1:1/x")
+
+    result = unreachable("doctor", "--json")
+
+    assert result.exit_code == 1
+    assert "postgresql://u:***@127.0.0.1:1/x" in _details(result.stdout)["database"]
+    assert "secret" not in result.output
+
+
+def _findings(stdout: str) -> list[dict[str, Any]]:
+    findings: list[dict[str, Any]] = json.loads(stdout)["findings"]
+    return findings
+
+
+def _levels(stdout: str) -> dict[str, str]:
+    return {finding["subject"]: finding["level"] for finding in _findings(stdout)}
+
+
+def _details(stdout: str) -> dict[str, str]:
+    return {finding["subject"]: finding["detail"] for finding in _findings(stdout)}
+
+
+def _remedies(stdout: str) -> list[str]:
+    return [finding["remedy"] for finding in _findings(stdout) if finding["remedy"]]
+
+
+def _redis(servers: EmbeddedServers, *command: str) -> None:
+    async def execute() -> None:
+        async with Redis.from_url(servers.redis_url) as redis:
+            await redis.execute_command(*command)
+
+    asyncio.run(execute())

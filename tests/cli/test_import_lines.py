@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from command_line import CommandLine
+from sample_conversations import LONG, SAMPLE, WEATHER, Conversation, as_line, exact, write_lines
+
+_NOT_IMPORTED = [
+    (b"{", "JSON"),
+    (b"\xff{}", "JSON"),
+    (b"[" * 100_000, "JSON"),
+    (b"[1]", "must be an object"),
+    (b'{"id": "a"}', "messages"),
+    (b'{"messages": {}}', "messages"),
+    (b'{"id": 7, "messages": []}', "id"),
+    (b'{"id": "", "messages": []}', "id"),
+    (b'{"messages": [{"role": "user"}, {"role": "wizard"}]}', r"messages[1].role"),
+    (b'{"messages": [{"role": "user", "content": "\\u0000"}]}', r"messages[0].content"),
+    (b'{"messages": [{"role": "user", "content": "a", "n": 1e999}]}', r"messages[0]"),
+    (b'{"messages": [{"role": "user", "content": "a", "n": 18446744073709551616}]}', r"messages[0]"),
+]
+
+
+@pytest.mark.parametrize(("line", "named"), _NOT_IMPORTED)
+def test_a_bad_line_is_named_and_stops_the_import(command_line: CommandLine, line: bytes, named: str) -> None:
+    other = as_line({**WEATHER, "id": "after"})
+
+    result = command_line("import", "-", "--json", stdin=as_line(WEATHER) + line + b"\n" + other)
+
+    summary = json.loads(result.stdout)
+    assert result.exit_code == 1
+    assert (summary["added"], [refused["line"] for refused in summary["refused"]]) == (1, [2])
+    assert "error: line 2: " in result.stderr
+    assert named in summary["refused"][0]["reason"]
+
+
+def test_bad_lines_can_be_skipped_and_are_counted(command_line: CommandLine) -> None:
+    lines = [as_line(WEATHER), *(line + b"\n" for line, _ in _NOT_IMPORTED), as_line({**WEATHER, "id": "after"})]
+
+    result = command_line("import", "-", "--json", "--skip-invalid", stdin=b"".join(lines))
+
+    summary = json.loads(result.stdout)
+    assert result.exit_code == 1
+    assert summary["added"] == 2
+    assert [refused["line"] for refused in summary["refused"]] == list(range(2, len(_NOT_IMPORTED) + 2))
+
+
+def test_text_that_postgresql_cannot_store_is_replaced_where_the_settings_say_so(command_line: CommandLine) -> None:
+    replacing = command_line.with_variables(PERSISTENCE_SANITIZE="replace")
+    line = b'{"id": "n\\u0000", "messages": [{"role": "user", "content": "\\u0000\\ud800"}]}\n'
+
+    results = [json.loads(replacing("import", "-", "--json", stdin=line).stdout) for _ in range(2)]
+
+    assert [(result["added"], result["unchanged"]) for result in results] == [(1, 0), (0, 1)]
+    assert json.loads(replacing("export").stdout)["messages"][0]["content"] == "\ufffd\ufffd"
+
+
+@pytest.mark.parametrize("id_types", [("string", "string"), ("bigint", "string"), ("uuid", "string")], ids="-".join)
+def test_a_conversation_that_grew_gains_what_is_missing(command_line: CommandLine) -> None:
+    command_line("import", "-", stdin=as_line(_first_messages(WEATHER, 4)))
+
+    grown = command_line("import", "-", "--json", stdin=as_line(WEATHER))
+
+    assert json.loads(grown.stdout)["updated"] == 1
+    assert exact([json.loads(command_line("export").stdout)]) == exact([WEATHER])
+
+
+def test_a_line_that_says_more_about_its_conversation_changes_what_is_exported(command_line: CommandLine) -> None:
+    more = {**WEATHER, "source": "corrected", "rating": 5}
+    command_line("import", "-", stdin=as_line(WEATHER))
+
+    result = command_line("import", "-", "--json", stdin=as_line(more))
+
+    assert json.loads(result.stdout)["updated"] == 1
+    assert exact([json.loads(command_line("export").stdout)]) == exact([more])
+
+
+@pytest.mark.parametrize("count", [3, 6])
+def test_a_thread_that_is_not_the_beginning_of_the_line_is_a_conflict(command_line: CommandLine, count: int) -> None:
+    other = _first_messages(WEATHER, count)
+    other["messages"][-1] = {"role": "user", "content": "something else"}
+    command_line("import", "-", stdin=as_line(WEATHER))
+
+    result = command_line("import", "-", stdin=as_line(other))
+
+    assert result.exit_code == 1
+    assert "line 1: thread 'weather' is there already" in result.stderr
+    assert exact([json.loads(command_line("export").stdout)]) == exact([WEATHER])
+
+
+def test_a_thread_of_somebody_else_is_a_conflict(command_line: CommandLine) -> None:
+    command_line("import", "-", "--user", "ada", stdin=as_line(WEATHER))
+
+    result = command_line("import", "-", "--user", "bob", stdin=as_line(WEATHER))
+
+    assert result.exit_code == 1
+    assert "the id is taken" in result.stderr
+
+
+def test_every_turn_leaves_a_state(command_line: CommandLine) -> None:
+    for count in (4, 5, 7):
+        command_line("import", "-", stdin=as_line(_first_messages(WEATHER, count)))
+
+    states = command_line.sql("SELECT state_data::text FROM states ORDER BY state_id")
+
+    assert [json.loads(row["state_data"]) for row in states] == [
+        {"turn": 1, "messages": 4, "last_role": "tool"},
+        {"turn": 1, "messages": 5, "last_role": "assistant"},
+        {"turn": 2, "messages": 7, "last_role": "assistant"},
+    ]
+
+
+def test_conversations_are_imported_without_states_where_states_are_turned_off(command_line: CommandLine) -> None:
+    result = command_line.with_variables(PERSISTENCE_ENABLE_CHECKPOINTING="false")(
+        "import", "-", stdin=as_line(WEATHER)
+    )
+
+    assert result.exit_code == 0
+    assert command_line.sql("SELECT FROM states") == []
+    assert len(command_line.sql("SELECT FROM messages")) == len(WEATHER["messages"])
+
+
+@pytest.mark.parametrize("id_types", [("string", "string"), ("bigint", "string")], ids="-".join)
+def test_an_import_that_is_killed_leaves_no_half_conversation_and_goes_on_when_it_is_run_again(
+    command_line: CommandLine, tmp_path: Path
+) -> None:
+    file = write_lines(tmp_path / "in.jsonl", SAMPLE)
+
+    async def kill_it_in_the_middle(connection: asyncpg.Connection) -> None:
+        async with connection.transaction():
+            await connection.execute("LOCK TABLE states IN SHARE MODE")  # messages are written before states
+            process = _patient(command_line).start("import", file)
+            try:
+                await _until(connection, "count(*) FILTER (WHERE wait_event_type = 'Lock') = 1")
+            finally:
+                process.kill()
+                process.communicate()
+        await _until(connection, "count(*) = 0")
+
+    command_line.on_connection(kill_it_in_the_middle)
+    left = command_line.sql("SELECT FROM threads"), command_line.sql("SELECT FROM messages")
+    again = command_line("import", file, "--json")
+
+    assert left == ([], [])
+    assert json.loads(again.stdout)["added"] == len(SAMPLE)
+
+
+def test_two_imports_of_a_file_that_grew_add_what_is_missing_once(command_line: CommandLine, tmp_path: Path) -> None:
+    command_line("import", "-", stdin=as_line(_first_messages(LONG, 300)))
+    file = write_lines(tmp_path / "in.jsonl", [LONG])
+
+    async def both_at_once(connection: asyncpg.Connection) -> None:
+        async with connection.transaction():
+            await connection.execute("SELECT FROM threads FOR UPDATE")
+            processes = [_patient(command_line).start("import", file) for _ in range(2)]
+            await _until(connection, "count(*) FILTER (WHERE wait_event_type = 'Lock') = 2")
+        for process in processes:
+            process.communicate()
+        assert [process.returncode for process in processes] == [0, 0]
+
+    command_line.on_connection(both_at_once)
+
+    assert exact([json.loads(command_line("export").stdout)]) == exact([LONG])
+
+
+def _first_messages(conversation: Conversation, count: int) -> Conversation:
+    return {**conversation, "messages": conversation["messages"][:count]}
+
+
+def _patient(command_line: CommandLine) -> CommandLine:
+    limits = {f"PERSISTENCE_{name}_TIMEOUT": "60" for name in ("LOCK", "STATEMENT", "IDLE_IN_TRANSACTION")}
+    return command_line.with_variables(**limits)
+
+
+async def _until(connection: asyncpg.Connection, condition: str) -> None:
+    """Wait for what other processes do in this database; no event of theirs reaches us."""
+    others = "pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    async with asyncio.timeout(60):
+        while not await connection.fetchval(f"SELECT {condition} FROM {others}"):
+            await asyncio.sleep(0.02)
+            await connection.execute("SELECT pg_stat_clear_snapshot()")  # a transaction sees the first one it took
