@@ -20,7 +20,7 @@ demo: $(VENV)/installed-demo ## see it work: servers, migrations and conversatio
 	@$(BIN)/agent-persistence demo
 
 test: $(VENV)/installed-dev ## run the tests with coverage (a part, without: PYTEST_ARGS=tests/unit)
-	$(BIN)/pytest $(or $(PYTEST_ARGS),--cov)
+	$(BIN)/pytest $(or $(PYTEST_ARGS),--cov --numprocesses auto --maxprocesses 4)
 
 test-matrix: ## run the tests on the lowest and newest SQLAlchemy 2.0 and the newest 2.1
 	$(MAKE) test SQLALCHEMY='==2.0.44'

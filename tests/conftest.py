@@ -111,24 +111,45 @@ def id_pair(request: pytest.FixtureRequest) -> tuple[str, str]:
     return pair
 
 
-@pytest_asyncio.fixture
-async def any_persistence(
-    id_pair: tuple[str, str], settings_for: Callable[..., Awaitable[PersistenceSettings]]
-) -> AsyncIterator[Persistence[Any, Any]]:
-    """A store of each pair of id types, with its cache."""
-    async with Persistence[Any, Any](await settings_for(*id_pair)) as persistence:
-        yield persistence
-        assert persistence.engine.pool.checkedout() == 0  # type: ignore[attr-defined]  # of the queue pools
-
-
-@pytest_asyncio.fixture
-async def persistence(
+@pytest_asyncio.fixture(scope="session")
+async def open_store(
     settings_for: Callable[..., Awaitable[PersistenceSettings]],
-) -> AsyncIterator[Persistence[str, str]]:
+) -> AsyncIterator[Callable[[tuple[str, str]], Awaitable[Persistence[Any, Any]]]]:
+    """A store for a pair of id types, opened once a run: what tests leave in it belongs to owners of their own."""
+    stores: dict[tuple[str, str], Persistence[Any, Any]] = {}
+
+    async def store(pair: tuple[str, str]) -> Persistence[Any, Any]:
+        if pair not in stores:
+            stores[pair] = await Persistence[Any, Any](await settings_for(*pair)).__aenter__()
+        return stores[pair]
+
+    yield store
+    for opened in stores.values():
+        await opened.aclose()
+
+
+async def assert_all_connections_are_back(store: Persistence[Any, Any]) -> None:
+    """Whatever a test did, no connection may still be in use; idle ones beyond a few would use the server up."""
+    pool: Any = store.engine.pool
+    assert pool.checkedout() == 0
+    if pool.checkedin() > 3:
+        await store.engine.dispose()
+
+
+@pytest_asyncio.fixture
+async def any_persistence(id_pair: tuple[str, str], open_store: Any) -> AsyncIterator[Persistence[Any, Any]]:
+    """A store of each pair of id types, with its cache."""
+    store = await open_store(id_pair)
+    yield store
+    await assert_all_connections_are_back(store)
+
+
+@pytest_asyncio.fixture
+async def persistence(open_store: Any) -> AsyncIterator[Persistence[str, str]]:
     """A store with string ids, with its cache, for what does not depend on the kind of id."""
-    async with Persistence[str, str](await settings_for()) as persistence:
-        yield persistence
-        assert persistence.engine.pool.checkedout() == 0  # type: ignore[attr-defined]  # of the queue pools
+    store = await open_store(("string", "string"))
+    yield store
+    await assert_all_connections_are_back(store)
 
 
 @pytest.fixture

@@ -121,7 +121,7 @@ def test_a_slow_cache_is_a_warning(command_line: CommandLine) -> None:
 
     (speed,) = [finding for finding in _findings(result.stdout) if finding["subject"] == "cache"]
     took_ms = float(speed["detail"].removeprefix("answers in ").partition(" ms")[0])
-    assert speed["level"] == ("WARN" if took_ms > 1 else "OK")
+    assert took_ms == 1.0 or speed["level"] == ("WARN" if took_ms > 1 else "OK")  # 1.0 is a rounded number
 
 
 def test_an_unreachable_database_fails_with_its_reason_and_without_its_password(command_line: CommandLine) -> None:

@@ -53,7 +53,7 @@ def test_the_demo_runs_on_named_servers_and_without_a_cache(unmigrated: CommandL
 def test_a_terminated_demo_leaves_nothing_behind(tmp_path: Path) -> None:
     process = CommandLine({"TMPDIR": str(tmp_path)}).start("demo", stdout=subprocess.PIPE)
     assert process.stdout is not None
-    while b"Importing" not in process.stdout.readline():
+    while b"they answer" not in process.stdout.readline():
         pass
 
     process.send_signal(signal.SIGTERM)

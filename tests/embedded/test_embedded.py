@@ -503,7 +503,9 @@ def test_a_normal_user_starts_the_servers_as_itself(open_folder: Path) -> None:
     os.chown(open_folder, NOBODY, -1)
 
     command = [sys.executable, "-c", AS_NOBODY, str(NOBODY), open_folder]
-    ran = subprocess.run(command, check=False, capture_output=True, text=True)
+    # Coverage would have nobody write its data into root's folder.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
+    ran = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
 
     assert (ran.stdout.split(), ran.stderr) == (["agent_persistence", "True"], "")
     assert {path.stat().st_uid for path in open_folder.rglob("*")} == {NOBODY}

@@ -109,7 +109,7 @@ JSON = st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(KEY
 
 @given(value=JSON)
 @example(value=AWKWARD)
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_every_accepted_value_comes_back_exactly(connection: AsyncConnection, value: Any) -> None:
     encoded = EncodedJSON(encode_json(value, "data"))
 

@@ -10,7 +10,7 @@ import pytest
 
 from agent_persistence.errors import InvalidInput
 from agent_persistence.persistence import Persistence
-from agent_persistence.repositories.retention import THREADS_A_BATCH
+from agent_persistence.repositories import retention
 from agent_persistence.settings import PersistenceSettings
 
 SettingsFor = Callable[..., Awaitable[PersistenceSettings]]
@@ -48,11 +48,12 @@ async def test_a_purge_goes_through_all_threads_in_batches_and_keeps_the_newest(
 
 
 async def test_a_purge_of_more_threads_than_a_batch_reaches_all(
-    persistence: Persistence[str, str], user_id: str
+    persistence: Persistence[str, str], user_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(retention, "THREADS_A_BATCH", 3)
     async with persistence.begin(user_id=user_id) as uow:
         threads = []
-        for _ in range(THREADS_A_BATCH + 5):
+        for _ in range(10):
             thread = await uow.threads.create()
             threads.append(thread.thread_id)
             await uow.states.put(thread.thread_id, 1)

@@ -345,7 +345,7 @@ async def test_any_sequence_of_calls_gives_what_the_model_gives(cache: str, sett
         run_state_machine_as_test,
         StoreMachine,
         settings=settings(
-            max_examples=30,
+            max_examples=20,
             stateful_step_count=20,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

@@ -1,0 +1,111 @@
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+from chat_messages import chat_messages, written
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from agent_persistence.chat_format import MessageColumns, from_columns, to_columns
+from agent_persistence.errors import InvalidInput
+from agent_persistence.records import MessageRole
+
+CANARY = "canary-4711"
+CALL = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Oslo"}'}}
+PARTS = [{"type": "text", "text": "What is"}, {"type": "image_url", "image_url": {"url": "https://x"}}, "this?"]
+
+
+@given(chat_messages(st.text(max_size=12), st.integers() | st.floats(allow_nan=False)))
+@example({"role": "assistant", "content": None, "tool_calls": [CALL, CALL]})
+@example({"role": "user", "content": "", "extra": {"set": {"role": "tool"}}, "set": 1, "unset": ["role"]})
+@example({"role": "tool", "tool_call_id": "x" * 256, "content": "\r\n\x1b[31m😀"})
+@example({"role": "assistant", "reasoning": "a", "reasoning_content": "b"})
+@example({"role": "assistant", "reasoning": "a", "reasoning_content": None, "tool_calls": None, "tool_call_id": None})
+def test_a_message_put_together_again_is_the_message_that_was_cut(message: dict[str, Any]) -> None:
+    assert written(from_columns(to_columns(message))) == written(message)
+
+
+def test_a_plain_message_needs_its_columns_only() -> None:
+    columns = to_columns(
+        {
+            "role": "assistant",
+            "content": "It rains.",
+            "tool_calls": [CALL],
+            "tool_call_id": "call_0",
+            "reasoning_content": "Oslo.",
+        }
+    )
+
+    assert columns == MessageColumns(MessageRole.ASSISTANT, "It rains.", [CALL], "call_0", "Oslo.", None)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ({}, ""),
+        ({"content": None}, ""),
+        ({"content": "as it is\r\n"}, "as it is\r\n"),
+        ({"content": PARTS}, "What is\nthis?"),
+        ({"content": [{"type": "image_url"}, {"text": 5}, 7, None]}, ""),
+        ({"content": []}, ""),
+    ],
+)
+def test_the_text_column_holds_what_people_read(content: dict[str, Any], text: str) -> None:
+    assert to_columns({"role": "user", **content}).content == text
+
+
+@pytest.mark.parametrize(("word", "role"), [("developer", MessageRole.SYSTEM), ("function", MessageRole.TOOL)])
+def test_a_role_without_a_label_of_its_own_is_stored_under_the_nearest(word: str, role: MessageRole) -> None:
+    columns = to_columns({"role": word, "content": "x"})
+
+    assert columns.role is role
+    assert from_columns(columns)["role"] == word
+
+
+def test_reasoning_is_found_under_either_name() -> None:
+    assert to_columns({"role": "assistant", "reasoning": "a"}).reasoning == "a"
+    assert to_columns({"role": "assistant", "reasoning_content": "b"}).reasoning == "b"
+    assert to_columns({"role": "assistant", "reasoning": {"no": "text"}}).reasoning is None
+
+
+def test_a_call_id_that_its_column_cannot_hold_is_kept_beside_it() -> None:
+    columns = to_columns({"role": "tool", "content": "x", "tool_call_id": "x" * 256})
+
+    assert columns.tool_call_id is None
+    assert from_columns(columns)["tool_call_id"] == "x" * 256
+
+
+def test_a_role_and_a_mapping_of_other_types_are_taken_too() -> None:
+    message = MappingProxyType({"role": MessageRole.USER, "content": "x"})
+
+    assert from_columns(to_columns(message)) == {"role": "user", "content": "x"}
+
+
+def test_a_role_that_this_version_does_not_know_reads_as_its_label() -> None:
+    columns = MessageColumns("critic", "x", None, None, None, None)
+
+    assert from_columns(columns) == {"role": "critic", "content": "x"}
+
+
+@pytest.mark.parametrize(
+    ("message", "field"),
+    [
+        (CANARY, "messages[3]"),
+        ([("role", "user")], "messages[3]"),
+        (None, "messages[3]"),
+        ({}, "messages[3].role"),
+        ({"role": CANARY}, "messages[3].role"),
+        ({"role": None}, "messages[3].role"),
+        ({"role": ["user"]}, "messages[3].role"),
+        ({"role": "user", "content": {"text": CANARY}}, "messages[3].content"),
+        ({"role": "user", "content": 4711}, "messages[3].content"),
+        ({"role": "user", "content": CANARY.encode()}, "messages[3].content"),
+    ],
+)
+def test_what_is_no_chat_message_is_refused_by_the_name_of_the_field(message: Any, field: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        to_columns(message, "messages[3]")
+
+    assert caught.value.field == field
+    assert CANARY not in str(caught.value)
+    assert "4711" not in str(caught.value)

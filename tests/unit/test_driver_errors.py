@@ -1,0 +1,161 @@
+"""What the driver can say, one row each; the real faults are in the integration tests."""
+
+import asyncio
+from typing import Any
+
+import asyncpg
+import pytest
+from asyncpg import exceptions as driver
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, InvalidRequestError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from agent_persistence.driver_errors import constraint_of, sqlstate_of, translate, translate_commit, translated
+from agent_persistence.errors import (
+    CommitUnknown,
+    DatabaseError,
+    InvalidInput,
+    PersistenceError,
+    PoolTimeout,
+    SchemaError,
+    StatementTimeout,
+    UnavailableError,
+)
+
+CANARY = "canary-4711"
+
+ANSWERS: list[tuple[Exception, type[PersistenceError]]] = [
+    (driver.AdminShutdownError(CANARY), UnavailableError),
+    (driver.CrashShutdownError(CANARY), UnavailableError),
+    (driver.CannotConnectNowError(CANARY), UnavailableError),
+    (driver.TooManyConnectionsError(CANARY), UnavailableError),
+    (driver.SerializationError(CANARY), UnavailableError),
+    (driver.DeadlockDetectedError(CANARY), UnavailableError),
+    (driver.ReadOnlySQLTransactionError(CANARY), UnavailableError),
+    (driver.ConnectionDoesNotExistError(CANARY), UnavailableError),
+    (driver.ConnectionFailureError(CANARY), UnavailableError),
+    (driver.InvalidCachedStatementError(CANARY), UnavailableError),
+    (driver.TargetServerAttributeNotMatched(CANARY), UnavailableError),
+    (driver.QueryCanceledError(CANARY), StatementTimeout),
+    (driver.LockNotAvailableError(CANARY), StatementTimeout),
+    (driver.IdleInTransactionSessionTimeoutError(CANARY), StatementTimeout),
+    (driver.UndefinedTableError(CANARY), SchemaError),
+    (driver.UndefinedColumnError(CANARY), SchemaError),
+    (driver.UndefinedObjectError(CANARY), SchemaError),
+    (driver.InvalidSchemaNameError(CANARY), SchemaError),
+    (driver.UniqueViolationError(CANARY), DatabaseError),
+    (driver.ForeignKeyViolationError(CANARY), DatabaseError),
+    (driver.DiskFullError(CANARY), DatabaseError),
+    (driver.OutOfMemoryError(CANARY), DatabaseError),
+    (driver.InsufficientPrivilegeError(CANARY), DatabaseError),
+    (driver.InvalidPasswordError(CANARY), DatabaseError),
+    (driver.InvalidCatalogNameError(CANARY), DatabaseError),
+    (driver.ProgramLimitExceededError(CANARY), DatabaseError),
+]
+
+
+def wrapped(
+    error: Exception, kind: type[DBAPIError] = DBAPIError, *, connection_invalidated: bool = False
+) -> DBAPIError:
+    """As SQLAlchemy hands it on: its own error around its dialect's around the driver's."""
+    adapted = Exception(str(error))
+    adapted.__cause__ = error
+    return kind(f"SELECT '{CANARY}'", {}, adapted, connection_invalidated=connection_invalidated)
+
+
+@pytest.mark.parametrize("wrap", [wrapped, lambda error: error], ids=["wrapped", "while connecting on 2.0"])
+@pytest.mark.parametrize(("error", "expected"), ANSWERS, ids=lambda value: getattr(value, "__name__", None))
+def test_an_error_of_the_driver_is_answered_by_its_code(
+    error: Exception, expected: type[PersistenceError], wrap: Any
+) -> None:
+    answer = translate(wrap(error))
+
+    assert type(answer) is expected
+    assert answer.committed == "no"
+    assert answer.retryable is (expected is UnavailableError)
+    assert CANARY not in str(answer)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (ConnectionRefusedError(CANARY), UnavailableError),
+        (FileNotFoundError(CANARY), UnavailableError),
+        (TimeoutError(), UnavailableError),
+        (asyncpg.InterfaceError(CANARY), DatabaseError),
+        (PoolTimeoutError(CANARY), PoolTimeout),
+        (ArgumentError(CANARY), DatabaseError),
+    ],
+)
+def test_an_error_without_a_code_is_answered_by_its_kind(error: Exception, expected: type[PersistenceError]) -> None:
+    answer = translate(error)
+
+    assert type(answer) is expected
+    assert CANARY not in str(answer)
+
+
+def test_an_error_without_a_code_on_a_closed_connection_is_worth_a_retry() -> None:
+    error = wrapped(asyncpg.InterfaceError("connection is closed"), connection_invalidated=True)
+
+    assert type(translate(error)) is UnavailableError
+
+
+@pytest.mark.parametrize(
+    ("error", "committed"),
+    [
+        (wrapped(driver.ConnectionDoesNotExistError(CANARY), connection_invalidated=True), "unknown"),
+        (wrapped(driver.AdminShutdownError(CANARY), connection_invalidated=True), "unknown"),
+        (ConnectionResetError(CANARY), "unknown"),
+        (wrapped(asyncpg.InterfaceError("connection is closed"), InterfaceError, connection_invalidated=True), "no"),
+        (wrapped(driver.SerializationError(CANARY)), "no"),
+        (wrapped(driver.DeadlockDetectedError(CANARY)), "no"),
+        (wrapped(driver.ForeignKeyViolationError(CANARY)), "no"),
+        (wrapped(driver.QueryCanceledError(CANARY)), "no"),
+    ],
+)
+def test_a_commit_is_unknown_only_where_it_may_have_arrived(error: Exception, committed: str) -> None:
+    answer = translate_commit(error)
+
+    assert isinstance(answer, CommitUnknown) is (committed == "unknown")
+    assert answer.committed == committed
+    assert CANARY not in str(answer)
+
+
+def test_a_session_that_is_over_says_so() -> None:
+    assert "unit of work is over" in str(translate(InvalidRequestError(CANARY)))
+
+
+def test_a_refusal_of_the_server_carries_code_and_constraint() -> None:
+    error = driver.ForeignKeyViolationError(CANARY)
+    error.constraint_name = "fk_threads_user_id_users"
+
+    answer = translate(wrapped(error))
+
+    assert isinstance(answer, DatabaseError)
+    assert (answer.sqlstate, answer.constraint) == ("23503", "fk_threads_user_id_users")
+
+
+def test_an_error_without_code_and_constraint_has_neither() -> None:
+    assert sqlstate_of(ValueError()) is None
+    assert constraint_of(wrapped(ValueError())) is None
+
+
+def test_a_missing_table_names_the_command_that_makes_it() -> None:
+    assert "agent-persistence upgrade" in str(translate(driver.UndefinedTableError("x")))
+
+
+@pytest.mark.parametrize(
+    "error", [wrapped(driver.UndefinedTableError("x")), OSError(), driver.InvalidCatalogNameError("x")]
+)
+def test_the_driver_s_own_error_is_the_cause(error: Exception) -> None:
+    with pytest.raises(PersistenceError) as caught, translated():
+        raise error
+
+    assert caught.value.__cause__ is error
+
+
+@pytest.mark.parametrize("error", [InvalidInput("name", "is bad"), ValueError(), asyncio.CancelledError()])
+def test_what_the_driver_did_not_raise_passes(error: BaseException) -> None:
+    with pytest.raises(type(error)) as caught, translated():
+        raise error
+
+    assert caught.value is error
