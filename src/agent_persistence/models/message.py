@@ -4,34 +4,23 @@ from __future__ import annotations
 
 from typing import Any, Generic
 
-from sqlalchemy import BigInteger, ForeignKey, Identity, Index, Integer, String, Text, event, text
+from sqlalchemy import BigInteger, Identity, Index, Integer, String, Text, event, text
 from sqlalchemy.orm import Mapped, Mapper, declared_attr, mapped_column
 
 from agent_persistence.ids import IdT
 from agent_persistence.models.base import HasIdTypes, MetaMixin, TimestampMixin, table_of
 from agent_persistence.models.json_type import ExactJSON
 from agent_persistence.models.roles import RoleType
-from agent_persistence.models.thread import key_column
+from agent_persistence.models.thread import OfThreadMixin, key_column
 from agent_persistence.records import MessageRole
 
 
-class MessageMixin(HasIdTypes, TimestampMixin, MetaMixin, Generic[IdT]):
+class MessageMixin(OfThreadMixin[IdT], TimestampMixin, MetaMixin, Generic[IdT]):
     """One message of a thread; ``seq`` is its place."""
 
     __tablename__ = "messages"
 
     # Unique within its thread, not in the table: a global key would tell one owner which ids another one uses.
-    @declared_attr
-    @classmethod
-    def thread_id(cls) -> Mapped[IdT]:
-        return mapped_column(
-            cls.__id_types__.id.sql_type(),
-            ForeignKey("threads.thread_id", ondelete="CASCADE"),
-            primary_key=True,
-            autoincrement=False,
-            sort_order=-11,
-        )
-
     @declared_attr
     @classmethod
     def message_id(cls) -> Mapped[IdT]:

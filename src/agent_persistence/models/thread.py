@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Generic
 
-from sqlalchemy import ColumnElement, DateTime, Identity, Index, String, event
+from sqlalchemy import ColumnElement, DateTime, ForeignKey, Identity, Index, String, event
 from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import Mapped, MappedColumn, Mapper, declared_attr, mapped_column
 
@@ -48,6 +48,21 @@ class ThreadMixin(HasIdTypes, TimestampMixin, MetaMixin, Generic[IdT, UserIdT]):
     @classmethod
     def _archived_expression(cls) -> ColumnElement[bool]:
         return cls.archived_at.is_not(None)
+
+
+class OfThreadMixin(HasIdTypes, Generic[IdT]):
+    """The thread that a row belongs to; it leads the primary key, so that a thread's rows lie together."""
+
+    @declared_attr
+    @classmethod
+    def thread_id(cls) -> Mapped[IdT]:
+        return mapped_column(
+            cls.__id_types__.id.sql_type(),
+            ForeignKey("threads.thread_id", ondelete="CASCADE"),
+            primary_key=True,
+            autoincrement=False,
+            sort_order=-11,
+        )
 
 
 @event.listens_for(ThreadMixin, "instrument_class", propagate=True)
