@@ -244,6 +244,36 @@ async def test_a_session_joined_to_an_outer_transaction_publishes_nothing_before
     assert (await other_process.states.require(thread_id, user_id=user_id)).data == "old"
 
 
+async def test_a_session_joined_to_an_outer_transaction_keeps_readers_from_filling_until_that_commits(
+    persistence: Store, other_process: Store, thread_id: str, user_id: str
+) -> None:
+    await persistence.states.put(thread_id, "old", user_id=user_id)
+
+    async with persistence.engine.connect() as connection, connection.begin() as outer:
+        async with AsyncSession(connection) as session:
+            await persistence.bind(session, user_id=user_id).states.put(thread_id, "new")
+            await session.commit()
+        before = await other_process.states.require(thread_id, user_id=user_id)
+        await outer.commit()
+
+    after = await other_process.states.require(thread_id, user_id=user_id)
+    assert (before.data, after.data) == ("old", "new")
+
+
+async def test_a_unit_of_work_that_commits_twice_publishes_each_state_once(
+    persistence: Store, other_process: Store, thread_id: str, user_id: str
+) -> None:
+    async with persistence.begin(user_id=user_id) as uow:
+        await uow.states.put(thread_id, "first")
+        await uow.session.commit()
+        await other_process.states.put(thread_id, "theirs", user_id=user_id)
+        other = await uow.threads.create()
+        await uow.states.put(other.thread_id, "second")
+
+    assert (await persistence.states.require(thread_id, user_id=user_id)).data == "theirs"
+    assert (await persistence.states.require(other.thread_id, user_id=user_id)).data == "second"
+
+
 async def test_a_rolled_back_savepoint_gives_its_key_back_with_its_lock(
     persistence: Store, other_process: Store, thread_id: str, user_id: str, redis: Redis, key: bytes
 ) -> None:
