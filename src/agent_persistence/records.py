@@ -150,7 +150,7 @@ class Page(Generic[T]):
 
     Attributes:
         items: the rows, in the order of the list.
-        before: give it as ``before=`` for the rows that precede these; ``None`` where there are none.
+        before: give it as ``before=`` for the rows that precede these; ``None`` where there are known to be none.
         after: give it as ``after=`` for the rows that follow these; ``None`` where there can be none.
         corrupt: rows of this page that could not be read back; the others could.
     """

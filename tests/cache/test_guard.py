@@ -122,7 +122,7 @@ async def test_after_the_pause_one_probe_is_let_through_and_the_others_wait_for_
         return "pong"
 
     first = asyncio.create_task(guard.call(probe, clock.now + 10))
-    await probing.wait()
+    await asyncio.wait_for(probing.wait(), 5)
     with pytest.raises(CacheUnavailable):
         await guard.call(answer, guard.budget())
     proceed.set()
@@ -165,7 +165,7 @@ async def test_a_cancelled_caller_counts_for_nothing_and_frees_the_probe() -> No
         await asyncio.Event().wait()
 
     task = asyncio.create_task(guard.call(probe, guard.budget()))
-    await started.wait()
+    await asyncio.wait_for(started.wait(), 5)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
