@@ -177,6 +177,12 @@ def environment(extra: Mapping[str, str]) -> dict[str, str]:
     return {**kept, **extra}
 
 
+def later_revision(place: int = 1) -> str:
+    """The name of the first, second ... revision that ``later_history`` adds behind the shipped ones."""
+    shipped = len(list((REPOSITORY / "migrations" / "versions").glob("*_ap*.py")))
+    return f"ap{shipped + place:04d}"
+
+
 def later_history(folder: Path, *revisions: str) -> Path:
     """Write an ``alembic.ini`` whose history goes on after the shipped one; returns its path.
 
@@ -184,12 +190,12 @@ def later_history(folder: Path, *revisions: str) -> Path:
     """
     versions = folder / "versions"
     versions.mkdir()
-    for number, body in enumerate(revisions, start=2):
-        (versions / f"ap{number:04d}_later.py").write_text(
+    for place, body in enumerate(revisions, start=1):
+        (versions / f"{later_revision(place)}_later.py").write_text(
             "import sqlalchemy as sa\n"
             "from alembic import op\n"
             "from agent_persistence.migrate import operations\n"
-            f"revision, down_revision = 'ap{number:04d}', 'ap{number - 1:04d}'\n"
+            f"revision, down_revision = '{later_revision(place)}', '{later_revision(place - 1)}'\n"
             "def upgrade():\n"
             "    operations.limit_lock_waits()\n"
             f"    {body}\n"

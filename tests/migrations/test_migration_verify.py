@@ -12,7 +12,7 @@ from agent_persistence import migrate
 from agent_persistence.errors import IdTypeMismatchError, InvalidIndexError, NotMigratedError, SchemaError
 from agent_persistence.migrate import config
 from agent_persistence.settings import PersistenceSettings
-from migration_testing import REPOSITORY, VERSION_TABLE, Database, later_history
+from migration_testing import REPOSITORY, VERSION_TABLE, Database, later_history, later_revision
 
 
 async def verify(database: Database, settings: PersistenceSettings) -> None:
@@ -68,11 +68,12 @@ async def test_a_database_behind_is_refused(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await migrate.upgrade(database.settings())
+    shipped = migrate.head()
     ini = later_history(tmp_path, "pass")
     monkeypatch.setattr(config, "alembic_ini", lambda: ini)
     monkeypatch.setattr(config, "history", config.history.__wrapped__)
 
-    with pytest.raises(NotMigratedError, match="at revision ap0001, this version needs ap0002"):
+    with pytest.raises(NotMigratedError, match=f"at revision {shipped}, this version needs {later_revision()}"):
         await verify(database, database.settings())
 
 

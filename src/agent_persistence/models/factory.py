@@ -10,8 +10,9 @@ from sqlalchemy import Column, MetaData, Table, Text
 from sqlalchemy.orm import DeclarativeBase
 
 from agent_persistence.ids import IdT, IdTypes, UserIdT
-from agent_persistence.models.base import NAMING_CONVENTION
+from agent_persistence.models.base import NAMING_CONVENTION, table_of
 from agent_persistence.models.message import MessageMixin
+from agent_persistence.models.outbox import outbox_in, outbox_table
 from agent_persistence.models.state import StateMixin
 from agent_persistence.models.thread import ThreadMixin
 
@@ -33,6 +34,11 @@ class Models(Generic[IdT, UserIdT]):
     def id_types(self) -> IdTypes[IdT, UserIdT]:
         """The id types that the classes were mapped with."""
         return self.Thread.__id_types__
+
+    @property
+    def outbox(self) -> Table:
+        """The table of cached states that Redis could not be told of; it belongs to no model."""
+        return outbox_in(table_of(self.Thread).schema, self.id_types)
 
 
 def config_table(metadata: MetaData) -> Table:
@@ -67,4 +73,5 @@ def _build(id_types: IdTypes[Any, Any], schema: str | None) -> Models[Any, Any]:
         pass
 
     config_table(Base.metadata)
+    outbox_table(Base.metadata, id_types)
     return Models(Thread, State, Message)
