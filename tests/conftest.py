@@ -76,6 +76,8 @@ def settings_for(
         namespace = f"test-{uuid.uuid4().hex[:8]}"
         # A machine under load must not turn a hit into a miss: tests of the time limits set their own.
         patient = {"cache_timeout_ms": 2_000, "cache_budget_ms": 4_000}
+        # Tests that count connections, statements or commands want no others in between: those of the sweeper ask it.
+        patient["cache_sweep_interval"] = 3_600
         values = {"database_url": databases[pair], "cache_namespace": namespace, **values, **patient, **changes}
         return PersistenceSettings(_env_file=None, **values)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from typing import Final
 
 from asyncpg import InterfaceError, InternalClientError, PostgresError
@@ -14,11 +15,13 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from agent_persistence.errors import (
     CommitUnknown,
     DatabaseError,
+    LockTimeout,
     PersistenceError,
     PoolTimeout,
     SchemaError,
     StatementTimeout,
     UnavailableError,
+    UniqueConflict,
 )
 
 # SQLAlchemy 2.0 lets through as they are the driver's own errors of connecting; 2.1 wraps them.
@@ -33,9 +36,14 @@ _TRY_AGAIN: Final = {
     "40P01",  # deadlock_detected
     "25006",  # read_only_sql_transaction: a standby answered
 }
+_TAKEN: Final = {
+    "23505",  # unique_violation
+    "23P01",  # exclusion_violation
+}
+_LOCK_NOT_AVAILABLE: Final = "55P03"
 _TOO_SLOW: Final = {
+    _LOCK_NOT_AVAILABLE,
     "57014",  # query_canceled
-    "55P03",  # lock_not_available
     "25P03",  # idle_in_transaction_session_timeout
     "25P04",  # transaction_timeout
 }
@@ -61,25 +69,54 @@ def translated() -> Iterator[None]:
         raise translate(error) from error
 
 
-def translate(error: BaseException) -> PersistenceError:
+class Verdict(StrEnum):
+    """What an error of the driver means for the work that met it."""
+
+    RETRY = "retry"
+    """Nothing was committed, and the same work may succeed when it is done again."""
+    AMBIGUOUS = "ambiguous"
+    """The connection closed during COMMIT: it may have arrived or not."""
+    CONFLICT = "conflict"
+    """Nothing was committed: somebody else has what may exist once."""
+    TIMEOUT = "timeout"
+    """Nothing was committed: the server's limit for a statement, a lock or a transaction was reached."""
+    FATAL = "fatal"
+    """Nothing was committed, and nothing would be the next time."""
+
+
+def classify(error: BaseException, *, committing: bool = False) -> Verdict:
+    """Say what became of the work that met this error, and whether doing it again may help.
+
+    Args:
+        committing: whether COMMIT was under way.
+    """
+    sqlstate = sqlstate_of(error)
+    if sqlstate in _TAKEN:
+        return Verdict.CONFLICT
+    if sqlstate in _TOO_SLOW:
+        return Verdict.TIMEOUT
+    if not _is_passing(error, sqlstate):
+        return Verdict.FATAL
+    return Verdict.AMBIGUOUS if committing and not _certainly_undone(error) else Verdict.RETRY
+
+
+def translate(error: BaseException, *, committing: bool = False) -> PersistenceError:
     """Say in our own words what SQLAlchemy or the driver raised."""
-    if isinstance(error, PoolTimeoutError):
-        return PoolTimeout("every connection of the pool is in use; raise PERSISTENCE_POOL_SIZE or hold them shorter")
-    if isinstance(error, OSError):  # also of the driver's own waits: TimeoutError is one
-        return UnavailableError(_UNREACHABLE)
-    if isinstance(error, InvalidRequestError):
-        return DatabaseError("the session cannot be used: its unit of work is over, has failed, or two tasks share it")
-    if isinstance(error, SQLAlchemyError) and not isinstance(error, DBAPIError):
-        return DatabaseError(f"SQLAlchemy refused: {type(error).__name__}")
-    return _translate_driver(error)
-
-
-def translate_commit(error: BaseException) -> PersistenceError:
-    """Say what became of a COMMIT: a connection that dies while it is under way leaves open whether it arrived."""
-    translation = translate(error)
-    if isinstance(translation, UnavailableError) and not _certainly_undone(error):
-        return CommitUnknown("the connection closed during COMMIT; read before writing again")
-    return translation
+    match classify(error, committing=committing):
+        case Verdict.RETRY if isinstance(error, PoolTimeoutError):
+            return PoolTimeout("every connection is in use; raise PERSISTENCE_POOL_SIZE or hold them shorter")
+        case Verdict.RETRY:
+            return UnavailableError(_UNREACHABLE + _advice(error))
+        case Verdict.AMBIGUOUS:
+            return CommitUnknown("the connection closed during COMMIT; read before writing again")
+        case Verdict.CONFLICT:
+            return UniqueConflict(constraint_of(error))
+        case Verdict.TIMEOUT:
+            sqlstate = sqlstate_of(error)
+            kind = LockTimeout if sqlstate == _LOCK_NOT_AVAILABLE else StatementTimeout
+            return kind(f"a statement, lock or transaction exceeded its time limit (sqlstate {sqlstate})")
+        case Verdict.FATAL:
+            return _fatal(error)
 
 
 def sqlstate_of(error: BaseException) -> str | None:
@@ -100,23 +137,28 @@ def constraint_of(error: BaseException) -> str | None:
     return None
 
 
-def _translate_driver(error: BaseException) -> PersistenceError:
-    sqlstate = sqlstate_of(error)
-    advice = _POOLER_ADVICE if sqlstate in _POOLER else ""
-    if sqlstate in _TOO_SLOW:
-        return StatementTimeout(f"a statement, lock or transaction exceeded its time limit (sqlstate {sqlstate})")
-    if getattr(error, "connection_invalidated", False) or _worth_retrying(error, sqlstate):
-        return UnavailableError(_UNREACHABLE + advice)
-    if sqlstate in _NO_SCHEMA:
-        return SchemaError("a table or column is missing; run: agent-persistence upgrade")
-    reason = f"PostgreSQL refused the statement (sqlstate {sqlstate}){advice}"
-    return DatabaseError(reason, sqlstate=sqlstate, constraint=constraint_of(error))
-
-
-def _worth_retrying(error: BaseException, sqlstate: str | None) -> bool:
+def _is_passing(error: BaseException, sqlstate: str | None) -> bool:
+    if isinstance(error, OSError | PoolTimeoutError) or getattr(error, "connection_invalidated", False):
+        return True  # TimeoutError, of the driver's own waits, is an OSError
     if sqlstate is not None and (sqlstate in _TRY_AGAIN or sqlstate.startswith("08")):
         return True
     return any(type(candidate).__name__ in _PASSING for candidate in _chain(error))
+
+
+def _fatal(error: BaseException) -> PersistenceError:
+    if isinstance(error, InvalidRequestError):
+        return DatabaseError("the session cannot be used: its unit of work is over, has failed, or two tasks share it")
+    if isinstance(error, SQLAlchemyError) and not isinstance(error, DBAPIError):
+        return DatabaseError(f"SQLAlchemy refused: {type(error).__name__}")
+    sqlstate = sqlstate_of(error)
+    if sqlstate in _NO_SCHEMA:
+        return SchemaError("a table or column is missing; run: agent-persistence upgrade")
+    reason = f"PostgreSQL refused the statement (sqlstate {sqlstate}){_advice(error)}"
+    return DatabaseError(reason, sqlstate=sqlstate, constraint=constraint_of(error))
+
+
+def _advice(error: BaseException) -> str:
+    return _POOLER_ADVICE if sqlstate_of(error) in _POOLER else ""
 
 
 def _certainly_undone(error: BaseException) -> bool:

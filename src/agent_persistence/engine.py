@@ -11,13 +11,18 @@ from agent_persistence.database_url import DatabaseUrl
 from agent_persistence.settings import PersistenceSettings
 
 _TRANSACTION_TIMEOUT_SINCE: Final = 17
+_GRACE_SECONDS: Final = 2.0
 
 
-def make_engine(url: DatabaseUrl, settings: PersistenceSettings) -> AsyncEngine:
-    """Make an engine whose every wait has an end. Nothing connects yet."""
+def make_engine(url: DatabaseUrl, settings: PersistenceSettings, *, keeps_cache: bool) -> AsyncEngine:
+    """Make an engine whose every wait has an end. Nothing connects yet.
+
+    Args:
+        keeps_cache: whether its writers tell the cache themselves, so that the triggers of ``outside-writes`` need not.
+    """
     engine = create_async_engine(
         url.sqlalchemy_url,
-        connect_args=_connect_args(url, settings),
+        connect_args=_connect_args(url, settings, keeps_cache=keeps_cache),
         pool_size=settings.pool_size,
         max_overflow=settings.max_overflow,
         pool_timeout=settings.pool_timeout,
@@ -29,8 +34,10 @@ def make_engine(url: DatabaseUrl, settings: PersistenceSettings) -> AsyncEngine:
     return engine
 
 
-def _connect_args(url: DatabaseUrl, settings: PersistenceSettings) -> dict[str, Any]:
-    arguments = {"timeout": settings.connect_timeout, **url.connect_args}
+def _connect_args(url: DatabaseUrl, settings: PersistenceSettings, *, keeps_cache: bool) -> dict[str, Any]:
+    # The server ends a statement by itself; the client's own limit is for a server that no longer answers.
+    patience = {"timeout": settings.connect_timeout, "command_timeout": settings.statement_timeout + _GRACE_SECONDS}
+    arguments = {**patience, **url.connect_args}
     if settings.pgbouncer:
         # Unnamed statements only: named ones live on a server connection that the next transaction may not get.
         # The pooler also refuses start-up parameters; set the timeouts with ALTER ROLE there.
@@ -41,6 +48,7 @@ def _connect_args(url: DatabaseUrl, settings: PersistenceSettings) -> dict[str, 
         "idle_in_transaction_session_timeout": settings.idle_in_transaction_timeout,
     }
     server_settings = {name: str(int(seconds * 1000)) for name, seconds in limits.items()}
+    server_settings["agent_persistence.keeps_cache"] = "on" if keeps_cache else "off"
     return {**arguments, "server_settings": {**server_settings, **arguments.get("server_settings", {})}}
 
 

@@ -10,14 +10,20 @@
     ├── ConflictError
     │   ├── ThreadExistsError
     │   ├── IdempotencyConflict               same id, other content
-    │   └── StateConflict                     expected_version was not the latest
+    │   ├── StateConflict                     expected_version was not the latest
+    │   └── UniqueConflict                    a unique index of the host's refused
     ├── CorruptRow                            a stored row cannot be read
     ├── CheckpointingDisabledError            PERSISTENCE_ENABLE_CHECKPOINTING=false
     ├── UnavailableError                      worth retrying
     │   └── PoolTimeout
-    ├── StatementTimeout                      the server gave up on a statement or a lock
+    ├── StatementTimeout                      the server gave up on a statement
+    │   └── LockTimeout                       ... on waiting for a lock
     ├── CommitUnknown                         the connection died during COMMIT
     ├── DatabaseError                         the server refused; retrying will not help
+    ├── MisuseError                           the program holds it wrong
+    │   ├── WrongLoopError                    a store of another event loop
+    │   ├── ForkedError                       a store of the parent process
+    │   └── UnitOfWorkInUseError              two tasks at once on one unit of work
     ├── SchemaError
     │   ├── NotMigratedError
     │   ├── IdTypeMismatchError
@@ -132,6 +138,18 @@ class StateConflict(ConflictError):
         self.found = found
 
 
+class UniqueConflict(ConflictError):
+    """A unique index that the host added refused: the same is there already.
+
+    Attributes:
+        constraint: the name of the index or constraint, or ``None``.
+    """
+
+    def __init__(self, constraint: str | None) -> None:
+        super().__init__(f"{constraint or 'a unique constraint'} does not allow the same twice")
+        self.constraint = constraint
+
+
 class CorruptRow(PersistenceError):
     """A stored row cannot be read back; every other row can."""
 
@@ -163,10 +181,40 @@ class StatementTimeout(PersistenceError):
     """A statement or a lock took longer than its limit."""
 
 
+class LockTimeout(StatementTimeout):
+    """Another transaction held a row for longer than ``PERSISTENCE_LOCK_TIMEOUT``."""
+
+
 class CommitUnknown(PersistenceError):
-    """The connection died during COMMIT: the work may be in the database or not."""
+    """The connection died during COMMIT, and the database could not say since whether the work is in it."""
 
     committed = "unknown"
+
+
+class MisuseError(PersistenceError):
+    """The program uses a store in a way that cannot work."""
+
+
+class WrongLoopError(MisuseError):
+    """A store is used in another event loop than the one it was opened in."""
+
+    def __init__(self) -> None:
+        super().__init__("this Persistence belongs to another event loop; open one in each loop, or use one loop")
+
+
+class ForkedError(MisuseError):
+    """A store is used in a child process that was forked after its first use."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(f"this Persistence belongs to process {pid}; open one in each process, after the fork")
+        self.pid = pid
+
+
+class UnitOfWorkInUseError(MisuseError):
+    """Two tasks run statements of one unit of work at the same time."""
+
+    def __init__(self) -> None:
+        super().__init__("another task is running a statement of this unit of work; begin one for each task")
 
 
 class DatabaseError(PersistenceError):

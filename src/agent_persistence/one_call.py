@@ -1,14 +1,14 @@
-"""The repositories as one-call operations: each opens its own unit of work, and commits it.
+"""The repositories as one-call operations: each runs in a unit of work of its own.
 
-Reads take a connection without a transaction around them, and a cache hit takes none at all.
+It is done again, as a whole, while that may help, and goes on to its end when its caller is cancelled. Reads take a
+connection without a transaction around them, and a cache hit takes none at all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
 from datetime import datetime
-from typing import Any, Generic, Protocol
+from typing import Any, Generic
 
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.records import (
@@ -21,21 +21,13 @@ from agent_persistence.records import (
     ThreadRecord,
     Unchanged,
 )
-from agent_persistence.unit_of_work import UnitOfWork
-
-
-class Opener(Protocol[IdT, UserIdT]):
-    """Opens a unit of work for an owner."""
-
-    def __call__(self, *, user_id: UserIdT | AnyUser) -> AbstractAsyncContextManager[UnitOfWork[IdT, UserIdT]]:
-        """Open it."""
-        ...
+from agent_persistence.transactions import Transactions
 
 
 class _OneCall(Generic[IdT, UserIdT]):
-    def __init__(self, begin: Opener[IdT, UserIdT], read: Opener[IdT, UserIdT]) -> None:
-        self._begin = begin
-        self._read = read
+    def __init__(self, transactions: Transactions[IdT, UserIdT]) -> None:
+        self._read = transactions.read
+        self._write = transactions.write
 
 
 class OneCallThreads(_OneCall[IdT, UserIdT]):
@@ -50,18 +42,17 @@ class OneCallThreads(_OneCall[IdT, UserIdT]):
         meta: Mapping[str, Any] | None = None,
     ) -> ThreadRecord[IdT, UserIdT]:
         """Start a thread; see ``ThreadRepository.create``."""
-        async with self._begin(user_id=user_id) as uow:
-            return await uow.threads.create(thread_id=thread_id, name=name, meta=meta)
+        return await self._write(
+            lambda uow: uow.threads.create(thread_id=thread_id, name=name, meta=meta), user_id=user_id
+        )
 
     async def get(self, thread_id: IdT, *, user_id: UserIdT | AnyUser) -> ThreadRecord[IdT, UserIdT] | None:
         """Return a thread, or ``None``."""
-        async with self._read(user_id=user_id) as uow:
-            return await uow.threads.get(thread_id)
+        return await self._read(lambda uow: uow.threads.get(thread_id), user_id=user_id)
 
     async def require(self, thread_id: IdT, *, user_id: UserIdT | AnyUser) -> ThreadRecord[IdT, UserIdT]:
         """Return a thread, or raise ``ThreadNotFoundError``."""
-        async with self._read(user_id=user_id) as uow:
-            return await uow.threads.require(thread_id)
+        return await self._read(lambda uow: uow.threads.require(thread_id), user_id=user_id)
 
     async def page(
         self,
@@ -74,8 +65,10 @@ class OneCallThreads(_OneCall[IdT, UserIdT]):
         archived: bool = False,
     ) -> Page[ThreadRecord[IdT, UserIdT]]:
         """List threads, the most recently active first; see ``ThreadRepository.page``."""
-        async with self._read(user_id=user_id) as uow:
-            return await uow.threads.page(limit=limit, after=after, search=search, meta=meta, archived=archived)
+        return await self._read(
+            lambda uow: uow.threads.page(limit=limit, after=after, search=search, meta=meta, archived=archived),
+            user_id=user_id,
+        )
 
     async def update(
         self,
@@ -86,23 +79,19 @@ class OneCallThreads(_OneCall[IdT, UserIdT]):
         meta: Mapping[str, Any] | Unchanged = UNSET,
     ) -> ThreadRecord[IdT, UserIdT]:
         """Rename a thread, or replace its ``meta``."""
-        async with self._begin(user_id=user_id) as uow:
-            return await uow.threads.update(thread_id, name=name, meta=meta)
+        return await self._write(lambda uow: uow.threads.update(thread_id, name=name, meta=meta), user_id=user_id)
 
     async def archive(self, thread_id: IdT, *, user_id: UserIdT | AnyUser) -> ThreadRecord[IdT, UserIdT]:
         """Take a thread out of the list without deleting it."""
-        async with self._begin(user_id=user_id) as uow:
-            return await uow.threads.archive(thread_id)
+        return await self._write(lambda uow: uow.threads.archive(thread_id), user_id=user_id)
 
     async def unarchive(self, thread_id: IdT, *, user_id: UserIdT | AnyUser) -> ThreadRecord[IdT, UserIdT]:
         """Put an archived thread back into the list."""
-        async with self._begin(user_id=user_id) as uow:
-            return await uow.threads.unarchive(thread_id)
+        return await self._write(lambda uow: uow.threads.unarchive(thread_id), user_id=user_id)
 
     async def delete(self, thread_id: IdT, *, user_id: UserIdT | AnyUser) -> bool:
         """Delete a thread with its messages and states; say whether there was one."""
-        async with self._begin(user_id=user_id) as uow:
-            return await uow.threads.delete(thread_id)
+        return await self._write(lambda uow: uow.threads.delete(thread_id), user_id=user_id)
 
 
 class OneCallMessages(_OneCall[IdT, UserIdT]):
@@ -117,8 +106,9 @@ class OneCallMessages(_OneCall[IdT, UserIdT]):
         message_id: IdT | None = None,
     ) -> MessageRecord[IdT]:
         """Add a message at the end of a thread; see ``MessageRepository.append``."""
-        async with self._begin(user_id=user_id) as uow:
-            return await uow.messages.append(thread_id, message, message_id=message_id)
+        return await self._write(
+            lambda uow: uow.messages.append(thread_id, message, message_id=message_id), user_id=user_id
+        )
 
     async def append_many(
         self,
@@ -128,18 +118,15 @@ class OneCallMessages(_OneCall[IdT, UserIdT]):
         user_id: UserIdT | AnyUser,
     ) -> tuple[MessageRecord[IdT], ...]:
         """Add messages at the end of a thread, in this order; all of them or none."""
-        async with self._begin(user_id=user_id) as uow:
-            return await uow.messages.append_many(thread_id, messages)
+        return await self._write(lambda uow: uow.messages.append_many(thread_id, messages), user_id=user_id)
 
     async def get(self, thread_id: IdT, message_id: IdT, *, user_id: UserIdT | AnyUser) -> MessageRecord[IdT] | None:
         """Return a message, or ``None``."""
-        async with self._read(user_id=user_id) as uow:
-            return await uow.messages.get(thread_id, message_id)
+        return await self._read(lambda uow: uow.messages.get(thread_id, message_id), user_id=user_id)
 
     async def require(self, thread_id: IdT, message_id: IdT, *, user_id: UserIdT | AnyUser) -> MessageRecord[IdT]:
         """Return a message, or raise ``MessageNotFoundError``."""
-        async with self._read(user_id=user_id) as uow:
-            return await uow.messages.require(thread_id, message_id)
+        return await self._read(lambda uow: uow.messages.require(thread_id, message_id), user_id=user_id)
 
     async def page(
         self,
@@ -152,8 +139,10 @@ class OneCallMessages(_OneCall[IdT, UserIdT]):
         search: str | None = None,
     ) -> Page[MessageRecord[IdT]]:
         """Read messages in the order they were said; see ``MessageRepository.page``."""
-        async with self._read(user_id=user_id) as uow:
-            return await uow.messages.page(thread_id, limit=limit, before=before, after=after, search=search)
+        return await self._read(
+            lambda uow: uow.messages.page(thread_id, limit=limit, before=before, after=after, search=search),
+            user_id=user_id,
+        )
 
     async def update(
         self,
@@ -167,15 +156,16 @@ class OneCallMessages(_OneCall[IdT, UserIdT]):
         meta: Mapping[str, Any] | Unchanged = UNSET,
     ) -> MessageRecord[IdT]:
         """Replace parts of a message."""
-        async with self._begin(user_id=user_id) as uow:
-            return await uow.messages.update(
+        return await self._write(
+            lambda uow: uow.messages.update(
                 thread_id, message_id, message=message, total_tokens=total_tokens, usages=usages, meta=meta
-            )
+            ),
+            user_id=user_id,
+        )
 
     async def delete(self, thread_id: IdT, message_id: IdT, *, user_id: UserIdT | AnyUser) -> bool:
         """Delete a message; say whether there was one."""
-        async with self._begin(user_id=user_id) as uow:
-            return await uow.messages.delete(thread_id, message_id)
+        return await self._write(lambda uow: uow.messages.delete(thread_id, message_id), user_id=user_id)
 
 
 class OneCallStates(_OneCall[IdT, UserIdT]):
@@ -191,8 +181,9 @@ class OneCallStates(_OneCall[IdT, UserIdT]):
         expected_version: int | None = None,
     ) -> StateRecord[IdT]:
         """Save a state as the thread's latest; see ``StateRepository.put``."""
-        async with self._begin(user_id=user_id) as uow:
-            return await uow.states.put(thread_id, data, meta=meta, expected_version=expected_version)
+        return await self._write(
+            lambda uow: uow.states.put(thread_id, data, meta=meta, expected_version=expected_version), user_id=user_id
+        )
 
     async def get(
         self,
@@ -203,8 +194,9 @@ class OneCallStates(_OneCall[IdT, UserIdT]):
         min_version: int | None = None,
     ) -> StateRecord[IdT] | None:
         """Return the thread's latest state, or ``None``."""
-        async with self._read(user_id=user_id) as uow:
-            return await uow.states.get(thread_id, fresh=fresh, min_version=min_version)
+        return await self._read(
+            lambda uow: uow.states.get(thread_id, fresh=fresh, min_version=min_version), user_id=user_id
+        )
 
     async def require(
         self,
@@ -215,25 +207,27 @@ class OneCallStates(_OneCall[IdT, UserIdT]):
         min_version: int | None = None,
     ) -> StateRecord[IdT]:
         """Return the thread's latest state, or raise ``StateNotFoundError``."""
-        async with self._read(user_id=user_id) as uow:
-            return await uow.states.require(thread_id, fresh=fresh, min_version=min_version)
+        return await self._read(
+            lambda uow: uow.states.require(thread_id, fresh=fresh, min_version=min_version), user_id=user_id
+        )
 
     async def get_version(self, thread_id: IdT, version: int, *, user_id: UserIdT | AnyUser) -> StateRecord[IdT] | None:
         """Return one version of the thread's state, or ``None``."""
-        async with self._read(user_id=user_id) as uow:
-            return await uow.states.get_version(thread_id, version)
+        return await self._read(lambda uow: uow.states.get_version(thread_id, version), user_id=user_id)
 
     async def page(
         self, thread_id: IdT, *, user_id: UserIdT | AnyUser, limit: int = 20, after: str | None = None
     ) -> Page[StateRecord[IdT]]:
         """List a thread's states, the latest first."""
-        async with self._read(user_id=user_id) as uow:
-            return await uow.states.page(thread_id, limit=limit, after=after)
+        return await self._read(lambda uow: uow.states.page(thread_id, limit=limit, after=after), user_id=user_id)
+
+    async def touch(self, thread_id: IdT, *, user_id: UserIdT | AnyUser) -> None:
+        """Say that SQL of your own has changed the thread's states, and is committed: the cache forgets them."""
+        await self._write(lambda uow: uow.states.touch(thread_id), user_id=user_id)
 
     async def clear(self, thread_id: IdT, *, user_id: UserIdT | AnyUser) -> int:
         """Delete every state of a thread; say how many there were."""
-        async with self._begin(user_id=user_id) as uow:
-            return await uow.states.clear(thread_id)
+        return await self._write(lambda uow: uow.states.clear(thread_id), user_id=user_id)
 
     async def prune(
         self,
@@ -244,5 +238,6 @@ class OneCallStates(_OneCall[IdT, UserIdT]):
         older_than: datetime | None = None,
     ) -> int:
         """Delete old states of a thread; the latest always stays."""
-        async with self._begin(user_id=user_id) as uow:
-            return await uow.states.prune(thread_id, keep_last=keep_last, older_than=older_than)
+        return await self._write(
+            lambda uow: uow.states.prune(thread_id, keep_last=keep_last, older_than=older_than), user_id=user_id
+        )

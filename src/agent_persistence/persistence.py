@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
-from typing import Any, Generic, Literal, Self
+from typing import Any, Generic, Literal, Self, TypeVar
 
 from redis.asyncio import Redis
-from sqlalchemy import Engine, text
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from agent_persistence import migrate
-from agent_persistence.cache import CachedStates, Guard, StateCache, make_redis
-from agent_persistence.driver_errors import DRIVER_ERRORS, translate_commit, translated
+from agent_persistence.background import Background
+from agent_persistence.cache import Guard, StateCache, make_redis
+from agent_persistence.cache.sweeper import sweep_batch
+from agent_persistence.driver_errors import DRIVER_ERRORS, translated
 from agent_persistence.engine import make_engine
-from agent_persistence.errors import InvalidInput, PersistenceError, SettingsError
+from agent_persistence.errors import InvalidInput, SettingsError
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.models import Models, build_models
 from agent_persistence.one_call import OneCallMessages, OneCallStates, OneCallThreads
-from agent_persistence.records import ANY_USER, AnyUser, StateRecord
-from agent_persistence.repositories import Limits, MessageRepository, Scope, StateRepository, ThreadRepository
-from agent_persistence.repositories.commit_hooks import drain, watch
+from agent_persistence.records import AnyUser
+from agent_persistence.repositories import Limits
 from agent_persistence.repositories.retention import MAX_KEPT, purge_states
 from agent_persistence.servers import Servers
 from agent_persistence.settings import PersistenceSettings
+from agent_persistence.shielding import drain
 from agent_persistence.texts import check_limit
+from agent_persistence.transactions import Transactions
 from agent_persistence.unit_of_work import UnitOfWork
 
-logger = logging.getLogger("agent_persistence")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,18 +81,20 @@ class Persistence(Generic[IdT, UserIdT]):
         self._closing = AsyncExitStack()
         self._servers = Servers(settings, needs_database=engine is None, needs_redis=redis is None)
         self._closing.callback(self._servers.close)
-        self.engine = engine or self._make_engine()
         self.cache = self._make_cache(redis or self._make_redis())
-        # Closed is closed: a unit of work that is used after its end raises, and does not lose what it writes then.
-        self._sessions = async_sessionmaker(self.engine, expire_on_commit=False, close_resets_only=False)
-        # One statement needs no transaction around it: that is one round trip instead of three.
-        single = self.engine.execution_options(isolation_level="AUTOCOMMIT")
-        self._single_reads = async_sessionmaker(single, expire_on_commit=False, close_resets_only=False)
-        self._limits: Limits[IdT] = _limits(settings)
-        self._sweeper: asyncio.Task[None] | None = None
-        self.threads = OneCallThreads(self.begin, self._read)
-        self.messages = OneCallMessages(self.begin, self._read)
-        self.states = OneCallStates(self.begin, self._read)
+        self.engine = engine or self._make_engine()
+        self._transactions: Transactions[IdT, UserIdT] = Transactions(
+            self.engine,
+            self.models,
+            _limits(settings),
+            self.cache,
+            limits_idling=engine is None and not settings.pgbouncer,
+            retry_seconds=settings.retry_deadline,
+        )
+        self._background = Background()
+        self.threads = OneCallThreads(self._transactions)
+        self.messages = OneCallMessages(self._transactions)
+        self.states = OneCallStates(self._transactions)
         if settings.sql_log_level is not None:
             logging.getLogger("sqlalchemy.engine").setLevel(settings.sql_log_level)
 
@@ -113,7 +118,9 @@ class Persistence(Generic[IdT, UserIdT]):
             await self.aclose()
             raise
         if self.settings.checkpoint_cleanup_interval:
-            self._sweeper = asyncio.create_task(self._sweep(self.settings.checkpoint_cleanup_interval))
+            self._background.every(self.settings.checkpoint_cleanup_interval, self.purge, "purge of old states")
+        if self.cache is not None:
+            self._background.every(self.settings.cache_sweep_interval, self.sweep, "sweep of the cache's outbox")
         return self
 
     async def __aexit__(
@@ -137,7 +144,7 @@ class Persistence(Generic[IdT, UserIdT]):
         """Ask both servers whether they are there; raises nothing."""
         database: Literal["up", "down"] = "up"
         try:
-            async with self._single_reads() as session:
+            async with self._transactions.single_reads() as session:
                 await session.execute(text("SELECT 1"))
         except DRIVER_ERRORS:
             database = "down"
@@ -145,19 +152,35 @@ class Persistence(Generic[IdT, UserIdT]):
             return Health(database, "off")
         return Health(database, "up" if await self.cache.ping() else "down", self.cache.counts.as_dict())
 
-    @asynccontextmanager
-    async def begin(self, *, user_id: UserIdT | AnyUser) -> AsyncIterator[UnitOfWork[IdT, UserIdT]]:
+    def begin(self, *, user_id: UserIdT | AnyUser) -> AbstractAsyncContextManager[UnitOfWork[IdT, UserIdT]]:
         """Open a unit of work of one owner: committed at the end of the block, rolled back by an exception.
 
         Args:
             user_id: the owner, or ``ANY_USER`` for administration.
 
         Raises:
-            CommitUnknown: the connection died during COMMIT.
+            UnavailableError: the database went away, and nothing of the work is in it; ``run`` does it again.
+            CommitUnknown: the reply to COMMIT was lost, and the database cannot say what became of it.
         """
-        async with self._sessions() as session:
-            yield self._unit_of_work(session, user_id, says_values=True)
-            await _commit(session)
+        return self._transactions.begin(user_id=user_id)
+
+    async def run(self, work: Callable[[UnitOfWork[IdT, UserIdT]], Awaitable[T]], *, user_id: UserIdT | AnyUser) -> T:
+        """Run a function in a unit of work of its own, and commit it: once, however often that has to be tried.
+
+        When the database restarts, fails over or chooses another victim of a deadlock, the function is called again,
+        with a new unit of work, for up to ``PERSISTENCE_RETRY_DEADLINE`` seconds. So let it do its work in the
+        database only. A lost reply to COMMIT is settled by asking the database, so nothing is done twice. A caller
+        that is cancelled does not undo it: the function goes on to its end.
+
+        Args:
+            work: is given the unit of work; what it returns is returned.
+            user_id: the owner, or ``ANY_USER`` for administration.
+
+        Raises:
+            PersistenceError: that of the last attempt.
+            CommitUnknown: the reply to COMMIT was lost, and the database cannot say what became of it.
+        """
+        return await self._transactions.run(work, user_id=user_id)
 
     def bind(self, session: AsyncSession, *, user_id: UserIdT | AnyUser) -> UnitOfWork[IdT, UserIdT]:
         """Join a session of the host's: the host commits, and the cache follows that commit.
@@ -170,7 +193,7 @@ class Persistence(Generic[IdT, UserIdT]):
             raise InvalidInput(
                 "session", "must not be in AUTOCOMMIT: the cache has to hear of a commit before it comes"
             )
-        return self._unit_of_work(session, user_id, says_values=False)
+        return self._transactions.join(session, user_id, says_values=False)
 
     async def purge(self, *, keep_last: int | None = None) -> int:
         """Delete all but the newest states of every thread, in small batches; say how many went.
@@ -182,69 +205,30 @@ class Persistence(Generic[IdT, UserIdT]):
         keep = check_limit(wanted, "keep_last", MAX_KEPT)
         total, last = 0, None
         while True:
-            async with self._sessions() as session:
-                deleted, last = await purge_states(session, self.models, keep_last=keep, after=last)
-                await _commit(session)
+            batch = partial(purge_states, keep_last=keep, after=last)
+            deleted, last = await self._transactions.maintain(batch)
             total += deleted
             if last is None:
                 return total
 
+    async def sweep(self) -> int:
+        """Withdraw the cached states that Redis could not be told of in time; say how many there were.
+
+        An open store does so by itself, every ``PERSISTENCE_CACHE_SWEEP_INTERVAL`` seconds.
+        """
+        total, cache = 0, self.cache
+        while cache is not None and (count := await self._transactions.maintain(partial(sweep_batch, cache=cache))):
+            total += count
+        return total
+
     async def aclose(self) -> None:
         """Finish what follows the last commits, and close what this object opened."""
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-            await asyncio.wait([self._sweeper], timeout=self.settings.checkpointer_cleanup_timeout)
+        await self._background.stop(self.settings.checkpointer_cleanup_timeout)
         await drain(self.settings.checkpointer_cleanup_timeout)
         await self._closing.aclose()
 
-    @asynccontextmanager
-    async def _read(self, *, user_id: UserIdT | AnyUser) -> AsyncIterator[UnitOfWork[IdT, UserIdT]]:
-        async with self._single_reads() as session:
-            yield self._unit_of_work(session, user_id, says_values=True)
-
-    def _unit_of_work(
-        self, session: AsyncSession, user_id: UserIdT | AnyUser, *, says_values: bool
-    ) -> UnitOfWork[IdT, UserIdT]:
-        if self.cache is not None:
-            watch(session, self.cache, bind=self.models.Thread, says_values=says_values)
-        scope = self._scope(session, user_id)
-        return UnitOfWork(
-            threads=ThreadRepository(scope),
-            messages=MessageRepository(scope),
-            states=CachedStates(scope, self.cache if self._shares_rows(session) else None, self._read_latest_state),
-            session=session,
-        )
-
-    def _shares_rows(self, session: AsyncSession) -> bool:
-        """Whether what the cache holds is what this session would read.
-
-        It is not for another database, and not for a session joined to a transaction of its connection, which may hold
-        uncommitted states that the session itself knows nothing of.
-        """
-        bind, own = session.get_bind(self.models.Thread), self.engine.sync_engine
-        if not isinstance(bind, Engine) or "schema_translate_map" in bind.get_execution_options():
-            return False
-        return bind.pool is own.pool or bind.url == own.url
-
-    async def _read_latest_state(self, thread_id: IdT, user_id: UserIdT) -> StateRecord[IdT] | None:
-        async with self._single_reads() as session:
-            return await StateRepository(self._scope(session, user_id)).get(thread_id)
-
-    async def _sweep(self, interval_seconds: float) -> None:
-        while True:
-            await asyncio.sleep(interval_seconds)
-            try:
-                await self.purge()
-            except PersistenceError:
-                logger.warning("old states were not swept; trying again in %s s", interval_seconds, exc_info=True)
-
-    def _scope(self, session: AsyncSession, user_id: UserIdT | AnyUser) -> Scope[IdT, UserIdT]:
-        if user_id is not ANY_USER:
-            user_id = self.models.id_types.user.validate(user_id, "user_id")
-        return Scope(session, self.models, user_id, self._limits)
-
     def _make_engine(self) -> AsyncEngine:
-        engine = make_engine(self._servers.database, self.settings)
+        engine = make_engine(self._servers.database, self.settings, keeps_cache=self.cache is not None)
         self._closing.push_async_callback(engine.dispose)
         return engine
 
@@ -287,11 +271,5 @@ def _limits(settings: PersistenceSettings) -> Limits[Any]:
         max_json_bytes=settings.max_json_bytes,
         replace_unstorable=settings.sanitize == "replace",
         save_states=settings.enable_checkpointing,
+        row_level_security=settings.row_level_security,
     )
-
-
-async def _commit(session: AsyncSession) -> None:
-    try:
-        await session.commit()
-    except DRIVER_ERRORS as error:
-        raise translate_commit(error) from error

@@ -73,14 +73,17 @@ class PersistenceSettings(BaseSettings):
     connect_timeout: Seconds = 5.0
     statement_timeout: Seconds = 10.0
     lock_timeout: Seconds = 3.0
-    idle_in_transaction_timeout: Seconds = 10.0
+    idle_in_transaction_timeout: Seconds = 8.0
     transaction_timeout: Seconds = 8.0
+    retry_deadline: NonNegativeFloat = 15.0
     pgbouncer: bool = False
+    row_level_security: bool = False
 
     cache_namespace: str = "agent_persistence"
     cache_ttl_seconds: PositiveInt = 300
     cache_timeout_ms: PositiveInt = 25
     cache_budget_ms: PositiveInt = 50
+    cache_sweep_interval: Seconds = 1.0
 
     enable_checkpointing: bool = True
     max_checkpoint_history: NonNegativeInt = 0
@@ -176,7 +179,7 @@ class PersistenceSettings(BaseSettings):
             raise ValueError("must be a word without spaces and control characters")
         return value
 
-    @field_validator("transaction_timeout")
+    @field_validator("transaction_timeout", "idle_in_transaction_timeout")
     @classmethod
     def _is_shorter_than_the_quarantine(cls, value: float) -> float:
         if value >= _CACHE_QUARANTINE_SECONDS - 1:

@@ -493,11 +493,12 @@ async def test_a_fill_that_a_writer_overtook_is_refused(
     await persistence.states.put(thread_id, "old", user_id=user_id)
     await redis.delete(key)
     assert persistence.cache is not None
-    look = await persistence.cache.look(thread_id, user_id, may_fill=True)
+    lease = await persistence.cache.lease(thread_id, user_id)
+    assert lease is not None
     old = await persistence.states.get(thread_id, user_id=user_id, fresh=True)
 
     await other_process.states.put(thread_id, "new", user_id=user_id)
-    await persistence.cache.fill(thread_id, user_id, look.lease, old)  # type: ignore[union-attr,arg-type]
+    await persistence.cache.fill(thread_id, user_id, lease, old)
 
     assert (await persistence.states.require(thread_id, user_id=user_id)).data == "new"
 

@@ -162,6 +162,23 @@ async def test_no_statement_stays_behind_on_the_connections_of_the_server(migrat
     assert [row.statements for row in rows] == [0, 0]
 
 
+async def test_the_owner_is_named_for_the_transaction_and_for_nobody_after_it(migrated: PersistenceSettings) -> None:
+    named = text("SELECT pg_backend_pid() AS server, current_setting('agent_persistence.user_id', true) AS owner")
+    async with Persistence[str, str](changed(migrated, row_level_security=True)) as store:
+        owners: set[str] = set()
+        for owner in ("ada", "eve"):
+            async with store.begin(user_id=owner) as uow:
+                await uow.threads.page()
+                owners.add((await uow.session.execute(named)).one().owner)
+
+        async with store.engine.connect() as one, store.engine.connect() as other:
+            after = [(await connection.execute(named)).one() for connection in (one, other)]
+
+    assert owners == {"ada", "eve"}
+    assert len({row.server for row in after}) == SERVER_CONNECTIONS
+    assert not any(row.owner for row in after)
+
+
 async def test_without_the_setting_the_first_connection_is_refused_and_the_setting_named(
     migrated: PersistenceSettings,
 ) -> None:

@@ -212,6 +212,7 @@ def test_the_reference_has_every_command_and_exit_code() -> None:
     cli = pytest.importorskip("agent_persistence.cli.app")
     failures = pytest.importorskip("agent_persistence.cli.failures")
     commands = {command.name or command.callback.__name__ for command in cli.app.registered_commands}
+    commands |= {group.name for group in cli.app.registered_groups}
 
     documented = {words(command)[0].split()[0] for command, *_ in rows("### Commands")}
 

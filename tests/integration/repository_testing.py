@@ -60,6 +60,7 @@ CALLS: dict[str, Call] = {
         place.thread_id, place.version, **owner
     ),
     "states.page": lambda store, place, **owner: store.states.page(place.thread_id, **owner),
+    "states.touch": lambda store, place, **owner: store.states.touch(place.thread_id, **owner),
     "states.clear": lambda store, place, **owner: store.states.clear(place.thread_id, **owner),
     "states.prune": lambda store, place, **owner: store.states.prune(
         place.thread_id, keep_last=1, older_than=datetime(2999, 1, 1, tzinfo=UTC), **owner

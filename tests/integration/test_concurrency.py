@@ -123,8 +123,10 @@ async def test_a_reader_beside_writers_sees_every_message_once_and_in_order(
                 await uow.messages.append(thread_id, said(f"{writer}:{number}:a"))
                 await uow.messages.append_many(thread_id, [said(f"{writer}:{number}:{part}") for part in "bc"])
 
+    beginning = (await persistence.messages.page(thread_id, user_id=user_id)).after
+
     async def read() -> None:
-        after = (await persistence.messages.page(thread_id, user_id=user_id)).after
+        after = beginning
         while len(seen) < writers * transactions * 3:
             page = await persistence.messages.page(thread_id, user_id=user_id, after=after, limit=7)
             seen.extend(one.text for one in page)

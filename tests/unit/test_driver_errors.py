@@ -9,16 +9,18 @@ from asyncpg import exceptions as driver
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, InvalidRequestError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from agent_persistence.driver_errors import constraint_of, sqlstate_of, translate, translate_commit, translated
+from agent_persistence.driver_errors import constraint_of, sqlstate_of, translate, translated
 from agent_persistence.errors import (
     CommitUnknown,
     DatabaseError,
     InvalidInput,
+    LockTimeout,
     PersistenceError,
     PoolTimeout,
     SchemaError,
     StatementTimeout,
     UnavailableError,
+    UniqueConflict,
 )
 
 CANARY = "canary-4711"
@@ -36,13 +38,14 @@ ANSWERS: list[tuple[Exception, type[PersistenceError]]] = [
     (driver.InvalidCachedStatementError(CANARY), UnavailableError),
     (driver.TargetServerAttributeNotMatched(CANARY), UnavailableError),
     (driver.QueryCanceledError(CANARY), StatementTimeout),
-    (driver.LockNotAvailableError(CANARY), StatementTimeout),
+    (driver.LockNotAvailableError(CANARY), LockTimeout),
     (driver.IdleInTransactionSessionTimeoutError(CANARY), StatementTimeout),
     (driver.UndefinedTableError(CANARY), SchemaError),
     (driver.UndefinedColumnError(CANARY), SchemaError),
     (driver.UndefinedObjectError(CANARY), SchemaError),
     (driver.InvalidSchemaNameError(CANARY), SchemaError),
-    (driver.UniqueViolationError(CANARY), DatabaseError),
+    (driver.UniqueViolationError(CANARY), UniqueConflict),
+    (driver.ExclusionViolationError(CANARY), UniqueConflict),
     (driver.ForeignKeyViolationError(CANARY), DatabaseError),
     (driver.DiskFullError(CANARY), DatabaseError),
     (driver.OutOfMemoryError(CANARY), DatabaseError),
@@ -113,7 +116,7 @@ def test_an_error_without_a_code_on_a_closed_connection_is_worth_a_retry() -> No
     ],
 )
 def test_a_commit_is_unknown_only_where_it_may_have_arrived(error: Exception, committed: str) -> None:
-    answer = translate_commit(error)
+    answer = translate(error, committing=True)
 
     assert isinstance(answer, CommitUnknown) is (committed == "unknown")
     assert answer.committed == committed

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Generic
 
-from agent_persistence.cache.state_cache import Hit, StateCache
+from agent_persistence.cache.state_cache import Hit, Miss, StateCache
 from agent_persistence.errors import StateNotFoundError
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.records import ANY_USER, StateRecord
@@ -43,19 +43,33 @@ class CachedStates(StateRepository[IdT, UserIdT], Generic[IdT, UserIdT]):
         """
         thread_id, owner = self._scope.thread_id(thread_id), self._scope.owner
         wanted = 0 if min_version is None else check_version(min_version, "min_version")
+        cache, session = self._cache, self._scope.session.sync_session
         # A transaction sees its own writes in the table only; administration passes the cache by.
-        if self._cache is None or owner is ANY_USER or fresh or has_touched(self._scope.session, thread_id):
+        if cache is None or owner is ANY_USER or fresh or has_touched(session, thread_id):
             return await super().get(thread_id)
-        # A fill must read a snapshot of its own. A caller whose transaction is open already may have an older one, and
-        # holds a connection: it reads there, and leaves filling to others.
-        found = await self._cache.look(thread_id, owner, may_fill=not self._scope.session.in_transaction())
+        found = await cache.look(thread_id, owner)
         if isinstance(found, Hit):
             version = found.state.version if found.state else 0
             return found.state if version >= wanted else await super().get(thread_id)
-        if found.lease is None:
+        # A fill must read a snapshot of its own. A caller whose transaction is open already may have an older one, and
+        # holds a connection: it reads there, and leaves filling to others.
+        if session.in_transaction():
             return await super().get(thread_id)
+        return await cache.flights.fly(
+            (thread_id, owner), lambda waited: self._fetch(cache, thread_id, owner, None if waited else found)
+        )
+
+    async def _fetch(
+        self, cache: StateCache, thread_id: IdT, owner: UserIdT, found: Miss | None
+    ) -> StateRecord[IdT] | None:
+        """Read the table for everybody who waits, and fill the cache with it; the lease comes before the snapshot."""
+        known = found or await cache.look(thread_id, owner)
+        if isinstance(known, Hit):
+            return known.state
+        lease = await cache.lease(thread_id, owner) if known.absent else None
         state = await self._read_alone(thread_id, owner)
-        await self._cache.fill(thread_id, owner, found.lease, state)
+        if lease is not None:
+            await cache.fill(thread_id, owner, lease, state)
         return state
 
     async def require(self, thread_id: IdT, *, fresh: bool = False, min_version: int | None = None) -> StateRecord[IdT]:

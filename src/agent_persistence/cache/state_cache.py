@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
@@ -14,6 +14,7 @@ from agent_persistence.cache.codec import UnreadableValue, decode_state, encode_
 from agent_persistence.cache.guard import CacheUnavailable, Guard
 from agent_persistence.cache.keys import state_key
 from agent_persistence.cache.register import QUARANTINE, KeyState, StateRegister, new_token
+from agent_persistence.cache.single_flight import SingleFlight
 from agent_persistence.errors import InvalidInput
 from agent_persistence.json_values import encode_json
 from agent_persistence.records import SavedState, StateRecord
@@ -47,9 +48,13 @@ class Hit(NamedTuple):
 
 
 class Miss(NamedTuple):
-    """The cache does not know. With a lease the reader may fill it."""
+    """The cache does not know.
 
-    lease: bytes | None
+    Attributes:
+        absent: whether nobody is about to fill it either.
+    """
+
+    absent: bool
 
 
 @dataclass(slots=True)
@@ -68,6 +73,9 @@ class StateCache:
         redis: a client that returns bytes; closed by whoever made it.
         namespace: what every key begins with; one for each database.
         ttl_seconds: how long a value lives, give or take a tenth.
+
+    Attributes:
+        flights: the reads of the table that are under way in this process.
     """
 
     def __init__(self, redis: Redis, guard: Guard, *, namespace: str, ttl_seconds: int) -> None:
@@ -77,13 +85,14 @@ class StateCache:
         self._namespace = namespace
         self._ttl_ms = ttl_seconds * 1000
         self.counts = CacheCounts()
+        self.flights: SingleFlight[StateRecord[Any] | None] = SingleFlight()
 
     async def ping(self) -> bool:
         """Ask Redis whether it is there."""
         return bool(await self._try(partial(self._redis.execute_command, "PING"), self._guard.budget(), None))
 
-    async def look(self, thread_id: Any, user_id: Any, *, may_fill: bool) -> Hit | Miss:
-        """Look a state up; on a miss take the lease to fill it, where the caller may."""
+    async def look(self, thread_id: Any, user_id: Any) -> Hit | Miss:
+        """Look a state up."""
         key, deadline = self._key(thread_id, user_id), self._guard.budget()
         state, value = await self._try(partial(self._register.read, key), deadline, (KeyState.BUSY, b""))
         if state is KeyState.VALUE:
@@ -96,9 +105,11 @@ class StateCache:
                 self.counts.hits += 1
                 return hit
         self.counts.misses += 1
-        if state is KeyState.ABSENT and may_fill:
-            return Miss(await self._try(partial(self._register.lease, key), deadline, None))
-        return Miss(None)
+        return Miss(absent=state is KeyState.ABSENT)
+
+    async def lease(self, thread_id: Any, user_id: Any) -> bytes | None:
+        """Take the right to fill a state that is absent; ``None`` where somebody else was first."""
+        return await self._try(partial(self._register.lease, self._key(thread_id, user_id)), self._guard.budget(), None)
 
     async def fill(self, thread_id: Any, user_id: Any, lease: bytes, state: StateRecord[Any] | None) -> None:
         """Store what was read from the table after the lease was taken, unless a writer came between."""
@@ -116,10 +127,11 @@ class StateCache:
         states = {self._key(*thread): (thread, state) for thread, state in touched.items()}
         return Quarantine(states, {key: new_token(QUARANTINE) for key in states})
 
-    async def before_commit(self, quarantine: Quarantine) -> None:
-        """Quarantine what the transaction changed, acknowledged before COMMIT goes out."""
+    async def before_commit(self, quarantine: Quarantine) -> Collection[TouchedState]:
+        """Quarantine what the transaction changed, acknowledged before COMMIT goes out; return what could not be."""
         begin = partial(self._register.begin_write, quarantine.tokens)
         quarantine.acknowledged = await self._try(begin, self._guard.budget(), self) is None
+        return () if quarantine.acknowledged else [state for state, _ in quarantine.states.values()]
 
     async def after_commit(self, quarantine: Quarantine) -> None:
         """Publish what was committed. Keys that could not be quarantined are not published to, only invalidated."""
@@ -130,11 +142,18 @@ class StateCache:
             ]
             await self._try(partial(self._register.publish, values), self._guard.budget(), None)
         else:
-            await self._try(partial(self._register.invalidate, quarantine.states), self._guard.budget(), None)
+            await self._withdraw(quarantine.states)
 
     async def after_rollback(self, quarantine: Quarantine) -> None:
         """Lift the quarantine of work that is certainly undone."""
         await self._try(partial(self._register.abort, quarantine.tokens), self._guard.budget(), None)
+
+    async def invalidate(self, states: Iterable[TouchedState]) -> bool:
+        """Make everybody read these states from the table for a while; say whether Redis could be told."""
+        return await self._withdraw(self._key(*state) for state in states)
+
+    async def _withdraw(self, keys: Iterable[bytes]) -> bool:
+        return await self._try(partial(self._register.invalidate, keys), self._guard.budget(), self) is None
 
     async def _try(self, operation: Callable[[], Awaitable[T]], deadline: float, otherwise: Other) -> T | Other:
         try:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 import typer
 from typer.core import TyperGroup
 
-from agent_persistence.cli import demo, doctor, prune, schema, transfer, view
+from agent_persistence.cli import demo, doctor, optional, prune, schema, transfer, view
 from agent_persistence.cli.failures import exit_code_of, report
 from agent_persistence.errors import PersistenceError
 
@@ -67,6 +67,7 @@ app.command(rich_help_panel=_SCHEMA)(schema.upgrade)
 app.command(rich_help_panel=_SCHEMA)(schema.downgrade)
 app.command(rich_help_panel=_SCHEMA)(schema.current)
 app.command(rich_help_panel=_SCHEMA)(schema.check)
+app.add_typer(optional.app, name="optional", rich_help_panel=_SCHEMA)
 app.command(rich_help_panel=_SCHEMA)(schema.config)
 app.command(rich_help_panel=_SCHEMA)(doctor.doctor)
 app.command("import", rich_help_panel=_CONVERSATIONS)(transfer.import_)

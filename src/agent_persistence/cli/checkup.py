@@ -16,11 +16,14 @@ from agent_persistence.driver_errors import translated
 from agent_persistence.errors import PersistenceError
 from agent_persistence.migrate import catalog
 from agent_persistence.migrate.config import is_known
+from agent_persistence.migrate.optional import OBJECTS, present
 from agent_persistence.migrate.preflight import TABLES
 from agent_persistence.models import build_models
 from agent_persistence.settings import PersistenceSettings
 
 _UPGRADE = "agent-persistence upgrade"
+_ADD = "agent-persistence optional add"
+_SECURED = text("SELECT row_security_active(format('%I.%I', CAST(:schema AS text), 'threads'))")
 
 
 class Level(StrEnum):
@@ -68,6 +71,7 @@ def _findings(connection: Connection, settings: PersistenceSettings, address: st
         yield from _id_types(recorded, settings)
         yield from _missing_indexes(connection, schema, settings)
         yield from _unfinished_indexes(connection, schema)
+        yield from _optional(connection, schema, settings)
 
 
 def _migration(revisions: list[str], *, built: bool) -> Finding:
@@ -111,8 +115,25 @@ def _indexes(settings: PersistenceSettings) -> Iterator[PrimaryKeyConstraint | I
 
 def _unfinished_indexes(connection: Connection, schema: str) -> Iterator[Finding]:
     for name in catalog.unfinished_indexes(connection, schema, TABLES):
-        remedy = f'psql: DROP INDEX CONCURRENTLY "{schema}"."{name}"; then: {_UPGRADE}'
+        again = next((f"{_ADD} {item.name}" for item in OBJECTS.values() if item.creates == name), _UPGRADE)
+        remedy = f'psql: DROP INDEX CONCURRENTLY "{schema}"."{name}"; then: {again}'
         yield Finding(Level.FAIL, "indexes", f"{name} was left unfinished by an interrupted build", remedy)
+
+
+def _optional(connection: Connection, schema: str, settings: PersistenceSettings) -> Iterator[Finding]:
+    found = present(connection, schema)
+    added = ", ".join(name for name, is_on in found.items() if is_on)
+    yield Finding(Level.OK, "optional", added or "none of the optional objects")
+    secured, named = found["row-level-security"], settings.row_level_security
+    if named and not secured:
+        detail = "PERSISTENCE_ROW_LEVEL_SECURITY is true, and the database has no policies: the WHERE is all there is"
+        yield Finding(Level.WARN, "optional", detail, f"{_ADD} row-level-security")
+    elif secured and not connection.scalar(_SECURED, {"schema": schema}):
+        detail = "row-level security does not hold for this role, which is a superuser or has BYPASSRLS"
+        yield Finding(Level.WARN, "optional", detail, "connect as another role")
+    elif secured and not named:
+        detail = "row-level security is on, and nobody names the owner: this role sees no row"
+        yield Finding(Level.FAIL, "optional", detail, "export PERSISTENCE_ROW_LEVEL_SECURITY=true")
 
 
 def _creation(item: PrimaryKeyConstraint | Index, dialect: Dialect) -> str:

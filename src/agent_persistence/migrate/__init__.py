@@ -10,9 +10,11 @@ from agent_persistence.migrate.commands import current, downgrade, upgrade
 from agent_persistence.migrate.config import alembic_config, alembic_ini, head
 from agent_persistence.migrate.environment import run_env
 from agent_persistence.migrate.host import context_options, include_name, include_object
+from agent_persistence.migrate.optional import add_optional, list_optional, remove_optional
 from agent_persistence.migrate.verify import verify
 
 __all__ = [
+    "add_optional",
     "alembic_config",
     "alembic_ini",
     "context_options",
@@ -21,6 +23,8 @@ __all__ = [
     "head",
     "include_name",
     "include_object",
+    "list_optional",
+    "remove_optional",
     "run_env",
     "upgrade",
     "verify",

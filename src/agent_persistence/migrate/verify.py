@@ -56,13 +56,18 @@ async def verify(database: AsyncEngine | AsyncConnection, settings: PersistenceS
 def _verify(connection: Connection, settings: PersistenceSettings) -> None:
     schema = catalog.schema_in_use(connection, settings.db_schema)
     refuse_other_id_types(connection, schema, settings)
-    _refuse_behind(connection, schema, settings.version_table)
+    refuse_behind(connection, schema, settings.version_table)
     _refuse_other_columns(connection, schema, settings)
     if names := catalog.unfinished_indexes(connection, schema, TABLES):
         raise InvalidIndexError(names)
 
 
-def _refuse_behind(connection: Connection, schema: str, version_table: str) -> None:
+def refuse_behind(connection: Connection, schema: str, version_table: str) -> None:
+    """Refuse a database that is behind this version; warn of one that is ahead.
+
+    Raises:
+        NotMigratedError: the message names the command.
+    """
     found = catalog.revisions(connection, schema, version_table)
     if not found or not catalog.recorded_config(connection, schema):
         raise NotMigratedError(None, config.head())

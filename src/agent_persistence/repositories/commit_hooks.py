@@ -1,26 +1,28 @@
 """What must happen around the outermost commit, whoever issues it. The only place that knows session events.
 
-Repositories say what they changed (``touch``); the cache says what to do about it (``watch``). Listeners are added at
-the first touch: they cost tens of microseconds a session, which a session that only reads need not pay.
+Repositories say what they changed (``touch``); the hooks of a ``Watch`` say what to do about it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Mapping
+from collections.abc import Collection, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol
 
-from sqlalchemy import Connection, event
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import Connection, Table, event, func, insert, select
 from sqlalchemy.orm import Session, SessionTransaction
 
 # Internal upstream (2.1 calls it await_ and keeps this name); imported here and nowhere else, tested on both lines.
 from sqlalchemy.util import await_only
 
 from agent_persistence.errors import InvalidInput
-from agent_persistence.records import SavedState
+from agent_persistence.models import Models
+from agent_persistence.models.base import table_of
+from agent_persistence.records import ANY_USER, SavedState
+from agent_persistence.repositories.owner_setting import say_owner
+from agent_persistence.shielding import start
 
 logger = logging.getLogger("agent_persistence")
 
@@ -44,8 +46,12 @@ class CommitHooks(Protocol):
     def prepare(self, touched: Mapping[TouchedState, SavedState | None], /) -> Any:
         """Make what the other three are called with."""
 
-    async def before_commit(self, ticket: Any, /) -> None:
-        """Run after the last write was flushed, so with the row locks held."""
+    async def before_commit(self, ticket: Any, /) -> Collection[TouchedState]:
+        """Run after the last write was flushed, so with the row locks held; return what could not be seen to.
+
+        That is written into the outbox, in the same transaction.
+        """
+        ...
 
     async def after_commit(self, ticket: Any, /) -> None:
         """Run once the work is durable."""
@@ -55,21 +61,26 @@ class CommitHooks(Protocol):
 
 
 @dataclass(slots=True)
-class _Watch:
+class Watch:
     """What is watched for in a session, and how far its transaction has come.
 
     Attributes:
-        bind: the class whose connection writes, for sessions that have several.
         says_values: whether the values that it writes may be passed on. A host may undo them behind the session's
             back, with a savepoint of the connection; then only that something changed is passed on.
+        idle_limit: the longest that the transaction may idle once the hooks ran, in seconds; ``None`` where the
+            connection is limited already.
+        row_level_security: whether the database shows an owner only the rows of their own.
+        written: threads whose states the host wrote through the mapped classes; their owners are looked up.
         savepoints: what was touched before each savepoint.
     """
 
     hooks: CommitHooks
-    bind: type[Any]
+    models: Models[Any, Any]
     says_values: bool
-    listening: bool = False
+    idle_limit: float | None
+    row_level_security: bool
     touched: Touched = field(default_factory=dict)
+    written: set[Any] = field(default_factory=set)
     savepoints: dict[SessionTransaction, Touched] = field(default_factory=dict)
     connection: Connection | None = None
     ticket: Any = None
@@ -77,51 +88,50 @@ class _Watch:
     committed: bool = False
 
 
-# A cancelled request has still committed: its work goes on without it, and is waited for when closing.
-_running: set[asyncio.Task[None]] = set()
+def touch(session: Session, state: TouchedState, latest: SavedState | None = None) -> None:
+    """Say that the transaction changed a thread's latest state, and to what where that is known."""
+    watched = watch_of(session)
+    if watched is not None:
+        watched.touched[state] = latest if watched.says_values else None
 
 
-def watch(session: AsyncSession, hooks: CommitHooks, *, bind: type[Any], says_values: bool) -> None:
-    """Have ``hooks`` called around the commits of this session.
+def touch_written(session: Session, thread_id: Any) -> None:
+    """Say that the host wrote states of a thread, whoever owns it."""
+    watched = watch_of(session)
+    if watched is not None:
+        watched.written.add(thread_id)
+
+
+def has_touched(session: Session, thread_id: Any) -> bool:
+    """Whether the transaction changed this thread's state, or may do so, so that its reads must go to the table."""
+    watched = watch_of(session)
+    if watched is None:
+        return False
+    if session.new or session.dirty or session.deleted or thread_id in watched.written:
+        return True
+    return any(touched.thread_id == thread_id for touched in watched.touched)
+
+
+def start_watch(session: Session, watch: Watch) -> bool:
+    """Watch a session; say whether it was not watched yet.
 
     Raises:
         InvalidInput: somebody else's hooks are called already.
     """
-    watched = session.sync_session.info.setdefault(_WATCH, _Watch(hooks, bind, says_values))
-    if watched.hooks is not hooks:
+    watched = session.info.setdefault(_WATCH, watch)
+    if watched.hooks is not watch.hooks:
         raise InvalidInput("session", "is bound to another Persistence; the caches of both would not hear of a commit")
+    return watched is watch
 
 
-def touch(session: AsyncSession, state: TouchedState, latest: SavedState | None = None) -> None:
-    """Say that the transaction changed a thread's latest state, and to what where that is known."""
-    watched = _watch_of(session.sync_session)
-    if watched is None:
-        return
-    watched.touched[state] = latest if watched.says_values else None
-    if not watched.listening:
-        watched.listening = True
-        _listen(session.sync_session)
-
-
-def has_touched(session: AsyncSession, thread_id: Any) -> bool:
-    """Whether the transaction changed this thread's state, so that its reads must go to the table."""
-    watched = _watch_of(session.sync_session)
-    return watched is not None and any(touched.thread_id == thread_id for touched in watched.touched)
-
-
-async def drain(timeout_seconds: float) -> None:
-    """Wait for the work after commits that is still under way."""
-    mine = [task for task in _running if task.get_loop() is asyncio.get_running_loop()]
-    if mine:
-        await asyncio.wait(mine, timeout=timeout_seconds)
-
-
-def _watch_of(session: Session) -> _Watch | None:
-    watched: _Watch | None = session.info.get(_WATCH)
+def watch_of(session: Session) -> Watch | None:
+    """What is watched for in this session."""
+    watched: Watch | None = session.info.get(_WATCH)
     return watched
 
 
-def _listen(session: Session) -> None:
+def listen_to_commits(session: Session | type[Session]) -> None:
+    """Have the commits of a session, or of a class of sessions, heard of."""
     event.listen(session, "before_commit", _before_commit)
     event.listen(session, "after_commit", _after_commit)
     event.listen(session, "after_transaction_create", _after_transaction_create)
@@ -130,18 +140,47 @@ def _listen(session: Session) -> None:
 
 
 def _before_commit(session: Session) -> None:
-    watched = _watch_of(session)
-    if watched is None or not watched.touched or session.in_nested_transaction():
+    watched = watch_of(session)
+    if watched is None or session.in_nested_transaction():
         return  # a released savepoint is not durable yet
     session.flush()
-    watched.connection = session.connection(bind_arguments={"mapper": watched.bind})
+    if watched.written:
+        _lock_written(session, watched)
+    if not watched.touched:
+        return
+    watched.connection = session.connection(bind_arguments={"mapper": watched.models.Thread})
+    if watched.idle_limit is not None:
+        _limit_idling(watched.connection, watched.idle_limit)
     watched.ticket = watched.hooks.prepare(watched.touched)
-    await_only(watched.hooks.before_commit(watched.ticket))
+    untold = await_only(watched.hooks.before_commit(watched.ticket))
     watched.sent = True  # from here on only a commit tells that it was one
+    if untold:
+        watched.connection.execute(insert(watched.models.outbox), [state._asdict() for state in untold])
+
+
+def _lock_written(session: Session, watched: Watch) -> None:
+    """Find whose threads the host wrote to, and lock them as the repositories do: the lock is what orders writers."""
+    if watched.row_level_security:
+        say_owner(session, ANY_USER, bind=watched.models.Thread)
+    thread: Table = table_of(watched.models.Thread)
+    statement = (
+        select(thread.c.thread_id, thread.c.user_id)
+        .where(thread.c.thread_id.in_(watched.written))
+        .order_by(thread.c.thread_id)
+        .with_for_update(key_share=True)
+    )
+    for row in session.execute(statement, bind_arguments={"mapper": watched.models.Thread}):
+        watched.touched[TouchedState(row.thread_id, row.user_id)] = None
+
+
+def _limit_idling(connection: Connection, seconds: float) -> None:
+    """Have the server end the transaction before what the hooks set expires, should this process stall now."""
+    milliseconds = str(int(seconds * 1000))
+    connection.execute(select(func.set_config("idle_in_transaction_session_timeout", milliseconds, True)))  # noqa: FBT003 - set_config(name, value, is_local)
 
 
 def _after_commit(session: Session) -> None:
-    watched = _watch_of(session)
+    watched = watch_of(session)
     if watched is None or watched.connection is None or session.in_nested_transaction():
         return
     # A session that was joined to a transaction of its connection has committed nothing yet.
@@ -149,37 +188,34 @@ def _after_commit(session: Session) -> None:
 
 
 def _after_transaction_create(session: Session, transaction: SessionTransaction) -> None:
-    watched = _watch_of(session)
+    watched = watch_of(session)
     if watched is not None and transaction.nested:
         watched.savepoints[transaction] = dict(watched.touched)
 
 
 def _after_soft_rollback(session: Session, transaction: SessionTransaction) -> None:
     """Forget what a savepoint touched: its locks are gone too, so its keys are no longer ours to quarantine."""
-    watched = _watch_of(session)
+    watched = watch_of(session)
     if watched is not None and transaction.nested:
         watched.touched = watched.savepoints.get(transaction, {})
 
 
 def _after_transaction_end(session: Session, transaction: SessionTransaction) -> None:
     """The one event that comes however a transaction ends: a session may be closed without commit or rollback."""
-    watched = _watch_of(session)
+    watched = watch_of(session)
     if watched is None or transaction.parent is not None:
         return
     ticket, committed, undone = watched.ticket, watched.committed, not watched.sent
     watched.ticket = watched.connection = None
     watched.sent = watched.committed = False
-    watched.touched, watched.savepoints = {}, {}
+    watched.touched, watched.written, watched.savepoints = {}, set(), {}
     if ticket is not None and (committed or undone):
         _run_to_the_end(watched.hooks.after_commit(ticket) if committed else watched.hooks.after_rollback(ticket))
 
 
 def _run_to_the_end(work: Coroutine[Any, Any, None]) -> None:
-    task = asyncio.ensure_future(work)
-    _running.add(task)
-    task.add_done_callback(_running.discard)
     try:
-        await_only(asyncio.shield(task))
+        await_only(asyncio.shield(start(work)))
     except Exception:
         # The rows are committed: commit() must not fail for what comes after it.
         logger.warning("work after a commit failed", exc_info=True)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import groupby
 from typing import Any, Final, Generic
 
-from sqlalchemy import Row, delete, select, update
+from sqlalchemy import ColumnElement, Row, delete, select, update
 
 from agent_persistence.chat_format import MessageColumns, from_columns
 from agent_persistence.errors import (
@@ -21,6 +21,7 @@ from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.records import UNSET, MessageRecord, NewMessage, Page, Unchanged
 from agent_persistence.repositories.cursors import decode_cursor, encode_cursor
 from agent_persistence.repositories.message_insert import PreparedMessage, insert_messages, prepare
+from agent_persistence.repositories.proofs import absent, present
 from agent_persistence.repositories.rows import check_readable, readable, readable_records
 from agent_persistence.repositories.scope import DRAWS, Query, Scope
 from agent_persistence.texts import check_limit, check_text
@@ -149,10 +150,10 @@ class MessageRepository(Generic[IdT, UserIdT]):
             .add_cte(self._scope.touched_thread(locked))
             .returning(*self._columns())
         )
-        row = (await self._scope.execute(statement)).one_or_none()
-        if row is None:
+        rows = await self._scope.write(statement, self._updated)
+        if not rows:
             raise MessageNotFoundError(thread_id, message_id)
-        return self._record(row)
+        return self._record(rows[0])
 
     async def delete(self, thread_id: IdT, message_id: IdT) -> bool:
         """Delete a message; say whether there was one."""
@@ -164,7 +165,7 @@ class MessageRepository(Generic[IdT, UserIdT]):
             .add_cte(self._scope.touched_thread(locked))
             .returning(table.c.seq)
         )
-        return (await self._scope.execute(statement)).one_or_none() is not None
+        return bool(await self._scope.write(statement, lambda row: absent(table, thread_id=thread_id, seq=row.seq)))
 
     async def _append(self, thread_id: IdT, messages: Sequence[PreparedMessage[IdT]]) -> list[MessageRecord[IdT]]:
         records: list[MessageRecord[IdT]] = []
@@ -191,7 +192,10 @@ class MessageRepository(Generic[IdT, UserIdT]):
         return [_appended(thread_id, message, row) for message, row in zip(messages, rows, strict=True)]
 
     async def _insert(self, thread_id: IdT, messages: Sequence[PreparedMessage[IdT]]) -> list[Row[Any]]:
-        rows = (await self._scope.execute(insert_messages(self._scope, thread_id, messages))).all()
+        def inserted(row: Row[Any]) -> ColumnElement[bool]:
+            return present(self._message, thread_id=thread_id, seq=row.seq, created_at=row.created_at)
+
+        rows = await self._scope.write(insert_messages(self._scope, thread_id, messages), inserted)
         return sorted(rows, key=lambda row: int(row.seq))
 
     async def _insert_renumbered(
@@ -243,6 +247,9 @@ class MessageRepository(Generic[IdT, UserIdT]):
         if not shown:
             return Page(items, None, after)
         return Page(items, encode_cursor(_LISTING, shown[0].seq), encode_cursor(_LISTING, shown[-1].seq), corrupt)
+
+    def _updated(self, row: Row[Any]) -> ColumnElement[bool]:
+        return present(self._message, thread_id=row.thread_id, seq=row.seq, updated_at=row.updated_at)
 
     def _changes(self, message: Any, total_tokens: Any, usages: Any, meta: Any) -> dict[str, Any]:
         new: NewMessage[IdT] = NewMessage(

@@ -5,11 +5,8 @@ from __future__ import annotations
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import delete, func, select
-from sqlalchemy.ext.asyncio import AsyncSession
 
-from agent_persistence.driver_errors import translated
-from agent_persistence.models import Models
-from agent_persistence.models.base import table_of
+from agent_persistence.repositories.scope import Scope
 
 MAX_KEPT: Final = 2**31 - 1
 THREADS_A_BATCH: Final = 500
@@ -27,13 +24,13 @@ class Purged(NamedTuple):
     last: Any
 
 
-async def purge_states(session: AsyncSession, models: Models[Any, Any], *, keep_last: int, after: Any = None) -> Purged:
+async def purge_states(scope: Scope[Any, Any], *, keep_last: int, after: Any = None) -> Purged:
     """Delete all but the newest states of the next threads, in the order of their ids.
 
     Several callers at once take different threads, and none waits for a writer: a thread whose row is locked is passed
     over. The latest state of a thread always stays, so no cached value changes.
     """
-    threads, states = table_of(models.Thread), table_of(models.State)
+    threads, states = scope.threads, scope.states
     walk = select(threads.c.thread_id).order_by(threads.c.thread_id).limit(THREADS_A_BATCH)
     if after is not None:
         walk = walk.where(threads.c.thread_id > after)
@@ -51,5 +48,5 @@ async def purge_states(session: AsyncSession, models: Models[Any, Any], *, keep_
     gone = old.returning(states.c.state_id).cte("gone")
     last = select(batch.c.thread_id).order_by(batch.c.thread_id.desc()).limit(1).scalar_subquery()
     deleted = select(func.count()).select_from(gone).scalar_subquery()
-    with translated():
-        return Purged(*(await session.execute(select(deleted, last))).one())
+    row = (await scope.execute(select(deleted.label("deleted"), last.label("last")))).one()
+    return Purged(row.deleted, row.last)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Final, Generic
 
@@ -13,6 +14,7 @@ from sqlalchemy import (
     ColumnElement,
     Executable,
     Result,
+    Row,
     Table,
     cast,
     func,
@@ -24,14 +26,19 @@ from sqlalchemy.dialects.postgresql import REGCLASS
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from agent_persistence.driver_errors import translated
+from agent_persistence.errors import UnitOfWorkInUseError
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.json_values import EncodedJSON, encode_json, sanitize
 from agent_persistence.models import Models
 from agent_persistence.models.base import table_of
 from agent_persistence.records import ANY_USER, AnyUser
+from agent_persistence.repositories.owner_setting import say_owner
+from agent_persistence.repositories.proofs import MARKS, note_proof
 
 DRAWS: Final = 10
 """How often the database is asked for an id that nobody has taken; each time a run of taken ones is skipped."""
+
+_BUSY: Final = "agent_persistence.busy"
 
 Query = Any
 """A SELECT. Its class is generic over one tuple in SQLAlchemy 2.0, over the columns in 2.1: no spelling fits both."""
@@ -48,6 +55,7 @@ class Limits(Generic[IdT]):
         max_json_bytes: no JSON value may be longer, encoded.
         replace_unstorable: replace NUL and lone surrogates instead of refusing them.
         save_states: ``False`` refuses to save states.
+        row_level_security: name the owner to the database before its rows are asked for.
     """
 
     new_id: Callable[[], IdT] | None = None
@@ -56,6 +64,7 @@ class Limits(Generic[IdT]):
     max_json_bytes: int = 16 * 1024 * 1024
     replace_unstorable: bool = False
     save_states: bool = True
+    row_level_security: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +92,29 @@ class Scope(Generic[IdT, UserIdT]):
         return table_of(self.models.Message)
 
     async def execute(self, statement: Executable) -> Result[Any]:
-        """Run a statement in the caller's transaction; driver errors leave in our own words."""
+        """Run a statement in the caller's transaction; driver errors leave in our own words.
+
+        Raises:
+            UnitOfWorkInUseError: another task is running one.
+        """
         session = self.session
-        with translated():
+        with translated(), _alone(session.sync_session.info):
+            if self.limits.row_level_security:
+                await session.run_sync(say_owner, self.owner, bind=self.models.Thread)
             if session.autoflush and (session.new or session.dirty or session.deleted):
                 await session.flush()  # SQLAlchemy 2.0 does not do so for Core statements, 2.1 does
             return await session.execute(statement)
+
+    async def write(self, statement: Query, evidence: Callable[[Row[Any]], ColumnElement[bool]]) -> Sequence[Row[Any]]:
+        """Run a statement that returns the rows it writes.
+
+        Args:
+            evidence: a condition that holds once this row's transaction is committed.
+        """
+        rows = (await self.execute(statement.returning(*MARKS))).all()
+        if rows:
+            note_proof(self.session.sync_session, rows[-1], evidence(rows[-1]))
+        return rows
 
     def owns(self) -> ColumnElement[bool]:
         """The condition that a thread belongs to the owner."""
@@ -159,7 +185,8 @@ class Scope(Generic[IdT, UserIdT]):
         run = select(column.label("id"), following).where(column >= last, *within).subquery()
         end = select(func.min(run.c.id)).where(run.c.following.is_(None) | (run.c.following - run.c.id > 1))
         is_taken = select(column).where(column == last, *within).exists()
-        await self.execute(select(func.setval(counter, end.scalar_subquery())).where(is_taken))
+        everybodys = replace(self, owner=ANY_USER)  # an owner does not see the ids of others, and runs into them
+        await everybodys.execute(select(func.setval(counter, end.scalar_subquery())).where(is_taken))
 
     def thread_id(self, value: object) -> IdT:
         """Return a thread id, or refuse it."""
@@ -168,3 +195,15 @@ class Scope(Generic[IdT, UserIdT]):
     def message_id(self, value: object) -> IdT:
         """Return a message id, or refuse it."""
         return self.models.id_types.id.validate(value, "message_id")
+
+
+@contextmanager
+def _alone(info: dict[Any, Any]) -> Iterator[None]:
+    """Refuse a second task before it breaks what the first one is doing: a session is no place for two."""
+    if info.get(_BUSY):
+        raise UnitOfWorkInUseError
+    info[_BUSY] = True
+    try:
+        yield
+    finally:
+        info[_BUSY] = False

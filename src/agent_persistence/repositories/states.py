@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, Final, Generic
 
-from sqlalchemy import CTE, Row, delete, func, insert, literal, select
+from sqlalchemy import CTE, ColumnElement, Row, delete, func, insert, literal, select
 
 from agent_persistence.errors import (
     CheckpointingDisabledError,
@@ -20,6 +20,7 @@ from agent_persistence.json_values import EncodedJSON
 from agent_persistence.records import Page, SavedState, StateRecord
 from agent_persistence.repositories.commit_hooks import TouchedState, touch
 from agent_persistence.repositories.cursors import decode_cursor, encode_cursor
+from agent_persistence.repositories.proofs import absent, present
 from agent_persistence.repositories.retention import MAX_KEPT
 from agent_persistence.repositories.rows import check_readable, json_object, readable, readable_records
 from agent_persistence.repositories.scope import Query, Scope
@@ -64,11 +65,12 @@ class StateRepository(Generic[IdT, UserIdT]):
         encoded_data, encoded_meta = self._scope.json(data, "data"), self._scope.json(checked_meta, "meta")
         if expected_version is not None:
             await self._expect(thread_id, check_version(expected_version, "expected_version"))
-        row = (await self._scope.execute(self._insert(thread_id, encoded_data, encoded_meta))).one_or_none()
-        if row is None:
+        rows = await self._scope.write(self._insert(thread_id, encoded_data, encoded_meta), self._saved(thread_id))
+        if not rows:
             raise ThreadNotFoundError(thread_id)
+        [row] = rows
         saved = SavedState(row.state_id, encoded_data.utf8, encoded_meta.utf8, row.created_at, row.updated_at)
-        touch(self._scope.session, TouchedState(thread_id, row.user_id), saved)
+        touch(self._scope.session.sync_session, TouchedState(thread_id, row.user_id), saved)
         await self._keep_last(thread_id, self._scope.limits.max_states)
         return StateRecord(thread_id, row.state_id, data, checked_meta, row.created_at, row.updated_at)
 
@@ -115,7 +117,7 @@ class StateRepository(Generic[IdT, UserIdT]):
         """
         owner, deleted = await self._delete(thread_id, self._state.c.state_id > 0)
         if deleted:
-            touch(self._scope.session, TouchedState(thread_id, owner))
+            touch(self._scope.session.sync_session, TouchedState(thread_id, owner))
         return deleted
 
     async def prune(self, thread_id: IdT, *, keep_last: int | None = None, older_than: datetime | None = None) -> int:
@@ -138,6 +140,25 @@ class StateRepository(Generic[IdT, UserIdT]):
             due &= self._state.c.created_at < check_datetime(older_than, "older_than")
         _, deleted = await self._delete(thread_id, due)
         return deleted
+
+    async def touch(self, thread_id: IdT) -> None:
+        """Say that this transaction changes the thread's states by other means than this package: by SQL of your own.
+
+        Call it in the same transaction: the thread's row is locked, and its cached state is gone with the commit.
+
+        Raises:
+            ThreadNotFoundError: there is no such thread.
+        """
+        thread_id = self._scope.thread_id(thread_id)
+        touch(self._scope.session.sync_session, TouchedState(thread_id, await self._lock(thread_id)))
+
+    async def _lock(self, thread_id: IdT) -> UserIdT:
+        """Lock a thread of the owner, and say whose it is."""
+        locked = (await self._scope.execute(self._scope.lock_thread(thread_id))).one_or_none()
+        if locked is None:
+            raise ThreadNotFoundError(thread_id)
+        owner: UserIdT = locked.user_id
+        return owner
 
     async def _expect(self, thread_id: IdT, expected: int) -> None:
         """Lock first, compare after: a snapshot older than the lock could miss the version that it has to see."""
@@ -181,13 +202,16 @@ class StateRepository(Generic[IdT, UserIdT]):
 
     async def _delete(self, thread_id: IdT, due: Any) -> tuple[UserIdT, int]:
         thread_id = self._scope.thread_id(thread_id)
-        owner = (await self._scope.execute(self._scope.lock_thread(thread_id))).one_or_none()
-        if owner is None:
-            raise ThreadNotFoundError(thread_id)
-        statement = (
-            delete(self._state).where(self._state.c.thread_id == thread_id, due).returning(self._state.c.state_id)
+        owner = await self._lock(thread_id)
+        states = self._state
+        statement = delete(states).where(states.c.thread_id == thread_id, due).returning(states.c.state_id)
+        rows = await self._scope.write(
+            statement, lambda row: absent(states, thread_id=thread_id, state_id=row.state_id)
         )
-        return owner.user_id, len((await self._scope.execute(statement)).all())
+        return owner, len(rows)
+
+    def _saved(self, thread_id: IdT) -> Callable[[Row[Any]], ColumnElement[bool]]:
+        return lambda row: present(self._state, thread_id=thread_id, state_id=row.state_id, created_at=row.created_at)
 
     def _select(self, thread_id: IdT) -> Query:
         state, thread = self._state, self._thread

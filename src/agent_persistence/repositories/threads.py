@@ -14,6 +14,7 @@ from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.records import ANY_USER, UNSET, Page, ThreadRecord, Unchanged
 from agent_persistence.repositories.commit_hooks import TouchedState, touch
 from agent_persistence.repositories.cursors import decode_cursor, encode_cursor
+from agent_persistence.repositories.proofs import absent, present
 from agent_persistence.repositories.rows import check_readable, json_object, readable, readable_records
 from agent_persistence.repositories.scope import DRAWS, Query, Scope
 from agent_persistence.texts import check_limit, check_name, check_text
@@ -56,9 +57,9 @@ class ThreadRepository(Generic[IdT, UserIdT]):
             values["thread_id"] = new_id
         statement = insert(self._thread).values(values).on_conflict_do_nothing().returning(*self._columns())
         for _ in range(DRAWS):
-            row = (await self._scope.execute(statement)).one_or_none()
-            if row is not None:
-                return self._record(row)
+            rows = await self._scope.write(statement, self._created)
+            if rows:
+                return self._record(rows[0])
             if new_id is not None:
                 break
             await self._scope.skip_taken(self._thread.c.thread_id)
@@ -126,11 +127,10 @@ class ThreadRepository(Generic[IdT, UserIdT]):
             .where(self._scope.thread_of(self._scope.thread_id(thread_id)))
             .returning(self._thread.c.user_id)
         )
-        row = (await self._scope.execute(statement)).one_or_none()
-        if row is None:
-            return False
-        touch(self._scope.session, TouchedState(thread_id, row.user_id))
-        return True
+        rows = await self._scope.write(statement, lambda _: absent(self._thread, thread_id=thread_id))
+        for row in rows:
+            touch(self._scope.session.sync_session, TouchedState(thread_id, row.user_id))
+        return bool(rows)
 
     async def page(
         self,
@@ -168,10 +168,16 @@ class ThreadRepository(Generic[IdT, UserIdT]):
             .values(**changes, updated_at=func.now())
             .returning(*self._columns())
         )
-        row = (await self._scope.execute(statement)).one_or_none()
-        if row is None:
+        rows = await self._scope.write(statement, self._changed)
+        if not rows:
             raise ThreadNotFoundError(thread_id)
-        return self._record(row)
+        return self._record(rows[0])
+
+    def _created(self, row: Row[Any]) -> ColumnElement[bool]:
+        return present(self._thread, thread_id=row.thread_id, created_at=row.created_at)
+
+    def _changed(self, row: Row[Any]) -> ColumnElement[bool]:
+        return present(self._thread, thread_id=row.thread_id, updated_at=row.updated_at)
 
     def _list(self, *, archived: bool) -> Query:
         thread = self._thread

@@ -1,0 +1,9 @@
+"""What an operator may add to the schema and take away again: indexes for searches, triggers, policies.
+
+None of it is in the history: each has a price that most applications need not pay. Every object is named ``opt_*``,
+which ``alembic check`` passes over.
+"""
+
+from agent_persistence.migrate.optional.changes import OBJECTS, add_optional, list_optional, present, remove_optional
+
+__all__ = ["OBJECTS", "add_optional", "list_optional", "present", "remove_optional"]

@@ -1,0 +1,177 @@
+"""Adding optional objects and taking them away, as carefully as a migration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
+
+from agent_persistence.driver_errors import sqlstate_of, translated
+from agent_persistence.errors import InvalidInput, SchemaError
+from agent_persistence.ids import IdKind
+from agent_persistence.migrate import catalog
+from agent_persistence.migrate.connection import migration_session, open_connection
+from agent_persistence.migrate.lock import migration_lock
+from agent_persistence.migrate.optional.definition import OptionalObject
+from agent_persistence.migrate.optional.indexes import MESSAGE_SEARCH, THREAD_META, THREAD_SEARCH
+from agent_persistence.migrate.optional.outside_writes import OUTSIDE_WRITES
+from agent_persistence.migrate.optional.row_level_security import ROW_LEVEL_SECURITY
+from agent_persistence.migrate.preflight import TABLES, refuse_other_id_types
+from agent_persistence.migrate.retry import run_patiently
+from agent_persistence.migrate.verify import refuse_behind
+from agent_persistence.settings import PersistenceSettings
+
+OBJECTS: Final = {
+    optional.name: optional
+    for optional in (MESSAGE_SEARCH, THREAD_SEARCH, THREAD_META, OUTSIDE_WRITES, ROW_LEVEL_SECURITY)
+}
+
+# A cast to VARCHAR(255) would cut a longer text to what may be another user's id.
+_READ_AS: Final[dict[IdKind, str]] = {"string": "text", "int": "integer", "bigint": "bigint", "uuid": "uuid"}
+_NOT_ALLOWED: Final = "42501"  # insufficient_privilege
+
+_PRESENT: Final = text(
+    r"""
+    SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace(quote_ident(:schema)) AND relname ~ '^opt_'
+    UNION
+    SELECT tgname FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid
+    WHERE relnamespace = to_regnamespace(quote_ident(:schema)) AND tgname ~ '^opt_'
+    UNION
+    SELECT policyname FROM pg_policies WHERE schemaname = :schema AND policyname ~ '^opt_'
+    """
+)
+_IS_AVAILABLE: Final = text("SELECT EXISTS (SELECT FROM pg_available_extensions WHERE name = :name)")
+_SCHEMA_OF: Final = text(
+    "SELECT CAST(CAST(extnamespace AS regnamespace) AS text) FROM pg_extension WHERE extname = :name"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """Where a change is made."""
+
+    connection: Connection
+    settings: PersistenceSettings
+    schema: str
+
+
+async def list_optional(settings: PersistenceSettings) -> dict[str, bool]:
+    """Say which optional objects there are, and which of them this database has.
+
+    Raises:
+        SettingsError: no address is set.
+        UnavailableError: the database cannot be reached.
+    """
+    with translated():
+        async with open_connection(settings) as connection:
+            return await connection.run_sync(lambda sync: _list(sync, settings))
+
+
+async def add_optional(settings: PersistenceSettings, name: str) -> None:
+    """Add an optional object, or bring it up to date. Traffic goes on meanwhile; an index is built beside it.
+
+    Raises:
+        InvalidInput: there is none of this name.
+        NotMigratedError: the database is behind this version.
+        SchemaError: the server lacks an extension, or this role may not create it; or what ``upgrade`` raises.
+    """
+    await _change(settings, partial(_add, _known(name)))
+
+
+async def remove_optional(settings: PersistenceSettings, name: str) -> None:
+    """Take an optional object away; nothing happens where it is not there. An extension stays: others may use it.
+
+    Raises:
+        InvalidInput: there is none of this name.
+        SchemaError: what ``upgrade`` raises.
+    """
+    await _change(settings, partial(_remove, _known(name)))
+
+
+def present(connection: Connection, schema: str) -> dict[str, bool]:
+    """Say of every optional object whether it is there."""
+    names = set(connection.scalars(_PRESENT, {"schema": schema}))
+    return {optional.name: optional.creates in names for optional in OBJECTS.values()}
+
+
+def _known(name: str) -> OptionalObject:
+    if name not in OBJECTS:
+        raise InvalidInput("name", f"must be one of {', '.join(OBJECTS)}")
+    return OBJECTS[name]
+
+
+def _list(connection: Connection, settings: PersistenceSettings) -> dict[str, bool]:
+    return present(connection, catalog.schema_in_use(connection, settings.db_schema))
+
+
+async def _change(settings: PersistenceSettings, change: Callable[[_Target], None]) -> None:
+    with translated():
+        async with open_connection(settings) as connection:
+            await connection.run_sync(_change_under_lock, settings, change)
+
+
+def _change_under_lock(
+    connection: Connection, settings: PersistenceSettings, change: Callable[[_Target], None]
+) -> None:
+    timeout = settings.migration_lock_timeout
+    with migration_session(connection, settings.db_schema):
+        target = _Target(connection, settings, catalog.schema_in_use(connection, settings.db_schema))
+        connection.commit()
+        with migration_lock(connection, target.schema, settings.version_table, timeout_seconds=timeout):
+            run_patiently(connection, partial(change, target), timeout_seconds=timeout)
+
+
+def _add(optional: OptionalObject, target: _Target) -> None:
+    refuse_other_id_types(target.connection, target.schema, target.settings)
+    refuse_behind(target.connection, target.schema, target.settings.version_table)
+    if optional.creates in catalog.unfinished_indexes(target.connection, target.schema, TABLES):
+        _remove(optional, target)
+    words = {
+        "schema": target.connection.dialect.identifier_preparer.quote_identifier(target.schema),
+        "user_id": _READ_AS[target.settings.user_id_type],
+        "extension": _create_extension(target.connection, optional),
+    }
+    _run(optional, [statement.format(**words) for statement in optional.add], target)
+
+
+def _remove(optional: OptionalObject, target: _Target) -> None:
+    if present(target.connection, target.schema)[optional.name]:
+        _run(optional, optional.remove, target)
+
+
+def _run(optional: OptionalObject, statements: Sequence[str], target: _Target) -> None:
+    connection = target.connection
+    connection.commit()
+    connection.execution_options(isolation_level="AUTOCOMMIT" if optional.concurrently else "READ COMMITTED")
+    # A build beside the traffic blocks nobody while it waits; a limit would only leave an unfinished index.
+    limit = 0 if optional.concurrently else target.settings.migration_ddl_lock_timeout_ms
+    connection.exec_driver_sql(f"SET lock_timeout = {limit}")
+    for statement in statements:
+        connection.exec_driver_sql(statement)
+    connection.commit()
+
+
+def _create_extension(connection: Connection, optional: OptionalObject) -> str:
+    """Return the schema of the extension, which is created where the database has not got it yet."""
+    name = optional.extension
+    if name is None:
+        return ""
+    if not connection.scalar(_IS_AVAILABLE, {"name": name}):
+        raise SchemaError(
+            f"{optional.name} needs the extension {name}, which this server does not have; "
+            "install PostgreSQL's contrib modules there (in many distributions, the package postgresql-contrib)"
+        )
+    try:
+        connection.exec_driver_sql(f"CREATE EXTENSION IF NOT EXISTS {name}")
+    except DBAPIError as error:
+        if sqlstate_of(error) != _NOT_ALLOWED:
+            raise
+        raise SchemaError(
+            f"{optional.name} needs the extension {name}, which this role may not create; "
+            f"have an administrator run: CREATE EXTENSION {name}"
+        ) from error
+    return str(connection.scalar(_SCHEMA_OF, {"name": name}))

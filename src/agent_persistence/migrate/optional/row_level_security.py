@@ -1,0 +1,47 @@
+"""Policies by which PostgreSQL itself shows an owner's rows to that owner only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from agent_persistence.migrate.optional.definition import OptionalObject
+
+# A variable that was set for a transaction is '' after it, not null.
+_OWNED: Final = (
+    "user_id = nullif(current_setting('agent_persistence.user_id', true), '')::{user_id} "
+    "OR current_setting('agent_persistence.any_user', true) = 'on'"
+)
+# The policy of threads holds in here as well.
+_OF_A_VISIBLE_THREAD: Final = "EXISTS (SELECT FROM threads WHERE threads.thread_id = %s.thread_id)"
+_POLICIES: Final = {
+    "threads": _OWNED,
+    "states": _OF_A_VISIBLE_THREAD % "states",
+    "messages": _OF_A_VISIBLE_THREAD % "messages",
+}
+
+
+def _add() -> Iterator[str]:
+    for table, visible in _POLICIES.items():
+        yield f"DROP POLICY IF EXISTS opt_owner ON {table}"
+        yield f"CREATE POLICY opt_owner ON {table} USING ({visible})"
+        yield f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY"
+
+
+def _remove() -> Iterator[str]:
+    for table in _POLICIES:
+        yield f"DROP POLICY IF EXISTS opt_owner ON {table}"
+        # Where policies of the host's remain, the table stays shut.
+        yield (
+            f"DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_policy WHERE polrelid = '{table}'::regclass) THEN "
+            f"ALTER TABLE {table} DISABLE ROW LEVEL SECURITY, NO FORCE ROW LEVEL SECURITY; END IF; END $$"
+        )
+
+
+ROW_LEVEL_SECURITY: Final = OptionalObject(
+    name="row-level-security",
+    summary="policies that show an owner's rows to that owner only; needs PERSISTENCE_ROW_LEVEL_SECURITY=true",
+    creates="opt_owner",
+    add=tuple(_add()),
+    remove=tuple(_remove()),
+)

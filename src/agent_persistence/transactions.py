@@ -1,0 +1,196 @@
+"""Units of work: opened, committed, and done again where that helps."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Final, Generic, TypeVar
+
+from sqlalchemy import Engine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+
+from agent_persistence.cache import CachedStates, StateCache
+from agent_persistence.driver_errors import DRIVER_ERRORS, sqlstate_of, translate
+from agent_persistence.errors import CommitUnknown, PersistenceError, UnavailableError
+from agent_persistence.home import Home
+from agent_persistence.ids import IdT, UserIdT
+from agent_persistence.models import Models
+from agent_persistence.records import ANY_USER, AnyUser, StateRecord
+from agent_persistence.repositories import Limits, MessageRepository, Scope, StateRepository, ThreadRepository
+from agent_persistence.repositories.commit_hooks import Watch
+from agent_persistence.repositories.proofs import Proof, proof_of, was_committed
+from agent_persistence.repositories.watched_sessions import WatchedSession, watch_session
+from agent_persistence.retries import Retries
+from agent_persistence.shielding import to_the_end
+from agent_persistence.unit_of_work import UnitOfWork
+
+T = TypeVar("T")
+
+LONGEST_IDLE: Final = 8.0
+"""Seconds after which a transaction that idles before its COMMIT is ended: before its quarantine ends, which is 10."""
+
+_READ_ONLY_SERVER: Final = "25006"
+
+
+class Transactions(Generic[IdT, UserIdT]):
+    """Opens units of work on one engine.
+
+    Args:
+        limits_idling: whether the engine's connections end transactions that idle, before the cache's quarantine ends.
+        retry_seconds: for how long one piece of work is tried again.
+    """
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        models: Models[IdT, UserIdT],
+        limits: Limits[IdT],
+        cache: StateCache | None,
+        *,
+        limits_idling: bool,
+        retry_seconds: float,
+    ) -> None:
+        self._engine = engine
+        self._models = models
+        self._limits = limits
+        self._cache = cache
+        self._limits_idling = limits_idling
+        self._home = Home()
+        self._retries = Retries(retry_seconds, before_again=self._before_again)
+        # Closed is closed: a unit of work that is used after its end raises, and does not lose what it writes then.
+        options: dict[str, Any] = {"expire_on_commit": False, "close_resets_only": False}
+        self.sessions = async_sessionmaker(engine, sync_session_class=WatchedSession, **options)
+        # One statement needs no transaction around it: that is one round trip instead of three. Naming its owner does.
+        alone = {} if limits.row_level_security else {"isolation_level": "AUTOCOMMIT"}
+        self.single_reads = async_sessionmaker(engine.execution_options(**alone), **options)
+
+    @asynccontextmanager
+    async def begin(
+        self, *, user_id: UserIdT | AnyUser, only_ours: bool = False
+    ) -> AsyncIterator[UnitOfWork[IdT, UserIdT]]:
+        """Open a unit of work; commit it at the end of the block.
+
+        Args:
+            only_ours: nothing but our repositories works in it, so what they do not prove was not written.
+        """
+        self._home.check()
+        async with self._session() as session:
+            yield self.join(session, user_id, says_values=True)
+            await self._commit(session, only_ours=only_ours)
+
+    async def run(
+        self,
+        work: Callable[[UnitOfWork[IdT, UserIdT]], Awaitable[T]],
+        *,
+        user_id: UserIdT | AnyUser,
+        only_ours: bool = False,
+    ) -> T:
+        """Run work in a unit of its own, as often as it takes; to its end, even if the caller is cancelled."""
+
+        async def attempt() -> T:
+            async with self.begin(user_id=user_id, only_ours=only_ours) as uow:
+                return await work(uow)
+
+        return await to_the_end(self._retries.run(attempt))
+
+    async def write(self, work: Callable[[UnitOfWork[IdT, UserIdT]], Awaitable[T]], *, user_id: UserIdT | AnyUser) -> T:
+        """Run one of our own operations that writes."""
+        return await self.run(work, user_id=user_id, only_ours=True)
+
+    async def read(self, work: Callable[[UnitOfWork[IdT, UserIdT]], Awaitable[T]], *, user_id: UserIdT | AnyUser) -> T:
+        """Run one of our own operations that only reads, by one statement."""
+
+        async def attempt() -> T:
+            self._home.check()
+            async with self.single_reads() as session:
+                return await work(self._unit_of_work(session, user_id))
+
+        return await to_the_end(self._retries.run(attempt))
+
+    async def maintain(self, work: Callable[[Scope[IdT, UserIdT]], Awaitable[T]]) -> T:
+        """Run work on everybody's rows, in a transaction of its own; it must be safe to do it twice."""
+
+        async def attempt() -> T:
+            self._home.check()
+            async with self._session() as session:
+                result = await work(self._scope(session, ANY_USER))
+                await self._commit(session, only_ours=True)
+            return result
+
+        return await to_the_end(self._retries.run(attempt))
+
+    def join(self, session: AsyncSession, user_id: UserIdT | AnyUser, *, says_values: bool) -> UnitOfWork[IdT, UserIdT]:
+        """Make a unit of work in a session that somebody commits, and have the cache hear of that."""
+        if self._cache is not None:
+            own = session.get_bind(self._models.Thread).engine.pool is self._engine.sync_engine.pool
+            idle_limit = None if own and self._limits_idling else LONGEST_IDLE
+            rls = self._limits.row_level_security
+            watch_session(session.sync_session, Watch(self._cache, self._models, says_values, idle_limit, rls))
+        return self._unit_of_work(session, user_id)
+
+    def _unit_of_work(self, session: AsyncSession, user_id: UserIdT | AnyUser) -> UnitOfWork[IdT, UserIdT]:
+        scope = self._scope(session, user_id)
+        return UnitOfWork(
+            threads=ThreadRepository(scope),
+            messages=MessageRepository(scope),
+            states=CachedStates(scope, self._cache if self._shares_rows(session) else None, self._read_latest_state),
+            session=session,
+        )
+
+    def _scope(self, session: AsyncSession, user_id: UserIdT | AnyUser) -> Scope[IdT, UserIdT]:
+        if user_id is not ANY_USER:
+            user_id = self._models.id_types.user.validate(user_id, "user_id")
+        return Scope(session, self._models, user_id, self._limits)
+
+    def _shares_rows(self, session: AsyncSession) -> bool:
+        """Whether what the cache holds is what this session would read.
+
+        It is not for another database, and not for a session joined to a transaction of its connection, which may hold
+        uncommitted states that the session itself knows nothing of.
+        """
+        bind, own = session.get_bind(self._models.Thread), self._engine.sync_engine
+        if not isinstance(bind, Engine) or "schema_translate_map" in bind.get_execution_options():
+            return False
+        return bind.pool is own.pool or bind.url == own.url
+
+    async def _read_latest_state(self, thread_id: IdT, user_id: UserIdT) -> StateRecord[IdT] | None:
+        async with self.single_reads() as session:
+            return await StateRepository(self._scope(session, user_id)).get(thread_id)
+
+    @asynccontextmanager
+    async def _session(self) -> AsyncIterator[AsyncSession]:
+        session = self.sessions()
+        try:
+            yield session
+        finally:
+            # What was not committed goes with its connection; that a ROLLBACK did not arrive is not worth an error.
+            with suppress(*DRIVER_ERRORS):
+                await to_the_end(session.close())
+
+    async def _commit(self, session: AsyncSession, *, only_ours: bool) -> None:
+        proof = proof_of(session.sync_session)
+        try:
+            await session.commit()
+        except DRIVER_ERRORS as error:
+            failure = translate(error, committing=True)
+            if isinstance(failure, CommitUnknown) and (proof or only_ours):
+                if proof and await self._was_committed(proof, failure):
+                    return
+                failure = UnavailableError("the connection closed before COMMIT took effect; try again")
+            raise failure from error
+
+    async def _was_committed(self, proof: Proof, failure: CommitUnknown) -> bool:
+        """Settle a transaction whose COMMIT was not confirmed; give up only if the database stays away."""
+
+        async def ask() -> bool:
+            async with self.single_reads() as session:
+                return await was_committed(proof, self._scope(session, ANY_USER).execute)
+
+        try:
+            return await self._retries.run(ask)
+        except PersistenceError as error:
+            raise failure from error
+
+    async def _before_again(self, error: PersistenceError) -> None:
+        if sqlstate_of(error) == _READ_ONLY_SERVER:
+            await self._engine.dispose()  # its connections lead to a server that is no longer the primary
