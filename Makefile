@@ -11,7 +11,8 @@ PYTEST_ARGS =
 .DEFAULT_GOAL = help
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # two pips at once would break the virtualenv
-.PHONY: help demo test test-matrix test-wheel lint style type format migrate revision check-migrations build clean
+.PHONY: help demo test test-matrix test-wheel lint style type migration-lint format migrate revision check-migrations \
+    build clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,7 +33,7 @@ test-wheel: build ## run the tests against the built wheel
 	.venv-wheel/bin/python -m pip install --quiet --disable-pip-version-check "$$(echo dist/*.whl)[all,test]"
 	.venv-wheel/bin/pytest $(PYTEST_ARGS)
 
-lint: style type ## run every check that CI runs
+lint: style type migration-lint ## run every check that CI runs
 
 style: $(VENV)/installed-dev ## check style, layers and spelling
 	$(BIN)/ruff check
@@ -43,6 +44,9 @@ style: $(VENV)/installed-dev ## check style, layers and spelling
 type: $(VENV)/installed-dev ## check types with mypy and pyright
 	$(BIN)/mypy
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+migration-lint: $(VENV)/installed-dev ## look for revisions that would stop a database at work
+	$(BIN)/python tests/migrations/migration_lint.py
 
 format: $(VENV)/installed-dev ## format the code and mend what can be mended
 	$(BIN)/ruff check --fix
