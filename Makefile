@@ -7,12 +7,14 @@ SQLALCHEMY =
 VENV = .venv$(if $(SQLALCHEMY),-sqlalchemy$(subst =,,$(subst *,x,$(SQLALCHEMY))))
 BIN = $(VENV)/bin
 PYTEST_ARGS =
+DURATION = 60
+SEED =
 
 .DEFAULT_GOAL = help
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # two pips at once would break the virtualenv
-.PHONY: help demo test test-matrix test-wheel lint style type migration-lint format migrate revision check-migrations \
-    build clean
+.PHONY: help demo test test-matrix test-wheel torture torture-checker lint style type migration-lint format migrate \
+    revision check-migrations build clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +24,12 @@ demo: $(VENV)/installed-demo ## see it work: servers, migrations and conversatio
 
 test: $(VENV)/installed-dev ## run the tests with coverage (a part, without: PYTEST_ARGS=tests/unit)
 	$(BIN)/pytest $(or $(PYTEST_ARGS),--cov --numprocesses auto --maxprocesses 4)
+
+torture: $(VENV)/installed-dev ## kill, hang and cut real servers under load: make torture DURATION=60 SEED=7
+	PYTHONPATH=tests $(BIN)/python -m torture --duration $(DURATION) $(if $(SEED),--seed $(SEED))
+
+torture-checker: $(VENV)/installed-dev ## plant defects, and see that the torture run finds each
+	PYTHONPATH=tests $(BIN)/python -m torture --self-test
 
 test-matrix: ## run the tests on the lowest and newest SQLAlchemy 2.0 and the newest 2.1
 	$(MAKE) test SQLALCHEMY='==2.0.44'

@@ -1,0 +1,98 @@
+"""Ill-treat real servers under load, and show that nothing acknowledged is lost, doubled, out of order or stale.
+
+PYTHONPATH=tests python -m torture --duration 60 --seed 7
+PYTHONPATH=tests python -m torture --self-test
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import sys
+import time
+from collections.abc import Coroutine
+from typing import Any
+
+from torture.checker import Finding
+from torture.faults import FAULTS
+from torture.planted import PLANTS
+from torture.report import show
+from torture.run import Plan, Result, discard, keep_tables, run
+
+SELF_TEST_SECONDS = 7.0
+# The finding that each defect must lead to, and the faults without which it does no harm.
+MUST_BE_FOUND = {
+    "naive-cache": ("stale beyond bound", []),
+    "blind-retry": ("duplicated", ["postgresql COMMIT replies lost"]),
+    "dropped-ack": ("lost", []),
+    "no-owner-filter": ("cross-owner", []),
+}
+
+
+def main() -> int:
+    options = _options()
+    if options.self_test:
+        return asyncio.run(_interruptible(_self_test(options)))
+    plan = Plan(options.duration, options.seed, options.clients, _faults(options.faults), options.plant)
+    return asyncio.run(_interruptible(_run_and_show(plan)))
+
+
+async def _interruptible(work: Coroutine[Any, Any, int]) -> int:
+    """Stop the servers when the run is told to end."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await work
+
+
+async def _run_and_show(plan: Plan) -> int:
+    result = await run(plan)
+    show(result)
+    if not result.failed:
+        discard(result)
+        return 0
+    keep_tables(result)
+    return 1
+
+
+async def _self_test(options: argparse.Namespace) -> int:
+    """Plant each defect in turn: the checker has to find every one."""
+    missed = []
+    for plant, (kind, faults) in MUST_BE_FOUND.items():
+        result = await run(Plan(SELF_TEST_SECONDS, options.seed, 2, faults, plant))
+        found = [finding for finding in result.findings if finding.kind == kind]
+        print(f"{plant:<17}{kind}: {len(found)} found in {result.seconds:.1f} s", _first(found, result), sep="\n    ")
+        if not found:
+            missed.append(plant)
+        discard(result)
+    print(f"not found: {', '.join(missed)}" if missed else "every planted defect was found")
+    return 1 if missed else 0
+
+
+def _first(found: list[Finding], result: Result) -> str:
+    return found[0].text if found else f"nothing of it; other findings: {len(result.findings)}"
+
+
+def _faults(text: str) -> list[str]:
+    if text in ("all", "none"):
+        return list(FAULTS) if text == "all" else []
+    wanted = [kind for kind in FAULTS if any(part in kind for part in text.split(","))]
+    if not wanted:
+        sys.exit(f"no kind of fault is like {text!r}; there are: {', '.join(FAULTS)}")
+    return wanted
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m torture", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--duration", type=float, default=60, help="seconds; every kind of fault has its turn anyway")
+    parser.add_argument("--seed", type=int, default=int(time.time()), help="decides faults and calls, not their timing")
+    parser.add_argument("--clients", type=int, default=3, help="client processes")
+    parser.add_argument("--faults", default="all", help="all, none, or parts of names: hung,READONLY")
+    parser.add_argument("--plant", default="", choices=["", *PLANTS], help="a defect, to see it found")
+    parser.add_argument("--self-test", action="store_true", help="see every planted defect found")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""A client process: some workers that do what the workload says, until standard input ends.
+
+Its arguments are its name, the folder of the histories, the seed and the planted defect, if any; the rest is in
+``PERSISTENCE_*``. Orders come on standard input: ``cancel 0.2`` has a fifth of the calls cancelled from then on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from random import Random
+
+from agent_persistence import Persistence
+from torture.history import Recorder
+from torture.hostile import Hostile
+from torture.planted import PLANTS
+from torture.workload import Store, Workload
+
+WORKERS = 8
+SEARCHERS = 2
+PAUSE_SECONDS = 0.03
+SEARCH_PAUSE_SECONDS = 0.007
+ODD_PAUSE_SECONDS = 0.1
+SAMPLE_SECONDS = 0.1
+
+
+class Client:
+    """The workers of one process."""
+
+    def __init__(self, store: Store, recorder: Recorder, random: Random) -> None:
+        self._store = store
+        self._recorder = recorder
+        self._random = random
+        self._workload = Workload(store, recorder, random)
+        self._hostile = Hostile(store, recorder, random)
+        self._ending = False
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as workers:
+            for _ in range(WORKERS):
+                workers.create_task(self._repeat(self._workload.step, PAUSE_SECONDS))
+            for _ in range(SEARCHERS):
+                workers.create_task(self._repeat(self._hostile.search, SEARCH_PAUSE_SECONDS))
+            workers.create_task(self._repeat(self._hostile.argument, ODD_PAUSE_SECONDS))
+            workers.create_task(self._repeat(self._hostile.cursor, ODD_PAUSE_SECONDS))
+            workers.create_task(self._repeat(self._sample, SAMPLE_SECONDS))
+            await self._obey()
+            self._ending = True
+        await self._sample()
+
+    async def _repeat(self, act: Callable[[], Awaitable[None]], pause_seconds: float) -> None:
+        while not self._ending:
+            await act()
+            await asyncio.sleep(self._random.uniform(0, 2 * pause_seconds))
+
+    async def _obey(self) -> None:
+        reader = asyncio.StreamReader()
+        await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+        while order := await reader.readline():
+            self._workload.cancels = float(order.removeprefix(b"cancel "))
+
+    async def _sample(self) -> None:
+        cache = self._store.cache
+        counts = {"hits": 0, "unavailable": 0} if cache is None else cache.counts.as_dict()
+        self._recorder.write("sample", cache=counts, bad_inputs=self._hostile.counts)
+
+
+async def main(name: str, folder: str, seed: str, plant: str = "") -> None:
+    random, recorder = Random(seed), Recorder(Path(folder), name)  # noqa: S311 - no secret
+    async with Persistence[str, str].from_env() as store:
+        if plant:
+            PLANTS[plant](store, random)
+        print("ready", flush=True)
+        await Client(store, recorder, random).run()
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.WARNING)
+    asyncio.run(main(*sys.argv[1:]))

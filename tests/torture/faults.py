@@ -1,0 +1,216 @@
+"""The faults, one at a time: each is injected, waited out until what it hit is well again, and written down."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from random import Random
+
+from torture.fleet import Fleet
+from torture.history import SECOND, Recorder
+from torture.proxy import Proxy
+from torture.servers import NOBODYS_PORT, PostgreSQL, Valkey
+
+QUIET_SECONDS = 0.5
+BREAKER_SECONDS = 0.3
+BREAKER_FACTOR = 1.2
+"""A client that found Redis away asks again at the latest after as long as it was away, give or take a fifth."""
+CLIENT_BACKENDS = "FROM pg_stat_activity WHERE backend_type = 'client backend' AND application_name <> 'torture'"
+
+
+@dataclass
+class World:
+    """What can be ill-treated.
+
+    Attributes:
+        primary, to_primary: the server that takes writes, and the proxy before it.
+        standby, to_standby: the one that will be promoted; ``None`` where there is none, or not any more.
+    """
+
+    primary: PostgreSQL
+    to_primary: Proxy
+    valkey: Valkey
+    to_valkey: Proxy
+    fleet: Fleet
+    random: Random
+    standby: PostgreSQL | None = None
+    to_standby: Proxy | None = None
+
+    async def wait_briefly(self, shortest: float = 0.2, longest: float = 0.7) -> None:
+        await asyncio.sleep(self.random.uniform(shortest, longest))
+
+
+async def restart_postgresql(world: World) -> bool:
+    world.to_primary.refuse()
+    await world.primary.end(signal.SIGQUIT)  # what pg_ctl restart -m immediate does
+    world.primary.start()
+    await world.to_primary.listen()
+    await world.primary.answers()
+    return True
+
+
+async def terminate_backends(world: World) -> bool:
+    victims = await world.primary.fetch(f"SELECT pg_terminate_backend(pid) {CLIENT_BACKENDS} ORDER BY random() LIMIT 5")
+    return bool(victims)
+
+
+async def kill_backend(world: World) -> bool:
+    """The postmaster ends all others as well, and recovers as after a crash."""
+    witness = await world.primary.connect()
+    [victim] = await witness.fetch(f"SELECT pid {CLIENT_BACKENDS} ORDER BY state = 'idle', random() LIMIT 1")
+    os.kill(victim["pid"], signal.SIGKILL)
+    async with asyncio.timeout(5):
+        while not witness.is_closed():  # noqa: ASYNC110 - another's connection sets no event of ours
+            await asyncio.sleep(0.01)
+    await world.primary.answers()
+    return True
+
+
+async def lose_commit_replies(world: World) -> bool:
+    return any([await world.to_primary.lose_a_reply(within_seconds=1.0) for _ in range(4)])
+
+
+async def cut_postgresql(world: World) -> bool:
+    return world.to_primary.cut() > 0
+
+
+async def stall_postgresql(world: World) -> bool:
+    world.to_primary.stall()
+    await world.wait_briefly()
+    world.to_primary.flow()
+    return True
+
+
+async def promote(world: World) -> bool:
+    """The primary dies and stays away; the standby takes over."""
+    if world.standby is None or world.to_standby is None:
+        return False
+    world.to_primary.refuse()
+    await world.primary.end(signal.SIGQUIT)
+    await world.standby.fetch("SELECT pg_promote()")
+    world.primary, world.to_primary = world.standby, world.to_standby
+    world.standby = world.to_standby = None
+    return True
+
+
+async def kill_redis(world: World) -> bool:
+    await world.valkey.end(signal.SIGKILL)
+    await world.wait_briefly()
+    world.valkey.start()
+    await world.valkey.answers()
+    return True
+
+
+async def hang_redis(world: World) -> bool:
+    world.valkey.signal(signal.SIGSTOP)
+    await world.wait_briefly(0.5, 3.0)
+    world.valkey.signal(signal.SIGCONT)
+    await world.valkey.answers()
+    return True
+
+
+async def flush_redis(world: World) -> bool:
+    return bool(await world.valkey.ask("DBSIZE")) and bool(await world.valkey.ask("FLUSHALL"))
+
+
+async def fill_redis(world: World) -> bool:
+    await world.valkey.ask("CONFIG", "SET", "maxmemory-policy", "noeviction", "maxmemory", 1)
+    await world.wait_briefly()
+    await world.valkey.ask("CONFIG", "SET", "maxmemory-policy", "allkeys-lru", "maxmemory", "64mb")
+    return True
+
+
+async def cut_redis(world: World) -> bool:
+    return world.to_valkey.cut() > 0
+
+
+async def lose_redis_replies(world: World) -> bool:
+    return any([await world.to_valkey.lose_a_reply(within_seconds=0.3) for _ in range(3)])
+
+
+async def make_redis_a_replica(world: World) -> bool:
+    """It answers reads with what it has, and refuses writes."""
+    await world.valkey.ask("REPLICAOF", "127.0.0.1", NOBODYS_PORT)
+    await world.wait_briefly()
+    await world.valkey.ask("REPLICAOF", "NO", "ONE")
+    return True
+
+
+async def kill_client(world: World) -> bool:
+    await world.fleet.kill_one(world.random)
+    await world.fleet.start_one()
+    return True
+
+
+async def cancel_calls(world: World) -> bool:
+    world.fleet.order("cancel 0.3")
+    await world.wait_briefly(0.5, 1.0)
+    world.fleet.order("cancel 0")
+    return True
+
+
+PROMOTION = "postgresql promotion"
+FAULTS: dict[str, Callable[[World], Awaitable[bool]]] = {
+    "postgresql restart -m immediate": restart_postgresql,
+    "postgresql backends terminated": terminate_backends,
+    "postgresql backend kill -9": kill_backend,
+    "postgresql COMMIT replies lost": lose_commit_replies,
+    "postgresql connections cut": cut_postgresql,
+    "postgresql stalled": stall_postgresql,
+    PROMOTION: promote,
+    "redis kill -9": kill_redis,
+    "redis hung": hang_redis,
+    "redis FLUSHALL": flush_redis,
+    "redis memory full": fill_redis,
+    "redis connections cut": cut_redis,
+    "redis replies lost": lose_redis_replies,
+    "redis READONLY": make_redis_a_replica,
+    "client kill -9": kill_client,
+    "client calls cancelled": cancel_calls,
+}
+
+
+class Injector:
+    """Injects faults in a seeded order: every kind before any comes again, the promotion once, in the middle."""
+
+    def __init__(self, world: World, recorder: Recorder, kinds: list[str]) -> None:
+        self._world = world
+        self._recorder = recorder
+        self._kinds = kinds
+        self._queue: list[str] = []
+        self.injected: Counter[str] = Counter(dict.fromkeys(kinds, 0))
+
+    async def run(self, seconds: float) -> None:
+        """Go on for so long, but at least until every kind had its turn."""
+        start = time.monotonic()
+        turns = 0
+        promotion_due = PROMOTION in self._kinds
+        others = [kind for kind in self._kinds if kind != PROMOTION]
+        while (elapsed := time.monotonic() - start) < seconds or turns < len(others):
+            if promotion_due and elapsed > seconds / 2:
+                promotion_due = False
+                await self._inject(PROMOTION)
+            elif others:
+                await self._inject(self._next(others))
+                turns += 1
+            else:
+                await self._world.wait_briefly()
+
+    async def _inject(self, kind: str) -> None:
+        start = time.monotonic_ns()
+        fired = await FAULTS[kind](self._world)
+        self._recorder.write("fault", kind=kind, start=start, fired=fired)
+        self.injected[kind] += fired
+        if kind.startswith("redis"):
+            await asyncio.sleep(BREAKER_SECONDS + BREAKER_FACTOR * (time.monotonic_ns() - start) / SECOND)
+        await self._world.wait_briefly(QUIET_SECONDS, QUIET_SECONDS + 0.2)
+
+    def _next(self, kinds: list[str]) -> str:
+        if not self._queue:
+            self._queue = self._world.random.sample(kinds, len(kinds))
+        return self._queue.pop()

@@ -1,0 +1,90 @@
+"""The client processes: started, ordered about, killed and started again."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from asyncio.subprocess import PIPE, Process
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+from torture.history import Recorder
+
+START_SECONDS = 30.0
+END_SECONDS = 25.0
+"""More than a call may take; a client that has not ended by then has calls that nobody answered."""
+
+
+@dataclass
+class Fleet:
+    """All client processes.
+
+    Attributes:
+        folder: where they write their histories.
+        environment: ``PERSISTENCE_*``.
+        plant: the defect that they have, or nothing.
+    """
+
+    folder: Path
+    recorder: Recorder
+    environment: dict[str, str]
+    seed: int
+    plant: str = ""
+    _processes: dict[str, Process] = field(default_factory=dict)
+    _started: int = 0
+
+    async def start(self, count: int) -> None:
+        await asyncio.gather(*(self.start_one() for _ in range(count)))
+
+    async def start_one(self) -> None:
+        self._started += 1
+        name = f"client{self._started}"
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PERSISTENCE_")}
+        with (self.folder / f"{name}.log").open("ab") as log:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "torture.client", name, str(self.folder), f"{self.seed}-{name}", self.plant,
+                stdin=PIPE, stdout=PIPE, stderr=log, cwd=self.folder, start_new_session=True,
+                env={**environment, **self.environment, "PYTHONPATH": os.pathsep.join(sys.path)},
+            )  # fmt: skip
+        assert process.stdout is not None
+        async with asyncio.timeout(START_SECONDS):
+            if await process.stdout.readline() != b"ready\n":
+                raise RuntimeError(f"{name} did not start:\n{(self.folder / f'{name}.log').read_text()[-1500:]}")
+        self._processes[name] = process
+
+    async def kill_one(self, random: Random) -> None:
+        name = random.choice(sorted(self._processes))
+        process = self._processes.pop(name)
+        self.recorder.write("killed", process=name)
+        process.kill()
+        await process.wait()
+
+    def order(self, text: str) -> None:
+        for process in self._processes.values():
+            assert process.stdin is not None
+            process.stdin.write(f"{text}\n".encode())
+
+    async def stop(self) -> None:
+        """Let every client finish what it is doing."""
+        for process in self._processes.values():
+            assert process.stdin is not None
+            process.stdin.close()
+        await asyncio.gather(*(self._end(name, process) for name, process in self._processes.items()))
+        self._processes.clear()
+
+    def kill_all(self) -> None:
+        for process in self._processes.values():
+            if process.returncode is None:
+                process.kill()
+
+    async def _end(self, name: str, process: Process) -> None:
+        try:
+            async with asyncio.timeout(END_SECONDS):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+        if process.returncode != 0:
+            self.recorder.write("error", kind=name, error="ClientDied", text=f"see {name}.log")

@@ -1,0 +1,183 @@
+"""The history of a run: what was called when, and what came of it, one JSON line an event, a file a process.
+
+Times are nanoseconds of CLOCK_MONOTONIC, which all processes of a machine share. Each line reaches the kernel at once,
+so a process that is killed loses the line it was about to write, and no other.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+Event = dict[str, Any]
+Outcome = Literal["ok", "error", "cancelled", "unknown"]
+SECOND = 1_000_000_000
+NEVER = 1 << 62
+
+
+class Recorder:
+    """Writes the history of one process."""
+
+    def __init__(self, folder: Path, process: str) -> None:
+        self.process = process
+        self._file = (folder / f"{process}.jsonl").open("a", buffering=1)
+        self._calls = 0
+
+    def write(self, event: str, **fields: Any) -> None:
+        self._file.write(json.dumps({"t": time.monotonic_ns(), "event": event, **fields}) + "\n")
+
+    def invoke(self, kind: str, **arguments: Any) -> str:
+        self._calls += 1
+        call = f"{self.process}#{self._calls}"
+        self.write("invoke", call=call, kind=kind, **arguments)
+        return call
+
+
+@dataclass(slots=True)
+class Call:
+    """One call of the API, with what is known of its end.
+
+    Attributes:
+        returned: when the caller was told; ``NEVER`` where it was not.
+        outcome: ``unknown`` where the process was killed meanwhile.
+        result: what the caller was told, or the name of the error and what it says about the commit.
+    """
+
+    id: str
+    kind: str
+    invoked: int
+    arguments: dict[str, Any]
+    returned: int = NEVER
+    outcome: Outcome = "unknown"
+    result: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def thread(self) -> str:
+        return str(self.arguments["thread"])
+
+    @property
+    def tokens(self) -> list[str]:
+        return list(self.arguments.get("tokens", ()))
+
+    @property
+    def acknowledged(self) -> bool:
+        return self.outcome == "ok"
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A stretch of time in which something was wrong, or was made to be."""
+
+    start: int
+    end: int
+    kind: str = ""
+
+
+@dataclass(slots=True)
+class Tables:
+    """What the database holds after the run.
+
+    Attributes:
+        threads: owner by thread.
+        messages: thread, seq and token of each.
+        states: thread, version and data of each.
+    """
+
+    threads: dict[str, str] = field(default_factory=dict)
+    messages: list[tuple[str, int, str]] = field(default_factory=list)
+    states: list[tuple[str, int, Any]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class History:
+    """All calls of a run, and what else happened.
+
+    Attributes:
+        faults: what was injected, from its start to the recovery.
+        unreachable: when some client's cache could not be reached, whatever the reason.
+        killed: the processes that were killed on purpose.
+        hits, bad_inputs: counted by the clients.
+        errors: what left the API outside the recorded calls.
+    """
+
+    calls: list[Call] = field(default_factory=list)
+    faults: list[Span] = field(default_factory=list)
+    unreachable: list[Span] = field(default_factory=list)
+    killed: set[str] = field(default_factory=set)
+    hits: int = 0
+    bad_inputs: Counter[str] = field(default_factory=Counter)
+    wrong_answers: list[Event] = field(default_factory=list)
+    errors: list[Event] = field(default_factory=list)
+
+
+def read_folder(folder: Path) -> History:
+    """Read the files of all processes."""
+    history = History()
+    for path in sorted(folder.glob("*.jsonl")):
+        _add(history, path.stem, _events(path))
+    history.calls.sort(key=lambda call: call.invoked)
+    return history
+
+
+def from_events(events: Iterable[Event], process: str = "client") -> History:
+    """Make the history of one process out of its events."""
+    history = History()
+    _add(history, process, events)
+    return history
+
+
+def _events(path: Path) -> Iterator[Event]:
+    with path.open() as lines:
+        for line in lines:
+            if line.endswith("\n"):  # the last line of a killed process may be half a one
+                yield json.loads(line)
+
+
+def _add(history: History, process: str, events: Iterable[Event]) -> None:
+    calls: dict[str, Call] = {}
+    last_sample: Event | None = None
+    for event in events:
+        match event.pop("event"):
+            case "invoke":
+                call = Call(event.pop("call"), event.pop("kind"), event.pop("t"), event)
+                calls[call.id] = call
+            case "return":
+                call = calls[event.pop("call")]
+                call.returned, call.outcome, call.result = event.pop("t"), event.pop("outcome"), event
+            case "sample":
+                _add_sample(history, last_sample, event)
+                last_sample = event
+            case "fault":
+                history.faults.append(Span(event["start"], event["t"], event["kind"]))
+            case "killed":
+                history.killed.add(event["process"])
+            case "wrong":
+                history.wrong_answers.append(event)
+            case "error":
+                history.errors.append({**event, "process": process})
+    history.calls += calls.values()
+    if last_sample is not None:
+        history.hits += last_sample["cache"]["hits"]
+        history.bad_inputs.update(last_sample["bad_inputs"])
+
+
+def _add_sample(history: History, before: Event | None, sample: Event) -> None:
+    if before is not None and sample["cache"]["unavailable"] > before["cache"]["unavailable"]:
+        history.unreachable.append(Span(before["t"], sample["t"]))
+
+
+def message_of(token: str) -> dict[str, Any]:
+    """The message that carries a token."""
+    return {"role": "user", "content": token}
+
+
+def state_of(token: str) -> dict[str, Any]:
+    """The state that carries a token; what else it holds follows from that."""
+    drawn = zlib.crc32(token.encode())
+    return {"token": token, "step": drawn, "score": drawn / 7, "notes": ["ü\u2028😀", None, drawn % 2 == 0, {"": []}]}

@@ -1,0 +1,120 @@
+"""A TCP proxy between the clients and a server, which can cut, stall, refuse, and swallow a reply."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torture.servers import free_port
+
+# What asyncpg sends for COMMIT, alone and in one piece: it has waited for every answer before.
+COMMIT = b"Q\x00\x00\x00\x0cCOMMIT;\x00"
+
+
+def is_commit(sent: bytes) -> bool:
+    return sent == COMMIT
+
+
+def is_anything(_sent: bytes) -> bool:
+    return True
+
+
+@dataclass(eq=False)
+class Link:
+    """One client's connection and the one to the server behind it."""
+
+    client: asyncio.StreamWriter
+    server: asyncio.StreamWriter
+    loses_reply: bool = False
+
+    def cut(self) -> None:
+        self.client.transport.abort()
+        self.server.transport.abort()
+
+
+class Proxy:
+    """Forwards to a port of this machine.
+
+    Args:
+        loses: which requests ``lose_a_reply`` waits for.
+    """
+
+    def __init__(self, upstream_port: int, loses: Callable[[bytes], bool]) -> None:
+        self.port = free_port()
+        self._upstream_port = upstream_port
+        self._loses = loses
+        self._listener: asyncio.Server | None = None
+        self._links: set[Link] = set()
+        self._lost: asyncio.Event | None = None
+        self._flows = asyncio.Event()
+        self._flows.set()
+
+    async def listen(self) -> None:
+        self._listener = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+
+    def refuse(self) -> None:
+        """Close the port, as the death of a server does."""
+        if self._listener is not None:
+            self._listener.close()
+        self.cut()
+
+    def cut(self) -> int:
+        """Cut every connection; say how many there were."""
+        links = list(self._links)
+        for link in links:
+            link.cut()
+        return len(links)
+
+    def stall(self) -> None:
+        self._flows.clear()
+
+    def flow(self) -> None:
+        self._flows.set()
+
+    async def lose_a_reply(self, within_seconds: float) -> bool:
+        """Forward the next request, then swallow its reply and cut the connection; say whether one came."""
+        self._lost = asyncio.Event()
+        try:
+            async with asyncio.timeout(within_seconds):
+                await self._lost.wait()
+        except TimeoutError:
+            return False
+        finally:
+            self._lost = None
+        return True
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            from_server, to_server = await asyncio.open_connection("127.0.0.1", self._upstream_port)
+        except OSError:
+            writer.transport.abort()
+            return
+        link = Link(writer, to_server)
+        self._links.add(link)
+        try:
+            await asyncio.gather(self._requests(reader, link), self._replies(from_server, link))
+        except OSError:
+            pass  # one side broke off; the other one is told below
+        finally:
+            self._links.discard(link)
+            link.cut()
+
+    async def _requests(self, reader: asyncio.StreamReader, link: Link) -> None:
+        while sent := await reader.read(65536):
+            await self._flows.wait()
+            if self._lost is not None and not self._lost.is_set() and self._loses(sent):
+                self._lost.set()
+                link.loses_reply = True
+            link.server.write(sent)
+            await link.server.drain()
+        link.cut()
+
+    async def _replies(self, reader: asyncio.StreamReader, link: Link) -> None:
+        while reply := await reader.read(65536):
+            await self._flows.wait()
+            if link.loses_reply:
+                break
+            link.client.write(reply)
+            await link.client.drain()
+        link.cut()

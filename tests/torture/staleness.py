@@ -1,0 +1,127 @@
+"""Stale reads: a state older than one that somebody had been told of before the read began."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from torture.history import NEVER, SECOND, Call, History, Span
+
+DELETED = 1 << 62
+"""The version of a thread that was deleted: newer than all others."""
+SWEEP_BOUND = 1.2
+"""Seconds: the sweep period of the outbox, and a fifth for the sweep itself; counted from when Redis can be reached."""
+
+
+@dataclass(frozen=True, slots=True)
+class StaleRead:
+    """A read, and the call that had told of something newer.
+
+    Attributes:
+        age_seconds: how long before the read that call had ended.
+        since_recovery_seconds: the same, but not counting before the end of the last Redis fault in between.
+    """
+
+    read: Call
+    newer: Call
+    age_seconds: float
+    since_recovery_seconds: float
+    bound_seconds: float
+
+    @property
+    def is_beyond_bound(self) -> bool:
+        return self.since_recovery_seconds > self.bound_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Staleness:
+    """All stale reads, and how many reads were held to the bound of 0."""
+
+    stale: list[StaleRead]
+    reads: int
+    reads_without_redis_fault: int
+
+    @property
+    def beyond_bound(self) -> list[StaleRead]:
+        return [read for read in self.stale if read.is_beyond_bound]
+
+
+def find_stale_reads(history: History) -> Staleness:
+    """Look at every ``states.get``. The bound is 0 unless trouble with Redis overlaps the write or the time since."""
+    faults = [fault for fault in history.faults if fault.kind.startswith("redis")]
+    troubles = Troubles([*faults, *history.unreachable])
+    puts = {call.tokens[0]: call for call in history.calls if call.kind == "put"}
+    stale: list[StaleRead] = []
+    reads = calm = 0
+    for calls in _by_thread(history.calls).values():
+        known = Knowledge(calls)
+        for read in calls:
+            if read.kind != "get" or not read.acknowledged:
+                continue
+            reads += 1
+            calm += not troubles.overlap(read.invoked, read.returned)
+            newer = known.newer_than(known.version(read), read.invoked)
+            if newer is not None:
+                stale.append(_judge(read, newer, puts.get(newer.result.get("token") or "", newer), faults, troubles))
+    return Staleness(stale, reads, calm)
+
+
+class Troubles:
+    """Stretches of time, merged, so that an overlap is found by bisection."""
+
+    def __init__(self, spans: Iterable[Span]) -> None:
+        merged: list[list[int]] = []
+        for span in sorted(spans, key=lambda span: span.start):
+            if merged and span.start <= merged[-1][1]:
+                merged[-1][1] = max(merged[-1][1], span.end)
+            else:
+                merged.append([span.start, span.end])
+        self._spans = merged
+
+    def overlap(self, start: int, end: int) -> bool:
+        following = bisect_left(self._spans, start, key=lambda span: span[1])
+        return following < len(self._spans) and self._spans[following][0] <= end
+
+
+class Knowledge:
+    """What callers had been told of one thread, and when: greater and greater versions."""
+
+    def __init__(self, calls: Sequence[Call]) -> None:
+        self._deletion = min((call.invoked for call in calls if call.kind == "delete"), default=NEVER)
+        self._steps: list[tuple[int, int, Call]] = []
+        told = [call for call in calls if call.acknowledged and call.kind in ("put", "get", "delete")]
+        for call in sorted(told, key=lambda call: call.returned):
+            version = self.version(call)
+            if not self._steps or version > self._steps[-1][1]:
+                self._steps.append((call.returned, version, call))
+
+    def version(self, call: Call) -> int:
+        """The version that a call told of; nothing, after a deletion may have begun, means the deletion."""
+        if call.kind == "delete":
+            return DELETED
+        version: int = call.result["version"]
+        return DELETED if version == 0 and self._deletion < call.returned else version
+
+    def newer_than(self, version: int, moment: int) -> Call | None:
+        """The first call that had told of a newer version before that moment."""
+        step = bisect_right(self._steps, version, key=lambda step: step[1])
+        if step < len(self._steps) and self._steps[step][0] < moment:
+            return self._steps[step][2]
+        return None
+
+
+def _judge(read: Call, newer: Call, written: Call, faults: Iterable[Span], troubles: Troubles) -> StaleRead:
+    ends = [fault.end for fault in faults if fault.start < read.invoked and fault.end > newer.returned]
+    since = max(ends, default=newer.returned)
+    bound = SWEEP_BOUND if troubles.overlap(written.invoked, read.returned) else 0.0
+    return StaleRead(read, newer, (read.invoked - newer.returned) / SECOND, (read.invoked - since) / SECOND, bound)
+
+
+def _by_thread(calls: Iterable[Call]) -> dict[str, list[Call]]:
+    threads: dict[str, list[Call]] = defaultdict(list)
+    for call in calls:
+        if call.kind in ("put", "get", "delete"):
+            threads[call.thread].append(call)
+    return threads
