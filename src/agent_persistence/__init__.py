@@ -1,7 +1,9 @@
 """Threads, messages and states of AI agents, in your own PostgreSQL, with a Redis cache that is never wrong."""
 
+from agent_persistence.cache.audit import CacheAudit
 from agent_persistence.errors import (
     CheckpointingDisabledError,
+    ClosedError,
     CommitUnknown,
     ConflictError,
     CorruptRow,
@@ -60,7 +62,9 @@ __all__ = [
     "UNSET",
     "UUID",
     "AnyUser",
+    "CacheAudit",
     "CheckpointingDisabledError",
+    "ClosedError",
     "CommitUnknown",
     "ConflictError",
     "CorruptRow",

@@ -8,8 +8,6 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from agent_persistence.errors import PersistenceError
-
 logger: Final = logging.getLogger("agent_persistence")
 
 
@@ -43,7 +41,7 @@ async def _repeat(seconds: float, work: Callable[[], Awaitable[Any]], name: str)
         await asyncio.sleep(seconds * random.uniform(0.9, 1.1))  # noqa: S311 - spreads load, no secret
         try:
             await work()
-        except PersistenceError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it was, the next turn must come
             if not failing:
                 logger.warning("%s failed, and will be tried again: %s", name, type(error).__name__)
             failing = True

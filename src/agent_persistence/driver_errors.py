@@ -47,8 +47,9 @@ _TOO_SLOW: Final = {
     "25P03",  # idle_in_transaction_session_timeout
     "25P04",  # transaction_timeout
 }
-# Neither has a code worth reading: a plan from before a migration, and no server of the kind that the URL asks for.
-_PASSING: Final = {"InvalidCachedStatementError", "TargetServerAttributeNotMatched"}
+# None has a code worth reading: a plan from before a migration, no server of the kind that the URL asks for, and a
+# connection that the server has announced to end, but not ended yet ("cannot switch to state").
+_PASSING: Final = {"InvalidCachedStatementError", "TargetServerAttributeNotMatched", "InternalClientError"}
 _NO_SCHEMA: Final = {"42P01", "42703", "42704", "3F000"}  # undefined table, column, object, schema
 # Of a pooler that prepared statements and start-up parameters were sent to; of other protocol errors as well.
 _POOLER: Final = {
@@ -162,7 +163,12 @@ def _advice(error: BaseException) -> str:
 
 
 def _certainly_undone(error: BaseException) -> bool:
-    """Whether the server refused the COMMIT, or the driver did not send it because it knew of the closed connection."""
+    """Whether the server refused the COMMIT, or the driver did not send it because it knew of the closed connection.
+
+    Or whether the connection was lost before, by a statement that the session ran first: COMMIT is none of those.
+    """
+    if getattr(error, "statement", None) is not None:
+        return True
     sqlstate = sqlstate_of(error)
     if sqlstate is not None:
         return not sqlstate.startswith(("08", "57P"))

@@ -21,6 +21,7 @@
     ├── CommitUnknown                         the connection died during COMMIT
     ├── DatabaseError                         the server refused; retrying will not help
     ├── MisuseError                           the program holds it wrong
+    │   ├── ClosedError                       a store that was closed
     │   ├── WrongLoopError                    a store of another event loop
     │   ├── ForkedError                       a store of the parent process
     │   └── UnitOfWorkInUseError              two tasks at once on one unit of work
@@ -193,6 +194,13 @@ class CommitUnknown(PersistenceError):
 
 class MisuseError(PersistenceError):
     """The program uses a store in a way that cannot work."""
+
+
+class ClosedError(MisuseError):
+    """A store is used after it was closed, or is closed while it is used."""
+
+    def __init__(self) -> None:
+        super().__init__("this Persistence is closed; open another one")
 
 
 class WrongLoopError(MisuseError):

@@ -5,23 +5,31 @@ from __future__ import annotations
 import asyncio
 import os
 
-from agent_persistence.errors import ForkedError, WrongLoopError
+from agent_persistence.errors import ClosedError, ForkedError, WrongLoopError
 
 
 class Home:
     """Remembers the process and the event loop of the first use."""
 
     def __init__(self) -> None:
+        self._closed = False
         self._pid: int | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+
+    def close(self) -> None:
+        """Refuse to be used at all from now on."""
+        self._closed = True
 
     def check(self) -> None:
         """Refuse to be used elsewhere, which the driver would answer with "another operation is in progress" at best.
 
         Raises:
+            ClosedError: it is closed.
             ForkedError: this is a child process.
             WrongLoopError: this is another event loop.
         """
+        if self._closed:
+            raise ClosedError
         loop = asyncio.get_running_loop()
         if self._pid is None:
             self._pid, self._loop = os.getpid(), loop

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, Literal
 
-from sqlalchemy import BigInteger, Integer, String, Uuid
+from sqlalchemy import ARRAY, BigInteger, Integer, String, Text, Uuid
 from sqlalchemy.types import TypeEngine
 from typing_extensions import TypeVar
 
@@ -74,6 +74,11 @@ class IdType(Generic[T]):
             except ValueError:
                 raise InvalidInput(field_name, f"must be {self._article()}") from None
         return self.validate(value, field_name)
+
+    def array_type(self) -> ARRAY[Any]:
+        """The type of a parameter that holds many ids: one parameter, for the driver takes 32,767 at most."""
+        one: TypeEngine[Any] = Text() if self.python_type is str else self.sql_type()
+        return ARRAY(one)
 
     def _article(self) -> str:
         return {"string": "a string", "int": "an int", "bigint": "an int", "uuid": "a uuid.UUID"}[self.name]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
-from typing import Any, Generic, Literal, Self, TypeVar
+from typing import Any, Final, Generic, Literal, Self, TypeVar
 
 from redis.asyncio import Redis
 from sqlalchemy import text
@@ -17,15 +18,18 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from agent_persistence import migrate
 from agent_persistence.background import Background
 from agent_persistence.cache import Guard, StateCache, make_redis
+from agent_persistence.cache.audit import CacheAudit, audit
 from agent_persistence.cache.sweeper import sweep_batch
 from agent_persistence.driver_errors import DRIVER_ERRORS, translated
 from agent_persistence.engine import make_engine
-from agent_persistence.errors import InvalidInput, SettingsError
+from agent_persistence.errors import InvalidInput, SettingsError, UnavailableError
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.models import Models, build_models
 from agent_persistence.one_call import OneCallMessages, OneCallStates, OneCallThreads
 from agent_persistence.records import AnyUser
 from agent_persistence.repositories import Limits
+from agent_persistence.repositories.commit_hooks import TouchedState
+from agent_persistence.repositories.latest_versions import latest_versions
 from agent_persistence.repositories.retention import MAX_KEPT, purge_states
 from agent_persistence.servers import Servers
 from agent_persistence.settings import PersistenceSettings
@@ -35,6 +39,9 @@ from agent_persistence.transactions import Transactions
 from agent_persistence.unit_of_work import UnitOfWork
 
 T = TypeVar("T")
+
+_MOST_AUDITED: Final = 100_000
+_GRACE_SECONDS: Final = 0.5  # for a sweep that is due, to be done
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +95,7 @@ class Persistence(Generic[IdT, UserIdT]):
             self.models,
             _limits(settings),
             self.cache,
+            longest_transaction=min(settings.transaction_timeout, settings.idle_in_transaction_timeout),
             limits_idling=engine is None and not settings.pgbouncer,
             retry_seconds=settings.retry_deadline,
         )
@@ -137,11 +145,15 @@ class Persistence(Generic[IdT, UserIdT]):
             IdTypeMismatchError: it was built with another id type.
             InvalidIndexError: an index was left unfinished.
         """
-        with translated():
-            await migrate.verify(self.engine, self.settings)
+        self._transactions.home.check()
+        try:
+            await self._verify()
+        except UnavailableError:  # of a connection from before a restart; the next one is new
+            await self._verify()
 
     async def health(self) -> Health:
-        """Ask both servers whether they are there; raises nothing."""
+        """Ask both servers whether they are there; neither's absence is an error."""
+        self._transactions.home.check()
         database: Literal["up", "down"] = "up"
         try:
             async with self._transactions.single_reads() as session:
@@ -193,7 +205,7 @@ class Persistence(Generic[IdT, UserIdT]):
             raise InvalidInput(
                 "session", "must not be in AUTOCOMMIT: the cache has to hear of a commit before it comes"
             )
-        return self._transactions.join(session, user_id, says_values=False)
+        return self._transactions.join(session, user_id)
 
     async def purge(self, *, keep_last: int | None = None) -> int:
         """Delete all but the newest states of every thread, in small batches; say how many went.
@@ -221,11 +233,42 @@ class Persistence(Generic[IdT, UserIdT]):
             total += count
         return total
 
+    async def audit_cache(self, sample: int = 1000) -> CacheAudit:
+        """Compare cached states with the database; nothing is compared where Redis is away, or none is configured.
+
+        If one is stale, this takes ``PERSISTENCE_CACHE_SWEEP_INTERVAL`` and a little more, to see whether it stays so.
+
+        Args:
+            sample: how many, at most 100,000.
+
+        Raises:
+            UnavailableError: the database cannot be reached.
+        """
+        wanted = check_limit(sample, "sample", _MOST_AUDITED)
+        if self.cache is None:
+            return CacheAudit(checked=0, stale=0, stale_beyond_bound=0, unreadable=0)
+
+        def latest(states: Collection[TouchedState]) -> Awaitable[Mapping[TouchedState, int]]:
+            return self._transactions.maintain(partial(latest_versions, of=states))
+
+        async def let_bound_pass() -> None:
+            await asyncio.sleep(self.settings.cache_sweep_interval + _GRACE_SECONDS)
+            await self.sweep()
+
+        return await audit(
+            self.cache, self.models.id_types, sample=wanted, latest_versions=latest, let_bound_pass=let_bound_pass
+        )
+
     async def aclose(self) -> None:
         """Finish what follows the last commits, and close what this object opened."""
         await self._background.stop(self.settings.checkpointer_cleanup_timeout)
+        await self._transactions.aclose(self.settings.checkpointer_cleanup_timeout)
         await drain(self.settings.checkpointer_cleanup_timeout)
         await self._closing.aclose()
+
+    async def _verify(self) -> None:
+        with translated():
+            await migrate.verify(self.engine, self.settings)
 
     def _make_engine(self) -> AsyncEngine:
         engine = make_engine(self._servers.database, self.settings, keeps_cache=self.cache is not None)

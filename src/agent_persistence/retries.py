@@ -39,8 +39,18 @@ class Retries:
         self._before_again = before_again
         self._clock = clock
 
-    async def run(self, work: Callable[[], Awaitable[T]]) -> T:
+    async def run(
+        self,
+        work: Callable[[], Awaitable[T]],
+        *,
+        is_wanted: Callable[[], bool] = lambda: True,
+        waits_for_pool: bool = False,
+    ) -> T:
         """Run the work until it succeeds.
+
+        Args:
+            is_wanted: whether anybody still waits for it; no further attempt begins otherwise.
+            waits_for_pool: ask for a connection again, however long the wait has been.
 
         Raises:
             PersistenceError: that of the last attempt.
@@ -51,7 +61,8 @@ class Retries:
                 return await work()
             except PersistenceError as error:
                 lock_timeouts += isinstance(error, LockTimeout)
-                if not _may_help(error, lock_timeouts) or self._clock() + pause > deadline:
+                may_help = _may_help(error, lock_timeouts) or (waits_for_pool and isinstance(error, PoolTimeout))
+                if not may_help or not is_wanted() or self._clock() + pause > deadline:
                     raise
                 await self._before_again(error)
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - keeps callers apart, no secret

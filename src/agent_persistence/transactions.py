@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, Generic, TypeVar
@@ -10,8 +12,14 @@ from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from agent_persistence.cache import CachedStates, StateCache
-from agent_persistence.driver_errors import DRIVER_ERRORS, sqlstate_of, translate
-from agent_persistence.errors import CommitUnknown, PersistenceError, UnavailableError
+from agent_persistence.driver_errors import DRIVER_ERRORS, sqlstate_of, translate, translated
+from agent_persistence.errors import (
+    ClosedError,
+    CommitUnknown,
+    PersistenceError,
+    StatementTimeout,
+    UnavailableError,
+)
 from agent_persistence.home import Home
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.models import Models
@@ -19,9 +27,10 @@ from agent_persistence.records import ANY_USER, AnyUser, StateRecord
 from agent_persistence.repositories import Limits, MessageRepository, Scope, StateRepository, ThreadRepository
 from agent_persistence.repositories.commit_hooks import Watch
 from agent_persistence.repositories.proofs import Proof, proof_of, was_committed
+from agent_persistence.repositories.sharing import is_shared, share
 from agent_persistence.repositories.watched_sessions import WatchedSession, watch_session
 from agent_persistence.retries import Retries
-from agent_persistence.shielding import to_the_end
+from agent_persistence.shielding import start, to_the_end
 from agent_persistence.unit_of_work import UnitOfWork
 
 T = TypeVar("T")
@@ -36,6 +45,7 @@ class Transactions(Generic[IdT, UserIdT]):
     """Opens units of work on one engine.
 
     Args:
+        longest_transaction: seconds after which the server ends a transaction, or one that idles.
         limits_idling: whether the engine's connections end transactions that idle, before the cache's quarantine ends.
         retry_seconds: for how long one piece of work is tried again.
     """
@@ -47,6 +57,7 @@ class Transactions(Generic[IdT, UserIdT]):
         limits: Limits[IdT],
         cache: StateCache | None,
         *,
+        longest_transaction: float,
         limits_idling: bool,
         retry_seconds: float,
     ) -> None:
@@ -54,8 +65,10 @@ class Transactions(Generic[IdT, UserIdT]):
         self._models = models
         self._limits = limits
         self._cache = cache
+        self._longest_transaction = longest_transaction
         self._limits_idling = limits_idling
-        self._home = Home()
+        self.home = Home()
+        self._operations: set[asyncio.Task[Any]] = set()
         self._retries = Retries(retry_seconds, before_again=self._before_again)
         # Closed is closed: a unit of work that is used after its end raises, and does not lose what it writes then.
         options: dict[str, Any] = {"expire_on_commit": False, "close_resets_only": False}
@@ -65,68 +78,98 @@ class Transactions(Generic[IdT, UserIdT]):
         self.single_reads = async_sessionmaker(engine.execution_options(**alone), **options)
 
     @asynccontextmanager
-    async def begin(
-        self, *, user_id: UserIdT | AnyUser, only_ours: bool = False
-    ) -> AsyncIterator[UnitOfWork[IdT, UserIdT]]:
-        """Open a unit of work; commit it at the end of the block.
+    async def begin(self, *, user_id: UserIdT | AnyUser) -> AsyncIterator[UnitOfWork[IdT, UserIdT]]:
+        """Open a unit of work; commit it at the end of the block."""
+        self.home.check()
+        async with _closed_quietly(self.sessions()) as session:
+            yield self._join(session, user_id)
+            await self._commit(session)
 
-        Args:
-            only_ours: nothing but our repositories works in it, so what they do not prove was not written.
-        """
-        self._home.check()
-        async with self._session() as session:
-            yield self.join(session, user_id, says_values=True)
-            await self._commit(session, only_ours=only_ours)
-
-    async def run(
-        self,
-        work: Callable[[UnitOfWork[IdT, UserIdT]], Awaitable[T]],
-        *,
-        user_id: UserIdT | AnyUser,
-        only_ours: bool = False,
-    ) -> T:
+    async def write(self, work: Callable[[UnitOfWork[IdT, UserIdT]], Awaitable[T]], *, user_id: UserIdT | AnyUser) -> T:
         """Run work in a unit of its own, as often as it takes; to its end, even if the caller is cancelled."""
 
         async def attempt() -> T:
-            async with self.begin(user_id=user_id, only_ours=only_ours) as uow:
+            async with self.begin(user_id=user_id) as uow:
                 return await work(uow)
 
-        return await to_the_end(self._retries.run(attempt))
+        return await self._to_the_end(attempt)
 
-    async def write(self, work: Callable[[UnitOfWork[IdT, UserIdT]], Awaitable[T]], *, user_id: UserIdT | AnyUser) -> T:
-        """Run one of our own operations that writes."""
-        return await self.run(work, user_id=user_id, only_ours=True)
+    async def run(self, work: Callable[[UnitOfWork[IdT, UserIdT]], Awaitable[T]], *, user_id: UserIdT | AnyUser) -> T:
+        """Run work of the host's, like ``write``."""
+
+        async def hosts_work(uow: UnitOfWork[IdT, UserIdT]) -> T:
+            started = time.monotonic()
+            try:
+                with translated():
+                    return await work(uow)
+            except UnavailableError as error:
+                if time.monotonic() - started < self._longest_transaction:
+                    raise
+                # The server closes a connection that idles without a word, and would do so the next time as well.
+                raise StatementTimeout("the transaction was open for longer than its time limits allow") from error
+
+        return await self.write(hosts_work, user_id=user_id)
 
     async def read(self, work: Callable[[UnitOfWork[IdT, UserIdT]], Awaitable[T]], *, user_id: UserIdT | AnyUser) -> T:
         """Run one of our own operations that only reads, by one statement."""
 
         async def attempt() -> T:
-            self._home.check()
-            async with self.single_reads() as session:
+            self.home.check()
+            async with _closed_quietly(self.single_reads()) as session:
                 return await work(self._unit_of_work(session, user_id))
 
-        return await to_the_end(self._retries.run(attempt))
+        return await self._to_the_end(attempt)
 
     async def maintain(self, work: Callable[[Scope[IdT, UserIdT]], Awaitable[T]]) -> T:
         """Run work on everybody's rows, in a transaction of its own; it must be safe to do it twice."""
 
         async def attempt() -> T:
-            self._home.check()
-            async with self._session() as session:
+            self.home.check()
+            async with _closed_quietly(self.sessions()) as session:
                 result = await work(self._scope(session, ANY_USER))
-                await self._commit(session, only_ours=True)
+                await self._commit(session)
             return result
 
-        return await to_the_end(self._retries.run(attempt))
+        return await self._to_the_end(attempt)
 
-    def join(self, session: AsyncSession, user_id: UserIdT | AnyUser, *, says_values: bool) -> UnitOfWork[IdT, UserIdT]:
-        """Make a unit of work in a session that somebody commits, and have the cache hear of that."""
+    def join(self, session: AsyncSession, user_id: UserIdT | AnyUser) -> UnitOfWork[IdT, UserIdT]:
+        """Make a unit of work in a session of the host's."""
+        share(session.sync_session)
+        return self._join(session, user_id)
+
+    async def aclose(self, timeout_seconds: float) -> None:
+        """Let nothing begin any more, wait for what is under way, and end what takes too long."""
+        self.home.close()
+        if self._operations:
+            await asyncio.wait(self._operations, timeout=timeout_seconds)
+        for operation in self._operations:
+            operation.cancel()
+        await asyncio.gather(*self._operations, return_exceptions=True)
+
+    def _join(self, session: AsyncSession, user_id: UserIdT | AnyUser) -> UnitOfWork[IdT, UserIdT]:
         if self._cache is not None:
             own = session.get_bind(self._models.Thread).engine.pool is self._engine.sync_engine.pool
             idle_limit = None if own and self._limits_idling else LONGEST_IDLE
             rls = self._limits.row_level_security
-            watch_session(session.sync_session, Watch(self._cache, self._models, says_values, idle_limit, rls))
+            watch_session(session.sync_session, Watch(self._cache, self._models, idle_limit, rls))
         return self._unit_of_work(session, user_id)
+
+    async def _to_the_end(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Make attempts, and let the one that is under way go on when the caller is cancelled; no other begins then.
+
+        A caller who has given up may have asked for something else meanwhile, which a late attempt would undo.
+        """
+        is_wanted = True
+        task = start(self._retries.run(attempt, is_wanted=lambda: is_wanted))
+        self._operations.add(task)
+        task.add_done_callback(self._operations.discard)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            is_wanted = False
+            if task.cancelled():
+                raise ClosedError from None  # by aclose, and not by the caller
+            raise
 
     def _unit_of_work(self, session: AsyncSession, user_id: UserIdT | AnyUser) -> UnitOfWork[IdT, UserIdT]:
         scope = self._scope(session, user_id)
@@ -134,7 +177,7 @@ class Transactions(Generic[IdT, UserIdT]):
             threads=ThreadRepository(scope),
             messages=MessageRepository(scope),
             states=CachedStates(scope, self._cache if self._shares_rows(session) else None, self._read_latest_state),
-            session=session,
+            _session=session,
         )
 
     def _scope(self, session: AsyncSession, user_id: UserIdT | AnyUser) -> Scope[IdT, UserIdT]:
@@ -154,43 +197,51 @@ class Transactions(Generic[IdT, UserIdT]):
         return bind.pool is own.pool or bind.url == own.url
 
     async def _read_latest_state(self, thread_id: IdT, user_id: UserIdT) -> StateRecord[IdT] | None:
-        async with self.single_reads() as session:
+        async with _closed_quietly(self.single_reads()) as session:
             return await StateRepository(self._scope(session, user_id)).get(thread_id)
 
-    @asynccontextmanager
-    async def _session(self) -> AsyncIterator[AsyncSession]:
-        session = self.sessions()
-        try:
-            yield session
-        finally:
-            # What was not committed goes with its connection; that a ROLLBACK did not arrive is not worth an error.
-            with suppress(*DRIVER_ERRORS):
-                await to_the_end(session.close())
-
-    async def _commit(self, session: AsyncSession, *, only_ours: bool) -> None:
-        proof = proof_of(session.sync_session)
+    async def _commit(self, session: AsyncSession) -> None:
+        proof, shared = proof_of(session.sync_session), is_shared(session.sync_session)
+        if shared:
+            with translated():
+                await session.flush()  # the host's objects, apart from COMMIT: what fails here was certainly undone
         try:
             await session.commit()
         except DRIVER_ERRORS as error:
             failure = translate(error, committing=True)
-            if isinstance(failure, CommitUnknown) and (proof or only_ours):
-                if proof and await self._was_committed(proof, failure):
-                    return
-                failure = UnavailableError("the connection closed before COMMIT took effect; try again")
-            raise failure from error
+            if not isinstance(failure, CommitUnknown):
+                raise failure from error
+            committed = await self._settle(proof) if proof else None if shared else False
+            if committed is None:
+                raise failure from error
+            if not committed:
+                raise UnavailableError("the connection closed before COMMIT took effect; try again") from error
 
-    async def _was_committed(self, proof: Proof, failure: CommitUnknown) -> bool:
-        """Settle a transaction whose COMMIT was not confirmed; give up only if the database stays away."""
+    async def _settle(self, proof: Proof) -> bool | None:
+        """Ask the database what became of a transaction; ``None`` if it stays away, or cannot tell."""
 
-        async def ask() -> bool:
-            async with self.single_reads() as session:
+        async def ask() -> bool | None:
+            async with _closed_quietly(self.single_reads()) as session:
                 return await was_committed(proof, self._scope(session, ANY_USER).execute)
 
         try:
-            return await self._retries.run(ask)
-        except PersistenceError as error:
-            raise failure from error
+            return await self._retries.run(ask, waits_for_pool=True)
+        except PersistenceError:
+            return None
 
     async def _before_again(self, error: PersistenceError) -> None:
         if sqlstate_of(error) == _READ_ONLY_SERVER:
             await self._engine.dispose()  # its connections lead to a server that is no longer the primary
+
+
+@asynccontextmanager
+async def _closed_quietly(session: AsyncSession) -> AsyncIterator[AsyncSession]:
+    """Close a session at the end of the block, and let no error of that take the place of the block's own.
+
+    What was not committed goes with its connection: that a ROLLBACK did not arrive is not worth an error.
+    """
+    try:
+        yield session
+    finally:
+        with suppress(*DRIVER_ERRORS):
+            await to_the_end(session.close())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -10,17 +10,20 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from agent_persistence.cache import CachedStates
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.repositories import MessageRepository, ThreadRepository
+from agent_persistence.repositories.sharing import share
 
 
 @dataclass(frozen=True, slots=True)
 class UnitOfWork(Generic[IdT, UserIdT]):
-    """Three repositories over one session, scoped to one owner. What belongs to somebody else does not exist here.
-
-    Attributes:
-        session: the session that they share; work of the host's own in it commits or rolls back with theirs.
-    """
+    """Three repositories over one session, scoped to one owner. What belongs to somebody else does not exist here."""
 
     threads: ThreadRepository[IdT, UserIdT]
     messages: MessageRepository[IdT, UserIdT]
     states: CachedStates[IdT, UserIdT]
-    session: AsyncSession
+    _session: AsyncSession = field(repr=False)
+
+    @property
+    def session(self) -> AsyncSession:
+        """The session that they share; work of the host's own in it commits or rolls back with theirs."""
+        share(self._session.sync_session)
+        return self._session

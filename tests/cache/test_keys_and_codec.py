@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent_persistence.cache.codec import MAX_BYTES, UnreadableValue, decode_state, encode_state
-from agent_persistence.cache.keys import state_key
+from agent_persistence.cache.keys import parse_state_key, state_key
+from agent_persistence.ids import BIGINT, INT, STRING, UUID, IdTypes
 from agent_persistence.json_values import MAX_JSON_DEPTH, encode_json
 from agent_persistence.records import SavedState, StateRecord
 
@@ -31,6 +33,41 @@ def test_two_states_never_share_a_key(thread: str, user: str, other_thread: str,
     same = (thread, user) == (other_thread, other_user)
 
     assert (state_key("n", thread, user) == state_key("n", other_thread, other_user)) is same
+
+
+@given(ids, ids)
+def test_a_key_says_whose_it_is(thread: str, user: str) -> None:
+    assert parse_state_key("n:m", state_key("n:m", thread, user), IdTypes(STRING, STRING)) == (thread, user)
+
+
+@pytest.mark.parametrize(
+    ("thread", "user", "id_types"),
+    [(-3, uuid.UUID(int=7), IdTypes(INT, UUID)), (uuid.UUID(int=7), 2**40, IdTypes(UUID, BIGINT))],
+)
+def test_a_key_gives_ids_back_in_their_own_type(thread: Any, user: Any, id_types: IdTypes[Any, Any]) -> None:
+    assert parse_state_key("n", state_key("n", thread, user), id_types) == (thread, user)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        b"n:state_cache:1",
+        b"n:state_cache:1:2:3",
+        b"n:state_cache:01:2",
+        b"n:state_cache: 1:2",
+        b"n:state_cache:one:2",
+        b"n:state_cache:%31:2",
+        b"n:state_cache:99999999999999999999:2",
+        b"m:state_cache:1:2",
+        b"1:2",
+        b"\xff",
+        b"",
+    ],
+)
+def test_a_key_that_is_none_of_ours_is_nobodys(key: bytes) -> None:
+    assert parse_state_key("n", b"n:state_cache:1:2", IdTypes(INT, INT)) == (1, 2)
+
+    assert parse_state_key("n", key, IdTypes(INT, INT)) is None
 
 
 def test_ids_with_separators_do_not_meet() -> None:

@@ -12,57 +12,17 @@ from redis.asyncio import Redis
 from sqlalchemy import event
 
 from agent_persistence.cache.keys import state_key
-from agent_persistence.cache.register import QUARANTINE, StateRegister
+from agent_persistence.cache.register import QUARANTINE
 from agent_persistence.persistence import Persistence
+from recording import record
 
 Store = Persistence[str, str]
-
-
-class RecordingRegister(StateRegister):
-    """The real register, which also writes down what Redis has acknowledged."""
-
-    def __init__(self, redis: Any, log: list[str]) -> None:
-        super().__init__(redis)
-        self.log = log
-
-    async def read(self, *args: Any) -> Any:
-        return await self._noted("read", super().read(*args))
-
-    async def lease(self, *args: Any) -> Any:
-        return await self._noted("lease", super().lease(*args))
-
-    async def fill(self, *args: Any) -> Any:
-        return await self._noted("fill", super().fill(*args))
-
-    async def begin_write(self, *args: Any) -> Any:
-        return await self._noted("begin_write", super().begin_write(*args))
-
-    async def publish(self, *args: Any) -> Any:
-        return await self._noted("publish", super().publish(*args))
-
-    async def abort(self, *args: Any) -> Any:
-        return await self._noted("abort", super().abort(*args))
-
-    async def _noted(self, name: str, command: Awaitable[Any]) -> Any:
-        result = await command
-        self.log.append(name)
-        return result
 
 
 @pytest_asyncio.fixture
 async def log(persistence: Store, redis: Redis) -> list[str]:
     """What the store does from now on: statements that lock or write, commits, acknowledged cache commands."""
-    steps: list[str] = []
-    assert persistence.cache is not None
-    persistence.cache._register = RecordingRegister(redis, steps)  # noqa: SLF001 - behind the API
-
-    def statement(_connection: Any, _cursor: Any, sql: str, *_: Any) -> None:
-        steps.append("write" if any(word in sql for word in ("INSERT", "UPDATE", "DELETE")) else "select")
-
-    engine = persistence.engine.sync_engine
-    event.listen(engine, "before_cursor_execute", statement)
-    event.listen(engine, "commit", lambda _: steps.append("COMMIT"))
-    return steps
+    return record(persistence, redis)
 
 
 @pytest_asyncio.fixture
@@ -127,9 +87,10 @@ async def test_a_commit_that_fails_after_the_quarantine_lifts_nothing_and_is_don
 ) -> None:
     """When it fails nobody knows whether it was committed: the quarantine has to run out by itself."""
 
-    def fail_once(_: Any) -> None:
+    def fail_once(connection: Any) -> None:
         log.append("COMMIT fails")
         event.remove(persistence.engine.sync_engine, "commit", fail_once)
+        connection.invalidate()
         raise ConnectionResetError
 
     event.listen(persistence.engine.sync_engine, "commit", fail_once)

@@ -8,6 +8,8 @@ import pytest
 from redis.asyncio import Redis
 
 from agent_persistence.embedded import EmbeddedServers
+from agent_persistence.persistence import Persistence
+from agent_persistence.settings import PersistenceSettings
 from command_line import CommandLine
 
 
@@ -116,6 +118,31 @@ def test_a_cache_user_without_the_right_to_look_is_a_warning(
     assert "secret" not in result.output
 
 
+def test_cached_states_that_somebody_changed_behind_the_cache_fail(command_line: CommandLine) -> None:
+    asyncio.run(_save_a_state(command_line))
+    before = command_line("doctor", "--json")
+    command_line.sql("UPDATE threads SET user_id = 'somebody else'")
+
+    after = command_line.with_variables(PERSISTENCE_CACHE_SWEEP_INTERVAL="0.05")("doctor", "--json")
+
+    assert (before.exit_code, after.exit_code) == (0, 1)
+    assert _details(before.stdout)["cache values"] == "1 are what the database holds"
+    assert _levels(after.stdout)["cache values"] == "FAIL"
+    assert "PERSISTENCE_CACHE_NAMESPACE" in _remedies(after.stdout)[0]
+
+
+def test_keys_of_another_database_in_the_namespace_are_a_warning(
+    command_line: CommandLine, servers: EmbeddedServers
+) -> None:
+    schema = command_line.variables["PERSISTENCE_DB_SCHEMA"]
+    _redis(servers, "SET", f"{schema}:{schema}:state_cache:no-owner", "V")
+
+    result = command_line("doctor", "--json")
+
+    assert result.exit_code == 0
+    assert _levels(result.stdout)["cache values"] == "WARN"
+
+
 def test_a_slow_cache_is_a_warning(command_line: CommandLine) -> None:
     result = command_line.with_variables(PERSISTENCE_CACHE_TIMEOUT_MS="1")("doctor", "--json")
 
@@ -132,6 +159,16 @@ def test_an_unreachable_database_fails_with_its_reason_and_without_its_password(
     assert result.exit_code == 1
     assert "postgresql://u:***@127.0.0.1:1/x" in _details(result.stdout)["database"]
     assert "secret" not in result.output
+
+
+async def _save_a_state(command_line: CommandLine) -> None:
+    values: dict[str, Any] = {
+        name.removeprefix("PERSISTENCE_").lower(): value for name, value in command_line.variables.items()
+    }
+    patient = {"cache_timeout_ms": 2_000, "cache_budget_ms": 4_000}
+    async with Persistence[str, str](PersistenceSettings(_env_file=None, **values, **patient)) as store:
+        thread = await store.threads.create(user_id="ada")
+        await store.states.put(thread.thread_id, 1, user_id="ada")
 
 
 def _findings(stdout: str) -> list[dict[str, Any]]:

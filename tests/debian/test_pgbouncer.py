@@ -18,6 +18,7 @@ from alembic import command
 from asyncpg import DuplicatePreparedStatementError, InvalidSQLStatementNameError, PostgresError
 from migrations.migration_servers import pgbouncer
 from migrations.migration_testing import alembic, later_history, later_revision, with_database
+from pydantic import SecretStr
 from sqlalchemy import text
 
 from agent_persistence import migrate
@@ -33,6 +34,7 @@ pytestmark = pytest.mark.needs_apt
 
 PROGRAM = Path(__file__).with_name("pooled_clients.py")
 SERVER_CONNECTIONS = 2
+FIRST_REVISION = "ap0001"
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +103,15 @@ async def two_processes(
                 await process.wait()
 
 
+async def statements_left(store: Persistence[str, str]) -> list[int]:
+    """How many prepared statements each connection to the server has."""
+    left = text("SELECT pg_backend_pid() AS server, (SELECT count(*) FROM pg_prepared_statements) AS statements")
+    async with store.engine.connect() as one, store.engine.connect() as other:
+        rows = [(await connection.execute(left)).one() for connection in (one, other)]
+    assert len({row.server for row in rows}) == SERVER_CONNECTIONS
+    return [row.statements for row in rows]
+
+
 async def end(process: Process) -> int:
     """Let the clients of a process finish their round; returns how many rounds they made."""
     output, _ = await process.communicate(b"")  # and the end of its input
@@ -125,12 +136,16 @@ async def test_two_processes_use_the_whole_api_while_the_database_is_migrated(
             with pytest.raises(PoolerError, match="PERSISTENCE_MIGRATION_DATABASE_URL"):
                 await migrate.upgrade(changed(migrated, db_schema="second"))
             await migrate.upgrade(changed(direct, db_schema="second"))
+            await migrate.downgrade(direct, FIRST_REVISION)
+            await migrate.upgrade(direct)
             await alembic(direct, partial(command.upgrade, revision="head"), ini=later)
             rounds = sum(await asyncio.gather(*map(end, processes)))
         counted = (await store.states.require(shared, user_id=SHARED_USER)).data
         async with store.engine.connect() as connection:
             messages = await connection.scalar(text("SELECT count(*) FROM messages"))
+        left = await statements_left(store)
 
+    assert left == [0, 0]
     assert counted == messages == rounds
     assert await migrate.current(changed(direct, db_schema="second")) == migrate.head()
     assert await migrate.current(direct) == later_revision(2)
@@ -148,18 +163,28 @@ async def test_the_check_at_the_start_works_through_the_pooler(pooled: Persisten
 
 
 async def test_no_statement_stays_behind_on_the_connections_of_the_server(migrated: PersistenceSettings) -> None:
-    left = text("SELECT pg_backend_pid() AS server, (SELECT count(*) FROM pg_prepared_statements) AS statements")
     async with Persistence[str, str](migrated) as store:
         for _ in range(5):
             thread = await store.threads.create(user_id="ada")
             await store.states.put(thread.thread_id, 1, user_id="ada")
             await store.states.get(thread.thread_id, user_id="ada")
 
-        async with store.engine.connect() as one, store.engine.connect() as other:
-            rows = [(await connection.execute(left)).one() for connection in (one, other)]
+        left = await statements_left(store)
 
-    assert len({row.server for row in rows}) == SERVER_CONNECTIONS
-    assert [row.statements for row in rows] == [0, 0]
+    assert left == [0, 0]
+
+
+async def test_without_a_pooler_in_between_statements_stay_prepared(
+    migrated: PersistenceSettings, direct_url: str
+) -> None:
+    direct = migrated.model_copy(update={"database_url": SecretStr(direct_url), "pgbouncer": False})
+    async with Persistence[str, str](direct) as store, store.engine.connect() as connection:
+        await connection.execute(text("SELECT 1"))
+        left = text("SELECT statement FROM pg_prepared_statements")
+
+        statements = set((await connection.execute(left)).scalars())
+
+    assert "SELECT 1" in statements
 
 
 async def test_the_owner_is_named_for_the_transaction_and_for_nobody_after_it(migrated: PersistenceSettings) -> None:

@@ -394,7 +394,7 @@ async def test_a_lock_that_is_held_too_long_is_a_504(settings_for: Settings) -> 
         response = await client.put("/threads/t-locked", headers=ALICE)
 
     assert response.status_code == 504
-    assert response.json()["error"] == "StatementTimeout"
+    assert response.json()["error"] == "LockTimeout"
 
 
 @pytest.mark.parametrize(("error", "code"), [(ThreadNotFoundError("t"), 1008), (UnavailableError("canary"), 1011)])

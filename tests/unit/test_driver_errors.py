@@ -6,10 +6,19 @@ from typing import Any
 import asyncpg
 import pytest
 from asyncpg import exceptions as driver
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, InvalidRequestError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    IntegrityError,
+    InterfaceError,
+    InternalError,
+    InvalidRequestError,
+    NotSupportedError,
+    ProgrammingError,
+)
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from agent_persistence.driver_errors import constraint_of, sqlstate_of, translate, translated
+from agent_persistence.driver_errors import Verdict, classify, constraint_of, sqlstate_of, translate, translated
 from agent_persistence.errors import (
     CommitUnknown,
     DatabaseError,
@@ -37,6 +46,7 @@ ANSWERS: list[tuple[Exception, type[PersistenceError]]] = [
     (driver.ConnectionFailureError(CANARY), UnavailableError),
     (driver.InvalidCachedStatementError(CANARY), UnavailableError),
     (driver.TargetServerAttributeNotMatched(CANARY), UnavailableError),
+    (driver.InternalClientError(CANARY), UnavailableError),
     (driver.QueryCanceledError(CANARY), StatementTimeout),
     (driver.LockNotAvailableError(CANARY), LockTimeout),
     (driver.IdleInTransactionSessionTimeoutError(CANARY), StatementTimeout),
@@ -63,6 +73,13 @@ def wrapped(
     adapted = Exception(str(error))
     adapted.__cause__ = error
     return kind(f"SELECT '{CANARY}'", {}, adapted, connection_invalidated=connection_invalidated)
+
+
+def of_commit(error: Exception) -> Exception:
+    """COMMIT is no statement to SQLAlchemy."""
+    if isinstance(error, DBAPIError):
+        error.statement = None
+    return error
 
 
 @pytest.mark.parametrize("wrap", [wrapped, lambda error: error], ids=["wrapped", "while connecting on 2.0"])
@@ -116,11 +133,102 @@ def test_an_error_without_a_code_on_a_closed_connection_is_worth_a_retry() -> No
     ],
 )
 def test_a_commit_is_unknown_only_where_it_may_have_arrived(error: Exception, committed: str) -> None:
-    answer = translate(error, committing=True)
+    answer = translate(of_commit(error), committing=True)
 
     assert isinstance(answer, CommitUnknown) is (committed == "unknown")
     assert answer.committed == committed
     assert CANARY not in str(answer)
+
+
+GONE = {"connection_invalidated": True}
+
+# What happens, what an application sees of it, what that means, and what it means where COMMIT was under way.
+CASES: dict[str, tuple[Exception, Verdict, Verdict]] = {
+    "the connection was closed before the statement": (
+        wrapped(asyncpg.InterfaceError("connection is closed"), InterfaceError, **GONE),
+        Verdict.RETRY,
+        Verdict.RETRY,
+    ),
+    "the connection was closed before COMMIT was sent": (
+        wrapped(asyncpg.InterfaceError("cannot call Transaction.commit()"), InterfaceError, **GONE),
+        Verdict.RETRY,
+        Verdict.RETRY,
+    ),
+    "the connection is about to be closed": (
+        wrapped(driver.InternalClientError("cannot switch to state 15"), InternalError),
+        Verdict.RETRY,
+        Verdict.AMBIGUOUS,
+    ),
+    "the connection broke during the statement": (
+        wrapped(driver.ConnectionDoesNotExistError(CANARY), **GONE),
+        Verdict.RETRY,
+        Verdict.AMBIGUOUS,
+    ),
+    "the connection was reset": (wrapped(ConnectionResetError(CANARY), **GONE), Verdict.RETRY, Verdict.AMBIGUOUS),
+    "the server shuts down": (wrapped(driver.AdminShutdownError(CANARY), **GONE), Verdict.RETRY, Verdict.AMBIGUOUS),
+    "the server crashes": (wrapped(driver.CrashShutdownError(CANARY), **GONE), Verdict.RETRY, Verdict.AMBIGUOUS),
+    "the server is starting": (wrapped(driver.CannotConnectNowError(CANARY)), Verdict.RETRY, Verdict.AMBIGUOUS),
+    "the server is full": (
+        wrapped(driver.TooManyConnectionsError(CANARY)),
+        Verdict.RETRY,
+        Verdict.RETRY,
+    ),
+    "the port is closed": (ConnectionRefusedError(CANARY), Verdict.RETRY, Verdict.AMBIGUOUS),
+    "the socket is not there": (FileNotFoundError(CANARY), Verdict.RETRY, Verdict.AMBIGUOUS),
+    "the server does not answer": (TimeoutError(), Verdict.RETRY, Verdict.AMBIGUOUS),
+    "the statement took too long": (wrapped(driver.QueryCanceledError(CANARY)), Verdict.TIMEOUT, Verdict.TIMEOUT),
+    "the lock took too long": (wrapped(driver.LockNotAvailableError(CANARY)), Verdict.TIMEOUT, Verdict.TIMEOUT),
+    "the transaction idled too long": (
+        wrapped(driver.IdleInTransactionSessionTimeoutError(CANARY), **GONE),
+        Verdict.TIMEOUT,
+        Verdict.TIMEOUT,
+    ),
+    "the transaction took too long": (
+        wrapped(driver.TransactionTimeoutError(CANARY), **GONE),
+        Verdict.TIMEOUT,
+        Verdict.TIMEOUT,
+    ),
+    "a deadlock": (wrapped(driver.DeadlockDetectedError(CANARY)), Verdict.RETRY, Verdict.RETRY),
+    "a serialization failure": (wrapped(driver.SerializationError(CANARY)), Verdict.RETRY, Verdict.RETRY),
+    "a standby answered": (wrapped(driver.ReadOnlySQLTransactionError(CANARY)), Verdict.RETRY, Verdict.RETRY),
+    "no host is of the kind": (
+        wrapped(driver.TargetServerAttributeNotMatched(CANARY), InternalError),
+        Verdict.RETRY,
+        Verdict.AMBIGUOUS,
+    ),
+    "a plan from before a migration": (
+        wrapped(driver.InvalidCachedStatementError(CANARY), NotSupportedError),
+        Verdict.RETRY,
+        Verdict.RETRY,
+    ),
+    "the pool is empty": (PoolTimeoutError(CANARY), Verdict.RETRY, Verdict.AMBIGUOUS),
+    "a duplicate": (wrapped(driver.UniqueViolationError(CANARY), IntegrityError), Verdict.CONFLICT, Verdict.CONFLICT),
+    "an overlap": (wrapped(driver.ExclusionViolationError(CANARY), IntegrityError), Verdict.CONFLICT, Verdict.CONFLICT),
+    "a broken reference": (
+        wrapped(driver.ForeignKeyViolationError(CANARY), IntegrityError),
+        Verdict.FATAL,
+        Verdict.FATAL,
+    ),
+    "a value out of range": (wrapped(driver.NumericValueOutOfRangeError(CANARY)), Verdict.FATAL, Verdict.FATAL),
+    "a missing table": (wrapped(driver.UndefinedTableError(CANARY), ProgrammingError), Verdict.FATAL, Verdict.FATAL),
+    "a full disk": (wrapped(driver.DiskFullError(CANARY)), Verdict.FATAL, Verdict.FATAL),
+    "no memory": (wrapped(driver.OutOfMemoryError(CANARY)), Verdict.FATAL, Verdict.FATAL),
+    "a wrong password": (driver.InvalidPasswordError(CANARY), Verdict.FATAL, Verdict.FATAL),
+    "a session that is over": (InvalidRequestError(CANARY), Verdict.FATAL, Verdict.FATAL),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_each_fault_has_its_verdict_before_and_during_commit(case: str) -> None:
+    error, before, during = CASES[case]
+
+    assert (classify(error), classify(of_commit(error), committing=True)) == (before, during)
+
+
+def test_what_a_statement_met_that_ran_before_commit_is_not_unknown() -> None:
+    error = wrapped(driver.ConnectionDoesNotExistError(CANARY), connection_invalidated=True)
+
+    assert classify(error, committing=True) is Verdict.RETRY
 
 
 def test_a_session_that_is_over_says_so() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Generic
 
 from agent_persistence.cache.state_cache import Hit, Miss, StateCache
@@ -47,23 +48,29 @@ class CachedStates(StateRepository[IdT, UserIdT], Generic[IdT, UserIdT]):
         # A transaction sees its own writes in the table only; administration passes the cache by.
         if cache is None or owner is ANY_USER or fresh or has_touched(session, thread_id):
             return await super().get(thread_id)
+        came = cache.flights.departures
         found = await cache.look(thread_id, owner)
         if isinstance(found, Hit):
-            version = found.state.version if found.state else 0
-            return found.state if version >= wanted else await super().get(thread_id)
-        # A fill must read a snapshot of its own. A caller whose transaction is open already may have an older one, and
-        # holds a connection: it reads there, and leaves filling to others.
-        if session.in_transaction():
+            state = found.state
+        elif session.in_transaction():
+            # A fill must read a snapshot of its own. A caller whose transaction is open already may have an older one,
+            # and holds a connection: it reads there, and leaves filling to others.
             return await super().get(thread_id)
-        return await cache.flights.fly(
-            (thread_id, owner), lambda waited: self._fetch(cache, thread_id, owner, None if waited else found)
-        )
+        else:
+            fetch = partial(self._fetch, cache, thread_id, owner, found)
+            state = await cache.flights.fly((thread_id, owner), fetch, came=came)
+        return state if (state.version if state else 0) >= wanted else await super().get(thread_id)
 
     async def _fetch(
-        self, cache: StateCache, thread_id: IdT, owner: UserIdT, found: Miss | None
+        self,
+        cache: StateCache,
+        thread_id: IdT,
+        owner: UserIdT,
+        found: Miss,
+        waited: bool,  # noqa: FBT001 - passed on by partial
     ) -> StateRecord[IdT] | None:
         """Read the table for everybody who waits, and fill the cache with it; the lease comes before the snapshot."""
-        known = found or await cache.look(thread_id, owner)
+        known = await cache.look(thread_id, owner) if waited else found
         if isinstance(known, Hit):
             return known.state
         lease = await cache.lease(thread_id, owner) if known.absent else None

@@ -43,6 +43,18 @@ def encode_state(thread_id: Any, user_id: Any, state: SavedState | None) -> byte
     return b"%b%020d%b\n%b" % (VALUE, 0 if state is None else state.version, orjson.dumps(envelope), body)
 
 
+def version_of(head: bytes) -> int:
+    """Read the version from the first ``HEAD_BYTES`` of a cached value.
+
+    Raises:
+        UnreadableValue: there is none.
+    """
+    digits = head[len(VALUE) : HEAD_BYTES]
+    if len(head) < HEAD_BYTES or not digits.isdigit():
+        raise UnreadableValue
+    return int(digits)
+
+
 def decode_state(value: bytes, thread_id: Any, user_id: Any) -> StateRecord[Any] | None:
     """Read a cached state, or ``None`` for a thread without one.
 
@@ -50,7 +62,7 @@ def decode_state(value: bytes, thread_id: Any, user_id: Any) -> StateRecord[Any]
         UnreadableValue: it is not what was written for this thread and owner.
     """
     try:
-        version = int(value[len(VALUE) : HEAD_BYTES])
+        version = version_of(value)
         header, _, body = value[HEAD_BYTES:].partition(b"\n")
         envelope = orjson.loads(header)
         _check(envelope, thread_id, user_id, body)

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from urllib.parse import quote
+import re
+from typing import Any
+from urllib.parse import quote, unquote
+
+from agent_persistence.errors import InvalidInput
+from agent_persistence.ids import IdTypes
+from agent_persistence.repositories.commit_hooks import TouchedState
 
 
 def state_key(namespace: str, thread_id: object, user_id: object) -> bytes:
@@ -10,4 +16,25 @@ def state_key(namespace: str, thread_id: object, user_id: object) -> bytes:
 
     Each id is percent-encoded, so that ``("a:b", "c")`` and ``("a", "b:c")`` do not meet in one key.
     """
-    return f"{namespace}:state_cache:{quote(str(thread_id), safe='')}:{quote(str(user_id), safe='')}".encode()
+    return f"{_prefix(namespace)}{quote(str(thread_id), safe='')}:{quote(str(user_id), safe='')}".encode()
+
+
+def parse_state_key(namespace: str, key: bytes, id_types: IdTypes[Any, Any]) -> TouchedState | None:
+    """Return whose latest state a key is for; ``None`` if it is no key of this namespace and these kinds of id."""
+    thread_id, _, user_id = key.decode(errors="replace").removeprefix(_prefix(namespace)).partition(":")
+    try:
+        state = TouchedState(
+            id_types.id.parse(unquote(thread_id), "thread_id"), id_types.user.parse(unquote(user_id), "user_id")
+        )
+    except InvalidInput:
+        return None
+    return state if state_key(namespace, *state) == key else None  # " 1" is an int too, but no key says it so
+
+
+def keys_pattern(namespace: str) -> bytes:
+    """Return the pattern, as ``SCAN`` reads it, of all keys of a namespace."""
+    return re.sub(r"([*?\[\]\\])", r"\\\1", _prefix(namespace)).encode() + b"*"
+
+
+def _prefix(namespace: str) -> str:
+    return f"{namespace}:state_cache:"

@@ -10,18 +10,20 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from agent_persistence.cache.codec import VALUE
+from agent_persistence.cache.codec import HEAD_BYTES, VALUE
 
 LEASE: Final = b"L"
 QUARANTINE: Final = b"W"
 LEASE_MS: Final = 2_000
 QUARANTINE_MS: Final = 10_000
 """Longer than any transaction may last (``PERSISTENCE_TRANSACTION_TIMEOUT``): else it could end before the commit."""
+
+_KEYS_A_PAGE: Final = 1_000  # that the server looks at, whether they match or not
 
 # Tokens are compared by a short GETRANGE: a value of a megabyte is not copied into Lua for that.
 _HOLDS: Final = """
@@ -94,14 +96,25 @@ class StateRegister:
         try:
             held = await self._redis.get(key)
         except ResponseError as error:
-            if not str(error).startswith("WRONGTYPE"):
-                raise
-            return KeyState.VALUE, b""  # somebody else's list or hash: a value, but none that can be read
+            return KeyState.VALUE, _of_another_type(error)
         if held is None:
             return KeyState.ABSENT, b""
         if isinstance(held, str):
             raise TypeError("the client decodes responses")
         return (KeyState.VALUE, held) if held[:1] == VALUE else (KeyState.BUSY, b"")
+
+    async def scan(self, pattern: bytes, cursor: int) -> tuple[int, list[bytes]]:
+        """Walk through the keys that match: return the next cursor, 0 at the end, and some keys."""
+        following, keys = await self._redis.scan(cursor, match=pattern, count=_KEYS_A_PAGE)
+        return following, cast("list[bytes]", keys)  # the client decodes nothing
+
+    async def heads(self, keys: Sequence[bytes]) -> list[bytes]:
+        """Look at the beginning of several keys, where a value has its version; nothing where a key is absent."""
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for key in keys:
+                pipeline.getrange(key, 0, HEAD_BYTES - 1)
+            held = await pipeline.execute(raise_on_error=False)
+        return [_of_another_type(head) if isinstance(head, Exception) else head for head in held]
 
     async def lease(self, key: bytes) -> bytes | None:
         """Take an absent key for filling; ``None`` where somebody else was first."""
@@ -137,6 +150,13 @@ class StateRegister:
             for script, key, *arguments in scripts:
                 pipeline.eval(script, 1, key, *arguments)
             await pipeline.execute()
+
+
+def _of_another_type(error: Exception) -> bytes:
+    """What stands for somebody else's list or hash: a value, but none that can be read."""
+    if not str(error).startswith("WRONGTYPE"):
+        raise error
+    return VALUE
 
 
 def new_token(kind: bytes) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from agent_persistence.cache.codec import UnreadableValue, decode_state, encode_state
 from agent_persistence.cache.guard import CacheUnavailable, Guard
-from agent_persistence.cache.keys import state_key
+from agent_persistence.cache.keys import keys_pattern, state_key
 from agent_persistence.cache.register import QUARANTINE, KeyState, StateRegister, new_token
 from agent_persistence.cache.single_flight import SingleFlight
 from agent_persistence.errors import InvalidInput
@@ -75,6 +75,7 @@ class StateCache:
         ttl_seconds: how long a value lives, give or take a tenth.
 
     Attributes:
+        namespace: what every key begins with.
         flights: the reads of the table that are under way in this process.
     """
 
@@ -82,7 +83,7 @@ class StateCache:
         self._register = StateRegister(redis)
         self._redis = redis
         self._guard = guard
-        self._namespace = namespace
+        self.namespace = namespace
         self._ttl_ms = ttl_seconds * 1000
         self.counts = CacheCounts()
         self.flights: SingleFlight[StateRecord[Any] | None] = SingleFlight()
@@ -152,6 +153,17 @@ class StateCache:
         """Make everybody read these states from the table for a while; say whether Redis could be told."""
         return await self._withdraw(self._key(*state) for state in states)
 
+    async def scan(self, cursor: int) -> tuple[int, list[bytes]]:
+        """Walk through the keys of this cache: return the next cursor, 0 at the end, and some keys."""
+        scan = partial(self._register.scan, keys_pattern(self.namespace), cursor)
+        nothing: tuple[int, list[bytes]] = (0, [])
+        return await self._try(scan, self._guard.budget(), nothing)
+
+    async def heads(self, states: Sequence[TouchedState]) -> list[bytes]:
+        """Look at the beginning of several keys; as if all were absent where Redis does not answer."""
+        heads = partial(self._register.heads, [self._key(*state) for state in states])
+        return await self._try(heads, self._guard.budget(), [b""] * len(states))
+
     async def _withdraw(self, keys: Iterable[bytes]) -> bool:
         return await self._try(partial(self._register.invalidate, keys), self._guard.budget(), self) is None
 
@@ -163,7 +175,7 @@ class StateCache:
             return otherwise
 
     def _key(self, thread_id: Any, user_id: Any) -> bytes:
-        return state_key(self._namespace, thread_id, user_id)
+        return state_key(self.namespace, thread_id, user_id)
 
     def _ttl(self, *, nothing: bool) -> int:
         ttl_ms = min(self._ttl_ms, _NOTHING_TTL_MS) if nothing else self._ttl_ms

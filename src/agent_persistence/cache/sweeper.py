@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from agent_persistence.cache.state_cache import StateCache
+from agent_persistence.driver_errors import translated
 from agent_persistence.repositories.outbox import take_from_outbox
 from agent_persistence.repositories.scope import Scope
 
@@ -19,6 +20,7 @@ async def sweep_batch(scope: Scope[Any, Any], *, cache: StateCache) -> int:
         return 0
     states = await take_from_outbox(scope)
     if states and not await cache.invalidate(states):
-        await scope.session.rollback()
+        with translated():
+            await scope.session.rollback()
         return 0
     return len(states)

@@ -11,6 +11,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from agent_persistence.cache import make_redis
 from agent_persistence.cli.checkup import Finding, Level
+from agent_persistence.persistence import Persistence
 from agent_persistence.settings import PersistenceSettings
 
 _PATIENCE_SECONDS = 2.0
@@ -30,6 +31,25 @@ async def examine_cache(settings: PersistenceSettings) -> list[Finding]:
         return [Finding(Level.FAIL, "cache", detail, "start the server, or correct PERSISTENCE_REDIS_URL")]
     finally:
         await redis.aclose()
+
+
+async def examine_values(persistence: Persistence[Any, Any]) -> list[Finding]:
+    """Compare some cached states with the database; both must be there."""
+    if persistence.cache is None:
+        return []
+    audit = await persistence.audit_cache()
+    if audit.stale_beyond_bound:
+        stale = f"{audit.stale_beyond_bound} of {audit.checked} cached states are not what the database holds"
+        remedy = (
+            "set another PERSISTENCE_CACHE_NAMESPACE; "
+            "agent-persistence optional add outside-writes, if others write the tables or restored them"
+        )
+        return [Finding(Level.FAIL, "cache values", stale, remedy)]
+    if audit.unreadable:
+        detail = f"{audit.unreadable} cannot be read, {audit.checked} are what the database holds"
+        remedy = "see to it that each database has a PERSISTENCE_CACHE_NAMESPACE of its own"
+        return [Finding(Level.WARN, "cache values", detail, remedy)]
+    return [Finding(Level.OK, "cache values", f"{audit.checked} are what the database holds")]
 
 
 async def _speed(redis: Redis, limit_ms: int) -> Finding:

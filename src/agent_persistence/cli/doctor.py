@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from agent_persistence.cli.checkup import Finding, Level, examine_database
-from agent_persistence.cli.checkup_cache import examine_cache
+from agent_persistence.cli.checkup_cache import examine_cache, examine_values
 from agent_persistence.cli.failures import ExitCode
 from agent_persistence.cli.options import Json
 from agent_persistence.cli.output import out, visible, write_json
@@ -27,7 +27,7 @@ _STYLES: Final = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "bold red
 def doctor(*, as_json: Json = False) -> None:
     """Look at versions, connections, schema, indexes and cache, and say what to do about what is wrong."""
     findings = run(_examine)
-    failed = any(finding.level is Level.FAIL for finding in findings)
+    failed = _has_failed(findings)
     if as_json:
         write_json({"ok": not failed, "findings": [asdict(finding) for finding in findings]})
     else:
@@ -38,9 +38,14 @@ def doctor(*, as_json: Json = False) -> None:
 async def _examine(settings: PersistenceSettings) -> list[Finding]:
     persistence = Persistence[Any, Any](settings)
     try:
-        return [_versions(), *await examine_database(persistence.engine, settings), *await examine_cache(settings)]
+        findings = [_versions(), *await examine_database(persistence.engine, settings), *await examine_cache(settings)]
+        return findings if _has_failed(findings) else [*findings, *await examine_values(persistence)]
     finally:
         await persistence.aclose()
+
+
+def _has_failed(findings: list[Finding]) -> bool:
+    return any(finding.level is Level.FAIL for finding in findings)
 
 
 def _versions() -> Finding:

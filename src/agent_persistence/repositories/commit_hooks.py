@@ -11,7 +11,7 @@ from collections.abc import Collection, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol
 
-from sqlalchemy import Connection, Table, event, func, insert, select
+from sqlalchemy import Connection, Table, any_, event, func, insert, literal, select
 from sqlalchemy.orm import Session, SessionTransaction
 
 # Internal upstream (2.1 calls it await_ and keeps this name); imported here and nowhere else, tested on both lines.
@@ -22,6 +22,7 @@ from agent_persistence.models import Models
 from agent_persistence.models.base import table_of
 from agent_persistence.records import ANY_USER, SavedState
 from agent_persistence.repositories.owner_setting import say_owner
+from agent_persistence.repositories.sharing import is_shared
 from agent_persistence.shielding import start
 
 logger = logging.getLogger("agent_persistence")
@@ -65,23 +66,20 @@ class Watch:
     """What is watched for in a session, and how far its transaction has come.
 
     Attributes:
-        says_values: whether the values that it writes may be passed on. A host may undo them behind the session's
-            back, with a savepoint of the connection; then only that something changed is passed on.
         idle_limit: the longest that the transaction may idle once the hooks ran, in seconds; ``None`` where the
             connection is limited already.
         row_level_security: whether the database shows an owner only the rows of their own.
         written: threads whose states the host wrote through the mapped classes; their owners are looked up.
-        savepoints: what was touched before each savepoint.
+        savepoints: what was touched and written before each savepoint.
     """
 
     hooks: CommitHooks
     models: Models[Any, Any]
-    says_values: bool
     idle_limit: float | None
     row_level_security: bool
     touched: Touched = field(default_factory=dict)
     written: set[Any] = field(default_factory=set)
-    savepoints: dict[SessionTransaction, Touched] = field(default_factory=dict)
+    savepoints: dict[SessionTransaction, tuple[Touched, set[Any]]] = field(default_factory=dict)
     connection: Connection | None = None
     ticket: Any = None
     sent: bool = False
@@ -92,7 +90,7 @@ def touch(session: Session, state: TouchedState, latest: SavedState | None = Non
     """Say that the transaction changed a thread's latest state, and to what where that is known."""
     watched = watch_of(session)
     if watched is not None:
-        watched.touched[state] = latest if watched.says_values else None
+        watched.touched[state] = latest
 
 
 def touch_written(session: Session, thread_id: Any) -> None:
@@ -141,21 +139,30 @@ def listen_to_commits(session: Session | type[Session]) -> None:
 
 def _before_commit(session: Session) -> None:
     watched = watch_of(session)
-    if watched is None or session.in_nested_transaction():
-        return  # a released savepoint is not durable yet
+    if watched is None:
+        return
     session.flush()
     if watched.written:
         _lock_written(session, watched)
-    if not watched.touched:
-        return
+    if not watched.touched or session.in_nested_transaction():
+        return  # a released savepoint is not durable yet
     watched.connection = session.connection(bind_arguments={"mapper": watched.models.Thread})
+    _refuse_autocommit(watched.connection)
     if watched.idle_limit is not None:
         _limit_idling(watched.connection, watched.idle_limit)
-    watched.ticket = watched.hooks.prepare(watched.touched)
+    # A host may have undone values behind the session's back, with a savepoint of the connection.
+    touched = dict.fromkeys(watched.touched) if is_shared(session) else watched.touched
+    watched.ticket = watched.hooks.prepare(touched)
     untold = await_only(watched.hooks.before_commit(watched.ticket))
     watched.sent = True  # from here on only a commit tells that it was one
     if untold:
         watched.connection.execute(insert(watched.models.outbox), [state._asdict() for state in untold])
+
+
+def _refuse_autocommit(connection: Connection) -> None:
+    """Engines and connections can be told to commit each statement; the cache hears of that too late."""
+    if getattr(connection.connection.dbapi_connection, "autocommit", False):
+        raise InvalidInput("session", "must not be in AUTOCOMMIT: the cache has to hear of a commit before it comes")
 
 
 def _lock_written(session: Session, watched: Watch) -> None:
@@ -165,7 +172,7 @@ def _lock_written(session: Session, watched: Watch) -> None:
     thread: Table = table_of(watched.models.Thread)
     statement = (
         select(thread.c.thread_id, thread.c.user_id)
-        .where(thread.c.thread_id.in_(watched.written))
+        .where(thread.c.thread_id == any_(literal(list(watched.written), watched.models.id_types.id.array_type())))
         .order_by(thread.c.thread_id)
         .with_for_update(key_share=True)
     )
@@ -181,7 +188,12 @@ def _limit_idling(connection: Connection, seconds: float) -> None:
 
 def _after_commit(session: Session) -> None:
     watched = watch_of(session)
-    if watched is None or watched.connection is None or session.in_nested_transaction():
+    if watched is None or session.in_nested_transaction():
+        return
+    if watched.connection is None:
+        if watched.touched:  # SQLAlchemy spoke of the savepoint only, and has committed both
+            logger.warning("a transaction was committed with a savepoint open: cached states are withdrawn after it")
+            watched.ticket, watched.committed = watched.hooks.prepare(dict.fromkeys(watched.touched)), True
         return
     # A session that was joined to a transaction of its connection has committed nothing yet.
     watched.committed = not watched.connection.in_transaction()
@@ -190,14 +202,14 @@ def _after_commit(session: Session) -> None:
 def _after_transaction_create(session: Session, transaction: SessionTransaction) -> None:
     watched = watch_of(session)
     if watched is not None and transaction.nested:
-        watched.savepoints[transaction] = dict(watched.touched)
+        watched.savepoints[transaction] = dict(watched.touched), set(watched.written)
 
 
 def _after_soft_rollback(session: Session, transaction: SessionTransaction) -> None:
     """Forget what a savepoint touched: its locks are gone too, so its keys are no longer ours to quarantine."""
     watched = watch_of(session)
     if watched is not None and transaction.nested:
-        watched.touched = watched.savepoints.get(transaction, {})
+        watched.touched, watched.written = watched.savepoints.get(transaction, ({}, set()))
 
 
 def _after_transaction_end(session: Session, transaction: SessionTransaction) -> None:

@@ -12,7 +12,7 @@ from sqlalchemy.types import TypeEngine
 
 from agent_persistence.chat_format import MessageColumns, to_columns
 from agent_persistence.errors import InvalidInput
-from agent_persistence.ids import STRING, IdT, IdType
+from agent_persistence.ids import IdT, IdType
 from agent_persistence.json_values import EncodedJSON
 from agent_persistence.models.json_type import ExactJSON
 from agent_persistence.records import NewMessage
@@ -106,8 +106,7 @@ def _arrays(
         ("extra", json, [message.encoded["extra"] for message in messages]),
     ]
     if messages[0].message_id is not None:
-        id_type = Text() if kind is STRING else kind.sql_type()
-        arrays.insert(0, ("message_id", id_type, [message.message_id for message in messages]))
+        arrays.insert(0, ("message_id", kind.array_type().item_type, [message.message_id for message in messages]))
     return arrays
 
 

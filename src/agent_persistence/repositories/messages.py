@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from typing import Any, Final, Generic
 
-from sqlalchemy import ColumnElement, Row, delete, select, update
+from sqlalchemy import Row, delete, select, update
 
 from agent_persistence.chat_format import MessageColumns, from_columns
 from agent_persistence.errors import (
@@ -21,7 +21,7 @@ from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.records import UNSET, MessageRecord, NewMessage, Page, Unchanged
 from agent_persistence.repositories.cursors import decode_cursor, encode_cursor
 from agent_persistence.repositories.message_insert import PreparedMessage, insert_messages, prepare
-from agent_persistence.repositories.proofs import absent, present
+from agent_persistence.repositories.proofs import Trace
 from agent_persistence.repositories.rows import check_readable, readable, readable_records
 from agent_persistence.repositories.scope import DRAWS, Query, Scope
 from agent_persistence.texts import check_limit, check_text
@@ -165,7 +165,7 @@ class MessageRepository(Generic[IdT, UserIdT]):
             .add_cte(self._scope.touched_thread(locked))
             .returning(table.c.seq)
         )
-        return bool(await self._scope.write(statement, lambda row: absent(table, thread_id=thread_id, seq=row.seq)))
+        return bool(await self._scope.write(statement, self._deleted(thread_id)))
 
     async def _append(self, thread_id: IdT, messages: Sequence[PreparedMessage[IdT]]) -> list[MessageRecord[IdT]]:
         records: list[MessageRecord[IdT]] = []
@@ -192,8 +192,8 @@ class MessageRepository(Generic[IdT, UserIdT]):
         return [_appended(thread_id, message, row) for message, row in zip(messages, rows, strict=True)]
 
     async def _insert(self, thread_id: IdT, messages: Sequence[PreparedMessage[IdT]]) -> list[Row[Any]]:
-        def inserted(row: Row[Any]) -> ColumnElement[bool]:
-            return present(self._message, thread_id=thread_id, seq=row.seq, created_at=row.created_at)
+        def inserted(row: Row[Any]) -> Trace:
+            return Trace(self._message, {"thread_id": thread_id, "seq": row.seq}, ("created_at", row.created_at))
 
         rows = await self._scope.write(insert_messages(self._scope, thread_id, messages), inserted)
         return sorted(rows, key=lambda row: int(row.seq))
@@ -214,8 +214,9 @@ class MessageRepository(Generic[IdT, UserIdT]):
         return rows
 
     async def _take_back(self, thread_id: IdT, inserted: Sequence[int]) -> None:
-        mine = self._message.c.seq.in_(inserted)
-        await self._scope.execute(delete(self._message).where(self._message.c.thread_id == thread_id, mine))
+        message = self._message
+        mine = delete(message).where(message.c.thread_id == thread_id, message.c.seq.in_(inserted))
+        await self._scope.write(mine.returning(message.c.seq), self._deleted(thread_id))
 
     async def _repeated(self, thread_id: IdT, messages: Sequence[PreparedMessage[IdT]]) -> list[MessageRecord[IdT]]:
         """Some were not inserted: either the thread is not there, or they stand in it already."""
@@ -248,8 +249,11 @@ class MessageRepository(Generic[IdT, UserIdT]):
             return Page(items, None, after)
         return Page(items, encode_cursor(_LISTING, shown[0].seq), encode_cursor(_LISTING, shown[-1].seq), corrupt)
 
-    def _updated(self, row: Row[Any]) -> ColumnElement[bool]:
-        return present(self._message, thread_id=row.thread_id, seq=row.seq, updated_at=row.updated_at)
+    def _updated(self, row: Row[Any]) -> Trace:
+        return Trace(self._message, {"thread_id": row.thread_id, "seq": row.seq}, ("updated_at", row.updated_at))
+
+    def _deleted(self, thread_id: IdT) -> Callable[[Row[Any]], Trace]:
+        return lambda row: Trace(self._message, {"thread_id": thread_id, "seq": row.seq})
 
     def _changes(self, message: Any, total_tokens: Any, usages: Any, meta: Any) -> dict[str, Any]:
         new: NewMessage[IdT] = NewMessage(

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Insert, Result, Table, event, inspect, select
+from sqlalchemy import Connection, Dialect, Executable, Insert, Result, Update, bindparam, event, inspect, select
 from sqlalchemy.orm import Mapper, ORMExecuteState, Session, object_session
 
 from agent_persistence.models import StateMixin, ThreadMixin
@@ -44,7 +44,7 @@ def _before_deletion(_mapper: Mapper[Any], connection: Connection, thread: Threa
     session = object_session(thread)
     if session is not None and watch_of(session) is not None:
         table, [thread_id] = table_of(type(thread)), inspect(thread).identity
-        _touch(session, connection.execute(_lock(table).where(table.c.thread_id == thread_id)))
+        _touch(session, connection.execute(_lock(table.c).where(table.c.thread_id == thread_id)))
 
 
 @event.listens_for(ThreadMixin, "before_update", propagate=True)
@@ -58,44 +58,42 @@ def _before_statement(execution: ORMExecuteState) -> None:
     mapper, writes = execution.bind_mapper, execution.is_insert or execution.is_update or execution.is_delete
     if mapper is None or not writes or watch_of(execution.session) is None:
         return
-    table = table_of(mapper.class_)
     if issubclass(mapper.class_, StateMixin):
-        for thread_id in _threads_written(execution, table):
+        for thread_id in _threads_written(execution, mapper):
             touch_written(execution.session, thread_id)
     elif issubclass(mapper.class_, ThreadMixin) and not execution.is_insert:
-        for rows in _rows_of(execution, _lock(table)):
+        for rows in _rows_of(execution, mapper.class_, _lock(mapper.class_)):
             _touch(execution.session, rows)
 
 
-def _threads_written(execution: ORMExecuteState, states: Table) -> Iterator[Any]:
-    """The threads that a statement names, or those of the rows that it picks."""
-    if execution.is_insert or _where(execution) is None:
-        yield from _threads_named(execution)
+def _threads_written(execution: ORMExecuteState, mapper: Mapper[Any]) -> Iterator[Any]:
+    """The threads that a statement names, and those of the rows that it picks."""
+    yield from (row["thread_id"] for row in _parameters(execution) if "thread_id" in row)
+    yield from _threads_in_values(execution.statement, execution.session.get_bind(mapper).dialect)
     if not execution.is_insert:
-        for rows in _rows_of(execution, select(states.c.thread_id).distinct()):
+        for rows in _rows_of(execution, mapper.class_, select(mapper.class_.thread_id).distinct()):
             yield from rows.scalars()
 
 
-def _threads_named(execution: ORMExecuteState) -> Iterator[Any]:
-    yield from (row["thread_id"] for row in _parameters(execution) if "thread_id" in row)
-    if isinstance(execution.statement, Insert):
-        compiled = execution.statement.compile(dialect=execution.session.get_bind().dialect)
-        yield from (value for name, value in compiled.params.items() if _THREAD_PARAMETER.fullmatch(name) and value)
+def _threads_in_values(statement: Executable, dialect: Dialect) -> Iterator[Any]:
+    """The threads that stand in the ``values()`` of an INSERT or UPDATE."""
+    if isinstance(statement, Insert):
+        # An INSERT of many rows could only be compiled with its rows at hand; only what is in the statement is wanted.
+        statement = statement._annotate({"dml_strategy": "raw"})  # noqa: SLF001 - there is no public way to say so
+    if isinstance(statement, Insert | Update):
+        values = statement.compile(dialect=dialect).params.items()
+        yield from (value for name, value in values if value is not None and _THREAD_PARAMETER.fullmatch(name))
 
 
-def _rows_of(execution: ORMExecuteState, statement: Query) -> Iterator[Result[Any]]:
-    """Select what an UPDATE or DELETE is about to write, by its own condition."""
-    where, parameters = _where(execution), _parameters(execution)
-    if where is None and parameters:
-        return  # an UPDATE of rows that are named by their keys
-    for row in parameters or [{}]:
+def _rows_of(execution: ORMExecuteState, model: Any, statement: Query) -> Iterator[Result[Any]]:
+    """Select what an UPDATE or DELETE is about to write, by its own condition; what waits to be flushed comes first."""
+    where, parameters = getattr(execution.statement, "whereclause", None), _parameters(execution) or [{}]
+    if where is None and isinstance(execution.parameters, list):
+        # The keys of the rows are named, and with them the threads: what is to be found out is who owned them so far.
+        where, parameters = model.thread_id == bindparam("thread_id"), [row for row in parameters if "user_id" in row]
+    for row in parameters:
         found = statement if where is None else statement.where(where)
         yield execution.session.execute(found, row, bind_arguments=execution.bind_arguments)
-
-
-def _where(execution: ORMExecuteState) -> ColumnElement[bool] | None:
-    where: ColumnElement[bool] | None = getattr(execution.statement, "whereclause", None)
-    return where
 
 
 def _parameters(execution: ORMExecuteState) -> Sequence[Mapping[str, Any]]:
@@ -103,8 +101,8 @@ def _parameters(execution: ORMExecuteState) -> Sequence[Mapping[str, Any]]:
     return [parameters] if isinstance(parameters, Mapping) else parameters
 
 
-def _lock(threads: Table) -> Query:
-    return select(threads.c.thread_id, threads.c.user_id).with_for_update(key_share=True)
+def _lock(thread: Any) -> Query:
+    return select(thread.thread_id, thread.user_id).with_for_update(key_share=True)
 
 
 def _touch(session: Session, rows: Result[Any]) -> None:

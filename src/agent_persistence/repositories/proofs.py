@@ -7,8 +7,8 @@ given out again, and another transaction's fate would be taken for this one's. T
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
@@ -21,12 +21,10 @@ from sqlalchemy import (
     Row,
     Table,
     Text,
-    and_,
     cast,
     column,
     exists,
     func,
-    or_,
     select,
     table,
     text,
@@ -36,7 +34,12 @@ from sqlalchemy.orm import Session, SessionTransaction
 from agent_persistence.errors import DatabaseError, UnavailableError
 
 _PROOF: Final = "agent_persistence.proof"
-_STATUS: Final = text("SELECT pg_xact_status(CAST(:transaction_id AS xid8))")
+_TRACES_KEPT: Final = 7
+# A standby knows what it was sent so far: what it knows nothing of may be committed all the same.
+_STATUS: Final = text(
+    "SELECT CASE WHEN pg_is_in_recovery() THEN 'in recovery' ELSE pg_xact_status(CAST(:transaction_id AS xid8)) END"
+)
+_NOT_OVER: Final = {"in recovery", "in progress"}
 # A server that was not shut down properly counts from anew, even if its first process lives on.
 _STATISTICS: Final = table("pg_stat_bgwriter", column("stats_reset", DateTime(timezone=True)))
 _LAST_CRASH: Final[ColumnElement[datetime]] = select(_STATISTICS.c.stats_reset).scalar_subquery()
@@ -51,22 +54,72 @@ MARKS: Final[tuple[Label[Any], ...]] = (
 
 
 @dataclass(frozen=True, slots=True)
+class Trace:
+    """A row that a transaction wrote.
+
+    Attributes:
+        key: what picks the row.
+        time: the column, and its value, that tells the row as it was written; ``None`` if the row was deleted.
+    """
+
+    table: Table
+    key: Mapping[str, Any]
+    time: tuple[str, datetime] | None = None
+
+    def condition(self) -> ColumnElement[bool]:
+        """What holds once the transaction is committed."""
+        values = dict(self.key) if self.time is None else {**self.key, self.time[0]: self.time[1]}
+        columns = self.table.c
+        found = exists(select(1).select_from(self.table).where(*(columns[name] == values[name] for name in values)))
+        return ~found if self.time is None else found
+
+    def went_with(self, deleted: Trace) -> bool:
+        """Whether the row was that one, or belonged to that thread."""
+        return all(self.key.get(name) == value for name, value in deleted.key.items())
+
+
+@dataclass(slots=True)
 class Proof:
     """What a transaction left behind, if it was committed.
 
     Attributes:
         marks: its number, when it started, and when its server did.
-        evidence: a condition that holds once it is committed, at least for a while.
+        made: rows that it wrote and did not delete again, the latest of them.
+        deleted: a row that it deleted, if it did nothing else.
+        wrote_rows: whether it wrote any; those within savepoints may have been undone, and prove nothing.
     """
 
     transaction: SessionTransaction | None
     marks: Row[Any]
-    evidence: ColumnElement[bool]
+    made: list[Trace] = field(default_factory=list)
+    deleted: Trace | None = None
+    wrote_rows: bool = False
+
+    def note(self, traces: Sequence[Trace], *, in_savepoint: bool) -> None:
+        """Add what one statement wrote."""
+        for trace in traces:
+            if trace.time is None:
+                self.made = [made for made in self.made if not made.went_with(trace)]
+        last = traces[-1]
+        if last.time is None:
+            self.deleted = last
+        self.wrote_rows |= last.time is not None or in_savepoint
+        if last.time is not None and not in_savepoint:
+            self.made = [*self.made[-_TRACES_KEPT:], last]
+
+    def evidence(self) -> ColumnElement[bool] | None:
+        """The condition that tells; ``None`` where the rows do not."""
+        if self.made:
+            return self.made[-1].condition()
+        return None if self.wrote_rows or self.deleted is None else self.deleted.condition()
 
 
-def note_proof(session: Session, marks: Row[Any], evidence: ColumnElement[bool]) -> None:
-    """Remember what the transaction of this session has just written; the last of several writes will do."""
-    session.info[_PROOF] = Proof(session.get_transaction(), marks, evidence)
+def note_proof(session: Session, marks: Row[Any], traces: Sequence[Trace]) -> None:
+    """Remember what the transaction of this session has just written."""
+    proof = proof_of(session)
+    if proof is None:
+        proof = session.info[_PROOF] = Proof(session.get_transaction(), marks)
+    proof.note(traces, in_savepoint=session.in_nested_transaction())
 
 
 def proof_of(session: Session) -> Proof | None:
@@ -75,33 +128,28 @@ def proof_of(session: Session) -> Proof | None:
     return proof if proof is not None and proof.transaction is session.get_transaction() else None
 
 
-async def was_committed(proof: Proof, execute: Callable[[Executable], Awaitable[Result[Any]]]) -> bool:
+async def was_committed(proof: Proof, execute: Callable[[Executable], Awaitable[Result[Any]]]) -> bool | None:
     """Ask the database what became of a transaction, through a scope that sees every owner's rows.
+
+    ``None`` if it cannot tell. After a crash a row that somebody deleted or changed since makes it say that nothing
+    was committed.
 
     Raises:
         UnavailableError: it is still under way, or the database cannot be reached.
     """
-    marks = proof.marks
+    marks, evidence = proof.marks, proof.evidence()
     try:
         status = (await execute(_STATUS.bindparams(transaction_id=marks.transaction_id))).scalar_one()
     except DatabaseError as error:
         if error.sqlstate == _NOT_GIVEN_OUT_YET:
             return False  # another server took over before it heard of this transaction
         raise
-    if status == "in progress":
+    if status in _NOT_OVER:
         raise UnavailableError("the transaction is still under way; ask again")
     if status == "aborted":
         return False
     # A statement of its own: the row must be looked for after the transaction is known to be over.
     same = (func.pg_postmaster_start_time() == marks.server_started) & (marks.transaction_started > _LAST_CRASH)
-    return bool((await execute(select(or_(same, proof.evidence)))).scalar_one())
-
-
-def present(table: Table, **values: Any) -> ColumnElement[bool]:
-    """The condition that a row with these values is in the table."""
-    return exists(select(1).select_from(table).where(and_(*(table.c[name] == value for name, value in values.items()))))
-
-
-def absent(table: Table, **values: Any) -> ColumnElement[bool]:
-    """The condition that none is."""
-    return ~present(table, **values)
+    if (await execute(select(same))).scalar_one():
+        return True
+    return None if evidence is None else bool((await execute(select(evidence))).scalar_one())

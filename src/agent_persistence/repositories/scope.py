@@ -33,7 +33,7 @@ from agent_persistence.models import Models
 from agent_persistence.models.base import table_of
 from agent_persistence.records import ANY_USER, AnyUser
 from agent_persistence.repositories.owner_setting import say_owner
-from agent_persistence.repositories.proofs import MARKS, note_proof
+from agent_persistence.repositories.proofs import MARKS, Trace, note_proof
 
 DRAWS: Final = 10
 """How often the database is asked for an id that nobody has taken; each time a run of taken ones is skipped."""
@@ -105,15 +105,15 @@ class Scope(Generic[IdT, UserIdT]):
                 await session.flush()  # SQLAlchemy 2.0 does not do so for Core statements, 2.1 does
             return await session.execute(statement)
 
-    async def write(self, statement: Query, evidence: Callable[[Row[Any]], ColumnElement[bool]]) -> Sequence[Row[Any]]:
+    async def write(self, statement: Query, trace: Callable[[Row[Any]], Trace]) -> Sequence[Row[Any]]:
         """Run a statement that returns the rows it writes.
 
         Args:
-            evidence: a condition that holds once this row's transaction is committed.
+            trace: what shows of such a row that its transaction was committed.
         """
         rows = (await self.execute(statement.returning(*MARKS))).all()
         if rows:
-            note_proof(self.session.sync_session, rows[-1], evidence(rows[-1]))
+            note_proof(self.session.sync_session, rows[-1], [trace(row) for row in rows])
         return rows
 
     def owns(self) -> ColumnElement[bool]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, Final, Generic
 
-from sqlalchemy import CTE, ColumnElement, Row, delete, func, insert, literal, select
+from sqlalchemy import CTE, Row, delete, func, insert, literal, select
 
 from agent_persistence.errors import (
     CheckpointingDisabledError,
@@ -20,7 +20,7 @@ from agent_persistence.json_values import EncodedJSON
 from agent_persistence.records import Page, SavedState, StateRecord
 from agent_persistence.repositories.commit_hooks import TouchedState, touch
 from agent_persistence.repositories.cursors import decode_cursor, encode_cursor
-from agent_persistence.repositories.proofs import absent, present
+from agent_persistence.repositories.proofs import Trace
 from agent_persistence.repositories.retention import MAX_KEPT
 from agent_persistence.repositories.rows import check_readable, json_object, readable, readable_records
 from agent_persistence.repositories.scope import Query, Scope
@@ -205,13 +205,16 @@ class StateRepository(Generic[IdT, UserIdT]):
         owner = await self._lock(thread_id)
         states = self._state
         statement = delete(states).where(states.c.thread_id == thread_id, due).returning(states.c.state_id)
-        rows = await self._scope.write(
-            statement, lambda row: absent(states, thread_id=thread_id, state_id=row.state_id)
-        )
+        rows = await self._scope.write(statement, self._gone(thread_id))
         return owner, len(rows)
 
-    def _saved(self, thread_id: IdT) -> Callable[[Row[Any]], ColumnElement[bool]]:
-        return lambda row: present(self._state, thread_id=thread_id, state_id=row.state_id, created_at=row.created_at)
+    def _saved(self, thread_id: IdT) -> Callable[[Row[Any]], Trace]:
+        return lambda row: Trace(
+            self._state, {"thread_id": thread_id, "state_id": row.state_id}, ("created_at", row.created_at)
+        )
+
+    def _gone(self, thread_id: IdT) -> Callable[[Row[Any]], Trace]:
+        return lambda row: Trace(self._state, {"thread_id": thread_id, "state_id": row.state_id})
 
     def _select(self, thread_id: IdT) -> Query:
         state, thread = self._state, self._thread

@@ -14,7 +14,7 @@ from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.records import ANY_USER, UNSET, Page, ThreadRecord, Unchanged
 from agent_persistence.repositories.commit_hooks import TouchedState, touch
 from agent_persistence.repositories.cursors import decode_cursor, encode_cursor
-from agent_persistence.repositories.proofs import absent, present
+from agent_persistence.repositories.proofs import Trace
 from agent_persistence.repositories.rows import check_readable, json_object, readable, readable_records
 from agent_persistence.repositories.scope import DRAWS, Query, Scope
 from agent_persistence.texts import check_limit, check_name, check_text
@@ -55,7 +55,12 @@ class ThreadRepository(Generic[IdT, UserIdT]):
         new_id = self._scope.make_id() if thread_id is None else self._scope.thread_id(thread_id)
         if new_id is not None:
             values["thread_id"] = new_id
-        statement = insert(self._thread).values(values).on_conflict_do_nothing().returning(*self._columns())
+        statement = (
+            insert(self._thread)
+            .values(values)
+            .on_conflict_do_nothing(index_elements=[self._thread.c.thread_id])  # what the host made unique raises
+            .returning(*self._columns())
+        )
         for _ in range(DRAWS):
             rows = await self._scope.write(statement, self._created)
             if rows:
@@ -127,7 +132,7 @@ class ThreadRepository(Generic[IdT, UserIdT]):
             .where(self._scope.thread_of(self._scope.thread_id(thread_id)))
             .returning(self._thread.c.user_id)
         )
-        rows = await self._scope.write(statement, lambda _: absent(self._thread, thread_id=thread_id))
+        rows = await self._scope.write(statement, lambda _: Trace(self._thread, {"thread_id": thread_id}))
         for row in rows:
             touch(self._scope.session.sync_session, TouchedState(thread_id, row.user_id))
         return bool(rows)
@@ -173,11 +178,11 @@ class ThreadRepository(Generic[IdT, UserIdT]):
             raise ThreadNotFoundError(thread_id)
         return self._record(rows[0])
 
-    def _created(self, row: Row[Any]) -> ColumnElement[bool]:
-        return present(self._thread, thread_id=row.thread_id, created_at=row.created_at)
+    def _created(self, row: Row[Any]) -> Trace:
+        return Trace(self._thread, {"thread_id": row.thread_id}, ("created_at", row.created_at))
 
-    def _changed(self, row: Row[Any]) -> ColumnElement[bool]:
-        return present(self._thread, thread_id=row.thread_id, updated_at=row.updated_at)
+    def _changed(self, row: Row[Any]) -> Trace:
+        return Trace(self._thread, {"thread_id": row.thread_id}, ("updated_at", row.updated_at))
 
     def _list(self, *, archived: bool) -> Query:
         thread = self._thread

@@ -1,0 +1,243 @@
+"""Of many readers who want the same state at once, one reads the table; nobody gets an older state than is right."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from redis.asyncio import Redis
+from sqlalchemy import event
+
+from agent_persistence.cache.keys import state_key
+from agent_persistence.cache.single_flight import SingleFlight
+from agent_persistence.errors import UnavailableError
+from agent_persistence.json_values import MAX_JSON_DEPTH
+from agent_persistence.persistence import Persistence
+from agent_persistence.records import StateRecord
+from agent_persistence.settings import PersistenceSettings
+
+Store = Persistence[str, str]
+
+
+def nested(depth: int) -> Any:
+    value: Any = []
+    for _ in range(depth - 2):
+        value = [value]
+    return {"deep": value}
+
+
+@pytest_asyncio.fixture
+async def thread_id(persistence: Store, user_id: str, redis: Redis) -> str:
+    """A thread whose state is not in the cache."""
+    thread = await persistence.threads.create(user_id=user_id)
+    await persistence.states.put(thread.thread_id, nested(MAX_JSON_DEPTH), user_id=user_id)
+    await redis.delete(state_key(persistence.settings.cache_namespace, thread.thread_id, user_id))
+    return thread.thread_id
+
+
+@pytest_asyncio.fixture
+async def other_process(
+    settings_for: Callable[..., Awaitable[PersistenceSettings]], persistence: Store
+) -> AsyncIterator[Store]:
+    """A second store on the same database and cache, as another process would have it."""
+    settings = await settings_for(cache_namespace=persistence.settings.cache_namespace)
+    async with Persistence[str, str](settings) as store:
+        yield store
+
+
+def selects_of(store: Store) -> list[str]:
+    """The statements that a store sends from now on."""
+    sent: list[str] = []
+    event.listen(store.engine.sync_engine, "before_cursor_execute", lambda *statement: sent.append(statement[2]))
+    return sent
+
+
+def hold_reads(store: Store) -> tuple[asyncio.Event, asyncio.Event]:
+    """Let the first read of the table wait, once it has read, until it may go on."""
+    transactions: Any = store._transactions  # noqa: SLF001 - behind the API
+    read, has_read, proceed = transactions._read_latest_state, asyncio.Event(), asyncio.Event()  # noqa: SLF001
+
+    async def wait(thread_id: str, user_id: str) -> StateRecord[str] | None:
+        transactions._read_latest_state = read  # noqa: SLF001
+        state: StateRecord[str] | None = await read(thread_id, user_id)
+        has_read.set()
+        await proceed.wait()
+        return state
+
+    transactions._read_latest_state = wait  # noqa: SLF001
+    return has_read, proceed
+
+
+async def test_two_hundred_readers_of_a_cold_key_ask_the_table_once_a_process(
+    persistence: Store, other_process: Store, thread_id: str, user_id: str
+) -> None:
+    stores = (persistence, other_process)
+    for store in stores:  # with their connections open, as after some minutes of work
+        await asyncio.gather(*(store.states.get("another", user_id=user_id) for _ in range(100)))
+    sent = [selects_of(store) for store in stores]
+
+    read = await asyncio.gather(
+        *(store.states.require(thread_id, user_id=user_id) for store in stores for _ in range(200))
+    )
+
+    assert [len(one) for one in sent] == [1, 1]
+    assert all(state == read[0] for state in read)
+    read[0].data["mine"] = True
+    assert all("mine" not in state.data for state in read[1:])
+
+
+async def test_of_the_readers_of_a_cold_key_one_fills_the_cache(
+    persistence: Store, other_process: Store, thread_id: str, user_id: str
+) -> None:
+    stores = (persistence, other_process)
+    await asyncio.gather(*(store.states.get(thread_id, user_id=user_id) for store in stores for _ in range(50)))
+
+    sent = selects_of(persistence)
+    await persistence.states.get(thread_id, user_id=user_id)
+
+    assert sum(store.cache.counts.fills for store in stores if store.cache) == 1
+    assert sent == []
+
+
+async def test_a_crowd_of_readers_leaves_the_cache_available(persistence: Store, user_id: str) -> None:
+    threads = [await persistence.threads.create(user_id=user_id) for _ in range(200)]
+
+    await asyncio.gather(*(persistence.states.get(thread.thread_id, user_id=user_id) for thread in threads))
+
+    assert (await persistence.health()).cache == "up"
+
+
+async def test_a_reader_after_a_write_does_not_share_a_read_from_before(
+    persistence: Store, other_process: Store, thread_id: str, user_id: str, redis: Redis
+) -> None:
+    has_read, proceed = hold_reads(persistence)
+    early = asyncio.create_task(persistence.states.require(thread_id, user_id=user_id))
+    await asyncio.wait_for(has_read.wait(), 5)
+    await other_process.states.put(thread_id, "new", user_id=user_id)
+    # The new state is not to be had from there.
+    await redis.delete(state_key(persistence.settings.cache_namespace, thread_id, user_id))
+    assert persistence.cache is not None
+    missed = persistence.cache.counts.misses
+
+    late = [asyncio.create_task(persistence.states.require(thread_id, user_id=user_id)) for _ in range(2)]
+    while persistence.cache.counts.misses < missed + 2:  # they have looked, and wait for the table
+        await persistence.cache.ping()
+    proceed.set()
+
+    assert (await early).data == nested(MAX_JSON_DEPTH)
+    assert [state.data for state in await asyncio.gather(*late)] == ["new", "new"]
+    assert (await persistence.states.require(thread_id, user_id=user_id)).data == "new"
+
+
+async def test_a_reader_that_is_cancelled_takes_nobody_down(persistence: Store, thread_id: str, user_id: str) -> None:
+    has_read, proceed = hold_reads(persistence)
+    readers = [asyncio.create_task(persistence.states.require(thread_id, user_id=user_id)) for _ in range(3)]
+    await asyncio.wait_for(has_read.wait(), 5)
+
+    readers[0].cancel()
+    proceed.set()
+    first, *others = await asyncio.gather(*readers, return_exceptions=True)
+
+    assert isinstance(first, asyncio.CancelledError)
+    assert [state.data for state in others if isinstance(state, StateRecord)] == [nested(MAX_JSON_DEPTH)] * 2
+
+
+# --- the flights themselves ---
+
+
+class Work:
+    """Work that can be watched, and that goes on when it is told to."""
+
+    def __init__(self, *outcomes: Any) -> None:
+        self.outcomes = list(outcomes)
+        self.told: list[bool] = []
+        self.started, self.proceed = asyncio.Event(), asyncio.Event()
+
+    async def __call__(self, waited: bool) -> Any:
+        self.told.append(waited)
+        self.started.set()
+        await self.proceed.wait()
+        outcome = self.outcomes[len(self.told) - 1]
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+
+async def test_an_error_reaches_everybody_who_waits_and_nobody_after_them() -> None:
+    flights, work = SingleFlight[Any](), Work(UnavailableError("away"), "back")
+    work.proceed.set()
+
+    together = await asyncio.gather(
+        *(flights.fly("key", work, came=flights.departures) for _ in range(3)), return_exceptions=True
+    )
+    afterwards = await flights.fly("key", work, came=flights.departures)
+
+    assert [type(outcome) for outcome in together] == [UnavailableError] * 3
+    assert afterwards == "back"
+
+
+async def test_who_comes_while_one_is_under_way_shares_the_next_one() -> None:
+    flights, work = SingleFlight[Any](), Work("first", "second")
+    early = asyncio.create_task(flights.fly("key", work, came=flights.departures))
+    await asyncio.wait_for(work.started.wait(), 5)
+
+    late = [asyncio.create_task(flights.fly("key", work, came=flights.departures)) for _ in range(3)]
+    await asyncio.sleep(0)
+    work.proceed.set()
+
+    assert await early == "first"
+    assert await asyncio.gather(*late) == ["second"] * 3
+    assert work.told == [False, True]
+
+
+async def test_who_came_before_one_started_shares_it_however_late_they_ask() -> None:
+    flights, work = SingleFlight[Any](), Work("first")
+    came = flights.departures
+    early = asyncio.create_task(flights.fly("key", work, came=came))
+    await asyncio.wait_for(work.started.wait(), 5)
+
+    late = asyncio.create_task(flights.fly("key", work, came=came))
+    await asyncio.sleep(0)
+    work.proceed.set()
+
+    assert await asyncio.gather(early, late) == ["first", "first"]
+    assert work.told == [False]
+
+
+@pytest.mark.parametrize("cancelled", [0, 1])
+async def test_whoever_is_cancelled_the_others_arrive(cancelled: int) -> None:
+    flights, work = SingleFlight[Any](), Work("there")
+    travellers = [asyncio.create_task(flights.fly("key", work, came=flights.departures)) for _ in range(3)]
+    await asyncio.wait_for(work.started.wait(), 5)
+
+    travellers.pop(cancelled).cancel()
+    work.proceed.set()
+
+    assert await asyncio.gather(*travellers) == ["there"] * 2
+
+
+async def test_an_error_before_the_next_one_does_not_keep_it_from_starting() -> None:
+    flights, work = SingleFlight[Any](), Work(UnavailableError("away"), "back")
+    early = asyncio.create_task(flights.fly("key", work, came=flights.departures))
+    await asyncio.wait_for(work.started.wait(), 5)
+    late = asyncio.create_task(flights.fly("key", work, came=flights.departures))
+    await asyncio.sleep(0)
+    work.proceed.set()
+
+    with pytest.raises(UnavailableError):
+        await early
+    assert await late == "back"
+
+
+async def test_different_keys_do_not_wait_for_each_other() -> None:
+    flights, waiting, done = SingleFlight[Any](), Work("late"), Work("early")
+    done.proceed.set()
+    first = asyncio.create_task(flights.fly("one", waiting, came=0))
+
+    assert await flights.fly("other", done, came=0) == "early"
+
+    waiting.proceed.set()
+    assert await first == "late"

@@ -1,0 +1,113 @@
+"""A PostgreSQL that a test may ill-treat, and a proxy before it that can lose a COMMIT."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import tempfile
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import event
+from torture.proxy import Proxy, is_commit
+from torture.servers import PostgreSQL, stop_all
+
+from agent_persistence import migrate
+from agent_persistence.embedded.server_user import server_user
+from agent_persistence.persistence import Persistence
+from agent_persistence.settings import PersistenceSettings
+
+Store = Persistence[Any, Any]
+
+REPLY_LOST = "reply lost"
+NEVER_ARRIVED = "never arrived"
+
+
+@asynccontextmanager
+async def own_postgresql() -> AsyncIterator[PostgreSQL]:
+    folder = Path(tempfile.mkdtemp(prefix="agent-persistence-tests-"))
+    server = PostgreSQL(folder, "primary", server_user())
+    # What no COMMIT forces to the disk stays off it: the numbers of unfinished transactions are forgotten in a crash.
+    server.options = ("-c", "wal_writer_delay=10s", "-c", "autovacuum=off")
+    try:
+        await server.create(standby=False)
+        yield server
+    finally:
+        await stop_all([server], folder)
+
+
+async def crash(server: PostgreSQL) -> None:
+    """``pg_ctl restart -m immediate``."""
+    await server.end(signal.SIGQUIT)
+    server.start()
+    await server.answers()
+
+
+async def migrated_settings(server: PostgreSQL, **values: Any) -> PersistenceSettings:
+    """Settings of a new database on this server, with its tables."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    await server.fetch(f"CREATE DATABASE {name}")
+    settings = settings_of(server.port, name, **values)
+    await migrate.upgrade(settings)
+    return settings
+
+
+def settings_of(port: int, database: str, **values: Any) -> PersistenceSettings:
+    address = f"postgresql://postgres@127.0.0.1:{port}/{database}"
+    patient = {"cache_timeout_ms": 2_000, "cache_budget_ms": 4_000, "cache_sweep_interval": 3_600}
+    return PersistenceSettings(
+        _env_file=None, **{"database_url": address, "cache_namespace": database, **patient, **values}
+    )
+
+
+@contextmanager
+def errors_of_the_driver(store: Store) -> Iterator[list[str]]:
+    """Collect the names of the errors that the driver raises, whoever hides them."""
+    names: list[str] = []
+
+    def note(context: Any) -> None:
+        adapted = context.original_exception
+        names.append(type(adapted.__cause__ or adapted).__name__)
+
+    event.listen(store.engine.sync_engine, "handle_error", note)
+    yield names
+    event.remove(store.engine.sync_engine, "handle_error", note)
+
+
+class LossyProxy:
+    """A proxy that loses one COMMIT, or the reply to it, when it is told to."""
+
+    def __init__(self, server: PostgreSQL) -> None:
+        self._proxy = Proxy(server.port, self._is_to_be_lost)
+        self._fate = REPLY_LOST
+
+    @property
+    def port(self) -> int:
+        return self._proxy.port
+
+    async def __aenter__(self) -> LossyProxy:
+        await self._proxy.listen()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._proxy.refuse()
+
+    @asynccontextmanager
+    async def losing_a_commit(self, fate: str) -> AsyncIterator[None]:
+        """The first COMMIT of the block, or the reply to it, is lost, and its connection with it; there must be one."""
+        self._fate = fate
+        loss = asyncio.create_task(self._proxy.lose_a_reply(within_seconds=30))
+        await asyncio.sleep(0)
+        try:
+            yield
+            assert loss.done(), "no COMMIT came by"
+        finally:
+            loss.cancel()
+
+    def _is_to_be_lost(self, sent: bytes) -> bool:
+        if is_commit(sent) and self._fate == NEVER_ARRIVED:
+            self._proxy.cut()  # what is written to a connection that was cut goes nowhere
+        return is_commit(sent)

@@ -1,0 +1,51 @@
+"""The primary dies, its standby is promoted: the same store writes on."""
+
+from __future__ import annotations
+
+import signal
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from torture.servers import PostgreSQL, stop_all
+
+from agent_persistence import migrate
+from agent_persistence.embedded.server_user import server_user
+from hardening_servers import Store, settings_of
+
+USER = "ada"
+
+
+@pytest_asyncio.fixture
+async def pair() -> AsyncIterator[tuple[PostgreSQL, PostgreSQL]]:
+    """A primary that waits for its standby at every COMMIT, and the standby."""
+    folder = Path(tempfile.mkdtemp(prefix="agent-persistence-tests-"))
+    user = server_user()
+    primary, standby = PostgreSQL(folder, "primary", user), PostgreSQL(folder, "standby", user)
+    try:
+        await primary.create(standby=True)
+        await standby.clone(primary)
+        yield primary, standby
+    finally:
+        await stop_all([primary, standby], folder)
+
+
+@pytest.mark.slow
+async def test_after_a_promotion_the_same_store_writes_to_the_new_primary(
+    pair: tuple[PostgreSQL, PostgreSQL],
+) -> None:
+    primary, standby = pair
+    hosts = f"host=127.0.0.1,127.0.0.1&port={standby.port},{primary.port}&target_session_attrs=primary"
+    settings = settings_of(primary.port, "postgres", database_url=f"postgresql://postgres@/postgres?{hosts}")
+    await migrate.upgrade(settings)
+    async with Store(settings) as store:
+        before = await store.threads.create(user_id=USER)
+        promotion = standby.fetch("SELECT pg_promote()")
+
+        await primary.end(signal.SIGQUIT)
+        await promotion
+        after = await store.threads.create(user_id=USER)
+
+        assert (await store.threads.page(user_id=USER)).items == (after, before)

@@ -1,0 +1,259 @@
+"""A connection that breaks during COMMIT: the work is done once, and its caller is told the truth."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from sqlalchemy import text
+from torture.servers import PostgreSQL
+
+from agent_persistence.errors import CommitUnknown, UnavailableError
+from agent_persistence.records import NewMessage
+from agent_persistence.unit_of_work import UnitOfWork
+from hardening_servers import NEVER_ARRIVED, REPLY_LOST, LossyProxy, Store, migrated_settings
+
+HELLO = {"role": "user", "content": "hello"}
+FATES = [REPLY_LOST, NEVER_ARRIVED]
+_numbers = count(1)
+
+
+@dataclass
+class World:
+    """A store behind a proxy, and a thread of it with two messages and two states."""
+
+    store: Store
+    proxy: LossyProxy
+    user_id: str = ""
+    thread_id: Any = None
+    message_id: Any = None
+
+    async def prepare(self) -> None:
+        self.user_id = f"user-{next(_numbers)}"
+        self.thread_id = (await self.store.threads.create(user_id=self.user_id)).thread_id
+        self.message_id = (await self.append()).message_id
+        await self.append()
+        await self.put(0)
+        await self.put(0)
+
+    def new_id(self, number: int) -> Any:
+        """An id of the configured kind that no message of the thread has."""
+        return f"new-{number}" if isinstance(self.thread_id, str) else -1 - number
+
+    async def append(self, **arguments: Any) -> Any:
+        return await self.store.messages.append(self.thread_id, HELLO, user_id=self.user_id, **arguments)
+
+    async def put(self, data: Any, **arguments: Any) -> Any:
+        return await self.store.states.put(self.thread_id, data, user_id=self.user_id, **arguments)
+
+    async def threads(self) -> list[Any]:
+        return list(await self.store.threads.page(user_id=self.user_id))
+
+    async def messages(self) -> list[Any]:
+        return list(await self.store.messages.page(self.thread_id, user_id=self.user_id))
+
+    async def states(self) -> list[Any]:
+        return list(await self.store.states.page(self.thread_id, user_id=self.user_id))
+
+    async def latest(self) -> Any:
+        return await self.store.states.get(self.thread_id, user_id=self.user_id)
+
+
+@pytest_asyncio.fixture(scope="module", params=["string", "bigint"])
+async def shared_world(request: Any, postgresql: PostgreSQL, servers: Any) -> AsyncIterator[World]:
+    settings = await migrated_settings(
+        postgresql, id_type=request.param, redis_url=servers.redis_url, pool_size=1, max_overflow=0
+    )
+    async with LossyProxy(postgresql) as proxy:
+        url = settings.database_url.get_secret_value().replace(f":{postgresql.port}/", f":{proxy.port}/")
+        values = settings.model_dump(exclude_unset=True) | {"database_url": url}
+        async with Store(type(settings)(_env_file=None, **values)) as store:
+            yield World(store, proxy)
+
+
+@pytest_asyncio.fixture
+async def world(shared_world: World) -> AsyncIterator[World]:
+    await shared_world.prepare()
+    yield shared_world
+    assert shared_world.store.engine.pool.checkedout() == 0
+
+
+@pytest.fixture(params=FATES)
+def fate(request: pytest.FixtureRequest) -> str:
+    """What becomes of the COMMIT. A call must come to the same in both cases."""
+    return str(request.param)
+
+
+async def test_a_thread_is_created_once(world: World, fate: str) -> None:
+    before = await world.threads()
+
+    async with world.proxy.losing_a_commit(fate):
+        made = await world.store.threads.create(user_id=world.user_id, name="new")
+
+    assert await world.threads() == [made, *before]
+
+
+@pytest.mark.parametrize("has_id", [False, True])
+async def test_a_message_is_appended_once(world: World, fate: str, has_id: bool) -> None:
+    before = await world.messages()
+
+    async with world.proxy.losing_a_commit(fate):
+        made = await world.append(message_id=world.new_id(1) if has_id else None)
+
+    assert await world.messages() == [*before, made]
+
+
+@pytest.mark.parametrize("has_ids", [False, True])
+async def test_a_batch_is_appended_once_and_in_order(world: World, fate: str, has_ids: bool) -> None:
+    before = await world.messages()
+    batch: list[NewMessage[Any]] = [
+        NewMessage(message={"role": "user", "content": str(place)}, message_id=world.new_id(place) if has_ids else None)
+        for place in range(3)
+    ]
+
+    async with world.proxy.losing_a_commit(fate):
+        made = await world.store.messages.append_many(world.thread_id, batch, user_id=world.user_id)
+
+    assert [one.text for one in made] == ["0", "1", "2"]
+    assert await world.messages() == [*before, *made]
+
+
+async def test_a_message_is_changed_and_deleted_once(world: World, fate: str) -> None:
+    place = (world.thread_id, world.message_id)
+
+    async with world.proxy.losing_a_commit(fate):
+        changed = await world.store.messages.update(*place, total_tokens=7, user_id=world.user_id)
+    assert (await world.messages())[0] == changed
+    async with world.proxy.losing_a_commit(fate):
+        deleted = await world.store.messages.delete(*place, user_id=world.user_id)
+
+    assert deleted is True
+    assert len(await world.messages()) == 1
+
+
+@pytest.mark.parametrize("expects", [False, True])
+async def test_a_state_is_put_once(world: World, fate: str, expects: bool) -> None:
+    before = await world.states()
+
+    async with world.proxy.losing_a_commit(fate):
+        made = await world.put("new", expected_version=before[0].version if expects else None)
+
+    assert await world.states() == [made, *before]
+    assert await world.latest() == made
+
+
+async def test_a_thread_is_changed_and_deleted_once(world: World, fate: str) -> None:
+    async with world.proxy.losing_a_commit(fate):
+        changed = await world.store.threads.update(world.thread_id, name="changed", user_id=world.user_id)
+    assert await world.threads() == [changed]
+    assert changed.name == "changed"
+    async with world.proxy.losing_a_commit(fate):
+        deleted = await world.store.threads.delete(world.thread_id, user_id=world.user_id)
+
+    assert deleted is True
+    assert await world.threads() == []
+    assert await world.latest() is None
+
+
+async def test_states_are_pruned_and_cleared_once_and_counted_truly(world: World, fate: str) -> None:
+    await world.put(0)
+
+    async with world.proxy.losing_a_commit(fate):
+        pruned = await world.store.states.prune(world.thread_id, keep_last=2, user_id=world.user_id)
+    async with world.proxy.losing_a_commit(fate):
+        cleared = await world.store.states.clear(world.thread_id, user_id=world.user_id)
+
+    assert (pruned, cleared) == (1, 2)
+    assert await world.states() == []
+    assert await world.latest() is None
+
+
+async def test_what_must_not_be_done_twice_is_done_once_by_run(world: World, fate: str) -> None:
+    before, runs = await world.messages(), 0
+
+    async def count_up(uow: UnitOfWork[Any, Any]) -> Any:
+        nonlocal runs
+        runs += 1
+        state = await uow.states.require(world.thread_id)
+        await uow.messages.append(world.thread_id, HELLO)
+        return await uow.states.put(world.thread_id, state.data + 1)
+
+    async with world.proxy.losing_a_commit(fate):
+        counted = await world.store.run(count_up, user_id=world.user_id)
+
+    assert counted.data == 1
+    assert await world.latest() == counted
+    assert len(await world.messages()) == len(before) + 1
+    assert runs == (1 if fate == REPLY_LOST else 2)
+
+
+async def test_a_unit_of_work_whose_commit_arrived_is_a_success(world: World) -> None:
+    async with world.proxy.losing_a_commit(REPLY_LOST), world.store.begin(user_id=world.user_id) as uow:
+        thread = await uow.threads.create(name="new")
+        state = await uow.states.put(thread.thread_id, "new")
+
+    assert [one.thread_id for one in await world.threads()] == [thread.thread_id, world.thread_id]
+    assert await world.store.states.get(thread.thread_id, user_id=world.user_id) == state
+
+
+async def test_a_unit_of_work_whose_commit_never_arrived_says_that_nothing_is_in_the_database(world: World) -> None:
+    before = await world.latest()
+
+    async def write(uow: UnitOfWork[Any, Any]) -> None:
+        await uow.threads.create(name="new")
+        await uow.states.put(world.thread_id, "new")
+
+    async with world.proxy.losing_a_commit(NEVER_ARRIVED):
+        with pytest.raises(UnavailableError) as caught:
+            await by_begin(world, write)
+
+    assert (caught.value.committed, caught.value.retryable) == ("no", True)
+    assert [one.thread_id for one in await world.threads()] == [world.thread_id]
+    assert await world.latest() == before
+
+
+def by_run(world: World, work: Callable[[UnitOfWork[Any, Any]], Awaitable[None]]) -> Awaitable[None]:
+    return world.store.run(work, user_id=world.user_id)
+
+
+async def by_begin(world: World, work: Callable[[UnitOfWork[Any, Any]], Awaitable[None]]) -> None:
+    async with world.store.begin(user_id=world.user_id) as uow:
+        await work(uow)
+
+
+@pytest.mark.parametrize("execute", [by_run, by_begin])
+async def test_what_only_the_host_s_own_sql_wrote_is_not_done_again_and_not_guessed_at(
+    world: World, fate: str, execute: Callable[[World, Any], Awaitable[None]]
+) -> None:
+    runs = 0
+
+    async def rename(uow: UnitOfWork[Any, Any]) -> None:
+        nonlocal runs
+        runs += 1
+        await uow.session.execute(
+            text("UPDATE threads SET thread_name = 'own' WHERE thread_id = :id"), {"id": world.thread_id}
+        )
+
+    async with world.proxy.losing_a_commit(fate):
+        with pytest.raises(CommitUnknown) as caught:
+            await execute(world, rename)
+
+    assert runs == 1
+    assert (caught.value.committed, caught.value.retryable) == ("unknown", False)
+    assert [one.name for one in await world.threads()] == ["own" if fate == REPLY_LOST else None]
+
+
+async def test_the_host_s_own_sql_is_settled_with_the_repositories_writes(world: World, fate: str) -> None:
+    async def write(uow: UnitOfWork[Any, Any]) -> None:
+        renaming = text("UPDATE threads SET thread_name = thread_name || '+' WHERE thread_id = :id")
+        await uow.threads.update(world.thread_id, name="own")
+        await uow.session.execute(renaming, {"id": world.thread_id})
+
+    async with world.proxy.losing_a_commit(fate):
+        await world.store.run(write, user_id=world.user_id)
+
+    assert [one.name for one in await world.threads()] == ["own+"]

@@ -1,0 +1,112 @@
+"""A store that is used where it cannot work says so, and stays usable where it can."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from asyncio.subprocess import PIPE
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from migrations.migration_testing import environment
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from agent_persistence.errors import ClosedError, UnitOfWorkInUseError, WrongLoopError
+from agent_persistence.persistence import Persistence
+from agent_persistence.unit_of_work import UnitOfWork
+
+Store = Persistence[str, str]
+PROGRAM = Path(__file__).with_name("misused_store.py")
+
+
+async def begin(store: Store, user_id: str) -> None:
+    async with store.begin(user_id=user_id) as uow:
+        await uow.threads.page()
+
+
+async def run(store: Store, user_id: str) -> None:
+    await store.run(lambda uow: uow.threads.page(), user_id=user_id)
+
+
+USES: dict[str, Callable[[Store, str], Awaitable[Any]]] = {
+    "a read": lambda store, user_id: store.threads.page(user_id=user_id),
+    "a write": lambda store, user_id: store.threads.create(user_id=user_id),
+    "begin": begin,
+    "run": run,
+    "purge": lambda store, _: store.purge(keep_last=1000),
+    "sweep": lambda store, _: store.sweep(),
+}
+
+
+@pytest.mark.parametrize("use", USES.values(), ids=USES)
+async def test_in_another_event_loop_every_use_says_so_and_harms_nothing(
+    persistence: Store, user_id: str, use: Callable[[Store, str], Awaitable[Any]]
+) -> None:
+    await persistence.threads.page(user_id=user_id)
+
+    async def use_it() -> None:
+        await use(persistence, user_id)
+
+    with pytest.raises(WrongLoopError, match="another event loop; open one in each loop"):
+        await asyncio.to_thread(asyncio.run, use_it())
+    await use(persistence, user_id)
+
+    assert persistence.engine.pool.checkedout() == 0
+
+
+async def test_after_its_end_a_store_says_that_it_is_closed(
+    settings_for: Callable[..., Awaitable[Any]], user_id: str
+) -> None:
+    store = Store(await settings_for())
+    await store.threads.page(user_id=user_id)
+    await store.aclose()
+
+    for use in USES.values():
+        with pytest.raises(ClosedError):
+            await use(store, user_id)
+
+
+@pytest.mark.parametrize(("misuse", "expected"), [("loop", "WrongLoopError"), ("fork", "ForkedError")])
+async def test_a_second_loop_and_a_forked_child_are_told_to_open_a_store_of_their_own(
+    settings_for: Callable[..., Awaitable[Any]], tmp_path: Path, misuse: str, expected: str
+) -> None:
+    settings = await settings_for()
+    address = {"PERSISTENCE_DATABASE_URL": settings.database_url.get_secret_value()}
+
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, PROGRAM, misuse), cwd=tmp_path, env=environment(address), stdout=PIPE, stderr=PIPE
+    )
+    output, errors = await process.communicate()
+
+    assert (process.returncode, output.decode()) == (0, f"{expected}\n"), errors.decode()
+
+
+@asynccontextmanager
+async def begun(store: Store, user_id: str) -> AsyncIterator[UnitOfWork[str, str]]:
+    async with store.begin(user_id=user_id) as uow:
+        yield uow
+
+
+@asynccontextmanager
+async def bound(store: Store, user_id: str) -> AsyncIterator[UnitOfWork[str, str]]:
+    async with AsyncSession(store.engine) as session, session.begin():
+        yield store.bind(session, user_id=user_id)
+
+
+@pytest.mark.parametrize("opened", [begun, bound])
+async def test_of_two_tasks_in_one_unit_of_work_the_second_is_refused_and_the_first_goes_on(
+    persistence: Store, user_id: str, opened: Callable[[Store, str], Any]
+) -> None:
+    async with opened(persistence, user_id) as uow:
+        first, second = await asyncio.gather(
+            uow.threads.create(name="first"), uow.threads.create(name="second"), return_exceptions=True
+        )
+        third = await uow.threads.create(name="third")
+
+    assert isinstance(second, UnitOfWorkInUseError)
+    assert "begin one for each task" in str(second)
+    names = {thread.name for thread in await persistence.threads.page(user_id=user_id)}
+    assert names == {first.name, third.name} == {"first", "third"}

@@ -1,0 +1,181 @@
+"""What the database says afterwards of a transaction whose COMMIT was not confirmed: the truth, in every case."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import asyncpg
+import pytest
+import pytest_asyncio
+from sqlalchemy import text
+from torture.servers import PostgreSQL
+
+from agent_persistence.driver_errors import translated
+from agent_persistence.errors import UnavailableError
+from agent_persistence.repositories.proofs import Proof, proof_of, was_committed
+from hardening_servers import Store, crash, migrated_settings
+
+USER = "ada"
+
+
+@pytest_asyncio.fixture(scope="module")
+async def shared_store(postgresql: PostgreSQL) -> AsyncIterator[Store]:
+    async with Store(await migrated_settings(postgresql)) as store:
+        yield store
+
+
+@pytest_asyncio.fixture
+async def store(shared_store: Store) -> Store:
+    """A store whose connections work, whatever the last test did to the server."""
+    await shared_store.engine.dispose()
+    return shared_store
+
+
+async def restart(_store: Store, server: PostgreSQL) -> None:
+    await crash(server)
+
+
+async def kill_a_backend(store: Store, server: PostgreSQL) -> None:
+    """The first process of the server lives on, so it has not started anew; all others crash."""
+    witness = await server.connect()
+    async with store.engine.connect() as victim:
+        os.kill((await victim.execute(text("SELECT pg_backend_pid()"))).scalar_one(), signal.SIGKILL)
+        with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
+            await witness.execute("SELECT pg_sleep(10)")
+        await victim.invalidate()
+    await server.answers()
+
+
+CRASHES = [restart, kill_a_backend]
+Crash = Callable[[Store, PostgreSQL], Awaitable[None]]
+
+
+async def ask(store: Store, proof: Proof) -> bool:
+    async with store.engine.connect() as connection:
+
+        async def execute(statement: Any) -> Any:
+            with translated():
+                return await connection.execute(statement)
+
+        return await was_committed(proof, execute)
+
+
+async def committed(store: Store) -> Proof:
+    async with store.begin(user_id=USER) as uow:
+        await uow.threads.create()
+        return proven(uow)
+
+
+def proven(uow: Any) -> Proof:
+    proof = proof_of(uow.session.sync_session)
+    assert proof is not None
+    return proof
+
+
+async def use_up_numbers(store: Store, last: str) -> None:
+    """Commit transactions until this number is one of them; it must not have been another's."""
+    async with store.engine.connect() as connection:
+        number = 0
+        while number < int(last):
+            number = int((await connection.execute(text("SELECT pg_current_xact_id()::text"))).scalar_one())
+            await connection.commit()
+    assert number == int(last), "the server remembered the number, so nobody else was given it"
+
+
+async def test_before_its_first_write_a_transaction_has_no_proof(store: Store) -> None:
+    async with store.begin(user_id=USER) as uow:
+        await uow.threads.page()
+
+        assert proof_of(uow.session.sync_session) is None
+
+
+async def test_what_was_committed_is_committed_even_if_its_row_is_gone_again(store: Store) -> None:
+    proof = await committed(store)
+    for thread in await store.threads.page(user_id=USER):
+        await store.threads.delete(thread.thread_id, user_id=USER)
+
+    assert await ask(store, proof) is True
+
+
+async def test_what_was_rolled_back_is_not_even_if_another_wrote_the_same_row(store: Store) -> None:
+    thread = await store.threads.create(user_id=USER, name="before")
+    async with store.begin(user_id=USER) as uow:
+        await uow.threads.delete(thread.thread_id)
+        proof = proven(uow)
+        await uow.session.rollback()
+    await store.threads.delete(thread.thread_id, user_id=USER)
+
+    assert await ask(store, proof) is False
+
+
+async def test_what_is_under_way_is_to_be_asked_for_again_until_it_is_over(store: Store) -> None:
+    async with store.begin(user_id=USER) as uow:
+        await uow.threads.create()
+        proof = proven(uow)
+
+        with pytest.raises(UnavailableError, match="still under way"):
+            await ask(store, proof)
+
+    assert await ask(store, proof) is True
+
+
+async def test_a_number_that_no_transaction_had_yet_was_not_committed(store: Store) -> None:
+    proof = await committed(store)
+    number = int(proof.marks.transaction_id) + 10**6
+    ahead = SimpleNamespace(**{**proof.marks._mapping, "transaction_id": str(number)})
+
+    assert await ask(store, replace(proof, marks=ahead)) is False
+
+
+@pytest.mark.parametrize("crash_by", CRASHES)
+async def test_after_a_crash_the_row_of_what_was_committed_shows_it(
+    store: Store, postgresql: PostgreSQL, crash_by: Crash
+) -> None:
+    proof = await committed(store)
+
+    await crash_by(store, postgresql)
+    await store.engine.dispose()
+
+    assert await ask(store, proof) is True
+
+
+@pytest.mark.parametrize("crash_by", CRASHES)
+async def test_after_a_crash_the_number_of_another_s_commit_proves_nothing(
+    store: Store, postgresql: PostgreSQL, crash_by: Crash
+) -> None:
+    proofs: list[Proof] = []
+
+    async def work() -> None:
+        async with store.begin(user_id=USER) as uow:
+            await uow.threads.create()
+            proofs.append(proven(uow))
+            await crash_by(store, postgresql)
+
+    with pytest.raises(UnavailableError):
+        await work()
+    [proof] = proofs
+    await store.engine.dispose()
+    await use_up_numbers(store, proof.marks.transaction_id)
+
+    assert await ask(store, proof) is False
+
+
+async def test_after_a_crash_a_write_that_a_savepoint_undid_does_not_deny_the_others(
+    store: Store, postgresql: PostgreSQL
+) -> None:
+    async with store.begin(user_id=USER) as uow:
+        await uow.threads.create()
+        savepoint = await uow.session.begin_nested()
+        await uow.threads.create()
+        await savepoint.rollback()
+        proof = proven(uow)
+
+    await crash(postgresql)
+    await store.engine.dispose()
+
+    assert await ask(store, proof) is True

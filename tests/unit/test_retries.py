@@ -1,0 +1,188 @@
+"""When work is done again, and when not; no test waits, the clock is the test's own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from agent_persistence import retries
+from agent_persistence.errors import (
+    CommitUnknown,
+    CorruptRow,
+    DatabaseError,
+    ForkedError,
+    IdempotencyConflict,
+    InvalidInput,
+    LockTimeout,
+    NotMigratedError,
+    PersistenceError,
+    PoolTimeout,
+    StateConflict,
+    StatementTimeout,
+    ThreadNotFoundError,
+    UnavailableError,
+    UniqueConflict,
+    WrongLoopError,
+)
+from agent_persistence.retries import Retries
+
+DEADLINE = 15.0
+
+
+class World:
+    """A clock that only waiting and working move, and work that fails as it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.pauses: list[float] = []
+        self.told: list[PersistenceError] = []
+        self.attempts: list[float] = []
+        self.errors: list[BaseException] = []
+        self.seconds_of_work = 0.0
+
+    async def sleep(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        self.now += seconds
+
+    async def tell(self, error: PersistenceError) -> None:
+        self.told.append(error)
+
+    async def work(self) -> str:
+        self.attempts.append(self.now - 100.0)
+        self.now += self.seconds_of_work
+        if self.errors:
+            raise self.errors.pop(0)
+        return "done"
+
+    async def run(self, errors: Sequence[BaseException], deadline_seconds: float = DEADLINE, **options: Any) -> str:
+        self.errors = list(errors)
+        retries = Retries(deadline_seconds, before_again=self.tell, clock=lambda: self.now)
+        return await retries.run(self.work, **options)
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    world = World()
+    monkeypatch.setattr(retries, "asyncio", SimpleNamespace(sleep=world.sleep))
+    return world
+
+
+def unavailable() -> UnavailableError:
+    return UnavailableError("away")
+
+
+async def test_work_that_succeeds_is_done_once(world: World) -> None:
+    assert await world.run([]) == "done"
+
+    assert (len(world.attempts), world.pauses, world.told) == (1, [], [])
+
+
+async def test_work_is_done_again_until_it_succeeds_and_each_error_is_told_before_that(world: World) -> None:
+    errors = [unavailable() for _ in range(3)]
+
+    assert await world.run(errors) == "done"
+
+    assert len(world.attempts) == 4
+    assert world.told == errors
+
+
+async def test_each_pause_is_about_twice_the_last_one_up_to_a_second(world: World) -> None:
+    await world.run([unavailable() for _ in range(12)])
+
+    longest = [min(0.02 * 2**attempt, 1.0) for attempt in range(12)]
+    assert all(limit / 2 <= pause <= limit for pause, limit in zip(world.pauses, longest, strict=True))
+
+
+async def test_callers_who_fail_together_do_not_come_back_together(world: World) -> None:
+    for _ in range(20):
+        await world.run([unavailable()])
+
+    assert len(set(world.pauses)) > 10
+
+
+async def test_after_the_deadline_no_attempt_begins_and_the_last_error_is_raised(world: World) -> None:
+    errors = [unavailable() for _ in range(1000)]
+
+    with pytest.raises(UnavailableError) as caught:
+        await world.run(errors)
+
+    assert caught.value is errors[len(world.attempts) - 1]
+    assert DEADLINE - 2 < world.attempts[-1] <= DEADLINE
+
+
+async def test_the_time_that_attempts_take_counts(world: World) -> None:
+    world.seconds_of_work = 6.0
+
+    with pytest.raises(UnavailableError):
+        await world.run([unavailable() for _ in range(1000)])
+
+    assert len(world.attempts) == 3
+    assert world.attempts[-1] <= DEADLINE
+
+
+async def test_without_time_for_more_there_is_one_attempt(world: World) -> None:
+    with pytest.raises(UnavailableError):
+        await world.run([unavailable()], deadline_seconds=0)
+
+    assert (len(world.attempts), world.told) == (1, [])
+
+
+async def test_a_pool_without_a_free_connection_is_not_asked_again(world: World) -> None:
+    with pytest.raises(PoolTimeout):
+        await world.run([unavailable(), PoolTimeout("all in use")])
+
+    assert len(world.attempts) == 2
+
+
+async def test_a_pool_is_asked_again_where_the_answer_is_worth_the_wait(world: World) -> None:
+    assert await world.run([PoolTimeout("all in use")] * 3, waits_for_pool=True) == "done"
+
+
+async def test_what_nobody_waits_for_any_more_is_not_done_again(world: World) -> None:
+    with pytest.raises(UnavailableError):
+        await world.run([unavailable() for _ in range(5)], is_wanted=lambda: len(world.attempts) < 3)
+
+    assert len(world.attempts) == 3
+
+
+async def test_a_lock_is_asked_for_once_more(world: World) -> None:
+    assert await world.run([LockTimeout("held")]) == "done"
+
+    with pytest.raises(LockTimeout):
+        await world.run([LockTimeout("held"), unavailable(), LockTimeout("held")])
+
+    assert len(world.attempts) == 2 + 3
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        StatementTimeout("slow"),
+        CommitUnknown("who knows"),
+        DatabaseError("refused"),
+        UniqueConflict("uq"),
+        StateConflict("t", 1, 2),
+        IdempotencyConflict("t", "m"),
+        ThreadNotFoundError("t"),
+        InvalidInput("name", "is bad"),
+        CorruptRow("messages", "m", "extra"),
+        NotMigratedError(None, "ap0001"),
+        WrongLoopError(),
+        ForkedError(1),
+        ValueError(),
+        asyncio.CancelledError(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+async def test_what_would_fail_again_or_must_not_be_done_twice_is_not_done_again(
+    world: World, error: BaseException
+) -> None:
+    with pytest.raises(type(error)) as caught:
+        await world.run([error])
+
+    assert caught.value is error
+    assert (len(world.attempts), world.told) == (1, [])
