@@ -173,7 +173,7 @@ def _first_messages(conversation: Conversation, count: int) -> Conversation:
 
 
 def _patient(command_line: CommandLine) -> CommandLine:
-    limits = {f"PERSISTENCE_{name}_TIMEOUT": "60" for name in ("LOCK", "STATEMENT", "IDLE_IN_TRANSACTION")}
+    limits = {f"PERSISTENCE_{name}_TIMEOUT": "60" for name in ("LOCK", "STATEMENT")}
     return command_line.with_variables(**limits)
 
 
