@@ -122,6 +122,7 @@ class Persistence(Generic[IdT, UserIdT]):
             if self.settings.auto_migrate:
                 await migrate.upgrade(self._servers.settings)
             await self.check()
+            await self._transactions.ready()
         except BaseException:
             await self.aclose()
             raise
@@ -247,6 +248,7 @@ class Persistence(Generic[IdT, UserIdT]):
         wanted = check_limit(sample, "sample", _MOST_AUDITED)
         if self.cache is None:
             return CacheAudit(checked=0, stale=0, stale_beyond_bound=0, unreadable=0)
+        await self._transactions.ready()
 
         def latest(states: Collection[TouchedState]) -> Awaitable[Mapping[TouchedState, int]]:
             return self._transactions.maintain(partial(latest_versions, of=states))
@@ -291,9 +293,7 @@ class Persistence(Generic[IdT, UserIdT]):
             self._servers.close()
             raise InvalidInput("redis", "must return bytes: make the client without decode_responses")
         guard = Guard(call_seconds=settings.cache_timeout_ms / 1000, budget_seconds=settings.cache_budget_ms / 1000)
-        # Schemas of one database have the same ids; they must not have the same keys.
-        namespace = ":".join(filter(None, (settings.cache_namespace, settings.db_schema)))
-        return StateCache(redis, guard, namespace=namespace, ttl_seconds=settings.cache_ttl_seconds)
+        return StateCache(redis, guard, namespace=settings.cache_namespace, ttl_seconds=settings.cache_ttl_seconds)
 
 
 def _refuse_other_id_types(models: Models[Any, Any], settings: PersistenceSettings) -> None:

@@ -26,6 +26,7 @@ from agent_persistence.models import Models
 from agent_persistence.records import ANY_USER, AnyUser, StateRecord
 from agent_persistence.repositories import Limits, MessageRepository, Scope, StateRepository, ThreadRepository
 from agent_persistence.repositories.commit_hooks import Watch
+from agent_persistence.repositories.identity import identity_of
 from agent_persistence.repositories.proofs import Proof, proof_of, was_committed
 from agent_persistence.repositories.sharing import is_shared, share
 from agent_persistence.repositories.watched_sessions import WatchedSession, watch_session
@@ -77,10 +78,19 @@ class Transactions(Generic[IdT, UserIdT]):
         alone = {} if limits.row_level_security else {"isolation_level": "AUTOCOMMIT"}
         self.single_reads = async_sessionmaker(engine.execution_options(**alone), **options)
 
+    async def ready(self) -> None:
+        """Be where this store belongs, and let the cache know which database it is for; asked once."""
+        self.home.check()
+        if self._cache is not None and not self._cache.is_named:
+            async with _closed_quietly(self.single_reads()) as session:
+                identity = await identity_of(self._scope(session, ANY_USER))
+            if identity is not None and not self._cache.is_named:
+                self._cache.name(identity)
+
     @asynccontextmanager
     async def begin(self, *, user_id: UserIdT | AnyUser) -> AsyncIterator[UnitOfWork[IdT, UserIdT]]:
         """Open a unit of work; commit it at the end of the block."""
-        self.home.check()
+        await self.ready()
         async with _closed_quietly(self.sessions()) as session:
             yield self._join(session, user_id)
             await self._commit(session)
@@ -114,7 +124,7 @@ class Transactions(Generic[IdT, UserIdT]):
         """Run one of our own operations that only reads, by one statement."""
 
         async def attempt() -> T:
-            self.home.check()
+            await self.ready()
             async with _closed_quietly(self.single_reads()) as session:
                 return await work(self._unit_of_work(session, user_id))
 
@@ -124,7 +134,7 @@ class Transactions(Generic[IdT, UserIdT]):
         """Run work on everybody's rows, in a transaction of its own; it must be safe to do it twice."""
 
         async def attempt() -> T:
-            self.home.check()
+            await self.ready()
             async with _closed_quietly(self.sessions()) as session:
                 result = await work(self._scope(session, ANY_USER))
                 await self._commit(session)

@@ -38,7 +38,7 @@ async def cached_states(store: Persistence[Any, Any], user_id: Any, count: int) 
 
 
 def key_of(store: Store, thread_id: str, user_id: str) -> bytes:
-    return state_key(store.settings.cache_namespace, thread_id, user_id)
+    return state_key(store.cache.namespace, thread_id, user_id)
 
 
 async def run_sql(store: Store, statement: str, **values: Any) -> None:
@@ -142,7 +142,7 @@ async def test_what_is_damaged_or_somebody_elses_is_counted_apart(
     await redis.set(key_of(persistence, damaged, user_id), b"V and nothing else that could be read")
     await redis.delete(key_of(persistence, of_another_type, user_id))
     await redis.rpush(key_of(persistence, of_another_type, user_id), b"V")
-    await redis.set(f"{persistence.settings.cache_namespace}:state_cache:no-owner", b"V")
+    await redis.set(f"{persistence.cache.namespace}:state_cache:no-owner", b"V")
 
     assert await persistence.audit_cache() == CacheAudit(checked=1, stale=0, stale_beyond_bound=0, unreadable=3)
 

@@ -170,7 +170,7 @@ async def test_what_the_code_does_is_a_way_through_the_model(
 ) -> None:
     thread = await persistence.threads.create(user_id=user_id)
     first = await persistence.states.put(thread.thread_id, "old", user_id=user_id)
-    name = state_key(persistence.settings.cache_namespace, thread.thread_id, user_id)
+    name = state_key(persistence.cache.namespace, thread.thread_id, user_id)
     if way.start != CACHED:
         await hold(redis, name, way.start)
 

@@ -23,7 +23,7 @@ async def test_a_writer_killed_around_its_commit_leaves_the_committed_state_to_r
 ) -> None:
     thread = await persistence.threads.create(user_id=user_id)
     await persistence.states.put(thread.thread_id, "old", user_id=user_id)
-    key = state_key(persistence.settings.cache_namespace, thread.thread_id, user_id)
+    key = state_key(persistence.cache.namespace, thread.thread_id, user_id)
     settings = persistence.settings
     assert settings.database_url is not None
     assert settings.redis_url is not None

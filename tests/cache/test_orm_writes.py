@@ -22,6 +22,7 @@ from agent_persistence.ids import BIGINT, UUID, IdTypes
 from agent_persistence.models import NAMING_CONVENTION, MessageMixin, Models, StateMixin, ThreadMixin
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import ANY_USER
+from agent_persistence.repositories.commit_hooks import touch_written
 from agent_persistence.settings import PersistenceSettings
 from agent_persistence.unit_of_work import UnitOfWork
 from recording import record
@@ -60,7 +61,7 @@ class Case:
 
     def keys(self) -> list[bytes]:
         return [
-            state_key(self.store.settings.cache_namespace, thread_id, user_id)
+            state_key(self.store.cache.namespace, thread_id, user_id)
             for thread_id in (self.thread_id, self.other_thread)
             for user_id in (self.user_id, self.other_user)
         ]
@@ -393,6 +394,21 @@ async def test_a_session_that_writes_other_things_quarantines_nothing(case: Case
         uow.session.add(case.Thread(user_id=case.user_id))
 
     assert "begin_write" not in log
+
+
+async def test_more_threads_than_a_statement_has_parameters_are_written_in_one_transaction(
+    case: Case, redis: Redis
+) -> None:
+    log = record(case.store, redis)
+
+    async with AsyncSession(case.store.engine) as session, session.begin():
+        case.store.bind(session, user_id=case.user_id)
+        await insert_values(case, session)
+        for number in range(40_000):
+            touch_written(session.sync_session, f"made up {number}")
+
+    assert log[-3:] == ["begin_write", "COMMIT", "publish"]
+    await assert_nothing_stale_is_served(case)
 
 
 # --- a base of the host's ---

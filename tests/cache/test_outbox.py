@@ -11,7 +11,7 @@ import pytest_asyncio
 from debian.debian_redis import RedisServer
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
-from sqlalchemy import delete, event, insert, select
+from sqlalchemy import delete, event, insert, select, text
 
 from agent_persistence.cache.keys import state_key
 from agent_persistence.cache.register import QUARANTINE
@@ -55,7 +55,7 @@ async def thread_id(store: Store, user_id: str) -> str:
 
 @pytest.fixture
 def key(store: Store, thread_id: str, user_id: str) -> bytes:
-    return state_key(store.settings.cache_namespace, thread_id, user_id)
+    return state_key(store.cache.namespace, thread_id, user_id)
 
 
 async def clear_outbox(store: Store) -> None:
@@ -220,6 +220,32 @@ async def test_a_sweep_that_redis_does_not_answer_keeps_the_rows(store: Store, t
     assert await store.sweep() == 0
     assert await outbox(store) == [(thread_id, user_id)]
     assert await store.sweep() == 1
+
+
+async def test_a_sweep_that_loses_its_connection_before_it_can_roll_back_is_made_again(
+    store: Store, thread_id: str, user_id: str
+) -> None:
+    lose_a_quarantine(store)
+    await store.states.put(thread_id, "new", user_id=user_id)
+    assert store.cache is not None
+    invalidate, calls = store.cache.invalidate, 0
+
+    async def fail_once(states: Any) -> bool:
+        nonlocal calls
+        calls += 1
+        if calls > 1:
+            return await invalidate(states)
+        sweeping = "datname = current_database() AND state = 'idle in transaction' AND query LIKE '%cache_outbox%'"
+        async with store.engine.connect() as connection:
+            ended = text(f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE {sweeping}")
+            assert (await connection.execute(ended)).scalar_one()
+        return False
+
+    store.cache.invalidate = fail_once  # type: ignore[method-assign]
+
+    assert await store.sweep() == 1
+    assert calls == 2
+    assert await outbox(store) == []
 
 
 async def test_an_open_store_sweeps_by_itself(settings_for: SettingsFor, store: Store, user_id: str) -> None:

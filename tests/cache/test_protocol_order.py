@@ -107,7 +107,7 @@ async def test_a_commit_that_fails_after_the_quarantine_lifts_nothing_and_is_don
 async def test_a_writer_cancelled_before_its_commit_lifts_its_quarantine(
     persistence: Store, thread_id: str, user_id: str, log: list[str], redis: Redis
 ) -> None:
-    key = state_key(persistence.settings.cache_namespace, thread_id, user_id)
+    key = state_key(persistence.cache.namespace, thread_id, user_id)
     assert persistence.cache is not None
     before_commit, quarantined = persistence.cache.before_commit, asyncio.Event()
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 import pytest_asyncio
 from redis.asyncio import Redis
 from sqlalchemy import event, text
-from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
 from agent_persistence.cache.keys import state_key
 from agent_persistence.cache.register import LEASE, QUARANTINE, QUARANTINE_MS
@@ -18,6 +19,7 @@ from agent_persistence.errors import InvalidInput, SchemaError
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import ANY_USER
 from agent_persistence.settings import PersistenceSettings
+from agent_persistence.unit_of_work import UnitOfWork
 
 SettingsFor = Callable[..., Awaitable[PersistenceSettings]]
 Store = Persistence[str, str]
@@ -42,7 +44,7 @@ async def thread_id(persistence: Store, user_id: str) -> str:
 
 @pytest.fixture
 def key(persistence: Store, thread_id: str, user_id: str) -> bytes:
-    return state_key(persistence.settings.cache_namespace, thread_id, user_id)
+    return state_key(persistence.cache.namespace, thread_id, user_id)
 
 
 @pytest_asyncio.fixture
@@ -126,7 +128,7 @@ async def test_a_key_lives_for_its_time_give_or_take_a_tenth(
         for _ in range(20):
             thread = await store.threads.create(user_id=user_id)
             await store.states.put(thread.thread_id, 1, user_id=user_id)
-            ttl = await redis.pttl(state_key(store.settings.cache_namespace, thread.thread_id, user_id))
+            ttl = await redis.pttl(state_key(store.cache.namespace, thread.thread_id, user_id))
             assert 88_000 < ttl <= 110_000
 
 
@@ -210,20 +212,82 @@ async def test_the_commit_of_a_hosts_own_session_is_followed(
     assert (await persistence.states.require(thread_id, user_id=user_id)).data == "new"
 
 
+@asynccontextmanager
+async def begun(store: Store, user_id: str) -> AsyncIterator[UnitOfWork[str, str]]:
+    async with store.begin(user_id=user_id) as uow:
+        yield uow
+
+
+@asynccontextmanager
+async def bound(store: Store, user_id: str) -> AsyncIterator[UnitOfWork[str, str]]:
+    async with AsyncSession(store.engine) as session, session.begin():
+        yield store.bind(session, user_id=user_id)
+
+
+@pytest.mark.parametrize("opened", [begun, bound])
 async def test_what_a_host_undoes_behind_its_sessions_back_is_never_published(
-    persistence: Store, thread_id: str, user_id: str
+    persistence: Store, thread_id: str, user_id: str, opened: Callable[[Store, str], Any]
 ) -> None:
     """A savepoint of the connection is nothing that the session hears of."""
     await persistence.states.put(thread_id, "old", user_id=user_id)
 
-    async with AsyncSession(persistence.engine) as session:
-        uow = persistence.bind(session, user_id=user_id)
-        savepoint = await (await session.connection()).begin_nested()
+    async with opened(persistence, user_id) as uow:
+        savepoint = await (await uow.session.connection()).begin_nested()
         await uow.states.put(thread_id, "undone")
         await savepoint.rollback()
-        await session.commit()
 
     assert (await persistence.states.require(thread_id, user_id=user_id)).data == "old"
+
+
+@pytest.mark.parametrize(("takes_the_session", "statements"), [(False, 0), (True, 1)])
+async def test_a_unit_of_work_publishes_what_it_put_unless_the_host_has_had_its_session(
+    persistence: Store, thread_id: str, user_id: str, takes_the_session: bool, statements: int
+) -> None:
+    async with persistence.begin(user_id=user_id) as uow:
+        saved = await uow.states.put(thread_id, "new")
+        if takes_the_session:
+            assert uow.session.in_transaction()
+    sent = SentStatements(persistence)
+
+    assert await persistence.states.get(thread_id, user_id=user_id) == saved
+    assert len(sent) == statements
+
+
+async def put_and_leave_a_savepoint_open(uow: UnitOfWork[str, str], thread_id: str) -> None:
+    await uow.session.begin_nested()
+    await uow.states.put(thread_id, "new")
+
+
+async def of_a_session_that_begins(store: Store, user_id: str, thread_id: str) -> None:
+    async with bound(store, user_id) as uow:
+        await put_and_leave_a_savepoint_open(uow, thread_id)
+
+
+async def of_a_transaction_that_is_committed_itself(store: Store, user_id: str, thread_id: str) -> None:
+    async with AsyncSession(store.engine) as session:
+        root = await session.begin()
+        await put_and_leave_a_savepoint_open(store.bind(session, user_id=user_id), thread_id)
+        await root.commit()
+
+
+@pytest.mark.parametrize("commit", [of_a_session_that_begins, of_a_transaction_that_is_committed_itself])
+async def test_a_savepoint_that_is_left_open_at_the_commit_costs_a_warning_and_no_stale_read(
+    persistence: Store,
+    other_process: Store,
+    thread_id: str,
+    user_id: str,
+    caplog: pytest.LogCaptureFixture,
+    commit: Callable[[Store, str, str], Awaitable[None]],
+) -> None:
+    """SQLAlchemy speaks of the savepoint only, and commits what is around it as well."""
+    await persistence.states.put(thread_id, "old", user_id=user_id)
+
+    await commit(persistence, user_id, thread_id)
+
+    assert (await other_process.states.require(thread_id, user_id=user_id)).data == "new"
+    warnings = [record for record in caplog.records if record.name == "agent_persistence"]
+    assert [record.levelname for record in warnings] == ["WARNING"]
+    assert "committed with a savepoint open" in warnings[0].getMessage()
 
 
 async def test_a_session_joined_to_an_outer_transaction_publishes_nothing_before_that_commits(
@@ -309,6 +373,48 @@ async def test_a_session_that_commits_by_itself_is_refused(persistence: Store, u
             persistence.bind(session, user_id=user_id)
 
 
+@pytest_asyncio.fixture
+async def committing_engine(persistence: Store) -> AsyncIterator[AsyncEngine]:
+    """An engine of the host's that commits each statement, which it does not say of itself."""
+    url = persistence.settings.database
+    assert url is not None
+    engine = create_async_engine(url.sqlalchemy_url, connect_args=url.connect_args, isolation_level="AUTOCOMMIT")
+    yield engine
+    await engine.dispose()
+
+
+async def by_its_engine(engine: AsyncEngine, store: Store, user_id: str, thread_id: str) -> None:
+    async with AsyncSession(engine) as session:
+        await store.bind(session, user_id=user_id).states.put(thread_id, "new")
+        await session.commit()
+
+
+async def by_its_connection(_: AsyncEngine, store: Store, user_id: str, thread_id: str) -> None:
+    async with AsyncSession(store.engine) as session:
+        await session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
+        await store.bind(session, user_id=user_id).states.put(thread_id, "new")
+        await session.commit()
+
+
+async def by_the_engine_of_a_store(engine: AsyncEngine, store: Store, user_id: str, thread_id: str) -> None:
+    async with Persistence[str, str](store.settings, engine=engine) as host:
+        await host.states.put(thread_id, "new", user_id=user_id)
+
+
+@pytest.mark.parametrize("commits_by_itself", [by_its_engine, by_its_connection, by_the_engine_of_a_store])
+async def test_a_session_that_commits_by_itself_without_saying_so_is_refused_at_its_first_commit(
+    persistence: Store,
+    committing_engine: AsyncEngine,
+    thread_id: str,
+    user_id: str,
+    commits_by_itself: Callable[[AsyncEngine, Store, str, str], Awaitable[None]],
+) -> None:
+    with pytest.raises(InvalidInput, match="AUTOCOMMIT") as caught:
+        await commits_by_itself(committing_engine, persistence, user_id, thread_id)
+
+    assert caught.value.field == "session"
+
+
 async def test_a_session_is_bound_to_one_store(persistence: Store, other_process: Store, user_id: str) -> None:
     async with AsyncSession(persistence.engine) as session:
         persistence.bind(session, user_id=user_id)
@@ -332,21 +438,52 @@ async def test_a_session_on_another_database_reads_its_own_rows(
     await engine.dispose()
 
 
-async def test_schemas_of_one_database_do_not_share_keys(make_database: Any, servers: Any, user_id: str) -> None:
-    url, states = await make_database(), []
-    for schema in ("one", "two"):
-        settings = PersistenceSettings(
-            database_url=url, redis_url=servers.redis_url, db_schema=schema, id_type="bigint", auto_migrate=True
+async def test_neither_databases_nor_schemas_share_keys(make_database: Any, servers: Any, user_id: str) -> None:
+    """Their threads have the same numbers, and their settings the same namespace."""
+    first, second = await make_database(), await make_database()
+    stores = [
+        Persistence[int, str](
+            PersistenceSettings(
+                database_url=url, redis_url=servers.redis_url, db_schema=schema, id_type="bigint", auto_migrate=True
+            )
         )
-        async with Persistence[int, str](settings) as store:
+        for url, schema in ((first, None), (first, "own"), (second, None))
+    ]
+    for number, store in enumerate(stores):
+        async with store:
             thread = await store.threads.create(user_id=user_id)
-            await store.states.put(thread.thread_id, schema, user_id=user_id)
-    for schema in ("one", "two"):
-        settings = settings.model_copy(update={"db_schema": schema})
-        async with Persistence[int, str](settings) as store:
-            states.append((await store.states.require(1, user_id=user_id)).data)
+            await store.states.put(thread.thread_id, number, user_id=user_id)
 
-    assert states == ["one", "two"]
+    read = []
+    for closed in stores:
+        async with Persistence[int, str](closed.settings) as store:
+            read.append((await store.states.require(1, user_id=user_id)).data)
+
+    assert read == [0, 1, 2]
+
+
+async def test_who_names_the_schema_and_who_leaves_it_out_share_keys(
+    persistence: Store, settings_for: Any, thread_id: str, user_id: str
+) -> None:
+    same = await settings_for(db_schema="public", cache_namespace=persistence.settings.cache_namespace)
+    async with Persistence[str, str](same) as other:
+        await persistence.states.put(thread_id, 1, user_id=user_id)
+
+        sent = SentStatements(other)
+        assert (await other.states.require(thread_id, user_id=user_id)).data == 1
+        assert sent == []
+
+
+async def test_a_store_that_nobody_opened_finds_out_for_itself_whose_keys_they_are(
+    persistence: Store, settings_for: Any, thread_id: str, user_id: str
+) -> None:
+    unopened = Store(await settings_for(cache_namespace=persistence.settings.cache_namespace))
+    await unopened.states.put(thread_id, 1, user_id=user_id)
+
+    sent = SentStatements(persistence)
+    assert (await persistence.states.require(thread_id, user_id=user_id)).data == 1
+    assert sent == []
+    await unopened.aclose()
 
 
 async def test_pruning_keeps_the_cached_state(persistence: Store, thread_id: str, user_id: str) -> None:
@@ -446,7 +583,7 @@ async def test_a_value_copied_to_another_owners_key_is_refused(
 ) -> None:
     await persistence.states.put(thread_id, "private", user_id=user_id)
     value = await redis.get(key)
-    await redis.set(state_key(persistence.settings.cache_namespace, thread_id, "thief"), value)
+    await redis.set(state_key(persistence.cache.namespace, thread_id, "thief"), value)
 
     assert await persistence.states.get(thread_id, user_id="thief") is None
 
@@ -563,7 +700,7 @@ async def test_a_hosts_own_redis_client_is_used_and_left_open(
     async with Persistence[str, str](await settings_for(redis_url=None), redis=redis) as store:
         thread = await store.threads.create(user_id=user_id)
         await store.states.put(thread.thread_id, 1, user_id=user_id)
-        key = state_key(store.settings.cache_namespace, thread.thread_id, user_id)
+        key = state_key(store.cache.namespace, thread.thread_id, user_id)
 
     assert (await redis.get(key))[:1] == b"V"
 

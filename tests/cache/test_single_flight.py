@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from redis.asyncio import Redis
 from sqlalchemy import event
 
 from agent_persistence.cache.keys import state_key
+from agent_persistence.cache.register import QUARANTINE, QUARANTINE_MS
 from agent_persistence.cache.single_flight import SingleFlight
 from agent_persistence.errors import UnavailableError
 from agent_persistence.json_values import MAX_JSON_DEPTH
@@ -34,7 +36,7 @@ async def thread_id(persistence: Store, user_id: str, redis: Redis) -> str:
     """A thread whose state is not in the cache."""
     thread = await persistence.threads.create(user_id=user_id)
     await persistence.states.put(thread.thread_id, nested(MAX_JSON_DEPTH), user_id=user_id)
-    await redis.delete(state_key(persistence.settings.cache_namespace, thread.thread_id, user_id))
+    await redis.delete(state_key(persistence.cache.namespace, thread.thread_id, user_id))
     return thread.thread_id
 
 
@@ -118,7 +120,7 @@ async def test_a_reader_after_a_write_does_not_share_a_read_from_before(
     await asyncio.wait_for(has_read.wait(), 5)
     await other_process.states.put(thread_id, "new", user_id=user_id)
     # The new state is not to be had from there.
-    await redis.delete(state_key(persistence.settings.cache_namespace, thread_id, user_id))
+    await redis.delete(state_key(persistence.cache.namespace, thread_id, user_id))
     assert persistence.cache is not None
     missed = persistence.cache.counts.misses
 
@@ -130,6 +132,33 @@ async def test_a_reader_after_a_write_does_not_share_a_read_from_before(
     assert (await early).data == nested(MAX_JSON_DEPTH)
     assert [state.data for state in await asyncio.gather(*late)] == ["new", "new"]
     assert (await persistence.states.require(thread_id, user_id=user_id)).data == "new"
+
+
+async def test_a_reader_who_waits_gets_no_older_version_than_asked_for(
+    persistence: Store, thread_id: str, user_id: str, redis: Redis
+) -> None:
+    """Meanwhile somebody puts an old state back, as a writer may who was overtaken while Redis was away."""
+    cache = persistence.cache
+    assert cache is not None
+    key = state_key(cache.namespace, thread_id, user_id)
+    await persistence.states.put(thread_id, "old", user_id=user_id)
+    old = await redis.get(key)
+    new = await persistence.states.put(thread_id, "new", user_id=user_id)
+    await redis.set(key, QUARANTINE + bytes(16), px=QUARANTINE_MS)
+    has_read, proceed = hold_reads(persistence)
+    early = asyncio.create_task(persistence.states.get(thread_id, user_id=user_id))
+    await asyncio.wait_for(has_read.wait(), 5)
+    missed = cache.counts.misses
+
+    late = asyncio.create_task(persistence.states.get(thread_id, user_id=user_id, min_version=new.version))
+    while cache.counts.misses == missed:
+        await cache.ping()
+    await redis.set(key, old)
+    proceed.set()
+
+    assert await early == new
+    assert await late == new
+    assert (await persistence.states.require(thread_id, user_id=user_id)).data == "old"
 
 
 async def test_a_reader_that_is_cancelled_takes_nobody_down(persistence: Store, thread_id: str, user_id: str) -> None:
@@ -241,3 +270,35 @@ async def test_different_keys_do_not_wait_for_each_other() -> None:
 
     waiting.proceed.set()
     assert await first == "late"
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with Python 3.12")
+async def test_a_loop_that_starts_tasks_at_once_changes_nothing() -> None:
+    loop, flights, work = asyncio.get_running_loop(), SingleFlight[Any](), Work("first", "second")
+    before = loop.get_task_factory()
+    loop.set_task_factory(asyncio.eager_task_factory)
+    try:
+        together = [asyncio.create_task(flights.fly("key", work, came=flights.departures)) for _ in range(3)]
+        work.proceed.set()
+        outcomes = await asyncio.gather(*together)
+        afterwards = await flights.fly("key", work, came=flights.departures)
+    finally:
+        loop.set_task_factory(before)
+
+    assert (outcomes, afterwards) == (["first", "second", "second"], "third")
+
+
+async def test_a_flight_that_ends_before_it_departs_keeps_nobody_on_the_ground() -> None:
+    flights, work = SingleFlight[Any](), Work("first", "second")
+    early = asyncio.create_task(flights.fly("key", work, came=flights.departures))
+    await asyncio.wait_for(work.started.wait(), 5)
+    late = asyncio.create_task(flights.fly("key", work, came=flights.departures))
+    await asyncio.sleep(0)
+
+    flights._boarding["key"].task.cancel()  # noqa: SLF001 - as the end of an event loop does it
+    with pytest.raises(asyncio.CancelledError):
+        await late
+    work.proceed.set()
+
+    assert await early == "first"
+    assert await flights.fly("key", work, came=flights.departures) == "second"

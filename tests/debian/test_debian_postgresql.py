@@ -186,7 +186,7 @@ async def test_the_limits_are_those_that_the_server_knows(store: Store) -> None:
         for name in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "transaction_timeout")
     ]
 
-    assert limits == ["10s", "3s", "10s", "8s" if major >= 17 else None]
+    assert limits == ["10s", "3s", "8s", "8s" if major >= 17 else None]
 
 
 async def test_a_search_finds_the_text_itself(store: Store, user_id: str) -> None:

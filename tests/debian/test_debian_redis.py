@@ -59,7 +59,7 @@ async def thread_id(store: Store, user_id: str) -> str:
 
 @pytest.fixture
 def key(store: Store, thread_id: str, user_id: str) -> bytes:
-    return state_key(store.settings.cache_namespace, thread_id, user_id)
+    return state_key(store.cache.namespace, thread_id, user_id)
 
 
 def cache_of(store: Store) -> StateCache:

@@ -152,7 +152,7 @@ async def test_a_full_server_keeps_no_state_that_was_overwritten(
 
     await store.states.put(thread_id, "new", user_id=user_id)
 
-    assert await redis.get(state_key(store.settings.cache_namespace, thread_id, user_id)) is None
+    assert await redis.get(state_key(store.cache.namespace, thread_id, user_id)) is None
     assert (await store.states.require(thread_id, user_id=user_id)).data == "new"
 
 
@@ -178,7 +178,7 @@ async def test_a_key_of_another_type_is_replaced_and_stops_nothing(
 ) -> None:
     saved = await store.states.put(thread_id, 1, user_id=user_id)
     other = await store.threads.create(user_id=user_id)
-    key = state_key(store.settings.cache_namespace, thread_id, user_id)
+    key = state_key(store.cache.namespace, thread_id, user_id)
     await weather.client.delete(key)
     await weather.client.rpush(key, b"V")
 

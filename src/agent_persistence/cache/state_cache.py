@@ -71,11 +71,12 @@ class StateCache:
 
     Args:
         redis: a client that returns bytes; closed by whoever made it.
-        namespace: what every key begins with; one for each database.
+        namespace: what every key begins with.
         ttl_seconds: how long a value lives, give or take a tenth.
 
     Attributes:
-        namespace: what every key begins with.
+        namespace: what every key begins with; the database's own name is part of it, once that is known.
+        is_named: whether it is. No key is touched before.
         flights: the reads of the table that are under way in this process.
     """
 
@@ -85,12 +86,20 @@ class StateCache:
         self._guard = guard
         self.namespace = namespace
         self._ttl_ms = ttl_seconds * 1000
+        self.is_named = False
         self.counts = CacheCounts()
         self.flights: SingleFlight[StateRecord[Any] | None] = SingleFlight()
 
+    def name(self, database: str) -> None:
+        """Say which database's states these are, so that no other's are taken for them."""
+        self.namespace, self.is_named = f"{self.namespace}:{database}", True
+
     async def ping(self) -> bool:
         """Ask Redis whether it is there."""
-        return bool(await self._try(partial(self._redis.execute_command, "PING"), self._guard.budget(), None))
+        try:
+            return bool(await self._guard.call(partial(self._redis.execute_command, "PING"), self._guard.budget()))
+        except CacheUnavailable:
+            return False
 
     async def look(self, thread_id: Any, user_id: Any) -> Hit | Miss:
         """Look a state up."""
@@ -169,6 +178,8 @@ class StateCache:
 
     async def _try(self, operation: Callable[[], Awaitable[T]], deadline: float, otherwise: Other) -> T | Other:
         try:
+            if not self.is_named:
+                raise CacheUnavailable
             return await self._guard.call(operation, deadline)
         except CacheUnavailable:
             self.counts.unavailable += 1
