@@ -18,11 +18,11 @@ from alembic import command
 
 from agent_persistence import migrate
 from agent_persistence.errors import (
-    DatabaseError,
     InvalidIndexError,
     MigrationLockTimeout,
     StatementTimeout,
     UnavailableError,
+    UniqueConflict,
 )
 from agent_persistence.migrate import environment
 from agent_persistence.migrate.lock import lock_key
@@ -66,9 +66,8 @@ async def test_without_the_lock_two_upgrades_collide(database: Database, monkeyp
         second = asyncio.create_task(migrate.upgrade(database.settings(migration_ddl_lock_timeout_ms=60_000)))
         await _until_somebody_waits(database)
 
-    with pytest.raises(DatabaseError) as collision:
+    with pytest.raises(UniqueConflict):
         await second
-    assert collision.value.sqlstate == "23505"
 
 
 async def test_waiting_for_the_lock_holds_nothing_up_and_hinders_nobody(database: Database) -> None:
