@@ -15,6 +15,7 @@ from typing import Any
 import asyncpg
 import pytest
 import pytest_asyncio
+from leaks import watched_for_leaks, with_password
 from redis.asyncio import Redis
 
 from agent_persistence import embedded, migrate
@@ -28,6 +29,14 @@ for name in [name for name in os.environ if name.startswith("PERSISTENCE_") and 
 
 ID_PAIRS = list(itertools.product(ID_TYPES, ID_TYPES))
 MakeDatabase = Callable[[], Awaitable[str]]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_leaks() -> Iterator[None]:
+    """No log and no error of the whole run holds what the tests hide in contents and passwords."""
+    with watched_for_leaks() as leaks:
+        yield
+    assert leaks == []
 
 
 @pytest.fixture(scope="session")
@@ -68,7 +77,7 @@ def settings_for(
         pair = (id_type, user_id_type)
         values: dict[str, Any] = {"id_type": id_type, "user_id_type": user_id_type, "redis_url": servers.redis_url}
         if pair not in databases:
-            databases[pair] = await make_database()
+            databases[pair] = with_password(await make_database())
             await migrate.upgrade(
                 PersistenceSettings(_env_file=None, database_url=databases[pair], **values)  # type: ignore[call-arg]  # pydantic-settings' own keyword
             )

@@ -58,6 +58,7 @@ _POOLER: Final = {
     "42P05",  # duplicate_prepared_statement: another client prepared it on this one
 }
 _POOLER_ADVICE: Final = "; behind PgBouncer set PERSISTENCE_PGBOUNCER=true"
+_DETAIL: Final = "\nDETAIL:"
 _UNREACHABLE: Final = "the database cannot be reached, or closed the connection; see the cause, then try again"
 
 
@@ -102,7 +103,12 @@ def classify(error: BaseException, *, committing: bool = False) -> Verdict:
 
 
 def translate(error: BaseException, *, committing: bool = False) -> PersistenceError:
-    """Say in our own words what SQLAlchemy or the driver raised."""
+    """Say in our own words what SQLAlchemy or the driver raised.
+
+    The driver's error loses its DETAIL, which repeats rows: it would stand in every traceback that is logged.
+    """
+    for candidate in _chain(error):
+        _remove_detail(candidate)
     match classify(error, committing=committing):
         case Verdict.RETRY if isinstance(error, PoolTimeoutError):
             return PoolTimeout("every connection is in use; raise PERSISTENCE_POOL_SIZE or hold them shorter")
@@ -173,6 +179,12 @@ def _certainly_undone(error: BaseException) -> bool:
     if sqlstate is not None:
         return not sqlstate.startswith(("08", "57P"))
     return isinstance(error, SQLAlchemyInterfaceError)
+
+
+def _remove_detail(error: BaseException) -> None:
+    if getattr(error, "detail", None):
+        error.detail = None  # type: ignore[attr-defined]  # asyncpg's, and what SQLAlchemy makes of it
+    error.args = tuple(one.partition(_DETAIL)[0] if isinstance(one, str) else one for one in error.args)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -20,6 +20,15 @@ class Home:
         """Refuse to be used at all from now on."""
         self._closed = True
 
+    def check_open(self) -> None:
+        """Refuse to be used after the end, in whatever thread.
+
+        Raises:
+            ClosedError: it is closed.
+        """
+        if self._closed:
+            raise ClosedError
+
     def check(self) -> None:
         """Refuse to be used elsewhere, which the driver would answer with "another operation is in progress" at best.
 
@@ -28,8 +37,7 @@ class Home:
             ForkedError: this is a child process.
             WrongLoopError: this is another event loop.
         """
-        if self._closed:
-            raise ClosedError
+        self.check_open()
         loop = asyncio.get_running_loop()
         if self._pid is None:
             self._pid, self._loop = os.getpid(), loop

@@ -65,7 +65,10 @@ class Retries:
                 if not may_help or not is_wanted() or self._clock() + pause > deadline:
                     raise
                 await self._before_again(error)
+                failure = error
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - keeps callers apart, no secret
+            if not is_wanted():
+                raise failure
             pause = min(pause * 2, _LONGEST_PAUSE)
 
 

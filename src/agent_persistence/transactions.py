@@ -107,18 +107,22 @@ class Transactions(Generic[IdT, UserIdT]):
     async def run(self, work: Callable[[UnitOfWork[IdT, UserIdT]], Awaitable[T]], *, user_id: UserIdT | AnyUser) -> T:
         """Run work of the host's, like ``write``."""
 
-        async def hosts_work(uow: UnitOfWork[IdT, UserIdT]) -> T:
-            started = time.monotonic()
+        async def attempt() -> T:
+            started, took = time.monotonic(), 0.0
             try:
-                with translated():
-                    return await work(uow)
+                async with self.begin(user_id=user_id) as uow:
+                    try:
+                        with translated():
+                            return await work(uow)
+                    finally:
+                        took = time.monotonic() - started
             except UnavailableError as error:
-                if time.monotonic() - started < self._longest_transaction:
+                if took < self._longest_transaction:
                     raise
                 # The server closes a connection that idles without a word, and would do so the next time as well.
                 raise StatementTimeout("the transaction was open for longer than its time limits allow") from error
 
-        return await self.write(hosts_work, user_id=user_id)
+        return await self._to_the_end(attempt)
 
     async def read(self, work: Callable[[UnitOfWork[IdT, UserIdT]], Awaitable[T]], *, user_id: UserIdT | AnyUser) -> T:
         """Run one of our own operations that only reads, by one statement."""
@@ -144,6 +148,7 @@ class Transactions(Generic[IdT, UserIdT]):
 
     def join(self, session: AsyncSession, user_id: UserIdT | AnyUser) -> UnitOfWork[IdT, UserIdT]:
         """Make a unit of work in a session of the host's."""
+        self.home.check_open()
         share(session.sync_session)
         return self._join(session, user_id)
 

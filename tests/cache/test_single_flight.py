@@ -274,7 +274,7 @@ async def test_different_keys_do_not_wait_for_each_other() -> None:
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with Python 3.12")
 async def test_a_loop_that_starts_tasks_at_once_changes_nothing() -> None:
-    loop, flights, work = asyncio.get_running_loop(), SingleFlight[Any](), Work("first", "second")
+    loop, flights, work = asyncio.get_running_loop(), SingleFlight[Any](), Work("first", "second", "third")
     before = loop.get_task_factory()
     loop.set_task_factory(asyncio.eager_task_factory)
     try:

@@ -131,11 +131,10 @@ def test_cached_states_that_somebody_changed_behind_the_cache_fail(command_line:
     assert "PERSISTENCE_CACHE_NAMESPACE" in _remedies(after.stdout)[0]
 
 
-def test_keys_of_another_database_in_the_namespace_are_a_warning(
-    command_line: CommandLine, servers: EmbeddedServers
-) -> None:
-    schema = command_line.variables["PERSISTENCE_DB_SCHEMA"]
-    _redis(servers, "SET", f"{schema}:{schema}:state_cache:no-owner", "V")
+def test_damaged_values_are_a_warning(command_line: CommandLine, servers: EmbeddedServers) -> None:
+    asyncio.run(_save_a_state(command_line))
+    [key] = _redis(servers, "KEYS", f"{command_line.variables['PERSISTENCE_CACHE_NAMESPACE']}:*")
+    _redis(servers, "SET", key, "V")
 
     result = command_line("doctor", "--json")
 
@@ -188,9 +187,9 @@ def _remedies(stdout: str) -> list[str]:
     return [finding["remedy"] for finding in _findings(stdout) if finding["remedy"]]
 
 
-def _redis(servers: EmbeddedServers, *command: str) -> None:
-    async def execute() -> None:
+def _redis(servers: EmbeddedServers, *command: str) -> Any:
+    async def execute() -> Any:
         async with Redis.from_url(servers.redis_url) as redis:
-            await redis.execute_command(*command)
+            return await redis.execute_command(*command)
 
-    asyncio.run(execute())
+    return asyncio.run(execute())

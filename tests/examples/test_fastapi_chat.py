@@ -218,12 +218,16 @@ async def test_bad_input_is_named(ada: Person) -> None:
 
 
 @pytest.mark.usefixtures("mischief")
-@pytest.mark.parametrize(("name", "error"), [("refuse", "DatabaseError"), ("kill", "CommitUnknown")])
-async def test_a_commit_that_fails_is_no_success_and_the_next_one_is(ada: Person, name: str, error: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "status", "error"), [("refuse", 500, "DatabaseError"), ("kill", 503, "UnavailableError")]
+)
+async def test_a_commit_that_fails_is_no_success_and_the_next_one_is(
+    ada: Person, name: str, status: int, error: str
+) -> None:
     failed = await ada.ask("POST", "/threads", name=name)
     after = await ada.ask("POST", "/threads", name="after")
 
-    assert failed.status_code == 500
+    assert failed.status_code == status
     assert failed.json()["error"] == error
     assert after.status_code == 201
     assert [thread["name"] for thread in (await ada.get("/threads"))["items"]] == ["after", "Welcome"]

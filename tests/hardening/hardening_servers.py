@@ -16,8 +16,10 @@ from torture.proxy import Proxy, is_commit
 from torture.servers import PostgreSQL, stop_all
 
 from agent_persistence import migrate
+from agent_persistence.driver_errors import translated
 from agent_persistence.embedded.server_user import server_user
 from agent_persistence.persistence import Persistence
+from agent_persistence.repositories.proofs import Proof, proof_of, was_committed
 from agent_persistence.settings import PersistenceSettings
 
 Store = Persistence[Any, Any]
@@ -61,6 +63,24 @@ def settings_of(port: int, database: str, **values: Any) -> PersistenceSettings:
     return PersistenceSettings(
         _env_file=None, **{"database_url": address, "cache_namespace": database, **patient, **values}
     )
+
+
+async def ask(store: Store, proof: Proof) -> bool | None:
+    """Ask a store's server what became of a transaction."""
+    async with store.engine.connect() as connection:
+
+        async def execute(statement: Any) -> Any:
+            with translated():
+                return await connection.execute(statement)
+
+        return await was_committed(proof, execute)
+
+
+def proven(uow: Any) -> Proof:
+    """What will show that a unit of work was committed."""
+    proof = proof_of(uow.session.sync_session)
+    assert proof is not None
+    return proof
 
 
 @contextmanager

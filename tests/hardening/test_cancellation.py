@@ -16,8 +16,10 @@ from sqlalchemy import event, text
 
 from agent_persistence.errors import UnavailableError
 from agent_persistence.persistence import Persistence
+from agent_persistence.settings import PersistenceSettings
 from agent_persistence.shielding import drain
 from agent_persistence.unit_of_work import UnitOfWork
+from hardening_servers import errors_of_the_driver
 
 Store = Persistence[Any, Any]
 
@@ -236,3 +238,50 @@ async def test_closing_waits_for_the_work_of_callers_who_were_cancelled(
         asyncio.get_running_loop().call_soon(may_go_on.set)
 
     assert [thread.name for thread in await store.threads.page(user_id=user_id)] == ["made before the end"]
+
+
+async def test_a_writer_who_timed_out_at_a_lock_does_not_come_back_over_a_newer_state(
+    settings_for: Callable[..., Awaitable[Any]], user_id: str
+) -> None:
+    async with Store(await settings_for(lock_timeout=0.2)) as store:
+        thread_id = (await store.threads.create(user_id=user_id)).thread_id
+        async with store.begin(user_id=user_id) as holder:
+            await holder.states.touch(thread_id)
+            with errors_of_the_driver(store) as errors:
+                late = asyncio.create_task(store.states.put(thread_id, "old", user_id=user_id))
+                await until_as_many_wait_for_a_lock(store, 1)
+                late.cancel()
+                await until_as_many_wait_for_a_lock(store, 0)  # its first attempt is over
+
+        await store.states.put(thread_id, "new", user_id=user_id)
+        await drain(10)
+
+        assert errors == ["LockNotAvailableError"]
+        assert [state.data for state in await store.states.page(thread_id, user_id=user_id)] == ["new"]
+
+
+async def until_as_many_wait_for_a_lock(store: Store, number: int) -> None:
+    waiting = text(
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    )
+    async with asyncio.timeout(5), store.engine.connect() as connection:
+        while (await connection.execute(waiting)).scalar_one() != number:
+            await connection.rollback()
+
+
+async def test_of_readers_who_gave_up_no_read_goes_on_while_the_database_is_away(
+    user_id: str, unused_tcp_port: int
+) -> None:
+    url = f"postgresql://postgres@127.0.0.1:{unused_tcp_port}/nowhere"
+    store = Store(PersistenceSettings(_env_file=None, database_url=url))
+    readers = [asyncio.create_task(store.threads.get("any", user_id=user_id)) for _ in range(10)]
+
+    await asyncio.wait(readers, timeout=0.05)
+    for reader in readers:
+        reader.cancel()
+    await asyncio.wait(readers)
+
+    assert all(reader.cancelled() for reader in readers)
+    async with asyncio.timeout(3):  # and not for as long as attempts may be made, which is 15 seconds
+        await drain(10)
+    await store.aclose()

@@ -1,4 +1,4 @@
-"""The primary dies, its standby is promoted: the same store writes on."""
+"""The primary dies, its standby is promoted: the same store writes on, and nobody is told of a loss that was none."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from torture.servers import PostgreSQL, stop_all
 
 from agent_persistence import migrate
 from agent_persistence.embedded.server_user import server_user
-from hardening_servers import Store, settings_of
+from agent_persistence.errors import UnavailableError
+from hardening_servers import Store, ask, proven, settings_of
 
 USER = "ada"
 
@@ -49,3 +50,23 @@ async def test_after_a_promotion_the_same_store_writes_to_the_new_primary(
         after = await store.threads.create(user_id=USER)
 
         assert (await store.threads.page(user_id=USER)).items == (after, before)
+
+
+@pytest.mark.slow
+async def test_a_standby_does_not_say_what_became_of_a_transaction_before_it_is_promoted(
+    pair: tuple[PostgreSQL, PostgreSQL],
+) -> None:
+    """It knows what it was sent so far: of the last commits it has not heard."""
+    primary, standby = pair
+    await migrate.upgrade(settings_of(primary.port, "postgres"))
+    async with Store(settings_of(primary.port, "postgres")) as store, store.begin(user_id=USER) as uow:
+        await uow.threads.create()
+        proof = proven(uow)
+
+    async with Store(settings_of(standby.port, "postgres")) as promoted:
+        with pytest.raises(UnavailableError, match="still under way"):
+            await ask(promoted, proof)
+        await primary.end(signal.SIGQUIT)
+        await standby.fetch("SELECT pg_promote()")
+
+        assert await ask(promoted, proof) is True

@@ -38,6 +38,8 @@ USES: dict[str, Callable[[Store, str], Awaitable[Any]]] = {
     "run": run,
     "purge": lambda store, _: store.purge(keep_last=1000),
     "sweep": lambda store, _: store.sweep(),
+    "check": lambda store, _: store.check(),
+    "health": lambda store, _: store.health(),
 }
 
 
@@ -67,6 +69,45 @@ async def test_after_its_end_a_store_says_that_it_is_closed(
     for use in USES.values():
         with pytest.raises(ClosedError):
             await use(store, user_id)
+
+
+async def test_what_is_still_under_way_when_the_time_to_close_is_up_ends_as_closed(
+    settings_for: Callable[..., Awaitable[Any]], user_id: str
+) -> None:
+    store, reached = Store(await settings_for(checkpointer_cleanup_timeout=0.05)), asyncio.Event()
+
+    async def work(uow: UnitOfWork[str, str]) -> None:
+        await uow.threads.create()
+        reached.set()
+        await asyncio.Event().wait()
+
+    caller = asyncio.create_task(store.run(work, user_id=user_id))
+    await reached.wait()
+    await store.aclose()
+
+    with pytest.raises(ClosedError):
+        await caller
+    assert store.engine.pool.checkedout() == 0
+
+
+async def test_a_caller_who_is_cancelled_while_a_store_closes_is_told_so(
+    settings_for: Callable[..., Awaitable[Any]], user_id: str
+) -> None:
+    store, reached, may_go_on = Store(await settings_for()), asyncio.Event(), asyncio.Event()
+
+    async def work(_uow: UnitOfWork[str, str]) -> None:
+        reached.set()
+        await may_go_on.wait()
+
+    caller = asyncio.create_task(store.run(work, user_id=user_id))
+    await reached.wait()
+    closing = asyncio.create_task(store.aclose())
+    caller.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    may_go_on.set()
+    await closing
 
 
 @pytest.mark.parametrize(("misuse", "expected"), [("loop", "WrongLoopError"), ("fork", "ForkedError")])

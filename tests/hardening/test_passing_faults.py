@@ -15,7 +15,7 @@ from sqlalchemy.util import await_only
 
 from agent_persistence import migrate, transactions
 from agent_persistence.driver_errors import sqlstate_of
-from agent_persistence.errors import UnavailableError
+from agent_persistence.errors import DatabaseError, StatementTimeout, UnavailableError
 from agent_persistence.persistence import Persistence
 from agent_persistence.settings import PersistenceSettings
 from agent_persistence.unit_of_work import UnitOfWork
@@ -23,6 +23,10 @@ from hardening_servers import errors_of_the_driver
 
 Store = Persistence[str, str]
 HELLO = {"role": "user", "content": "hello"}
+DYING = (
+    "CREATE FUNCTION die() RETURNS trigger LANGUAGE plpgsql AS "
+    "'BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NEW; END'"
+)
 
 
 @pytest_asyncio.fixture
@@ -102,6 +106,17 @@ async def test_a_plan_from_before_a_migration_is_no_caller_s_concern(store: Stor
     assert set(errors) == {"InvalidCachedStatementError"}
 
 
+async def test_a_check_right_after_a_restart_does_not_trip_over_the_connections_from_before(store: Store) -> None:
+    others = "datname = current_database() AND pid <> pg_backend_pid()"
+    await asyncio.gather(*(store.health() for _ in range(3)))
+    await change(store, f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE {others}")
+
+    with errors_of_the_driver(store) as errors:
+        await store.check()
+
+    assert len(errors) == 1
+
+
 async def test_connections_to_a_server_that_takes_no_writes_are_given_up(store: Store, user_id: str) -> None:
     await change(store, "ALTER DATABASE THE_DATABASE SET default_transaction_read_only = on")
     await store.engine.dispose()
@@ -119,8 +134,7 @@ async def test_what_is_lost_before_commit_is_sent_is_not_called_unknown(store: S
     """The host's own objects are written when the block ends, right before COMMIT."""
     await change(
         store,
-        "CREATE FUNCTION die() RETURNS trigger LANGUAGE plpgsql AS "
-        "'BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NEW; END'",
+        DYING,
         "CREATE TRIGGER dies BEFORE INSERT ON threads FOR EACH ROW EXECUTE FUNCTION die()",
     )
 
@@ -133,6 +147,26 @@ async def test_what_is_lost_before_commit_is_sent_is_not_called_unknown(store: S
 
     assert caught.value.committed == "no"
     assert await store.threads.get("new", user_id=user_id) is None
+
+
+async def test_what_the_outbox_loses_before_commit_is_sent_is_not_called_unknown(
+    store: Store, user_id: str, unused_tcp_port: int
+) -> None:
+    """Redis cannot be told of a state that the host wrote, and the connection breaks when that is noted down."""
+    thread_id = (await store.threads.create(user_id=user_id)).thread_id
+    await change(store, DYING, "CREATE TRIGGER dies BEFORE INSERT ON cache_outbox FOR EACH ROW EXECUTE FUNCTION die()")
+    values = store.settings.model_dump(exclude_unset=True) | {"redis_url": f"redis://127.0.0.1:{unused_tcp_port}/0"}
+
+    async def work() -> None:
+        async with without_redis.begin(user_id=user_id) as uow:
+            uow.session.add(store.models.State(thread_id=thread_id, state_data="new"))
+
+    async with Store(PersistenceSettings(_env_file=None, **values)) as without_redis:
+        with pytest.raises(UnavailableError) as caught:
+            await work()
+
+    assert caught.value.committed == "no"
+    assert await store.states.get(thread_id, user_id=user_id, fresh=True) is None
 
 
 async def test_what_could_not_even_be_sent_is_not_called_unknown(user_id: str, unused_tcp_port: int) -> None:
@@ -213,6 +247,65 @@ async def test_a_call_that_stalls_before_its_commit_is_made_again(hurried: Store
 
     assert limits == ["100ms"]
     assert (await store.states.page(thread_id, user_id=user_id)).items == (made,)
+
+
+# --- what a function that ``run`` calls meets by itself ---
+
+
+async def test_a_connection_that_the_hosts_own_sql_loses_is_replaced_and_the_function_run_again(
+    store: Store, user_id: str
+) -> None:
+    runs = 0
+
+    async def work(uow: UnitOfWork[str, str]) -> Any:
+        nonlocal runs
+        runs += 1
+        thread = await uow.threads.create()
+        if runs == 1:
+            await uow.session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+        return thread
+
+    made = await store.run(work, user_id=user_id)
+
+    assert runs == 2
+    assert (await store.threads.page(user_id=user_id)).items == (made,)
+
+
+async def test_a_mistake_in_the_hosts_own_sql_is_an_error_of_ours_and_not_made_twice(
+    store: Store, user_id: str
+) -> None:
+    runs = 0
+
+    async def work(uow: UnitOfWork[str, str]) -> None:
+        nonlocal runs
+        runs += 1
+        await uow.session.execute(text("SELECT FROM 1"))
+
+    with pytest.raises(DatabaseError) as caught:
+        await store.run(work, user_id=user_id)
+
+    assert (runs, caught.value.sqlstate) == (1, "42601")
+
+
+@pytest.mark.parametrize("then", ["writes again", "is done"])
+async def test_a_function_that_idles_for_too_long_is_called_once(
+    hurried: Store, store: Store, user_id: str, then: str
+) -> None:
+    runs = 0
+
+    async def work(uow: UnitOfWork[str, str]) -> None:
+        nonlocal runs
+        runs += 1
+        await uow.threads.create()
+        await until_it_is_ended(store, (await uow.session.execute(text("SELECT pg_backend_pid()"))).scalar_one())
+        if then == "writes again":
+            await uow.threads.create()
+
+    with pytest.raises(StatementTimeout):
+        await hurried.run(work, user_id=user_id)
+
+    assert runs == 1
+    assert (await store.threads.page(user_id=user_id)).items == ()
 
 
 @pytest_asyncio.fixture

@@ -15,12 +15,13 @@ import pytest_asyncio
 from sqlalchemy import text
 from torture.servers import PostgreSQL
 
-from agent_persistence.driver_errors import translated
-from agent_persistence.errors import UnavailableError
-from agent_persistence.repositories.proofs import Proof, proof_of, was_committed
-from hardening_servers import Store, crash, migrated_settings
+from agent_persistence.errors import IdempotencyConflict, UnavailableError
+from agent_persistence.records import NewMessage
+from agent_persistence.repositories.proofs import Proof, proof_of
+from hardening_servers import Store, ask, crash, migrated_settings, proven
 
 USER = "ada"
+HELLO = {"role": "user", "content": "hello"}
 
 
 @pytest_asyncio.fixture(scope="module")
@@ -55,26 +56,10 @@ CRASHES = [restart, kill_a_backend]
 Crash = Callable[[Store, PostgreSQL], Awaitable[None]]
 
 
-async def ask(store: Store, proof: Proof) -> bool:
-    async with store.engine.connect() as connection:
-
-        async def execute(statement: Any) -> Any:
-            with translated():
-                return await connection.execute(statement)
-
-        return await was_committed(proof, execute)
-
-
 async def committed(store: Store) -> Proof:
     async with store.begin(user_id=USER) as uow:
         await uow.threads.create()
         return proven(uow)
-
-
-def proven(uow: Any) -> Proof:
-    proof = proof_of(uow.session.sync_session)
-    assert proof is not None
-    return proof
 
 
 async def use_up_numbers(store: Store, last: str) -> None:
@@ -165,17 +150,129 @@ async def test_after_a_crash_the_number_of_another_s_commit_proves_nothing(
     assert await ask(store, proof) is False
 
 
-async def test_after_a_crash_a_write_that_a_savepoint_undid_does_not_deny_the_others(
-    store: Store, postgresql: PostgreSQL
-) -> None:
-    async with store.begin(user_id=USER) as uow:
-        await uow.threads.create()
-        savepoint = await uow.session.begin_nested()
-        await uow.threads.create()
-        await savepoint.rollback()
-        proof = proven(uow)
+# --- after a crash: work of which not every row is left ---
 
+
+async def append_two_and_delete_the_last(uow: Any, thread_id: str) -> None:
+    await uow.messages.append(thread_id, HELLO)
+    scratch = await uow.messages.append(thread_id, HELLO)
+    await uow.messages.delete(thread_id, scratch.message_id)
+
+
+async def append_two_and_delete_the_first(uow: Any, thread_id: str) -> None:
+    scratch = await uow.messages.append(thread_id, HELLO)
+    await uow.messages.append(thread_id, HELLO)
+    await uow.messages.delete(thread_id, scratch.message_id)
+
+
+async def rename_and_have_a_batch_taken_back(uow: Any, thread_id: str) -> None:
+    other = NewMessage(message={"role": "user", "content": "something else"}, message_id="there")
+    await uow.threads.update(thread_id, name="renamed")
+    with pytest.raises(IdempotencyConflict):
+        await uow.messages.append_many(thread_id, [NewMessage(message=HELLO, message_id="new"), other])
+
+
+async def rename_and_undo_a_savepoint(uow: Any, thread_id: str) -> None:
+    await uow.threads.update(thread_id, name="renamed")
+    async with uow.session.begin_nested() as savepoint:
+        await uow.messages.append(thread_id, HELLO)
+        await uow.messages.delete(thread_id, "there")
+        await savepoint.rollback()
+
+
+async def delete_a_message(uow: Any, thread_id: str) -> None:
+    await uow.messages.delete(thread_id, "there")
+
+
+async def put_and_clear(uow: Any, thread_id: str) -> None:
+    await uow.messages.delete(thread_id, "there")
+    await uow.states.put(thread_id, 1)
+    await uow.states.clear(thread_id)
+
+
+async def undo_all_of_it(uow: Any, thread_id: str) -> None:
+    async with uow.session.begin_nested() as savepoint:
+        await uow.threads.update(thread_id, name="renamed")
+        await savepoint.rollback()
+
+
+async def undo_the_deletion_of_what_it_wrote(uow: Any, thread_id: str) -> None:
+    mine = await uow.messages.append(thread_id, HELLO)
+    async with uow.session.begin_nested() as savepoint:
+        await uow.messages.delete(thread_id, mine.message_id)
+        await savepoint.rollback()
+
+
+SHOWN = [
+    append_two_and_delete_the_last,
+    append_two_and_delete_the_first,
+    rename_and_have_a_batch_taken_back,
+    rename_and_undo_a_savepoint,
+    delete_a_message,
+]
+NOT_SHOWN = [put_and_clear, undo_all_of_it, undo_the_deletion_of_what_it_wrote]
+Work = Callable[[Any, str], Awaitable[None]]
+
+
+@pytest_asyncio.fixture
+async def thread_id(store: Store) -> str:
+    """A thread with one message."""
+    thread = await store.threads.create(user_id=USER)
+    await store.messages.append(thread.thread_id, HELLO, message_id="there", user_id=USER)
+    return str(thread.thread_id)
+
+
+async def proof_of_what_was_committed_before_a_crash(
+    work: Work, store: Store, postgresql: PostgreSQL, thread_id: str
+) -> Proof:
+    async with store.begin(user_id=USER) as uow:
+        await work(uow, thread_id)
+        proof = proven(uow)
     await crash(postgresql)
     await store.engine.dispose()
+    return proof
+
+
+async def proof_of_what_a_crash_undid(work: Work, store: Store, postgresql: PostgreSQL, thread_id: str) -> Proof:
+    """The number of the transaction is another's by now, which was committed."""
+    proofs: list[Proof] = []
+
+    async def work_until_the_crash() -> None:
+        async with store.begin(user_id=USER) as uow:
+            await work(uow, thread_id)
+            proofs.append(proven(uow))
+            await crash(postgresql)
+
+    with pytest.raises(UnavailableError):
+        await work_until_the_crash()
+    await store.engine.dispose()
+    await use_up_numbers(store, proofs[0].marks.transaction_id)
+    return proofs[0]
+
+
+@pytest.mark.parametrize("work", SHOWN)
+async def test_after_a_crash_a_row_that_is_left_shows_what_was_committed(
+    work: Work, store: Store, postgresql: PostgreSQL, thread_id: str
+) -> None:
+    proof = await proof_of_what_was_committed_before_a_crash(work, store, postgresql, thread_id)
 
     assert await ask(store, proof) is True
+
+
+@pytest.mark.parametrize("work", SHOWN)
+async def test_after_a_crash_a_row_that_is_missing_shows_what_was_not_committed(
+    work: Work, store: Store, postgresql: PostgreSQL, thread_id: str
+) -> None:
+    proof = await proof_of_what_a_crash_undid(work, store, postgresql, thread_id)
+
+    assert await ask(store, proof) is False
+
+
+@pytest.mark.parametrize("work", NOT_SHOWN)
+@pytest.mark.parametrize("stage", [proof_of_what_was_committed_before_a_crash, proof_of_what_a_crash_undid])
+async def test_after_a_crash_nothing_is_said_of_work_that_left_no_row(
+    stage: Callable[..., Awaitable[Proof]], work: Work, store: Store, postgresql: PostgreSQL, thread_id: str
+) -> None:
+    proof = await stage(work, store, postgresql, thread_id)
+
+    assert await ask(store, proof) is None

@@ -1,6 +1,7 @@
 """What belongs to somebody else does not exist: same answer as for an absent id, and nothing changes."""
 
 import inspect
+import re
 from collections.abc import Awaitable
 from typing import Any
 
@@ -70,7 +71,8 @@ async def answer(call: Awaitable[Any], place: Place) -> Any:
     try:
         result = await call
     except PersistenceError as error:
-        return type(error), str(error).replace(repr(place.thread_id), "").replace(repr(place.message_id), "")
+        ids = "|".join(re.escape(repr(one)) for one in (place.thread_id, place.message_id))
+        return type(error), re.sub(rf"(?<![\w-])({ids})(?![\w-])", "", str(error))
     return (result.items, result.corrupt, result.before, result.after) if isinstance(result, Page) else result
 
 

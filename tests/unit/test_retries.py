@@ -149,6 +149,13 @@ async def test_what_nobody_waits_for_any_more_is_not_done_again(world: World) ->
     assert len(world.attempts) == 3
 
 
+async def test_what_nobody_waits_for_any_more_at_the_end_of_a_pause_is_not_done_again(world: World) -> None:
+    with pytest.raises(UnavailableError):
+        await world.run([unavailable() for _ in range(5)], is_wanted=lambda: len(world.pauses) < 3)
+
+    assert len(world.attempts) == 3
+
+
 async def test_a_lock_is_asked_for_once_more(world: World) -> None:
     assert await world.run([LockTimeout("held")]) == "done"
 

@@ -1,0 +1,90 @@
+"""What a store repeats by itself goes on whatever happens, and says so once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import pytest
+
+from agent_persistence.background import Background
+from agent_persistence.errors import UnavailableError
+
+
+class Work:
+    """Work that fails as it is told to, a turn at a time."""
+
+    def __init__(self, *errors: Exception | None) -> None:
+        self._errors = list(errors)
+        self.done = asyncio.Event()
+
+    async def __call__(self) -> None:
+        if not self._errors:
+            self.done.set()
+        elif error := self._errors.pop(0):
+            raise error
+
+
+async def repeat(work: Work) -> None:
+    """Repeat the work until it has no more errors to raise, and was done once after the last of them."""
+    background = Background()
+    background.every(0.001, work, "counting")
+    try:
+        async with asyncio.timeout(5):
+            await work.done.wait()
+    finally:
+        await background.stop(5)
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[Any]:
+    return [(record.levelno, record.getMessage()) for record in caplog.records if "counting" in record.getMessage()]
+
+
+FAILED = (logging.WARNING, "counting failed, and will be tried again: RuntimeError")
+WORKS = (logging.INFO, "counting works again")
+
+
+@pytest.mark.parametrize("error", [UnavailableError("away"), RuntimeError("a bug"), TimeoutError()])
+async def test_work_is_repeated_whatever_it_raises(error: Exception) -> None:
+    work = Work(error, error)
+
+    await repeat(work)
+
+    assert work.done.is_set()
+
+
+async def test_each_stretch_of_trouble_is_logged_when_it_begins_and_when_it_is_over(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, logger="agent_persistence")
+    error = RuntimeError("with what nobody may read")
+
+    await repeat(Work(error, error, error, None, error, error, None))
+
+    assert told(caplog) == [FAILED, WORKS, FAILED, WORKS]
+
+
+async def test_work_without_trouble_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="agent_persistence")
+
+    await repeat(Work(None, None))
+
+    assert told(caplog) == []
+
+
+async def test_work_that_is_under_way_ends_when_it_is_stopped() -> None:
+    started, ended, background = asyncio.Event(), asyncio.Event(), Background()
+
+    async def work() -> None:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    background.every(0.001, work, "waiting")
+    await asyncio.wait_for(started.wait(), 5)
+    await background.stop(5)
+
+    assert ended.is_set()
