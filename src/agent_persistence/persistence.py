@@ -129,6 +129,7 @@ class Persistence(Generic[IdT, UserIdT]):
         if self.settings.checkpoint_cleanup_interval:
             self._background.every(self.settings.checkpoint_cleanup_interval, self.purge, "purge of old states")
         if self.cache is not None:
+            self.cache.sweep_before_trust(self.sweep)
             self._background.every(self.settings.cache_sweep_interval, self.sweep, "sweep of the cache's outbox")
         return self
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from agent_persistence.cache.guard import CALLS_AT_ONCE, CacheUnavailable, Guard
+from agent_persistence.shielding import drain
 
 
 class Clock:
@@ -236,3 +237,55 @@ async def test_many_calls_that_fail_together_open_the_breaker_for_its_first_paus
     clock.now += 0.25  # longer than 0.2 s with its jitter
 
     assert await guard.call(answer, guard.budget()) == "pong"
+
+
+async def test_after_an_outage_nothing_is_believed_before_what_was_missed_is_made_up_for() -> None:
+    clock = Clock()
+    guard = make_guard(clock=clock)
+    began, go_on = asyncio.Event(), asyncio.Event()
+
+    async def recover() -> None:
+        began.set()
+        await go_on.wait()
+        await guard.call(answer, guard.budget())
+
+    guard.recover = recover
+    await fail(guard, 3)
+    clock.now += 10
+
+    for _ in range(2):  # the probe itself, and who comes while it is being made up for
+        with pytest.raises(CacheUnavailable):
+            await guard.call(answer, guard.budget())
+        await began.wait()
+    assert not guard.available
+    go_on.set()
+    await drain(5)
+
+    assert guard.available
+    assert await guard.call(answer, guard.budget()) == "pong"
+
+
+@pytest.mark.parametrize("fails_by", ["an error", "a call that fails"])
+async def test_what_cannot_be_made_up_for_keeps_redis_away_until_the_next_probe(fails_by: str) -> None:
+    clock, recoveries = Clock(), 0
+    guard = make_guard(clock=clock)
+
+    async def recover() -> None:
+        nonlocal recoveries
+        recoveries += 1
+        if recoveries == 1 and fails_by == "an error":
+            raise RuntimeError
+        if recoveries == 1:
+            await fail(guard, 1)
+
+    guard.recover = recover
+    await fail(guard, 3)
+    available = []
+    for _ in range(2):
+        clock.now += 10
+        with pytest.raises(CacheUnavailable):
+            await guard.call(answer, guard.budget())
+        await drain(5)
+        available.append(guard.available)
+
+    assert available == [False, True]

@@ -11,6 +11,8 @@ from model.checker import ANYTHING, Finding, explore
 from model.protocols import NaiveProtocol, QuarantineProtocol
 from model.world import Fault
 
+pytestmark = pytest.mark.no_cover  # measuring doubles its time, and it runs nothing of ours
+
 Faults = tuple[Fault, ...]
 
 BUT_FOR_A_MOMENT = frozenset({Finding.DIRTY, Finding.STUCK, Finding.WEDGED})

@@ -21,6 +21,8 @@ from agent_persistence.shielding import drain
 from agent_persistence.unit_of_work import UnitOfWork
 from hardening_servers import errors_of_the_driver
 
+pytestmark = pytest.mark.no_cover  # measuring doubles its time, and what it runs is covered elsewhere
+
 Store = Persistence[Any, Any]
 
 SEED = 20261121

@@ -13,6 +13,8 @@ from torture.servers import PostgreSQL
 from agent_persistence.unit_of_work import UnitOfWork
 from hardening_servers import Store, crash, migrated_settings
 
+pytestmark = pytest.mark.no_cover  # measuring doubles its time, and what it runs is covered elsewhere
+
 USER = "ada"
 WRITERS = 8
 RESTARTS = 3

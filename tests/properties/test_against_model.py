@@ -12,6 +12,8 @@ from hypothesis.stateful import run_state_machine_as_test
 from failing_cache_machine import FailingCacheMachine
 from store_machine import StoreMachine
 
+pytestmark = pytest.mark.no_cover  # measuring doubles its time, and what it runs is covered elsewhere
+
 
 @pytest.mark.parametrize("cache", ["on", "off", "failing"])
 async def test_any_sequence_of_calls_gives_what_the_model_gives(cache: str, settings_for: Any, servers: Any) -> None:

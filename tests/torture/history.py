@@ -163,6 +163,8 @@ def _add(history: History, process: str, events: Iterable[Event]) -> None:
                 history.errors.append({**event, "process": process})
     history.calls += calls.values()
     if last_sample is not None:
+        # What became of a client's calls to Redis after its last sample, nobody knows: it may have been killed.
+        history.unreachable.append(Span(last_sample["t"], last_sample["t"] + SECOND))
         history.hits += last_sample["cache"]["hits"]
         history.bad_inputs.update(last_sample["bad_inputs"])
 

@@ -7,7 +7,10 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from typing import Final, TypeVar
+
+from agent_persistence.shielding import start
 
 logger = logging.getLogger("agent_persistence")
 
@@ -25,6 +28,9 @@ class CacheUnavailable(Exception):
     """Redis did not answer in time, answered with an error, or is being left alone for a while."""
 
 
+_recovering: Final[ContextVar[bool]] = ContextVar("agent_persistence_recovering", default=False)
+
+
 class Guard:
     """Calls Redis within a budget, and stops calling for a while after three failures in a row.
 
@@ -34,6 +40,10 @@ class Guard:
         call_seconds: the longest that one call may take.
         budget_seconds: the longest that the calls of one request may take together.
         clock: a monotonic clock.
+
+    Attributes:
+        recover: what must be done before Redis is trusted again: values that could not be withdrawn meanwhile still
+            stand there. The probe's own answer is not trusted either.
     """
 
     def __init__(
@@ -51,6 +61,7 @@ class Guard:
         self._closed_until = 0.0
         self._probing = False
         self._calls = 0
+        self.recover: Callable[[], Awaitable[object]] | None = None
 
     @property
     def available(self) -> bool:
@@ -81,12 +92,31 @@ class Guard:
         finally:
             self._calls -= 1
             self._probing = self._probing and not probe
-        self._succeeded()
+        if probe and self.recover is not None:
+            self._probing = True
+            start(self._recover(self.recover))
+            raise CacheUnavailable
+        if probe or self.available:  # the success of a call that was under way when it opened changes nothing
+            self._succeeded()
         return result
+
+    async def _recover(self, recover: Callable[[], Awaitable[object]]) -> None:
+        """Close again once all is done without another failure."""
+        _recovering.set(True)
+        failures = self._failures
+        try:
+            await recover()
+        except Exception as error:  # noqa: BLE001 - whatever it was, there will be another probe
+            self._failed(error, probe=True)
+        else:
+            if self._failures == failures:
+                self._succeeded()
+        finally:
+            self._probing = False
 
     def _admit(self) -> bool:
         """Let a call through, and say whether it is the probe."""
-        if self.available:
+        if self.available or _recovering.get():
             return False
         if self._probing or self._clock() < self._closed_until:
             raise CacheUnavailable

@@ -94,6 +94,10 @@ class StateCache:
         """Say which database's states these are, so that no other's are taken for them."""
         self.namespace, self.is_named = f"{self.namespace}:{database}", True
 
+    def sweep_before_trust(self, sweep: Callable[[], Awaitable[object]]) -> None:
+        """After Redis was away, have this done before anything that it holds is believed."""
+        self._guard.recover = sweep
+
     async def ping(self) -> bool:
         """Ask Redis whether it is there."""
         try:
