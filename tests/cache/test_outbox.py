@@ -166,6 +166,32 @@ async def test_a_transaction_that_fails_takes_its_row_of_the_outbox_along(
     assert await own_redis.get(key) == before
 
 
+async def test_a_redis_that_was_away_is_believed_only_after_a_sweep(
+    settings_for: SettingsFor, valkey: RedisServer, own_redis: Redis, user_id: str
+) -> None:
+    rarely = {"cache_timeout_ms": 250, "cache_budget_ms": 500, "cache_sweep_interval": 3600.0}
+    async with Persistence[str, str](await settings_for(redis_url=valkey.unix_url, **rarely)) as store:
+        thread_id = (await store.threads.create(user_id=user_id)).thread_id
+        await store.states.put(thread_id, "old", user_id=user_id)
+        assert store.cache is not None
+        key = state_key(store.cache.namespace, thread_id, user_id)
+        old = await own_redis.get(key)
+        assert old is not None
+        guard = store.cache._guard  # noqa: SLF001 - behind the API
+        valkey.freeze()
+        while guard.available:
+            await store.states.put(thread_id, "new", user_id=user_id)
+        valkey.thaw()
+        await own_redis.set(key, old)  # none of the withdrawals that it was sent while frozen
+
+        async with asyncio.timeout(BACK_SECONDS):
+            while not guard.available:
+                assert (await store.states.require(thread_id, user_id=user_id)).data == "new"
+
+        assert (await store.states.require(thread_id, user_id=user_id)).data == "new"
+        assert await outbox(store) == []
+
+
 # --- sweeping ---
 
 
