@@ -24,7 +24,7 @@ async def examine_cache(settings: PersistenceSettings) -> list[Finding]:
         return [Finding(Level.OK, "cache", _OFF)]
     redis = make_redis(settings.redis_url.get_secret_value(), timeout_seconds=_PATIENCE_SECONDS)
     try:
-        await redis.execute_command("PING")  # type: ignore[no-untyped-call]  # redis-py's types
+        await _ping(redis)
         return [await _speed(redis, settings.cache_timeout_ms), await _memory(redis)]
     except (RedisError, OSError) as error:
         detail = f"does not answer ({error}); states are read from PostgreSQL"
@@ -46,20 +46,24 @@ async def examine_values(persistence: Persistence[Any, Any]) -> list[Finding]:
         )
         return [Finding(Level.FAIL, "cache values", stale, remedy)]
     if audit.unreadable:
-        detail = f"{audit.unreadable} cannot be read, {audit.checked} are what the database holds"
-        remedy = "see to it that each database has a PERSISTENCE_CACHE_NAMESPACE of its own"
+        detail = f"{audit.unreadable} cannot be read and count as absent, {audit.checked} are what the database holds"
+        remedy = "see who else writes to keys that begin with PERSISTENCE_CACHE_NAMESPACE in this Redis"
         return [Finding(Level.WARN, "cache values", detail, remedy)]
     return [Finding(Level.OK, "cache values", f"{audit.checked} are what the database holds")]
 
 
 async def _speed(redis: Redis, limit_ms: int) -> Finding:
     started = time.perf_counter()
-    await redis.execute_command("PING")  # type: ignore[no-untyped-call]  # redis-py's types
+    await _ping(redis)
     took_ms = (time.perf_counter() - started) * 1000
     if took_ms > limit_ms:
         remedy = "raise PERSISTENCE_CACHE_TIMEOUT_MS, or move the cache nearer"
         return Finding(Level.WARN, "cache", f"answers in {took_ms:.1f} ms, the limit is {limit_ms} ms", remedy)
     return Finding(Level.OK, "cache", f"answers in {took_ms:.1f} ms")
+
+
+async def _ping(redis: Redis) -> None:
+    await redis.execute_command("PING")  # type: ignore[no-untyped-call]  # redis-py's types
 
 
 async def _memory(redis: Redis) -> Finding:
