@@ -30,7 +30,10 @@ EMBEDDED: Final = "embedded"
 _PREFIX: Final = "PERSISTENCE_"
 _SECRETS: Final = ("database_url", "redis_url", "migration_database_url")
 _OPTIONAL: Final = (*_SECRETS, "db_schema", "id_generator", "embedded_dir", "sql_log_level")
-_CACHE_QUARANTINE_SECONDS: Final = 10
+
+QUARANTINE_SECONDS: Final = 10.0
+"""For how long a write keeps readers from filling the cache: longer than any transaction may last, or idle."""
+LONGEST_TRANSACTION: Final = QUARANTINE_SECONDS - 1
 
 Seconds = Annotated[float, Field(ge=0.001)]  # PostgreSQL counts milliseconds: less would be 0, which means "no limit"
 
@@ -182,10 +185,10 @@ class PersistenceSettings(BaseSettings):
     @field_validator("transaction_timeout", "idle_in_transaction_timeout")
     @classmethod
     def _is_shorter_than_the_quarantine(cls, value: float) -> float:
-        if value >= _CACHE_QUARANTINE_SECONDS - 1:
+        if value >= LONGEST_TRANSACTION:
             raise ValueError(
-                f"must be below {_CACHE_QUARANTINE_SECONDS - 1} seconds: a write keeps readers from filling the cache "
-                f"for {_CACHE_QUARANTINE_SECONDS} s, and a longer transaction could leave a stale value in it"
+                f"must be below {LONGEST_TRANSACTION:g} seconds: a write keeps readers from filling the cache "
+                f"for {QUARANTINE_SECONDS:g} s, and a longer transaction could leave a stale value in it"
             )
         return value
 

@@ -31,13 +31,14 @@ from agent_persistence.repositories.proofs import Proof, proof_of, was_committed
 from agent_persistence.repositories.sharing import is_shared, share
 from agent_persistence.repositories.watched_sessions import WatchedSession, watch_session
 from agent_persistence.retries import Retries
+from agent_persistence.settings import QUARANTINE_SECONDS
 from agent_persistence.shielding import start, to_the_end
 from agent_persistence.unit_of_work import UnitOfWork
 
 T = TypeVar("T")
 
-LONGEST_IDLE: Final = 8.0
-"""Seconds after which a transaction that idles before its COMMIT is ended: before its quarantine ends, which is 10."""
+LONGEST_IDLE: Final = QUARANTINE_SECONDS - 2
+"""Seconds after which a transaction that idles before its COMMIT is ended: before its quarantine ends."""
 
 _READ_ONLY_SERVER: Final = "25006"
 

@@ -16,12 +16,12 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from agent_persistence.cache.codec import HEAD_BYTES, VALUE
+from agent_persistence.settings import QUARANTINE_SECONDS
 
 LEASE: Final = b"L"
 QUARANTINE: Final = b"W"
 LEASE_MS: Final = 2_000
-QUARANTINE_MS: Final = 10_000
-"""Longer than any transaction may last (``PERSISTENCE_TRANSACTION_TIMEOUT``): else it could end before the commit."""
+QUARANTINE_MS: Final = int(QUARANTINE_SECONDS * 1000)
 
 _KEYS_A_PAGE: Final = 1_000  # that the server looks at, whether they match or not
 
