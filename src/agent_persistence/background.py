@@ -38,7 +38,7 @@ class Background:
 async def _repeat(seconds: float, work: Callable[[], Awaitable[Any]], name: str) -> None:
     failing = False
     while True:
-        await asyncio.sleep(seconds * random.uniform(0.8, 1.0))  # noqa: S311 - spreads load, no secret
+        await asyncio.sleep(seconds * random.uniform(0.8, 1.0))
         try:
             await work()
         except Exception as error:  # noqa: BLE001 - whatever it was, the next turn must come

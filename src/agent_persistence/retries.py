@@ -66,7 +66,7 @@ class Retries:
                     raise
                 await self._before_again(error)
                 failure = error
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - keeps callers apart, no secret
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
             if not is_wanted():
                 raise failure
             pause = min(pause * 2, _LONGEST_PAUSE)

@@ -138,7 +138,7 @@ async def cancel_at_random(call: Callable[[], Awaitable[None]], times: int, rand
 
 @pytest.fixture
 def random() -> Random:
-    return Random(SEED)  # noqa: S311 - no secret
+    return Random(SEED)
 
 
 @pytest_asyncio.fixture

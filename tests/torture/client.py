@@ -69,7 +69,7 @@ class Client:
 
 
 async def main(name: str, folder: str, seed: str, plant: str = "") -> None:
-    random, recorder = Random(seed), Recorder(Path(folder), name)  # noqa: S311 - no secret
+    random, recorder = Random(seed), Recorder(Path(folder), name)
     async with Persistence[str, str].from_env() as store:
         if plant:
             PLANTS[plant](store, random)

@@ -121,7 +121,7 @@ async def _world(plan: Plan, folder: Path, histories: Path, recorder: Recorder) 
         fleet = Fleet(histories, recorder, _environment(hosts, to_valkey.port), plan.seed, plan.plant)
         ending.callback(fleet.kill_all)
         await _make_content(primary, valkey)
-        random = Random(plan.seed)  # noqa: S311 - no secret
+        random = Random(plan.seed)
         yield World(primary, to_primary, valkey, to_valkey, fleet, random, standby, to_standby)
 
 
@@ -164,7 +164,7 @@ async def _look_again(world: World, histories: Path, seed: int) -> None:
     """When all is over, read every shared state once more: a value that is wrong at rest shows now."""
     async with Persistence[str, str](_direct_settings(world.primary, world.valkey)) as store:
         await asyncio.sleep(SWEEP_BOUND)
-        workload = Workload(store, Recorder(histories, "auditor"), Random(seed))  # noqa: S311 - no secret
+        workload = Workload(store, Recorder(histories, "auditor"), Random(seed))
         for thread in SHARED:
             await workload.get(thread)
 

@@ -129,7 +129,7 @@ class Guard:
         if opens:
             logger.warning("state cache unavailable, reading from PostgreSQL: %s", type(error).__name__)
         if opens or probe:  # the failure of a call that was under way when it opened changes nothing
-            self._closed_until = self._clock() + self._pause * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
+            self._closed_until = self._clock() + self._pause * random.uniform(0.8, 1.2)
             self._pause = min(self._pause * 2, _LONGEST_PAUSE)
 
     def _succeeded(self) -> None:

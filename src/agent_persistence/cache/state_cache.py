@@ -194,7 +194,7 @@ class StateCache:
 
     def _ttl(self, *, nothing: bool) -> int:
         ttl_ms = min(self._ttl_ms, _NOTHING_TTL_MS) if nothing else self._ttl_ms
-        return int(ttl_ms * random.uniform(0.9, 1.1))  # noqa: S311 - spreads expiry, no secret
+        return int(ttl_ms * random.uniform(0.9, 1.1))
 
 
 def _saved(state: StateRecord[Any]) -> SavedState:
