@@ -28,7 +28,7 @@ from agent_persistence.models import Models, build_models
 from agent_persistence.one_call import OneCallMessages, OneCallStates, OneCallThreads
 from agent_persistence.records import AnyUser
 from agent_persistence.repositories import Limits
-from agent_persistence.repositories.commit_hooks import TouchedState
+from agent_persistence.repositories.commit_hooks import TouchedState, refuse_autocommit
 from agent_persistence.repositories.latest_versions import latest_versions
 from agent_persistence.repositories.retention import MAX_KEPT, purge_states
 from agent_persistence.servers import Servers
@@ -181,10 +181,10 @@ class Persistence(Generic[IdT, UserIdT]):
     async def run(self, work: Callable[[UnitOfWork[IdT, UserIdT]], Awaitable[T]], *, user_id: UserIdT | AnyUser) -> T:
         """Run a function in a unit of work of its own, and commit it: once, however often that has to be tried.
 
-        When the database restarts, fails over or chooses another victim of a deadlock, the function is called again,
-        with a new unit of work, for up to ``PERSISTENCE_RETRY_DEADLINE`` seconds. So let it do its work in the
-        database only. A lost reply to COMMIT is settled by asking the database, so nothing is done twice. A caller
-        that is cancelled does not undo it: the function goes on to its end.
+        When the database restarts, fails over or ends the transaction to resolve a deadlock, the function is called
+        again, with a new unit of work, for up to ``PERSISTENCE_RETRY_DEADLINE`` seconds. So let it do its work in the
+        database only. A lost reply to COMMIT is settled by asking the database, so nothing is done twice. When the
+        caller is cancelled, the attempt under way goes on to its end, and no other begins.
 
         Args:
             work: is given the unit of work; what it returns is returned.
@@ -203,10 +203,7 @@ class Persistence(Generic[IdT, UserIdT]):
             InvalidInput: the session commits by itself (AUTOCOMMIT), or is bound to another ``Persistence``.
         """
         options = session.get_bind(self.models.Thread).get_execution_options()
-        if options.get("isolation_level") == "AUTOCOMMIT":
-            raise InvalidInput(
-                "session", "must not be in AUTOCOMMIT: the cache has to hear of a commit before it comes"
-            )
+        refuse_autocommit(yes=options.get("isolation_level") == "AUTOCOMMIT")
         return self._transactions.join(session, user_id)
 
     async def purge(self, *, keep_last: int | None = None) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import Generic
 
 from agent_persistence.cache.state_cache import Hit, Miss, StateCache
@@ -57,8 +56,12 @@ class CachedStates(StateRepository[IdT, UserIdT], Generic[IdT, UserIdT]):
             # and holds a connection: it reads there, and leaves filling to others.
             return await super().get(thread_id)
         else:
-            fetch = partial(self._fetch, cache, thread_id, owner, found)
-            state = await cache.flights.fly((thread_id, owner), fetch, came=came)
+            state = await cache.flights.fly(
+                (thread_id, owner),
+                # Who waited for another flight looks once more: it has filled the cache.
+                lambda waited: self._fetch(cache, thread_id, owner, None if waited else found),
+                came=came,
+            )
         return state if (state.version if state else 0) >= wanted else await super().get(thread_id)
 
     async def _fetch(
@@ -66,11 +69,10 @@ class CachedStates(StateRepository[IdT, UserIdT], Generic[IdT, UserIdT]):
         cache: StateCache,
         thread_id: IdT,
         owner: UserIdT,
-        found: Miss,
-        waited: bool,  # noqa: FBT001 - passed on by partial
+        found: Miss | None,
     ) -> StateRecord[IdT] | None:
         """Read the table for everybody who waits, and fill the cache with it; the lease comes before the snapshot."""
-        known = await cache.look(thread_id, owner) if waited else found
+        known = found or await cache.look(thread_id, owner)
         if isinstance(known, Hit):
             return known.state
         lease = await cache.lease(thread_id, owner) if known.absent else None

@@ -11,7 +11,7 @@ from collections.abc import Collection, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol
 
-from sqlalchemy import Connection, Table, any_, event, func, insert, literal, select
+from sqlalchemy import Connection, Table, any_, event, insert, literal, select
 from sqlalchemy.orm import Session, SessionTransaction
 
 # Internal upstream (2.1 calls it await_ and keeps this name); imported here and nowhere else, tested on both lines.
@@ -21,7 +21,7 @@ from agent_persistence.errors import InvalidInput
 from agent_persistence.models import Models
 from agent_persistence.models.base import table_of
 from agent_persistence.records import ANY_USER, SavedState
-from agent_persistence.repositories.owner_setting import say_owner
+from agent_persistence.repositories.owner_setting import say_owner, set_local
 from agent_persistence.repositories.sharing import is_shared
 from agent_persistence.shielding import start
 
@@ -147,7 +147,8 @@ def _before_commit(session: Session) -> None:
     if not watched.touched or session.in_nested_transaction():
         return  # a released savepoint is not durable yet
     watched.connection = session.connection(bind_arguments={"mapper": watched.models.Thread})
-    _refuse_autocommit(watched.connection)
+    driver_connection = watched.connection.connection.dbapi_connection
+    refuse_autocommit(yes=getattr(driver_connection, "autocommit", False))
     if watched.idle_limit is not None:
         _limit_idling(watched.connection, watched.idle_limit)
     # A host may have undone values behind the session's back, with a savepoint of the connection.
@@ -159,9 +160,9 @@ def _before_commit(session: Session) -> None:
         watched.connection.execute(insert(watched.models.outbox), [state._asdict() for state in untold])
 
 
-def _refuse_autocommit(connection: Connection) -> None:
-    """Engines and connections can be told to commit each statement; the cache hears of that too late."""
-    if getattr(connection.connection.dbapi_connection, "autocommit", False):
+def refuse_autocommit(*, yes: bool) -> None:
+    """Engines, sessions and connections can be told to commit each statement; the cache hears of that too late."""
+    if yes:
         raise InvalidInput("session", "must not be in AUTOCOMMIT: the cache has to hear of a commit before it comes")
 
 
@@ -183,7 +184,7 @@ def _lock_written(session: Session, watched: Watch) -> None:
 def _limit_idling(connection: Connection, seconds: float) -> None:
     """Have the server end the transaction before what the hooks set expires, should this process stall now."""
     milliseconds = str(int(seconds * 1000))
-    connection.execute(select(func.set_config("idle_in_transaction_session_timeout", milliseconds, True)))  # noqa: FBT003 - set_config(name, value, is_local)
+    connection.execute(select(set_local("idle_in_transaction_session_timeout", milliseconds)))
 
 
 def _after_commit(session: Session) -> None:

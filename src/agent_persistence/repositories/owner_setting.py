@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, true
 from sqlalchemy.orm import Session
 
 from agent_persistence.records import ANY_USER
@@ -37,6 +37,11 @@ def _settings(owner: Any) -> Any:
     """Set both for the rest of the transaction: a connection goes back to its pool knowing nobody."""
     user_id, any_user = ("", "on") if owner is ANY_USER else (str(owner), "")
     return select(
-        func.set_config("agent_persistence.user_id", user_id, True),  # noqa: FBT003  # SQL knows no keywords
-        func.set_config("agent_persistence.any_user", any_user, True),  # noqa: FBT003  # the same
+        set_local("agent_persistence.user_id", user_id),
+        set_local("agent_persistence.any_user", any_user),
     )
+
+
+def set_local(name: str, value: str) -> Any:
+    """``SET LOCAL`` as a function, which a pooler lets through and a SELECT can call several times."""
+    return func.set_config(name, value, true())
