@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ import pytest_asyncio
 from redis.asyncio import Redis
 from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from units_of_work import begun, bound
 
 from agent_persistence.cache.keys import state_key
 from agent_persistence.cache.register import LEASE, QUARANTINE, QUARANTINE_MS
@@ -212,18 +212,6 @@ async def test_the_commit_of_a_hosts_own_session_is_followed(
     assert (await persistence.states.require(thread_id, user_id=user_id)).data == "new"
 
 
-@asynccontextmanager
-async def begun(store: Store, user_id: str) -> AsyncIterator[UnitOfWork[str, str]]:
-    async with store.begin(user_id=user_id) as uow:
-        yield uow
-
-
-@asynccontextmanager
-async def bound(store: Store, user_id: str) -> AsyncIterator[UnitOfWork[str, str]]:
-    async with AsyncSession(store.engine) as session, session.begin():
-        yield store.bind(session, user_id=user_id)
-
-
 @pytest.mark.parametrize("opened", [begun, bound])
 async def test_what_a_host_undoes_behind_its_sessions_back_is_never_published(
     persistence: Store, thread_id: str, user_id: str, opened: Callable[[Store, str], Any]
@@ -351,18 +339,6 @@ async def test_a_rolled_back_savepoint_gives_its_key_back_with_its_lock(
         published = await redis.get(key)
 
     assert await redis.get(key) == published
-
-
-async def test_a_put_before_a_rolled_back_savepoint_is_what_the_next_reader_finds(
-    persistence: Store, thread_id: str, user_id: str
-) -> None:
-    async with persistence.begin(user_id=user_id) as uow:
-        await uow.states.put(thread_id, "kept")
-        savepoint = await uow.session.begin_nested()
-        await uow.states.put(thread_id, "undone")
-        await savepoint.rollback()
-
-    assert (await persistence.states.require(thread_id, user_id=user_id)).data == "kept"
 
 
 async def test_a_session_that_commits_by_itself_is_refused(persistence: Store, user_id: str) -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import sys
 from asyncio.subprocess import PIPE
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from migrations.migration_testing import environment
-from sqlalchemy.ext.asyncio import AsyncSession
+from units_of_work import begun, bound
 
 from agent_persistence.errors import ClosedError, UnitOfWorkInUseError, WrongLoopError
 from agent_persistence.persistence import Persistence
@@ -123,18 +122,6 @@ async def test_a_second_loop_and_a_forked_child_are_told_to_open_a_store_of_thei
     output, errors = await process.communicate()
 
     assert (process.returncode, output.decode()) == (0, f"{expected}\n"), errors.decode()
-
-
-@asynccontextmanager
-async def begun(store: Store, user_id: str) -> AsyncIterator[UnitOfWork[str, str]]:
-    async with store.begin(user_id=user_id) as uow:
-        yield uow
-
-
-@asynccontextmanager
-async def bound(store: Store, user_id: str) -> AsyncIterator[UnitOfWork[str, str]]:
-    async with AsyncSession(store.engine) as session, session.begin():
-        yield store.bind(session, user_id=user_id)
 
 
 @pytest.mark.parametrize("opened", [begun, bound])
