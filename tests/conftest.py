@@ -31,12 +31,27 @@ ID_PAIRS = list(itertools.product(ID_TYPES, ID_TYPES))
 MakeDatabase = Callable[[], Awaitable[str]]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Measuring coverage doubles a test's time; what the slow and the generated ones run, the others run as well."""
+    for item in items:
+        is_generated = getattr(getattr(item, "obj", None), "is_hypothesis_test", False)
+        if is_generated or item.get_closest_marker("slow"):
+            item.add_marker("no_cover")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def no_leaks() -> Iterator[None]:
     """No log and no error of the whole run holds what the tests hide in contents and passwords."""
     with watched_for_leaks() as leaks:
         yield
     assert leaks == []
+
+
+@pytest.fixture(autouse=True)
+def unmeasured_processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test starts is measured where the test is."""
+    if request.node.get_closest_marker("no_cover"):
+        monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
 
 
 @pytest.fixture(scope="session")

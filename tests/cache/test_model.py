@@ -11,7 +11,7 @@ from model.checker import ANYTHING, Finding, explore
 from model.protocols import NaiveProtocol, QuarantineProtocol
 from model.world import Fault
 
-pytestmark = pytest.mark.no_cover  # measuring doubles its time, and it runs nothing of ours
+pytestmark = pytest.mark.slow
 
 Faults = tuple[Fault, ...]
 

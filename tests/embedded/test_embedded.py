@@ -263,6 +263,7 @@ def test_a_process_that_ends_without_a_stop_leaves_all_the_same(folder: Path) ->
     assert not path.parent.exists()
 
 
+@pytest.mark.slow
 def test_four_processes_that_start_at_once_on_an_empty_folder_share_the_servers(empty_folder: Path) -> None:
     with ExitStack() as stack:
         processes = [stack.enter_context(begin_member(empty_folder)) for _ in range(4)]
@@ -276,6 +277,7 @@ def test_four_processes_that_start_at_once_on_an_empty_folder_share_the_servers(
     assert not sockets_of(servers).exists()
 
 
+@pytest.mark.slow
 def test_processes_that_come_and_go_at_once_always_find_the_servers(folder: Path) -> None:
     script = """
 import sys

@@ -21,7 +21,7 @@ from agent_persistence.shielding import drain
 from agent_persistence.unit_of_work import UnitOfWork
 from hardening_servers import errors_of_the_driver
 
-pytestmark = pytest.mark.no_cover  # measuring doubles its time, and what it runs is covered elsewhere
+pytestmark = pytest.mark.slow
 
 Store = Persistence[Any, Any]
 
@@ -159,7 +159,6 @@ async def assert_all_that_was_reported_done_is_there(store: Store, calls: Calls,
     assert calls.threads <= await stored("thread_id", "threads")
 
 
-@pytest.mark.slow
 async def test_a_thousand_cancelled_callers_leave_nothing_behind(
     store: Store, calls: Calls, user_id: str, random: Random
 ) -> None:

@@ -13,7 +13,7 @@ from torture.servers import PostgreSQL
 from agent_persistence.unit_of_work import UnitOfWork
 from hardening_servers import Store, crash, migrated_settings
 
-pytestmark = pytest.mark.no_cover  # measuring doubles its time, and what it runs is covered elsewhere
+pytestmark = pytest.mark.slow
 
 USER = "ada"
 WRITERS = 8
@@ -78,7 +78,6 @@ async def terminate_a_backend(server: PostgreSQL, store: Store) -> bool:
     return bool(row[0])
 
 
-@pytest.mark.slow
 async def test_three_crashes_and_ten_ended_connections_cost_no_caller_anything(
     store: Store, postgresql: PostgreSQL
 ) -> None:

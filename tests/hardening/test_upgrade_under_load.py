@@ -45,6 +45,7 @@ async def store(
     await store.aclose()
 
 
+@pytest.mark.slow
 async def test_an_upgrade_from_every_older_revision_costs_no_caller_anything(store: Store) -> None:
     rounds, upgraded = 0, asyncio.Event()
     warm = asyncio.Event()

@@ -72,6 +72,7 @@ class Log:
         self.writes.append(Write(text, asked, next(self.clock), made.seq))
 
 
+@pytest.mark.slow
 async def test_many_writers_in_one_thread_lose_nothing_and_stand_in_the_order_of_their_commits(
     store: Persistence[Any, str], user_id: str
 ) -> None:

@@ -47,6 +47,7 @@ async def test_a_purge_goes_through_all_threads_in_batches_and_keeps_the_newest(
     assert await any_persistence.purge(keep_last=2) == 0
 
 
+@pytest.mark.slow
 async def test_a_purge_of_more_threads_than_a_batch_reaches_all(
     persistence: Persistence[str, str], user_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

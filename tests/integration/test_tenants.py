@@ -33,7 +33,7 @@ from agent_persistence.repositories.cursors import encode_cursor
 from agent_persistence.settings import PersistenceSettings
 from repository_testing import CALLS, HELLO, Call, Place, SettingsFor, run_sql
 
-pytestmark = pytest.mark.no_cover  # measuring doubles its time, and what it runs is covered elsewhere
+pytestmark = pytest.mark.slow
 
 Store = Persistence[Any, Any]
 OTHER = {"role": "user", "content": "other"}

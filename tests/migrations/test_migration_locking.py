@@ -42,6 +42,7 @@ BUILD_INDEX = "operations.create_index_concurrently('ix_messages_role', 'message
 ADD_COLUMN = "op.add_column('messages', sa.Column('later', sa.Text()))"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("round_", range(ROUNDS))
 async def test_eight_processes_at_once_upgrade_a_database(database: Database, tmp_path: Path, round_: int) -> None:
     schema = [None, "own"][round_ % 2]

@@ -16,7 +16,7 @@ from agent_persistence.models import build_models
 from agent_persistence.settings import PersistenceSettings
 from migration_testing import VERSION_TABLE, Database, alembic, check
 
-pytestmark = pytest.mark.no_cover  # measuring doubles its time, and what it runs is covered elsewhere
+pytestmark = pytest.mark.slow
 
 COLUMN_TYPES = {"string": "character varying(255)", "int": "integer", "bigint": "bigint", "uuid": "uuid"}
 

@@ -12,7 +12,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from failing_cache_machine import FailingCacheMachine
 from store_machine import StoreMachine
 
-pytestmark = pytest.mark.no_cover  # measuring doubles its time, and what it runs is covered elsewhere
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("cache", ["on", "off", "failing"])
