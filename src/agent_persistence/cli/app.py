@@ -79,7 +79,6 @@ app.command(rich_help_panel=_CONVERSATIONS)(prune.prune)
 
 def run() -> None:
     """Run the command line."""
-    # A terminated command cleans up as an interrupted one does; otherwise its servers would stay. It is the signal that
-    # is passed on: the event loop cancels its task, where a KeyboardInterrupt could come up in any callback and vanish.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    # A terminated command cleans up as an interrupted one does; otherwise its servers would stay.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     app(prog_name="agent-persistence")

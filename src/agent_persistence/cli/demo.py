@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 import uuid
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from sqlalchemy import Row, text
 
 from agent_persistence import migrate
 from agent_persistence.cli.demo_conversations import demo_lines
+from agent_persistence.cli.event_loop import run_until_terminated
 from agent_persistence.cli.output import out, visible
 from agent_persistence.cli.servers import configured, running, with_embedded_servers
 from agent_persistence.cli.view import print_conversation, read_conversation
@@ -53,7 +53,7 @@ def demo() -> None:
     _title("Starting PostgreSQL and Redis")
     with _servers() as settings:
         _done(started, "they answer")
-        asyncio.run(_demo(settings))
+        run_until_terminated(_demo(settings))
     out.print()
     out.print(Text("Where to go next", style="bold"))
     out.print(Text(_NEXT))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from agent_persistence import embedded
+from agent_persistence.cli.event_loop import run_until_terminated
 from agent_persistence.cli.output import note
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import ANY_USER, AnyUser
@@ -52,7 +52,7 @@ def running(settings: PersistenceSettings) -> Iterator[PersistenceSettings]:
 def run(work: Callable[[PersistenceSettings], Coroutine[Any, Any, T]]) -> T:
     """Do something with the settings."""
     with configured() as settings:
-        return asyncio.run(work(settings))
+        return run_until_terminated(work(settings))
 
 
 def run_on_data(work: Callable[[Persistence[Any, Any]], Coroutine[Any, Any, T]]) -> T:

@@ -1,0 +1,33 @@
+"""Running asynchronous work to its end, or to that of the command."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Coroutine
+from contextlib import suppress
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def run_until_terminated(work: Coroutine[Any, Any, T]) -> T:
+    """Run work, and cancel it on SIGTERM: a KeyboardInterrupt could come up in any callback, and be lost there.
+
+    Raises:
+        KeyboardInterrupt: it was cancelled.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        return asyncio.run(_cancelled_by_sigterm(work))
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+    finally:
+        signal.signal(signal.SIGTERM, before)  # a closed loop leaves the system's default
+
+
+async def _cancelled_by_sigterm(work: Coroutine[Any, Any, T]) -> T:
+    task = asyncio.create_task(work)
+    with suppress(NotImplementedError):  # on Windows
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await task
