@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import Enum
-from math import isfinite
+from math import copysign, isfinite
 from typing import Any, Final
 
 import orjson
@@ -24,6 +24,8 @@ from agent_persistence.texts import text_refusal
 MAX_JSON_BYTES: Final = 16 * 1024 * 1024
 MAX_JSON_DEPTH: Final = 200  # and no deeper does from_json read
 
+_NUL: Final = b"\\u0000"
+_INT_LIMIT: Final = 1 << 63
 _FIRST_WITH_EXPONENT: Final = 1e16
 # SQL reads it as 0, numeric keeps its scale, and neither json nor orjson ever writes a zero so.
 _NEGATIVE_ZERO: Final = "0.00"
@@ -60,11 +62,50 @@ def encode_json(value: object, field: str, *, max_bytes: int = MAX_JSON_BYTES) -
     Raises:
         InvalidInput: the value would not come back; the path in ``field`` (``state.messages[3].score``) says what.
     """
-    spell_out = _check({field: value}, [])
-    encoded = orjson.dumps(_spelled_out(value) if spell_out else value)
+    encoded = _encode_usual(value)
+    if encoded is None:
+        spell_out = _check({field: value}, [])
+        encoded = orjson.dumps(_spelled_out(value) if spell_out else value)
     if len(encoded) > max_bytes:
         raise InvalidInput(field, f"takes {len(encoded)} bytes as JSON, the limit is {max_bytes}")
     return encoded
+
+
+def _encode_usual(value: object) -> bytes | None:
+    """Write what has nothing to be refused or spelled out; ``None`` for all else, which is looked at one by one.
+
+    Texts are looked at once they are encoded, all at a time: that is three times as fast.
+    """
+    if not _is_usual([value], 0):
+        return None
+    try:
+        encoded = orjson.dumps(value)
+    except orjson.JSONEncodeError:  # a lone surrogate, or a key that is no plain str
+        return None
+    return None if _NUL in encoded else encoded
+
+
+def _is_usual(container: Any, depth: int) -> bool:
+    """Whether it holds nothing that ``_check`` would refuse or have spelled out, but for texts and keys."""
+    if depth > MAX_JSON_DEPTH:
+        return False
+    for value in container.values() if type(container) is dict else container:
+        kind = type(value)
+        if kind is str or kind is bool or value is None:
+            continue
+        if kind is dict or kind is list:
+            if not _is_usual(value, depth + 1):
+                return False
+        elif kind is int:
+            if not -_INT_LIMIT < value < _INT_LIMIT:
+                return False
+        elif kind is not float or not -_FIRST_WITH_EXPONENT < value < _FIRST_WITH_EXPONENT or _is_negative_zero(value):
+            return False
+    return True
+
+
+def _is_negative_zero(value: float) -> bool:
+    return not value and copysign(1, value) < 0
 
 
 def _check(container: Any, path: list[str | int]) -> bool:
@@ -103,14 +144,14 @@ def _refusal(kind: type, value: Any) -> str | None:
     if kind is bool or value is None:
         return None
     if kind is int:
-        return None if abs(value) < 1 << 63 else "is an int of more than 64 bits; write it as a string"
+        return None if abs(value) < _INT_LIMIT else "is an int of more than 64 bits; write it as a string"
     if kind is float:
         return None if isfinite(value) else "is NaN or infinite, for which JSON has no word; use None"
     return f"is of type {kind.__name__}; JSON gives back only plain dict, list, str, int, float, bool and None"
 
 
 def _needs_spelling_out(value: float) -> bool:
-    return abs(value) >= _FIRST_WITH_EXPONENT or (not value and str(value) == "-0.0")
+    return abs(value) >= _FIRST_WITH_EXPONENT or _is_negative_zero(value)
 
 
 _PLAIN_KEY = re.compile("[A-Za-z_][A-Za-z0-9_-]{0,39}")
@@ -149,8 +190,14 @@ def decode_json(text: str | bytes) -> Any:
     utf8 = text.encode() if isinstance(text, str) else text
     if _PERHAPS_NEGATIVE_ZERO.search(utf8):
         utf8 = _STRING_OR_NEGATIVE_ZERO.sub(_restore_negative_zero, utf8)
-    # Not orjson, which rounds ints beyond 64 bits to floats. Of pydantic this is the JSON parser only.
-    return from_json(utf8, allow_inf_nan=False)
+    if _LONG_NUMBER in utf8.translate(_DIGITS):
+        # orjson rounds ints beyond 64 bits to floats. Of pydantic this is the JSON parser only, which is slower.
+        return from_json(utf8, allow_inf_nan=False)
+    return orjson.loads(utf8)
+
+
+_DIGITS: Final = bytes(ord("0" if chr(byte).isascii() and chr(byte).isdigit() else " ") for byte in range(256))
+_LONG_NUMBER: Final = b"0" * 19
 
 
 # Two patterns, because the one that knows strings is 20 times slower than the one that starts with a literal.

@@ -191,7 +191,7 @@ def test_an_int_beyond_64_bits_is_read_exactly(number: int) -> None:
     ["1" + "0" * 5000, "[NaN]", "[-Infinity]", "[1,]", "", '"\ud800', b'"\xff"', "[" * 100_000, "[0.00"],
 )
 def test_text_that_cannot_be_read_is_a_value_error(text: str | bytes) -> None:
-    with pytest.raises(ValueError, match=r"at line 1|surrogates not allowed"):
+    with pytest.raises(ValueError, match=r"line 1|surrogates not allowed"):
         decode_json(text)
 
 
