@@ -9,11 +9,13 @@ BIN = $(VENV)/bin
 PYTEST_ARGS =
 DURATION = 60
 SEED =
+BENCH = .venv-bench
+BENCH_ARGS =
 
 .DEFAULT_GOAL = help
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # two pips at once would break the virtualenv
-.PHONY: help demo test test-matrix test-wheel torture torture-checker lint style type migration-lint format migrate \
+.PHONY: help demo test test-matrix test-wheel torture torture-checker bench lint style type migration-lint format migrate \
     revision check-migrations build clean
 
 help: ## list the targets
@@ -30,6 +32,9 @@ torture: $(VENV)/installed-dev ## kill, hang and cut real servers under load: ma
 
 torture-checker: $(VENV)/installed-dev ## plant defects, and see that the torture run finds each
 	PYTHONPATH=tests $(BIN)/python -m torture --self-test
+
+bench: $(BENCH)/installed-bench ## measure beside asyncpg by hand and other stores: make bench QUICK=1 (BENCH_ARGS='--only w2a')
+	$(BENCH)/bin/python -m benchmarks $(if $(QUICK),--quick) $(BENCH_ARGS)
 
 test-matrix: ## run the tests on the lowest and newest SQLAlchemy 2.0 and the newest 2.1
 	$(MAKE) test SQLALCHEMY='==2.0.44'
@@ -74,8 +79,8 @@ build: $(VENV)/installed-dev ## build the wheel and the source archive into dist
 	$(BIN)/python -m build
 
 clean: ## remove all that the other targets made
-	rm -rf .venv .venv-* dist .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
-	find src tests migrations -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf .venv .venv-* dist benchmarks/results .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	find benchmarks src tests migrations -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/installed-demo: EXTRAS = cli,embedded
 $(VENV)/installed-dev: EXTRAS = dev
@@ -85,10 +90,22 @@ $(VENV)/installed-demo $(VENV)/installed-dev: pyproject.toml | $(VENV)/pyvenv.cf
 	    --editable '.[$(EXTRAS)]' 'sqlalchemy[asyncio]$(SQLALCHEMY)'
 	@touch $@
 
-$(VENV)/pyvenv.cfg:
+# Other stores are installed as far as they install; the benchmark names those that are absent.
+$(BENCH)/installed-bench: pyproject.toml benchmarks/contenders.txt | $(BENCH)/pyvenv.cfg
+	@echo "Installing agent-persistence[bench] and what it is compared with into $(BENCH), once ..."
+	@$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	@$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check \
+	    --editable '.[bench]' --requirement benchmarks/contenders.txt || \
+	    grep -v '^#' benchmarks/contenders.txt | while read -r store; do \
+	        $(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]' "$$store" || \
+	        echo "cannot be installed: $$store"; \
+	    done
+	@touch $@
+
+$(VENV)/pyvenv.cfg $(BENCH)/pyvenv.cfg:
 	@for python in $(PYTHON); do \
 	    if "$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
-	        exec "$$python" -m venv $(VENV); \
+	        exec "$$python" -m venv $(@D); \
 	    fi; \
 	done; \
 	echo "Python 3.11 or newer with its venv module is needed; tried: $(PYTHON)." >&2; \

@@ -1,0 +1,75 @@
+"""One slice of a run: so many tasks do one thing for so long."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import cycle
+from typing import Any
+
+from benchmarks.contender import Thread
+from benchmarks.servers import Servers
+from benchmarks.writes import Writes, counted_writes
+
+Operation = Callable[[Thread], Awaitable[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """What was measured.
+
+    Attributes:
+        latencies: seconds of each operation.
+        client_cpu, server_cpu: seconds of processor time, of this process and of the servers.
+        writes: to the servers' sockets.
+    """
+
+    seconds: float
+    client_cpu: float
+    server_cpu: float
+    writes: Writes
+    latencies: list[float] = field(repr=False)
+
+    @property
+    def rate(self) -> float:
+        """Operations a second."""
+        return len(self.latencies) / self.seconds
+
+
+async def run_slice(
+    operation: Operation, threads: Sequence[Thread], *, concurrency: int, seconds: float, servers: Servers
+) -> Slice:
+    """Let tasks run an operation, each on threads of its own as far as there are enough.
+
+    Each does it once at least, and none stops in the middle: the time ends when the last one is done.
+    """
+    shares = [threads[place::concurrency] or [threads[place % len(threads)]] for place in range(concurrency)]
+    gc.collect()
+    server_cpu, writes = servers.cpu_seconds(), counted_writes()
+    client_cpu, started = time.process_time(), time.perf_counter()
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(_work(operation, share, started + seconds)) for share in shares]
+    ended, client_cpu = time.perf_counter(), time.process_time() - client_cpu
+    return Slice(
+        seconds=ended - started,
+        client_cpu=client_cpu,
+        server_cpu=servers.cpu_seconds() - server_cpu,
+        writes=counted_writes().since(writes),
+        latencies=[latency for task in tasks for latency in task.result()],
+    )
+
+
+async def _work(operation: Operation, threads: Sequence[Thread], deadline: float) -> list[float]:
+    latencies: list[float] = []
+    clock = time.perf_counter
+    for thread in cycle(threads):
+        started = clock()
+        await operation(thread)
+        ended = clock()
+        latencies.append(ended - started)
+        if ended >= deadline:
+            break
+    return latencies

@@ -1,0 +1,122 @@
+"""A whole run, from the start of the servers to the report."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from importlib.util import find_spec
+
+from benchmarks.contender import Contender, Missing
+from benchmarks.contenders import NAMES, load
+from benchmarks.environment import describe
+from benchmarks.floor import Floor
+from benchmarks.floor_bulk import FloorCopy, FloorExecutemany
+from benchmarks.growth import Growth, measure_growth
+from benchmarks.importing import Import, measure_import
+from benchmarks.ours import Ours
+from benchmarks.plan import Plan
+from benchmarks.report import Report, Summaries
+from benchmarks.run import Run
+from benchmarks.samples import Samples, make_samples
+from benchmarks.servers import Servers, running_servers
+from benchmarks.summary import summarise
+from benchmarks.workloads import SMALL
+
+Say = Callable[[str], None]
+_ROUNDS_UNDER_UVLOOP = 3
+
+
+class Session:
+    """Measures what a plan names.
+
+    Args:
+        command: how to run it again.
+        say: is told how far it is.
+    """
+
+    def __init__(self, plan: Plan, command: str, say: Say) -> None:
+        self._plan = plan
+        self._command = command
+        self._say = say
+        self._absent: list[str] = []
+        self._titles: dict[str, str] = {}
+
+    def run(self) -> Report:
+        """Start servers, measure, stop them."""
+        samples = make_samples(self._plan.seed, list(self._plan.sizes))
+        with running_servers() as servers:
+            self._say("the servers answer")
+            summaries: Summaries = {}
+            if self._plan.cells():
+                summaries |= self._slices(servers, samples)
+            if self._plan.uvloop and self._plan.cells():
+                summaries |= self._slices_under_uvloop(servers, samples)
+            growth = asyncio.run(self._growth(servers)) if self._plan.wants("w6") else {}
+            imported = asyncio.run(self._import(servers)) if self._plan.wants("w7") else None
+            machine = asyncio.run(describe(servers.addresses))
+        return Report(self._command, machine, self._titles, self._absent, summaries, growth, imported)
+
+    def _slices(self, servers: Servers, samples: Samples) -> Summaries:
+        contenders = self._ourselves() + self._others()
+        results = asyncio.run(self._run(self._plan, servers, samples).measure(contenders))
+        self._note(contenders)
+        return summarise(results, [one.name for one in contenders if not one.counted])
+
+    def _slices_under_uvloop(self, servers: Servers, samples: Samples) -> Summaries:
+        """Measure the floor and this package again, and give them other names."""
+        if find_spec("uvloop") is None:
+            self._leave_out("uvloop: not installed")
+            return {}
+        import uvloop  # noqa: PLC0415  # optional
+
+        self._say("again, under uvloop")
+        rounds = min(self._plan.rounds, _ROUNDS_UNDER_UVLOOP)
+        again = replace(self._plan, seed=self._plan.seed + 1, sizes=(SMALL,), rounds=rounds)  # the seed: other threads
+        contenders = self._ourselves()
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            results = runner.run(self._run(again, servers, samples).measure(contenders))
+        summaries = summarise(results, [one.name for one in contenders])
+        return {(cell, f"{name} (uvloop)"): summary for (cell, name), summary in summaries.items()}
+
+    def _run(self, plan: Plan, servers: Servers, samples: Samples) -> Run:
+        return Run(plan, servers, samples, self._say, self._leave_out)
+
+    async def _growth(self, servers: Servers) -> dict[str, Growth]:
+        found = {}
+        for contender in self._ourselves() + self._others():
+            usual = contender.is_main() or contender.name == "langgraph"
+            if contender.grows and contender.offers("save_state") and (usual or not self._plan.quick):
+                self._say(f"growth: {contender.name}")
+                try:
+                    found[contender.name] = await measure_growth(
+                        contender, servers, self._plan.growth_steps, self._plan.seed
+                    )
+                except Exception as error:  # noqa: BLE001  # another library's, which then has no row
+                    self._leave_out(f"{contender.name} in w6: {type(error).__name__}: {error}")
+        return found
+
+    async def _import(self, servers: Servers) -> Import:
+        self._say(f"import of {self._plan.import_messages:,} messages")
+        return await measure_import(servers, self._plan.import_messages, self._plan.seed)
+
+    def _ourselves(self) -> list[Contender]:
+        floors: list[Contender] = [Floor(), FloorCopy(), FloorExecutemany()]
+        return [*floors, Ours()] if self._plan.takes(Ours.name) else floors
+
+    def _others(self) -> list[Contender]:
+        made = []
+        for name in filter(self._plan.takes, NAMES):
+            try:
+                made.append(load(name))
+            except Missing as missing:
+                self._leave_out(str(missing))
+        return made
+
+    def _note(self, contenders: Sequence[Contender]) -> None:
+        self._titles |= {one.name: one.title for one in contenders}
+
+    def _leave_out(self, reason: str) -> None:
+        if reason not in self._absent:
+            self._absent.append(reason)
+            self._say(f"absent: {reason}")

@@ -1,0 +1,119 @@
+"""The figures as tables: for the terminal, and in Markdown for the documentation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.growth import Growth
+from benchmarks.report import Report
+from benchmarks.summary import Summary
+
+HEADINGS = ("x floor", "rounds", "ops/s", "p50 ms", "p99 ms", "trips pg", "redis", "client us", "server us")
+_GROWTH = ("steps", "s", "stored MB", "WAL MB", "first ms", "last ms", "last/first", "read ms", "versions equal")
+_CELL = ("workload", "states", "tasks", "contender")
+WIDTH = 160
+
+Rows = Iterator[list[str]]
+
+
+def show(report: Report, console: Console) -> None:
+    """Print what there is."""
+    if report.summaries:
+        console.print(_table([*_CELL, *HEADINGS], _rows(report), left=len(_CELL)))
+    if report.growth:
+        console.print("w6: a thread whose state gains a message of 1 KB a step")
+        console.print(_table(["contender", *_GROWTH], _growth_rows(report), left=1))
+    if report.imported:
+        console.print(_import_line(report))
+    for absent in report.absent:
+        console.print(f"absent: {absent}")
+
+
+def markdown(report: Report) -> str:
+    """Write the same as Markdown, with what it ran on and the command."""
+    machine = ", ".join(f"{name} {value}" for name, value in report.machine.items())
+    parts = [f"`{report.command}` on {machine}."]
+    if report.summaries:
+        parts.append(_markdown_table([*_CELL, *HEADINGS], _rows(report), left=len(_CELL)))
+    if report.growth:
+        parts.append(_markdown_table(["contender", *_GROWTH], _growth_rows(report), left=1))
+    if report.imported:
+        parts.append(_import_line(report))
+    parts.append("\n".join(f"- {name}: {title}" for name, title in report.titles.items()))
+    if report.absent:
+        parts.append("Absent:\n\n" + "\n".join(f"- {absent}" for absent in report.absent))
+    return "\n\n".join(parts) + "\n"
+
+
+def _rows(report: Report) -> Rows:
+    last = None
+    for (cell, name), summary in report.in_order():
+        same = cell == last
+        yield [
+            *(("", "", "") if same else (cell.workload.key, cell.size, str(cell.concurrency))),
+            name,
+            *_cells(summary),
+        ]
+        last = cell
+
+
+def _cells(summary: Summary) -> list[str]:
+    ratio = summary.ratio
+    return [
+        "" if ratio is None else f"{ratio.median:.2f}",
+        "" if ratio is None else f"{ratio.least:.2f}-{ratio.greatest:.2f}",
+        f"{summary.rate:,.0f}",
+        f"{summary.p50:.2f}",
+        f"{summary.p99:.2f}",
+        "?" if summary.postgresql_trips is None else f"{summary.postgresql_trips:.2f}",
+        "?" if summary.redis_trips is None else f"{summary.redis_trips:.2f}",
+        f"{summary.client_cpu:,.0f}",
+        f"{summary.server_cpu:,.0f}",
+    ]
+
+
+def _growth_rows(report: Report) -> Rows:
+    for name, growth in report.growth.items():
+        yield [name, *_growth_cells(growth)]
+
+
+def _growth_cells(growth: Growth) -> list[str]:
+    return [
+        f"{growth.steps:,}",
+        f"{growth.seconds:.2f}",
+        f"{growth.stored_mb:.1f}",
+        f"{growth.wal_mb:.1f}",
+        f"{growth.first_ms:.2f}",
+        f"{growth.last_ms:.2f}",
+        f"{growth.last_ms / growth.first_ms:.2f}",
+        f"{growth.read_ms:.2f}",
+        "no way to read" if growth.versions is None else f"{growth.versions:,} of {growth.steps:,}",
+    ]
+
+
+def _import_line(report: Report) -> str:
+    found = report.imported
+    if found is None:
+        return ""
+    return (
+        f"w7: import of {found.messages:,} messages in {found.import_seconds:.1f} s, COPY of the same rows in "
+        f"{found.copy_seconds:.2f} s: {found.ratio:.3f} of its rate; {found.peak_mb:.0f} MB of memory at most"
+    )
+
+
+def _table(headings: Sequence[str], rows: Rows, *, left: int) -> Table:
+    table = Table(box=box.SIMPLE)
+    for place, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if place < left else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _markdown_table(headings: Sequence[str], rows: Rows, *, left: int) -> str:
+    rule = ["---" if place < left else "--:" for place in range(len(headings))]
+    return "\n".join(f"| {' | '.join(row)} |" for row in ([*headings], rule, *rows))
