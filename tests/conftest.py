@@ -15,6 +15,7 @@ from typing import Any
 import asyncpg
 import pytest
 import pytest_asyncio
+from connections import all_are_back
 from leaks import watched_for_leaks, with_password
 from redis.asyncio import Redis
 
@@ -157,7 +158,7 @@ async def open_store(
 async def assert_all_connections_are_back(store: Persistence[Any, Any]) -> None:
     """Whatever a test did, no connection may still be in use; idle ones beyond a few would use the server up."""
     pool: Any = store.engine.pool
-    assert pool.checkedout() == 0
+    assert await all_are_back(store)
     if pool.checkedin() > 3:
         await store.engine.dispose()
 

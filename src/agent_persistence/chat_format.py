@@ -55,8 +55,12 @@ def to_columns(message: Mapping[str, Any], field: str = "message") -> MessageCol
     return _with_extra(columns, message)
 
 
-def from_columns(columns: MessageColumns) -> dict[str, Any]:
-    """Put a message together again, equal to the one that was cut."""
+def from_columns(columns: Any) -> dict[str, Any]:
+    """Put a message together again, equal to the one that was cut.
+
+    Args:
+        columns: ``MessageColumns``, or a row that has the same.
+    """
     message = _base_message(columns)
     if columns.extra:
         message.update(columns.extra.get("set", {}))
@@ -65,7 +69,7 @@ def from_columns(columns: MessageColumns) -> dict[str, Any]:
     return message
 
 
-def _base_message(columns: MessageColumns) -> dict[str, Any]:
+def _base_message(columns: Any) -> dict[str, Any]:
     message: dict[str, Any] = {"role": str(columns.role), "content": columns.content}
     if columns.tool_calls is not None:
         message["tool_calls"] = columns.tool_calls

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Generic
 
+from agent_persistence.errors import StateNotFoundError
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.records import (
     UNSET,
@@ -21,11 +22,15 @@ from agent_persistence.records import (
     ThreadRecord,
     Unchanged,
 )
+from agent_persistence.repositories.message_insert import with_id
 from agent_persistence.transactions import Transactions
 
 
 class _OneCall(Generic[IdT, UserIdT]):
     def __init__(self, transactions: Transactions[IdT, UserIdT]) -> None:
+        self._latest_state = transactions.latest_state
+        self._put_state = transactions.put_state
+        self._append = transactions.append
         self._read = transactions.read
         self._write = transactions.write
 
@@ -106,9 +111,8 @@ class OneCallMessages(_OneCall[IdT, UserIdT]):
         message_id: IdT | None = None,
     ) -> MessageRecord[IdT]:
         """Add a message at the end of a thread; see ``MessageRepository.append``."""
-        return await self._write(
-            lambda uow: uow.messages.append(thread_id, message, message_id=message_id), user_id=user_id
-        )
+        [made] = await self._append(thread_id, [with_id(message, message_id)], user_id=user_id, field="message")
+        return made
 
     async def append_many(
         self,
@@ -118,7 +122,7 @@ class OneCallMessages(_OneCall[IdT, UserIdT]):
         user_id: UserIdT | AnyUser,
     ) -> tuple[MessageRecord[IdT], ...]:
         """Add messages at the end of a thread, in this order; all of them or none."""
-        return await self._write(lambda uow: uow.messages.append_many(thread_id, messages), user_id=user_id)
+        return await self._append(thread_id, messages, user_id=user_id, field="messages")
 
     async def get(self, thread_id: IdT, message_id: IdT, *, user_id: UserIdT | AnyUser) -> MessageRecord[IdT] | None:
         """Return a message, or ``None``."""
@@ -181,9 +185,7 @@ class OneCallStates(_OneCall[IdT, UserIdT]):
         expected_version: int | None = None,
     ) -> StateRecord[IdT]:
         """Save a state as the thread's latest; see ``StateRepository.put``."""
-        return await self._write(
-            lambda uow: uow.states.put(thread_id, data, meta=meta, expected_version=expected_version), user_id=user_id
-        )
+        return await self._put_state(thread_id, data, user_id=user_id, meta=meta, expected_version=expected_version)
 
     async def get(
         self,
@@ -194,9 +196,7 @@ class OneCallStates(_OneCall[IdT, UserIdT]):
         min_version: int | None = None,
     ) -> StateRecord[IdT] | None:
         """Return the thread's latest state, or ``None``."""
-        return await self._read(
-            lambda uow: uow.states.get(thread_id, fresh=fresh, min_version=min_version), user_id=user_id
-        )
+        return await self._latest_state(thread_id, user_id=user_id, fresh=fresh, min_version=min_version)
 
     async def require(
         self,
@@ -207,9 +207,10 @@ class OneCallStates(_OneCall[IdT, UserIdT]):
         min_version: int | None = None,
     ) -> StateRecord[IdT]:
         """Return the thread's latest state, or raise ``StateNotFoundError``."""
-        return await self._read(
-            lambda uow: uow.states.require(thread_id, fresh=fresh, min_version=min_version), user_id=user_id
-        )
+        state = await self._latest_state(thread_id, user_id=user_id, fresh=fresh, min_version=min_version)
+        if state is None:
+            raise StateNotFoundError(thread_id)
+        return state
 
     async def get_version(self, thread_id: IdT, version: int, *, user_id: UserIdT | AnyUser) -> StateRecord[IdT] | None:
         """Return one version of the thread's state, or ``None``."""

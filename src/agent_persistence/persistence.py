@@ -98,6 +98,8 @@ class Persistence(Generic[IdT, UserIdT]):
             longest_transaction=min(settings.transaction_timeout, settings.idle_in_transaction_timeout),
             limits_idling=engine is None and not settings.pgbouncer,
             retry_seconds=settings.retry_deadline,
+            groups=settings.batching and not settings.pgbouncer,
+            wait_seconds=settings.pool_timeout,
         )
         self._background = Background()
         self.threads = OneCallThreads(self._transactions)
@@ -264,6 +266,8 @@ class Persistence(Generic[IdT, UserIdT]):
         await self._background.stop(self.settings.checkpointer_cleanup_timeout)
         await self._transactions.aclose(self.settings.checkpointer_cleanup_timeout)
         await drain(self.settings.checkpointer_cleanup_timeout)
+        if self.cache is not None:
+            await self.cache.aclose()
         await self._closing.aclose()
 
     async def _verify(self) -> None:

@@ -79,6 +79,7 @@ class PersistenceSettings(BaseSettings):
     idle_in_transaction_timeout: Seconds = 8.0
     transaction_timeout: Seconds = 8.0
     retry_deadline: NonNegativeFloat = 15.0
+    batching: bool = True
     pgbouncer: bool = False
     row_level_security: bool = False
 

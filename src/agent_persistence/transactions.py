@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, Generic, TypeVar
 
 from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+from sqlalchemy.pool import QueuePool
 
+from agent_persistence.batching import Batcher
 from agent_persistence.cache import CachedStates, StateCache
 from agent_persistence.driver_errors import DRIVER_ERRORS, sqlstate_of, translate, translated
 from agent_persistence.errors import (
@@ -20,20 +22,29 @@ from agent_persistence.errors import (
     StatementTimeout,
     UnavailableError,
 )
+from agent_persistence.group_commit import GroupCommit
+from agent_persistence.grouped_reads import Wanted, reader_of_latest_states
+from agent_persistence.grouped_writes import has_one_kind_of_id, writer_of_messages, writer_of_states
 from agent_persistence.home import Home
 from agent_persistence.ids import IdT, UserIdT
+from agent_persistence.leases import Leases
 from agent_persistence.models import Models
-from agent_persistence.records import ANY_USER, AnyUser, StateRecord
-from agent_persistence.repositories import Limits, MessageRepository, Scope, StateRepository, ThreadRepository
+from agent_persistence.records import ANY_USER, AnyUser, MessageRecord, StateRecord
+from agent_persistence.repositories import Limits, MessageRepository, StateRepository, ThreadRepository
+from agent_persistence.repositories.appending import Appending
 from agent_persistence.repositories.commit_hooks import Watch
 from agent_persistence.repositories.identity import identity_of
+from agent_persistence.repositories.leased_scope import LeasedScope
+from agent_persistence.repositories.message_insert import NewMessages, prepare_append
 from agent_persistence.repositories.proofs import Proof, proof_of, was_committed
+from agent_persistence.repositories.session_scope import SessionScope
 from agent_persistence.repositories.sharing import is_shared, share
+from agent_persistence.repositories.states import NewState, prepare_state, save_state
 from agent_persistence.repositories.watched_sessions import WatchedSession, watch_session
 from agent_persistence.retries import Retries
 from agent_persistence.settings import QUARANTINE_SECONDS
 from agent_persistence.shielding import start, to_the_end
-from agent_persistence.unit_of_work import UnitOfWork
+from agent_persistence.unit_of_work import Repositories, UnitOfWork
 
 T = TypeVar("T")
 
@@ -50,6 +61,8 @@ class Transactions(Generic[IdT, UserIdT]):
         longest_transaction: seconds after which the server ends a transaction, or one that idles.
         limits_idling: whether the engine's connections end transactions that idle, before the cache's quarantine ends.
         retry_seconds: for how long one piece of work is tried again.
+        groups: whether simultaneous operations share statements, and connections that are kept between them.
+        wait_seconds: the longest wait for a connection.
     """
 
     def __init__(
@@ -62,6 +75,8 @@ class Transactions(Generic[IdT, UserIdT]):
         longest_transaction: float,
         limits_idling: bool,
         retry_seconds: float,
+        groups: bool,
+        wait_seconds: float,
     ) -> None:
         self._engine = engine
         self._models = models
@@ -77,6 +92,19 @@ class Transactions(Generic[IdT, UserIdT]):
         self.sessions = async_sessionmaker(engine, sync_session_class=WatchedSession, **options)
         # One statement needs no transaction around it: that is one round trip instead of three. Naming its owner does.
         alone = {} if limits.row_level_security else {"isolation_level": "AUTOCOMMIT"}
+        translates = "schema_translate_map" in engine.get_execution_options()
+        self._groups = groups and not limits.row_level_security and not translates
+        self._leases = Leases(engine, most=_size(engine), wait_seconds=wait_seconds)
+        together = GroupCommit(self._leases, models, cache, self._retries, self._settle)
+        # Where the server does not end an idle transaction by itself, each writer has to ask it to.
+        self._groups_states = self._groups and (cache is None or limits_idling) and not limits.max_states
+        save, append = (
+            writer_of_states(models, limits.touch_interval),
+            writer_of_messages(models, limits.touch_interval),
+        )
+        self._to_read = Batcher(reader_of_latest_states(self._leases, models, self._retries), self._read_alone)
+        self._to_save = Batcher(lambda batch: together.run(batch, save), self._save_alone)
+        self._to_append = Batcher(lambda batch: together.run(batch, append), self._append_alone)
         self.single_reads = async_sessionmaker(engine.execution_options(**alone), **options)
 
     async def ready(self) -> None:
@@ -91,9 +119,15 @@ class Transactions(Generic[IdT, UserIdT]):
     @asynccontextmanager
     async def begin(self, *, user_id: UserIdT | AnyUser) -> AsyncIterator[UnitOfWork[IdT, UserIdT]]:
         """Open a unit of work; commit it at the end of the block."""
+        async with self._begin(user_id) as scope:
+            yield self._unit_of_work(scope)
+
+    @asynccontextmanager
+    async def _begin(self, user_id: UserIdT | AnyUser) -> AsyncIterator[SessionScope[IdT, UserIdT]]:
         await self.ready()
         async with _closed_quietly(self.sessions()) as session:
-            yield self._join(session, user_id)
+            self._watch(session)
+            yield self._scope(session, user_id)
             await self._commit(session)
 
     async def write(self, work: Callable[[UnitOfWork[IdT, UserIdT]], Awaitable[T]], *, user_id: UserIdT | AnyUser) -> T:
@@ -125,17 +159,61 @@ class Transactions(Generic[IdT, UserIdT]):
 
         return await self._to_the_end(attempt)
 
-    async def read(self, work: Callable[[UnitOfWork[IdT, UserIdT]], Awaitable[T]], *, user_id: UserIdT | AnyUser) -> T:
+    async def read(
+        self, work: Callable[[Repositories[IdT, UserIdT]], Awaitable[T]], *, user_id: UserIdT | AnyUser
+    ) -> T:
         """Run one of our own operations that only reads, by one statement."""
 
         async def attempt() -> T:
             await self.ready()
+            if self._groups:
+                return await work(self._readers(user_id))
             async with _closed_quietly(self.single_reads()) as session:
-                return await work(self._unit_of_work(session, user_id))
+                return await work(self._unit_of_work(self._scope(session, user_id)))
 
         return await self._to_the_end(attempt)
 
-    async def maintain(self, work: Callable[[Scope[IdT, UserIdT]], Awaitable[T]]) -> T:
+    async def latest_state(
+        self, thread_id: IdT, *, user_id: UserIdT | AnyUser, fresh: bool, min_version: int | None
+    ) -> StateRecord[IdT] | None:
+        """Return a thread's latest state, or ``None``."""
+        if self._groups and user_id is not ANY_USER:  # what can fail is done again below, and is shielded there
+            await self.ready()
+            return await self._readers(user_id).states.get(thread_id, fresh=fresh, min_version=min_version)
+        return await self.read(
+            lambda found: found.states.get(thread_id, fresh=fresh, min_version=min_version), user_id=user_id
+        )
+
+    async def put_state(
+        self,
+        thread_id: IdT,
+        data: Any,
+        *,
+        user_id: UserIdT | AnyUser,
+        meta: Mapping[str, Any] | None,
+        expected_version: int | None,
+    ) -> StateRecord[IdT]:
+        """Save a state as the thread's latest, together with what others save at the same time."""
+        if not self._groups_states or user_id is ANY_USER or expected_version is not None:
+            return await self.write(
+                lambda uow: uow.states.put(thread_id, data, meta=meta, expected_version=expected_version),
+                user_id=user_id,
+            )
+        await self.ready()
+        new = prepare_state(self._reading(user_id), thread_id, data, meta)
+        return await self._to_save.do(new, key=new.thread_id, weight=new.size)
+
+    async def append(
+        self, thread_id: IdT, messages: Sequence[Any], *, user_id: UserIdT | AnyUser, field: str
+    ) -> tuple[MessageRecord[IdT], ...]:
+        """Add messages at the end of a thread, together with what others add at the same time."""
+        await self.ready()
+        new = prepare_append(self._reading(user_id), thread_id, messages, field)
+        if self._groups and user_id is not ANY_USER and has_one_kind_of_id(new):
+            return await self._to_append.do(new, key=new.thread_id, weight=new.size)
+        return await self._append_alone(new)
+
+    async def maintain(self, work: Callable[[SessionScope[IdT, UserIdT]], Awaitable[T]]) -> T:
         """Run work on everybody's rows, in a transaction of its own; it must be safe to do it twice."""
 
         async def attempt() -> T:
@@ -151,24 +229,35 @@ class Transactions(Generic[IdT, UserIdT]):
         """Make a unit of work in a session of the host's."""
         self.home.check_open()
         share(session.sync_session)
-        return self._join(session, user_id)
+        self._watch(session)
+        return self._unit_of_work(self._scope(session, user_id))
 
     async def aclose(self, timeout_seconds: float) -> None:
         """Let nothing begin any more, wait for what is under way, and end what takes too long."""
         self.home.close()
-        if self._operations:
-            await asyncio.wait(self._operations, timeout=timeout_seconds)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_seconds):
+                for batcher in self._batchers:
+                    await batcher.drained()
+                if self._operations:
+                    await asyncio.wait(self._operations)
+        for batcher in self._batchers:
+            await batcher.aclose()
         for operation in self._operations:
             operation.cancel()
         await asyncio.gather(*self._operations, return_exceptions=True)
+        await self._leases.aclose()
 
-    def _join(self, session: AsyncSession, user_id: UserIdT | AnyUser) -> UnitOfWork[IdT, UserIdT]:
+    @property
+    def _batchers(self) -> tuple[Batcher[Any, Any], ...]:
+        return self._to_read, self._to_save, self._to_append
+
+    def _watch(self, session: AsyncSession) -> None:
         if self._cache is not None:
             own = session.get_bind(self._models.Thread).engine.pool is self._engine.sync_engine.pool
             idle_limit = None if own and self._limits_idling else LONGEST_IDLE
             rls = self._limits.row_level_security
             watch_session(session.sync_session, Watch(self._cache, self._models, idle_limit, rls))
-        return self._unit_of_work(session, user_id)
 
     async def _to_the_end(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """Make attempts, and let the one that is under way go on when the caller is cancelled; no other begins then.
@@ -187,8 +276,8 @@ class Transactions(Generic[IdT, UserIdT]):
                 raise ClosedError from None  # by aclose, and not by the caller
             raise
 
-    def _unit_of_work(self, session: AsyncSession, user_id: UserIdT | AnyUser) -> UnitOfWork[IdT, UserIdT]:
-        scope = self._scope(session, user_id)
+    def _unit_of_work(self, scope: SessionScope[IdT, UserIdT]) -> UnitOfWork[IdT, UserIdT]:
+        session = scope.session
         return UnitOfWork(
             threads=ThreadRepository(scope),
             messages=MessageRepository(scope),
@@ -196,10 +285,19 @@ class Transactions(Generic[IdT, UserIdT]):
             _session=session,
         )
 
-    def _scope(self, session: AsyncSession, user_id: UserIdT | AnyUser) -> Scope[IdT, UserIdT]:
-        if user_id is not ANY_USER:
-            user_id = self._models.id_types.user.validate(user_id, "user_id")
-        return Scope(session, self._models, user_id, self._limits)
+    def _reading(self, user_id: UserIdT | AnyUser) -> LeasedScope[IdT, UserIdT]:
+        return LeasedScope(self._models, self._owner(user_id), self._limits, self._leases)
+
+    def _readers(self, user_id: UserIdT | AnyUser) -> Repositories[IdT, UserIdT]:
+        scope = self._reading(user_id)
+        states = CachedStates(scope, self._cache, self._read_latest_state)
+        return Repositories(ThreadRepository(scope), MessageRepository(scope), states)
+
+    def _scope(self, session: AsyncSession, user_id: UserIdT | AnyUser) -> SessionScope[IdT, UserIdT]:
+        return SessionScope(self._models, self._owner(user_id), self._limits, session)
+
+    def _owner(self, user_id: UserIdT | AnyUser) -> UserIdT | AnyUser:
+        return user_id if user_id is ANY_USER else self._models.id_types.user.validate(user_id, "user_id")
 
     def _shares_rows(self, session: AsyncSession) -> bool:
         """Whether what the cache holds is what this session would read.
@@ -213,6 +311,26 @@ class Transactions(Generic[IdT, UserIdT]):
         return bind.pool is own.pool or bind.url == own.url
 
     async def _read_latest_state(self, thread_id: IdT, user_id: UserIdT) -> StateRecord[IdT] | None:
+        if self._groups:
+            return await self._to_read.do(Wanted(thread_id, user_id))
+        return await self._read_alone(Wanted(thread_id, user_id))
+
+    async def _save_alone(self, new: NewState[IdT]) -> StateRecord[IdT]:
+        async def attempt() -> StateRecord[IdT]:
+            async with self._begin(new.owner) as scope:
+                return await save_state(scope, new)
+
+        return await self._to_the_end(attempt)
+
+    async def _append_alone(self, new: NewMessages[IdT]) -> tuple[MessageRecord[IdT], ...]:
+        async def attempt() -> tuple[MessageRecord[IdT], ...]:
+            async with self._begin(new.owner) as scope:
+                return tuple(await Appending(scope).append(new)) if new.messages else ()
+
+        return await self._to_the_end(attempt)
+
+    async def _read_alone(self, wanted: Wanted) -> StateRecord[IdT] | None:
+        thread_id, user_id = wanted
         async with _closed_quietly(self.single_reads()) as session:
             return await StateRepository(self._scope(session, user_id)).get(thread_id)
 
@@ -247,7 +365,14 @@ class Transactions(Generic[IdT, UserIdT]):
 
     async def _before_again(self, error: PersistenceError) -> None:
         if sqlstate_of(error) == _READ_ONLY_SERVER:
+            await self._leases.aclose()
             await self._engine.dispose()  # its connections lead to a server that is no longer the primary
+
+
+def _size(engine: AsyncEngine) -> int:
+    """How many connections an engine keeps; one for pools that keep none."""
+    pool = engine.sync_engine.pool
+    return max(pool.size(), 1) if isinstance(pool, QueuePool) else 1
 
 
 @asynccontextmanager

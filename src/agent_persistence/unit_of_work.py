@@ -14,12 +14,18 @@ from agent_persistence.repositories.sharing import share
 
 
 @dataclass(frozen=True, slots=True)
-class UnitOfWork(Generic[IdT, UserIdT]):
-    """Three repositories over one session, scoped to one owner. What belongs to somebody else does not exist here."""
+class Repositories(Generic[IdT, UserIdT]):
+    """Three repositories scoped to one owner. What belongs to somebody else does not exist here."""
 
     threads: ThreadRepository[IdT, UserIdT]
     messages: MessageRepository[IdT, UserIdT]
     states: CachedStates[IdT, UserIdT]
+
+
+@dataclass(frozen=True, slots=True)
+class UnitOfWork(Repositories[IdT, UserIdT], Generic[IdT, UserIdT]):
+    """Three repositories over one session, scoped to one owner. What belongs to somebody else does not exist here."""
+
     _session: AsyncSession = field(repr=False)
 
     @property

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from connections import all_are_back
 from debian.debian_redis import RedisServer
 
 from agent_persistence.embedded.binaries import valkey_binary
@@ -23,7 +24,7 @@ async def persistence(
     """A store with string ids and no keys in its cache."""
     async with Persistence[str, str](await settings_for()) as store:
         yield store
-        assert store.engine.pool.checkedout() == 0  # type: ignore[attr-defined]  # of the queue pools
+        assert await all_are_back(store)
 
 
 @pytest.fixture

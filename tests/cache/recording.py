@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from typing import Any
 
-from redis.asyncio import Redis
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -19,8 +18,8 @@ _LOCKS = "FOR NO KEY UPDATE"
 class RecordingRegister(StateRegister):
     """The real register, which also writes down what Redis has acknowledged."""
 
-    def __init__(self, redis: Any, log: list[str]) -> None:
-        super().__init__(redis)
+    def __init__(self, register: StateRegister, log: list[str]) -> None:
+        vars(self).update(vars(register))  # its connection too
         self.log = log
 
     async def read(self, *args: Any) -> Any:
@@ -50,11 +49,11 @@ class RecordingRegister(StateRegister):
         return result
 
 
-def record(store: Persistence[Any, Any], redis: Redis, *engines: AsyncEngine) -> list[str]:
+def record(store: Persistence[Any, Any], *engines: AsyncEngine) -> list[str]:
     """Write down from now on: statements that lock, write or read; commits; acknowledged commands of the cache."""
     steps: list[str] = []
     assert store.cache is not None
-    store.cache._register = RecordingRegister(redis, steps)  # noqa: SLF001 - behind the API
+    store.cache._register = RecordingRegister(store.cache._register, steps)  # noqa: SLF001 - behind the API
     for engine in (store.engine, *engines):
         event.listen(engine.sync_engine, "before_cursor_execute", lambda *args: steps.append(_kind_of(args[2])))
         event.listen(engine.sync_engine, "commit", lambda _: steps.append("COMMIT"))

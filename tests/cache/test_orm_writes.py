@@ -289,9 +289,9 @@ async def assert_nothing_stale_is_served(case: Case) -> None:
     ids=lambda function: function.__name__,
 )
 async def test_a_change_is_locked_quarantined_committed_and_withdrawn_in_this_order(
-    sessions: Sessions, change: Change, case: Case, host_engine: AsyncEngine, redis: Redis
+    sessions: Sessions, change: Change, case: Case, host_engine: AsyncEngine
 ) -> None:
-    log = record(case.store, redis, host_engine)
+    log = record(case.store, host_engine)
 
     async with sessions(case, host_engine) as uow:
         await change(case, uow.session)
@@ -304,7 +304,7 @@ async def test_a_change_is_locked_quarantined_committed_and_withdrawn_in_this_or
 
 @each_change
 async def test_a_change_that_is_rolled_back_leaves_the_cache_alone(change: Change, case: Case, redis: Redis) -> None:
-    log, before = record(case.store, redis), await redis.mget(case.keys())
+    log, before = record(case.store), await redis.mget(case.keys())
 
     async with AsyncSession(case.store.engine) as session:
         case.store.bind(session, user_id=case.user_id)
@@ -371,8 +371,8 @@ async def test_a_state_of_the_orm_over_one_of_the_repository_is_the_one_that_cou
 
 
 @pytest.mark.parametrize("owner", ["its owner", "administration"])
-async def test_sql_of_ones_own_is_not_served_stale_once_it_is_said(owner: str, case: Case, redis: Redis) -> None:
-    log = record(case.store, redis)
+async def test_sql_of_ones_own_is_not_served_stale_once_it_is_said(owner: str, case: Case) -> None:
+    log = record(case.store)
     user_id: Any = case.user_id if owner == "its owner" else ANY_USER
 
     async with AsyncSession(case.store.engine) as session, session.begin():
@@ -384,8 +384,8 @@ async def test_sql_of_ones_own_is_not_served_stale_once_it_is_said(owner: str, c
     await assert_nothing_stale_is_served(case)
 
 
-async def test_a_session_that_writes_other_things_quarantines_nothing(case: Case, redis: Redis) -> None:
-    log = record(case.store, redis)
+async def test_a_session_that_writes_other_things_quarantines_nothing(case: Case) -> None:
+    log = record(case.store)
 
     async with case.store.begin(user_id=case.user_id) as uow:
         thread = await uow.session.get_one(case.Thread, case.thread_id)
@@ -396,10 +396,8 @@ async def test_a_session_that_writes_other_things_quarantines_nothing(case: Case
     assert "begin_write" not in log
 
 
-async def test_more_threads_than_a_statement_has_parameters_are_written_in_one_transaction(
-    case: Case, redis: Redis
-) -> None:
-    log = record(case.store, redis)
+async def test_more_threads_than_a_statement_has_parameters_are_written_in_one_transaction(case: Case) -> None:
+    log = record(case.store)
 
     async with AsyncSession(case.store.engine) as session, session.begin():
         case.store.bind(session, user_id=case.user_id)

@@ -134,10 +134,8 @@ async def test_a_full_server_loses_the_old_value_at_once(
     assert await store.sweep() == 1  # there is nothing left to withdraw
 
 
-async def test_what_could_not_be_quarantined_is_not_published(
-    store: Store, own_redis: Redis, thread_id: str, user_id: str
-) -> None:
-    log = record(store, own_redis)
+async def test_what_could_not_be_quarantined_is_not_published(store: Store, thread_id: str, user_id: str) -> None:
+    log = record(store)
     lose_a_quarantine(store)
 
     await store.states.put(thread_id, "new", user_id=user_id)
@@ -150,7 +148,7 @@ async def test_what_could_not_be_quarantined_is_not_published(
 async def test_a_transaction_that_fails_takes_its_row_of_the_outbox_along(
     store: Store, own_redis: Redis, thread_id: str, user_id: str, key: bytes
 ) -> None:
-    log, before = record(store, own_redis), await own_redis.get(key)
+    log, before = record(store), await own_redis.get(key)
     lose_a_quarantine(store)
 
     def fail_after_the_row_of_the_outbox(*statement: Any) -> None:

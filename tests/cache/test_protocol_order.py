@@ -20,9 +20,9 @@ Store = Persistence[str, str]
 
 
 @pytest_asyncio.fixture
-async def log(persistence: Store, redis: Redis) -> list[str]:
+async def log(persistence: Store) -> list[str]:
     """What the store does from now on: statements that lock or write, commits, acknowledged cache commands."""
-    return record(persistence, redis)
+    return record(persistence)
 
 
 @pytest_asyncio.fixture

@@ -6,8 +6,10 @@ What each makes of each thing that a key may hold is proved beside the model.
 from __future__ import annotations
 
 import uuid
+from collections.abc import AsyncIterator
 
 import pytest
+import pytest_asyncio
 from redis.asyncio import Redis
 
 from agent_persistence.cache.register import LEASE, QUARANTINE, KeyState, StateRegister
@@ -25,9 +27,11 @@ def key() -> bytes:
     return f"test-{uuid.uuid4()}".encode()
 
 
-@pytest.fixture
-def register(redis: Redis) -> StateRegister:
-    return StateRegister(redis)
+@pytest_asyncio.fixture
+async def register(redis: Redis) -> AsyncIterator[StateRegister]:
+    made = StateRegister(redis)
+    yield made
+    await made.aclose()
 
 
 async def test_leases_and_quarantines_and_values_end_by_themselves(
@@ -77,9 +81,9 @@ async def test_a_newer_version_is_newer_however_long_the_numbers_are(
 
 
 async def test_a_reader_sees_a_value_and_nothing_else(redis: Redis, register: StateRegister, key: bytes) -> None:
-    states = [await register.read(key)]
+    states = await register.read([key])
     for held in (MINE, MY_LEASE, value(4)):
         await redis.set(key, held)
-        states.append(await register.read(key))
+        states += await register.read([key])
 
     assert states == [(KeyState.ABSENT, b""), (KeyState.BUSY, b""), (KeyState.BUSY, b""), (KeyState.VALUE, value(4))]

@@ -11,6 +11,7 @@ from typing import Any
 import asyncpg
 import pytest
 import pytest_asyncio
+from connections import all_are_back
 from migrations.migration_testing import with_database
 from sqlalchemy import text
 
@@ -51,7 +52,7 @@ async def store(debian_postgres: str, id_pair: tuple[str, str]) -> AsyncIterator
     await migrate.upgrade(settings)
     async with Persistence[Any, Any](settings) as store:
         yield store
-        assert store.engine.pool.checkedout() == 0  # type: ignore[attr-defined]  # of the queue pools
+        assert await all_are_back(store)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from connections import all_are_back
 from sqlalchemy import event, text
 
 from agent_persistence.errors import UnavailableError
@@ -165,7 +166,7 @@ async def test_a_thousand_cancelled_callers_leave_nothing_behind(
     with opened_connections(store) as opened, complaints() as reports:
         await cancel_at_random(calls.any, 1000, random)
 
-    assert store.engine.pool.checkedout() == 0
+    assert await all_are_back(store)
     assert await idle_in_transaction(store) == 0
     assert len(opened) <= POOL_SIZE + 5
     assert reports == []
@@ -177,7 +178,7 @@ async def test_cancelled_blocks_leave_no_session_in_a_transaction_and_no_connect
 ) -> None:
     await cancel_at_random(calls.in_a_block, 100, random)
 
-    assert store.engine.pool.checkedout() == 0
+    assert await all_are_back(store)
     assert await idle_in_transaction(store) == 0
     await assert_all_that_was_reported_done_is_there(store, calls, user_id)
 

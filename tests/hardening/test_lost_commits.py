@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from itertools import count
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from connections import all_are_back
 from sqlalchemy import text
 from torture.servers import PostgreSQL
 
@@ -79,7 +81,7 @@ async def shared_world(request: Any, postgresql: PostgreSQL, servers: Any) -> As
 async def world(shared_world: World) -> AsyncIterator[World]:
     await shared_world.prepare()
     yield shared_world
-    assert shared_world.store.engine.pool.checkedout() == 0
+    assert await all_are_back(shared_world.store)
 
 
 @pytest.fixture(params=FATES)
@@ -257,3 +259,15 @@ async def test_the_host_s_own_sql_is_settled_with_the_repositories_writes(world:
         await world.store.run(write, user_id=world.user_id)
 
     assert [one.name for one in await world.threads()] == ["own+"]
+
+
+async def test_what_was_written_together_is_there_once_each(world: World, fate: str) -> None:
+    messages, states = await world.messages(), await world.states()
+
+    async with world.proxy.losing_a_commit(fate):
+        appended = await asyncio.gather(*(world.append() for _ in range(20)))
+    async with world.proxy.losing_a_commit(fate):
+        put = await asyncio.gather(*(world.put(number) for number in range(20)))
+
+    assert await world.messages() == [*messages, *appended]
+    assert await world.states() == [*put[::-1], *states][:20]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from connections import all_are_back
 from migrations.migration_testing import environment
 from units_of_work import begun, bound
 
@@ -55,7 +56,7 @@ async def test_in_another_event_loop_every_use_says_so_and_harms_nothing(
         await asyncio.to_thread(asyncio.run, use_it())
     await use(persistence, user_id)
 
-    assert persistence.engine.pool.checkedout() == 0
+    assert await all_are_back(persistence)
 
 
 async def test_after_its_end_a_store_says_that_it_is_closed(
@@ -86,7 +87,7 @@ async def test_what_is_still_under_way_when_the_time_to_close_is_up_ends_as_clos
 
     with pytest.raises(ClosedError):
         await caller
-    assert store.engine.pool.checkedout() == 0
+    assert await all_are_back(store)
 
 
 async def test_a_caller_who_is_cancelled_while_a_store_closes_is_told_so(

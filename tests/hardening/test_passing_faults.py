@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from connections import all_are_back
 from sqlalchemy import Connection, event, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.util import await_only
@@ -50,7 +51,7 @@ async def settings(make_database: Callable[[], Awaitable[str]], servers: Any) ->
 async def store(settings: PersistenceSettings) -> AsyncIterator[Store]:
     async with Store(settings) as store:
         yield store
-        assert store.engine.pool.checkedout() == 0
+        assert await all_are_back(store)
 
 
 async def change(store: Store, *statements: str) -> None:
@@ -121,6 +122,7 @@ async def test_connections_to_a_server_that_takes_no_writes_are_given_up(store: 
     await change(store, "ALTER DATABASE THE_DATABASE SET default_transaction_read_only = on")
     await store.engine.dispose()
     await asyncio.gather(*(store.threads.page(user_id=user_id) for _ in range(3)))
+    assert await all_are_back(store)
     await change(store, "SET TRANSACTION READ WRITE", "ALTER DATABASE THE_DATABASE RESET default_transaction_read_only")
 
     with errors_of_the_driver(store) as errors:

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import httpx
 import pytest
+from connections import all_are_back
 from fastapi import APIRouter, Depends, FastAPI, Header, WebSocket
 from fastapi.responses import PlainTextResponse, StreamingResponse
 from sqlalchemy import text
@@ -220,7 +221,7 @@ async def test_a_unit_of_work_that_is_over_fails_while_the_response_is_streamed(
             await client.get("/streamed/t-streamed", headers=ALICE)
 
     assert isinstance(failure.value.__cause__, DatabaseError)
-    assert persistence.engine.pool.checkedout() == 0  # type: ignore[attr-defined]  # of the queue pools
+    assert await all_are_back(persistence)
 
 
 @pytest.mark.parametrize(("fail", "rows"), [(False, 1), (True, 0)])

@@ -9,7 +9,6 @@ from agent_persistence.cache.state_cache import Hit, Miss, StateCache
 from agent_persistence.errors import StateNotFoundError
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.records import ANY_USER, StateRecord
-from agent_persistence.repositories.commit_hooks import has_touched
 from agent_persistence.repositories.scope import Scope
 from agent_persistence.repositories.states import StateRepository, check_version
 
@@ -43,18 +42,18 @@ class CachedStates(StateRepository[IdT, UserIdT], Generic[IdT, UserIdT]):
         """
         thread_id, owner = self._scope.thread_id(thread_id), self._scope.owner
         wanted = 0 if min_version is None else check_version(min_version, "min_version")
-        cache, session = self._cache, self._scope.session.sync_session
+        cache = self._cache
         # A transaction sees its own writes in the table only; administration passes the cache by.
-        if cache is None or owner is ANY_USER or fresh or has_touched(session, thread_id):
-            return await super().get(thread_id)
+        if cache is None or owner is ANY_USER or fresh or self._scope.has_touched(thread_id):
+            return await self._from_table(thread_id)
         came = cache.flights.departures
         found = await cache.look(thread_id, owner)
         if isinstance(found, Hit):
             state = found.state
-        elif session.in_transaction():
+        elif self._scope.has_snapshot:
             # A fill must read a snapshot of its own. A caller whose transaction is open already may have an older one,
             # and holds a connection: it reads there, and leaves filling to others.
-            return await super().get(thread_id)
+            return await self._from_table(thread_id)
         else:
             state = await cache.flights.fly(
                 (thread_id, owner),
@@ -62,7 +61,13 @@ class CachedStates(StateRepository[IdT, UserIdT], Generic[IdT, UserIdT]):
                 lambda waited: self._fetch(cache, thread_id, owner, None if waited else found),
                 came=came,
             )
-        return state if (state.version if state else 0) >= wanted else await super().get(thread_id)
+        return state if (state.version if state else 0) >= wanted else await self._from_table(thread_id)
+
+    async def _from_table(self, thread_id: IdT) -> StateRecord[IdT] | None:
+        owner = self._scope.owner
+        if self._scope.in_unit_of_work or owner is ANY_USER:
+            return await super().get(thread_id)
+        return await self._read_alone(thread_id, owner)
 
     async def _fetch(
         self,

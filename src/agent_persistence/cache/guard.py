@@ -72,8 +72,11 @@ class Guard:
         """Start a request's budget: the time by which all its calls must be over."""
         return self._clock() + self._budget_seconds
 
-    async def call(self, operation: Callable[[], Awaitable[T]], deadline: float) -> T:
+    async def call(self, operation: Callable[[], Awaitable[T]], deadline: float, *, callers: int = 1) -> T:
         """Run one call.
+
+        Args:
+            callers: for how many; should it fail, it has failed them all.
 
         Raises:
             CacheUnavailable: whatever went wrong. The cancellation of the caller passes through and counts for nothing.
@@ -87,7 +90,7 @@ class Guard:
             async with asyncio.timeout(seconds):
                 result = await operation()
         except Exception as error:
-            self._failed(error, probe=probe)
+            self._failed(error, probe=probe, times=callers)
             raise CacheUnavailable from error
         finally:
             self._calls -= 1
@@ -123,9 +126,9 @@ class Guard:
         self._probing = True
         return True
 
-    def _failed(self, error: Exception, *, probe: bool) -> None:
-        self._failures += 1
-        opens = self._failures == _FAILURES_TO_OPEN
+    def _failed(self, error: Exception, *, probe: bool, times: int = 1) -> None:
+        opens = self._failures < _FAILURES_TO_OPEN <= self._failures + times
+        self._failures += times
         if opens:
             logger.warning("state cache unavailable, reading from PostgreSQL: %s", type(error).__name__)
         if opens or probe:  # the failure of a call that was under way when it opened changes nothing

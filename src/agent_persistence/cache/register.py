@@ -89,19 +89,24 @@ class StateRegister:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
+        self._reader: Redis | None = None
         self._fill = redis.register_script(_FILL)
 
-    async def read(self, key: bytes) -> tuple[KeyState, bytes]:
-        """Look at a key."""
+    async def read(self, keys: Sequence[bytes]) -> list[tuple[KeyState, bytes]]:
+        """Look at keys; one of another type than ours counts as absent where there are several."""
+        if self._reader is None:
+            self._reader = self._redis.client()  # a connection of its own: one from the pool costs more than a GET
+        if len(keys) > 1:
+            return [_read(held) for held in await self._reader.mget(keys)]
         try:
-            held = await self._redis.get(key)
+            return [_read(await self._reader.get(keys[0]))]
         except ResponseError as error:
-            return KeyState.VALUE, _of_another_type(error)
-        if held is None:
-            return KeyState.ABSENT, b""
-        if isinstance(held, str):
-            raise TypeError("the client decodes responses")
-        return (KeyState.VALUE, held) if held[:1] == VALUE else (KeyState.BUSY, b"")
+            return [(KeyState.VALUE, _of_another_type(error))]
+
+    async def aclose(self) -> None:
+        """Give the reader's connection back to its pool."""
+        if self._reader is not None:
+            await self._reader.aclose()
 
     async def scan(self, pattern: bytes, cursor: int) -> tuple[int, list[bytes]]:
         """Walk through the keys that match: return the next cursor, 0 at the end, and some keys."""
@@ -150,6 +155,14 @@ class StateRegister:
             for script, key, *arguments in scripts:
                 pipeline.eval(script, 1, key, *arguments)
             await pipeline.execute()
+
+
+def _read(held: Any) -> tuple[KeyState, bytes]:
+    if held is None:
+        return KeyState.ABSENT, b""
+    if isinstance(held, str):
+        raise TypeError("the client decodes responses")
+    return (KeyState.VALUE, held) if held[:1] == VALUE else (KeyState.BUSY, b"")
 
 
 def _of_another_type(error: Exception) -> bytes:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
+from agent_persistence.batching import Batch, Batcher
 from agent_persistence.cache.codec import UnreadableValue, decode_state, encode_state
 from agent_persistence.cache.guard import CacheUnavailable, Guard
 from agent_persistence.cache.keys import keys_pattern, state_key
@@ -24,6 +27,7 @@ T = TypeVar("T")
 Other = TypeVar("Other")
 
 _NOTHING_TTL_MS: Final = 30_000
+_FORGETTING: Final = 0.9
 
 
 @dataclass(slots=True)
@@ -88,6 +92,8 @@ class StateCache:
         self._ttl_ms = ttl_seconds * 1000
         self.is_named = False
         self.counts = CacheCounts()
+        self._reads = Batcher(self._read_together)
+        self._usual_size = 0
         self.flights: SingleFlight[StateRecord[Any] | None] = SingleFlight()
 
     def name(self, database: str) -> None:
@@ -108,7 +114,11 @@ class StateCache:
     async def look(self, thread_id: Any, user_id: Any) -> Hit | Miss:
         """Look a state up."""
         key, deadline = self._key(thread_id, user_id), self._guard.budget()
-        state, value = await self._try(partial(self._register.read, key), deadline, (KeyState.BUSY, b""))
+        try:
+            state, value = await self._reads.do((key, deadline), weight=self._usual_size)
+        except CacheUnavailable:
+            self.counts.unavailable += 1
+            state, value = KeyState.BUSY, b""
         if state is KeyState.VALUE:
             try:
                 hit = Hit(decode_state(value, thread_id, user_id))
@@ -176,6 +186,22 @@ class StateCache:
         """Look at the beginning of several keys; as if all were absent where Redis does not answer."""
         heads = partial(self._register.heads, [self._key(*state) for state in states])
         return await self._try(heads, self._guard.budget(), [b""] * len(states))
+
+    async def aclose(self) -> None:
+        """Let go of what was borrowed from the client, which stays open."""
+        await self._reads.aclose()
+        with suppress(RedisError, OSError):
+            await self._register.aclose()
+
+    async def _read_together(self, batch: Batch[tuple[bytes, float]]) -> list[tuple[KeyState, bytes]]:
+        """Read what many ask for, within the budget of the first: together they count for as many failures."""
+        if not self.is_named:
+            raise CacheUnavailable
+        keys, deadline = [key for key, _ in batch.items], min(deadline for _, deadline in batch.items)
+        found = await self._guard.call(partial(self._register.read, keys), deadline, callers=len(keys))
+        # Large values are read few at a time: they must all arrive within the limit of one call.
+        self._usual_size = max(*(len(value) for _, value in found), int(self._usual_size * _FORGETTING))
+        return found
 
     async def _withdraw(self, keys: Iterable[bytes]) -> bool:
         return await self._try(partial(self._register.invalidate, keys), self._guard.budget(), self) is None

@@ -7,10 +7,10 @@ from typing import Any
 from agent_persistence.cache.state_cache import StateCache
 from agent_persistence.driver_errors import translated
 from agent_persistence.repositories.outbox import take_from_outbox
-from agent_persistence.repositories.scope import Scope
+from agent_persistence.repositories.session_scope import SessionScope
 
 
-async def sweep_batch(scope: Scope[Any, Any], *, cache: StateCache) -> int:
+async def sweep_batch(scope: SessionScope[Any, Any], *, cache: StateCache) -> int:
     """Withdraw the cached values of the oldest states in the outbox; say how many there were.
 
     Redis first, then the rows: whatever fails between the two, they are swept once more, which does no harm. While

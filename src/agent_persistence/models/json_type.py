@@ -73,6 +73,8 @@ def _to_driver(value: Any) -> str | None:
 
 
 def _from_driver(value: Any) -> Any:
+    if value == "{}":  # most of them
+        return {}
     if not isinstance(value, str):
         return value
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Dialect
 from sqlalchemy.dialects.postgresql import ENUM
@@ -11,6 +11,8 @@ from sqlalchemy.types import TypeDecorator
 from typing_extensions import override
 
 from agent_persistence.records import MessageRole
+
+_ROLES: Final[dict[str, MessageRole]] = {role.value: role for role in MessageRole}
 
 
 class RoleType(TypeDecorator[str]):
@@ -40,7 +42,5 @@ def _to_label(value: Any) -> str | None:
 
 
 def _to_role(value: Any) -> MessageRole | str | None:
-    try:
-        return None if value is None else MessageRole(value)
-    except ValueError:
-        return str(value)
+    role: MessageRole | str | None = _ROLES.get(value, value)
+    return role

@@ -8,7 +8,7 @@ from typing import Any, Final
 from sqlalchemy import text
 
 from agent_persistence.errors import DatabaseError
-from agent_persistence.repositories.scope import Scope
+from agent_persistence.repositories.session_scope import SessionScope
 
 _TABLE: Final = text(
     "SELECT pg_database.oid AS database, CAST(to_regclass(:threads) AS oid) AS threads "
@@ -18,7 +18,7 @@ _CLUSTER: Final = text("SELECT system_identifier FROM pg_control_system()")
 _NOT_ALLOWED: Final = "42501"  # insufficient_privilege
 
 
-async def identity_of(scope: Scope[Any, Any]) -> str | None:
+async def identity_of(scope: SessionScope[Any, Any]) -> str | None:
     """Return twelve characters that stand for the table of threads in this very database; ``None`` without the table.
 
     A standby has those of its primary; a copy by dump and restore, another schema or a new table have others.
@@ -31,7 +31,7 @@ async def identity_of(scope: Scope[Any, Any]) -> str | None:
     return hashlib.sha256(identity.encode()).hexdigest()[:12]
 
 
-async def _cluster(scope: Scope[Any, Any]) -> int:
+async def _cluster(scope: SessionScope[Any, Any]) -> int:
     """Return the number that was drawn for the cluster of databases when it was made; 0 where we may not know it."""
     try:
         return int((await scope.execute(_CLUSTER)).scalar_one())

@@ -1,20 +1,15 @@
-"""Appending messages: one statement locks the thread, moves its activity, numbers and inserts."""
+"""Messages to be added: checked and encoded before any SQL runs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final, Generic
-
-from sqlalchemy import ARRAY, Integer, Text, bindparam, cast, column, func, select, true
-from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.types import TypeEngine
 
 from agent_persistence.chat_format import MessageColumns, to_columns
 from agent_persistence.errors import InvalidInput
-from agent_persistence.ids import IdT, IdType
+from agent_persistence.ids import IdT
 from agent_persistence.json_values import EncodedJSON
-from agent_persistence.models.json_type import ExactJSON
 from agent_persistence.records import NewMessage
 from agent_persistence.repositories.rows import json_object
 from agent_persistence.repositories.scope import Scope
@@ -34,6 +29,11 @@ class PreparedMessage(Generic[IdT]):
     usages: dict[str, Any]
     meta: dict[str, Any]
     encoded: dict[str, EncodedJSON | None]
+
+    @property
+    def size(self) -> int:
+        """How many bytes are sent, about."""
+        return len(self.columns.content) + sum(len(part.utf8) for part in self.encoded.values() if part)
 
 
 def prepare(scope: Scope[IdT, Any], new: NewMessage[IdT], field: str) -> PreparedMessage[IdT]:
@@ -65,51 +65,6 @@ def prepare(scope: Scope[IdT, Any], new: NewMessage[IdT], field: str) -> Prepare
     )
 
 
-def insert_messages(scope: Scope[IdT, Any], thread_id: IdT, messages: Sequence[PreparedMessage[IdT]]) -> Any:
-    """Build the statement; it returns ``message_id, seq, created_at, updated_at`` of what was not there before.
-
-    The messages either all have an id or none has: those without one get it from the database.
-    """
-    table = scope.messages
-    locked = scope.locked_thread(thread_id)
-    arrays = _arrays(scope.models.id_types.id, messages)
-    rows = (
-        func.unnest(*(bindparam(None, values, ARRAY(kind)) for _, kind, values in arrays))
-        .table_valued(*(column(name, kind) for name, kind, _ in arrays), with_ordinality="place")
-        .render_derived(name="new")
-    )
-    chosen = [cast(rows.c[name], table.c.role.type) if name == "role" else rows.c[name] for name, _, _ in arrays]
-    values = select(locked.c.thread_id, *chosen).select_from(locked.join(rows, true())).order_by(rows.c.place)
-    return (
-        insert(table)
-        .from_select(["thread_id", *(name for name, _, _ in arrays)], values, include_defaults=False)
-        .add_cte(locked, scope.touched_thread(locked))
-        .on_conflict_do_nothing(index_elements=[table.c.thread_id, table.c.message_id])
-        .returning(table.c.message_id, table.c.seq, table.c.created_at, table.c.updated_at)
-    )
-
-
-def _arrays(
-    kind: IdType[Any], messages: Sequence[PreparedMessage[Any]]
-) -> list[tuple[str, TypeEngine[Any], list[Any]]]:
-    """One array a column: the statement's text does not depend on how many messages there are."""
-    json = ExactJSON()
-    arrays: list[tuple[str, TypeEngine[Any], list[Any]]] = [
-        ("role", Text(), [str(message.columns.role) for message in messages]),
-        ("content", Text(), [message.columns.content for message in messages]),
-        ("tool_calls", json, [message.encoded["tool_calls"] for message in messages]),
-        ("tool_call_id", Text(), [message.columns.tool_call_id for message in messages]),
-        ("reasoning", Text(), [message.columns.reasoning for message in messages]),
-        ("total_tokens", Integer(), [message.total_tokens for message in messages]),
-        ("usages", json, [message.encoded["usages"] for message in messages]),
-        ("meta", json, [message.encoded["meta"] for message in messages]),
-        ("extra", json, [message.encoded["extra"] for message in messages]),
-    ]
-    if messages[0].message_id is not None:
-        arrays.insert(0, ("message_id", kind.array_type().item_type, [message.message_id for message in messages]))
-    return arrays
-
-
 def _encoded(scope: Scope[Any, Any], value: Any, field: str) -> EncodedJSON | None:
     return None if value is None else scope.json(value, field)
 
@@ -125,3 +80,60 @@ def _tokens(value: object, field: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MAX_TOKENS:
         raise InvalidInput(field, f"must be an int from 0 to {_MAX_TOKENS}")
     return value
+
+
+@dataclass(frozen=True, slots=True)
+class NewMessages(Generic[IdT]):
+    """Messages that were checked and encoded, to be added to a thread."""
+
+    thread_id: IdT
+    owner: Any
+    messages: Sequence[PreparedMessage[IdT]]
+
+    @property
+    def size(self) -> int:
+        """How many bytes are sent, about."""
+        return sum(message.size for message in self.messages)
+
+
+def prepare_append(
+    scope: Scope[IdT, Any],
+    thread_id: IdT,
+    messages: Sequence[Mapping[str, Any] | NewMessage[IdT]],
+    field: str = "message",
+) -> NewMessages[IdT]:
+    """Check and encode messages before any SQL runs.
+
+    Raises:
+        InvalidInput: a part of one cannot be stored, or two have the same id.
+    """
+    prepared = []
+    for place, message in enumerate(messages):
+        name = field if field == "message" else f"{field}[{place}]"
+        prepared.append(prepare(scope, as_new(message, name), name))
+    _refuse_repeated_ids(prepared)
+    return NewMessages(scope.thread_id(thread_id), scope.owner, prepared)
+
+
+def with_id(
+    message: Mapping[str, Any] | NewMessage[IdT], message_id: IdT | None
+) -> Mapping[str, Any] | NewMessage[IdT]:
+    """Give a message an id, unless there is none to give."""
+    return message if message_id is None else replace(as_new(message, "message"), message_id=message_id)
+
+
+def as_new(message: Mapping[str, Any] | NewMessage[IdT], field: str) -> NewMessage[IdT]:
+    """Return a message as a ``NewMessage``."""
+    if isinstance(message, NewMessage):
+        return message
+    if not isinstance(message, Mapping):
+        raise InvalidInput(field, f"must be a mapping or a NewMessage, not {type(message).__name__}")
+    return NewMessage(message=message)
+
+
+def _refuse_repeated_ids(messages: Sequence[PreparedMessage[Any]]) -> None:
+    seen: set[Any] = set()
+    for place, message in enumerate(messages):
+        if message.message_id is not None and message.message_id in seen:
+            raise InvalidInput(f"messages[{place}].message_id", "is given twice")
+        seen.add(message.message_id)

@@ -2,33 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from itertools import groupby
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Generic
 
-from sqlalchemy import Row, delete, select, update
+from sqlalchemy import delete, update
 
-from agent_persistence.chat_format import MessageColumns, from_columns
+from agent_persistence.driver_statement import DriverStatement
 from agent_persistence.errors import (
-    CorruptRow,
-    IdempotencyConflict,
     InvalidInput,
     MessageNotFoundError,
-    ThreadNotFoundError,
 )
 from agent_persistence.ids import IdT, UserIdT
-from agent_persistence.records import UNSET, MessageRecord, NewMessage, Page, Unchanged
+from agent_persistence.records import ANY_USER, UNSET, MessageRecord, NewMessage, Page, Unchanged
+from agent_persistence.repositories.appending import Appending
 from agent_persistence.repositories.cursors import decode_cursor, encode_cursor
-from agent_persistence.repositories.message_insert import PreparedMessage, insert_messages, prepare
-from agent_persistence.repositories.proofs import Trace
-from agent_persistence.repositories.rows import check_readable, readable, readable_records
-from agent_persistence.repositories.scope import DRAWS, Query, Scope
+from agent_persistence.repositories.message_insert import (
+    prepare,
+    prepare_append,
+    with_id,
+)
+from agent_persistence.repositories.message_rows import changed_trace, deleted_trace, message_record
+from agent_persistence.repositories.message_statements import (
+    escaped,
+    message_columns,
+    page_of_messages,
+    select_messages,
+)
+from agent_persistence.repositories.rows import readable_records
+from agent_persistence.repositories.scope import Scope
 from agent_persistence.texts import check_limit, check_text
 
 ChatMessage = Mapping[str, Any]
 
 _LISTING: Final = "messages"
+_PAST_THE_LAST: Final = 2**63 - 1
 BEFORE_THE_FIRST: Final = encode_cursor(_LISTING, 0)
 """The cursor to read a thread from its beginning: places are counted from 1."""
 
@@ -54,11 +61,8 @@ class MessageRepository(Generic[IdT, UserIdT]):
             ThreadNotFoundError: there is no such thread.
             IdempotencyConflict: a message of this id, with other content, is there already.
         """
-        new = _as_new(message, "message")
-        if message_id is not None:
-            new = replace(new, message_id=message_id)
-        prepared = prepare(self._scope, new, "message")
-        return (await self._append(self._scope.thread_id(thread_id), [prepared]))[0]
+        new = prepare_append(self._scope, thread_id, [with_id(message, message_id)])
+        return (await Appending(self._scope).append(new))[0]
 
     async def append_many(
         self, thread_id: IdT, messages: Sequence[ChatMessage | NewMessage[IdT]]
@@ -69,19 +73,14 @@ class MessageRepository(Generic[IdT, UserIdT]):
             ThreadNotFoundError: there is no such thread.
             IdempotencyConflict: one has the id of another message in the thread.
         """
-        prepared = [
-            prepare(self._scope, _as_new(message, f"messages[{place}]"), f"messages[{place}]")
-            for place, message in enumerate(messages)
-        ]
-        _refuse_repeated_ids(prepared)
-        thread_id = self._scope.thread_id(thread_id)
-        return tuple(await self._append(thread_id, prepared)) if prepared else ()
+        new = prepare_append(self._scope, thread_id, messages, "messages")
+        return tuple(await Appending(self._scope).append(new)) if new.messages else ()
 
     async def get(self, thread_id: IdT, message_id: IdT) -> MessageRecord[IdT] | None:
         """Return a message, or ``None``."""
         found = self._message.c.message_id == self._scope.message_id(message_id)
-        row = (await self._scope.execute(self._select(thread_id).where(found))).one_or_none()
-        return None if row is None else self._record(row)
+        row = (await self._scope.execute(select_messages(self._scope, thread_id).where(found))).one_or_none()
+        return None if row is None else message_record(row)
 
     async def require(self, thread_id: IdT, message_id: IdT) -> MessageRecord[IdT]:
         """Return a message.
@@ -116,14 +115,13 @@ class MessageRepository(Generic[IdT, UserIdT]):
         check_limit(limit, "limit", 1000)
         if before is not None and after is not None:
             raise InvalidInput("after", "cannot be given together with before")
-        statement = self._select(thread_id).limit(limit + 1)
+        scope = self._scope
+        values: dict[str, Any] = {"thread_id": scope.thread_id(thread_id), "owner": scope.owner, "limit": limit + 1}
         if search is not None:
-            statement = statement.where(
-                self._message.c.content.icontains(check_text(search, "search"), autoescape=True)
-            )
-        if after is not None:
-            return await self._page_after(statement, after, limit)
-        return await self._page_before(statement, before, limit)
+            values["text"] = escaped(check_text(search, "search"))
+        if after is None:
+            return await self._page_before(values, before, limit)
+        return await self._page_after(values, after, limit)
 
     async def update(
         self,
@@ -148,12 +146,12 @@ class MessageRepository(Generic[IdT, UserIdT]):
             .where(table.c.thread_id == locked.c.thread_id, table.c.message_id == self._scope.message_id(message_id))
             .values(changes)
             .add_cte(self._scope.touched_thread(locked))
-            .returning(*self._columns())
+            .returning(*message_columns(table))
         )
-        rows = await self._scope.write(statement, self._updated)
+        rows = await self._scope.write(statement, changed_trace(table))
         if not rows:
             raise MessageNotFoundError(thread_id, message_id)
-        return self._record(rows[0])
+        return message_record(rows[0])
 
     async def delete(self, thread_id: IdT, message_id: IdT) -> bool:
         """Delete a message; say whether there was one."""
@@ -165,95 +163,28 @@ class MessageRepository(Generic[IdT, UserIdT]):
             .add_cte(self._scope.touched_thread(locked))
             .returning(table.c.seq)
         )
-        return bool(await self._scope.write(statement, self._deleted(thread_id)))
+        return bool(await self._scope.write(statement, deleted_trace(table, thread_id)))
 
-    async def _append(self, thread_id: IdT, messages: Sequence[PreparedMessage[IdT]]) -> list[MessageRecord[IdT]]:
-        records: list[MessageRecord[IdT]] = []
-        inserted: list[int] = []
-        try:
-            # The database numbers messages that came without an id: they cannot share a statement with the others.
-            for _, group in groupby(messages, key=lambda message: message.message_id is None):
-                records += await self._append_alike(thread_id, list(group), inserted)
-        except (IdempotencyConflict, CorruptRow):
-            # All or none: a caller that catches the error and commits must not keep a part of the batch.
-            await self._take_back(thread_id, inserted)
-            raise
-        return records
-
-    async def _append_alike(
-        self, thread_id: IdT, messages: Sequence[PreparedMessage[IdT]], inserted: list[int]
-    ) -> list[MessageRecord[IdT]]:
-        rows = await self._insert(thread_id, messages)
-        if len(rows) < len(messages) and messages[0].message_id is None:
-            rows = await self._insert_renumbered(thread_id, messages, rows)
-        inserted += [row.seq for row in rows]
-        if len(rows) < len(messages):
-            return await self._repeated(thread_id, messages)
-        return [_appended(thread_id, message, row) for message, row in zip(messages, rows, strict=True)]
-
-    async def _insert(self, thread_id: IdT, messages: Sequence[PreparedMessage[IdT]]) -> list[Row[Any]]:
-        def inserted(row: Row[Any]) -> Trace:
-            return Trace(self._message, {"thread_id": thread_id, "seq": row.seq}, ("created_at", row.created_at))
-
-        rows = await self._scope.write(insert_messages(self._scope, thread_id, messages), inserted)
-        return sorted(rows, key=lambda row: int(row.seq))
-
-    async def _insert_renumbered(
-        self, thread_id: IdT, messages: Sequence[PreparedMessage[IdT]], rows: list[Row[Any]]
-    ) -> list[Row[Any]]:
-        """The database has run into ids that were given by hand, unless it is the thread that is not there."""
-        for _ in range(DRAWS):
-            if (await self._scope.execute(self._scope.lock_thread(thread_id))).one_or_none() is None:
-                raise ThreadNotFoundError(thread_id)
-            await self._take_back(thread_id, [row.seq for row in rows])
-            message_id = self._message.c.message_id
-            await self._scope.skip_taken(message_id, self._message.c.thread_id == thread_id)
-            rows = await self._insert(thread_id, messages)
-            if len(rows) == len(messages):
-                break
-        return rows
-
-    async def _take_back(self, thread_id: IdT, inserted: Sequence[int]) -> None:
-        message = self._message
-        mine = delete(message).where(message.c.thread_id == thread_id, message.c.seq.in_(inserted))
-        await self._scope.write(mine.returning(message.c.seq), self._deleted(thread_id))
-
-    async def _repeated(self, thread_id: IdT, messages: Sequence[PreparedMessage[IdT]]) -> list[MessageRecord[IdT]]:
-        """Some were not inserted: either the thread is not there, or they stand in it already."""
-        ids = [message.message_id for message in messages]
-        rows = (await self._scope.execute(self._select(thread_id).where(self._message.c.message_id.in_(ids)))).all()
-        stored = {row.message_id: self._record(row) for row in rows}
-        if not stored:
-            raise ThreadNotFoundError(thread_id)
-        for message in messages:
-            found = stored.get(message.message_id)
-            if found is None or found.message != message.message:
-                raise IdempotencyConflict(thread_id, message.message_id)
-        return [stored[message.message_id] for message in messages]
-
-    async def _page_before(self, statement: Query, before: str | None, limit: int) -> Page[MessageRecord[IdT]]:
-        if before is not None:
-            statement = statement.where(self._message.c.seq < _seq(before, "before"))
-        rows = (await self._scope.execute(statement.order_by(self._message.c.seq.desc()))).all()
+    async def _page_before(self, values: dict[str, Any], before: str | None, limit: int) -> Page[MessageRecord[IdT]]:
+        values["seq"] = _PAST_THE_LAST if before is None else _seq(before, "before")
+        rows = await self._scope.fetch(self._page(values, backwards=True), **values)
         shown = rows[:limit][::-1]
-        items, corrupt = readable_records(shown, self._record)
+        items, corrupt = readable_records(shown, message_record)
         older = encode_cursor(_LISTING, shown[0].seq) if len(rows) > limit else None
         newer = encode_cursor(_LISTING, shown[-1].seq) if shown else before or BEFORE_THE_FIRST
         return Page(items, older, newer, corrupt)
 
-    async def _page_after(self, statement: Query, after: str, limit: int) -> Page[MessageRecord[IdT]]:
-        statement = statement.where(self._message.c.seq > _seq(after, "after"))
-        shown = (await self._scope.execute(statement.order_by(self._message.c.seq))).all()[:limit]
-        items, corrupt = readable_records(shown, self._record)
+    async def _page_after(self, values: dict[str, Any], after: str, limit: int) -> Page[MessageRecord[IdT]]:
+        values["seq"] = _seq(after, "after")
+        shown = (await self._scope.fetch(self._page(values, backwards=False), **values))[:limit]
+        items, corrupt = readable_records(shown, message_record)
         if not shown:
             return Page(items, None, after)
         return Page(items, encode_cursor(_LISTING, shown[0].seq), encode_cursor(_LISTING, shown[-1].seq), corrupt)
 
-    def _updated(self, row: Row[Any]) -> Trace:
-        return Trace(self._message, {"thread_id": row.thread_id, "seq": row.seq}, ("updated_at", row.updated_at))
-
-    def _deleted(self, thread_id: IdT) -> Callable[[Row[Any]], Trace]:
-        return lambda row: Trace(self._message, {"thread_id": thread_id, "seq": row.seq})
+    def _page(self, values: dict[str, Any], *, backwards: bool) -> DriverStatement:
+        of_anybody, searches = self._scope.owner is ANY_USER, "text" in values
+        return page_of_messages(self._scope.models, backwards=backwards, of_anybody=of_anybody, searches=searches)
 
     def _changes(self, message: Any, total_tokens: Any, usages: Any, meta: Any) -> dict[str, Any]:
         new: NewMessage[IdT] = NewMessage(
@@ -277,87 +208,6 @@ class MessageRepository(Generic[IdT, UserIdT]):
         if not changes:
             raise InvalidInput("message", "nothing to update was given")
         return changes
-
-    def _select(self, thread_id: IdT) -> Query:
-        message, thread = self._message, self._thread
-        return (
-            select(*self._columns())
-            .join(thread, thread.c.thread_id == message.c.thread_id)
-            .where(message.c.thread_id == self._scope.thread_id(thread_id), self._scope.owns())
-        )
-
-    def _columns(self) -> list[Any]:
-        message = self._message
-        return [
-            message.c.thread_id,
-            message.c.message_id,
-            message.c.seq,
-            message.c.role,
-            message.c.content,
-            message.c.tool_calls,
-            message.c.tool_call_id,
-            message.c.reasoning,
-            message.c.extra,
-            message.c.total_tokens,
-            message.c.usages,
-            message.c.meta,
-            readable(message.c.created_at),
-            readable(message.c.updated_at),
-        ]
-
-    def _record(self, row: Row[Any]) -> MessageRecord[IdT]:
-        key = (row.thread_id, row.message_id)
-        check_readable("messages", key, row)
-        columns = MessageColumns(row.role, row.content, row.tool_calls, row.tool_call_id, row.reasoning, row.extra)
-        try:
-            message = from_columns(columns)
-        except (AttributeError, TypeError, ValueError):  # JSON, but no difference between two messages
-            raise CorruptRow("messages", key, "extra") from None
-        return MessageRecord(
-            thread_id=row.thread_id,
-            message_id=row.message_id,
-            seq=row.seq,
-            role=row.role,
-            message=message,
-            text=row.content,
-            total_tokens=row.total_tokens,
-            usages=row.usages,
-            meta=row.meta,
-            created_at=row.created_at,
-            updated_at=row.updated_at,
-        )
-
-
-def _as_new(message: ChatMessage | NewMessage[IdT], field: str) -> NewMessage[IdT]:
-    if isinstance(message, NewMessage):
-        return message
-    if not isinstance(message, Mapping):
-        raise InvalidInput(field, f"must be a mapping or a NewMessage, not {type(message).__name__}")
-    return NewMessage(message=message)
-
-
-def _appended(thread_id: IdT, message: PreparedMessage[IdT], row: Row[Any]) -> MessageRecord[IdT]:
-    return MessageRecord(
-        thread_id=thread_id,
-        message_id=row.message_id,
-        seq=row.seq,
-        role=message.columns.role,
-        message=message.message,
-        text=message.columns.content,
-        total_tokens=message.total_tokens,
-        usages=message.usages,
-        meta=message.meta,
-        created_at=row.created_at,
-        updated_at=row.updated_at,
-    )
-
-
-def _refuse_repeated_ids(messages: Sequence[PreparedMessage[Any]]) -> None:
-    seen: set[Any] = set()
-    for place, message in enumerate(messages):
-        if message.message_id is not None and message.message_id in seen:
-            raise InvalidInput(f"messages[{place}].message_id", "is given twice")
-        seen.add(message.message_id)
 
 
 def _seq(cursor: str, field: str) -> int:

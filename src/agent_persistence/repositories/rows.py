@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import Column, ColumnElement, Row, case, literal_column
+from sqlalchemy import Column, ColumnElement, case, literal_column
 
 from agent_persistence.errors import CorruptRow, InvalidInput
 from agent_persistence.json_values import UNDECODABLE
@@ -29,19 +29,24 @@ def readable(column: Column[datetime]) -> ColumnElement[datetime]:
     return within.label(column.name)
 
 
-def check_readable(table: str, key: object, row: Row[Any]) -> None:
+def check_readable(table: str, key: object, row: Any, *times: datetime | None) -> None:
     """Refuse a row of which the driver could read a part only.
+
+    Args:
+        times: the row's times.
 
     Raises:
         CorruptRow: a JSON value that Python cannot read, or a time outside its calendar (see ``readable``).
     """
-    for column, value in row._mapping.items():
-        if value is UNDECODABLE or (isinstance(value, datetime) and value.tzinfo is None):
-            raise CorruptRow(table, key, str(column))
+    for time in times:
+        if time is not None and time.tzinfo is None:
+            raise CorruptRow(table, key, row._fields[row.index(time)])
+    if UNDECODABLE in row:
+        raise CorruptRow(table, key, row._fields[row.index(UNDECODABLE)])
 
 
 def readable_records(
-    rows: Sequence[Row[Any]], read: Callable[[Row[Any]], RecordT]
+    rows: Sequence[Any], read: Callable[[Any], RecordT]
 ) -> tuple[tuple[RecordT, ...], tuple[CorruptRow, ...]]:
     """Read every row that can be read, and name those that cannot."""
     records: list[RecordT] = []

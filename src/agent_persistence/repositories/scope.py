@@ -1,9 +1,9 @@
-"""What the three repositories of a unit of work have in common: session, models, owner, limits."""
+"""What the three repositories of a unit of work have in common: models, owner, limits, and where statements run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Final, Generic
@@ -14,7 +14,6 @@ from sqlalchemy import (
     ColumnElement,
     Executable,
     Result,
-    Row,
     Table,
     cast,
     func,
@@ -23,22 +22,18 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects.postgresql import REGCLASS
-from sqlalchemy.ext.asyncio import AsyncSession
 
-from agent_persistence.driver_errors import translated
-from agent_persistence.errors import UnitOfWorkInUseError
+from agent_persistence.driver_statement import DriverStatement
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.json_values import EncodedJSON, encode_json, sanitize
 from agent_persistence.models import Models
 from agent_persistence.models.base import table_of
-from agent_persistence.records import ANY_USER, AnyUser
-from agent_persistence.repositories.owner_setting import say_owner
-from agent_persistence.repositories.proofs import MARKS, Trace, note_proof
+from agent_persistence.records import ANY_USER, AnyUser, SavedState
+from agent_persistence.repositories.commit_hooks import TouchedState
+from agent_persistence.repositories.proofs import Trace
 
 DRAWS: Final = 10
 """How often the database is asked for an id that nobody has taken; each time a run of taken ones is skipped."""
-
-_BUSY: Final = "agent_persistence.busy"
 
 Query = Any
 """A SELECT. Its class is generic over one tuple in SQLAlchemy 2.0, over the columns in 2.1: no spelling fits both."""
@@ -68,10 +63,9 @@ class Limits(Generic[IdT]):
 
 
 @dataclass(frozen=True, slots=True)
-class Scope(Generic[IdT, UserIdT]):
-    """One owner's data in one session. Everything else does not exist here."""
+class Scope(ABC, Generic[IdT, UserIdT]):
+    """One owner's data. Everything else does not exist here."""
 
-    session: AsyncSession
     models: Models[IdT, UserIdT]
     owner: UserIdT | AnyUser
     limits: Limits[IdT]
@@ -91,30 +85,43 @@ class Scope(Generic[IdT, UserIdT]):
         """The table of messages."""
         return table_of(self.models.Message)
 
+    @abstractmethod
     async def execute(self, statement: Executable) -> Result[Any]:
-        """Run a statement in the caller's transaction; driver errors leave in our own words.
+        """Run a statement; driver errors leave in our own words."""
 
-        Raises:
-            UnitOfWorkInUseError: another task is running one.
-        """
-        session = self.session
-        with translated(), _alone(session.sync_session.info):
-            if self.limits.row_level_security:
-                await session.run_sync(say_owner, self.owner, bind=self.models.Thread)
-            if session.autoflush and (session.new or session.dirty or session.deleted):
-                await session.flush()  # SQLAlchemy 2.0 does not do so for Core statements, 2.1 does
-            return await session.execute(statement)
+    @abstractmethod
+    async def fetch(self, statement: DriverStatement, **values: Any) -> Sequence[Any]:
+        """Run a statement that was compiled before; its rows have the names of its columns."""
 
-    async def write(self, statement: Query, trace: Callable[[Row[Any]], Trace]) -> Sequence[Row[Any]]:
+    @abstractmethod
+    async def write(
+        self, statement: Query | DriverStatement, trace: Callable[[Any], Trace], **values: Any
+    ) -> Sequence[Any]:
         """Run a statement that returns the rows it writes.
 
         Args:
+            statement: where it is compiled, it returns ``MARKS`` as well.
+            values: of the parameters of a compiled statement.
             trace: what shows of such a row that its transaction was committed.
         """
-        rows = (await self.execute(statement.returning(*MARKS))).all()
-        if rows:
-            note_proof(self.session.sync_session, rows[-1], [trace(row) for row in rows])
-        return rows
+
+    @abstractmethod
+    def touch(self, state: TouchedState, saved: SavedState | None = None) -> None:
+        """Have the cache told of a changed state around the commit; see ``commit_hooks``."""
+
+    @property
+    @abstractmethod
+    def in_unit_of_work(self) -> bool:
+        """Whether its statements belong to one transaction."""
+
+    @property
+    @abstractmethod
+    def has_snapshot(self) -> bool:
+        """Whether a transaction is open, which may see less than has been committed since, and more than others do."""
+
+    @abstractmethod
+    def has_touched(self, thread_id: IdT) -> bool:
+        """Whether the transaction has changed the state of a thread."""
 
     def owns(self) -> ColumnElement[bool]:
         """The condition that a thread belongs to the owner."""
@@ -195,15 +202,3 @@ class Scope(Generic[IdT, UserIdT]):
     def message_id(self, value: object) -> IdT:
         """Return a message id, or refuse it."""
         return self.models.id_types.id.validate(value, "message_id")
-
-
-@contextmanager
-def _alone(info: dict[Any, Any]) -> Iterator[None]:
-    """Refuse a second task before it breaks what the first one is doing: a session is no place for two."""
-    if info.get(_BUSY):
-        raise UnitOfWorkInUseError
-    info[_BUSY] = True
-    try:
-        yield
-    finally:
-        info[_BUSY] = False

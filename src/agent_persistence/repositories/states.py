@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Generic
 
-from sqlalchemy import CTE, Row, delete, func, insert, literal, select
+from sqlalchemy import Row, Table, delete, func, select
 
 from agent_persistence.errors import (
     CheckpointingDisabledError,
@@ -17,17 +18,111 @@ from agent_persistence.errors import (
 )
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.json_values import EncodedJSON
-from agent_persistence.records import Page, SavedState, StateRecord
-from agent_persistence.repositories.commit_hooks import TouchedState, touch
+from agent_persistence.records import ANY_USER, Page, SavedState, StateRecord
+from agent_persistence.repositories.commit_hooks import TouchedState
 from agent_persistence.repositories.cursors import decode_cursor, encode_cursor
 from agent_persistence.repositories.proofs import Trace
 from agent_persistence.repositories.retention import MAX_KEPT
-from agent_persistence.repositories.rows import check_readable, json_object, readable, readable_records
+from agent_persistence.repositories.rows import check_readable, json_object, readable_records
 from agent_persistence.repositories.scope import Query, Scope
+from agent_persistence.repositories.state_statements import latest_state, save_states, state_columns
 from agent_persistence.texts import check_datetime, check_limit
 
 _LISTING: Final = "states"
 _MAX_VERSION: Final = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True, repr=False)  # its repr would be a user's state
+class NewState(Generic[IdT]):
+    """A state that was checked and encoded, ready for the table."""
+
+    thread_id: IdT
+    owner: Any
+    data: Any
+    meta: dict[str, Any]
+    encoded_data: EncodedJSON
+    encoded_meta: EncodedJSON
+
+    @property
+    def size(self) -> int:
+        """How many bytes are sent."""
+        return len(self.encoded_data.utf8) + len(self.encoded_meta.utf8)
+
+    def saved(self, row: Any) -> SavedState:
+        """What the cache keeps, once the table has made this row of it."""
+        data, meta = self.encoded_data.utf8, self.encoded_meta.utf8
+        return SavedState(row.state_id, data, meta, row.created_at, row.updated_at)
+
+    def record(self, row: Any) -> StateRecord[IdT]:
+        """What its caller is told."""
+        return StateRecord(self.thread_id, row.state_id, self.data, self.meta, row.created_at, row.updated_at)
+
+
+def prepare_state(scope: Scope[IdT, Any], thread_id: IdT, data: Any, meta: Mapping[str, Any] | None) -> NewState[IdT]:
+    """Check and encode a state before any SQL runs.
+
+    Raises:
+        InvalidInput: a part of it cannot be stored.
+        CheckpointingDisabledError: the settings turned states off.
+    """
+    if not scope.limits.save_states:
+        raise CheckpointingDisabledError
+    thread_id = scope.thread_id(thread_id)
+    data = scope.clean(data, "data")
+    checked_meta: dict[str, Any] = scope.clean(json_object(meta, "meta"), "meta")
+    encoded_data, encoded_meta = scope.json(data, "data"), scope.json(checked_meta, "meta")
+    return NewState(thread_id, scope.owner, data, checked_meta, encoded_data, encoded_meta)
+
+
+async def save_state(scope: Scope[IdT, Any], new: NewState[IdT]) -> StateRecord[IdT]:
+    """Save what was prepared, in the transaction of a unit of work.
+
+    Raises:
+        ThreadNotFoundError: there is no such thread.
+    """
+    state, limits = scope.states, scope.limits
+    of_anybody = scope.owner is ANY_USER
+    statement = save_states(scope.models, touch_seconds=limits.touch_interval, of_anybody=of_anybody)
+    rows = await scope.write(statement, saved_trace(state), **columns_of_states([new]))
+    if not rows:
+        raise ThreadNotFoundError(new.thread_id)
+    [row] = rows
+    scope.touch(TouchedState(new.thread_id, row.owner if of_anybody else scope.owner), new.saved(row))
+    if limits.max_states:
+        due = state.c.state_id <= newest_to_go(state, new.thread_id, limits.max_states)
+        await scope.execute(delete(state).where(state.c.thread_id == new.thread_id, due))
+    return new.record(row)
+
+
+def newest_to_go(state: Table, thread_id: Any, keep: int) -> Any:
+    """The newest version of a thread that is not among the last ones to keep."""
+    return (
+        select(state.c.state_id)
+        .where(state.c.thread_id == thread_id)
+        .order_by(state.c.state_id.desc())
+        .offset(keep)
+        .limit(1)
+        .scalar_subquery()
+    )
+
+
+def columns_of_states(states: Sequence[NewState[Any]]) -> dict[str, list[Any]]:
+    """The parameters of ``save_states``."""
+    return {
+        "thread_ids": [state.thread_id for state in states],
+        "owners": [None if state.owner is ANY_USER else state.owner for state in states],
+        "state_data": [state.encoded_data for state in states],
+        "meta": [state.encoded_meta for state in states],
+    }
+
+
+def saved_trace(table: Table) -> Callable[[Any], Trace]:
+    """What shows that a state was committed."""
+
+    def trace(row: Any) -> Trace:
+        return Trace(table, {"thread_id": row.thread_id, "state_id": row.state_id}, ("created_at", row.created_at))
+
+    return trace
 
 
 class StateRepository(Generic[IdT, UserIdT]):
@@ -57,28 +152,17 @@ class StateRepository(Generic[IdT, UserIdT]):
             StateConflict: ``expected_version`` is not the latest version.
             CheckpointingDisabledError: the settings turned states off.
         """
-        if not self._scope.limits.save_states:
-            raise CheckpointingDisabledError
-        thread_id = self._scope.thread_id(thread_id)
-        data = self._scope.clean(data, "data")
-        checked_meta: dict[str, Any] = self._scope.clean(json_object(meta, "meta"), "meta")
-        encoded_data, encoded_meta = self._scope.json(data, "data"), self._scope.json(checked_meta, "meta")
+        scope, new = self._scope, prepare_state(self._scope, thread_id, data, meta)
         if expected_version is not None:
-            await self._expect(thread_id, check_version(expected_version, "expected_version"))
-        rows = await self._scope.write(self._insert(thread_id, encoded_data, encoded_meta), self._saved(thread_id))
-        if not rows:
-            raise ThreadNotFoundError(thread_id)
-        [row] = rows
-        saved = SavedState(row.state_id, encoded_data.utf8, encoded_meta.utf8, row.created_at, row.updated_at)
-        touch(self._scope.session.sync_session, TouchedState(thread_id, row.user_id), saved)
-        await self._keep_last(thread_id, self._scope.limits.max_states)
-        return StateRecord(thread_id, row.state_id, data, checked_meta, row.created_at, row.updated_at)
+            await self._expect(new.thread_id, check_version(expected_version, "expected_version"))
+        return await save_state(scope, new)
 
     async def get(self, thread_id: IdT) -> StateRecord[IdT] | None:
         """Return the thread's latest state from the table, or ``None``."""
-        statement = self._select(thread_id).order_by(self._state.c.state_id.desc()).limit(1)
-        row = (await self._scope.execute(statement)).one_or_none()
-        return None if row is None else self._record(row)
+        scope = self._scope
+        statement = latest_state(scope.models, of_anybody=scope.owner is ANY_USER)
+        rows = await scope.fetch(statement, thread_id=scope.thread_id(thread_id), owner=scope.owner)
+        return state_record(rows[0]) if rows else None
 
     async def require(self, thread_id: IdT) -> StateRecord[IdT]:
         """Return the thread's latest state.
@@ -95,7 +179,7 @@ class StateRepository(Generic[IdT, UserIdT]):
         """Return one version of the thread's state, or ``None``."""
         statement = self._select(thread_id).where(self._state.c.state_id == check_version(version, "version"))
         row = (await self._scope.execute(statement)).one_or_none()
-        return None if row is None else self._record(row)
+        return None if row is None else state_record(row)
 
     async def page(self, thread_id: IdT, *, limit: int = 20, after: str | None = None) -> Page[StateRecord[IdT]]:
         """List a thread's states, the latest first; ``page.after`` leads on to older ones."""
@@ -105,7 +189,7 @@ class StateRepository(Generic[IdT, UserIdT]):
             version = decode_cursor(after, _LISTING, "after", lambda version: check_version(version, "after"))
             statement = statement.where(self._state.c.state_id < version)
         rows = (await self._scope.execute(statement)).all()
-        items, corrupt = readable_records(rows[:limit], self._record)
+        items, corrupt = readable_records(rows[:limit], state_record)
         more = encode_cursor(_LISTING, rows[limit - 1].state_id) if len(rows) > limit else None
         return Page(items, None, more, corrupt)
 
@@ -117,7 +201,7 @@ class StateRepository(Generic[IdT, UserIdT]):
         """
         owner, deleted = await self._delete(thread_id, self._state.c.state_id > 0)
         if deleted:
-            touch(self._scope.session.sync_session, TouchedState(thread_id, owner))
+            self._scope.touch(TouchedState(thread_id, owner))
         return deleted
 
     async def prune(self, thread_id: IdT, *, keep_last: int | None = None, older_than: datetime | None = None) -> int:
@@ -135,7 +219,7 @@ class StateRepository(Generic[IdT, UserIdT]):
             raise InvalidInput("keep_last", "give keep_last, older_than or both")
         keep = 1 if keep_last is None else check_limit(keep_last, "keep_last", MAX_KEPT)
         thread_id = self._scope.thread_id(thread_id)
-        due = self._state.c.state_id <= self._newest_to_go(thread_id, keep)
+        due = self._state.c.state_id <= newest_to_go(self._state, thread_id, keep)
         if older_than is not None:
             due &= self._state.c.created_at < check_datetime(older_than, "older_than")
         _, deleted = await self._delete(thread_id, due)
@@ -150,7 +234,7 @@ class StateRepository(Generic[IdT, UserIdT]):
             ThreadNotFoundError: there is no such thread.
         """
         thread_id = self._scope.thread_id(thread_id)
-        touch(self._scope.session.sync_session, TouchedState(thread_id, await self._lock(thread_id)))
+        self._scope.touch(TouchedState(thread_id, await self._lock(thread_id)))
 
     async def _lock(self, thread_id: IdT) -> UserIdT:
         """Lock a thread of the owner, and say whose it is."""
@@ -173,33 +257,6 @@ class StateRepository(Generic[IdT, UserIdT]):
         if found != expected:
             raise StateConflict(thread_id, expected, found)
 
-    def _insert(self, thread_id: IdT, data: EncodedJSON, meta: EncodedJSON) -> Any:
-        """Lock the thread, move its activity and add a state, in one round trip."""
-        locked = self._scope.locked_thread(thread_id)
-        state = self._state
-        values = select(locked.c.thread_id, literal(data, state.c.state_data.type), literal(meta, state.c.meta.type))
-        return (
-            insert(state)
-            .from_select(["thread_id", "state_data", "meta"], values, include_defaults=False)
-            .add_cte(locked, self._scope.touched_thread(locked))
-            .returning(state.c.state_id, state.c.created_at, state.c.updated_at, _owner_of(locked))
-        )
-
-    async def _keep_last(self, thread_id: IdT, count: int) -> None:
-        if count:
-            due = self._state.c.state_id <= self._newest_to_go(thread_id, count)
-            await self._scope.execute(delete(self._state).where(self._state.c.thread_id == thread_id, due))
-
-    def _newest_to_go(self, thread_id: IdT, keep: int) -> Any:
-        return (
-            select(self._state.c.state_id)
-            .where(self._state.c.thread_id == thread_id)
-            .order_by(self._state.c.state_id.desc())
-            .offset(keep)
-            .limit(1)
-            .scalar_subquery()
-        )
-
     async def _delete(self, thread_id: IdT, due: Any) -> tuple[UserIdT, int]:
         thread_id = self._scope.thread_id(thread_id)
         owner = await self._lock(thread_id)
@@ -208,43 +265,26 @@ class StateRepository(Generic[IdT, UserIdT]):
         rows = await self._scope.write(statement, self._gone(thread_id))
         return owner, len(rows)
 
-    def _saved(self, thread_id: IdT) -> Callable[[Row[Any]], Trace]:
-        return lambda row: Trace(
-            self._state, {"thread_id": thread_id, "state_id": row.state_id}, ("created_at", row.created_at)
-        )
-
     def _gone(self, thread_id: IdT) -> Callable[[Row[Any]], Trace]:
         return lambda row: Trace(self._state, {"thread_id": thread_id, "state_id": row.state_id})
 
     def _select(self, thread_id: IdT) -> Query:
         state, thread = self._state, self._thread
         return (
-            select(
-                state.c.thread_id,
-                state.c.state_id,
-                state.c.state_data,
-                state.c.meta,
-                readable(state.c.created_at),
-                readable(state.c.updated_at),
-            )
+            select(*state_columns(state))
             .join(thread, thread.c.thread_id == state.c.thread_id)
             .where(state.c.thread_id == self._scope.thread_id(thread_id), self._scope.owns())
         )
 
-    def _record(self, row: Row[Any]) -> StateRecord[IdT]:
-        check_readable("states", (row.thread_id, row.state_id), row)
-        return StateRecord(
-            thread_id=row.thread_id,
-            version=row.state_id,
-            data=row.state_data,
-            meta=row.meta,
-            created_at=row.created_at,
-            updated_at=row.updated_at,
-        )
 
+def state_record(row: Any) -> StateRecord[Any]:
+    """Make a record of a row with ``state_columns``.
 
-def _owner_of(locked: CTE) -> Any:
-    return select(locked.c.user_id).scalar_subquery().label("user_id")
+    Raises:
+        CorruptRow: a part of it cannot be read.
+    """
+    check_readable("states", (row.thread_id, row.state_id), row, row.created_at, row.updated_at)
+    return StateRecord(row.thread_id, row.state_id, row.state_data, row.meta, row.created_at, row.updated_at)
 
 
 def check_version(value: object, field: str) -> int:

@@ -12,7 +12,7 @@ from sqlalchemy.dialects.postgresql import insert
 from agent_persistence.errors import InvalidInput, ThreadExistsError, ThreadNotFoundError
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.records import ANY_USER, UNSET, Page, ThreadRecord, Unchanged
-from agent_persistence.repositories.commit_hooks import TouchedState, touch
+from agent_persistence.repositories.commit_hooks import TouchedState
 from agent_persistence.repositories.cursors import decode_cursor, encode_cursor
 from agent_persistence.repositories.proofs import Trace
 from agent_persistence.repositories.rows import check_readable, json_object, readable, readable_records
@@ -134,7 +134,7 @@ class ThreadRepository(Generic[IdT, UserIdT]):
         )
         rows = await self._scope.write(statement, lambda _: Trace(self._thread, {"thread_id": thread_id}))
         for row in rows:
-            touch(self._scope.session.sync_session, TouchedState(thread_id, row.user_id))
+            self._scope.touch(TouchedState(thread_id, row.user_id))
         return bool(rows)
 
     async def page(
@@ -246,7 +246,7 @@ class ThreadRepository(Generic[IdT, UserIdT]):
         ]
 
     def _record(self, row: Row[Any]) -> ThreadRecord[IdT, UserIdT]:
-        check_readable("threads", row.thread_id, row)
+        check_readable("threads", row.thread_id, row, row.archived_at, row.created_at, row.updated_at)
         return ThreadRecord(
             thread_id=row.thread_id,
             user_id=row.user_id,

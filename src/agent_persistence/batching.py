@@ -1,0 +1,219 @@
+"""Doing together what several callers ask for at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final, Generic, TypeVar
+
+from agent_persistence.errors import ClosedError
+from agent_persistence.shielding import start
+
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
+
+
+class Alone(Enum):
+    """The type of ``ALONE``."""
+
+    ALONE = "alone"
+
+
+ALONE: Final = Alone.ALONE
+"""In place of a result: this item is to be done by itself."""
+
+
+@dataclass(slots=True, eq=False)
+class _Entry(Generic[ItemT, ResultT]):
+    item: ItemT
+    key: Hashable
+    weight: int
+    future: asyncio.Future[ResultT]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch(Generic[ItemT]):
+    """Items to be done together.
+
+    Attributes:
+        given_up: whether the caller of an item no longer waits for it: then it is not to be begun anew.
+    """
+
+    items: list[ItemT]
+    given_up: Callable[[int], bool]
+
+    def wanted(self) -> list[int]:
+        """The places of the items that somebody waits for."""
+        return [place for place in range(len(self.items)) if not self.given_up(place)]
+
+    def chosen(self, places: list[int]) -> list[ItemT]:
+        """The items in these places."""
+        return [self.items[place] for place in places]
+
+
+class Batcher(Generic[ItemT, ResultT]):
+    """While one batch is under way the next one gathers, so nobody waits for company, and a crowd shares round trips.
+
+    An item that a batch cannot do is done by itself, and fails by itself. Items of one key begin in the order in which
+    they came. An item whose caller gives up before its batch leaves is never begun; after that it goes on to its end.
+
+    Args:
+        together: does a batch; returns a result, an exception or ``ALONE`` for each item, in their order.
+        alone: does one item; ``None`` where ``together`` never says ``ALONE``.
+        most: items a batch.
+        most_weight: what they may weigh together; a heavier one travels by itself.
+        at_once: so many batches are under way at a time, of different keys; all but the first one full.
+    """
+
+    def __init__(
+        self,
+        together: Callable[[Batch[ItemT]], Awaitable[Sequence[ResultT | Exception | Alone]]],
+        alone: Callable[[ItemT], Awaitable[ResultT]] | None = None,
+        *,
+        most: int = 64,
+        most_weight: int = 1 << 20,
+        at_once: int = 3,
+    ) -> None:
+        self._together = together
+        self._alone = alone
+        self._most = most
+        self._most_weight = most_weight
+        self._at_once = at_once
+        self._flights = 0
+        self._waiting: deque[_Entry[ItemT, ResultT]] = deque()
+        self._held: set[Hashable] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._is_closed = False
+
+    async def do(self, item: ItemT, *, key: Hashable = None, weight: int = 0) -> ResultT:
+        """Have an item done.
+
+        Args:
+            key: what the item changes; ``None`` where order does not matter.
+            weight: its size in bytes.
+
+        Raises:
+            ClosedError: the batcher was closed.
+        """
+        if self._is_closed:
+            raise ClosedError
+        future: asyncio.Future[ResultT] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Entry(item, key, weight, future))
+        self._depart()
+        return await future
+
+    async def aclose(self) -> None:
+        """Drop what waits, and cancel what is under way."""
+        self._is_closed = True
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for entry in self._waiting:
+            _settle(entry, ClosedError())
+        self._waiting.clear()
+
+    async def drained(self) -> None:
+        """Wait until nothing is under way."""
+        while self._tasks:
+            await asyncio.wait(list(self._tasks))
+
+    def _depart(self) -> None:
+        is_due = self._flights == 0 or len(self._waiting) >= self._most
+        if self._waiting and is_due and self._flights < self._at_once and not self._is_closed:
+            self._flights += 1
+            self._start(self._fly())
+
+    async def _fly(self) -> None:
+        """Do batch after batch; whoever came in the same turn of the event loop is in the first."""
+        try:
+            while batch := self._board():
+                self._land(batch, await self._results(batch))
+        finally:
+            self._flights -= 1
+
+    def _board(self) -> list[_Entry[ItemT, ResultT]]:
+        """Take the first of those who wait, as many as fit, but for those behind one of their key."""
+        batch: list[_Entry[ItemT, ResultT]] = []
+        left: list[_Entry[ItemT, ResultT]] = []
+        weight = 0
+        while self._waiting and len(batch) < self._most:
+            entry = self._waiting.popleft()
+            if entry.future.done():
+                continue
+            if entry.key in self._held:
+                left.append(entry)
+                continue
+            weight += entry.weight
+            if batch and weight > self._most_weight:
+                left.append(entry)
+                break
+            batch.append(entry)
+        self._waiting.extendleft(reversed(left))
+        self._held.update(entry.key for entry in batch if entry.key is not None)
+        if self._waiting and batch:
+            self._depart()
+        return batch
+
+    async def _results(self, batch: list[_Entry[ItemT, ResultT]]) -> Sequence[ResultT | Exception | Alone]:
+        try:
+            given_up = lambda place: batch[place].future.done()  # noqa: E731
+            return await self._together(Batch([entry.item for entry in batch], given_up))
+        except asyncio.CancelledError:
+            for entry in batch:
+                _settle(entry, ClosedError())
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it was, everybody hears of it
+            return [error] * len(batch)
+
+    def _land(self, batch: list[_Entry[ItemT, ResultT]], results: Sequence[ResultT | Exception | Alone]) -> None:
+        by_themselves: dict[Hashable, list[_Entry[ItemT, ResultT]]] = {}
+        for entry, result in zip(batch, results, strict=True):
+            if result is ALONE:
+                key = object() if entry.key is None else entry.key
+                by_themselves.setdefault(key, []).append(entry)
+            else:
+                _settle(entry, result)
+        self._held.difference_update(entry.key for entry in batch if entry.key not in by_themselves)
+        for key, entries in by_themselves.items():
+            self._held.add(key)
+            self._start(self._do_alone(key, entries))
+
+    async def _do_alone(self, key: Hashable, entries: list[_Entry[ItemT, ResultT]]) -> None:
+        try:
+            for entry in entries:
+                if not entry.future.done():
+                    await self._by_itself(entry)
+        finally:
+            self._held.discard(key)
+            self._depart()
+
+    async def _by_itself(self, entry: _Entry[ItemT, ResultT]) -> None:
+        if self._alone is None:
+            raise NotImplementedError("nothing does an item alone")
+        work = asyncio.ensure_future(self._alone(entry.item))
+        entry.future.add_done_callback(lambda _: work.cancel())  # its caller has given up
+        try:
+            _settle(entry, await work)
+        except asyncio.CancelledError:
+            if not entry.future.done():
+                _settle(entry, ClosedError())
+                raise
+        except Exception as error:  # noqa: BLE001 - its caller raises it
+            _settle(entry, error)
+
+    def _start(self, work: Any) -> None:
+        task = start(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _settle(entry: _Entry[Any, ResultT], result: ResultT | Exception | Alone) -> None:
+    if entry.future.done():
+        return  # its caller has given up
+    if isinstance(result, Exception):
+        entry.future.set_exception(result)
+    else:
+        entry.future.set_result(result)  # type: ignore[arg-type]  # ALONE does not come here

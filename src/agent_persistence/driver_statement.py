@@ -1,0 +1,70 @@
+"""Statements that SQLAlchemy compiles once: what meets the driver is their text and a tuple of arguments."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
+from sqlalchemy.types import TypeEngine
+
+MODELS_AT_ONCE: Final = 64
+"""For so many choices of models the compiled statements are kept."""
+
+_DIALECT: Final = PGDialect_asyncpg()  # type: ignore[no-untyped-call]  # SQLAlchemy's
+
+
+class DriverStatement:
+    """One statement of the models, compiled for asyncpg.
+
+    Building and compiling a statement costs a millisecond of CPU, finding it in SQLAlchemy's cache a tenth of that;
+    this costs a microsecond a value.
+
+    Args:
+        statement: with a named ``bindparam`` for whatever differs from call to call.
+
+    Attributes:
+        statement: what was compiled.
+        text: the SQL, with ``$1`` for the first argument.
+    """
+
+    def __init__(self, statement: Any) -> None:
+        compiled = statement.compile(dialect=_DIALECT)
+        self.statement = statement
+        self.text = str(compiled)
+        binds = [compiled.binds[name] for name in compiled.positiontup]
+        self._parameters = [(bind.key, bind.value, _processors(bind.type).bind_processor(_DIALECT)) for bind in binds]
+        columns = list(statement.exported_columns)
+        row = _row_class([str(column.name) for column in columns])
+        self._make_row: Callable[[Iterable[Any]], Any] = row._make
+        readers = [_processors(column.type).result_processor(_DIALECT, None) for column in columns]
+        self._readers = [(place, read) for place, read in enumerate(readers) if read is not None]
+
+    def arguments(self, values: Mapping[str, Any]) -> tuple[Any, ...]:
+        """Put the values in their places."""
+        return tuple(
+            [
+                values.get(name, given) if write is None else write(values.get(name, given))
+                for name, given, write in self._parameters
+            ]
+        )
+
+    def rows(self, raw: Iterable[Iterable[Any]]) -> list[Any]:
+        """Read what the driver returned, as the types of the columns say; a named tuple a row."""
+        rows: list[Any] = []
+        for values in raw:
+            row = list(values)
+            for place, read in self._readers:
+                row[place] = read(row[place])
+            rows.append(self._make_row(row))
+        return rows
+
+
+def _processors(kind: TypeEngine[Any]) -> TypeEngine[Any]:
+    return kind.dialect_impl(_DIALECT)
+
+
+def _row_class(names: list[str]) -> Any:
+    make_class: Any = namedtuple  # mypy wants to know the fields
+    return make_class("Row", names)

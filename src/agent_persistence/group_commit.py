@@ -1,0 +1,139 @@
+"""One transaction for the writes of several callers."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Final, Generic, TypeVar
+
+from sqlalchemy import insert
+
+from agent_persistence.batching import ALONE, Alone, Batch
+from agent_persistence.cache import StateCache
+from agent_persistence.driver_errors import DRIVER_ERRORS, translate, translated
+from agent_persistence.errors import CommitUnknown, PersistenceError, PoolTimeout, UnavailableError
+from agent_persistence.leases import Lease, Leases
+from agent_persistence.models import Models
+from agent_persistence.repositories.commit_hooks import Touched
+from agent_persistence.repositories.proofs import Proof
+from agent_persistence.retries import Retries
+
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
+
+_EVERYBODYS: Final = (UnavailableError, PoolTimeout, CommitUnknown)
+"""What nobody would be spared by writing alone."""
+
+
+@dataclass(slots=True)
+class Written(Generic[ResultT]):
+    """What a transaction has written, before its COMMIT.
+
+    Attributes:
+        results: one for each item, in their order; ``ALONE`` where its rows could not be written with the others'.
+        proof: what shows that it was committed; ``None`` if there is nothing to commit.
+        touched: the latest states that it leaves behind.
+    """
+
+    results: Sequence[ResultT | Alone]
+    proof: Proof | None
+    touched: Touched = field(default_factory=dict)
+
+
+class GroupCommit:
+    """Commits what several callers write at once, with the cache's protocol around it; all of it or nothing.
+
+    Args:
+        settle: says what became of a transaction whose COMMIT got no reply; ``None`` if nobody knows.
+    """
+
+    def __init__(
+        self,
+        leases: Leases,
+        models: Models[Any, Any],
+        cache: StateCache | None,
+        retries: Retries,
+        settle: Callable[[Proof], Awaitable[bool | None]],
+    ) -> None:
+        self._leases = leases
+        self._models = models
+        self._cache = cache
+        self._retries = retries
+        self._settle = settle
+
+    async def run(
+        self, batch: Batch[ItemT], write: Callable[[Lease, list[ItemT]], Awaitable[Written[ResultT]]]
+    ) -> Sequence[ResultT | Alone]:
+        """Write items in a transaction, again while that may help and for whom it is still wanted.
+
+        An error that one item may have caused makes each be written alone, where it finds the one that did.
+
+        Raises:
+            UnavailableError, PoolTimeout, CommitUnknown: nobody's item could be written, or nobody knows.
+        """
+
+        async def attempt() -> Sequence[ResultT | Alone]:
+            wanted = batch.wanted()
+            results: list[ResultT | Alone] = [ALONE] * len(batch.items)
+            if wanted:
+                done = await self._attempt(batch.chosen(wanted), write)
+                for place, result in zip(wanted, done, strict=True):
+                    results[place] = result
+            return results
+
+        try:
+            return await self._retries.run(attempt)
+        except _EVERYBODYS:
+            raise
+        except PersistenceError:
+            return [ALONE] * len(batch.items)
+
+    async def _attempt(
+        self, items: list[ItemT], write: Callable[[Lease, list[ItemT]], Awaitable[Written[ResultT]]]
+    ) -> Sequence[ResultT | Alone]:
+        lease = await self._leases.take()
+        try:
+            with translated():
+                await lease.begin()
+                written = await write(lease, items)
+                if written.proof is None:
+                    await lease.roll_back()
+                else:
+                    await self._commit(lease, written, written.proof)
+                return written.results
+        except BaseException:
+            with suppress(*DRIVER_ERRORS, PersistenceError):
+                await lease.roll_back()
+            raise
+        finally:
+            self._leases.give_back(lease)
+
+    async def _commit(self, lease: Lease, written: Written[Any], proof: Proof) -> None:
+        cache = self._cache if written.touched else None
+        if cache is None:
+            await self._end(lease, proof)
+            return
+        quarantine = cache.prepare(written.touched)
+        try:
+            untold = await cache.before_commit(quarantine)
+        except BaseException:
+            await cache.after_rollback(quarantine)
+            raise
+        if untold:
+            await lease.execute(insert(self._models.outbox), [state._asdict() for state in untold])
+        await self._end(lease, proof)  # from here on only a commit tells that it was one; else the quarantine stays
+        await cache.after_commit(quarantine)
+
+    async def _end(self, lease: Lease, proof: Proof) -> None:
+        """Commit, or raise."""
+        try:
+            await lease.commit()
+        except DRIVER_ERRORS as error:
+            failure = translate(error, committing=True)
+            await lease.drop()
+            committed = await self._settle(proof) if isinstance(failure, CommitUnknown) else None
+            if committed is None:
+                raise failure from error
+            if not committed:
+                raise UnavailableError("the connection closed before COMMIT took effect; try again") from error

@@ -1,0 +1,101 @@
+"""A scope in a session: its statements belong to the session's transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import Executable, Result
+from sqlalchemy.ext.asyncio import AsyncSession
+from typing_extensions import override
+
+from agent_persistence.driver_errors import translated
+from agent_persistence.driver_statement import DriverStatement
+from agent_persistence.errors import UnitOfWorkInUseError
+from agent_persistence.ids import IdT, UserIdT
+from agent_persistence.records import SavedState
+from agent_persistence.repositories.commit_hooks import TouchedState, has_touched, touch
+from agent_persistence.repositories.owner_setting import say_owner
+from agent_persistence.repositories.proofs import MARKS, Trace, note_proof
+from agent_persistence.repositories.scope import Query, Scope
+
+_BUSY: Final = "agent_persistence.busy"
+
+
+@dataclass(frozen=True, slots=True)
+class SessionScope(Scope[IdT, UserIdT]):
+    """One owner's data in one session.
+
+    Raises:
+        UnitOfWorkInUseError: (every statement) another task is running one.
+    """
+
+    session: AsyncSession
+
+    @override
+    async def execute(self, statement: Executable) -> Result[Any]:
+        with translated(), _alone(self.session.sync_session.info):
+            await self._prepare()
+            return await self.session.execute(statement)
+
+    @override
+    async def fetch(self, statement: DriverStatement, **values: Any) -> Sequence[Any]:
+        with translated(), _alone(self.session.sync_session.info):
+            await self._prepare()
+            connection = await self.session.connection(bind_arguments={"mapper": self.models.Thread})
+            sync_connection = connection.sync_connection
+            if sync_connection is None or "schema_translate_map" in sync_connection.get_execution_options():
+                return (await connection.execute(statement.statement, values)).all()
+            result = await connection.exec_driver_sql(statement.text, statement.arguments(values))
+            return statement.rows(result)
+
+    @override
+    async def write(
+        self, statement: Query | DriverStatement, trace: Callable[[Any], Trace], **values: Any
+    ) -> Sequence[Any]:
+        if isinstance(statement, DriverStatement):
+            rows = await self.fetch(statement, **values)
+        else:
+            rows = (await self.execute(statement.returning(*MARKS))).all()
+        if rows:
+            note_proof(self.session.sync_session, rows[-1], [trace(row) for row in rows])
+        return rows
+
+    @override
+    def touch(self, state: TouchedState, saved: SavedState | None = None) -> None:
+        touch(self.session.sync_session, state, saved)
+
+    @property
+    @override
+    def in_unit_of_work(self) -> bool:
+        return True
+
+    @property
+    @override
+    def has_snapshot(self) -> bool:
+        return self.session.in_transaction()
+
+    @override
+    def has_touched(self, thread_id: IdT) -> bool:
+        return has_touched(self.session.sync_session, thread_id)
+
+    async def _prepare(self) -> None:
+        session = self.session
+        if self.limits.row_level_security:
+            await session.run_sync(say_owner, self.owner, bind=self.models.Thread)
+        if session.autoflush and (session.new or session.dirty or session.deleted):
+            await session.flush()  # SQLAlchemy 2.0 does not do so for Core statements, 2.1 does
+
+
+@contextmanager
+def _alone(info: dict[Any, Any]) -> Iterator[None]:
+    """Refuse a second task before it breaks what the first one is doing: a session is no place for two."""
+    if info.get(_BUSY):
+        raise UnitOfWorkInUseError
+    info[_BUSY] = True
+    try:
+        yield
+    finally:
+        info[_BUSY] = False
