@@ -39,7 +39,7 @@ def to_columns(message: Mapping[str, Any], field: str = "message") -> MessageCol
     Raises:
         InvalidInput: it is no mapping, its role is unknown, or its content is of no shape that the format has.
     """
-    if not isinstance(message, Mapping):
+    if type(message) is not dict and not isinstance(message, Mapping):
         raise InvalidInput(field, f"must be a mapping in the chat-completions shape, not {type(message).__name__}")
     role = _role(message, field)
     content = _plain_text(message.get("content"), f"{field}.content")
@@ -89,7 +89,7 @@ def _with_extra(columns: MessageColumns, message: Mapping[str, Any]) -> MessageC
         extra["set"] = changed
     if absent:
         extra["unset"] = absent
-    return replace(columns, extra=extra or None)
+    return replace(columns, extra=extra) if extra else columns
 
 
 def _role(message: Mapping[str, Any], field: str) -> MessageRole:

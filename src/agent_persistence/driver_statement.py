@@ -6,6 +6,7 @@ from collections import namedtuple
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
+from sqlalchemy import ARRAY
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.types import TypeEngine
 
@@ -34,7 +35,7 @@ class DriverStatement:
         self.statement = statement
         self.text = str(compiled)
         binds = [compiled.binds[name] for name in compiled.positiontup]
-        self._parameters = [(bind.key, bind.value, _processors(bind.type).bind_processor(_DIALECT)) for bind in binds]
+        self._parameters = [(bind.key, bind.value, _writer(bind.type)) for bind in binds]
         columns = list(statement.exported_columns)
         row = _row_class([str(column.name) for column in columns])
         self._make_row: Callable[[Iterable[Any]], Any] = row._make
@@ -59,6 +60,14 @@ class DriverStatement:
                 row[place] = read(row[place])
             rows.append(self._make_row(row))
         return rows
+
+
+def _writer(kind: TypeEngine[Any]) -> Callable[[Any], Any] | None:
+    """What turns a value into the driver's. SQLAlchemy's own for arrays looks for arrays in each item of them."""
+    if not isinstance(kind, ARRAY):
+        return _processors(kind).bind_processor(_DIALECT)
+    write = _writer(kind.item_type)
+    return None if write is None else lambda items: [write(item) for item in items]
 
 
 def _processors(kind: TypeEngine[Any]) -> TypeEngine[Any]:

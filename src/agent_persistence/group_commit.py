@@ -63,11 +63,19 @@ class GroupCommit:
         self._settle = settle
 
     async def run(
-        self, batch: Batch[ItemT], write: Callable[[Lease, list[ItemT]], Awaitable[Written[ResultT]]]
+        self,
+        batch: Batch[ItemT],
+        write: Callable[[Lease, list[ItemT]], Awaitable[Written[ResultT]]],
+        *,
+        is_repeatable: bool = False,
     ) -> Sequence[ResultT | Alone]:
-        """Write items in a transaction, again while that may help and for whom it is still wanted.
+        """Write items, again while that may help and for whom it is still wanted.
 
         An error that one item may have caused makes each be written alone, where it finds the one that did.
+
+        Args:
+            is_repeatable: whether it is one statement that does no harm when it is run once more, however late: then it
+                commits by itself, and nothing need be asked when its reply is lost.
 
         Raises:
             UnavailableError, PoolTimeout, CommitUnknown: nobody's item could be written, or nobody knows.
@@ -77,7 +85,8 @@ class GroupCommit:
             wanted = batch.wanted()
             results: list[ResultT | Alone] = [ALONE] * len(batch.items)
             if wanted:
-                done = await self._attempt(batch.chosen(wanted), write)
+                attempt_once = self._in_statement if is_repeatable else self._in_transaction
+                done = await attempt_once(batch.chosen(wanted), write)
                 for place, result in zip(wanted, done, strict=True):
                     results[place] = result
             return results
@@ -89,7 +98,13 @@ class GroupCommit:
         except PersistenceError:
             return [ALONE] * len(batch.items)
 
-    async def _attempt(
+    async def _in_statement(
+        self, items: list[ItemT], write: Callable[[Lease, list[ItemT]], Awaitable[Written[ResultT]]]
+    ) -> Sequence[ResultT | Alone]:
+        async with self._leases.lend() as lease:
+            return (await write(lease, items)).results
+
+    async def _in_transaction(
         self, items: list[ItemT], write: Callable[[Lease, list[ItemT]], Awaitable[Written[ResultT]]]
     ) -> Sequence[ResultT | Alone]:
         lease = await self._leases.take()

@@ -86,6 +86,11 @@ def has_one_kind_of_id(item: NewMessages[Any]) -> bool:
     return len({message.message_id is None for message in item.messages}) == 1
 
 
+def is_repeatable(item: NewMessages[Any]) -> bool:
+    """Whether adding it twice leaves what adding it once does: a single message, which its id makes known again."""
+    return len(item.messages) == 1 and _has_ids(item)
+
+
 def _of_one_owner_a_thread(items: Sequence[NewState[Any] | NewMessages[Any]]) -> list[int]:
     """The places of what can share a statement: by its thread alone it must be clear whose a row is."""
     owner_of: dict[Any, Any] = {}

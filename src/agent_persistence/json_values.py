@@ -188,9 +188,10 @@ def decode_json(text: str | bytes) -> Any:
         ValueError: the text cannot be read, for example a number of more than 4,300 digits (``1e5000`` in JSONB).
     """
     utf8 = text.encode() if isinstance(text, str) else text
-    if _PERHAPS_NEGATIVE_ZERO.search(utf8):
+    if b"0.00" in utf8 and _PERHAPS_NEGATIVE_ZERO.search(utf8):
         utf8 = _STRING_OR_NEGATIVE_ZERO.sub(_restore_negative_zero, utf8)
-    if _LONG_NUMBER in utf8.translate(_DIGITS):
+    # Of 19 digits in a row, looking at every sixth character meets three: that is the cheaper test, and mostly enough.
+    if b"000" in utf8[::6].translate(_DIGITS) and _LONG_NUMBER in utf8.translate(_DIGITS):
         # orjson rounds ints beyond 64 bits to floats. Of pydantic this is the JSON parser only, which is slower.
         return from_json(utf8, allow_inf_nan=False)
     return orjson.loads(utf8)

@@ -24,7 +24,7 @@ from agent_persistence.errors import (
 )
 from agent_persistence.group_commit import GroupCommit
 from agent_persistence.grouped_reads import Wanted, reader_of_latest_states
-from agent_persistence.grouped_writes import has_one_kind_of_id, writer_of_messages, writer_of_states
+from agent_persistence.grouped_writes import has_one_kind_of_id, is_repeatable, writer_of_messages, writer_of_states
 from agent_persistence.home import Home
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.leases import Leases
@@ -104,7 +104,10 @@ class Transactions(Generic[IdT, UserIdT]):
         )
         self._to_read = Batcher(reader_of_latest_states(self._leases, models, self._retries), self._read_alone)
         self._to_save = Batcher(lambda batch: together.run(batch, save), self._save_alone)
-        self._to_append = Batcher(lambda batch: together.run(batch, append), self._append_alone)
+        self._to_append = Batcher(
+            lambda batch: together.run(batch, append, is_repeatable=all(map(is_repeatable, batch.items))),
+            self._append_alone,
+        )
         self.single_reads = async_sessionmaker(engine.execution_options(**alone), **options)
 
     async def ready(self) -> None:
@@ -179,7 +182,8 @@ class Transactions(Generic[IdT, UserIdT]):
         """Return a thread's latest state, or ``None``."""
         if self._groups and user_id is not ANY_USER:  # what can fail is done again below, and is shielded there
             await self.ready()
-            return await self._readers(user_id).states.get(thread_id, fresh=fresh, min_version=min_version)
+            states = CachedStates(self._reading(user_id), self._cache, self._read_latest_state)
+            return await states.get(thread_id, fresh=fresh, min_version=min_version)
         return await self.read(
             lambda found: found.states.get(thread_id, fresh=fresh, min_version=min_version), user_id=user_id
         )

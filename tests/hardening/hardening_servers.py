@@ -103,6 +103,7 @@ class LossyProxy:
     def __init__(self, server: PostgreSQL) -> None:
         self._proxy = Proxy(server.port, self._is_to_be_lost)
         self._fate = REPLY_LOST
+        self._content: bytes | None = None
 
     @property
     def port(self) -> int:
@@ -116,9 +117,13 @@ class LossyProxy:
         self._proxy.refuse()
 
     @asynccontextmanager
-    async def losing_a_commit(self, fate: str) -> AsyncIterator[None]:
-        """The first COMMIT of the block, or the reply to it, is lost, and its connection with it; there must be one."""
-        self._fate = fate
+    async def losing_a_commit(self, fate: str, *, of: bytes | None = None) -> AsyncIterator[None]:
+        """The first COMMIT of the block, or the reply to it, is lost, and its connection with it; there must be one.
+
+        Args:
+            of: a statement with this text in its parameters commits by itself, and is what is lost.
+        """
+        self._fate, self._content = fate, of
         loss = asyncio.create_task(self._proxy.lose_a_reply(within_seconds=30))
         await asyncio.sleep(0)
         try:
@@ -128,6 +133,7 @@ class LossyProxy:
             loss.cancel()
 
     def _is_to_be_lost(self, sent: bytes) -> bool:
-        if is_commit(sent) and self._fate == NEVER_ARRIVED:
+        is_meant = is_commit(sent) if self._content is None else self._content in sent
+        if is_meant and self._fate == NEVER_ARRIVED:
             self._proxy.cut()  # what is written to a connection that was cut goes nowhere
-        return is_commit(sent)
+        return is_meant

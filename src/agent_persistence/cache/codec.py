@@ -76,6 +76,7 @@ def decode_state(value: bytes, thread_id: Any, user_id: Any) -> StateRecord[Any]
 
 
 def _check(envelope: dict[str, Any], thread_id: Any, user_id: Any, body: bytes) -> None:
-    expected = {"format": FORMAT, "thread": str(thread_id), "owner": str(user_id), "length": len(body)}
-    if any(envelope[name] != value for name, value in expected.items()) or envelope["crc32"] != zlib.crc32(body):
+    is_ours = envelope["format"] == FORMAT and envelope["length"] == len(body)
+    is_theirs = envelope["thread"] == str(thread_id) and envelope["owner"] == str(user_id)
+    if not is_ours or not is_theirs or envelope["crc32"] != zlib.crc32(body):
         raise ValueError("not the value of this key")

@@ -63,6 +63,6 @@ def json_object(value: object, field: str) -> dict[str, Any]:
     """Return a mapping as a dict, nothing as an empty one, and refuse the rest."""
     if value is None:
         return {}
-    if not isinstance(value, Mapping):
+    if type(value) is not dict and not isinstance(value, Mapping):
         raise InvalidInput(field, f"must be a mapping, not {type(value).__name__}")
     return dict(value)
