@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import deque
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, Generic, TypeVar
 
 from agent_persistence.errors import ClosedError
-from agent_persistence.shielding import start
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
@@ -86,6 +86,7 @@ class Batcher(Generic[ItemT, ResultT]):
         self._waiting: deque[_Entry[ItemT, ResultT]] = deque()
         self._held: set[Hashable] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._is_crowded = True
         self._is_closed = False
 
     async def do(self, item: ItemT, *, key: Hashable = None, weight: int = 0) -> ResultT:
@@ -124,13 +125,16 @@ class Batcher(Generic[ItemT, ResultT]):
         is_due = self._flights == 0 or len(self._waiting) >= self._most
         if self._waiting and is_due and self._flights < self._at_once and not self._is_closed:
             self._flights += 1
-            self._start(self._fly())
+            # Where there was a crowd, the first one waits for the others of this turn of the event loop.
+            self._start(self._fly(), at_once=not self._is_crowded)
 
     async def _fly(self) -> None:
         """Do batch after batch; whoever came in the same turn of the event loop is in the first."""
         try:
             while batch := self._board():
                 self._land(batch, await self._results(batch))
+                if self._waiting:
+                    await asyncio.sleep(0)  # who has just landed may go again, and goes along
         finally:
             self._flights -= 1
 
@@ -153,6 +157,7 @@ class Batcher(Generic[ItemT, ResultT]):
             batch.append(entry)
         self._waiting.extendleft(reversed(left))
         self._held.update(entry.key for entry in batch if entry.key is not None)
+        self._is_crowded = len(batch) > 1 if batch else self._is_crowded
         if self._waiting and batch:
             self._depart()
         return batch
@@ -204,8 +209,12 @@ class Batcher(Generic[ItemT, ResultT]):
         except Exception as error:  # noqa: BLE001 - its caller raises it
             _settle(entry, error)
 
-    def _start(self, work: Any) -> None:
-        task = start(work)
+    def _start(self, work: Coroutine[Any, Any, None], *, at_once: bool = False) -> None:
+        loop = asyncio.get_running_loop()
+        if at_once and sys.version_info >= (3, 12):  # a turn of the event loop less
+            task = asyncio.Task(work, loop=loop, eager_start=True)
+        else:
+            task = loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

@@ -109,14 +109,14 @@ class GroupCommit:
     ) -> Sequence[ResultT | Alone]:
         lease = await self._leases.take()
         try:
-            with translated():
-                await lease.begin()
-                written = await write(lease, items)
-                if written.proof is None:
+            await lease.begin()
+            written = await write(lease, items)
+            if written.proof is None:
+                with translated():
                     await lease.roll_back()
-                else:
-                    await self._commit(lease, written, written.proof)
-                return written.results
+            else:
+                await self._commit(lease, written, written.proof)
+            return written.results
         except BaseException:
             with suppress(*DRIVER_ERRORS, PersistenceError):
                 await lease.roll_back()

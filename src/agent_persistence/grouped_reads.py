@@ -31,7 +31,8 @@ def reader_of_latest_states(leases: Leases, models: Models[Any, Any], retries: R
     one, many = latest_state(models, of_anybody=False), latest_states(models)
 
     async def read(wanted: list[Wanted]) -> list[Found | Exception]:
-        async with leases.lend() as lease:
+        lease = await leases.take()
+        try:
             if len(wanted) == 1:
                 rows = await lease.fetch(one, thread_id=wanted[0].thread_id, owner=wanted[0].owner)
                 return [_found(rows[0]) if rows else None]
@@ -40,6 +41,8 @@ def reader_of_latest_states(leases: Leases, models: Models[Any, Any], retries: R
             for row in await lease.fetch(many, thread_ids=ids, owners=owners):
                 found[row.place - 1] = _found(row)
             return found
+        finally:
+            leases.give_back(lease)
 
     async def read_again(batch: Batch[Wanted]) -> list[Found | Exception]:
         return await retries.run(lambda: read(batch.items), is_wanted=lambda: bool(batch.wanted()))

@@ -9,23 +9,24 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
 import asyncpg
 from sqlalchemy import Engine, Executable, Result
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from agent_persistence.driver_errors import DRIVER_ERRORS, translated
+from agent_persistence.driver_errors import DRIVER_ERRORS, translate, translated
 from agent_persistence.driver_statement import DriverStatement
-from agent_persistence.errors import PoolTimeout, UnavailableError
+from agent_persistence.errors import PersistenceError, PoolTimeout, UnavailableError
 from agent_persistence.shielding import start
 
 logger: Final = logging.getLogger("sqlalchemy.engine.Engine")
 
 _IDLE_SECONDS: Final = 0.02
 _LONGEST_SECONDS: Final = 30.0
+_CLOSED: Final = "the connection was closed; try again"
 
 
 class Lease:
@@ -48,10 +49,14 @@ class Lease:
             PersistenceError: what the driver raised, in our words.
         """
         arguments = statement.arguments(values)
-        with translated(), _unsent(self._driver):
+        try:
             if _is_observed(self._engine):
-                return statement.rows(await self._observed(self.connection.exec_driver_sql(statement.text, arguments)))
-            return statement.rows(await self._driver.fetch(statement.text, *arguments))
+                rows = list(await self._observed(self.connection.exec_driver_sql(statement.text, arguments)))
+            else:
+                rows = await self._driver.fetch(statement.text, *arguments)
+        except DRIVER_ERRORS as error:
+            raise self._in_our_words(error) from error
+        return statement.rows(rows)
 
     async def execute(self, statement: Executable, rows: Sequence[Mapping[str, Any]] | None = None) -> Result[Any]:
         """Run a statement that is not compiled.
@@ -63,22 +68,29 @@ class Lease:
             return await self._observed(self.connection.execute(statement, rows))
 
     async def begin(self) -> None:
-        """Begin a transaction; errors of the driver leave as they are, here and below.
+        """Begin a transaction.
+
+        Raises:
+            PersistenceError: what the driver raised, in our words.
+        """
+        try:
+            await self._driver.execute("BEGIN;")
+        except DRIVER_ERRORS as error:
+            raise self._in_our_words(error) from error
+
+    async def commit(self) -> None:
+        """Commit it. The driver's errors leave as they are, as from `roll_back`.
 
         Raises:
             UnavailableError: the connection was closed before, so nothing was sent.
         """
-        with _unsent(self._driver):
-            await self._driver.execute("BEGIN;")
-
-    async def commit(self) -> None:
-        """Commit it."""
         if _is_observed(self._engine):  # SQLAlchemy itself sends nothing
             if not self.connection.in_transaction():
                 await self.connection.begin()
             await self.connection.commit()
-        with _unsent(self._driver):
-            await self._driver.execute("COMMIT;")
+        if self._driver.is_closed():
+            raise UnavailableError(_CLOSED)
+        await self._driver.execute("COMMIT;")
 
     async def roll_back(self) -> None:
         """Undo what is not committed, if anything is."""
@@ -100,6 +112,11 @@ class Lease:
             await self.connection.rollback()
         return result
 
+    def _in_our_words(self, error: BaseException) -> PersistenceError:
+        if isinstance(error, asyncpg.InterfaceError) and self._driver.is_closed():
+            return UnavailableError(_CLOSED)
+        return translate(error)
+
     @property
     def is_clean(self) -> bool:
         """Whether another statement may run on it."""
@@ -113,17 +130,6 @@ def _is_observed(engine: Engine) -> bool:
     return bool(told or logger.isEnabledFor(logging.INFO))
 
 
-@contextmanager
-def _unsent(driver: asyncpg.Connection) -> Iterator[None]:
-    """Name what the driver says of a connection that is closed already."""
-    try:
-        yield
-    except asyncpg.InterfaceError as error:
-        if driver.is_closed():
-            raise UnavailableError("the connection was closed; try again") from error
-        raise
-
-
 class Leases:
     """Lends connections; whoever comes when all are lent waits for the next one that is given back.
 
@@ -133,7 +139,8 @@ class Leases:
     """
 
     def __init__(self, engine: AsyncEngine, *, most: int, wait_seconds: float) -> None:
-        self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._engine = engine
+        self._committing = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._most = most
         self._wait_seconds = wait_seconds
         self._taken = 0
@@ -150,8 +157,7 @@ class Leases:
         """
         lease = await self.take()
         try:
-            with translated():
-                yield lease
+            yield lease
         finally:
             self.give_back(lease)
 
@@ -191,7 +197,7 @@ class Leases:
         self._taken += 1
         try:
             with translated():
-                connection = await self._engine.connect()
+                connection = await self._committing.connect()
                 driver: Any = (await connection.get_raw_connection()).driver_connection
         except BaseException:
             self._taken -= 1
