@@ -7,6 +7,7 @@ SQLALCHEMY =
 VENV = .venv$(if $(SQLALCHEMY),-sqlalchemy$(subst =,,$(subst *,x,$(SQLALCHEMY))))
 BIN = $(VENV)/bin
 PYTEST_ARGS =
+PARALLEL = --numprocesses auto --maxprocesses 4
 DURATION = 60
 SEED =
 BENCH = .venv-bench
@@ -15,8 +16,8 @@ BENCH_ARGS =
 .DEFAULT_GOAL = help
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # two pips at once would break the virtualenv
-.PHONY: help demo test test-matrix test-wheel torture torture-checker bench lint style type migration-lint format migrate \
-    revision check-migrations build clean
+.PHONY: help demo test coverage test-matrix test-wheel torture torture-checker bench lint style type migration-lint \
+    format migrate revision check-migrations build clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,8 +25,11 @@ help: ## list the targets
 demo: $(VENV)/installed-demo ## see it work: servers, migrations and conversations, in a minute
 	@$(BIN)/agent-persistence demo
 
-test: $(VENV)/installed-dev ## run the tests with coverage (a part, without: PYTEST_ARGS=tests/unit)
-	$(BIN)/pytest $(or $(PYTEST_ARGS),--cov --numprocesses auto --maxprocesses 4)
+test: $(VENV)/installed-dev ## run the tests (a part: PYTEST_ARGS=tests/unit)
+	$(BIN)/pytest $(or $(PYTEST_ARGS),$(PARALLEL))
+
+coverage: $(VENV)/installed-dev ## run the tests and measure what they cover, which takes half as long again
+	$(BIN)/pytest --cov $(PARALLEL)
 
 torture: $(VENV)/installed-dev ## kill, hang and cut real servers under load: make torture DURATION=60 SEED=7
 	PYTHONPATH=tests $(BIN)/python -m torture --duration $(DURATION) $(if $(SEED),--seed $(SEED))

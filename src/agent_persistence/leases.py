@@ -25,7 +25,7 @@ from agent_persistence.shielding import start
 logger: Final = logging.getLogger("sqlalchemy.engine.Engine")
 
 _IDLE_SECONDS: Final = 0.02
-_LONGEST_SECONDS: Final = 30.0
+_LONGEST_SECONDS: Final = 1.0  # then others who wait for the pool have their turn
 _CLOSED: Final = "the connection was closed; try again"
 
 
@@ -103,6 +103,7 @@ class Lease:
         """Close the connection, which makes room for another."""
         with suppress(*DRIVER_ERRORS):
             await self.connection.invalidate()
+        with suppress(*DRIVER_ERRORS):
             await self.connection.close()
 
     async def _observed(self, execution: Awaitable[Result[Any]]) -> Result[Any]:

@@ -51,6 +51,7 @@ T = TypeVar("T")
 LONGEST_IDLE: Final = QUARANTINE_SECONDS - 2
 """Seconds after which a transaction that idles before its COMMIT is ended: before its quarantine ends."""
 
+_WITHOUT_A_LIMIT: Final = 10
 _READ_ONLY_SERVER: Final = "25006"
 
 
@@ -94,7 +95,7 @@ class Transactions(Generic[IdT, UserIdT]):
         alone = {} if limits.row_level_security else {"isolation_level": "AUTOCOMMIT"}
         translates = "schema_translate_map" in engine.get_execution_options()
         self._groups = groups and not limits.row_level_security and not translates
-        self._leases = Leases(engine, most=_size(engine), wait_seconds=wait_seconds)
+        self._leases = Leases(engine, most=_leased_at_most(engine), wait_seconds=wait_seconds)
         together = GroupCommit(self._leases, models, cache, self._retries, self._settle)
         # Where the server does not end an idle transaction by itself, each writer has to ask it to.
         self._groups_states = self._groups and (cache is None or limits_idling) and not limits.max_states
@@ -373,10 +374,10 @@ class Transactions(Generic[IdT, UserIdT]):
             await self._engine.dispose()  # its connections lead to a server that is no longer the primary
 
 
-def _size(engine: AsyncEngine) -> int:
-    """How many connections an engine keeps; one for pools that keep none."""
+def _leased_at_most(engine: AsyncEngine) -> int:
+    """As many connections as an engine keeps; the overflow is for units of work and for the host."""
     pool = engine.sync_engine.pool
-    return max(pool.size(), 1) if isinstance(pool, QueuePool) else 1
+    return pool.size() if isinstance(pool, QueuePool) and pool.size() else _WITHOUT_A_LIMIT
 
 
 @asynccontextmanager

@@ -1,0 +1,123 @@
+"""Connections are kept between statements, and given back before anybody misses them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from connections import all_are_back
+from sqlalchemy import event
+
+from agent_persistence.errors import PoolTimeout
+from agent_persistence.leases import Leases
+from agent_persistence.persistence import Persistence
+from agent_persistence.settings import PersistenceSettings
+
+SettingsFor = Callable[..., Awaitable[PersistenceSettings]]
+Store = Persistence[str, str]
+
+
+@pytest_asyncio.fixture
+async def store(settings_for: SettingsFor) -> AsyncIterator[Store]:
+    """A store with one connection."""
+    settings = await settings_for(pool_size=1, max_overflow=0, pool_timeout=3.0, redis_url=None)
+    async with Store(settings) as store:
+        yield store
+
+
+@pytest.fixture
+def leases(store: Store) -> Leases:
+    return Leases(store.engine, most=1, wait_seconds=0.2)
+
+
+def counted(store: Store, name: str) -> list[Any]:
+    """What the pool does from now on."""
+    seen: list[Any] = []
+    event.listen(store.engine.sync_engine.pool, name, lambda *_: seen.append(name))
+    return seen
+
+
+async def test_reads_in_a_row_take_one_connection_once(store: Store, user_id: str) -> None:
+    checkouts = counted(store, "checkout")
+
+    for _ in range(20):
+        await store.threads.page(user_id=user_id)
+
+    assert len(checkouts) < 5  # a machine under load may take longer than a connection is kept
+    assert await all_are_back(store)
+
+
+async def test_a_crowd_shares_the_connections_that_the_pool_keeps(settings_for: SettingsFor, user_id: str) -> None:
+    async with Store(await settings_for(pool_size=2, max_overflow=5, redis_url=None)) as store:
+        connects = counted(store, "connect")
+
+        await asyncio.gather(*(store.threads.page(user_id=user_id) for _ in range(100)))
+
+        assert len(connects) <= 2
+
+
+async def test_a_crowd_of_readers_leaves_a_turn_to_units_of_work(store: Store, user_id: str) -> None:
+    served = asyncio.Event()
+
+    async def read() -> None:
+        while not served.is_set():
+            await store.threads.page(user_id=user_id)
+
+    readers = [asyncio.create_task(read()) for _ in range(8)]
+    async with store.begin(user_id=user_id) as uow:
+        made = await uow.threads.create()
+    served.set()
+    await asyncio.gather(*readers)
+
+    assert await store.threads.get(made.thread_id, user_id=user_id) == made
+
+
+async def test_who_waits_too_long_is_told_so(leases: Leases) -> None:
+    lease = await leases.take()
+
+    with pytest.raises(PoolTimeout):
+        await leases.take()
+
+    leases.give_back(lease)
+    await leases.aclose()
+
+
+async def test_one_who_gives_up_waiting_takes_nothing_from_the_next(leases: Leases) -> None:
+    lease = await leases.take()
+    first, second = asyncio.create_task(leases.take()), asyncio.create_task(leases.take())
+    await asyncio.sleep(0)
+
+    leases.give_back(lease)
+    first.cancel()
+
+    assert await second is lease
+    leases.give_back(lease)
+    await leases.aclose()
+
+
+async def test_a_connection_that_was_left_in_a_transaction_is_not_lent_again(store: Store, leases: Leases) -> None:
+    lease = await leases.take()
+    await lease.begin()
+    leases.give_back(lease)
+
+    other = await leases.take()
+
+    assert other is not lease
+    leases.give_back(other)
+    await leases.aclose()
+    assert await all_are_back(store)
+
+
+async def test_a_connection_that_the_server_ended_is_replaced(store: Store, user_id: str) -> None:
+    made = await store.threads.create(user_id=user_id)
+    await store.threads.get(made.thread_id, user_id=user_id)
+
+    async with store.engine.connect() as connection:
+        ended = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+        with pytest.raises(Exception, match="terminat|closed"):
+            await connection.exec_driver_sql(ended)
+
+    assert await store.threads.get(made.thread_id, user_id=user_id) == made
