@@ -13,7 +13,7 @@ from sqlalchemy.types import TypeEngine
 MODELS_AT_ONCE: Final = 64
 """For so many choices of models the compiled statements are kept."""
 
-_DIALECT: Final = PGDialect_asyncpg()  # type: ignore[no-untyped-call]  # SQLAlchemy's
+_DIALECT: Final = PGDialect_asyncpg()  # type: ignore[no-untyped-call]  # SQLAlchemy leaves its making untyped
 
 
 class DriverStatement:

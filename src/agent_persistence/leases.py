@@ -22,7 +22,7 @@ from agent_persistence.driver_statement import DriverStatement
 from agent_persistence.errors import PersistenceError, PoolTimeout, UnavailableError
 from agent_persistence.shielding import start
 
-logger: Final = logging.getLogger("sqlalchemy.engine.Engine")
+_statement_log: Final = logging.getLogger("sqlalchemy.engine.Engine")
 
 _IDLE_SECONDS: Final = 0.02
 _LONGEST_SECONDS: Final = 1.0  # then others who wait for the pool have their turn
@@ -128,7 +128,7 @@ def _is_observed(engine: Engine) -> bool:
     """Whether somebody listens to the engine's statements, or has them logged; then they go the long way."""
     listeners = engine.dispatch
     told = listeners.before_cursor_execute or listeners.after_cursor_execute or listeners.commit
-    return bool(told or logger.isEnabledFor(logging.INFO))
+    return bool(told or _statement_log.isEnabledFor(logging.INFO))
 
 
 class Leases:
@@ -148,6 +148,7 @@ class Leases:
         self._idle: list[Lease] = []
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._timer: asyncio.TimerHandle | None = None
+        self._renewed = 0.0
 
     @asynccontextmanager
     async def lend(self) -> AsyncIterator[Lease]:
@@ -178,7 +179,7 @@ class Leases:
     def give_back(self, lease: Lease) -> None:
         """Let others have the connection; nothing is awaited, so a cancelled caller can do so as well."""
         lease.used = now = asyncio.get_running_loop().time()
-        if not lease.is_clean or now - lease.since > _LONGEST_SECONDS:
+        if not lease.is_clean or now - lease.since > _LONGEST_SECONDS or lease.since <= self._renewed:
             self._end(lease)
             return
         self._idle.append(lease)
@@ -190,9 +191,15 @@ class Leases:
         """Give every idle connection back to the pool."""
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
         idle, self._idle = self._idle, []
         for lease in idle:
             await self._close(lease)
+
+    async def renew(self) -> None:
+        """Before the engine is disposed of: its old pool closes nothing that comes back later, so that is done here."""
+        self._renewed = asyncio.get_running_loop().time()
+        await self.aclose()
 
     async def _open(self) -> Lease:
         self._taken += 1
@@ -241,7 +248,7 @@ class Leases:
     async def _close(self, lease: Lease) -> None:
         try:
             with suppress(*DRIVER_ERRORS):
-                if lease.is_clean:
+                if lease.is_clean and lease.since > self._renewed:
                     await lease.connection.close()
                 elif not lease.connection.closed:
                     await lease.drop()

@@ -370,7 +370,7 @@ class Transactions(Generic[IdT, UserIdT]):
 
     async def _before_again(self, error: PersistenceError) -> None:
         if sqlstate_of(error) == _READ_ONLY_SERVER:
-            await self._leases.aclose()
+            await self._leases.renew()
             await self._engine.dispose()  # its connections lead to a server that is no longer the primary
 
 

@@ -121,3 +121,26 @@ async def test_a_connection_that_the_server_ended_is_replaced(store: Store, user
             await connection.exec_driver_sql(ended)
 
     assert await store.threads.get(made.thread_id, user_id=user_id) == made
+
+
+async def test_an_engine_that_is_disposed_of_leaves_no_connection_open_and_is_lent_from_again(
+    settings_for: SettingsFor,
+) -> None:
+    async with Store(await settings_for(pool_size=2, redis_url=None)) as store:
+        leases = Leases(store.engine, most=2, wait_seconds=1)
+        early, late = await leases.take(), await leases.take()
+        raw = (await late.connection.get_raw_connection()).driver_connection
+        assert raw is not None
+        leases.give_back(early)
+
+        await leases.renew()
+        await store.engine.dispose()
+        leases.give_back(late)
+        after = await leases.take()
+        leases.give_back(after)
+
+        assert after not in {early, late}
+        assert await all_are_back(store)
+        async with asyncio.timeout(2):
+            while not raw.is_closed():  # noqa: ASYNC110 - the driver tells nobody
+                await asyncio.sleep(0)
