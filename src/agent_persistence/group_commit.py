@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from sqlalchemy import insert
 
 from agent_persistence.batching import ALONE, Alone, Batch
 from agent_persistence.cache import StateCache
-from agent_persistence.driver_errors import DRIVER_ERRORS, translate, translated
-from agent_persistence.errors import CommitUnknown, PersistenceError, PoolTimeout, UnavailableError
+from agent_persistence.driver_errors import DRIVER_ERRORS, Verdict, classify, translate, translated
+from agent_persistence.errors import CommitUnknown, PersistenceError, UnavailableError
 from agent_persistence.leases import Lease, Leases
 from agent_persistence.models import Models
 from agent_persistence.repositories.commit_hooks import Touched
@@ -21,9 +21,6 @@ from agent_persistence.retries import Retries
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
-
-_EVERYBODYS: Final = (UnavailableError, PoolTimeout, CommitUnknown)
-"""What nobody would be spared by writing alone."""
 
 
 @dataclass(slots=True)
@@ -78,22 +75,35 @@ class GroupCommit:
                 commits by itself, and nothing need be asked when its reply is lost.
 
         Raises:
-            UnavailableError, PoolTimeout, CommitUnknown: nobody's item could be written, or nobody knows.
+            UnavailableError: nobody's item could be written.
+            CommitUnknown: nobody knows whether they were.
         """
+        attempt_once = self._in_statement if is_repeatable else self._in_transaction
+        perhaps_committed = False
 
         async def attempt() -> Sequence[ResultT | Alone]:
+            nonlocal perhaps_committed
             wanted = batch.wanted()
             results: list[ResultT | Alone] = [ALONE] * len(batch.items)
-            if wanted:
-                attempt_once = self._in_statement if is_repeatable else self._in_transaction
+            if not wanted:
+                return results
+            try:
                 done = await attempt_once(batch.chosen(wanted), write)
-                for place, result in zip(wanted, done, strict=True):
-                    results[place] = result
+            except UnavailableError as error:
+                perhaps_committed |= is_repeatable and _has_lost_a_reply(error)
+                raise
+            for place, result in zip(wanted, done, strict=True):
+                results[place] = result
             return results
 
         try:
             return await self._retries.run(attempt)
-        except _EVERYBODYS:
+        except UnavailableError as error:
+            if perhaps_committed:
+                reason = "the connection closed before the reply; the same message_id can be sent again"
+                raise CommitUnknown(reason) from error
+            raise
+        except CommitUnknown:
             raise
         except PersistenceError:
             return [ALONE] * len(batch.items)
@@ -152,3 +162,8 @@ class GroupCommit:
                 raise failure from error
             if not committed:
                 raise UnavailableError("the connection closed before COMMIT took effect; try again") from error
+
+
+def _has_lost_a_reply(error: UnavailableError) -> bool:
+    """Whether a statement that commits by itself may have done so before its connection was lost."""
+    return error.__cause__ is not None and classify(error.__cause__, committing=True) is Verdict.AMBIGUOUS

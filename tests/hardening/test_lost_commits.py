@@ -272,3 +272,18 @@ async def test_what_was_written_together_is_there_once_each(world: World, fate: 
 
     assert await world.messages() == [*messages, *appended]
     assert await world.states() == [*put[::-1], *states][:20]
+
+
+async def test_a_lone_statement_whose_reply_is_lost_is_called_unknown_where_it_is_not_tried_again(
+    world: World, fate: str
+) -> None:
+    values = world.store.settings.model_dump(exclude_unset=True) | {"retry_deadline": 0.0}
+    message_id = world.new_id(1)
+
+    hasty = Store(type(world.store.settings)(_env_file=None, **values))
+    async with hasty, world.proxy.losing_a_commit(fate, of=b"hello"):
+        with pytest.raises(CommitUnknown):
+            await hasty.messages.append(world.thread_id, HELLO, user_id=world.user_id, message_id=message_id)
+
+    again = await world.append(message_id=message_id)
+    assert (await world.messages())[2:] == [again]
