@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
 from agent_persistence.errors import ClosedError
@@ -164,8 +165,7 @@ class Batcher(Generic[ItemT, ResultT]):
 
     async def _results(self, batch: list[_Entry[ItemT, ResultT]]) -> Sequence[ResultT | Exception | Alone]:
         try:
-            given_up = lambda place: batch[place].future.done()  # noqa: E731
-            return await self._together(Batch([entry.item for entry in batch], given_up))
+            return await self._together(Batch([entry.item for entry in batch], partial(_has_given_up, batch)))
         except asyncio.CancelledError:
             for entry in batch:
                 _settle(entry, ClosedError())
@@ -175,30 +175,35 @@ class Batcher(Generic[ItemT, ResultT]):
 
     def _land(self, batch: list[_Entry[ItemT, ResultT]], results: Sequence[ResultT | Exception | Alone]) -> None:
         by_themselves: dict[Hashable, list[_Entry[ItemT, ResultT]]] = {}
+        alone = self._alone
         for entry, result in zip(batch, results, strict=True):
-            if result is ALONE:
+            if result is ALONE and alone is not None:
                 key = object() if entry.key is None else entry.key
                 by_themselves.setdefault(key, []).append(entry)
             else:
                 _settle(entry, result)
         self._held.difference_update(entry.key for entry in batch if entry.key not in by_themselves)
-        for key, entries in by_themselves.items():
-            self._held.add(key)
-            self._start(self._do_alone(key, entries))
+        if alone is not None:
+            for key, entries in by_themselves.items():
+                self._held.add(key)
+                self._start(self._do_alone(alone, key, entries))
 
-    async def _do_alone(self, key: Hashable, entries: list[_Entry[ItemT, ResultT]]) -> None:
+    async def _do_alone(
+        self,
+        alone: Callable[[ItemT], Awaitable[ResultT]],
+        key: Hashable,
+        entries: list[_Entry[ItemT, ResultT]],
+    ) -> None:
         try:
             for entry in entries:
                 if not entry.future.done():
-                    await self._by_itself(entry)
+                    await self._by_itself(alone, entry)
         finally:
             self._held.discard(key)
             self._depart()
 
-    async def _by_itself(self, entry: _Entry[ItemT, ResultT]) -> None:
-        if self._alone is None:
-            raise NotImplementedError("nothing does an item alone")
-        work = asyncio.ensure_future(self._alone(entry.item))
+    async def _by_itself(self, alone: Callable[[ItemT], Awaitable[ResultT]], entry: _Entry[ItemT, ResultT]) -> None:
+        work = asyncio.ensure_future(alone(entry.item))
         entry.future.add_done_callback(lambda _: work.cancel())  # its caller has given up
         try:
             _settle(entry, await work)
@@ -219,10 +224,14 @@ class Batcher(Generic[ItemT, ResultT]):
         task.add_done_callback(self._tasks.discard)
 
 
+def _has_given_up(batch: list[_Entry[Any, Any]], place: int) -> bool:
+    return batch[place].future.done()
+
+
 def _settle(entry: _Entry[Any, ResultT], result: ResultT | Exception | Alone) -> None:
     if entry.future.done():
         return  # its caller has given up
     if isinstance(result, Exception):
         entry.future.set_exception(result)
     else:
-        entry.future.set_result(result)  # type: ignore[arg-type]  # ALONE does not come here
+        entry.future.set_result(result)  # type: ignore[arg-type]  # who says ALONE has given `alone`

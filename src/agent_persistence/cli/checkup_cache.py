@@ -63,7 +63,7 @@ async def _speed(redis: Redis, limit_ms: int) -> Finding:
 
 
 async def _ping(redis: Redis) -> None:
-    await redis.execute_command("PING")  # type: ignore[no-untyped-call]  # redis-py's types
+    await redis.execute_command("PING")  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
 
 
 async def _memory(redis: Redis) -> Finding:

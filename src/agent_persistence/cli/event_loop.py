@@ -28,6 +28,6 @@ def run_until_terminated(work: Coroutine[Any, Any, T]) -> T:
 
 async def _cancelled_by_sigterm(work: Coroutine[Any, Any, T]) -> T:
     task = asyncio.create_task(work)
-    with suppress(NotImplementedError):  # on Windows
+    with suppress(NotImplementedError):  # on Windows, whose event loops know no signals
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     return await task
