@@ -50,10 +50,11 @@ def test_the_demo_runs_on_named_servers_and_without_a_cache(unmigrated: CommandL
     assert named.sql("SELECT FROM threads WHERE user_id = 'demo'") == [()] * 6
 
 
-def test_a_terminated_demo_leaves_nothing_behind(tmp_path: Path) -> None:
+@pytest.mark.parametrize("moment", [b"they answer", b"at revision"], ids=["its servers run", "its event loop runs"])
+def test_a_terminated_demo_leaves_nothing_behind(tmp_path: Path, moment: bytes) -> None:
     process = CommandLine({"TMPDIR": str(tmp_path)}).start("demo", stdout=subprocess.PIPE)
     assert process.stdout is not None
-    while b"they answer" not in process.stdout.readline():
+    while moment not in process.stdout.readline():
         pass
 
     process.send_signal(signal.SIGTERM)

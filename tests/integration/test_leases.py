@@ -60,13 +60,15 @@ async def test_a_crowd_shares_the_connections_that_the_pool_keeps(settings_for: 
 
 
 async def test_a_crowd_of_readers_leaves_a_turn_to_units_of_work(store: Store, user_id: str) -> None:
-    served = asyncio.Event()
+    reading, served = asyncio.Event(), asyncio.Event()
 
     async def read() -> None:
         while not served.is_set():
             await store.threads.page(user_id=user_id)
+            reading.set()
 
     readers = [asyncio.create_task(read()) for _ in range(8)]
+    await reading.wait()
     async with store.begin(user_id=user_id) as uow:
         made = await uow.threads.create()
     served.set()
