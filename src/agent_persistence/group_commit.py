@@ -38,6 +38,10 @@ class Written(Generic[ResultT]):
     touched: Touched = field(default_factory=dict)
 
 
+class _ReplyLost(UnavailableError):
+    """A statement that commits by itself may have done so before its connection was lost."""
+
+
 class GroupCommit:
     """Commits what several callers write at once, with the cache's protocol around it; all of it or nothing.
 
@@ -89,8 +93,8 @@ class GroupCommit:
                 return results
             try:
                 done = await attempt_once(batch.chosen(wanted), write)
-            except UnavailableError as error:
-                perhaps_committed |= is_repeatable and _has_lost_a_reply(error)
+            except _ReplyLost:
+                perhaps_committed = True
                 raise
             for place, result in zip(wanted, done, strict=True):
                 results[place] = result
@@ -112,7 +116,12 @@ class GroupCommit:
         self, items: list[ItemT], write: Callable[[Lease, list[ItemT]], Awaitable[Written[ResultT]]]
     ) -> Sequence[ResultT | Alone]:
         async with self._leases.lend() as lease:
-            return (await write(lease, items)).results
+            try:
+                return (await write(lease, items)).results
+            except UnavailableError as error:
+                if error.__cause__ is None or classify(error.__cause__, committing=True) is not Verdict.AMBIGUOUS:
+                    raise
+                raise _ReplyLost("the connection closed before the reply; try again") from error.__cause__
 
     async def _in_transaction(
         self, items: list[ItemT], write: Callable[[Lease, list[ItemT]], Awaitable[Written[ResultT]]]
@@ -162,8 +171,3 @@ class GroupCommit:
                 raise failure from error
             if not committed:
                 raise UnavailableError("the connection closed before COMMIT took effect; try again") from error
-
-
-def _has_lost_a_reply(error: UnavailableError) -> bool:
-    """Whether a statement that commits by itself may have done so before its connection was lost."""
-    return error.__cause__ is not None and classify(error.__cause__, committing=True) is Verdict.AMBIGUOUS
