@@ -108,7 +108,8 @@ def test_a_value_comes_back_with_its_types_and_signs(value: Any) -> None:
 
 
 def test_text_may_be_read_from_str_and_from_bytes() -> None:
-    assert decode_json('["é", 0.00000000000000000000]') == decode_json('["é", 0.00000000000000000000]'.encode()) == ["é", 0]
+    text = '["é", 0.00000000000000000000]'
+    assert decode_json(text) == decode_json(text.encode()) == ["é", 0]
 
 
 def test_floats_are_written_so_that_jsonb_prints_floats() -> None:
