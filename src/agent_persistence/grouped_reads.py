@@ -6,12 +6,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 from agent_persistence.batching import Batch
-from agent_persistence.errors import CorruptRow
 from agent_persistence.leases import Leases
 from agent_persistence.models import Models
 from agent_persistence.records import StateRecord
 from agent_persistence.repositories.state_statements import latest_state, latest_states
-from agent_persistence.repositories.states import state_record
+from agent_persistence.repositories.whole_states import whole_states
 from agent_persistence.retries import Retries
 
 
@@ -35,23 +34,21 @@ def reader_of_latest_states(leases: Leases, models: Models[Any, Any], retries: R
         try:
             if len(wanted) == 1:
                 rows = await lease.fetch(one, thread_id=wanted[0].thread_id, owner=wanted[0].owner)
-                return [_found(rows[0]) if rows else None]
-            ids, owners = [one.thread_id for one in wanted], [one.owner for one in wanted]
-            found: list[Found | Exception] = [None] * len(wanted)
-            for row in await lease.fetch(many, thread_ids=ids, owners=owners):
-                found[row.place - 1] = _found(row)
-            return found
+                places = [0]
+            else:
+                ids, owners = [one.thread_id for one in wanted], [one.owner for one in wanted]
+                rows = await lease.fetch(many, thread_ids=ids, owners=owners)
+                places = [row.place - 1 for row in rows]
+            states = await whole_states(lease.fetch, models, rows)
         finally:
             leases.give_back(lease)
+        found: list[Found | Exception] = [None] * len(wanted)
+        for place, state in zip(places, states, strict=False):
+            # One that was deleted between two statements is not the latest any more.
+            found[place] = state if state is not None else (await read([wanted[place]]))[0]
+        return found
 
     async def read_again(batch: Batch[Wanted]) -> list[Found | Exception]:
         return await retries.run(lambda: read(batch.items), is_wanted=lambda: bool(batch.wanted()))
 
     return read_again
-
-
-def _found(row: Any) -> StateRecord[Any] | CorruptRow:
-    try:
-        return state_record(row)
-    except CorruptRow as error:  # the others can be read
-        return error

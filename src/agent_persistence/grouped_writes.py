@@ -16,35 +16,45 @@ from agent_persistence.repositories.commit_hooks import Touched, TouchedState
 from agent_persistence.repositories.message_insert import NewMessages
 from agent_persistence.repositories.message_rows import appended, appended_trace
 from agent_persistence.repositories.message_statements import append_messages, columns_of_messages
+from agent_persistence.repositories.new_state import NewState, columns_of_states
 from agent_persistence.repositories.proofs import Proof, Trace
+from agent_persistence.repositories.recent_states import RecentStates
+from agent_persistence.repositories.scope import Limits
 from agent_persistence.repositories.state_statements import save_states
-from agent_persistence.repositories.states import NewState, columns_of_states, saved_trace
+from agent_persistence.repositories.states import saved_trace
 
 SavedTogether = Written[StateRecord[Any]]
 AppendedTogether = Written[tuple[MessageRecord[Any], ...]]
 
 
 def writer_of_states(
-    models: Models[Any, Any], touch_seconds: float
+    models: Models[Any, Any], limits: Limits[Any], recent: RecentStates
 ) -> Callable[[Lease, list[NewState[Any]]], Awaitable[SavedTogether]]:
     """Make what saves several states."""
-    statement, trace = (
-        save_states(models, touch_seconds=touch_seconds, waits=False),
-        saved_trace(table_of(models.State)),
-    )
+    trace = saved_trace(table_of(models.State))
+    statements = {
+        changes: save_states(models, touch_seconds=limits.touch_interval, changes=changes, waits=False)
+        for changes in (False, True)
+    }
 
     async def write(lease: Lease, states: list[NewState[Any]]) -> SavedTogether:
         places = _of_one_owner_a_thread(states)
-        rows = await lease.fetch(statement, **columns_of_states([states[place] for place in places]))
+        changes = any(states[place].change for place in places)
+        columns = columns_of_states([states[place] for place in places], changes=changes)
+        rows = await lease.fetch(statements[changes], **columns)
         rows_of = _by_thread(rows, key=lambda row: int(row.state_id))
+        written = set(rows_of)
         results: list[StateRecord[Any] | Alone] = [ALONE] * len(states)
         touched: Touched = {}
         for place in places:
             state, mine = states[place], rows_of[states[place].thread_id]
             if mine:
                 row = mine.popleft()
-                touched[TouchedState(state.thread_id, state.owner)] = state.saved(row)
+                state.remember(recent, row)
+                touched[TouchedState(state.thread_id, state.owner)] = state.saved(row) if limits.is_cached else None
                 results[place] = state.record(row)
+            elif state.thread_id in written:  # a part of what a thread was to get, and nobody knows which
+                return Written([ALONE] * len(states), None)
         return Written(results, _proof(rows, trace), touched)
 
     return write

@@ -93,7 +93,7 @@ class Persistence(Generic[IdT, UserIdT]):
         self._transactions: Transactions[IdT, UserIdT] = Transactions(
             self.engine,
             self.models,
-            _limits(settings),
+            _limits(settings, is_cached=self.cache is not None),
             self.cache,
             longest_transaction=min(settings.transaction_timeout, settings.idle_in_transaction_timeout),
             limits_idling=engine is None and not settings.pgbouncer,
@@ -308,7 +308,7 @@ def _refuse_other_id_types(models: Models[Any, Any], settings: PersistenceSettin
             raise SettingsError(variable, f"is {given.name}, but the models are mapped with {mapped.name}")
 
 
-def _limits(settings: PersistenceSettings) -> Limits[Any]:
+def _limits(settings: PersistenceSettings, *, is_cached: bool) -> Limits[Any]:
     return Limits(
         new_id=settings.id_maker(),
         touch_interval=settings.thread_touch_interval,
@@ -317,4 +317,6 @@ def _limits(settings: PersistenceSettings) -> Limits[Any]:
         replace_unstorable=settings.sanitize == "replace",
         save_states=settings.enable_checkpointing,
         row_level_security=settings.row_level_security,
+        patches_from=0 if settings.max_checkpoint_history else settings.patch_states_from,
+        is_cached=is_cached,
     )

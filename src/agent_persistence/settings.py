@@ -95,6 +95,7 @@ class PersistenceSettings(BaseSettings):
     checkpointer_cleanup_timeout: Seconds = 5.0
     thread_touch_interval: NonNegativeFloat = 10.0
     max_json_bytes: PositiveInt = 16 * 1024 * 1024
+    patch_states_from: NonNegativeInt = 8 * 1024
     sanitize: Literal["refuse", "replace"] = "refuse"
 
     migration_database_url: SecretStr | None = None

@@ -36,10 +36,12 @@ from agent_persistence.repositories.commit_hooks import Watch
 from agent_persistence.repositories.identity import identity_of
 from agent_persistence.repositories.leased_scope import LeasedScope
 from agent_persistence.repositories.message_insert import NewMessages, prepare_append
+from agent_persistence.repositories.new_state import NewState, prepare_state
 from agent_persistence.repositories.proofs import Proof, proof_of, was_committed
+from agent_persistence.repositories.recent_states import RecentStates
 from agent_persistence.repositories.session_scope import SessionScope
 from agent_persistence.repositories.sharing import is_shared, share
-from agent_persistence.repositories.states import NewState, prepare_state, save_state
+from agent_persistence.repositories.states import save_state
 from agent_persistence.repositories.watched_sessions import WatchedSession, watch_session
 from agent_persistence.retries import Retries
 from agent_persistence.settings import QUARANTINE_SECONDS
@@ -86,6 +88,7 @@ class Transactions(Generic[IdT, UserIdT]):
         self._longest_transaction = longest_transaction
         self._limits_idling = limits_idling
         self.home = Home()
+        self._recent = RecentStates()
         self._operations: set[asyncio.Task[Any]] = set()
         self._retries = Retries(retry_seconds, before_again=self._before_again)
         # Closed is closed: a unit of work that is used after its end raises, and does not lose what it writes then.
@@ -99,10 +102,8 @@ class Transactions(Generic[IdT, UserIdT]):
         together = GroupCommit(self._leases, models, cache, self._retries, self._settle)
         # Where the server does not end an idle transaction by itself, each writer has to ask it to.
         self._groups_states = self._groups and (cache is None or limits_idling) and not limits.max_states
-        save, append = (
-            writer_of_states(models, limits.touch_interval),
-            writer_of_messages(models, limits.touch_interval),
-        )
+        save = writer_of_states(models, limits, self._recent)
+        append = writer_of_messages(models, limits.touch_interval)
         self._to_read = Batcher(reader_of_latest_states(self._leases, models, self._retries), self._read_alone)
         self._to_save = Batcher(lambda batch: together.run(batch, save), self._save_alone)
         self._to_append = Batcher(
@@ -291,7 +292,7 @@ class Transactions(Generic[IdT, UserIdT]):
         )
 
     def _reading(self, user_id: UserIdT | AnyUser) -> LeasedScope[IdT, UserIdT]:
-        return LeasedScope(self._models, self._owner(user_id), self._limits, self._leases)
+        return LeasedScope(self._models, self._owner(user_id), self._limits, self._recent, self._leases)
 
     def _readers(self, user_id: UserIdT | AnyUser) -> Repositories[IdT, UserIdT]:
         scope = self._reading(user_id)
@@ -299,7 +300,7 @@ class Transactions(Generic[IdT, UserIdT]):
         return Repositories(ThreadRepository(scope), MessageRepository(scope), states)
 
     def _scope(self, session: AsyncSession, user_id: UserIdT | AnyUser) -> SessionScope[IdT, UserIdT]:
-        return SessionScope(self._models, self._owner(user_id), self._limits, session)
+        return SessionScope(self._models, self._owner(user_id), self._limits, self._recent, session)
 
     def _owner(self, user_id: UserIdT | AnyUser) -> UserIdT | AnyUser:
         return user_id if user_id is ANY_USER else self._models.id_types.user.validate(user_id, "user_id")

@@ -151,7 +151,7 @@ async def test_our_check_sees_nothing_of_the_host(database: Database, schema: st
         "ALTER TABLE messages ALTER COLUMN seq DROP IDENTITY",
         "ALTER TABLE messages DROP CONSTRAINT fk_messages_thread_id_threads",
         "DROP INDEX ix_messages_thread_id_seq",
-        "DROP TABLE states",
+        "DROP TABLE states CASCADE",
     ],
 )
 async def test_our_check_sees_what_was_done_to_our_tables(database: Database, change: str) -> None:

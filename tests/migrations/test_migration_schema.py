@@ -124,7 +124,7 @@ async def assert_compression(database: Database) -> None:
         WHERE attcompression = 'l' ORDER BY 1
         """
     )
-    wanted = ["messages.content", "messages.extra", "messages.tool_calls", "states.state_data"]
+    wanted = ["messages.content", "messages.extra", "messages.tool_calls", "states.patch", "states.state_data"]
     assert compressed == (wanted if has_lz4 else [])
 
 

@@ -139,7 +139,7 @@ async def test_a_column_that_was_altered_by_hand_is_refused(database: Database) 
 
 async def test_a_table_that_was_dropped_by_hand_is_named(database: Database) -> None:
     await migrate.upgrade(database.settings())
-    await database.execute("DROP TABLE states")
+    await database.execute("DROP TABLE states CASCADE")
 
     with pytest.raises(SchemaError, match=r"states\.thread_id is missing"):
         await verify(database, database.settings())

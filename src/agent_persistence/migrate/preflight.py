@@ -12,7 +12,7 @@ from agent_persistence.migrate import catalog
 from agent_persistence.settings import PersistenceSettings
 
 TABLES: Final = ("threads", "states", "messages", "persistence_config", "cache_outbox")
-_NAMES: Final = (*TABLES, "message_role")
+_NAMES: Final = (*TABLES, "message_role", "state_versions")
 _OTHER_SCHEMA: Final = "set PERSISTENCE_DB_SCHEMA to a schema of its own"
 _OTHER_VERSION_TABLE: Final = (
     "set PERSISTENCE_VERSION_TABLE to another name, or PERSISTENCE_DB_SCHEMA to another schema"

@@ -1,20 +1,30 @@
-"""The table ``states``: what an agent resumes from, one row a version."""
+"""The table ``states``: what an agent resumes from, one row a version, whole or as what changed."""
 
 from __future__ import annotations
 
-from typing import Any, Generic
+from typing import Any, Final, Generic
 
-from sqlalchemy import BigInteger, Identity
-from sqlalchemy.orm import Mapped, declared_attr, mapped_column
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKeyConstraint, Identity, Index, event
+from sqlalchemy.orm import Mapped, Mapper, declared_attr, mapped_column
 
 from agent_persistence.ids import IdT
-from agent_persistence.models.base import MetaMixin, TimestampMixin
+from agent_persistence.models.base import HasIdTypes, MetaMixin, TimestampMixin, table_of
 from agent_persistence.models.json_type import ExactJSON
+from agent_persistence.models.state_versions import create_state_versions
 from agent_persistence.models.thread import OfThreadMixin
+
+WHOLE_OR_PATCH: Final = (
+    "CASE WHEN base_id IS NULL THEN state_data IS NOT NULL AND patch IS NULL "
+    "ELSE state_data IS NULL AND patch IS NOT NULL AND base_id < state_id END"
+)
 
 
 class StateMixin(OfThreadMixin[IdT], TimestampMixin, MetaMixin, Generic[IdT]):
-    """One saved state of a thread; the one with the greatest ``state_id`` is the latest."""
+    """One saved state of a thread; the one with the greatest ``state_id`` is the latest.
+
+    A large state may be kept as ``patch``: what changed since the version ``base_id``. Its ``state_data`` is NULL then;
+    ``StateRepository`` and the view ``state_versions`` give it whole.
+    """
 
     __tablename__ = "states"
 
@@ -27,4 +37,30 @@ class StateMixin(OfThreadMixin[IdT], TimestampMixin, MetaMixin, Generic[IdT]):
     @declared_attr
     @classmethod
     def state_data(cls) -> Mapped[Any]:
-        return mapped_column(ExactJSON(), nullable=False)
+        return mapped_column(ExactJSON(), nullable=True)
+
+    @declared_attr
+    @classmethod
+    def base_id(cls) -> Mapped[int | None]:
+        return mapped_column(BigInteger, sort_order=20)
+
+    @declared_attr
+    @classmethod
+    def patch(cls) -> Mapped[dict[str, Any] | None]:
+        return mapped_column(ExactJSON(), sort_order=21)
+
+
+@event.listens_for(StateMixin, "instrument_class", propagate=True)
+def _keep_bases(_mapper: Mapper[Any], model: type[HasIdTypes]) -> None:
+    # Not in __table_args__, which belong to the host. No base goes while a version is kept as what changed since.
+    states = table_of(model)
+    columns = states.c
+    bases = [columns.thread_id, columns.state_id]
+    states.append_constraint(ForeignKeyConstraint([columns.thread_id, columns.base_id], bases))
+    states.append_constraint(CheckConstraint(WHOLE_OR_PATCH, "whole_or_patch"))
+    Index(
+        "ix_states_thread_id_base_id",
+        *[columns.thread_id, columns.base_id],
+        postgresql_where=columns.base_id.is_not(None),
+    )
+    create_state_versions(states)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import bindparam, column, func, select
 
 from agent_persistence.repositories.scope import Scope
+from agent_persistence.repositories.state_statements import delete_states
 
 MAX_KEPT: Final = 2**31 - 1
 THREADS_A_BATCH: Final = 500
@@ -34,19 +35,25 @@ async def purge_states(scope: Scope[Any, Any], *, keep_last: int, after: Any = N
     walk = select(threads.c.thread_id).order_by(threads.c.thread_id).limit(THREADS_A_BATCH)
     if after is not None:
         walk = walk.where(threads.c.thread_id > after)
-    batch = walk.with_for_update(key_share=True, skip_locked=True).cte("batch")
+    batch = (await scope.execute(walk.with_for_update(key_share=True, skip_locked=True))).scalars().all()
+    if not batch:
+        return Purged(0, None)
+    # Of each thread, from a snapshot that is younger than its lock.
+    ids = func.unnest(bindparam("thread_ids", batch, type_=scope.models.id_types.id.array_type()))
+    thread = ids.table_valued(column("thread_id", threads.c.thread_id.type)).render_derived(name="thread")
     newer = states.alias()
     newest_to_go = (
         select(newer.c.state_id)
-        .where(newer.c.thread_id == batch.c.thread_id)
+        .where(newer.c.thread_id == thread.c.thread_id)
         .order_by(newer.c.state_id.desc())
         .offset(keep_last)
         .limit(1)
         .scalar_subquery()
     )
-    old = delete(states).where(states.c.thread_id == batch.c.thread_id, states.c.state_id <= newest_to_go)
-    gone = old.returning(states.c.state_id).cte("gone")
-    last = select(batch.c.thread_id).order_by(batch.c.thread_id.desc()).limit(1).scalar_subquery()
-    deleted = select(func.count()).select_from(gone).scalar_subquery()
-    row = (await scope.execute(select(deleted.label("deleted"), last.label("last")))).one()
-    return Purged(row.deleted, row.last)
+    doomed = (
+        select(states.c.thread_id, states.c.state_id)
+        .where(states.c.thread_id == thread.c.thread_id, states.c.state_id <= newest_to_go)
+        .cte("doomed")
+    )
+    deleted = (await scope.execute(delete_states(states, doomed))).all()
+    return Purged(len(deleted), batch[-1])

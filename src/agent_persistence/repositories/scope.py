@@ -31,6 +31,7 @@ from agent_persistence.models.base import table_of
 from agent_persistence.records import ANY_USER, AnyUser, SavedState
 from agent_persistence.repositories.commit_hooks import TouchedState
 from agent_persistence.repositories.proofs import Trace
+from agent_persistence.repositories.recent_states import RecentStates
 
 DRAWS: Final = 10
 """How often the database is asked for an id that nobody has taken; each time a run of taken ones is skipped."""
@@ -51,6 +52,8 @@ class Limits(Generic[IdT]):
         replace_unstorable: replace NUL and lone surrogates instead of refusing them.
         save_states: ``False`` refuses to save states.
         row_level_security: name the owner to the database before its rows are asked for.
+        patches_from: states of so many bytes and more are kept as what changed; 0 keeps all of them whole.
+        is_cached: whether a cache is told of states.
     """
 
     new_id: Callable[[], IdT] | None = None
@@ -60,6 +63,8 @@ class Limits(Generic[IdT]):
     replace_unstorable: bool = False
     save_states: bool = True
     row_level_security: bool = False
+    patches_from: int = 0
+    is_cached: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +74,7 @@ class Scope(ABC, Generic[IdT, UserIdT]):
     models: Models[IdT, UserIdT]
     owner: UserIdT | AnyUser
     limits: Limits[IdT]
+    recent: RecentStates
 
     @property
     def threads(self) -> Table:
@@ -163,7 +169,11 @@ class Scope(ABC, Generic[IdT, UserIdT]):
 
     def json(self, value: Any, field: str) -> EncodedJSON:
         """Encode a JSON value for a column, or refuse it by name."""
-        return EncodedJSON(encode_json(self.clean(value, field), field, max_bytes=self.limits.max_json_bytes))
+        return self.encoded(self.clean(value, field), field)
+
+    def encoded(self, clean: Any, field: str) -> EncodedJSON:
+        """Encode a JSON value that is clean already."""
+        return EncodedJSON(encode_json(clean, field, max_bytes=self.limits.max_json_bytes))
 
     def clean(self, value: Any, field: str) -> Any:
         """Return the value, with what PostgreSQL cannot store replaced where the settings say so."""

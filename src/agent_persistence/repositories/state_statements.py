@@ -5,11 +5,29 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any, Final
 
-from sqlalchemy import Table, bindparam, column, func, insert, literal_column, select, true
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    ColumnElement,
+    DateTime,
+    Table,
+    Text,
+    bindparam,
+    cast,
+    column,
+    delete,
+    func,
+    insert,
+    literal_column,
+    select,
+    true,
+    update,
+)
 
 from agent_persistence.driver_statement import MODELS_AT_ONCE, DriverStatement
 from agent_persistence.models import Models
 from agent_persistence.models.base import table_of
+from agent_persistence.models.state_versions import state_versions
 from agent_persistence.repositories.proofs import MARKS
 from agent_persistence.repositories.rows import readable
 from agent_persistence.repositories.thread_locks import (
@@ -21,14 +39,17 @@ from agent_persistence.repositories.thread_locks import (
 )
 
 _ONE: Final[Any] = literal_column("1")
+_MARK: Final[ColumnElement[str]] = literal_column("xmin::text", Text)
+"""The transaction that wrote a row, or changed it last."""
 
 
 def state_columns(state: Table) -> list[Any]:
-    """What a ``StateRecord`` is made of."""
+    """What a ``StateRecord`` is made of, by ``whole_states``."""
     return [
         state.c.thread_id,
         state.c.state_id,
         state.c.state_data,
+        state.c.base_id,
         state.c.meta,
         readable(state.c.created_at),
         readable(state.c.updated_at),
@@ -71,27 +92,99 @@ def latest_states(models: Models[Any, Any]) -> DriverStatement:
 
 
 @lru_cache(MODELS_AT_ONCE)
+def links_of_states(models: Models[Any, Any]) -> DriverStatement:
+    """Each of ``versions``, of the one of ``thread_ids`` in the same place, and what it rests on; JSON as text."""
+    state = table_of(models.State)
+    ids: Any = models.id_types.id.array_type()
+    wanted = (
+        func.unnest(bindparam("thread_ids", type_=ids), bindparam("versions", type_=ARRAY(BigInteger)))
+        .table_valued(column("thread_id", ids.item_type), column("state_id", BigInteger))
+        .render_derived(name="wanted")
+    )
+    key = [state.c.thread_id, state.c.state_id, state.c.base_id]
+    first = state.join(wanted, (state.c.thread_id == wanted.c.thread_id) & (state.c.state_id == wanted.c.state_id))
+    chain = select(*key).select_from(first).cte("chain", recursive=True)
+    base = (state.c.thread_id == chain.c.thread_id) & (state.c.state_id == chain.c.base_id)
+    chain = chain.union(select(*key).select_from(chain.join(state, base)))  # each version once: several may share it
+    json = [cast(state.c[name], Text).label(name) for name in ("state_data", "patch")]
+    same = (state.c.thread_id == chain.c.thread_id) & (state.c.state_id == chain.c.state_id)
+    return DriverStatement(select(*key, *json).select_from(chain.join(state, same)))
+
+
+@lru_cache(MODELS_AT_ONCE)
 def save_states(
-    models: Models[Any, Any], *, touch_seconds: float, of_anybody: bool = False, waits: bool = True
+    models: Models[Any, Any],
+    *,
+    touch_seconds: float,
+    changes: bool = False,
+    of_anybody: bool = False,
+    waits: bool = True,
 ) -> DriverStatement:
     """Lock threads, move their activity and add states, in one round trip; a row comes back for each that was added.
 
     Args:
+        changes: some are kept as changes of another version; where that is not there as it was, nothing is added.
         of_anybody: add to one thread, whoever owns it, and say who does.
         waits: ``False`` leaves out threads that somebody else has locked.
     """
     state, thread = table_of(models.State), table_of(models.Thread)
-    rows = new_rows(models, {"state_data": state.c.state_data.type, "meta": state.c.meta.type})
+    names = ["state_data", "meta", *(["patch", "base_id"] if changes else [])]
+    columns = {name: state.c[name].type for name in names}
+    if changes:
+        columns |= {"base_mark": Text(), "base_created_at": DateTime(timezone=True)}
+    rows = new_rows(models, columns)
     locked = locked_threads(models, thread, of_anybody=of_anybody, waits=waits)
-    values = (
-        select(locked.c.thread_id, rows.c.state_data, rows.c.meta)
-        .select_from(rows_of_locked(rows, locked, of_anybody=of_anybody))
-        .order_by(rows.c.place)
-    )
+    source = rows_of_locked(rows, locked, of_anybody=of_anybody)
+    values = select(locked.c.thread_id, *(rows.c[name] for name in names)).order_by(rows.c.place)
+    if changes:
+        base = state.alias("base")
+        source = source.outerjoin(base, _is_base(base, rows))
+        values = values.where(rows.c.base_id.is_(None) | base.c.state_id.is_not(None))
     owner = [owner_of(locked)] if of_anybody else []
+    returned = [state.c.thread_id, state.c.state_id, state.c.created_at, state.c.updated_at, _MARK.label("mark")]
     return DriverStatement(
         insert(state)
-        .from_select(["thread_id", "state_data", "meta"], values, include_defaults=False)
+        .from_select(["thread_id", *names], values.select_from(source), include_defaults=False)
         .add_cte(locked, touched_threads(thread, locked, touch_seconds))
-        .returning(state.c.thread_id, state.c.state_id, state.c.created_at, state.c.updated_at, *owner, *MARKS)
+        .returning(*returned, *owner, *MARKS)
     )
+
+
+def _is_base(base: Any, rows: Any) -> Any:
+    """That a version is the one a row was compared with: nobody wrote it again, nor another one of its number."""
+    return (
+        (base.c.thread_id == rows.c.thread_id)
+        & (base.c.state_id == rows.c.base_id)
+        & (base.c.created_at == rows.c.base_created_at)
+        & (literal_column("base.xmin::text") == rows.c.base_mark)
+    )
+
+
+def delete_states(state: Table, doomed: Any) -> Any:
+    """Delete versions, and make whole before what is kept as a change of one of them.
+
+    Whoever calls it has locked the threads by a statement before: this one has to see every version.
+
+    Args:
+        doomed: selects ``thread_id`` and ``state_id`` of what is to go, as a CTE.
+    """
+    also = doomed.alias("also")
+    view = state_versions(state)
+    whole = select(view.c.state_data).where(view.c.thread_id == state.c.thread_id, view.c.state_id == state.c.state_id)
+    is_doomed = select(also.c.state_id).where(
+        also.c.thread_id == state.c.thread_id, also.c.state_id == state.c.state_id
+    )
+    values = {
+        "state_data": whole.scalar_subquery(),
+        "base_id": None,
+        "patch": None,
+        "updated_at": state.c.updated_at,  # what it says is the same
+    }
+    folded = (
+        update(state)
+        .where(state.c.thread_id == doomed.c.thread_id, state.c.base_id == doomed.c.state_id, ~is_doomed.exists())
+        .values(values)
+        .cte("folded")
+    )
+    due = (state.c.thread_id == doomed.c.thread_id) & (state.c.state_id == doomed.c.state_id)
+    return delete(state).where(due).add_cte(folded).returning(state.c.state_id)

@@ -2,76 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, Final, Generic
 
-from sqlalchemy import Row, Table, delete, func, select
+from sqlalchemy import CTE, Row, Table, func, select
 
 from agent_persistence.errors import (
-    CheckpointingDisabledError,
+    CorruptRow,
     InvalidInput,
     StateConflict,
     StateNotFoundError,
     ThreadNotFoundError,
 )
 from agent_persistence.ids import IdT, UserIdT
-from agent_persistence.json_values import EncodedJSON
-from agent_persistence.records import ANY_USER, Page, SavedState, StateRecord
+from agent_persistence.records import ANY_USER, Page, StateRecord
 from agent_persistence.repositories.commit_hooks import TouchedState
 from agent_persistence.repositories.cursors import decode_cursor, encode_cursor
+from agent_persistence.repositories.new_state import NewState, columns_of_states, prepare_state
 from agent_persistence.repositories.proofs import Trace
 from agent_persistence.repositories.retention import MAX_KEPT
-from agent_persistence.repositories.rows import check_readable, json_object, readable_records
 from agent_persistence.repositories.scope import Query, Scope
-from agent_persistence.repositories.state_statements import latest_state, save_states, state_columns
+from agent_persistence.repositories.state_statements import delete_states, latest_state, save_states, state_columns
+from agent_persistence.repositories.whole_states import readable_state, whole_states
 from agent_persistence.texts import check_datetime, check_limit
 
 _LISTING: Final = "states"
 _MAX_VERSION: Final = 2**63 - 1
-
-
-@dataclass(frozen=True, slots=True, repr=False)  # its repr would be a user's state
-class NewState(Generic[IdT]):
-    """A state that was checked and encoded, ready for the table."""
-
-    thread_id: IdT
-    owner: Any
-    data: Any
-    meta: dict[str, Any]
-    encoded_data: EncodedJSON
-    encoded_meta: EncodedJSON
-
-    @property
-    def size(self) -> int:
-        """How many bytes are sent."""
-        return len(self.encoded_data.utf8) + len(self.encoded_meta.utf8)
-
-    def saved(self, row: Any) -> SavedState:
-        """What the cache keeps, once the table has made this row of it."""
-        data, meta = self.encoded_data.utf8, self.encoded_meta.utf8
-        return SavedState(row.state_id, data, meta, row.created_at, row.updated_at)
-
-    def record(self, row: Any) -> StateRecord[IdT]:
-        """What its caller is told."""
-        return StateRecord(self.thread_id, row.state_id, self.data, self.meta, row.created_at, row.updated_at)
-
-
-def prepare_state(scope: Scope[IdT, Any], thread_id: IdT, data: Any, meta: Mapping[str, Any] | None) -> NewState[IdT]:
-    """Check and encode a state before any SQL runs.
-
-    Raises:
-        InvalidInput: a part of it cannot be stored.
-        CheckpointingDisabledError: the settings turned states off.
-    """
-    if not scope.limits.save_states:
-        raise CheckpointingDisabledError
-    thread_id = scope.thread_id(thread_id)
-    data = scope.clean(data, "data")
-    checked_meta: dict[str, Any] = scope.clean(json_object(meta, "meta"), "meta")
-    encoded_data, encoded_meta = scope.json(data, "data"), scope.json(checked_meta, "meta")
-    return NewState(thread_id, scope.owner, data, checked_meta, encoded_data, encoded_meta)
 
 
 async def save_state(scope: Scope[IdT, Any], new: NewState[IdT]) -> StateRecord[IdT]:
@@ -80,18 +37,34 @@ async def save_state(scope: Scope[IdT, Any], new: NewState[IdT]) -> StateRecord[
     Raises:
         ThreadNotFoundError: there is no such thread.
     """
-    state, limits = scope.states, scope.limits
-    of_anybody = scope.owner is ANY_USER
-    statement = save_states(scope.models, touch_seconds=limits.touch_interval, of_anybody=of_anybody)
-    rows = await scope.write(statement, saved_trace(state), **columns_of_states([new]))
-    if not rows:
+    row = await _save(scope, new)
+    if row is None and new.change is not None:
+        new = new.whole()
+        row = await _save(scope, new)
+    if row is None:
         raise ThreadNotFoundError(new.thread_id)
-    [row] = rows
-    scope.touch(TouchedState(new.thread_id, row.owner if of_anybody else scope.owner), new.saved(row))
-    if limits.max_states:
-        due = state.c.state_id <= newest_to_go(state, new.thread_id, limits.max_states)
-        await scope.execute(delete(state).where(state.c.thread_id == new.thread_id, due))
+    owner = row.owner if scope.owner is ANY_USER else scope.owner
+    scope.touch(TouchedState(new.thread_id, owner), new.saved(row) if scope.limits.is_cached else None)
+    if scope.limits.max_states:
+        states = scope.states
+        due = states.c.state_id <= newest_to_go(states, new.thread_id, scope.limits.max_states)
+        await scope.execute(delete_states(states, _doomed(states, new.thread_id, due)))
+    new.remember(scope.recent, row)
     return new.record(row)
+
+
+async def _save(scope: Scope[IdT, Any], new: NewState[IdT]) -> Any:
+    """Save it; ``None`` where its thread, or the version that it changes, is not there."""
+    of_anybody, changes = scope.owner is ANY_USER, new.change is not None
+    statement = save_states(
+        scope.models, touch_seconds=scope.limits.touch_interval, changes=changes, of_anybody=of_anybody
+    )
+    rows = await scope.write(statement, saved_trace(scope.states), **columns_of_states([new], changes=changes))
+    return rows[0] if rows else None
+
+
+def _doomed(states: Table, thread_id: Any, due: Any) -> CTE:
+    return select(states.c.thread_id, states.c.state_id).where(states.c.thread_id == thread_id, due).cte("doomed")
 
 
 def newest_to_go(state: Table, thread_id: Any, keep: int) -> Any:
@@ -104,16 +77,6 @@ def newest_to_go(state: Table, thread_id: Any, keep: int) -> Any:
         .limit(1)
         .scalar_subquery()
     )
-
-
-def columns_of_states(states: Sequence[NewState[Any]]) -> dict[str, list[Any]]:
-    """The parameters of ``save_states``."""
-    return {
-        "thread_ids": [state.thread_id for state in states],
-        "owners": [None if state.owner is ANY_USER else state.owner for state in states],
-        "state_data": [state.encoded_data for state in states],
-        "meta": [state.encoded_meta for state in states],
-    }
 
 
 def saved_trace(table: Table) -> Callable[[Any], Trace]:
@@ -161,8 +124,11 @@ class StateRepository(Generic[IdT, UserIdT]):
         """Return the thread's latest state from the table, or ``None``."""
         scope = self._scope
         statement = latest_state(scope.models, of_anybody=scope.owner is ANY_USER)
-        rows = await scope.fetch(statement, thread_id=scope.thread_id(thread_id), owner=scope.owner)
-        return state_record(rows[0]) if rows else None
+        while True:
+            rows = await scope.fetch(statement, thread_id=scope.thread_id(thread_id), owner=scope.owner)
+            found = await whole_states(scope.fetch, scope.models, rows)
+            if found != [None]:  # else it was deleted between two statements, and another one is the latest
+                return readable_state(found[0]) if found else None
 
     async def require(self, thread_id: IdT) -> StateRecord[IdT]:
         """Return the thread's latest state.
@@ -178,8 +144,9 @@ class StateRepository(Generic[IdT, UserIdT]):
     async def get_version(self, thread_id: IdT, version: int) -> StateRecord[IdT] | None:
         """Return one version of the thread's state, or ``None``."""
         statement = self._select(thread_id).where(self._state.c.state_id == check_version(version, "version"))
-        row = (await self._scope.execute(statement)).one_or_none()
-        return None if row is None else state_record(row)
+        rows = (await self._scope.execute(statement)).all()
+        found = await whole_states(self._scope.fetch, self._scope.models, rows)
+        return readable_state(found[0]) if found else None
 
     async def page(self, thread_id: IdT, *, limit: int = 20, after: str | None = None) -> Page[StateRecord[IdT]]:
         """List a thread's states, the latest first; ``page.after`` leads on to older ones."""
@@ -189,7 +156,9 @@ class StateRepository(Generic[IdT, UserIdT]):
             version = decode_cursor(after, _LISTING, "after", lambda version: check_version(version, "after"))
             statement = statement.where(self._state.c.state_id < version)
         rows = (await self._scope.execute(statement)).all()
-        items, corrupt = readable_records(rows[:limit], state_record)
+        found = await whole_states(self._scope.fetch, self._scope.models, rows[:limit])
+        items = tuple(state for state in found if isinstance(state, StateRecord))
+        corrupt = tuple(state for state in found if isinstance(state, CorruptRow))
         more = encode_cursor(_LISTING, rows[limit - 1].state_id) if len(rows) > limit else None
         return Page(items, None, more, corrupt)
 
@@ -260,8 +229,7 @@ class StateRepository(Generic[IdT, UserIdT]):
     async def _delete(self, thread_id: IdT, due: Any) -> tuple[UserIdT, int]:
         thread_id = self._scope.thread_id(thread_id)
         owner = await self._lock(thread_id)
-        states = self._state
-        statement = delete(states).where(states.c.thread_id == thread_id, due).returning(states.c.state_id)
+        statement = delete_states(self._state, _doomed(self._state, thread_id, due))
         rows = await self._scope.write(statement, self._gone(thread_id))
         return owner, len(rows)
 
@@ -275,16 +243,6 @@ class StateRepository(Generic[IdT, UserIdT]):
             .join(thread, thread.c.thread_id == state.c.thread_id)
             .where(state.c.thread_id == self._scope.thread_id(thread_id), self._scope.owns())
         )
-
-
-def state_record(row: Any) -> StateRecord[Any]:
-    """Make a record of a row with ``state_columns``.
-
-    Raises:
-        CorruptRow: a part of it cannot be read.
-    """
-    check_readable("states", (row.thread_id, row.state_id), row, row.created_at, row.updated_at)
-    return StateRecord(row.thread_id, row.state_id, row.state_data, row.meta, row.created_at, row.updated_at)
 
 
 def check_version(value: object, field: str) -> int:
