@@ -269,3 +269,21 @@ async def _statement_of(store: Persistence[str, str], call: Callable[[], Awaitab
     event.listen(store.engine.sync_engine, "before_cursor_execute", lambda *args: sent.append((args[2], args[3])))
     await call()
     return sent[-1]
+
+
+async def test_large_states_are_kept_as_changes_and_the_view_shows_an_owners_only(secured: Secured) -> None:
+    owner, stranger = secured.new_id(), secured.new_id()
+    states = [{"step": step, "text": 9000 * "x"} for step in range(4)]
+    async with Persistence[Any, Any](secured.settings()) as store:
+        thread_id = (await store.threads.create(user_id=owner)).thread_id
+        for state in states:
+            await store.states.put(thread_id, state, user_id=owner)
+        await store.states.prune(thread_id, user_id=owner, keep_last=3)
+
+        page = await store.states.page(thread_id, user_id=owner)
+    view = "SELECT state_data ->> 'step' AS step FROM state_versions ORDER BY state_id"
+
+    assert [state.data for state in page] == states[:0:-1]
+    assert [row["step"] for row in await secured.run(view, owner=owner)] == ["1", "2", "3"]
+    assert await secured.run(view, owner=stranger) == []
+    assert await secured.run("SELECT FROM states WHERE base_id IS NOT NULL", owner=owner) != []

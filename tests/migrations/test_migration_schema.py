@@ -143,3 +143,20 @@ async def test_the_comparison_of_dumps_sees_what_alembic_check_does_not(database
     await database.execute(*change.split(";"))
 
     assert await database.dump("public") != before
+
+
+async def test_a_downgrade_makes_whole_what_was_kept_as_changes(database: Database) -> None:
+    settings = database.settings()
+    await migrate.upgrade(settings)
+    await database.execute(
+        "INSERT INTO threads (thread_id, user_id) VALUES ('t', 'ann')",
+        """INSERT INTO states (thread_id, state_id, state_data) VALUES ('t', 1, '{"a": [1, 2], "b": 3}')""",
+        """INSERT INTO states (thread_id, state_id, base_id, patch) VALUES
+           ('t', 2, 1, '{"a": {"keep": 1, "add": [4]}}'), ('t', 3, 2, '{"b": {}, "c": {"set": null}}')""",
+    )
+
+    await migrate.downgrade(settings, "ap0002")
+
+    async with database.connected() as connection:
+        states = await connection.fetch("SELECT state_data::text FROM states ORDER BY state_id")
+    assert [row[0] for row in states] == ['{"a": [1, 2], "b": 3}', '{"a": [1, 4], "b": 3}', '{"a": [1, 4], "c": null}']
