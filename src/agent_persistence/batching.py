@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
 from agent_persistence.errors import ClosedError
+from agent_persistence.values import value
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
@@ -35,7 +36,7 @@ class _Entry(Generic[ItemT, ResultT]):
     future: asyncio.Future[ResultT]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Batch(Generic[ItemT]):
     """Items to be done together.
 

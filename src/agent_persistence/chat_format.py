@@ -7,11 +7,12 @@ take away so that the message made from the columns becomes the message that was
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
 from agent_persistence.errors import InvalidInput
 from agent_persistence.records import MessageRole
+from agent_persistence.values import value
 
 # The last two are roles of the chat-completions API that the enum has no label for; ``extra`` keeps the word.
 _ROLES: Final[dict[str, MessageRole]] = {role.value: role for role in MessageRole} | {
@@ -21,7 +22,7 @@ _ROLES: Final[dict[str, MessageRole]] = {role.value: role for role in MessageRol
 _MAX_TOOL_CALL_ID: Final = 255
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class MessageColumns:
     """A chat message, cut into the columns of ``messages``."""
 
@@ -42,15 +43,15 @@ def to_columns(message: Mapping[str, Any], field: str = "message") -> MessageCol
     if type(message) is not dict and not isinstance(message, Mapping):
         raise InvalidInput(field, f"must be a mapping in the chat-completions shape, not {type(message).__name__}")
     role = _role(message, field)
-    content = _plain_text(message.get("content"), f"{field}.content")
+    content = _plain_text(message.get("content"), field)
     call_id = message.get("tool_call_id")
     columns = MessageColumns(
-        role=role,
-        content=content,
-        tool_calls=message.get("tool_calls"),
-        tool_call_id=call_id if isinstance(call_id, str) and len(call_id) <= _MAX_TOOL_CALL_ID else None,
-        reasoning=_reasoning(message),
-        extra=None,
+        role,
+        content,
+        message.get("tool_calls"),
+        call_id if isinstance(call_id, str) and len(call_id) <= _MAX_TOOL_CALL_ID else None,
+        _reasoning(message),
+        None,
     )
     return _with_extra(columns, message)
 
@@ -82,6 +83,8 @@ def _base_message(columns: Any) -> dict[str, Any]:
 
 def _with_extra(columns: MessageColumns, message: Mapping[str, Any]) -> MessageColumns:
     base = _base_message(columns)
+    if base == message:  # most of them
+        return columns
     changed = {key: value for key, value in message.items() if key not in base or base[key] != value}
     absent = [key for key in base if key not in message]
     extra: dict[str, Any] = {}
@@ -100,13 +103,13 @@ def _role(message: Mapping[str, Any], field: str) -> MessageRole:
 
 
 def _plain_text(content: Any, field: str) -> str:
-    if content is None:
-        return ""
     if isinstance(content, str):
         return content
+    if content is None:
+        return ""
     if isinstance(content, list):
         return "\n".join(filter(None, map(_text_of_part, content)))
-    raise InvalidInput(field, f"must be text, None or a list of parts, not {type(content).__name__}")
+    raise InvalidInput(f"{field}.content", f"must be text, None or a list of parts, not {type(content).__name__}")
 
 
 def _text_of_part(part: Any) -> str:

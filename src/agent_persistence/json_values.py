@@ -33,7 +33,7 @@ _FIRST_WITH_EXPONENT: Final = 1e16
 _NEGATIVE_ZERO: Final = "0." + 20 * "0"
 
 
-@dataclass(frozen=True, slots=True, repr=False)  # its repr would be a user's state
+@dataclass(slots=True, repr=False)  # its repr would be a user's state
 class EncodedJSON:
     """What `encode_json` returned, to be bound to a JSON column as it is."""
 

@@ -12,6 +12,7 @@ from typing_extensions import TypeVar
 
 from agent_persistence.errors import CorruptRow
 from agent_persistence.ids import IdT, UserIdT
+from agent_persistence.values import value
 
 T = TypeVar("T")
 
@@ -45,7 +46,7 @@ class MessageRole(StrEnum):
     TOOL = "tool"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ThreadRecord(Generic[IdT, UserIdT]):
     """A thread as it stands in the database."""
 
@@ -63,7 +64,7 @@ class ThreadRecord(Generic[IdT, UserIdT]):
         return self.archived_at is not None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class StateRecord(Generic[IdT]):
     """One saved state of a thread.
 
@@ -89,7 +90,7 @@ class SavedState(NamedTuple):
     updated_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class MessageRecord(Generic[IdT]):
     """One message of a thread.
 
@@ -144,7 +145,7 @@ class NewMessage(Generic[IdT]):
     meta: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Page(Generic[T]):
     """Some rows of a longer list, and the cursors to what lies around them.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Generic
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -11,9 +11,10 @@ from agent_persistence.cache import CachedStates
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.repositories import MessageRepository, ThreadRepository
 from agent_persistence.repositories.sharing import share
+from agent_persistence.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Repositories(Generic[IdT, UserIdT]):
     """Three repositories scoped to one owner. What belongs to somebody else does not exist here."""
 
@@ -22,7 +23,7 @@ class Repositories(Generic[IdT, UserIdT]):
     states: CachedStates[IdT, UserIdT]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class UnitOfWork(Repositories[IdT, UserIdT], Generic[IdT, UserIdT]):
     """Three repositories over one session, scoped to one owner. What belongs to somebody else does not exist here."""
 

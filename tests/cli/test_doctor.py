@@ -55,7 +55,7 @@ def test_other_id_types_fail_and_the_remedy_names_the_recorded_one(command_line:
 
 
 @pytest.mark.parametrize(
-    "loss", ["DROP INDEX ix_threads_user_id_updated_at", "ALTER TABLE states DROP CONSTRAINT pk_states"]
+    "loss", ["DROP INDEX ix_threads_user_id_updated_at", "ALTER TABLE messages DROP CONSTRAINT pk_messages"]
 )
 def test_a_lost_index_fails_until_the_remedy_was_run(command_line: CommandLine, loss: str) -> None:
     command_line.sql(loss)

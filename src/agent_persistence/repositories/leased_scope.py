@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from sqlalchemy import Executable, Result
@@ -16,9 +15,10 @@ from agent_persistence.records import SavedState
 from agent_persistence.repositories.commit_hooks import TouchedState
 from agent_persistence.repositories.proofs import Trace
 from agent_persistence.repositories.scope import Query, Scope
+from agent_persistence.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class LeasedScope(Scope[IdT, UserIdT]):
     """One owner's data, to be read."""
 

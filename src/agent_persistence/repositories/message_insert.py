@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final, Generic
 
 from agent_persistence.chat_format import MessageColumns, to_columns
@@ -13,12 +13,16 @@ from agent_persistence.json_values import EncodedJSON
 from agent_persistence.records import NewMessage
 from agent_persistence.repositories.rows import json_object
 from agent_persistence.repositories.scope import Scope
-from agent_persistence.texts import check_text
+from agent_persistence.texts import check_text, text_refusal
+from agent_persistence.values import value
 
 _MAX_TOKENS: Final = 2**31 - 1
+_EMPTY: Final = EncodedJSON(b"{}")
+_BARE: Final[NewMessage[Any]] = NewMessage(message={})
+"""What is said about a message by its mapping alone."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class PreparedMessage(Generic[IdT]):
     """A message that was checked and encoded, ready for the table."""
 
@@ -36,53 +40,66 @@ class PreparedMessage(Generic[IdT]):
         return len(self.columns.content) + sum(len(part.utf8) for part in self.encoded.values() if part)
 
 
-def prepare(scope: Scope[IdT, Any], new: NewMessage[IdT], field: str) -> PreparedMessage[IdT]:
+def prepare(
+    scope: Scope[IdT, Any], new: Mapping[str, Any] | NewMessage[IdT], field: str = "message"
+) -> PreparedMessage[IdT]:
     """Check and encode a message before any SQL runs.
 
     Raises:
         InvalidInput: a part of it cannot be stored; the field is named, the value is not.
     """
-    message = scope.clean(json_object(new.message, field), field)
+    given: NewMessage[IdT] = new if isinstance(new, NewMessage) else _BARE
+    bare = new.message if isinstance(new, NewMessage) else new
+    message = scope.clean(json_object(bare, field), field)
     columns = to_columns(message, field)
-    usages = scope.clean(json_object(new.usages, f"{field}.usages"), f"{field}.usages")
-    meta = scope.clean(json_object(new.meta, f"{field}.meta"), f"{field}.meta")
     for name in ("content", "tool_call_id", "reasoning"):
         if (text := getattr(columns, name)) is not None:
-            check_text(text, f"{field}.{name}", max_length=scope.limits.max_json_bytes)
+            _check_text(text, field, name, scope.limits.max_json_bytes)
+    usages, encoded_usages = _object(scope, given.usages, field, "usages")
+    meta, encoded_meta = _object(scope, given.meta, field, "meta")
+    calls = columns.tool_calls
     return PreparedMessage(
-        message_id=scope.make_id() if new.message_id is None else scope.message_id(new.message_id),
-        message=message,
-        columns=columns,
-        total_tokens=_tokens(new.total_tokens, f"{field}.total_tokens"),
-        usages=usages,
-        meta=meta,
-        encoded={
-            "tool_calls": _encoded(scope, columns.tool_calls, f"{field}.tool_calls"),
-            "extra": _encoded_extra(scope, columns.extra, field),
-            "usages": scope.json(usages, f"{field}.usages"),
-            "meta": scope.json(meta, f"{field}.meta"),
+        scope.make_id() if given.message_id is None else scope.message_id(given.message_id),
+        message,
+        columns,
+        _tokens(given.total_tokens, field),
+        usages,
+        meta,
+        {
+            "tool_calls": None if calls is None else scope.encoded(calls, f"{field}.tool_calls"),
+            "extra": None if columns.extra is None else _encoded_extra(scope, columns.extra, field),
+            "usages": encoded_usages,
+            "meta": encoded_meta,
         },
     )
 
 
-def _encoded(scope: Scope[Any, Any], value: Any, field: str) -> EncodedJSON | None:
-    return None if value is None else scope.json(value, field)
+def _check_text(text: str, field: str, name: str, longest: int) -> None:
+    if len(text) > longest or text_refusal(text):
+        check_text(text, f"{field}.{name}", max_length=longest)
 
 
-def _encoded_extra(scope: Scope[Any, Any], extra: Any, field: str) -> EncodedJSON | None:
+def _object(scope: Scope[Any, Any], value: Any, field: str, name: str) -> tuple[dict[str, Any], EncodedJSON]:
+    if value is None or (type(value) is dict and not value):  # most of them
+        return {}, _EMPTY
+    checked: dict[str, Any] = scope.clean(json_object(value, f"{field}.{name}"), f"{field}.{name}")
+    return checked, scope.encoded(checked, f"{field}.{name}")
+
+
+def _encoded_extra(scope: Scope[Any, Any], extra: Any, field: str) -> EncodedJSON:
     try:
-        return _encoded(scope, extra, field)
+        return scope.encoded(extra, field)
     except InvalidInput as refusal:  # in the message there is no "set": its caller would look for it in vain
         raise InvalidInput(refusal.field.replace(f"{field}.set", field, 1), refusal.reason) from None
 
 
 def _tokens(value: object, field: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MAX_TOKENS:
-        raise InvalidInput(field, f"must be an int from 0 to {_MAX_TOKENS}")
+        raise InvalidInput(f"{field}.total_tokens", f"must be an int from 0 to {_MAX_TOKENS}")
     return value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class NewMessages(Generic[IdT]):
     """Messages that were checked and encoded, to be added to a thread."""
 
@@ -110,7 +127,7 @@ def prepare_append(
     prepared = []
     for place, message in enumerate(messages):
         name = field if field == "message" else f"{field}[{place}]"
-        prepared.append(prepare(scope, as_new(message, name), name))
+        prepared.append(prepare(scope, message, name))
     _refuse_repeated_ids(prepared)
     return NewMessages(scope.thread_id(thread_id), scope.owner, prepared)
 
@@ -119,16 +136,11 @@ def with_id(
     message: Mapping[str, Any] | NewMessage[IdT], message_id: IdT | None
 ) -> Mapping[str, Any] | NewMessage[IdT]:
     """Give a message an id, unless there is none to give."""
-    return message if message_id is None else replace(as_new(message, "message"), message_id=message_id)
-
-
-def as_new(message: Mapping[str, Any] | NewMessage[IdT], field: str) -> NewMessage[IdT]:
-    """Return a message as a ``NewMessage``."""
-    if isinstance(message, NewMessage):
+    if message_id is None:
         return message
-    if not isinstance(message, Mapping):
-        raise InvalidInput(field, f"must be a mapping or a NewMessage, not {type(message).__name__}")
-    return NewMessage(message=message)
+    if isinstance(message, NewMessage):
+        return replace(message, message_id=message_id)
+    return NewMessage(message=message, message_id=message_id)
 
 
 def _refuse_repeated_ids(messages: Sequence[PreparedMessage[Any]]) -> None:

@@ -28,35 +28,37 @@ def message_record(row: Any) -> MessageRecord[Any]:
         message = from_columns(row)
     except (AttributeError, TypeError, ValueError):  # JSON, but no difference between two messages
         raise CorruptRow("messages", key, "extra") from None
+    # By place: naming eleven arguments takes twice as long.
     return MessageRecord(
-        thread_id=row.thread_id,
-        message_id=row.message_id,
-        seq=row.seq,
-        role=row.role,
-        message=message,
-        text=row.content,
-        total_tokens=row.total_tokens,
-        usages=row.usages,
-        meta=row.meta,
-        created_at=row.created_at,
-        updated_at=row.updated_at,
+        row.thread_id,
+        row.message_id,
+        row.seq,
+        row.role,
+        message,
+        row.content,
+        row.total_tokens,
+        row.usages,
+        row.meta,
+        row.created_at,
+        row.updated_at,
     )
 
 
 def appended(thread_id: IdT, message: PreparedMessage[IdT], row: Any) -> MessageRecord[IdT]:
     """Make the record of a message that was added, of the row that came back for it."""
+    columns = message.columns
     return MessageRecord(
-        thread_id=thread_id,
-        message_id=row.message_id,
-        seq=row.seq,
-        role=message.columns.role,
-        message=message.message,
-        text=message.columns.content,
-        total_tokens=message.total_tokens,
-        usages=message.usages,
-        meta=message.meta,
-        created_at=row.created_at,
-        updated_at=row.updated_at,
+        thread_id,
+        row.message_id,
+        row.seq,
+        columns.role,
+        message.message,
+        columns.content,
+        message.total_tokens,
+        message.usages,
+        message.meta,
+        row.created_at,
+        row.updated_at,
     )
 
 

@@ -15,12 +15,13 @@ from agent_persistence.repositories.recent_states import Origin, RecentState, Re
 from agent_persistence.repositories.rows import json_object
 from agent_persistence.repositories.scope import Limits, Scope
 from agent_persistence.repositories.state_patches import Cut, cut, patch_between
+from agent_persistence.values import value
 
 _ROW: Final = 200  # bytes that a row costs whoever reads it, whatever is in it
 _MOST_READ: Final = 4  # times its own size
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Change:
     """What a state is kept as instead of itself.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final, Generic
 
@@ -32,6 +32,7 @@ from agent_persistence.records import ANY_USER, AnyUser, SavedState
 from agent_persistence.repositories.commit_hooks import TouchedState
 from agent_persistence.repositories.proofs import Trace
 from agent_persistence.repositories.recent_states import RecentStates
+from agent_persistence.values import value
 
 DRAWS: Final = 10
 """How often the database is asked for an id that nobody has taken; each time a run of taken ones is skipped."""
@@ -40,7 +41,7 @@ Query = Any
 """A SELECT. Its class is generic over one tuple in SQLAlchemy 2.0, over the columns in 2.1: no spelling fits both."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Limits(Generic[IdT]):
     """Choices of the settings that repositories obey.
 
@@ -67,7 +68,7 @@ class Limits(Generic[IdT]):
     is_cached: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Scope(ABC, Generic[IdT, UserIdT]):
     """One owner's data. Everything else does not exist here."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Final
 
 from sqlalchemy import Executable, Result
@@ -20,11 +19,12 @@ from agent_persistence.repositories.commit_hooks import TouchedState, has_touche
 from agent_persistence.repositories.owner_setting import say_owner
 from agent_persistence.repositories.proofs import MARKS, Trace, note_proof
 from agent_persistence.repositories.scope import Query, Scope
+from agent_persistence.values import value
 
 _BUSY: Final = "agent_persistence.busy"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SessionScope(Scope[IdT, UserIdT]):
     """One owner's data in one session.
 
