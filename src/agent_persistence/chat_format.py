@@ -56,33 +56,38 @@ def to_columns(message: Mapping[str, Any], field: str = "message") -> MessageCol
     return _with_extra(columns, message)
 
 
-def from_columns(columns: Any) -> dict[str, Any]:
-    """Put a message together again, equal to the one that was cut.
+def from_columns(columns: MessageColumns) -> dict[str, Any]:
+    """Put a message together again, equal to the one that was cut."""
+    return message_of(
+        columns.role, columns.content, columns.tool_calls, columns.tool_call_id, columns.reasoning, columns.extra
+    )
 
-    Args:
-        columns: ``MessageColumns``, or a row that has the same.
-    """
-    message = _base_message(columns)
-    if columns.extra:
-        message.update(columns.extra.get("set", {}))
-        for key in columns.extra.get("unset", ()):
+
+def message_of(  # noqa: PLR0917 - one argument a column, by place because there are thousands
+    role: MessageRole | str,
+    content: str,
+    tool_calls: Any,
+    tool_call_id: str | None,
+    reasoning: str | None,
+    extra: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """Put a message together of its columns."""
+    message: dict[str, Any] = {"role": str(role), "content": content}
+    if tool_calls is not None:
+        message["tool_calls"] = tool_calls
+    if tool_call_id is not None:
+        message["tool_call_id"] = tool_call_id
+    if reasoning is not None:
+        message["reasoning_content"] = reasoning
+    if extra:
+        message.update(extra.get("set", {}))
+        for key in extra.get("unset", ()):
             message.pop(key, None)
     return message
 
 
-def _base_message(columns: Any) -> dict[str, Any]:
-    message: dict[str, Any] = {"role": str(columns.role), "content": columns.content}
-    if columns.tool_calls is not None:
-        message["tool_calls"] = columns.tool_calls
-    if columns.tool_call_id is not None:
-        message["tool_call_id"] = columns.tool_call_id
-    if columns.reasoning is not None:
-        message["reasoning_content"] = columns.reasoning
-    return message
-
-
 def _with_extra(columns: MessageColumns, message: Mapping[str, Any]) -> MessageColumns:
-    base = _base_message(columns)
+    base = from_columns(columns)  # has no extra yet
     if base == message:  # most of them
         return columns
     changed = {key: value for key, value in message.items() if key not in base or base[key] != value}

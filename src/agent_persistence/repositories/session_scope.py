@@ -49,7 +49,7 @@ class SessionScope(Scope[IdT, UserIdT]):
             if sync_connection is None or "schema_translate_map" in sync_connection.get_execution_options():
                 return (await connection.execute(statement.statement, values)).all()
             result = await connection.exec_driver_sql(statement.text, statement.arguments(values))
-            return statement.rows(result)
+            return statement.rows(result.all())
 
     @override
     async def write(
