@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum, StrEnum
@@ -143,6 +143,23 @@ class NewMessage(Generic[IdT]):
     total_tokens: int = 0
     usages: Mapping[str, Any] = field(default_factory=dict, repr=False)
     meta: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewThread(Generic[IdT]):
+    """A thread with all that is in it, to be added at once.
+
+    Attributes:
+        thread_id: made if left out.
+        messages: in their order.
+        states: any JSON values, the latest at the end.
+    """
+
+    thread_id: IdT | None = None
+    name: str | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    messages: Sequence[Mapping[str, Any] | NewMessage[IdT]] = field(default=(), repr=False)
+    states: Sequence[Any] = field(default=(), repr=False)
 
 
 @value

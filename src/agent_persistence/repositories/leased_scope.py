@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
-from sqlalchemy import Executable, Result
+from sqlalchemy import Executable, Result, Table
 from typing_extensions import override
 
 from agent_persistence.driver_statement import DriverStatement
@@ -36,6 +36,15 @@ class LeasedScope(Scope[IdT, UserIdT]):
 
     @override
     async def write(self, statement: Query | DriverStatement, trace: Callable[[Any], Trace], **values: Any) -> NoReturn:
+        raise NotImplementedError("what is written needs a transaction")
+
+    @property
+    @override
+    def can_copy(self) -> bool:
+        return False
+
+    @override
+    async def copy(self, table: Table, columns: Sequence[str], rows: Iterable[tuple[Any, ...]]) -> NoReturn:
         raise NotImplementedError("what is written needs a transaction")
 
     @override

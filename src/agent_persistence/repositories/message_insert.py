@@ -124,12 +124,19 @@ def prepare_append(
     Raises:
         InvalidInput: a part of one cannot be stored, or two have the same id.
     """
+    return NewMessages(scope.thread_id(thread_id), scope.owner, prepare_messages(scope, messages, field))
+
+
+def prepare_messages(
+    scope: Scope[IdT, Any], messages: Sequence[Mapping[str, Any] | NewMessage[IdT]], field: str
+) -> list[PreparedMessage[IdT]]:
+    """Check and encode messages of one thread before any SQL runs."""
     prepared = []
     for place, message in enumerate(messages):
         name = field if field == "message" else f"{field}[{place}]"
         prepared.append(prepare(scope, message, name))
     _refuse_repeated_ids(prepared)
-    return NewMessages(scope.thread_id(thread_id), scope.owner, prepared)
+    return prepared
 
 
 def with_id(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final, Generic
@@ -111,6 +111,15 @@ class Scope(ABC, Generic[IdT, UserIdT]):
             values: of the parameters of a compiled statement.
             trace: what shows of such a row that its transaction was committed.
         """
+
+    @property
+    @abstractmethod
+    def can_copy(self) -> bool:
+        """Whether ``copy`` works here."""
+
+    @abstractmethod
+    async def copy(self, table: Table, columns: Sequence[str], rows: Iterable[tuple[Any, ...]]) -> None:
+        """Add rows by COPY, which tells nothing of them."""
 
     @abstractmethod
     def touch(self, state: TouchedState, saved: SavedState | None = None) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
-from sqlalchemy import Executable, Result
+from sqlalchemy import Executable, Result, Table
 from sqlalchemy.ext.asyncio import AsyncSession
 from typing_extensions import override
 
@@ -62,6 +62,21 @@ class SessionScope(Scope[IdT, UserIdT]):
         if rows:
             note_proof(self.session.sync_session, rows[-1], [trace(row) for row in rows])
         return rows
+
+    @property
+    @override
+    def can_copy(self) -> bool:
+        # PostgreSQL copies nothing under row-level security, and what a schema is translated to SQLAlchemy knows.
+        options = self.session.get_bind(self.models.Thread).get_execution_options()
+        return not self.limits.row_level_security and "schema_translate_map" not in options
+
+    @override
+    async def copy(self, table: Table, columns: Sequence[str], rows: Iterable[tuple[Any, ...]]) -> None:
+        with translated(), _alone(self.session.sync_session.info):
+            await self._prepare()
+            connection = await self.session.connection(bind_arguments={"mapper": self.models.Thread})
+            driver: Any = (await connection.get_raw_connection()).driver_connection
+            await driver.copy_records_to_table(table.name, schema_name=table.schema, columns=columns, records=rows)
 
     @override
     def touch(self, state: TouchedState, saved: SavedState | None = None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Generic
 
@@ -11,12 +11,13 @@ from sqlalchemy.dialects.postgresql import insert
 
 from agent_persistence.errors import InvalidInput, ThreadExistsError, ThreadNotFoundError
 from agent_persistence.ids import IdT, UserIdT
-from agent_persistence.records import ANY_USER, UNSET, Page, ThreadRecord, Unchanged
+from agent_persistence.records import ANY_USER, UNSET, NewThread, Page, ThreadRecord, Unchanged
 from agent_persistence.repositories.commit_hooks import TouchedState
 from agent_persistence.repositories.cursors import decode_cursor, encode_cursor
 from agent_persistence.repositories.proofs import Trace
 from agent_persistence.repositories.rows import check_readable, json_object, readable, readable_records
 from agent_persistence.repositories.scope import DRAWS, Query, Scope
+from agent_persistence.repositories.whole_threads import add_threads, fill_threads, prepare_thread
 from agent_persistence.texts import check_limit, check_name, check_text
 
 _LISTING: Final = "threads"
@@ -69,6 +70,32 @@ class ThreadRepository(Generic[IdT, UserIdT]):
                 break
             await self._scope.skip_taken(self._thread.c.thread_id)
         raise ThreadExistsError(new_id)
+
+    async def create_many(
+        self, threads: Sequence[NewThread[IdT]], *, user_id: UserIdT | None = None
+    ) -> tuple[IdT, ...]:
+        """Add new threads with all that is in them, all or none, and return their ids: the fastest way in.
+
+        Messages and states go by COPY, several times as fast as ``append_many`` and ``put``.
+
+        Args:
+            user_id: the owner, to be named only (and always) where the unit of work is everybody's.
+
+        Raises:
+            ThreadExistsError: an id is taken, or given twice.
+        """
+        scope, owner = self._scope, self._owner(user_id)
+        prepared = [prepare_thread(scope, thread, f"threads[{place}]") for place, thread in enumerate(threads)]
+        # Where the database numbers threads it does not say which is which: they are added one by one.
+        numbered = [thread for thread in threads if thread.thread_id is None and scope.limits.new_id is None]
+        named = [thread for thread in prepared if thread.thread_id is not None]
+        if named:
+            await add_threads(scope, owner, named)
+        made = [await self.create(name=thread.name, meta=thread.meta, user_id=user_id) for thread in numbered]
+        new_ids = iter([thread.thread_id for thread in made])
+        ids = [next(new_ids) if thread.thread_id is None else thread.thread_id for thread in prepared]
+        await fill_threads(scope, owner, dict(zip(ids, prepared, strict=True)))
+        return tuple(ids)
 
     async def get(self, thread_id: IdT) -> ThreadRecord[IdT, UserIdT] | None:
         """Return a thread, or ``None``."""
