@@ -40,10 +40,8 @@ def to_columns(message: Mapping[str, Any], field: str = "message") -> MessageCol
     Raises:
         InvalidInput: it is no mapping, its role is unknown, or its content is of no shape that the format has.
     """
-    if type(message) is not dict and not isinstance(message, Mapping):
-        raise InvalidInput(field, f"must be a mapping in the chat-completions shape, not {type(message).__name__}")
-    role = _role(message, field)
-    content = _plain_text(message.get("content"), field)
+    role = check_shape(message, field)
+    content = _plain_text(message.get("content"))
     call_id = message.get("tool_call_id")
     columns = MessageColumns(
         role,
@@ -54,6 +52,23 @@ def to_columns(message: Mapping[str, Any], field: str = "message") -> MessageCol
         None,
     )
     return _with_extra(columns, message)
+
+
+def check_shape(message: object, field: str = "message") -> MessageRole:
+    """Refuse what is no chat-completions message; return its role.
+
+    Raises:
+        InvalidInput: it is no mapping, its role is unknown, or its content is of no shape that the format has.
+    """
+    if type(message) is not dict and not isinstance(message, Mapping):
+        raise InvalidInput(field, f"must be a mapping in the chat-completions shape, not {type(message).__name__}")
+    content = message.get("content")
+    if content is not None and not isinstance(content, str | list):
+        raise InvalidInput(f"{field}.content", f"must be text, None or a list of parts, not {type(content).__name__}")
+    role = message.get("role")
+    if isinstance(role, str) and role in _ROLES:
+        return _ROLES[role]
+    raise InvalidInput(f"{field}.role", f"must be one of {', '.join(_ROLES)}")
 
 
 def from_columns(columns: MessageColumns) -> dict[str, Any]:
@@ -100,21 +115,10 @@ def _with_extra(columns: MessageColumns, message: Mapping[str, Any]) -> MessageC
     return replace(columns, extra=extra) if extra else columns
 
 
-def _role(message: Mapping[str, Any], field: str) -> MessageRole:
-    role = message.get("role")
-    if isinstance(role, str) and role in _ROLES:
-        return _ROLES[role]
-    raise InvalidInput(f"{field}.role", f"must be one of {', '.join(_ROLES)}")
-
-
-def _plain_text(content: Any, field: str) -> str:
+def _plain_text(content: str | list[Any] | None) -> str:
     if isinstance(content, str):
         return content
-    if content is None:
-        return ""
-    if isinstance(content, list):
-        return "\n".join(filter(None, map(_text_of_part, content)))
-    raise InvalidInput(f"{field}.content", f"must be text, None or a list of parts, not {type(content).__name__}")
+    return "\n".join(filter(None, map(_text_of_part, content or ())))
 
 
 def _text_of_part(part: Any) -> str:

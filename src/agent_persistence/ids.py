@@ -111,24 +111,40 @@ class IdTypes(Generic[IdT, UserIdT]):
     user: IdType[UserIdT]
 
 
+_RANDOM_BYTES: Final = 4096
+
+
 class _Clock:
     """The last number drawn, so that the next one is greater: 48 bits of milliseconds and 74 random ones."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._last = 0
+        self._random = memoryview(b"")
 
     def next(self) -> int:
         now = time.time_ns() // 1_000_000 << 74
         with self._lock:
             if now > self._last:
-                self._last = now | int.from_bytes(os.urandom(10), "big") >> 6
+                self._last = now | self._draw(10) >> 6
             else:  # within a millisecond, or the clock was set back
-                self._last += 1 + int.from_bytes(os.urandom(4), "big")
+                self._last += 1 + self._draw(4)
             return self._last
+
+    def forget(self) -> None:
+        """Draw other numbers than the process that this one is a copy of."""
+        self._random = memoryview(b"")
+
+    def _draw(self, size: int) -> int:
+        if len(self._random) < size:
+            self._random = memoryview(os.urandom(_RANDOM_BYTES))  # one call of the kernel for hundreds of ids
+        drawn, self._random = self._random[:size], self._random[size:]
+        return int.from_bytes(drawn, "big")
 
 
 _clock = _Clock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_clock.forget)
 
 
 def uuid7() -> uuid.UUID:

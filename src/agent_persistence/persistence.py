@@ -23,7 +23,7 @@ from agent_persistence.cache.sweeper import sweep_batch
 from agent_persistence.driver_errors import DRIVER_ERRORS, translated
 from agent_persistence.engine import make_engine
 from agent_persistence.errors import InvalidInput, SettingsError, UnavailableError
-from agent_persistence.ids import IdT, UserIdT
+from agent_persistence.ids import ID_TYPES, IdT, UserIdT
 from agent_persistence.models import Models, build_models
 from agent_persistence.one_call import OneCallMessages, OneCallStates, OneCallThreads
 from agent_persistence.records import AnyUser
@@ -308,9 +308,17 @@ def _refuse_other_id_types(models: Models[Any, Any], settings: PersistenceSettin
             raise SettingsError(variable, f"is {given.name}, but the models are mapped with {mapped.name}")
 
 
+def _id_maker(settings: PersistenceSettings) -> Callable[[], Any] | None:
+    make = settings.id_maker()
+    if make is None or settings.id_generator in (None, "uuid7", "uuid4"):
+        return make
+    kind = ID_TYPES[settings.id_type]
+    return lambda: kind.validate(make(), "PERSISTENCE_ID_GENERATOR")
+
+
 def _limits(settings: PersistenceSettings, *, is_cached: bool) -> Limits[Any]:
     return Limits(
-        new_id=settings.id_maker(),
+        new_id=_id_maker(settings),
         touch_interval=settings.thread_touch_interval,
         max_states=settings.max_checkpoint_history,
         max_json_bytes=settings.max_json_bytes,

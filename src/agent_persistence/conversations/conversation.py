@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Self
 
-from agent_persistence.chat_format import to_columns
+from agent_persistence.chat_format import check_shape, to_columns
 from agent_persistence.errors import InvalidInput
 from agent_persistence.ids import IdType, IdValue
-from agent_persistence.json_values import sanitize
+from agent_persistence.json_values import decode_json, sanitize
 from agent_persistence.records import MessageRole
 from agent_persistence.texts import check_text
 
@@ -67,8 +67,9 @@ class Conversation:
         if not isinstance(messages, list):
             raise InvalidInput("messages", "must be a list of messages")
         for place, message in enumerate(messages):
-            to_columns(message, f"messages[{place}]")
-        fields.setdefault("id", _made_id(messages))
+            check_shape(message, f"messages[{place}]")
+        if "id" not in fields:
+            fields["id"] = _made_id(messages)
         return cls(_checked_id(fields["id"]), fields, messages)
 
     @property
@@ -101,8 +102,7 @@ class Conversation:
 
 def _json_object(line: bytes) -> dict[str, Any]:
     try:
-        # The standard library's reader: orjson reads ints beyond 64 bits as floats, without a word.
-        fields = json.loads(line)
+        fields = _decoded(line)
     except json.JSONDecodeError as error:
         raise InvalidInput("JSON", f"{error.msg} (column {error.colno})") from None
     except (ValueError, RecursionError):
@@ -110,6 +110,13 @@ def _json_object(line: bytes) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise InvalidInput("JSON", 'must be an object: {"id": ..., "source": ..., "messages": [...]}')
     return fields
+
+
+def _decoded(line: bytes) -> Any:
+    try:
+        return decode_json(line)
+    except ValueError:  # the standard library also reads what is refused or replaced further on: NaN, half characters
+        return json.loads(line)
 
 
 def _checked_id(value: object) -> str:

@@ -79,15 +79,17 @@ async def import_lines(importer: ConversationImporter, lines: Iterable[bytes]) -
     writing = _Writing(importer)
     try:
         batch: list[ReadLine] = []
+        size = 0
         for number, line in enumerate(lines, 1):
             if line.strip():
                 batch.append(importer.read(number, line))
+                size += len(line)
                 await asyncio.sleep(0)  # the batch before this one is being written meanwhile
-            if sum(read.size_bytes for read in batch) >= _BATCH_BYTES:
+            if size >= _BATCH_BYTES:
                 async for done in writing.told():
                     yield done
                 writing.start(batch)
-                batch = []
+                batch, size = [], 0
         async for done in writing.told():
             yield done
         writing.start(batch)

@@ -17,7 +17,7 @@ from agent_persistence.texts import check_text, text_refusal
 from agent_persistence.values import value
 
 _MAX_TOKENS: Final = 2**31 - 1
-_EMPTY: Final = EncodedJSON(b"{}")
+EMPTY_OBJECT: Final = EncodedJSON(b"{}")
 _BARE: Final[NewMessage[Any]] = NewMessage(message={})
 """What is said about a message by its mapping alone."""
 
@@ -81,7 +81,7 @@ def _check_text(text: str, field: str, name: str, longest: int) -> None:
 
 def _object(scope: Scope[Any, Any], value: Any, field: str, name: str) -> tuple[dict[str, Any], EncodedJSON]:
     if value is None or (type(value) is dict and not value):  # most of them
-        return {}, _EMPTY
+        return {}, EMPTY_OBJECT
     checked: dict[str, Any] = scope.clean(json_object(value, f"{field}.{name}"), f"{field}.{name}")
     return checked, scope.encoded(checked, f"{field}.{name}")
 

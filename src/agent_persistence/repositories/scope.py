@@ -190,14 +190,8 @@ class Scope(ABC, Generic[IdT, UserIdT]):
         return sanitize(value, field) if self.limits.replace_unstorable else value
 
     def make_id(self) -> IdT | None:
-        """Make a new id, or ``None`` where the database will.
-
-        Raises:
-            InvalidInput: ``PERSISTENCE_ID_GENERATOR`` made something else.
-        """
-        if self.limits.new_id is None:
-            return None
-        return self.models.id_types.id.validate(self.limits.new_id(), "PERSISTENCE_ID_GENERATOR")
+        """Make a new id, or ``None`` where the database will."""
+        return None if self.limits.new_id is None else self.limits.new_id()
 
     async def skip_taken(self, column: Column[Any], *within: ColumnElement[bool]) -> None:
         """Move the database's numbering past a run of ids that were given by hand and that it has run into.
