@@ -52,6 +52,7 @@ from agent_persistence.records import (
     StateRecord,
     ThreadRecord,
 )
+from agent_persistence.repositories import PreparedThread
 from agent_persistence.settings import PersistenceSettings
 from agent_persistence.unit_of_work import UnitOfWork
 
@@ -98,6 +99,7 @@ __all__ = [
     "PersistenceSettings",
     "PoolTimeout",
     "PoolerError",
+    "PreparedThread",
     "SchemaConflictError",
     "SchemaError",
     "SettingsError",

@@ -17,12 +17,14 @@ from agent_persistence.records import (
     AnyUser,
     MessageRecord,
     NewMessage,
+    NewThread,
     Page,
     StateRecord,
     ThreadRecord,
     Unchanged,
 )
 from agent_persistence.repositories.message_insert import with_id
+from agent_persistence.repositories.whole_threads import PreparedThread
 from agent_persistence.transactions import Transactions
 
 
@@ -31,6 +33,7 @@ class _OneCall(Generic[IdT, UserIdT]):
         self._latest_state = transactions.latest_state
         self._put_state = transactions.put_state
         self._append = transactions.append
+        self._prepare_thread = transactions.prepare_thread
         self._read = transactions.read
         self._write = transactions.write
 
@@ -50,6 +53,20 @@ class OneCallThreads(_OneCall[IdT, UserIdT]):
         return await self._write(
             lambda uow: uow.threads.create(thread_id=thread_id, name=name, meta=meta), user_id=user_id
         )
+
+    async def create_many(
+        self, threads: Sequence[NewThread[IdT] | PreparedThread], *, user_id: UserIdT
+    ) -> tuple[IdT, ...]:
+        """Add new threads with all that is in them, all or none; see ``ThreadRepository.create_many``."""
+        return await self._write(lambda uow: uow.threads.create_many(threads), user_id=user_id)
+
+    def prepare(self, thread: NewThread[IdT], *, user_id: UserIdT) -> PreparedThread:
+        """Check and encode a thread for ``create_many`` while another call of it is under way.
+
+        Raises:
+            InvalidInput: a part of it cannot be stored.
+        """
+        return self._prepare_thread(thread, user_id=user_id)
 
     async def get(self, thread_id: IdT, *, user_id: UserIdT | AnyUser) -> ThreadRecord[IdT, UserIdT] | None:
         """Return a thread, or ``None``."""

@@ -29,7 +29,7 @@ from agent_persistence.home import Home
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.leases import Leases
 from agent_persistence.models import Models
-from agent_persistence.records import ANY_USER, AnyUser, MessageRecord, StateRecord
+from agent_persistence.records import ANY_USER, AnyUser, MessageRecord, NewThread, StateRecord
 from agent_persistence.repositories import Limits, MessageRepository, StateRepository, ThreadRepository
 from agent_persistence.repositories.appending import Appending
 from agent_persistence.repositories.commit_hooks import Watch
@@ -43,6 +43,7 @@ from agent_persistence.repositories.session_scope import SessionScope
 from agent_persistence.repositories.sharing import is_shared, share
 from agent_persistence.repositories.states import save_state
 from agent_persistence.repositories.watched_sessions import WatchedSession, watch_session
+from agent_persistence.repositories.whole_threads import PreparedThread, prepare_thread
 from agent_persistence.retries import Retries
 from agent_persistence.settings import QUARANTINE_SECONDS
 from agent_persistence.shielding import start, to_the_end
@@ -218,6 +219,10 @@ class Transactions(Generic[IdT, UserIdT]):
         if self._groups and user_id is not ANY_USER and has_one_kind_of_id(new):
             return await self._to_append.do(new, key=new.thread_id, weight=new.size)
         return await self._append_alone(new)
+
+    def prepare_thread(self, new: NewThread[IdT], *, user_id: UserIdT | AnyUser) -> PreparedThread:
+        """Check and encode a thread with all that is in it."""
+        return prepare_thread(self._reading(user_id), new)
 
     async def maintain(self, work: Callable[[SessionScope[IdT, UserIdT]], Awaitable[T]]) -> T:
         """Run work on everybody's rows, in a transaction of its own; it must be safe to do it twice."""

@@ -21,7 +21,7 @@ from agent_persistence.embedded import EmbeddedServers
 from agent_persistence.ids import ID_TYPES, uuid7
 from agent_persistence.models.base import table_of
 from agent_persistence.persistence import Persistence
-from agent_persistence.records import ANY_USER
+from agent_persistence.records import ANY_USER, NewThread
 from agent_persistence.settings import PersistenceSettings
 
 TABLES = ("threads", "states", "messages")
@@ -269,6 +269,16 @@ async def _statement_of(store: Persistence[str, str], call: Callable[[], Awaitab
     event.listen(store.engine.sync_engine, "before_cursor_execute", lambda *args: sent.append((args[2], args[3])))
     await call()
     return sent[-1]
+
+
+async def test_whole_threads_are_added_where_copy_is_not_allowed(secured: Secured) -> None:
+    owner = secured.new_id()
+    async with Persistence[Any, Any](secured.settings()) as store:
+        new: NewThread[Any] = NewThread(messages=[HELLO, HELLO], states=[1, 2])
+        [thread_id] = await store.threads.create_many([new], user_id=owner)
+
+        assert [record.message for record in await store.messages.page(thread_id, user_id=owner)] == [HELLO, HELLO]
+        assert [state.data for state in await store.states.page(thread_id, user_id=owner)] == [2, 1]
 
 
 async def test_large_states_are_kept_as_changes_and_the_view_shows_an_owners_only(secured: Secured) -> None:

@@ -18,6 +18,7 @@ from agent_persistence.driver_errors import translated
 from agent_persistence.errors import ConflictError, CorruptRow, InvalidInput
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import NewThread
+from agent_persistence.repositories import PreparedThread
 from agent_persistence.unit_of_work import UnitOfWork
 
 _BATCH_BYTES: Final = 2 * 1024 * 1024
@@ -58,6 +59,7 @@ class ReadLine:
     number: int
     size_bytes: int
     conversation: Conversation | None = None
+    thread: PreparedThread | None = None
     refusal: str | None = None
 
     def imported(self, outcome: Outcome) -> ImportedLine:
@@ -150,7 +152,8 @@ class ConversationImporter:
     def read(self, number: int, line: bytes) -> ReadLine:
         """Read a line of a file, or say why it cannot be read."""
         try:
-            return ReadLine(number, len(line), self.parse(line))
+            conversation = self.parse(line)
+            return ReadLine(number, len(line), conversation, self._prepared(conversation))
         except InvalidInput as error:
             return ReadLine(number, len(line), refusal=str(error))
 
@@ -182,14 +185,15 @@ class ConversationImporter:
 
     async def _put_new(self, lines: Sequence[ReadLine]) -> bool:
         """Write conversations whose threads are not there; say whether that could be done for all of them."""
-        found = [line.conversation for line in lines if line.conversation]
+        threads = [line.thread for line in lines if line.thread]
         try:
-            async with self._persistence.begin(user_id=self._user_id) as uow:
-                ids = await uow.threads.create_many([await self._new_thread(conversation) for conversation in found])
-        except (InvalidInput, ConflictError):
+            ids = await self._persistence.threads.create_many(threads, user_id=self._user_id)
+        except ConflictError:
             return False  # which one it is, and why, is found out one by one
         if self._numbered is not None:
-            self._numbered |= {conversation.id: one for conversation, one in zip(found, ids, strict=True)}
+            self._numbered |= {
+                line.conversation.id: one for line, one in zip(lines, ids, strict=True) if line.conversation
+            }
         return True
 
     async def _put_one(self, line: ReadLine) -> ImportedLine:
@@ -212,19 +216,20 @@ class ConversationImporter:
         async with self._persistence.begin(user_id=self._user_id) as uow:
             if thread_id is not None and await self._locked(uow, thread_id):
                 return await self._complete(uow, thread_id, conversation)
-            [made] = await uow.threads.create_many([await self._new_thread(conversation)])
+            [made] = await uow.threads.create_many([self._prepared(conversation)])
         if self._numbered is not None:
             self._numbered[conversation.id] = made
         return Outcome.ADDED
 
-    async def _new_thread(self, conversation: Conversation) -> NewThread[Any]:
-        return NewThread(
-            thread_id=await self._thread_id(conversation),
+    def _prepared(self, conversation: Conversation) -> PreparedThread:
+        thread: NewThread[Any] = NewThread(
+            thread_id=conversation.thread_id(self._kind),
             name=conversation.name,
             meta={IMPORT: conversation.fields},
             messages=conversation.messages,
             states=self._states(conversation),
         )
+        return self._persistence.threads.prepare(thread, user_id=self._user_id)
 
     def _states(self, conversation: Conversation, *, after: int = 0) -> list[dict[str, Any]]:
         """One for each turn that ends behind so many messages."""

@@ -17,7 +17,7 @@ from agent_persistence.repositories.cursors import decode_cursor, encode_cursor
 from agent_persistence.repositories.proofs import Trace
 from agent_persistence.repositories.rows import check_readable, json_object, readable, readable_records
 from agent_persistence.repositories.scope import DRAWS, Query, Scope
-from agent_persistence.repositories.whole_threads import add_threads, fill_threads, prepare_thread
+from agent_persistence.repositories.whole_threads import PreparedThread, add_threads, fill_threads, prepare_thread
 from agent_persistence.texts import check_limit, check_name, check_text
 
 _LISTING: Final = "threads"
@@ -54,6 +54,15 @@ class ThreadRepository(Generic[IdT, UserIdT]):
             "meta": self._scope.json(json_object(meta, "meta"), "meta"),
         }
         new_id = self._scope.make_id() if thread_id is None else self._scope.thread_id(thread_id)
+        return self._record(await self._add(new_id, values))
+
+    async def _added(self, thread: PreparedThread, owner: UserIdT) -> IdT:
+        """Add a thread that the database numbers, and return its number."""
+        row = await self._add(None, {"user_id": owner, "thread_name": thread.name, "meta": thread.meta})
+        thread_id: IdT = row.thread_id
+        return thread_id
+
+    async def _add(self, new_id: IdT | None, values: dict[str, Any]) -> Any:
         if new_id is not None:
             values["thread_id"] = new_id
         statement = (
@@ -65,14 +74,14 @@ class ThreadRepository(Generic[IdT, UserIdT]):
         for _ in range(DRAWS):
             rows = await self._scope.write(statement, self._created)
             if rows:
-                return self._record(rows[0])
+                return rows[0]
             if new_id is not None:
                 break
             await self._scope.skip_taken(self._thread.c.thread_id)
         raise ThreadExistsError(new_id)
 
     async def create_many(
-        self, threads: Sequence[NewThread[IdT]], *, user_id: UserIdT | None = None
+        self, threads: Sequence[NewThread[IdT] | PreparedThread], *, user_id: UserIdT | None = None
     ) -> tuple[IdT, ...]:
         """Add new threads with all that is in them, all or none, and return their ids: the fastest way in.
 
@@ -85,15 +94,16 @@ class ThreadRepository(Generic[IdT, UserIdT]):
             ThreadExistsError: an id is taken, or given twice.
         """
         scope, owner = self._scope, self._owner(user_id)
-        prepared = [prepare_thread(scope, thread, f"threads[{place}]") for place, thread in enumerate(threads)]
-        # Where the database numbers threads it does not say which is which: they are added one by one.
-        numbered = [thread for thread in threads if thread.thread_id is None and scope.limits.new_id is None]
-        named = [thread for thread in prepared if thread.thread_id is not None]
-        if named:
+        prepared = [
+            thread if isinstance(thread, PreparedThread) else prepare_thread(scope, thread, f"threads[{place}].")
+            for place, thread in enumerate(threads)
+        ]
+        if named := [thread for thread in prepared if thread.thread_id is not None]:
             await add_threads(scope, owner, named)
-        made = [await self.create(name=thread.name, meta=thread.meta, user_id=user_id) for thread in numbered]
-        new_ids = iter([thread.thread_id for thread in made])
-        ids = [next(new_ids) if thread.thread_id is None else thread.thread_id for thread in prepared]
+        # Where the database numbers threads it does not say which is which: they are added one by one.
+        ids = [
+            await self._added(thread, owner) if thread.thread_id is None else thread.thread_id for thread in prepared
+        ]
         await fill_threads(scope, owner, dict(zip(ids, prepared, strict=True)))
         return tuple(ids)
 

@@ -56,8 +56,11 @@ class PreparedThread(NamedTuple):
     encoded_states: Sequence[EncodedJSON]
 
 
-def prepare_thread(scope: Scope[IdT, Any], new: NewThread[IdT], field: str = "thread") -> PreparedThread:
+def prepare_thread(scope: Scope[IdT, Any], new: NewThread[IdT], prefix: str = "") -> PreparedThread:
     """Check and encode a thread and all that is in it, before any SQL runs.
+
+    Args:
+        prefix: what its fields are called in an error, before their names.
 
     Raises:
         InvalidInput: a part of it cannot be stored.
@@ -69,11 +72,11 @@ def prepare_thread(scope: Scope[IdT, Any], new: NewThread[IdT], field: str = "th
     states = list(new.states)[-limits.max_states :]
     return PreparedThread(
         scope.make_id() if new.thread_id is None else scope.thread_id(new.thread_id),
-        check_name(scope.clean(new.name, f"{field}.name"), f"{field}.name"),
-        scope.json(json_object(new.meta, f"{field}.meta"), f"{field}.meta"),
-        prepare_messages(scope, new.messages, f"{field}.messages"),
+        check_name(scope.clean(new.name, f"{prefix}name"), f"{prefix}name"),
+        scope.json(json_object(new.meta, f"{prefix}meta"), f"{prefix}meta"),
+        prepare_messages(scope, new.messages, f"{prefix}messages"),
         states,
-        [scope.json(state, f"{field}.states[{place}]") for place, state in enumerate(states)],
+        [scope.json(state, f"{prefix}states[{place}]") for place, state in enumerate(states)],
     )
 
 
