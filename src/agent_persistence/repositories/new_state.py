@@ -11,7 +11,7 @@ from agent_persistence.errors import CheckpointingDisabledError, InvalidInput
 from agent_persistence.ids import IdT
 from agent_persistence.json_values import EncodedJSON, encode_json
 from agent_persistence.records import ANY_USER, SavedState, StateRecord
-from agent_persistence.repositories.recent_states import Origin, RecentState, RecentStates
+from agent_persistence.repositories.recent_states import MOST_BYTES, Origin, RecentState, RecentStates
 from agent_persistence.repositories.rows import json_object
 from agent_persistence.repositories.scope import Limits, Scope
 from agent_persistence.repositories.state_patches import Cut, cut, patch_between
@@ -113,7 +113,7 @@ def prepare_state(scope: Scope[IdT, Any], thread_id: IdT, data: Any, meta: Mappi
             return NewState(*fields, new, *changed, whole)
     whole = scope.encoded(data, "data")
     size = len(whole.utf8)
-    is_compared = limits.patches_from and size >= limits.patches_from
+    is_compared = limits.patches_from and limits.patches_from <= size <= MOST_BYTES
     return NewState(*fields, cut(data) if is_compared else None, None, Origin(size, size, 0), whole)
 
 
@@ -140,13 +140,13 @@ def columns_of_states(states: Sequence[NewState[Any]], *, changes: bool) -> dict
     columns = {
         "thread_ids": [state.thread_id for state in states],
         "owners": [None if state.owner is ANY_USER else state.owner for state in states],
-        "state_data": [None if state.change else state.encoded_data for state in states],
+        "state_data": [None if state.change else state.encoded_data.utf8 for state in states],
         "meta": [state.encoded_meta for state in states],
     }
     if changes:
         bases = [state.change.base if state.change else None for state in states]
         columns |= {
-            "patch": [state.change.patch if state.change else None for state in states],
+            "patch": [state.change.patch.utf8 if state.change else None for state in states],
             "base_id": [base and base.version for base in bases],
             "base_mark": [base and base.mark for base in bases],
             "base_created_at": [base and base.created_at for base in bases],

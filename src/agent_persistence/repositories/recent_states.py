@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from agent_persistence.repositories.state_patches import Cut
 
-_MOST_BYTES: Final = 64 * 1024 * 1024
+MOST_BYTES: Final = 64 * 1024 * 1024
 
 
 class Origin(NamedTuple):
@@ -59,7 +59,7 @@ class RecentStates:
         self.forget(thread_id)
         self._states[thread_id] = state
         self._bytes += state.cut.size
-        while self._bytes > _MOST_BYTES:
+        while self._bytes > MOST_BYTES:
             _, oldest = self._states.popitem(last=False)
             self._bytes -= oldest.cut.size
 

@@ -10,6 +10,7 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     DateTime,
+    LargeBinary,
     Table,
     Text,
     bindparam,
@@ -23,6 +24,7 @@ from sqlalchemy import (
     true,
     update,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 
 from agent_persistence.driver_statement import MODELS_AT_ONCE, DriverStatement
 from agent_persistence.models import Models
@@ -129,13 +131,16 @@ def save_states(
     """
     state, thread = table_of(models.State), table_of(models.Thread)
     names = ["state_data", "meta", *(["patch", "base_id"] if changes else [])]
-    columns = {name: state.c[name].type for name in names}
+    # JSON goes as bytes: as text it would be decoded here and encoded by the driver, each a copy of the state.
+    json = {"state_data", "patch"}
+    columns: dict[str, Any] = {name: LargeBinary() if name in json else state.c[name].type for name in names}
     if changes:
         columns |= {"base_mark": Text(), "base_created_at": DateTime(timezone=True)}
     rows = new_rows(models, columns)
     locked = locked_threads(models, thread, of_anybody=of_anybody, waits=waits)
     source = rows_of_locked(rows, locked, of_anybody=of_anybody)
-    values = select(locked.c.thread_id, *(rows.c[name] for name in names)).order_by(rows.c.place)
+    chosen = [_from_bytes(rows.c[name]) if name in json else rows.c[name] for name in names]
+    values = select(locked.c.thread_id, *chosen).order_by(rows.c.place)
     if changes:
         base = state.alias("base")
         source = source.outerjoin(base, _is_base(base, rows))
@@ -148,6 +153,10 @@ def save_states(
         .add_cte(locked, touched_threads(thread, locked, touch_seconds))
         .returning(*returned, *owner, *MARKS)
     )
+
+
+def _from_bytes(utf8: ColumnElement[bytes]) -> ColumnElement[Any]:
+    return cast(func.convert_from(utf8, "UTF8"), JSONB)
 
 
 def _is_base(base: Any, rows: Any) -> Any:
