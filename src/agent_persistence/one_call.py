@@ -61,11 +61,7 @@ class OneCallThreads(_OneCall[IdT, UserIdT]):
         return await self._write(lambda uow: uow.threads.create_many(threads), user_id=user_id)
 
     def prepare(self, thread: NewThread[IdT], *, user_id: UserIdT) -> PreparedThread:
-        """Check and encode a thread for ``create_many`` while another call of it is under way.
-
-        Raises:
-            InvalidInput: a part of it cannot be stored.
-        """
+        """Check and encode a thread for ``create_many``; see ``ThreadRepository.prepare``."""
         return self._prepare_thread(thread, user_id=user_id)
 
     async def get(self, thread_id: IdT, *, user_id: UserIdT | AnyUser) -> ThreadRecord[IdT, UserIdT] | None:

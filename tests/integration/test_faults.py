@@ -19,6 +19,7 @@ from agent_persistence.errors import (
     UnavailableError,
 )
 from agent_persistence.persistence import Persistence
+from agent_persistence.records import NewThread
 from agent_persistence.settings import PersistenceSettings
 from agent_persistence.shielding import drain
 from repository_testing import CALLS, HELLO, Call, Place, SettingsFor, run_sql, until_somebody_waits_for_a_lock
@@ -26,6 +27,7 @@ from repository_testing import CALLS, HELLO, Call, Place, SettingsFor, run_sql, 
 NOWHERE = Place("t", "m", 1)
 EVERY_CALL: dict[str, Call] = CALLS | {
     "threads.create": lambda store, _, **owner: store.threads.create(**owner),
+    "threads.create_many": lambda store, _, **owner: store.threads.create_many([NewThread(messages=[HELLO])], **owner),
     "threads.page": lambda store, _, **owner: store.threads.page(**owner),
 }
 WRITES = [name for name in CALLS if name.split(".")[1] not in ("get", "require", "page", "get_version")]

@@ -27,7 +27,7 @@ VARIANTS: dict[str, Call] = {
     "states.get fresh": lambda store, place, **owner: store.states.get(place.thread_id, fresh=True, **owner),
     "states.get min_version": lambda store, place, **owner: store.states.get(place.thread_id, min_version=1, **owner),
 }
-OF_NO_THREAD = {"threads.create", "threads.page"}
+OF_NO_THREAD = {"threads.create", "threads.create_many", "threads.page", "threads.prepare"}
 
 
 def public_methods(kind: type, name: str) -> set[str]:

@@ -56,6 +56,14 @@ class ThreadRepository(Generic[IdT, UserIdT]):
         new_id = self._scope.make_id() if thread_id is None else self._scope.thread_id(thread_id)
         return self._record(await self._add(new_id, values))
 
+    def prepare(self, thread: NewThread[IdT]) -> PreparedThread:
+        """Check and encode a thread for ``create_many``, for example while another call of it is under way.
+
+        Raises:
+            InvalidInput: a part of it cannot be stored.
+        """
+        return prepare_thread(self._scope, thread)
+
     async def _added(self, thread: PreparedThread, owner: UserIdT) -> IdT:
         """Add a thread that the database numbers, and return its number."""
         row = await self._add(None, {"user_id": owner, "thread_name": thread.name, "meta": thread.meta})
