@@ -24,6 +24,7 @@ class Alone(Enum):
     ALONE = "alone"
 
 
+_LEAST_HALF: Final = 8
 ALONE: Final = Alone.ALONE
 """In place of a result: this item is to be done by itself."""
 
@@ -68,6 +69,8 @@ class Batcher(Generic[ItemT, ResultT]):
         most: items a batch.
         most_weight: what they may weigh together; a heavier one travels by itself.
         at_once: so many batches are under way at a time, of different keys; all but the first one full.
+        in_halves: let a crowd travel in two halves, so that one is at the server while this process has the other one.
+            That pays where a batch costs both of them about the same.
     """
 
     def __init__(
@@ -78,13 +81,16 @@ class Batcher(Generic[ItemT, ResultT]):
         most: int = 64,
         most_weight: int = 1 << 20,
         at_once: int = 3,
+        in_halves: bool = False,
     ) -> None:
         self._together = together
         self._alone = alone
         self._most = most
         self._most_weight = most_weight
         self._at_once = at_once
+        self._in_halves = in_halves
         self._flights = 0
+        self._aboard = 0
         self._waiting: deque[_Entry[ItemT, ResultT]] = deque()
         self._held: set[Hashable] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -124,11 +130,17 @@ class Batcher(Generic[ItemT, ResultT]):
             await asyncio.wait(list(self._tasks))
 
     def _depart(self) -> None:
-        is_due = self._flights == 0 or len(self._waiting) >= self._most
+        is_due = self._flights == 0 or len(self._waiting) >= self._share()
         if self._waiting and is_due and self._flights < self._at_once and not self._is_closed:
             self._flights += 1
             # Where there was a crowd, the first one waits for the others of this turn of the event loop.
             self._start(self._fly(), at_once=not self._is_crowded)
+
+    def _share(self) -> int:
+        """How many travel together, at most."""
+        if not self._in_halves:
+            return self._most
+        return min(self._most, max(_LEAST_HALF, (self._aboard + len(self._waiting) + 1) // 2))
 
     async def _fly(self) -> None:
         """Do batch after batch; whoever came in the same turn of the event loop is in the first."""
@@ -145,7 +157,8 @@ class Batcher(Generic[ItemT, ResultT]):
         batch: list[_Entry[ItemT, ResultT]] = []
         left: list[_Entry[ItemT, ResultT]] = []
         weight = 0
-        while self._waiting and len(batch) < self._most:
+        most = self._share()
+        while self._waiting and len(batch) < most:
             entry = self._waiting.popleft()
             if entry.future.done():
                 continue
@@ -158,6 +171,7 @@ class Batcher(Generic[ItemT, ResultT]):
                 break
             batch.append(entry)
         self._waiting.extendleft(reversed(left))
+        self._aboard += len(batch)
         self._held.update(entry.key for entry in batch if entry.key is not None)
         self._is_crowded = len(batch) > 1 if batch else self._is_crowded
         if self._waiting and batch:
@@ -175,6 +189,7 @@ class Batcher(Generic[ItemT, ResultT]):
             return [error] * len(batch)
 
     def _land(self, batch: list[_Entry[ItemT, ResultT]], results: Sequence[ResultT | Exception | Alone]) -> None:
+        self._aboard -= len(batch)
         by_themselves: dict[Hashable, list[_Entry[ItemT, ResultT]]] = {}
         alone = self._alone
         for entry, result in zip(batch, results, strict=True):

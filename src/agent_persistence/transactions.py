@@ -105,8 +105,10 @@ class Transactions(Generic[IdT, UserIdT]):
         self._groups_states = self._groups and (cache is None or limits_idling) and not limits.max_states
         save = writer_of_states(models, limits, self._recent)
         append = writer_of_messages(models, limits.touch_interval)
-        self._to_read = Batcher(reader_of_latest_states(self._leases, models, self._retries), self._read_alone)
-        self._to_save = Batcher(lambda batch: together.run(batch, save), self._save_alone)
+        self._to_read = Batcher(
+            reader_of_latest_states(self._leases, models, self._retries), self._read_alone, in_halves=True
+        )
+        self._to_save = Batcher(lambda batch: together.run(batch, save), self._save_alone, in_halves=True)
         self._to_append = Batcher(
             lambda batch: together.run(batch, append, is_repeatable=all(map(is_repeatable, batch.items))),
             self._append_alone,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -210,3 +211,17 @@ async def test_drained_waits_for_everything() -> None:
 
     assert not before
     assert all(task.done() for task in tasks)
+
+
+@pytest.mark.parametrize(("crowd", "batches"), [(6, [6]), (20, [10, 10]), (300, [64, 64, 64])])
+async def test_a_crowd_travels_in_two_halves_and_a_few_together(crowd: int, batches: list[int]) -> None:
+    work = Work()
+    batcher = Batcher(work.together, work.one, in_halves=True)
+
+    tasks = await ask(batcher, *map(str, range(crowd)))
+    under_way = [len(batch) for batch in work.batches]
+    work.proceed.set()
+    await asyncio.gather(*tasks)
+
+    assert under_way == batches
+    assert sorted(chain.from_iterable(work.batches), key=int) == [str(item) for item in range(crowd)]
