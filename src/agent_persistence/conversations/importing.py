@@ -282,7 +282,8 @@ class ConversationImporter:
     async def _there(self, names: Sequence[Any]) -> set[Any]:
         """The threads among these that anybody has."""
         if self._kind.generated:
-            return set(await self._thread_ids())
+            numbered = await self._thread_ids()
+            return {name for name in names if name in numbered}
         thread = self._persistence.models.Thread
         wanted = bindparam("names", list(names), type_=self._kind.array_type())
         async with self._persistence.begin(user_id=self._user_id) as uow:
