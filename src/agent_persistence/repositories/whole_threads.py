@@ -13,7 +13,7 @@ from sqlalchemy.dialects.postgresql import insert
 from agent_persistence.driver_statement import MODELS_AT_ONCE, DriverStatement
 from agent_persistence.errors import CheckpointingDisabledError, ThreadExistsError
 from agent_persistence.ids import IdT, UserIdT
-from agent_persistence.json_values import EncodedJSON
+from agent_persistence.json_values import EncodedJSON, decode_json
 from agent_persistence.models import ExactJSON, Models
 from agent_persistence.models.base import table_of
 from agent_persistence.records import NewThread
@@ -52,8 +52,7 @@ class PreparedThread(NamedTuple):
     name: str | None
     meta: EncodedJSON
     messages: Sequence[PreparedMessage[Any]]
-    states: Sequence[Any]
-    encoded_states: Sequence[EncodedJSON]
+    states: Sequence[EncodedJSON]
 
 
 def prepare_thread(scope: Scope[IdT, Any], new: NewThread[IdT], prefix: str = "") -> PreparedThread:
@@ -69,14 +68,12 @@ def prepare_thread(scope: Scope[IdT, Any], new: NewThread[IdT], prefix: str = ""
     limits = scope.limits
     if new.states and not limits.save_states:
         raise CheckpointingDisabledError
-    states = list(new.states)[-limits.max_states :]
     return PreparedThread(
         scope.make_id() if new.thread_id is None else scope.thread_id(new.thread_id),
         check_name(scope.clean(new.name, f"{prefix}name"), f"{prefix}name"),
         scope.json(json_object(new.meta, f"{prefix}meta"), f"{prefix}meta"),
         prepare_messages(scope, new.messages, f"{prefix}messages"),
-        states,
-        [scope.json(state, f"{prefix}states[{place}]") for place, state in enumerate(states)],
+        [scope.json(state, f"{prefix}states[{place}]") for place, state in enumerate(new.states)][-limits.max_states :],
     )
 
 
@@ -110,7 +107,7 @@ async def fill_threads(scope: Scope[IdT, UserIdT], owner: UserIdT, threads: Mapp
     for has_id in (True, False):
         columns = _columns([found for found in messages if (found[2].message_id is not None) is has_id], has_id=has_id)
         await _copy(scope, scope.messages, columns)
-    states = [(one, state) for one, thread in copied.items() for state in thread.encoded_states]
+    states = [(one, state) for one, thread in copied.items() for state in thread.states]
     await _copy(
         scope, scope.states, {"thread_id": [one for one, _ in states], "state_data": [one for _, one in states]}
     )
@@ -146,7 +143,7 @@ async def _insert_contents(scope: Scope[IdT, UserIdT], thread_id: IdT, thread: P
     if thread.messages:
         await Appending(scope).append(NewMessages(thread_id, scope.owner, thread.messages))
     for state in thread.states:
-        await save_state(scope, prepare_state(scope, thread_id, state, None))
+        await save_state(scope, prepare_state(scope, thread_id, decode_json(state.utf8), None))
 
 
 def _has_one_kind_of_id(thread: PreparedThread) -> bool:
