@@ -6,10 +6,11 @@ import asyncio
 import copy
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import event, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.util import await_only
 
@@ -190,6 +191,33 @@ async def test_a_version_that_is_not_there_as_it_was_is_no_base(persistence: Sto
 
     assert (await kept_whole(persistence, thread_id))[-2:] == [True, False]
     assert (await read_back(persistence, thread_id, user_id))[-2:] == states[1:]
+
+
+async def test_a_version_that_its_own_transaction_changed_is_no_base(persistence: Store, user_id: str) -> None:
+    states = growing(3)
+    thread_id, _ = await saved(persistence, user_id, [])
+    change = text("UPDATE states SET state_data = '{}' WHERE thread_id = :id")
+    async with persistence.begin(user_id=user_id) as uow:
+        await uow.states.put(thread_id, states[0])
+        await uow.session.execute(change, {"id": thread_id})
+    for state in states[1:]:
+        await persistence.states.put(thread_id, state, user_id=user_id)
+
+    assert await kept_whole(persistence, thread_id) == [True, True, False]
+    assert await read_back(persistence, thread_id, user_id) == [{}, *states[1:]]
+
+
+async def test_another_version_of_the_same_number_is_no_base(persistence: Store, user_id: str) -> None:
+    states = growing(2)
+    thread_id, _ = await saved(persistence, user_id, states[:1])
+    recent = persistence._transactions._recent  # noqa: SLF001 - what a process remembers is nobody else's business
+    remembered = recent.get(thread_id)
+    assert remembered is not None
+    # As if it had been lost in a failover, and number, transaction and place had been given out again.
+    recent.put(thread_id, remembered._replace(created_at=remembered.created_at - timedelta(microseconds=1)))
+    await persistence.states.put(thread_id, states[1], user_id=user_id)
+
+    assert await kept_whole(persistence, thread_id) == [True, True]
 
 
 async def test_many_saves_at_once_find_their_bases_gone(persistence: Store, other_process: Store, user_id: str) -> None:

@@ -30,7 +30,7 @@ class RecentState(NamedTuple):
     """A version that was saved here.
 
     Attributes:
-        mark: the transaction that wrote its row; another one, once somebody changed it.
+        mark: the transaction that wrote its row, and where that lies; another one, once somebody changed it.
     """
 
     version: int

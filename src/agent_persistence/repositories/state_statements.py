@@ -41,8 +41,8 @@ from agent_persistence.repositories.thread_locks import (
 )
 
 _ONE: Final[Any] = literal_column("1")
-_MARK: Final[ColumnElement[str]] = literal_column("xmin::text", Text)
-"""The transaction that wrote a row, or changed it last."""
+_MARK: Final[ColumnElement[str]] = literal_column("xmin::text || ctid::text", Text)
+"""The transaction that wrote a row or changed it last, and where it lies: within one transaction only that moves."""
 
 
 def state_columns(state: Table) -> list[Any]:
@@ -165,7 +165,7 @@ def _is_base(base: Any, rows: Any) -> Any:
         (base.c.thread_id == rows.c.thread_id)
         & (base.c.state_id == rows.c.base_id)
         & (base.c.created_at == rows.c.base_created_at)
-        & (literal_column("base.xmin::text") == rows.c.base_mark)
+        & (literal_column("base.xmin::text || base.ctid::text", Text) == rows.c.base_mark)
     )
 
 
