@@ -37,6 +37,20 @@ def test_a_bad_line_is_named_and_stops_the_import(command_line: CommandLine, lin
     assert (summary["added"], [refused["line"] for refused in summary["refused"]]) == (1, [2])
     assert "error: line 2: " in result.stderr
     assert named in summary["refused"][0]["reason"]
+    assert command_line("export").stdout.count("\n") == 1
+
+
+def test_nothing_behind_a_conversation_that_conflicts_is_written(command_line: CommandLine) -> None:
+    first, second = {**WEATHER, "id": "first"}, {**WEATHER, "id": "second"}
+    command_line("import", "-", stdin=as_line(first) + as_line(second))
+    other = {**first, "messages": [{"role": "user", "content": "another beginning"}]}
+    longer = {**second, "messages": [*second["messages"], {"role": "user", "content": "and on"}]}
+
+    result = command_line("import", "-", stdin=as_line(other) + as_line(longer) + as_line({**WEATHER, "id": "third"}))
+
+    assert result.exit_code == 1
+    assert "and on" not in command_line("export").stdout
+    assert command_line("export").stdout.count("\n") == 2
 
 
 def test_bad_lines_can_be_skipped_and_are_counted(command_line: CommandLine) -> None:
