@@ -35,12 +35,21 @@ class DriverStatement:
         compiled = statement.compile(dialect=_DIALECT)
         self.statement = statement
         self.text = str(compiled)
+        self._translated: dict[frozenset[tuple[str | None, str]], str] = {}
         binds = [compiled.binds[name] for name in compiled.positiontup]
         self._parameters = [(bind.key, bind.value, _writer(bind.type)) for bind in binds]
         columns = list(statement.exported_columns)
         self._make_row = partial(tuple.__new__, _row_class([str(column.name) for column in columns]))
         readers = [_processors(column.type).result_processor(_DIALECT, None) for column in columns]
         self._readers = [(place, read) for place, read in enumerate(readers) if read is not None]
+
+    def translated(self, schemas: Mapping[str | None, str]) -> str:
+        """The SQL for other schemas, as ``schema_translate_map`` names them."""
+        key = frozenset(schemas.items())
+        if key not in self._translated:
+            options: dict[str, Any] = {"schema_translate_map": schemas, "render_schema_translate": True}
+            self._translated[key] = str(self.statement.compile(dialect=_DIALECT, **options))
+        return self._translated[key]
 
     def arguments(self, values: Mapping[str, Any]) -> tuple[Any, ...]:
         """Put the values in their places."""

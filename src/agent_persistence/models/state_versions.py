@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from sqlalchemy import Connection, Table, column, event, table, text
-from sqlalchemy.sql.expression import TableClause
+from sqlalchemy import BigInteger, Column, Connection, MetaData, Table, event, text
 
 from agent_persistence.models.json_type import ExactJSON
 
@@ -90,9 +89,14 @@ def create_state_versions(states: Table) -> None:
     event.listen(states, "after_drop", drop_guard)
 
 
-def state_versions(states: Table) -> TableClause:
-    """The view beside this table."""
-    return table(VIEW, column("thread_id"), column("state_id"), column("state_data", ExactJSON()), schema=states.schema)
+def state_versions(states: Table) -> Table:
+    """The view beside this table; in metadata of its own, so that nobody creates it as a table."""
+    columns = [
+        Column("thread_id", states.c.thread_id.type),
+        Column("state_id", BigInteger),
+        Column("state_data", ExactJSON()),
+    ]
+    return Table(VIEW, MetaData(), *columns, schema=states.schema)
 
 
 def _in_schema(statement: str, target: Table, connection: Connection) -> str:

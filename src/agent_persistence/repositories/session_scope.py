@@ -46,9 +46,9 @@ class SessionScope(Scope[IdT, UserIdT]):
             await self._prepare()
             connection = await self.session.connection(bind_arguments={"mapper": self.models.Thread})
             sync_connection = connection.sync_connection
-            if sync_connection is None or "schema_translate_map" in sync_connection.get_execution_options():
-                return (await connection.execute(statement.statement, values)).all()
-            result = await connection.exec_driver_sql(statement.text, statement.arguments(values))
+            schemas = sync_connection.get_execution_options().get("schema_translate_map") if sync_connection else None
+            text = statement.translated(schemas) if schemas else statement.text
+            result = await connection.exec_driver_sql(text, statement.arguments(values))
             return statement.rows(result.all())
 
     @override
