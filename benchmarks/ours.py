@@ -6,9 +6,6 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from sqlalchemy import select
-from sqlalchemy.ext.asyncio import AsyncSession
-
 from agent_persistence import MessageRecord, Persistence, PersistenceSettings, StateRecord
 from benchmarks.contender import POOL_SIZE, Addresses, Contender, Thread
 
@@ -117,27 +114,9 @@ class Ours(Contender):
         return [state.data for state in states if state is not None]
 
     async def read_state_entity(self, thread: Thread) -> Any:
-        """Read an entity of ours; there is no way to it but SQLAlchemy's own."""
-        models = self.plain.models
-        statement = (
-            select(models.State)
-            .join(models.Thread, models.Thread.thread_id == models.State.thread_id)
-            .where(models.State.thread_id == thread.id, models.Thread.user_id == thread.user)
-            .order_by(models.State.state_id.desc())
-            .limit(1)
-        )
-        async with AsyncSession(self.plain.engine, expire_on_commit=False) as session:
-            return (await session.scalars(statement)).one_or_none()
+        """Read a mapped object."""
+        return await self.plain.entities.get_latest_state(thread.id, user_id=thread.user)
 
     async def read_message_entities(self, thread: Thread) -> Sequence[Any]:
-        """Read entities of ours; there is no way to them but SQLAlchemy's own."""
-        models = self.plain.models
-        statement = (
-            select(models.Message)
-            .join(models.Thread, models.Thread.thread_id == models.Message.thread_id)
-            .where(models.Message.thread_id == thread.id, models.Thread.user_id == thread.user)
-            .order_by(models.Message.seq.desc())
-            .limit(50)
-        )
-        async with AsyncSession(self.plain.engine, expire_on_commit=False) as session:
-            return (await session.scalars(statement)).all()[::-1]
+        """Read mapped objects."""
+        return await self.plain.entities.get_last_messages(thread.id, user_id=thread.user, limit=50)

@@ -12,6 +12,7 @@ from typing import Any, Generic
 
 from agent_persistence.errors import StateNotFoundError
 from agent_persistence.ids import IdT, UserIdT
+from agent_persistence.models import MessageMixin, StateMixin, ThreadMixin
 from agent_persistence.records import (
     UNSET,
     AnyUser,
@@ -35,6 +36,7 @@ class _OneCall(Generic[IdT, UserIdT]):
         self._append = transactions.append
         self._prepare_thread = transactions.prepare_thread
         self._read = transactions.read
+        self._read_entities = transactions.read_entities
         self._write = transactions.write
 
 
@@ -255,3 +257,21 @@ class OneCallStates(_OneCall[IdT, UserIdT]):
         return await self._write(
             lambda uow: uow.states.prune(thread_id, keep_last=keep_last, older_than=older_than), user_id=user_id
         )
+
+
+class OneCallEntities(_OneCall[IdT, UserIdT]):
+    """``EntityRepository``, one call at a time; what it returns is detached, and ``session.add`` attaches it."""
+
+    async def get_thread(self, thread_id: IdT, *, user_id: UserIdT | AnyUser) -> ThreadMixin[IdT, UserIdT] | None:
+        """Return a thread, or ``None``."""
+        return await self._read_entities(lambda found: found.get_thread(thread_id), user_id=user_id)
+
+    async def get_latest_state(self, thread_id: IdT, *, user_id: UserIdT | AnyUser) -> StateMixin[IdT] | None:
+        """Return a thread's latest state; see ``EntityRepository.get_latest_state``."""
+        return await self._read_entities(lambda found: found.get_latest_state(thread_id), user_id=user_id)
+
+    async def get_last_messages(
+        self, thread_id: IdT, *, user_id: UserIdT | AnyUser, limit: int = 50
+    ) -> Sequence[MessageMixin[IdT]]:
+        """Return the newest messages of a thread; see ``EntityRepository.get_last_messages``."""
+        return await self._read_entities(lambda found: found.get_last_messages(thread_id, limit=limit), user_id=user_id)

@@ -25,7 +25,7 @@ from agent_persistence.engine import make_engine
 from agent_persistence.errors import InvalidInput, SettingsError, UnavailableError
 from agent_persistence.ids import ID_TYPES, IdT, UserIdT
 from agent_persistence.models import Models, build_models
-from agent_persistence.one_call import OneCallMessages, OneCallStates, OneCallThreads
+from agent_persistence.one_call import OneCallEntities, OneCallMessages, OneCallStates, OneCallThreads
 from agent_persistence.records import AnyUser
 from agent_persistence.repositories import Limits
 from agent_persistence.repositories.commit_hooks import TouchedState, refuse_autocommit
@@ -72,6 +72,7 @@ class Persistence(Generic[IdT, UserIdT]):
 
     Attributes:
         threads, messages, states: one-call operations, each in a unit of work of its own.
+        entities: rows as objects of the mapped classes, for code that speaks SQLAlchemy's ORM.
     """
 
     def __init__(
@@ -105,6 +106,7 @@ class Persistence(Generic[IdT, UserIdT]):
         self.threads = OneCallThreads(self._transactions)
         self.messages = OneCallMessages(self._transactions)
         self.states = OneCallStates(self._transactions)
+        self.entities = OneCallEntities(self._transactions)
         if settings.sql_log_level is not None:
             logging.getLogger("sqlalchemy.engine").setLevel(settings.sql_log_level)
 

@@ -30,7 +30,13 @@ from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.leases import Leases
 from agent_persistence.models import Models
 from agent_persistence.records import ANY_USER, AnyUser, MessageRecord, NewThread, StateRecord
-from agent_persistence.repositories import Limits, MessageRepository, StateRepository, ThreadRepository
+from agent_persistence.repositories import (
+    EntityRepository,
+    Limits,
+    MessageRepository,
+    StateRepository,
+    ThreadRepository,
+)
 from agent_persistence.repositories.appending import Appending
 from agent_persistence.repositories.commit_hooks import Watch
 from agent_persistence.repositories.identity import identity_of
@@ -181,6 +187,18 @@ class Transactions(Generic[IdT, UserIdT]):
 
         return await self._to_the_end(attempt)
 
+    async def read_entities(
+        self, work: Callable[[EntityRepository[IdT, UserIdT]], Awaitable[T]], *, user_id: UserIdT | AnyUser
+    ) -> T:
+        """Run one of our own reads of mapped objects, which belong to no session afterwards."""
+
+        async def attempt() -> T:
+            await self.ready()
+            async with _closed_quietly(self.single_reads()) as session:
+                return await work(EntityRepository(self._scope(session, user_id)))
+
+        return await self._to_the_end(attempt)
+
     async def latest_state(
         self, thread_id: IdT, *, user_id: UserIdT | AnyUser, fresh: bool, min_version: int | None
     ) -> StateRecord[IdT] | None:
@@ -295,6 +313,7 @@ class Transactions(Generic[IdT, UserIdT]):
             threads=ThreadRepository(scope),
             messages=MessageRepository(scope),
             states=CachedStates(scope, self._cache if self._shares_rows(session) else None, self._read_latest_state),
+            entities=EntityRepository(scope),
             _session=session,
         )
 

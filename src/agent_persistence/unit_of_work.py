@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from agent_persistence.cache import CachedStates
 from agent_persistence.ids import IdT, UserIdT
-from agent_persistence.repositories import MessageRepository, ThreadRepository
+from agent_persistence.repositories import EntityRepository, MessageRepository, ThreadRepository
 from agent_persistence.repositories.sharing import share
 from agent_persistence.values import value
 
@@ -25,8 +25,9 @@ class Repositories(Generic[IdT, UserIdT]):
 
 @value
 class UnitOfWork(Repositories[IdT, UserIdT], Generic[IdT, UserIdT]):
-    """Three repositories over one session, scoped to one owner. What belongs to somebody else does not exist here."""
+    """The repositories over one session, scoped to one owner. What belongs to somebody else does not exist here."""
 
+    entities: EntityRepository[IdT, UserIdT]
     _session: AsyncSession = field(repr=False)
 
     @property

@@ -53,6 +53,13 @@ CALLS: dict[str, Call] = {
         place.thread_id, place.message_id, message={"role": "user", "content": "forged"}, **owner
     ),
     "messages.delete": lambda store, place, **owner: store.messages.delete(place.thread_id, place.message_id, **owner),
+    "entities.get_thread": lambda store, place, **owner: store.entities.get_thread(place.thread_id, **owner),
+    "entities.get_latest_state": lambda store, place, **owner: store.entities.get_latest_state(
+        place.thread_id, **owner
+    ),
+    "entities.get_last_messages": lambda store, place, **owner: store.entities.get_last_messages(
+        place.thread_id, **owner
+    ),
     "states.put": lambda store, place, **owner: store.states.put(place.thread_id, "forged", **owner),
     "states.get": lambda store, place, **owner: store.states.get(place.thread_id, **owner),
     "states.require": lambda store, place, **owner: store.states.require(place.thread_id, **owner),

@@ -9,10 +9,10 @@ import pytest
 
 from agent_persistence.cache import CachedStates
 from agent_persistence.errors import PersistenceError
-from agent_persistence.one_call import OneCallMessages, OneCallStates, OneCallThreads
+from agent_persistence.one_call import OneCallEntities, OneCallMessages, OneCallStates, OneCallThreads
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import ANY_USER, Page
-from agent_persistence.repositories import MessageRepository, ThreadRepository
+from agent_persistence.repositories import EntityRepository, MessageRepository, ThreadRepository
 from repository_testing import CALLS, HELLO, Call, Place, run_sql
 
 # Calls with the arguments that take another way through the code.
@@ -41,11 +41,13 @@ def test_every_public_method_is_called_below() -> None:
         public_methods(ThreadRepository, "threads")
         | public_methods(MessageRepository, "messages")
         | public_methods(CachedStates, "states")
+        | public_methods(EntityRepository, "entities")
     )
     facades = (
         public_methods(OneCallThreads, "threads")
         | public_methods(OneCallMessages, "messages")
         | public_methods(OneCallStates, "states")
+        | public_methods(OneCallEntities, "entities")
     )
 
     assert facades == unit_of_work == CALLS.keys() | OF_NO_THREAD

@@ -40,6 +40,12 @@ class SessionScope(Scope[IdT, UserIdT]):
             await self._prepare()
             return await self.session.execute(statement)
 
+    async def entities(self, statement: Query, **values: Any) -> Sequence[Any]:
+        """Run a query for objects of one mapped class; they belong to the session."""
+        with translated(), _alone(self.session.sync_session.info):
+            await self._prepare()
+            return (await self.session.scalars(statement, values)).all()
+
     @override
     async def fetch(self, statement: DriverStatement, **values: Any) -> Sequence[Any]:
         with translated(), _alone(self.session.sync_session.info):

@@ -1,0 +1,100 @@
+"""Mapped objects instead of records, for hosts whose code speaks SQLAlchemy's ORM; by statements built once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, Generic
+
+from sqlalchemy import bindparam, literal_column, select, true
+from sqlalchemy.orm.attributes import set_committed_value
+
+from agent_persistence.driver_statement import MODELS_AT_ONCE
+from agent_persistence.ids import IdT, UserIdT
+from agent_persistence.models import MessageMixin, Models, StateMixin, ThreadMixin
+from agent_persistence.records import ANY_USER
+from agent_persistence.repositories.scope import Query
+from agent_persistence.repositories.session_scope import SessionScope
+from agent_persistence.repositories.states import StateRepository
+from agent_persistence.texts import check_limit
+
+
+class EntityRepository(Generic[IdT, UserIdT]):
+    """One owner's rows as objects of the mapped classes, as they are in the database and past the cache.
+
+    Building such a query takes SQLAlchemy as long as running it does, so these are built once.
+    """
+
+    def __init__(self, scope: SessionScope[IdT, UserIdT]) -> None:
+        self._scope = scope
+        self._of_anybody = scope.owner is ANY_USER
+
+    async def get_thread(self, thread_id: IdT) -> ThreadMixin[IdT, UserIdT] | None:
+        """Return a thread, or ``None``."""
+        found = await self._load(_thread(self._scope.models, of_anybody=self._of_anybody), thread_id)
+        return found[0] if found else None
+
+    async def get_latest_state(self, thread_id: IdT) -> StateMixin[IdT] | None:
+        """Return a thread's latest state with all of its ``state_data``, however it is kept; or ``None``.
+
+        Raises:
+            CorruptRow: it cannot be read.
+        """
+        found = await self._load(_latest_state(self._scope.models, of_anybody=self._of_anybody), thread_id)
+        if not found:
+            return None
+        state: StateMixin[IdT] = found[0]
+        if state.base_id is not None:
+            whole = await StateRepository(self._scope).get_version(thread_id, state.state_id)
+            if whole is None:  # deleted between two statements, so it is not the latest any more
+                return await self.get_latest_state(thread_id)
+            set_committed_value(state, "state_data", whole.data)
+        return state
+
+    async def get_last_messages(self, thread_id: IdT, *, limit: int = 50) -> Sequence[MessageMixin[IdT]]:
+        """Return the newest messages of a thread, the oldest of them first.
+
+        Args:
+            limit: how many at most, up to 1,000.
+        """
+        wanted = check_limit(limit, "limit", 1000)
+        statement = _last_messages(self._scope.models, of_anybody=self._of_anybody)
+        return (await self._load(statement, thread_id, wanted=wanted))[::-1]
+
+    async def _load(self, statement: Query, thread_id: IdT, **values: Any) -> Sequence[Any]:
+        of_owner = {} if self._of_anybody else {"owner": self._scope.owner}
+        return await self._scope.entities(statement, thread_id=self._scope.thread_id(thread_id), **of_owner, **values)
+
+
+@lru_cache(MODELS_AT_ONCE)
+def _thread(models: Models[Any, Any], *, of_anybody: bool) -> Query:
+    return select(models.Thread).where(
+        models.Thread.thread_id == bindparam("thread_id"), _owns(models, of_anybody=of_anybody)
+    )
+
+
+@lru_cache(MODELS_AT_ONCE)
+def _latest_state(models: Models[Any, Any], *, of_anybody: bool) -> Query:
+    return (
+        _of_thread(models, models.State, of_anybody=of_anybody)
+        .order_by(models.State.state_id.desc())
+        .limit(literal_column("1"))
+    )
+
+
+@lru_cache(MODELS_AT_ONCE)
+def _last_messages(models: Models[Any, Any], *, of_anybody: bool) -> Query:
+    newest_first = _of_thread(models, models.Message, of_anybody=of_anybody).order_by(models.Message.seq.desc())
+    return newest_first.limit(bindparam("wanted"))
+
+
+def _of_thread(models: Models[Any, Any], rows: Any, *, of_anybody: bool) -> Query:
+    return (
+        select(rows)
+        .join(models.Thread, models.Thread.thread_id == rows.thread_id)
+        .where(rows.thread_id == bindparam("thread_id"), _owns(models, of_anybody=of_anybody))
+    )
+
+
+def _owns(models: Models[Any, Any], *, of_anybody: bool) -> Any:
+    return true() if of_anybody else models.Thread.user_id == bindparam("owner")
