@@ -104,7 +104,7 @@ class GroupCommit:
             return await self._retries.run(attempt)
         except UnavailableError as error:
             if perhaps_committed:
-                reason = "the connection closed before the reply; the same message_id can be sent again"
+                reason = "the connection closed before the reply; a message with an id of yours can be sent again"
                 raise CommitUnknown(reason) from error
             raise
         except CommitUnknown:

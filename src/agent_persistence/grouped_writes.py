@@ -33,15 +33,17 @@ def writer_of_states(
     """Make what saves several states."""
     trace = saved_trace(table_of(models.State))
     statements = {
-        changes: save_states(models, touch_seconds=limits.touch_interval, changes=changes, waits=False)
+        (changes, one): save_states(models, touch_seconds=limits.touch_interval, changes=changes, waits=False, one=one)
         for changes in (False, True)
+        for one in (False, True)
     }
 
     async def write(lease: Lease, states: list[NewState[Any]]) -> SavedTogether:
         places = _of_one_owner_a_thread(states)
         changes = any(states[place].change for place in places)
-        columns = columns_of_states([states[place] for place in places], changes=changes)
-        rows = await lease.fetch(statements[changes], **columns)
+        one = len(places) == 1
+        columns = columns_of_states([states[place] for place in places], changes=changes, one=one)
+        rows = await lease.fetch(statements[changes, one], **columns)
         rows_of = _by_thread(rows, key=lambda row: int(row.state_id))
         written = set(rows_of)
         results: list[StateRecord[Any] | Alone] = [ALONE] * len(states)
@@ -66,19 +68,22 @@ def writer_of_messages(
     """Make what adds the messages of several callers."""
     trace = appended_trace(table_of(models.Message))
     statements = {
-        with_ids: append_messages(models, with_ids=with_ids, touch_seconds=touch_seconds, waits=False)
+        (with_ids, one): append_messages(models, with_ids=with_ids, touch_seconds=touch_seconds, waits=False, one=one)
         for with_ids in (False, True)
+        for one in (False, True)
     }
 
     async def write(lease: Lease, items: list[NewMessages[Any]]) -> AppendedTogether:
         results: list[tuple[MessageRecord[Any], ...] | Alone] = [ALONE] * len(items)
         found: list[Any] = []
         possible = _of_one_owner_a_thread(items)
-        for with_ids, statement in statements.items():
+        for with_ids in (False, True):
             places = [place for place in possible if _has_ids(items[place]) is with_ids]
             if places:
-                values = columns_of_messages(_flat([items[place] for place in places]), with_ids=with_ids)
-                rows = await lease.fetch(statement, **values)
+                new = _flat([items[place] for place in places])
+                one = len(new) == 1
+                values = columns_of_messages(new, with_ids=with_ids, one=one)
+                rows = await lease.fetch(statements[with_ids, one], **values)
                 match = _by_id if with_ids else _by_place
                 for place, result in zip(places, match([items[place] for place in places], rows), strict=True):
                     results[place] = result
@@ -97,8 +102,11 @@ def has_one_kind_of_id(item: NewMessages[Any]) -> bool:
 
 
 def is_repeatable(item: NewMessages[Any]) -> bool:
-    """Whether adding it twice leaves what adding it once does: a single message, which its id makes known again."""
-    return len(item.messages) == 1 and _has_ids(item)
+    """Whether adding it twice leaves what adding it once does: its ids make it known again.
+
+    Several messages are added by one statement all or none only if no other message can have one of their ids.
+    """
+    return item.has_new_ids or (len(item.messages) == 1 and _has_ids(item))
 
 
 def _of_one_owner_a_thread(items: Sequence[NewState[Any] | NewMessages[Any]]) -> list[int]:

@@ -8,6 +8,20 @@ import os
 from agent_persistence.errors import ClosedError, ForkedError, WrongLoopError
 
 
+class _Process:
+    """Which process this is; asking the kernel for each operation would cost a system call."""
+
+    id = os.getpid()
+
+    @classmethod
+    def forked(cls) -> None:
+        cls.id = os.getpid()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_Process.forked)
+
+
 class Home:
     """Remembers the process and the event loop of the first use."""
 
@@ -40,8 +54,8 @@ class Home:
         self.check_open()
         loop = asyncio.get_running_loop()
         if self._pid is None:
-            self._pid, self._loop = os.getpid(), loop
-        if self._pid != os.getpid():
+            self._pid, self._loop = _Process.id, loop
+        if self._pid != _Process.id:
             raise ForkedError(self._pid)
         if self._loop is not loop:
             raise WrongLoopError

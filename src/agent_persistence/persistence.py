@@ -41,6 +41,7 @@ from agent_persistence.unit_of_work import UnitOfWork
 T = TypeVar("T")
 
 _MOST_AUDITED: Final = 100_000
+_DRAWN: Final = (None, "uuid7", "uuid4")
 _GRACE_SECONDS: Final = 0.5  # for a sweep that is due, to be done
 
 
@@ -312,15 +313,17 @@ def _refuse_other_id_types(models: Models[Any, Any], settings: PersistenceSettin
 
 def _id_maker(settings: PersistenceSettings) -> Callable[[], Any] | None:
     make = settings.id_maker()
-    if make is None or settings.id_generator in (None, "uuid7", "uuid4"):
+    if make is None or settings.id_generator in _DRAWN:
         return make
     kind = ID_TYPES[settings.id_type]
     return lambda: kind.validate(make(), "PERSISTENCE_ID_GENERATOR")
 
 
 def _limits(settings: PersistenceSettings, *, is_cached: bool) -> Limits[Any]:
+    new_id = _id_maker(settings)
     return Limits(
-        new_id=_id_maker(settings),
+        new_id=new_id,
+        draws_ids=new_id is not None and settings.id_generator in _DRAWN,
         touch_interval=settings.thread_touch_interval,
         max_states=settings.max_checkpoint_history,
         max_json_bytes=settings.max_json_bytes,

@@ -37,7 +37,7 @@ from agent_persistence.repositories import (
     StateRepository,
     ThreadRepository,
 )
-from agent_persistence.repositories.appending import Appending
+from agent_persistence.repositories.appending import Appending, is_copied
 from agent_persistence.repositories.commit_hooks import Watch
 from agent_persistence.repositories.identity import identity_of
 from agent_persistence.repositories.leased_scope import LeasedScope
@@ -236,7 +236,7 @@ class Transactions(Generic[IdT, UserIdT]):
         """Add messages at the end of a thread, together with what others add at the same time."""
         await self.ready()
         new = prepare_append(self._reading(user_id), thread_id, messages, field)
-        if self._groups and user_id is not ANY_USER and has_one_kind_of_id(new):
+        if self._groups and user_id is not ANY_USER and has_one_kind_of_id(new) and not is_copied(new):
             return await self._to_append.do(new, key=new.thread_id, weight=new.size)
         return await self._append_alone(new)
 

@@ -16,6 +16,7 @@ from torture.servers import PostgreSQL
 
 from agent_persistence.errors import CommitUnknown, UnavailableError
 from agent_persistence.records import NewMessage
+from agent_persistence.repositories.appending import COPIED_FROM
 from agent_persistence.unit_of_work import UnitOfWork
 from hardening_servers import NEVER_ARRIVED, REPLY_LOST, LossyProxy, Store, migrated_settings
 
@@ -110,19 +111,22 @@ async def test_a_message_is_appended_once(world: World, fate: str, has_id: bool)
     assert await world.messages() == [*before, made]
 
 
-@pytest.mark.parametrize("has_ids", [False, True])
-async def test_a_batch_is_appended_once_and_in_order(world: World, fate: str, has_ids: bool) -> None:
+@pytest.mark.parametrize(("has_ids", "size"), [(False, 3), (True, 3), (False, COPIED_FROM)])
+async def test_a_batch_is_appended_once_and_in_order(world: World, fate: str, has_ids: bool, size: int) -> None:
     before = await world.messages()
+    texts = [f"hello {place}" for place in range(size)]
     batch: list[NewMessage[Any]] = [
-        NewMessage(message={"role": "user", "content": str(place)}, message_id=world.new_id(place) if has_ids else None)
-        for place in range(3)
+        NewMessage(message={"role": "user", "content": text}, message_id=world.new_id(place) if has_ids else None)
+        for place, text in enumerate(texts)
     ]
+    commits_by_itself = isinstance(world.message_id, str) and not has_ids and size < COPIED_FROM
 
-    async with world.proxy.losing_a_commit(fate):
+    async with world.proxy.losing_a_commit(fate, of=b"hello" if commits_by_itself else None):
         made = await world.store.messages.append_many(world.thread_id, batch, user_id=world.user_id)
 
-    assert [one.text for one in made] == ["0", "1", "2"]
-    assert await world.messages() == [*before, *made]
+    assert [one.text for one in made] == texts
+    page = await world.store.messages.page(world.thread_id, user_id=world.user_id, limit=1000)
+    assert list(page) == [*before, *made]
 
 
 async def test_a_message_is_changed_and_deleted_once(world: World, fate: str) -> None:

@@ -11,8 +11,9 @@ from sqlalchemy import text
 
 from agent_persistence import migrate
 from agent_persistence.driver_statement import DriverStatement
+from agent_persistence.ids import uuid7
 from agent_persistence.persistence import Persistence
-from agent_persistence.records import NewThread
+from agent_persistence.records import NewMessage, NewThread
 from agent_persistence.repositories.message_statements import append_messages, page_of_messages
 from agent_persistence.repositories.state_statements import latest_state, latest_states, save_states
 from agent_persistence.settings import PersistenceSettings
@@ -31,9 +32,19 @@ ROUND_TRIPS: dict[str, tuple[Call, int]] = {
     "last messages": (lambda store: store.messages.page("busy", user_id="ann"), 1),
     "thread": (lambda store: store.threads.require("busy", user_id="ann"), 1),
     "append, which may be repeated": (lambda store: store.messages.append("busy", HELLO, user_id="ann"), 1),
-    "append several: BEGIN, INSERT, COMMIT": (
+    "append several, which may be repeated": (
         lambda store: store.messages.append_many("busy", [HELLO, HELLO], user_id="ann"),
+        1,
+    ),
+    "append several with ids: BEGIN, INSERT, COMMIT": (
+        lambda store: store.messages.append_many(
+            "busy", [NewMessage(message=HELLO, message_id=str(uuid7())) for _ in range(2)], user_id="ann"
+        ),
         3,
+    ),
+    "append a thousand: BEGIN, lock, COPY and its columns, read back, COMMIT": (
+        lambda store: store.messages.append_many("busy", [HELLO] * 1000, user_id="ann"),
+        7,
     ),
     "save a state: BEGIN, INSERT, COMMIT": (lambda store: store.states.put("busy", SMALL, user_id="ann"), 3),
     "save a change: BEGIN, INSERT, COMMIT": (lambda store: store.states.put("growing", GROWING, user_id="ann"), 3),
@@ -58,6 +69,19 @@ PLANS: dict[str, tuple[Callable[[Any], DriverStatement], dict[str, Any], int, in
         {**MANY, "state_data": [b'{"a": 1}'] * 2, "meta": ["{}"] * 2},
         6,
         80,
+    ),
+    "save one state": (
+        lambda m: save_states(m, touch_seconds=3600, waits=False, one=True),
+        {"thread_ids": "busy", "owners": "ann", "state_data": b'{"a": 1}', "meta": "{}"},
+        4,
+        40,
+    ),
+    "append one message": (
+        lambda m: append_messages(m, with_ids=True, touch_seconds=3600, waits=False, one=True),
+        {name: values[0] for name, values in (MESSAGES | NOTHING | MANY).items()}
+        | {"message_id": "new-1", "total_tokens": 0},
+        4,
+        50,
     ),
     "append messages": (
         lambda m: append_messages(m, with_ids=True, touch_seconds=3600, waits=False),

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Any, Generic
+from typing import Any, Final, Generic
 
 from sqlalchemy import Row, delete
 
 from agent_persistence.errors import CorruptRow, IdempotencyConflict, ThreadNotFoundError
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.records import ANY_USER, MessageRecord
+from agent_persistence.repositories.copying import copy_messages, last_messages, lock_thread
 from agent_persistence.repositories.message_insert import NewMessages, PreparedMessage
 from agent_persistence.repositories.message_rows import appended, appended_trace, deleted_trace, message_record
 from agent_persistence.repositories.message_statements import append_messages, columns_of_messages, select_messages
 from agent_persistence.repositories.scope import DRAWS, Scope
+
+COPIED_FROM: Final = 200
+"""So many messages and more are added by COPY, if nothing in the thread can have their ids."""
 
 
 class Appending(Generic[IdT, UserIdT]):
@@ -32,6 +36,8 @@ class Appending(Generic[IdT, UserIdT]):
             IdempotencyConflict: one has the id of another message in the thread.
         """
         thread_id = new.thread_id
+        if is_copied(new) and self._scope.can_copy:
+            return await self._append_by_copy(new)
         records: list[MessageRecord[IdT]] = []
         inserted: list[int] = []
         try:
@@ -43,6 +49,16 @@ class Appending(Generic[IdT, UserIdT]):
             await self._take_back(thread_id, inserted)
             raise
         return records
+
+    async def _append_by_copy(self, new: NewMessages[IdT]) -> list[MessageRecord[IdT]]:
+        scope, thread_id, messages = self._scope, new.thread_id, new.messages
+        lock = lock_thread(scope.models, touch_seconds=scope.limits.touch_interval, of_anybody=scope.owner is ANY_USER)
+        if not await scope.fetch(lock, thread_ids=thread_id, owners=new.owner):
+            raise ThreadNotFoundError(thread_id)
+        await copy_messages(scope, [(thread_id, scope.owner, message) for message in messages])
+        made = last_messages(scope.models)
+        rows = await scope.write(made, appended_trace(self._message), thread_id=thread_id, wanted=len(messages))
+        return [appended(thread_id, *pair) for pair in zip(messages, reversed(rows), strict=True)]
 
     async def _append_alike(
         self, thread_id: IdT, messages: Sequence[PreparedMessage[IdT]], inserted: list[int]
@@ -56,14 +72,16 @@ class Appending(Generic[IdT, UserIdT]):
         return [appended(thread_id, message, row) for message, row in zip(messages, rows, strict=True)]
 
     async def _insert(self, thread_id: IdT, messages: Sequence[PreparedMessage[IdT]]) -> list[Row[Any]]:
-        scope, with_ids = self._scope, messages[0].message_id is not None
+        scope, with_ids, one = self._scope, messages[0].message_id is not None, len(messages) == 1
         statement = append_messages(
             scope.models,
             with_ids=with_ids,
             touch_seconds=scope.limits.touch_interval,
             of_anybody=scope.owner is ANY_USER,
+            one=one,
         )
-        values = columns_of_messages([(thread_id, scope.owner, message) for message in messages], with_ids=with_ids)
+        new = [(thread_id, scope.owner, message) for message in messages]
+        values = columns_of_messages(new, with_ids=with_ids, one=one)
         rows = await scope.write(statement, appended_trace(self._message), **values)
         return sorted(rows, key=lambda row: int(row.seq))
 
@@ -99,3 +117,8 @@ class Appending(Generic[IdT, UserIdT]):
             if found is None or found.message != message.message:
                 raise IdempotencyConflict(thread_id, message.message_id)
         return [stored[message.message_id] for message in messages]
+
+
+def is_copied(new: NewMessages[Any]) -> bool:
+    """Whether COPY adds messages, where it can."""
+    return new.has_new_ids and len(new.messages) >= COPIED_FROM

@@ -101,11 +101,16 @@ def _tokens(value: object, field: str) -> int:
 
 @value
 class NewMessages(Generic[IdT]):
-    """Messages that were checked and encoded, to be added to a thread."""
+    """Messages that were checked and encoded, to be added to a thread.
+
+    Attributes:
+        has_new_ids: whether all of their ids were drawn here, so that none of them can stand in the thread already.
+    """
 
     thread_id: IdT
     owner: Any
     messages: Sequence[PreparedMessage[IdT]]
+    has_new_ids: bool = False
 
     @property
     def size(self) -> int:
@@ -124,7 +129,9 @@ def prepare_append(
     Raises:
         InvalidInput: a part of one cannot be stored, or two have the same id.
     """
-    return NewMessages(scope.thread_id(thread_id), scope.owner, prepare_messages(scope, messages, field))
+    prepared = prepare_messages(scope, messages, field)
+    is_drawn = scope.limits.draws_ids and not any(map(_has_id, messages))
+    return NewMessages(scope.thread_id(thread_id), scope.owner, prepared, is_drawn)
 
 
 def prepare_messages(
@@ -148,6 +155,10 @@ def with_id(
     if isinstance(message, NewMessage):
         return replace(message, message_id=message_id)
     return NewMessage(message=message, message_id=message_id)
+
+
+def _has_id(message: Mapping[str, Any] | NewMessage[Any]) -> bool:
+    return isinstance(message, NewMessage) and message.message_id is not None
 
 
 def _refuse_repeated_ids(messages: Sequence[PreparedMessage[Any]]) -> None:

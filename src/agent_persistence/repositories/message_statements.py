@@ -25,6 +25,7 @@ from agent_persistence.repositories.thread_locks import (
     new_rows,
     rows_of_locked,
     touched_threads,
+    values_of,
 )
 
 LIKE_ESCAPE: Final = "/"
@@ -58,6 +59,7 @@ def append_messages(
     touch_seconds: float,
     of_anybody: bool = False,
     waits: bool = True,
+    one: bool = False,
 ) -> DriverStatement:
     """Lock threads, move their activity and add messages, in one round trip; a row comes back for each that is new.
 
@@ -65,11 +67,12 @@ def append_messages(
         with_ids: whether the messages have ids; otherwise the database makes them.
         of_anybody: add to threads whoever owns them.
         waits: ``False`` leaves out threads that somebody else has locked.
+        one: it is one message.
     """
     table, thread = table_of(models.Message), table_of(models.Thread)
     kinds = _kinds(models, with_ids=with_ids)
-    rows = new_rows(models, kinds)
-    locked = locked_threads(models, thread, of_anybody=of_anybody, waits=waits)
+    rows = new_rows(models, kinds, one=one)
+    locked = locked_threads(models, thread, of_anybody=of_anybody, waits=waits, one=one)
     chosen = [cast(rows.c[name], table.c.role.type) if name == "role" else rows.c[name] for name in kinds]
     values = (
         select(locked.c.thread_id, *chosen)
@@ -93,8 +96,8 @@ def append_messages(
 
 
 def columns_of_messages(
-    messages: Sequence[tuple[Any, Any, PreparedMessage[Any]]], *, with_ids: bool
-) -> dict[str, list[Any]]:
+    messages: Sequence[tuple[Any, Any, PreparedMessage[Any]]], *, with_ids: bool, one: bool = False
+) -> dict[str, Any]:
     """The parameters of ``append_messages``, of messages with their threads and owners."""
     new = [message for _, _, message in messages]
     columns: dict[str, list[Any]] = {
@@ -110,7 +113,7 @@ def columns_of_messages(
         columns[name] = [message.encoded[name] for message in new]
     if with_ids:
         columns["message_id"] = [message.message_id for message in new]
-    return columns
+    return values_of(columns, one=one)
 
 
 def _kinds(models: Models[Any, Any], *, with_ids: bool) -> dict[str, TypeEngine[Any]]:

@@ -15,6 +15,7 @@ from agent_persistence.repositories.recent_states import MOST_BYTES, Origin, Rec
 from agent_persistence.repositories.rows import json_object
 from agent_persistence.repositories.scope import Limits, Scope
 from agent_persistence.repositories.state_patches import Cut, cut, patch_between
+from agent_persistence.repositories.thread_locks import values_of
 from agent_persistence.values import value
 
 _ROW: Final = 200  # bytes that a row costs whoever reads it, whatever is in it
@@ -135,9 +136,9 @@ def _changed(limits: Limits[Any], base: RecentState, new: Cut, data: Any) -> tup
     return Change(base, EncodedJSON(patch)), Origin(size, origin.whole, patches)
 
 
-def columns_of_states(states: Sequence[NewState[Any]], *, changes: bool) -> dict[str, list[Any]]:
+def columns_of_states(states: Sequence[NewState[Any]], *, changes: bool, one: bool) -> dict[str, Any]:
     """The parameters of ``save_states``."""
-    columns = {
+    columns: dict[str, list[Any]] = {
         "thread_ids": [state.thread_id for state in states],
         "owners": [None if state.owner is ANY_USER else state.owner for state in states],
         "state_data": [None if state.change else state.encoded_data.utf8 for state in states],
@@ -151,4 +152,4 @@ def columns_of_states(states: Sequence[NewState[Any]], *, changes: bool) -> dict
             "base_mark": [base and base.mark for base in bases],
             "base_created_at": [base and base.created_at for base in bases],
         }
-    return columns
+    return values_of(columns, one=one)

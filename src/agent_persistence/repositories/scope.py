@@ -47,6 +47,7 @@ class Limits(Generic[IdT]):
 
     Attributes:
         new_id: makes ids in Python; ``None`` where the database makes them.
+        draws_ids: these are random, so that nobody else can have one of them.
         touch_interval: a thread's ``updated_at`` moves at most so often, in seconds.
         max_states: a thread keeps so many of its newest states; 0 keeps all.
         max_json_bytes: no JSON value may be longer, encoded.
@@ -58,6 +59,7 @@ class Limits(Generic[IdT]):
     """
 
     new_id: Callable[[], IdT] | None = None
+    draws_ids: bool = False
     touch_interval: float = 10.0
     max_states: int = 0
     max_json_bytes: int = 16 * 1024 * 1024

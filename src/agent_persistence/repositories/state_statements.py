@@ -121,6 +121,7 @@ def save_states(
     changes: bool = False,
     of_anybody: bool = False,
     waits: bool = True,
+    one: bool = False,
 ) -> DriverStatement:
     """Lock threads, move their activity and add states, in one round trip; a row comes back for each that was added.
 
@@ -128,6 +129,7 @@ def save_states(
         changes: some are kept as changes of another version; where that is not there as it was, nothing is added.
         of_anybody: add to one thread, whoever owns it, and say who does.
         waits: ``False`` leaves out threads that somebody else has locked.
+        one: it is one state.
     """
     state, thread = table_of(models.State), table_of(models.Thread)
     names = ["state_data", "meta", *(["patch", "base_id"] if changes else [])]
@@ -136,8 +138,8 @@ def save_states(
     columns: dict[str, Any] = {name: LargeBinary() if name in json else state.c[name].type for name in names}
     if changes:
         columns |= {"base_mark": Text(), "base_created_at": DateTime(timezone=True)}
-    rows = new_rows(models, columns)
-    locked = locked_threads(models, thread, of_anybody=of_anybody, waits=waits)
+    rows = new_rows(models, columns, one=one)
+    locked = locked_threads(models, thread, of_anybody=of_anybody, waits=waits, one=one)
     source = rows_of_locked(rows, locked, of_anybody=of_anybody)
     chosen = [_from_bytes(rows.c[name]) if name in json else rows.c[name] for name in names]
     values = select(locked.c.thread_id, *chosen).order_by(rows.c.place)

@@ -57,9 +57,11 @@ async def _save(scope: Scope[IdT, Any], new: NewState[IdT]) -> Any:
     """Save it; ``None`` where its thread, or the version that it changes, is not there."""
     of_anybody, changes = scope.owner is ANY_USER, new.change is not None
     statement = save_states(
-        scope.models, touch_seconds=scope.limits.touch_interval, changes=changes, of_anybody=of_anybody
+        scope.models, touch_seconds=scope.limits.touch_interval, changes=changes, of_anybody=of_anybody, one=True
     )
-    rows = await scope.write(statement, saved_trace(scope.states), **columns_of_states([new], changes=changes))
+    rows = await scope.write(
+        statement, saved_trace(scope.states), **columns_of_states([new], changes=changes, one=True)
+    )
     return rows[0] if rows else None
 
 

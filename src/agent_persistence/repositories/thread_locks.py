@@ -5,36 +5,57 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ARRAY, CTE, BindParameter, Table, any_, bindparam, column, func, select, true, update
+from sqlalchemy import (
+    ARRAY,
+    CTE,
+    BindParameter,
+    Table,
+    any_,
+    bindparam,
+    column,
+    func,
+    literal_column,
+    select,
+    true,
+    update,
+)
 from sqlalchemy.types import TypeEngine
 
 from agent_persistence.models import Models
 
 
-def new_rows(models: Models[Any, Any], columns: dict[str, TypeEngine[Any]]) -> Any:
+def new_rows(models: Models[Any, Any], columns: dict[str, TypeEngine[Any]], *, one: bool = False) -> Any:
     """The rows to write, as a table: one array a column, so the statement's text does not depend on how many there are.
 
     Beside the columns it has ``thread_id``, ``owner`` and ``place``.
+
+    Args:
+        one: it is one row, of plain values: half of what arrays of one cost the server.
     """
-    ids, users = thread_ids(models), owners(models)
-    arrays = [bindparam(name, type_=ARRAY(kind)) for name, kind in columns.items()]
-    names = [column("thread_id", _item_type(ids)), column("owner", _item_type(users))]
-    names += [column(name, kind) for name, kind in columns.items()]
-    return func.unnest(ids, users, *arrays).table_valued(*names, with_ordinality="place").render_derived(name="new")
+    parameters = {"thread_id": thread_ids(models, one=one), "owner": owners(models, one=one)}
+    parameters |= {name: _parameter(name, kind, one=one) for name, kind in columns.items()}
+    if one:
+        values = [value.label(name) for name, value in parameters.items()]
+        return select(*values, literal_column("1").label("place")).subquery("new")
+    kinds = {"thread_id": _id_type(models), "owner": _owner_type(models), **columns}
+    names = [column(name, kind) for name, kind in kinds.items()]
+    return func.unnest(*parameters.values()).table_valued(*names, with_ordinality="place").render_derived(name="new")
 
 
-def locked_threads(models: Models[Any, Any], thread: Table, *, of_anybody: bool, waits: bool) -> CTE:
+def locked_threads(models: Models[Any, Any], thread: Table, *, of_anybody: bool, waits: bool, one: bool) -> CTE:
     """Lock the threads' rows until the transaction ends; those of other owners are not among them.
 
     Whatever numbers a statement draws below these locks are in the order of commits.
 
     Args:
         waits: ``False`` leaves out what somebody else has locked.
+        one: as for ``new_rows``.
     """
-    owned = true() if of_anybody else thread.c.user_id == any_(owners(models))
+    wanted, users = thread_ids(models, one=one), owners(models, one=one)
+    owned = true() if of_anybody else thread.c.user_id == (users if one else any_(users))
     return (
         select(thread.c.thread_id, thread.c.user_id)
-        .where(thread.c.thread_id == any_(thread_ids(models)), owned)
+        .where(thread.c.thread_id == (wanted if one else any_(wanted)), owned)
         .with_for_update(key_share=True, skip_locked=not waits)
         .cte("locked")
     )
@@ -62,16 +83,28 @@ def owner_of(locked: CTE) -> Any:
     return select(locked.c.user_id).scalar_subquery().label("owner")
 
 
-def thread_ids(models: Models[Any, Any]) -> BindParameter[Any]:
+def thread_ids(models: Models[Any, Any], *, one: bool) -> BindParameter[Any]:
     """The parameter ``thread_ids``."""
-    return bindparam("thread_ids", type_=models.id_types.id.array_type())
+    return _parameter("thread_ids", _id_type(models), one=one)
 
 
-def owners(models: Models[Any, Any]) -> BindParameter[Any]:
+def owners(models: Models[Any, Any], *, one: bool) -> BindParameter[Any]:
     """The parameter ``owners``; anything will do where anybody's threads are meant."""
-    return bindparam("owners", type_=models.id_types.user.array_type())
+    return _parameter("owners", _owner_type(models), one=one)
 
 
-def _item_type(array: BindParameter[Any]) -> Any:
-    kind: Any = array.type
-    return kind.item_type
+def values_of(columns: dict[str, list[Any]], *, one: bool) -> dict[str, Any]:
+    """The parameters for ``new_rows``, of the columns of what is to be written."""
+    return {name: values[0] for name, values in columns.items()} if one else columns
+
+
+def _parameter(name: str, kind: TypeEngine[Any], *, one: bool) -> BindParameter[Any]:
+    return bindparam(name, type_=kind if one else ARRAY(kind))
+
+
+def _id_type(models: Models[Any, Any]) -> Any:
+    return models.id_types.id.array_type().item_type
+
+
+def _owner_type(models: Models[Any, Any]) -> Any:
+    return models.id_types.user.array_type().item_type

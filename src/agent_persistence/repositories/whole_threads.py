@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import Interval, Table, Text, delete, func, literal_column, select
+from sqlalchemy import Interval, Text, delete, func, literal_column, select
 from sqlalchemy.dialects.postgresql import insert
 
 from agent_persistence.driver_statement import MODELS_AT_ONCE, DriverStatement
@@ -19,8 +19,8 @@ from agent_persistence.models.base import table_of
 from agent_persistence.records import NewThread
 from agent_persistence.repositories.appending import Appending
 from agent_persistence.repositories.commit_hooks import TouchedState
-from agent_persistence.repositories.message_insert import EMPTY_OBJECT, NewMessages, PreparedMessage, prepare_messages
-from agent_persistence.repositories.message_statements import columns_of_messages
+from agent_persistence.repositories.copying import copy_messages, copy_rows
+from agent_persistence.repositories.message_insert import NewMessages, PreparedMessage, prepare_messages
 from agent_persistence.repositories.new_state import prepare_state
 from agent_persistence.repositories.proofs import MARKS, Trace
 from agent_persistence.repositories.rows import json_object
@@ -28,17 +28,6 @@ from agent_persistence.repositories.scope import Scope
 from agent_persistence.repositories.states import save_state
 from agent_persistence.repositories.thread_locks import new_rows
 from agent_persistence.texts import check_name
-
-_DEFAULTS: Final[dict[str, Any]] = {
-    "tool_calls": None,
-    "tool_call_id": None,
-    "reasoning": None,
-    "extra": None,
-    "total_tokens": 0,
-    "usages": EMPTY_OBJECT,
-    "meta": EMPTY_OBJECT,
-}
-"""What the database writes where it is told nothing."""
 
 
 class PreparedThread(NamedTuple):
@@ -104,11 +93,9 @@ async def fill_threads(scope: Scope[IdT, UserIdT], owner: UserIdT, threads: Mapp
     """Add what is in threads that this transaction has made."""
     copied = {one: thread for one, thread in threads.items() if scope.can_copy and _has_one_kind_of_id(thread)}
     messages = [(one, owner, message) for one, thread in copied.items() for message in thread.messages]
-    for has_id in (True, False):
-        columns = _columns([found for found in messages if (found[2].message_id is not None) is has_id], has_id=has_id)
-        await _copy(scope, scope.messages, columns)
+    await copy_messages(scope, messages)
     states = [(one, state) for one, thread in copied.items() for state in thread.states]
-    await _copy(
+    await copy_rows(
         scope, scope.states, {"thread_id": [one for one, _ in states], "state_data": [one for _, one in states]}
     )
     for one, thread in threads.items():
@@ -116,27 +103,6 @@ async def fill_threads(scope: Scope[IdT, UserIdT], owner: UserIdT, threads: Mapp
             await _insert_contents(scope, one, thread)
         elif thread.states:
             scope.touch(TouchedState(one, owner))
-
-
-async def _copy(scope: Scope[Any, Any], table: Table, columns: dict[str, list[Any]]) -> None:
-    if columns["thread_id"]:
-        texts = [
-            [value.utf8.decode() if type(value) is EncodedJSON else value for value in values]
-            for values in columns.values()
-        ]
-        await scope.copy(table, list(columns), zip(*texts, strict=True))
-
-
-def _columns(messages: Sequence[tuple[Any, Any, PreparedMessage[Any]]], *, has_id: bool) -> dict[str, list[Any]]:
-    """The columns of messages, but for those that are everywhere what the database writes by itself."""
-    columns = columns_of_messages(messages, with_ids=has_id)
-    del columns["owners"]
-    columns["thread_id"] = columns.pop("thread_ids")
-    return {
-        name: values
-        for name, values in columns.items()
-        if name not in _DEFAULTS or values.count(_DEFAULTS[name]) < len(values)
-    }
 
 
 async def _insert_contents(scope: Scope[IdT, UserIdT], thread_id: IdT, thread: PreparedThread) -> None:
