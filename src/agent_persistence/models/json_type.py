@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, Dialect, Text, cast, type_coerce
+from sqlalchemy import Column, ColumnElement, Dialect, LargeBinary, Text, cast, func, type_coerce
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.exc import DontWrapMixin
 from sqlalchemy.sql.operators import OperatorType
@@ -57,6 +57,20 @@ class ExactJSON(TypeDecorator[Any]):
         return "ExactJSON()"
 
 
+def json_bytes(column: Column[Any]) -> ColumnElement[Any]:
+    """Select a large value as bytes: as text the driver would decode it, only for it to be encoded again."""
+    return type_coerce(func.convert_to(cast(column, Text), "UTF8"), _JSONBytes()).label(column.name)
+
+
+class _JSONBytes(TypeDecorator[Any]):
+    impl = LargeBinary
+    cache_ok = True
+
+    @override
+    def result_processor(self, dialect: Dialect, coltype: object) -> _ResultProcessorType[Any]:
+        return _from_driver
+
+
 class _Refused(InvalidInput, DontWrapMixin):
     """Leaves SQLAlchemy as it is: the StatementError around it would print the parameters."""
 
@@ -75,7 +89,7 @@ def _to_driver(value: Any) -> str | None:
 def _from_driver(value: Any) -> Any:
     if value == "{}":  # most of them
         return {}
-    if not isinstance(value, str):
+    if not isinstance(value, (str, bytes)):
         return value
     try:
         return decode_json(value)

@@ -29,6 +29,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from agent_persistence.driver_statement import MODELS_AT_ONCE, DriverStatement
 from agent_persistence.models import Models
 from agent_persistence.models.base import table_of
+from agent_persistence.models.json_type import json_bytes
 from agent_persistence.models.state_versions import state_versions
 from agent_persistence.repositories.proofs import MARKS
 from agent_persistence.repositories.rows import readable
@@ -50,7 +51,7 @@ def state_columns(state: Table) -> list[Any]:
     return [
         state.c.thread_id,
         state.c.state_id,
-        state.c.state_data,
+        json_bytes(state.c.state_data),
         state.c.base_id,
         state.c.meta,
         readable(state.c.created_at),
@@ -95,7 +96,7 @@ def latest_states(models: Models[Any, Any]) -> DriverStatement:
 
 @lru_cache(MODELS_AT_ONCE)
 def links_of_states(models: Models[Any, Any]) -> DriverStatement:
-    """Each of ``versions``, of the one of ``thread_ids`` in the same place, and what it rests on; JSON as text."""
+    """Each of ``versions``, of the one of ``thread_ids`` in the same place, and what it rests on; JSON as bytes."""
     state = table_of(models.State)
     ids: Any = models.id_types.id.array_type()
     wanted = (
@@ -108,7 +109,7 @@ def links_of_states(models: Models[Any, Any]) -> DriverStatement:
     chain = select(*key).select_from(first).cte("chain", recursive=True)
     base = (state.c.thread_id == chain.c.thread_id) & (state.c.state_id == chain.c.base_id)
     chain = chain.union(select(*key).select_from(chain.join(state, base)))  # each version once: several may share it
-    json = [cast(state.c[name], Text).label(name) for name in ("state_data", "patch")]
+    json = [func.convert_to(cast(state.c[name], Text), "UTF8").label(name) for name in ("state_data", "patch")]
     same = (state.c.thread_id == chain.c.thread_id) & (state.c.state_id == chain.c.state_id)
     return DriverStatement(select(*key, *json).select_from(chain.join(state, same)))
 

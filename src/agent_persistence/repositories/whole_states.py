@@ -43,7 +43,7 @@ def _whole(row: Any, links: Mapping[tuple[Any, int], Any]) -> Read:
     link = links.get((row.thread_id, row.state_id))
     if link is None:
         return None
-    patches: list[str] = []
+    patches: list[bytes] = []
     try:
         while link.base_id is not None:
             patches.append(link.patch)
