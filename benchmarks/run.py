@@ -42,6 +42,7 @@ class Run:
         results: Results = {}
         async with AsyncExitStack() as closing:
             stores = await self._open(contenders, closing)
+            await self.servers.settle()
             self.say("every contender is ready")
             gc.freeze()  # what is here by now stays: the collector need not look at it before every slice
             rng = random.Random(self.plan.seed)

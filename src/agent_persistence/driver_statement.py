@@ -66,7 +66,7 @@ class DriverStatement:
         if not columns:
             return []
         for place, read in self._readers:
-            columns[place] = [read(value) for value in columns[place]]
+            columns[place] = [None if value is None else read(value) for value in columns[place]]
         return list(map(self._make_row, zip(*columns, strict=True)))
 
 
