@@ -118,6 +118,7 @@ class Transactions(Generic[IdT, UserIdT]):
         self._to_append = Batcher(
             lambda batch: together.run(batch, append, is_repeatable=all(map(is_repeatable, batch.items))),
             self._append_alone,
+            in_halves=True,
         )
         self.single_reads = async_sessionmaker(engine.execution_options(**alone), **options)
 
