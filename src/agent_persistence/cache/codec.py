@@ -1,6 +1,6 @@
 """A cached state as bytes and back: a checked envelope around JSON. No class is named, none is made.
 
-    V00000000000000000042{"format":1,"thread":"…","owner":"…","times":[…],"length":…,"crc32":…}⏎data⏎meta
+    V00000000000000000042{"format":1,"thread":"…","owner":"…","times":[…],"length":…,"crc32":…,"plain":…}⏎data⏎meta
 
 The version stands first in a fixed width, so that Redis can compare versions as text. Version 0, with nothing behind
 the envelope, says that the thread has no state.
@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import orjson
 
-from agent_persistence.json_values import decode_json
+from agent_persistence.json_values import decode_json, is_plain_json
 from agent_persistence.records import SavedState, StateRecord
 
 FORMAT: Final = 1
@@ -39,6 +39,7 @@ def encode_state(thread_id: Any, user_id: Any, state: SavedState | None) -> byte
         "times": [] if state is None else [state.created_at, state.updated_at],
         "length": len(body),
         "crc32": zlib.crc32(body),
+        "plain": is_plain_json(body),  # found out once, and not by every reader
     }
     return b"%b%020d%b\n%b" % (VALUE, 0 if state is None else state.version, orjson.dumps(envelope), body)
 
@@ -68,7 +69,7 @@ def decode_state(value: bytes, thread_id: Any, user_id: Any) -> StateRecord[Any]
         _check(envelope, thread_id, user_id, body)
         if version == 0:
             return None
-        data, meta = map(decode_json, body.split(b"\n"))
+        data, meta = map(orjson.loads if envelope.get("plain") else decode_json, body.split(b"\n"))
         created_at, updated_at = map(datetime.fromisoformat, envelope["times"])
         return StateRecord(thread_id, version, data, meta, created_at, updated_at)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
