@@ -26,9 +26,8 @@ def message_record(row: Any) -> MessageRecord[Any]:
     # By place, as message_columns has them: by name it takes twice as long.
     thread_id, message_id, seq, role, content, calls, call_id, reasoning, extra, *rest = row
     tokens, usages, meta, created, updated = rest[:5]
-    # One after the other: to look for it in the row would compare it with every text.
-    is_undecodable = calls is UNDECODABLE or extra is UNDECODABLE or usages is UNDECODABLE or meta is UNDECODABLE
-    if is_undecodable or created.tzinfo is None or updated.tzinfo is None:
+    # Not in the whole row, which would compare it with every text.
+    if UNDECODABLE in (calls, extra, usages, meta) or created.tzinfo is None or updated.tzinfo is None:
         check_readable("messages", (thread_id, message_id), row, created, updated)
     try:
         message = message_of(role, content, calls, call_id, reasoning, extra)
