@@ -1,4 +1,4 @@
-"""Checks of plain arguments: texts, names, times and limits.
+"""Checks of plain arguments: texts, names, times, limits and versions.
 
 Nothing is converted. A refusal names the field and the rule, never the value.
 """
@@ -11,6 +11,7 @@ from typing import Final
 from agent_persistence.errors import InvalidInput
 
 MAX_NAME_LENGTH: Final = 255
+_MAX_VERSION: Final = 2**63 - 1
 
 
 def text_refusal(text: str) -> str | None:
@@ -77,4 +78,17 @@ def check_limit(value: object, field: str, maximum: int) -> int:
         raise InvalidInput(field, f"must be an int, not {type(value).__name__}")
     if not 1 <= value <= maximum:
         raise InvalidInput(field, f"must be between 1 and {maximum}")
+    return value
+
+
+def check_version(value: object, field: str) -> int:
+    """Return the version of a state; 0 stands for none yet.
+
+    Raises:
+        InvalidInput: not an int (``True`` is none), or none that the database could have made.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidInput(field, f"must be an int, not {type(value).__name__}")
+    if not 0 <= value <= _MAX_VERSION:
+        raise InvalidInput(field, "is outside the range of versions")
     return value

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from agent_persistence.cursors import encode_cursor
 from agent_persistence.errors import InvalidInput
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import ANY_USER, NewMessage
-from agent_persistence.repositories.cursors import encode_cursor
 from agent_persistence.unit_of_work import UnitOfWork
 from repository_testing import HELLO, SettingsFor, counted_statements
 

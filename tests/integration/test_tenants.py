@@ -20,6 +20,7 @@ from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from agent_persistence import migrate
+from agent_persistence.cursors import encode_cursor
 from agent_persistence.errors import (
     IdempotencyConflict,
     InvalidInput,
@@ -29,7 +30,6 @@ from agent_persistence.errors import (
 )
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import NewMessage, Page
-from agent_persistence.repositories.cursors import encode_cursor
 from agent_persistence.settings import PersistenceSettings
 from repository_testing import CALLS, HELLO, Call, Place, SettingsFor, run_sql
 

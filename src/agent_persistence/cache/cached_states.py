@@ -10,7 +10,8 @@ from agent_persistence.errors import StateNotFoundError
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.records import ANY_USER, StateRecord
 from agent_persistence.repositories.scope import Scope
-from agent_persistence.repositories.states import StateRepository, check_version
+from agent_persistence.repositories.states import StateRepository
+from agent_persistence.texts import check_version
 
 
 class CachedStates(StateRepository[IdT, UserIdT], Generic[IdT, UserIdT]):

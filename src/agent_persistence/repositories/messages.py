@@ -7,6 +7,7 @@ from typing import Any, Final, Generic
 
 from sqlalchemy import delete, update
 
+from agent_persistence.cursors import decode_cursor, encode_cursor
 from agent_persistence.driver_statement import DriverStatement
 from agent_persistence.errors import (
     InvalidInput,
@@ -15,7 +16,6 @@ from agent_persistence.errors import (
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.records import ANY_USER, UNSET, MessageRecord, NewMessage, Page, Unchanged
 from agent_persistence.repositories.appending import Appending
-from agent_persistence.repositories.cursors import decode_cursor, encode_cursor
 from agent_persistence.repositories.message_insert import (
     prepare,
     prepare_append,

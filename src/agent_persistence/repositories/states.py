@@ -8,6 +8,7 @@ from typing import Any, Final, Generic
 
 from sqlalchemy import CTE, Row, Table, func, select
 
+from agent_persistence.cursors import decode_cursor, encode_cursor
 from agent_persistence.errors import (
     CorruptRow,
     InvalidInput,
@@ -18,17 +19,15 @@ from agent_persistence.errors import (
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.records import ANY_USER, Page, StateRecord
 from agent_persistence.repositories.commit_hooks import TouchedState
-from agent_persistence.repositories.cursors import decode_cursor, encode_cursor
 from agent_persistence.repositories.new_state import NewState, columns_of_states, prepare_state
 from agent_persistence.repositories.proofs import Trace
 from agent_persistence.repositories.retention import MAX_KEPT
 from agent_persistence.repositories.scope import Query, Scope
 from agent_persistence.repositories.state_statements import delete_states, latest_state, save_states, state_columns
 from agent_persistence.repositories.whole_states import readable_state, whole_states
-from agent_persistence.texts import check_datetime, check_limit
+from agent_persistence.texts import check_datetime, check_limit, check_version
 
 _LISTING: Final = "states"
-_MAX_VERSION: Final = 2**63 - 1
 
 
 async def save_state(scope: Scope[IdT, Any], new: NewState[IdT]) -> StateRecord[IdT]:
@@ -245,16 +244,3 @@ class StateRepository(Generic[IdT, UserIdT]):
             .join(thread, thread.c.thread_id == state.c.thread_id)
             .where(state.c.thread_id == self._scope.thread_id(thread_id), self._scope.owns())
         )
-
-
-def check_version(value: object, field: str) -> int:
-    """Return the version of a state; 0 stands for none yet.
-
-    Raises:
-        InvalidInput: not an int (``True`` is none), or none that the database could have made.
-    """
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidInput(field, f"must be an int, not {type(value).__name__}")
-    if not 0 <= value <= _MAX_VERSION:
-        raise InvalidInput(field, "is outside the range of versions")
-    return value

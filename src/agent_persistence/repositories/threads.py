@@ -9,11 +9,11 @@ from typing import Any, Final, Generic
 from sqlalchemy import ColumnElement, Row, delete, func, literal, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 
+from agent_persistence.cursors import decode_cursor, encode_cursor
 from agent_persistence.errors import InvalidInput, ThreadExistsError, ThreadNotFoundError
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.records import ANY_USER, UNSET, NewThread, Page, ThreadRecord, Unchanged
 from agent_persistence.repositories.commit_hooks import TouchedState
-from agent_persistence.repositories.cursors import decode_cursor, encode_cursor
 from agent_persistence.repositories.proofs import Trace
 from agent_persistence.repositories.rows import check_readable, json_object, readable, readable_records
 from agent_persistence.repositories.scope import DRAWS, Query, Scope
