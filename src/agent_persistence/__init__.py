@@ -1,6 +1,8 @@
 """Threads, messages and states of AI agents, in your own PostgreSQL, with a Redis cache that is never wrong."""
 
 from agent_persistence.cache.audit import CacheAudit
+from agent_persistence.checkpoint_limits import CheckpointLimits
+from agent_persistence.checkpointer import Capability, Checkpoint, Checkpointer, ThreadSummary
 from agent_persistence.errors import (
     CheckpointingDisabledError,
     ClosedError,
@@ -65,6 +67,10 @@ __all__ = [
     "UUID",
     "AnyUser",
     "CacheAudit",
+    "Capability",
+    "Checkpoint",
+    "CheckpointLimits",
+    "Checkpointer",
     "CheckpointingDisabledError",
     "ClosedError",
     "CommitUnknown",
@@ -112,6 +118,7 @@ __all__ = [
     "ThreadMixin",
     "ThreadNotFoundError",
     "ThreadRecord",
+    "ThreadSummary",
     "UnavailableError",
     "UniqueConflict",
     "UnitOfWork",

@@ -200,21 +200,21 @@ class ClosedError(MisuseError):
     """A store is used after it was closed, or is closed while it is used."""
 
     def __init__(self) -> None:
-        super().__init__("this Persistence is closed; open another one")
+        super().__init__("this store is closed; open another one")
 
 
 class WrongLoopError(MisuseError):
     """A store is used in another event loop than the one it was opened in."""
 
     def __init__(self) -> None:
-        super().__init__("this Persistence belongs to another event loop; open one in each loop, or use one loop")
+        super().__init__("this store belongs to another event loop; open one in each loop, or use one loop")
 
 
 class ForkedError(MisuseError):
     """A store is used in a child process that was forked after its first use."""
 
     def __init__(self, pid: int) -> None:
-        super().__init__(f"this Persistence belongs to process {pid}; open one in each process, after the fork")
+        super().__init__(f"this store belongs to process {pid}; open one in each process, after the fork")
         self.pid = pid
 
 

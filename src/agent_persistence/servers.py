@@ -53,6 +53,13 @@ class Servers:
         """The address of Redis, ``None`` for no cache."""
         return _text(self.settings.redis_url)
 
+    @property
+    def required_redis_url(self) -> str:
+        """The address of Redis where it is the only store."""
+        if self.redis_url is None:
+            raise SettingsError("PERSISTENCE_REDIS_URL", "is not set; give the address of a Redis or Valkey")
+        return self.redis_url
+
     def close(self) -> None:
         """Leave the servers that were started here; safe to call twice."""
         if self._folder is not None:

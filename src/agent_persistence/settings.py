@@ -25,11 +25,20 @@ from agent_persistence import ids
 from agent_persistence.database_url import BadUrl, DatabaseUrl, read_number, split_url
 from agent_persistence.errors import SettingsError
 from agent_persistence.ids import ID_TYPES, IdKind, IdTypes
+from agent_persistence.texts import GREATEST_TTL, LEAST_TTL, NAMESPACE, NAMESPACE_RULE
 
 EMBEDDED: Final = "embedded"
 _PREFIX: Final = "PERSISTENCE_"
 _SECRETS: Final = ("database_url", "redis_url", "migration_database_url")
-_OPTIONAL: Final = (*_SECRETS, "db_schema", "id_generator", "embedded_dir", "sql_log_level")
+_OPTIONAL: Final = (
+    *_SECRETS,
+    "db_schema",
+    "id_generator",
+    "embedded_dir",
+    "sql_log_level",
+    "dynamodb_endpoint_url",
+    "dynamodb_region",
+)
 
 QUARANTINE_SECONDS: Final = 10.0
 """For how long a write keeps readers from filling the cache: longer than any transaction may last, or idle."""
@@ -97,6 +106,12 @@ class PersistenceSettings(BaseSettings):
     max_json_bytes: PositiveInt = 16 * 1024 * 1024
     patch_states_from: NonNegativeInt = 8 * 1024
     sanitize: Literal["refuse", "replace"] = "refuse"
+
+    namespace: str = "agent_persistence"
+    checkpoint_ttl_seconds: NonNegativeFloat = 0.0
+    dynamodb_table: str = "agent_persistence"
+    dynamodb_endpoint_url: str | None = None
+    dynamodb_region: str | None = None
 
     migration_database_url: SecretStr | None = None
     migration_lock_timeout: NonNegativeFloat = 300.0
@@ -182,6 +197,34 @@ class PersistenceSettings(BaseSettings):
     def _is_one_word(cls, value: str) -> str:
         if not re.fullmatch(r"[^\s\x00-\x1f\x7f-\x9f\ud800-\udfff]+", value):
             raise ValueError("must be a word without spaces and control characters")
+        return value
+
+    @field_validator("namespace")
+    @classmethod
+    def _is_a_namespace(cls, value: str) -> str:
+        if not NAMESPACE.fullmatch(value):
+            raise ValueError(NAMESPACE_RULE)
+        return value
+
+    @field_validator("checkpoint_ttl_seconds")
+    @classmethod
+    def _is_a_time_to_live(cls, value: float) -> float:
+        if value and not LEAST_TTL <= value <= GREATEST_TTL:
+            raise ValueError(f"must be 0, or between {LEAST_TTL:g} and {GREATEST_TTL:.0f}")
+        return value
+
+    @field_validator("dynamodb_table")
+    @classmethod
+    def _is_the_name_of_a_table(cls, value: str) -> str:
+        if not re.fullmatch("[A-Za-z0-9_.-]{3,255}", value):
+            raise ValueError("must be 3 to 255 letters, digits, '_', '.' and '-'")
+        return value
+
+    @field_validator("dynamodb_endpoint_url")
+    @classmethod
+    def _is_an_endpoint(cls, value: str | None) -> str | None:
+        if value is not None:
+            split_url(value, ("http", "https"))
         return value
 
     @field_validator("transaction_timeout", "idle_in_transaction_timeout")

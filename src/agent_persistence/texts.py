@@ -5,6 +5,7 @@ Nothing is converted. A refusal names the field and the rule, never the value.
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import Final
 
@@ -12,6 +13,10 @@ from agent_persistence.errors import InvalidInput
 
 MAX_NAME_LENGTH: Final = 255
 _MAX_VERSION: Final = 2**63 - 1
+
+LEAST_TTL: Final = 0.001
+GREATEST_TTL: Final = 100 * 365 * 86_400.0
+"""Seconds: a hundred years."""
 
 
 def text_refusal(text: str) -> str | None:
@@ -49,6 +54,21 @@ def check_name(value: object, field: str) -> str | None:
         InvalidInput: neither ``None`` nor a storable text of that length.
     """
     return None if value is None else check_text(value, field, max_length=MAX_NAME_LENGTH)
+
+
+NAMESPACE: Final = re.compile("[A-Za-z0-9_.-]{1,64}")
+NAMESPACE_RULE: Final = "must be 1 to 64 letters, digits, '_', '.' and '-'"
+
+
+def check_namespace(value: object, field: str) -> str:
+    """Return the first part of keys in a store that several applications share.
+
+    Raises:
+        InvalidInput: not a string of 1 to 64 letters, digits, ``_``, ``.`` and ``-``.
+    """
+    if not isinstance(value, str) or not NAMESPACE.fullmatch(value):
+        raise InvalidInput(field, NAMESPACE_RULE)
+    return value
 
 
 def check_datetime(value: object, field: str) -> datetime:
@@ -92,3 +112,16 @@ def check_version(value: object, field: str) -> int:
     if not 0 <= value <= _MAX_VERSION:
         raise InvalidInput(field, "is outside the range of versions")
     return value
+
+
+def check_ttl(value: object, field: str) -> float:
+    """Return a time to live in seconds.
+
+    Raises:
+        InvalidInput: not a number, or not between a millisecond and a hundred years.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidInput(field, f"must be a number of seconds, not {type(value).__name__}")
+    if not LEAST_TTL <= value <= GREATEST_TTL:
+        raise InvalidInput(field, "must be between 0.001 seconds and 100 years")
+    return float(value)

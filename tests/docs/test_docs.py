@@ -15,6 +15,7 @@ from sqlalchemy.dialects import postgresql
 import agent_persistence
 from agent_persistence import (
     STRING,
+    Checkpointer,
     IdTypes,
     Persistence,
     PersistenceError,
@@ -22,6 +23,10 @@ from agent_persistence import (
     build_models,
     embedded,
 )
+from agent_persistence.backends.dynamodb import DynamoDBCheckpointer
+from agent_persistence.backends.memory import MemoryCheckpointer
+from agent_persistence.backends.postgresql import PostgreSQLCheckpointer
+from agent_persistence.backends.redis import RedisCheckpointer
 from agent_persistence.cache import CachedStates
 from agent_persistence.embedded import EmbeddedServers
 from agent_persistence.models.base import table_of
@@ -156,6 +161,7 @@ def test_the_reference_has_every_public_name() -> None:
         ("### Messages", MessageRepository),
         ("### States", CachedStates),
         ("### Entities", EntityRepository),
+        ("### Checkpointers", Checkpointer),
     ],
 )
 def test_the_reference_has_every_call_with_its_arguments(heading: str, described: type) -> None:
@@ -164,6 +170,15 @@ def test_the_reference_has_every_call_with_its_arguments(heading: str, described
     documented = [words(call)[0] for call, _ in rows(heading)]
 
     assert sorted(documented) == sorted(signature(name, call) for name, call in calls if not name.startswith("_"))
+
+
+def test_the_reference_has_every_backend_with_its_arguments() -> None:
+    backends = (PostgreSQLCheckpointer, MemoryCheckpointer, RedisCheckpointer, DynamoDBCheckpointer)
+
+    documented = [words(call)[0] for call, _ in rows("### Backends")]
+
+    expected = [signature(backend.__name__, backend).replace("*, ", "", 1) for backend in backends]
+    assert documented == [call.replace("<built-in function time>", "time.time") for call in expected]
 
 
 def signature(name: str, call: Callable[..., Any]) -> str:

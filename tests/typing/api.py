@@ -6,6 +6,7 @@ import uuid
 from datetime import datetime
 from typing import Any, assert_type
 
+from redis.asyncio import Redis
 from sqlalchemy import BigInteger, ForeignKeyConstraint, Identity, select
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
@@ -15,6 +16,10 @@ from agent_persistence import (
     BIGINT,
     STRING,
     UUID,
+    Capability,
+    Checkpoint,
+    Checkpointer,
+    CheckpointLimits,
     CorruptRow,
     Health,
     IdType,
@@ -31,10 +36,15 @@ from agent_persistence import (
     StateRecord,
     ThreadMixin,
     ThreadRecord,
+    ThreadSummary,
     UnitOfWork,
     build_models,
     uuid7,
 )
+from agent_persistence.backends.dynamodb import DynamoDBCheckpointer
+from agent_persistence.backends.memory import MemoryCheckpointer
+from agent_persistence.backends.postgresql import PostgreSQLCheckpointer
+from agent_persistence.backends.redis import RedisCheckpointer
 from agent_persistence.errors import PersistenceError
 
 
@@ -203,3 +213,22 @@ async def a_host_s_own_classes(settings: PersistenceSettings, session: AsyncSess
     assert_type(ids_of_messages.all()[0], str)
     state = (await session.scalars(select(State))).one()
     assert_type(state.state_id, int)
+
+
+async def every_backend_is_a_checkpointer(persistence: Persistence[str, int], redis: Redis) -> None:
+    limits = CheckpointLimits(max_history=3)
+    backends: list[Checkpointer] = [
+        PostgreSQLCheckpointer(persistence=persistence, user_id="7"),
+        MemoryCheckpointer(user_id="u", limits=limits),
+        RedisCheckpointer(user_id="u", client=redis, limits=limits),
+        DynamoDBCheckpointer(user_id="u", limits=limits),
+    ]
+    for checkpointer in backends:
+        assert_type(checkpointer.capabilities, frozenset[Capability])
+        assert_type(await checkpointer.save_state("t", {}, expected_version=0, ttl=1.5), Checkpoint)
+        assert_type(await checkpointer.load_state("t"), Checkpoint | None)
+        assert_type(await checkpointer.delete_thread("t"), bool)
+        assert_type(await checkpointer.list_threads(), Page[ThreadSummary])
+        assert_type(await checkpointer.state_history("t"), Page[Checkpoint])
+    async with RedisCheckpointer.from_env(user_id="u") as opened:
+        assert_type(opened, RedisCheckpointer)

@@ -91,7 +91,17 @@ def test_a_keyword_wins_over_the_environment_and_that_over_dotenv(
 
 
 @pytest.mark.parametrize(
-    "field", ["database_url", "redis_url", "migration_database_url", "db_schema", "id_generator", "embedded_dir"]
+    "field",
+    [
+        "database_url",
+        "redis_url",
+        "migration_database_url",
+        "db_schema",
+        "id_generator",
+        "embedded_dir",
+        "dynamodb_endpoint_url",
+        "dynamodb_region",
+    ],
 )
 def test_an_empty_variable_of_an_optional_field_is_unset(field: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(f"PERSISTENCE_{field.upper()}", "")
@@ -249,6 +259,12 @@ def test_settings_do_not_change_and_do_not_say_what_they_were_to_become() -> Non
         ("cache_budget_ms", 24, "at least PERSISTENCE_CACHE_TIMEOUT_MS, which is 25"),
         ("cache_namespace", "two words", "without spaces"),
         ("cache_namespace", "a\x00b", "control characters"),
+        ("namespace", "two words", "1 to 64 letters"),
+        ("checkpoint_ttl_seconds", -1, "greater than or equal to 0"),
+        ("checkpoint_ttl_seconds", 0.0001, "0, or between 0.001 and 3153600000"),
+        ("checkpoint_ttl_seconds", 1e12, "0, or between 0.001 and 3153600000"),
+        ("dynamodb_table", "a table", "3 to 255 letters"),
+        ("dynamodb_endpoint_url", "localhost:5000", "must start with http://, https://"),
         ("max_checkpoint_history", -1, "greater than or equal to 0"),
         ("checkpoint_cleanup_interval", -1, "greater than or equal to 0"),
         ("checkpointer_cleanup_timeout", 0, "greater than or equal to 0.001"),
