@@ -8,14 +8,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
+import typer
 from rich import box
 from rich.table import Table
 from rich.text import Text
 from sqlalchemy import Row, text
 
 from agent_persistence import migrate
+from agent_persistence.cli.demo_checkpointers import Backend, demo_checkpointer
 from agent_persistence.cli.demo_conversations import demo_lines
 from agent_persistence.cli.event_loop import run_until_terminated
 from agent_persistence.cli.output import out, visible
@@ -43,12 +45,19 @@ _NEXT: Final = """\
 PERSISTENCE_DATABASE_URL and PERSISTENCE_REDIS_URL name servers of your own."""
 
 
-def demo() -> None:
+def demo(
+    backend: Annotated[
+        Backend | None, typer.Option(help="Show the checkpointer of this backend instead.", show_default=False)
+    ] = None,
+) -> None:
     """See it work: servers, migrations, conversations, the cache.
 
     Runs on servers in a temporary folder, of which nothing is left behind; or on those that PERSISTENCE_DATABASE_URL
     or PERSISTENCE_EMBEDDED_DIR name, where its six conversations stay.
     """
+    if backend is not None:
+        demo_checkpointer(backend, _OWNERS)
+        return
     started = time.perf_counter()
     _title("Starting PostgreSQL and Redis")
     with _servers() as settings:
