@@ -28,10 +28,16 @@ def debian_postgres() -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="session")
+def redis_program() -> str:
+    """The path of Redis."""
+    return installed("redis-server")
+
+
 @pytest.fixture
-def redis_server(unused_tcp_port: int) -> Iterator[RedisServer]:
+def redis_server(redis_program: str, unused_tcp_port: int) -> Iterator[RedisServer]:
     """A Redis of the test's own, which it may treat as it likes."""
-    server = RedisServer(installed("redis-server"), Path(tempfile.mkdtemp(prefix="ap-redis-")), unused_tcp_port)
+    server = RedisServer(redis_program, Path(tempfile.mkdtemp(prefix="ap-redis-")), unused_tcp_port)
     server.start()
     yield server
     server.kill()
