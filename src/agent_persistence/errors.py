@@ -24,7 +24,8 @@
     │   ├── ClosedError                       a store that was closed
     │   ├── WrongLoopError                    a store of another event loop
     │   ├── ForkedError                       a store of the parent process
-    │   └── UnitOfWorkInUseError              two tasks at once on one unit of work
+    │   ├── UnitOfWorkInUseError              two tasks at once on one unit of work
+    │   └── SyncInLoopError                   a call that waits, in the event loop it waits for
     ├── SchemaError
     │   ├── NotMigratedError
     │   ├── IdTypeMismatchError
@@ -223,6 +224,13 @@ class UnitOfWorkInUseError(MisuseError):
 
     def __init__(self) -> None:
         super().__init__("another task is running a statement of this unit of work; begin one for each task")
+
+
+class SyncInLoopError(MisuseError):
+    """A method that waits is called in the event loop that would have to do the work."""
+
+    def __init__(self) -> None:
+        super().__init__("this call would wait for its own event loop: use the async method (ainvoke, aget_state ...)")
 
 
 class DatabaseError(PersistenceError):

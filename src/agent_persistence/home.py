@@ -30,6 +30,11 @@ class Home:
         self._pid: int | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The event loop of the first use, or ``None`` before it."""
+        return self._loop
+
     def close(self) -> None:
         """Refuse to be used at all from now on."""
         self._closed = True

@@ -24,6 +24,12 @@ from agent_persistence.records import (
     ThreadRecord,
     Unchanged,
 )
+from agent_persistence.repositories.checkpoints.records import (
+    ChannelHistory,
+    CheckpointQuery,
+    CheckpointRecord,
+    NewWrites,
+)
 from agent_persistence.repositories.message_insert import with_id
 from agent_persistence.repositories.whole_threads import PreparedThread
 from agent_persistence.transactions import Transactions
@@ -275,3 +281,48 @@ class OneCallEntities(_OneCall[IdT, UserIdT]):
     ) -> Sequence[MessageMixin[IdT]]:
         """Return the newest messages of a thread; see ``EntityRepository.get_last_messages``."""
         return await self._read_entities(lambda found: found.get_last_messages(thread_id, limit=limit), user_id=user_id)
+
+
+class OneCallCheckpoints(_OneCall[IdT, UserIdT]):
+    """``CheckpointRepository``, one call at a time."""
+
+    async def put_writes(self, new: NewWrites, *, user_id: UserIdT | AnyUser) -> None:
+        """Save what a task has written; see ``CheckpointRepository.put_writes``."""
+        await self._write(lambda uow: uow.checkpoints.put_writes(new), user_id=user_id)
+
+    async def page(
+        self,
+        query: CheckpointQuery,
+        *,
+        user_id: UserIdT | AnyUser,
+        limit: int,
+        after: CheckpointRecord | None = None,
+    ) -> list[CheckpointRecord]:
+        """Read checkpoints, the latest first; see ``CheckpointRepository.page``."""
+        return await self._read(lambda uow: uow.checkpoints.page(query, limit=limit, after=after), user_id=user_id)
+
+    async def history(
+        self, query: CheckpointQuery, channels: Sequence[str], *, user_id: UserIdT | AnyUser
+    ) -> dict[str, ChannelHistory]:
+        """Read what was written to channels on the way to a checkpoint."""
+        return await self._read(lambda uow: uow.checkpoints.history(query, channels), user_id=user_id)
+
+    async def delete_all(self, thread_id: IdT, *, user_id: UserIdT | AnyUser) -> None:
+        """Delete all checkpoints of a thread; the thread stays."""
+        await self._write(lambda uow: uow.checkpoints.delete_all(thread_id), user_id=user_id)
+
+    async def keep_latest(self, thread_id: IdT, *, user_id: UserIdT | AnyUser) -> None:
+        """Delete all but the latest checkpoint of each namespace."""
+        await self._write(lambda uow: uow.checkpoints.keep_latest(thread_id), user_id=user_id)
+
+    async def delete_runs(self, run_ids: Sequence[str], *, user_id: UserIdT | AnyUser) -> None:
+        """Delete what runs have saved, thread by thread, each in a transaction of its own."""
+        for thread_id in await self._read(lambda uow: uow.checkpoints.threads_of_runs(run_ids), user_id=user_id):
+            await self._delete_runs(thread_id, run_ids, user_id)
+
+    async def copy(self, source_id: IdT, target_id: IdT, *, user_id: UserIdT | AnyUser) -> None:
+        """Copy all checkpoints of a thread into another one; see ``CheckpointRepository.copy``."""
+        await self._write(lambda uow: uow.checkpoints.copy(source_id, target_id), user_id=user_id)
+
+    async def _delete_runs(self, thread_id: IdT, run_ids: Sequence[str], user_id: UserIdT | AnyUser) -> None:
+        await self._write(lambda uow: uow.checkpoints.delete_runs(thread_id, run_ids), user_id=user_id)

@@ -25,7 +25,13 @@ from agent_persistence.engine import make_engine
 from agent_persistence.errors import InvalidInput, SettingsError, UnavailableError
 from agent_persistence.ids import ID_TYPES, IdT, UserIdT
 from agent_persistence.models import Models, build_models
-from agent_persistence.one_call import OneCallEntities, OneCallMessages, OneCallStates, OneCallThreads
+from agent_persistence.one_call import (
+    OneCallCheckpoints,
+    OneCallEntities,
+    OneCallMessages,
+    OneCallStates,
+    OneCallThreads,
+)
 from agent_persistence.records import AnyUser
 from agent_persistence.repositories import Limits
 from agent_persistence.repositories.commit_hooks import TouchedState, refuse_autocommit
@@ -72,7 +78,7 @@ class Persistence(Generic[IdT, UserIdT]):
         models: the host's own mapped classes; made from the settings otherwise.
 
     Attributes:
-        threads, messages, states: one-call operations, each in a unit of work of its own.
+        threads, messages, states, checkpoints: one-call operations, each in a unit of work of its own.
         entities: rows as objects of the mapped classes, for code that speaks SQLAlchemy's ORM.
     """
 
@@ -108,6 +114,7 @@ class Persistence(Generic[IdT, UserIdT]):
         self.messages = OneCallMessages(self._transactions)
         self.states = OneCallStates(self._transactions)
         self.entities = OneCallEntities(self._transactions)
+        self.checkpoints = OneCallCheckpoints(self._transactions)
         if settings.sql_log_level is not None:
             logging.getLogger("sqlalchemy.engine").setLevel(settings.sql_log_level)
 
@@ -170,6 +177,11 @@ class Persistence(Generic[IdT, UserIdT]):
         if self.cache is None:
             return Health(database, "off")
         return Health(database, "up" if await self.cache.ping() else "down", self.cache.counts.as_dict())
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The event loop that it belongs to: that of its first use, and ``None`` before."""
+        return self._transactions.home.loop
 
     def begin(self, *, user_id: UserIdT | AnyUser) -> AbstractAsyncContextManager[UnitOfWork[IdT, UserIdT]]:
         """Open a unit of work of one owner: committed at the end of the block, rolled back by an exception.

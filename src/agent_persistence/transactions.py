@@ -32,6 +32,7 @@ from agent_persistence.models import Models
 from agent_persistence.records import ANY_USER, AnyUser, MessageRecord, NewThread, StateRecord
 from agent_persistence.repositories import (
     EntityRepository,
+    CheckpointRepository,
     Limits,
     MessageRepository,
     StateRepository,
@@ -315,6 +316,7 @@ class Transactions(Generic[IdT, UserIdT]):
             messages=MessageRepository(scope),
             states=CachedStates(scope, self._cache if self._shares_rows(session) else None, self._read_latest_state),
             entities=EntityRepository(scope),
+            checkpoints=CheckpointRepository(scope),
             _session=session,
         )
 
@@ -324,7 +326,7 @@ class Transactions(Generic[IdT, UserIdT]):
     def _readers(self, user_id: UserIdT | AnyUser) -> Repositories[IdT, UserIdT]:
         scope = self._reading(user_id)
         states = CachedStates(scope, self._cache, self._read_latest_state)
-        return Repositories(ThreadRepository(scope), MessageRepository(scope), states)
+        return Repositories(ThreadRepository(scope), MessageRepository(scope), states, CheckpointRepository(scope))
 
     def _scope(self, session: AsyncSession, user_id: UserIdT | AnyUser) -> SessionScope[IdT, UserIdT]:
         return SessionScope(self._models, self._owner(user_id), self._limits, self._recent, session)

@@ -9,18 +9,19 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from agent_persistence.cache import CachedStates
 from agent_persistence.ids import IdT, UserIdT
-from agent_persistence.repositories import EntityRepository, MessageRepository, ThreadRepository
+from agent_persistence.repositories import CheckpointRepository, EntityRepository, MessageRepository, ThreadRepository
 from agent_persistence.repositories.sharing import share
 from agent_persistence.values import value
 
 
 @value
 class Repositories(Generic[IdT, UserIdT]):
-    """Three repositories scoped to one owner. What belongs to somebody else does not exist here."""
+    """The repositories, scoped to one owner. What belongs to somebody else does not exist here."""
 
     threads: ThreadRepository[IdT, UserIdT]
     messages: MessageRepository[IdT, UserIdT]
     states: CachedStates[IdT, UserIdT]
+    checkpoints: CheckpointRepository[IdT, UserIdT]
 
 
 @value

@@ -11,7 +11,10 @@ from agent_persistence.errors import IdTypeMismatchError, SchemaConflictError
 from agent_persistence.migrate import catalog
 from agent_persistence.settings import PersistenceSettings
 
-TABLES: Final = ("threads", "states", "messages", "persistence_config", "cache_outbox")
+TABLES: Final = (
+    *("threads", "states", "messages", "persistence_config", "cache_outbox"),
+    *("graph_checkpoints", "graph_values"),
+)
 _NAMES: Final = (*TABLES, "message_role", "state_versions")
 _OTHER_SCHEMA: Final = "set PERSISTENCE_DB_SCHEMA to a schema of its own"
 _OTHER_VERSION_TABLE: Final = (

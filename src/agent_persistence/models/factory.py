@@ -11,6 +11,7 @@ from sqlalchemy.orm import DeclarativeBase
 
 from agent_persistence.ids import IdT, IdTypes, UserIdT
 from agent_persistence.models.base import NAMING_CONVENTION, table_of
+from agent_persistence.models.graph import GraphTables, graph_tables, graph_tables_in
 from agent_persistence.models.message import MessageMixin
 from agent_persistence.models.outbox import outbox_in, outbox_table
 from agent_persistence.models.state import StateMixin
@@ -39,6 +40,11 @@ class Models(Generic[IdT, UserIdT]):
     def outbox(self) -> Table:
         """The table of cached states that Redis could not be told of; it belongs to no model."""
         return outbox_in(table_of(self.Thread).schema, self.id_types)
+
+    @property
+    def graph(self) -> GraphTables:
+        """The tables of graphs' checkpoints; they belong to no model."""
+        return graph_tables_in(table_of(self.Thread).schema, self.id_types)
 
 
 def config_table(metadata: MetaData) -> Table:
@@ -74,4 +80,5 @@ def _build(id_types: IdTypes[Any, Any], schema: str | None) -> Models[Any, Any]:
 
     config_table(Base.metadata)
     outbox_table(Base.metadata, id_types)
+    graph_tables(Base.metadata, id_types)
     return Models(Thread, State, Message)

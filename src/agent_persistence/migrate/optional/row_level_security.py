@@ -18,6 +18,8 @@ _POLICIES: Final = {
     "threads": _OWNED,
     "states": _OF_A_VISIBLE_THREAD % "states",
     "messages": _OF_A_VISIBLE_THREAD % "messages",
+    "graph_checkpoints": _OF_A_VISIBLE_THREAD % "graph_checkpoints",
+    "graph_values": _OF_A_VISIBLE_THREAD % "graph_values",
 }
 
 

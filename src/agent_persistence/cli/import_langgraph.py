@@ -1,0 +1,96 @@
+"""``import-langgraph``: checkpoints from LangGraph's own tables."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Annotated, Any
+
+import typer
+
+from agent_persistence.cli.failures import ExitCode, say_error
+from agent_persistence.cli.options import Json
+from agent_persistence.cli.output import note, progress_bar, write_json
+from agent_persistence.cli.servers import run_on_data
+from agent_persistence.errors import InvalidInput
+from agent_persistence.graph_import import ImportedThread, import_threads, open_tables
+from agent_persistence.persistence import Persistence
+
+
+@dataclass(slots=True)
+class _Total:
+    threads: int = 0
+    checkpoints: int = 0
+    added: int = 0
+    writes: int = 0
+    differing: int = 0
+    refused: list[dict[str, str]] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def count(self, thread: ImportedThread) -> None:
+        self.threads += thread.refusal is None
+        for name in ("checkpoints", "added", "writes", "differing"):
+            setattr(self, name, getattr(self, name) + getattr(thread, name))
+
+    def __str__(self) -> str:
+        compared = "all equal" if not self.differing else f"{self.differing:,} differ"
+        refused = f", {len(self.refused):,} threads refused" if self.refused else ""
+        return (
+            f"{self.threads:,} threads, {self.checkpoints:,} checkpoints ({self.added:,} new, {compared}), "
+            f"{self.writes:,} writes{refused} in {self.seconds:.1f} s"
+        )
+
+
+def import_langgraph(
+    *,
+    source: Annotated[
+        str,
+        typer.Option("--from", metavar="URL", envvar="LANGGRAPH_POSTGRES_URI", help="The database with the tables."),
+    ],
+    user: Annotated[str | None, typer.Option("--user", metavar="ID", help="The owner of the threads.")] = None,
+    user_key: Annotated[
+        str | None,
+        typer.Option("--user-key", metavar="KEY", help="The key of the metadata that says whose a thread is."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Import checkpoints from the tables of LangGraph's own PostgreSQL checkpointer.
+
+    Each thread with its checkpoints and the writes of its tasks is copied and compared with its source, which is only
+    read. Run it again, after a failure or when there is more: what is there already is compared, and what is missing
+    is added.
+    """
+    if user is None and user_key is None:
+        raise typer.BadParameter("give --user, --user-key or both: LangGraph's threads have no owner")
+    total = run_on_data(partial(_import, source, user, user_key))
+    if as_json:
+        write_json({name: getattr(total, name) for name in total.__slots__})
+    else:
+        note(str(total))
+    if total.refused or total.differing:
+        raise typer.Exit(ExitCode.WRONG)
+
+
+async def _import(source: str, user: str | None, user_key: str | None, persistence: Persistence[Any, Any]) -> _Total:
+    kind = persistence.models.id_types.user
+    default = None if user is None else kind.parse(user, "--user")
+
+    def owner_of(metadata: Mapping[str, Any]) -> Any:
+        found = None if user_key is None else metadata.get(user_key)
+        if found is None and default is None:
+            raise InvalidInput("--user-key", "names nothing in the metadata; give --user for such threads")
+        return default if found is None else kind.parse(str(found), "--user-key")
+
+    total, started = _Total(), time.monotonic()
+    async with open_tables(source) as tables:
+        with progress_bar("Importing", None) as advance:
+            async for thread in import_threads(tables, persistence, owner_of=owner_of):
+                advance(1)
+                total.count(thread)
+                if thread.refusal is not None:
+                    total.refused.append({"thread_id": thread.thread_id, "reason": thread.refusal})
+                    say_error(f"thread {thread.thread_id}: {thread.refusal}")
+    total.seconds = round(time.monotonic() - started, 3)
+    return total

@@ -1,0 +1,17 @@
+"""LangGraph: a checkpointer that keeps graphs in the threads of a ``Persistence`` (extra ``langgraph``).
+
+async with Persistence.from_env() as persistence:
+    graph = builder.compile(checkpointer=PersistenceSaver(persistence, user_id="u-42"))
+    await graph.ainvoke(inputs, {"configurable": {"thread_id": "t-1"}})
+"""
+
+from agent_persistence.errors import MissingExtraError
+
+try:
+    import langgraph.checkpoint.base  # noqa: F401 - asked for here, so that one place says which extra is missing
+except ImportError as error:
+    raise MissingExtraError("langgraph") from error
+
+from agent_persistence.integrations.langgraph.saver import PersistenceSaver
+
+__all__ = ["PersistenceSaver"]

@@ -1,0 +1,106 @@
+"""A graph's messages as rows of ``messages``: history, search and export see them."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+from langchain_core.messages import (
+    AIMessage,
+    BaseMessage,
+    RemoveMessage,
+    convert_to_messages,
+    convert_to_openai_messages,
+)
+
+from agent_persistence.errors import IdempotencyConflict, InvalidInput
+from agent_persistence.ids import IdType
+from agent_persistence.json_values import encode_json, sanitize
+from agent_persistence.records import NewMessage
+from agent_persistence.unit_of_work import UnitOfWork
+
+logger: Final = logging.getLogger("agent_persistence")
+
+_NAMESPACE: Final = uuid.uuid5(uuid.NAMESPACE_URL, "https://langchain-ai.github.io/langgraph#messages")
+
+
+class Mirror:
+    """Writes what is new in a channel of messages to ``messages``.
+
+    Args:
+        channel: the channel's name.
+        id_type: the kind of the messages' ids.
+
+    Raises:
+        InvalidInput: ids are numbers, which no message's own id fits.
+    """
+
+    def __init__(self, channel: str, id_type: IdType[Any]) -> None:
+        if id_type.python_type is int:
+            raise InvalidInput("mirror", "needs PERSISTENCE_ID_TYPE=string or uuid: a message keeps its own id")
+        self.channel = channel
+        self._id_type = id_type
+
+    async def write(
+        self,
+        uow: UnitOfWork[Any, Any],
+        thread_id: Any,
+        checkpoint_id: str,
+        messages: Any,
+        fresh: Sequence[int] | None,
+    ) -> None:
+        """Add the messages that a checkpoint brings, and change those that it has changed; none is taken away.
+
+        Args:
+            messages: the value of the channel.
+            fresh: the places of what is new; ``None`` where that is not known.
+        """
+        if not isinstance(messages, list):
+            return
+        places = range(len(messages)) if fresh is None else fresh
+        new = [one for place in places for one in self._rows(messages[place], f"{checkpoint_id}/{place}")]
+        if not new:
+            return
+        try:
+            await uow.messages.append_many(thread_id, new)
+        except IdempotencyConflict:
+            for one in new:
+                await _put(uow, thread_id, one)
+
+    def _rows(self, message: Any, place: str) -> Iterator[NewMessage[Any]]:
+        try:
+            [known] = convert_to_messages([message])
+            if isinstance(known, RemoveMessage):
+                return
+            for number, chat in enumerate(convert_to_openai_messages([known])):
+                clean = sanitize(chat, "message")
+                encode_json(clean, "message")
+                own_id = known.id if known.id and not number else f"{known.id or place}/{number}"
+                yield NewMessage(message=clean, message_id=self._message_id(own_id), **_usage(known))
+        except (InvalidInput, NotImplementedError, TypeError, ValueError) as refusal:
+            logger.warning("a message of a graph is not mirrored: %s", type(refusal).__name__)
+
+    def _message_id(self, own_id: str) -> Any:
+        """The message's own id, or one that is derived from it where that is none of ours."""
+        try:
+            return self._id_type.parse(own_id, "message_id")
+        except InvalidInput:
+            derived = uuid.uuid5(_NAMESPACE, own_id.encode(errors="backslashreplace").decode())
+            return derived if self._id_type.python_type is uuid.UUID else str(derived)
+
+
+async def _put(uow: UnitOfWork[Any, Any], thread_id: Any, new: NewMessage[Any]) -> None:
+    found = await uow.messages.get(thread_id, new.message_id)
+    if found is None:
+        await uow.messages.append(thread_id, new)
+    elif found.message != new.message:
+        await uow.messages.update(
+            thread_id, new.message_id, message=new.message, total_tokens=new.total_tokens, usages=new.usages
+        )
+
+
+def _usage(message: BaseMessage) -> dict[str, Any]:
+    used = message.usage_metadata if isinstance(message, AIMessage) else None
+    return {"total_tokens": used["total_tokens"], "usages": dict(used)} if used else {}

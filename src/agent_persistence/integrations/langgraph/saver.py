@@ -1,0 +1,446 @@
+"""``PersistenceSaver``: LangGraph's words in ours."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from typing import Any, Final, Literal, Self
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import (
+    WRITES_IDX_MAP,
+    BaseCheckpointSaver,
+    ChannelVersions,
+    Checkpoint,
+    CheckpointMetadata,
+    CheckpointTuple,
+    DeltaChannelHistory,
+    get_checkpoint_id,
+)
+from langgraph.checkpoint.serde.base import SerializerProtocol
+from typing_extensions import override
+
+from agent_persistence.errors import InvalidInput
+from agent_persistence.integrations.langgraph.addresses import (
+    Address,
+    address_of,
+    owner_of,
+    thread_id_of,
+)
+from agent_persistence.integrations.langgraph.bridge import Bridge
+from agent_persistence.integrations.langgraph.known_threads import KnownThreads, Turns
+from agent_persistence.integrations.langgraph.mirror import Mirror
+from agent_persistence.integrations.langgraph.surrogates import dump_blob, load_blob
+from agent_persistence.integrations.langgraph.values import dump, load, merged_metadata, searchable, split_metadata
+from agent_persistence.persistence import Persistence
+from agent_persistence.records import AnyUser
+from agent_persistence.repositories.checkpoints.records import (
+    CheckpointQuery,
+    CheckpointRecord,
+    NewCheckpoint,
+    NewWrites,
+)
+from agent_persistence.texts import check_text
+from agent_persistence.unit_of_work import UnitOfWork
+
+_PAGE: Final = 20
+_VERSION_DIGITS: Final = 32
+
+
+class PersistenceSaver(BaseCheckpointSaver[Any]):
+    """Keeps LangGraph's checkpoints in the threads of a ``Persistence``.
+
+    Every method is there twice, for async code and for sync code, and works from any thread and any event loop; the
+    work is done in the one that the ``Persistence`` belongs to. Where that is not open yet, sync calls open it in a
+    thread of their own, which ``close`` ends.
+
+    Args:
+        persistence: used, and closed only where a sync call has opened it.
+        user_id: the owner of all threads. Without it each config says whose its thread is, as ``user_id``.
+        serde: LangGraph's serialiser; its default one if left out.
+        mirror: the name of a channel of messages that are to be written to ``messages`` as well.
+    """
+
+    def __init__(
+        self,
+        persistence: Persistence[Any, Any],
+        *,
+        user_id: Any | AnyUser | None = None,
+        serde: SerializerProtocol | None = None,
+        mirror: str | None = None,
+    ) -> None:
+        super().__init__(serde=serde)
+        self._persistence = persistence
+        self._id_types = persistence.models.id_types
+        self._owner = user_id
+        self._mirror = None if mirror is None else Mirror(mirror, self._id_types.id)
+        self._bridge = Bridge(persistence)
+        self._known = KnownThreads()
+        self._turns = Turns()
+
+    def for_user(self, user_id: Any) -> Self:
+        """Return the same checkpointer for one owner."""
+        clone = copy.copy(self)
+        clone._owner = user_id  # noqa: SLF001 - of the same class
+        return clone
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close what sync calls have opened."""
+        self._bridge.close()
+
+    # Async.
+
+    @override
+    async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """Return the checkpoint that a config names, or the latest one."""
+        return await self._bridge.call(self._get(config))
+
+    @override
+    async def alist(
+        self,
+        config: RunnableConfig | None,
+        *,
+        filter: dict[str, Any] | None = None,
+        before: RunnableConfig | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[CheckpointTuple]:
+        """Yield checkpoints, the latest first, in pages of twenty."""
+        pages = self._pages(config, filter, before, limit)
+        while page := await self._bridge.call(_next(pages)):
+            for found in page:
+                yield found
+
+    @override
+    async def aput(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        """Save a checkpoint.
+
+        Raises:
+            ThreadNotFoundError: the thread was deleted since the run began.
+            ThreadExistsError: the thread is somebody else's.
+        """
+        return await self._bridge.call(self._put(config, checkpoint, metadata, new_versions))
+
+    @override
+    async def aput_writes(
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
+    ) -> None:
+        """Save what a task has written.
+
+        Raises:
+            ThreadNotFoundError: the thread was deleted since the run began.
+        """
+        await self._bridge.call(self._put_writes(config, writes, task_id, task_path))
+
+    @override
+    async def adelete_thread(self, thread_id: str) -> None:
+        """Delete a thread, with its messages and states: a late write does not bring it back."""
+        await self._bridge.call(self._delete_thread(thread_id))
+
+    @override
+    async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
+        """Delete what runs have saved; later checkpoints of the same threads read as before."""
+        await self._bridge.call(self._delete_for_runs(run_ids))
+
+    @override
+    async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
+        """Copy all checkpoints of a thread into another one, which must have none.
+
+        Raises:
+            ThreadNotFoundError: there is no such source.
+            ThreadExistsError: the target has checkpoints, or is somebody else's.
+        """
+        await self._bridge.call(self._copy_thread(source_thread_id, target_thread_id))
+
+    @override
+    async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
+        """Delete all checkpoints of threads but the latest of each namespace, or (``"delete"``) all of them.
+
+        The threads stay, and what is kept reads as before, channels that are stored as their changes included.
+        """
+        await self._bridge.call(self._prune(thread_ids, strategy))
+
+    @override
+    async def aget_delta_channel_history(
+        self, *, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        """Return what was written to channels since they were last stored, in three statements for 200 steps."""
+        return await self._bridge.call(self._history(config, channels))
+
+    # Sync.
+
+    @override
+    def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """See ``aget_tuple``."""
+        return self._bridge.wait(self._get(config))
+
+    @override
+    def list(
+        self,
+        config: RunnableConfig | None,
+        *,
+        filter: dict[str, Any] | None = None,
+        before: RunnableConfig | None = None,
+        limit: int | None = None,
+    ) -> Iterator[CheckpointTuple]:
+        """See ``alist``."""
+        pages = self._pages(config, filter, before, limit)
+        while page := self._bridge.wait(_next(pages)):
+            yield from page
+
+    @override
+    def put(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        """See ``aput``."""
+        return self._bridge.wait(self._put(config, checkpoint, metadata, new_versions))
+
+    @override
+    def put_writes(
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
+    ) -> None:
+        """See ``aput_writes``."""
+        self._bridge.wait(self._put_writes(config, writes, task_id, task_path))
+
+    @override
+    def delete_thread(self, thread_id: str) -> None:
+        """See ``adelete_thread``."""
+        self._bridge.wait(self._delete_thread(thread_id))
+
+    @override
+    def delete_for_runs(self, run_ids: Sequence[str]) -> None:
+        """See ``adelete_for_runs``."""
+        self._bridge.wait(self._delete_for_runs(run_ids))
+
+    @override
+    def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
+        """See ``acopy_thread``."""
+        self._bridge.wait(self._copy_thread(source_thread_id, target_thread_id))
+
+    @override
+    def prune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
+        """See ``aprune``."""
+        self._bridge.wait(self._prune(thread_ids, strategy))
+
+    @override
+    def get_delta_channel_history(
+        self, *, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        """See ``aget_delta_channel_history``."""
+        return self._bridge.wait(self._history(config, channels))
+
+    @override
+    def get_next_version(self, current: Any, channel: None) -> Any:
+        """Count versions up: as ints, and as texts where a thread that was imported has those."""
+        if not isinstance(current, str):
+            return 1 if current is None else int(current) + 1
+        return f"{int(current.split('.')[0]) + 1:0{_VERSION_DIGITS}}.{random.random():016}"
+
+    # The work itself, in the loop of the Persistence.
+
+    async def _get(self, config: RunnableConfig) -> CheckpointTuple | None:
+        address = self._address(config)
+        query = CheckpointQuery(address.thread_id, address.namespace, address.checkpoint_id)
+        found = await self._persistence.checkpoints.page(query, user_id=address.user_id, limit=1)
+        if found:
+            self._known.note(address, there=True)
+            return self._tuple_of(found[0], address.said)
+        thread = await self._persistence.threads.get(address.thread_id, user_id=address.user_id)
+        self._known.note(address, there=thread is not None)
+        return None
+
+    async def _pages(
+        self,
+        config: RunnableConfig | None,
+        wanted: Mapping[str, Any] | None,
+        before: RunnableConfig | None,
+        limit: int | None,
+    ) -> AsyncIterator[Sequence[CheckpointTuple]]:
+        address = None if config is None else self._address(config)
+        query = CheckpointQuery(
+            thread_id=None if address is None else address.thread_id,
+            checkpoint_ns=None if address is None else address.checkpoint_ns,
+            checkpoint_id=None if address is None else address.checkpoint_id,
+            before=None if before is None else get_checkpoint_id(before),
+            metadata=None if wanted is None else searchable(wanted),
+        )
+        owner = self._one_owner() if address is None else address.user_id
+        last: CheckpointRecord | None = None
+        while limit is None or limit > 0:
+            size = _PAGE if limit is None else min(_PAGE, limit)
+            found = await self._persistence.checkpoints.page(query, user_id=owner, limit=size, after=last)
+            if found:
+                yield [self._tuple_of(one, _named(one) if address is None else address.said) for one in found]
+            if len(found) < size:
+                return
+            limit, last = None if limit is None else limit - size, found[-1]
+
+    async def _put(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        address = self._address(config)
+        new = self._new_checkpoint(address, config, checkpoint, metadata, new_versions)
+        values, mirror = checkpoint["channel_values"], self._mirror
+        changed = {name: values[name] for name in new_versions if name in values}
+
+        async def work(uow: UnitOfWork[Any, Any]) -> None:
+            fresh = await uow.checkpoints.put(new)
+            if mirror is not None and not address.namespace and mirror.channel in changed:
+                places = fresh.get(mirror.channel)
+                await mirror.write(uow, address.thread_id, new.checkpoint_id, changed[mirror.channel], places)
+
+        async with self._turns.turn(address):
+            await self._persistence.run(work, user_id=address.user_id)
+        self._known.note(address, there=True)
+        return address.config(address.namespace, checkpoint["id"])
+
+    def _new_checkpoint(
+        self,
+        address: Address,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> NewCheckpoint:
+        serde, values = self.serde, checkpoint["channel_values"]
+        merged = merged_metadata(config, metadata)
+        filterable, exact = split_metadata(serde, merged)
+        run_id = merged.get("run_id")
+        for channel in checkpoint["channel_versions"]:
+            check_text(channel, "channel")
+        return NewCheckpoint(
+            thread_id=address.thread_id,
+            checkpoint_ns=address.namespace,
+            checkpoint_id=check_text(checkpoint["id"], "checkpoint.id"),
+            parent_id=address.checkpoint_id,
+            run_id=check_text(run_id, "run_id") if isinstance(run_id, str) else None,
+            metadata=filterable,
+            exact_metadata=exact,
+            body=dump_blob(serde, {key: part for key, part in checkpoint.items() if key not in _APART}),
+            changed={name: dump(serde, values[name]) if name in values else None for name in new_versions},
+            unchanged=[name for name in checkpoint["channel_versions"] if name not in new_versions],
+            dump=lambda name: dump(serde, values[name]) if name in values else None,
+            may_start_thread=self._known.may_start(address, otherwise=address.checkpoint_id is None),
+        )
+
+    async def _put_writes(
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str
+    ) -> None:
+        address = self._address(config)
+        if address.checkpoint_id is None:
+            raise InvalidInput("checkpoint_id", "must be given in config['configurable']")
+        new = NewWrites(
+            thread_id=address.thread_id,
+            checkpoint_ns=address.namespace,
+            checkpoint_id=address.checkpoint_id,
+            task_id=check_text(task_id, "task_id"),
+            task_path=check_text(task_path, "task_path"),
+            writes=[
+                (WRITES_IDX_MAP.get(channel, place), check_text(channel, "channel"), dump(self.serde, written))
+                for place, (channel, written) in enumerate(writes)
+            ],
+            may_start_thread=self._known.may_start(address, otherwise=False),
+        )
+        async with self._turns.turn(address):
+            await self._persistence.checkpoints.put_writes(new, user_id=address.user_id)
+        self._known.note(address, there=True)
+
+    async def _delete_thread(self, thread_id: str) -> None:
+        await self._persistence.threads.delete(self._thread_id(thread_id), user_id=self._one_owner())
+
+    async def _delete_for_runs(self, run_ids: Sequence[str]) -> None:
+        wanted = [check_text(run_id, "run_ids") for run_id in run_ids]
+        if wanted:
+            await self._persistence.checkpoints.delete_runs(wanted, user_id=self._one_owner())
+
+    async def _copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
+        source, target = self._thread_id(source_thread_id), self._thread_id(target_thread_id)
+        await self._persistence.checkpoints.copy(source, target, user_id=self._one_owner())
+
+    async def _prune(self, thread_ids: Sequence[str], strategy: str) -> None:
+        checkpoints, owner = self._persistence.checkpoints, self._one_owner()
+        if strategy not in _STRATEGIES:
+            raise InvalidInput("strategy", f"must be one of {', '.join(_STRATEGIES)}")
+        prune = checkpoints.delete_all if strategy == "delete" else checkpoints.keep_latest
+        for thread_id in thread_ids:
+            await prune(self._thread_id(thread_id), user_id=owner)
+
+    async def _history(self, config: RunnableConfig, channels: Sequence[str]) -> dict[str, DeltaChannelHistory]:
+        address = self._address(config)
+        query = CheckpointQuery(address.thread_id, address.namespace, address.checkpoint_id)
+        found: dict[str, DeltaChannelHistory] = {}
+        if channels:
+            read = await self._persistence.checkpoints.history(query, channels, user_id=address.user_id)
+            for name, past in read.items():
+                writes = [(task_id, name, load(self.serde, written)) for task_id, written in past.writes]
+                found[name] = {"writes": writes}
+                if past.seed is not None:
+                    found[name]["seed"] = load(self.serde, past.seed)
+        return found
+
+    def _tuple_of(self, record: CheckpointRecord, said: Mapping[str, Any]) -> CheckpointTuple:
+        """Read a stored checkpoint.
+
+        Args:
+            said: what the configs that are handed back repeat.
+        """
+        serde, exact = self.serde, record.exact_metadata
+        metadata: Any = record.metadata if exact is None else load_blob(serde, exact)
+        checkpoint: Any = load_blob(serde, record.body)
+        checkpoint["id"] = record.checkpoint_id
+        checkpoint["channel_values"] = {name: load(self.serde, found) for name, found in record.channels.items()}
+
+        def config(checkpoint_id: str) -> RunnableConfig:
+            named = {"checkpoint_ns": record.checkpoint_ns, "checkpoint_id": checkpoint_id}
+            return {"configurable": {**said, **named}}
+
+        return CheckpointTuple(
+            config=config(record.checkpoint_id),
+            checkpoint=checkpoint,
+            metadata=metadata,
+            parent_config=None if record.parent_id is None else config(record.parent_id),
+            pending_writes=[(one.task_id, one.channel, load(self.serde, one.value)) for one in record.writes],
+        )
+
+    def _address(self, config: RunnableConfig) -> Address:
+        return address_of(config, self._id_types, self._owner)
+
+    def _thread_id(self, given: Any) -> Any:
+        return thread_id_of(given, self._id_types)
+
+    def _one_owner(self) -> Any:
+        return owner_of({}, self._id_types, self._owner)
+
+
+_APART: Final = frozenset({"id", "channel_values"})
+_STRATEGIES: Final[tuple[Literal["keep_latest"], Literal["delete"]]] = ("keep_latest", "delete")
+
+
+def _named(record: CheckpointRecord) -> dict[str, Any]:
+    """What the configs of a listed checkpoint say, where no config has named its thread."""
+    thread_id = record.thread_id
+    return {"thread_id": thread_id if isinstance(thread_id, str) else str(thread_id)}
+
+
+async def _next(pages: AsyncIterator[Sequence[CheckpointTuple]]) -> Sequence[CheckpointTuple] | None:
+    return await anext(pages, None)  # a tuple in place of None makes Python 3.11 fail

@@ -1,0 +1,187 @@
+"""Statements about checkpoints, compiled once for each choice of models."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, Final
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    LargeBinary,
+    Table,
+    Text,
+    and_,
+    any_,
+    bindparam,
+    column,
+    func,
+    or_,
+    select,
+    true,
+    union_all,
+)
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.types import TypeEngine
+
+from agent_persistence.driver_statement import MODELS_AT_ONCE, DriverStatement
+from agent_persistence.models import Models
+from agent_persistence.models.base import table_of
+from agent_persistence.repositories.checkpoints.cells import LIGHT
+from agent_persistence.repositories.proofs import MARKS
+from agent_persistence.repositories.thread_locks import locked_threads, touched_threads
+
+THE_LAST: Final = 2**63 - 1
+"""A number that no row has: all rows from another one on."""
+
+
+@lru_cache(MODELS_AT_ONCE)
+def lock_thread(models: Models[Any, Any], *, touch_seconds: float, of_anybody: bool) -> DriverStatement:
+    """Lock a thread, move its activity, and return the refs of one of its checkpoints, if that is there."""
+    checkpoint, locked = models.graph.checkpoints, _locked(models, of_anybody=of_anybody)
+    is_parent = and_(
+        checkpoint.c.thread_id == locked.c.thread_id,
+        checkpoint.c.checkpoint_ns == bindparam("checkpoint_ns", type_=Text()),
+        checkpoint.c.checkpoint_id == bindparam("parent_id", type_=Text()),
+    )
+    return DriverStatement(
+        select(locked.c.thread_id, checkpoint.c.refs)
+        .select_from(locked.outerjoin(checkpoint, is_parent))
+        .add_cte(touched_threads(table_of(models.Thread), locked, touch_seconds))
+    )
+
+
+@lru_cache(MODELS_AT_ONCE)
+def add_values(models: Models[Any, Any], *, touch_seconds: float, of_anybody: bool) -> DriverStatement:
+    """Lock a thread, move its activity and add rows of values; nothing comes back where there is no such thread."""
+    values, locked = models.graph.values, _locked(models, of_anybody=of_anybody)
+    names = ("channel", "cells", "content")
+    rows = _rows_of_arrays("new", {"channel": Text(), "cells": LargeBinary(), "content": LargeBinary()})
+    same = ("checkpoint_ns", "checkpoint_id")
+    chosen = (
+        select(locked.c.thread_id, *[bindparam(name, type_=Text()) for name in same], *[rows.c[name] for name in names])
+        .select_from(locked.join(rows, true()))
+        .order_by(rows.c.place)
+    )
+    return DriverStatement(
+        insert(values)
+        .from_select(["thread_id", *same, *names], chosen, include_defaults=False)
+        .add_cte(touched_threads(table_of(models.Thread), locked, touch_seconds))
+        .returning(values.c.thread_id, values.c.value_no, values.c.created_at, *MARKS)
+    )
+
+
+@lru_cache(MODELS_AT_ONCE)
+def save_checkpoint(models: Models[Any, Any]) -> DriverStatement:
+    """Add a checkpoint to a thread that is locked, or write it anew."""
+    checkpoint = models.graph.checkpoints
+    columns = [one for one in checkpoint.c if one.name != "created_at"]
+    added = insert(checkpoint).values({one.name: bindparam(f"new_{one.name}", type_=one.type) for one in columns})
+    changes = {one.name: added.excluded[one.name] for one in columns if not one.primary_key}
+    return DriverStatement(
+        added.on_conflict_do_update(
+            index_elements=list(checkpoint.primary_key.columns), set_={**changes, "created_at": func.now()}
+        ).returning(
+            checkpoint.c.thread_id,
+            checkpoint.c.checkpoint_ns,
+            checkpoint.c.checkpoint_id,
+            checkpoint.c.created_at,
+            *MARKS,
+        )
+    )
+
+
+@lru_cache(MODELS_AT_ONCE)
+def known_cells(models: Models[Any, Any]) -> DriverStatement:
+    """What is in rows of a thread and namespace: those of some channels from some numbers on, and one checkpoint's."""
+    values = models.graph.values
+    wanted = _rows_of_arrays("wanted", {"channel": Text(), "first_no": BigInteger()})
+    here = and_(
+        values.c.thread_id == bindparam("thread_id", type_=values.c.thread_id.type),
+        values.c.checkpoint_ns == bindparam("checkpoint_ns", type_=Text()),
+    )
+    later = and_(here, values.c.channel == wanted.c.channel, values.c.value_no >= wanted.c.first_no)
+    chosen = [values.c.value_no, values.c.channel, values.c.cells]
+    pending = and_(
+        here,
+        values.c.checkpoint_id == bindparam("parent_id", type_=Text()),
+        values.c.channel == any_(bindparam("changed", type_=ARRAY(Text()))),
+    )
+    return DriverStatement(
+        select(*chosen).select_from(wanted.join(values, later)).union(select(*chosen).where(pending))
+    )
+
+
+@lru_cache(MODELS_AT_ONCE)
+def read_values(models: Models[Any, Any], *, of_anybody: bool) -> DriverStatement:
+    """Rows of values that references name, and those of tasks at some checkpoints.
+
+    Of the latter, only rows that may hold what is written to the channels ``written_to``, unless that is null.
+    """
+    values = models.graph.values
+    names = (values.c.thread_id, values.c.checkpoint_ns)
+    kinds: dict[str, TypeEngine[Any]] = {
+        "thread_id": models.id_types.id.array_type().item_type,
+        "checkpoint_ns": Text(),
+    }
+    spans = _rows_of_arrays("span", {**kinds, "channel": Text(), "first_no": BigInteger(), "last_no": BigInteger()})
+    pending = _rows_of_arrays("pending", {**kinds, "checkpoint_id": Text()})
+    chosen = [*names, values.c.value_no, values.c.checkpoint_id]
+    chosen += [values.c.channel, values.c.cells, values.c.content]
+    referred = (
+        select(*chosen)
+        .select_from(
+            spans.join(
+                values,
+                and_(
+                    *(name == spans.c[name.name] for name in names),
+                    values.c.channel == spans.c.channel,
+                    values.c.value_no.between(spans.c.first_no, spans.c.last_no),
+                ),
+            ).join(*_owned(models, values, of_anybody=of_anybody))
+        )
+        .add_columns(_constant("is_write", value=False))
+    )
+    channels = bindparam("written_to", type_=ARRAY(Text()))
+    written = (
+        select(*chosen)
+        .select_from(
+            pending.join(
+                values,
+                and_(
+                    *(name == pending.c[name.name] for name in names),
+                    values.c.checkpoint_id == pending.c.checkpoint_id,
+                ),
+            ).join(*_owned(models, values, of_anybody=of_anybody))
+        )
+        .where(
+            or_(
+                channels.is_(None),
+                values.c.channel == any_(channels),
+                func.octet_length(values.c.content) <= LIGHT + 1,
+            )
+        )
+        .add_columns(_constant("is_write", value=True))
+    )
+    return DriverStatement(union_all(referred, written))
+
+
+def _constant(name: str, *, value: bool) -> Any:
+    return (true() if value else ~true()).label(name)
+
+
+def _locked(models: Models[Any, Any], *, of_anybody: bool) -> Any:
+    return locked_threads(models, table_of(models.Thread), of_anybody=of_anybody, waits=True)
+
+
+def _owned(models: Models[Any, Any], rows: Table, *, of_anybody: bool) -> tuple[Any, Any]:
+    thread = table_of(models.Thread)
+    same = thread.c.thread_id == rows.c.thread_id
+    return thread, same if of_anybody else same & (thread.c.user_id == bindparam("owner", type_=thread.c.user_id.type))
+
+
+def _rows_of_arrays(name: str, columns: dict[str, TypeEngine[Any]]) -> Any:
+    """Rows to be read or written, as a table: one array a column, named ``<table>_<column>``."""
+    arrays = [bindparam(f"{name}_{each}", type_=ARRAY(kind)) for each, kind in columns.items()]
+    named = [column(each, kind) for each, kind in columns.items()]
+    return func.unnest(*arrays).table_valued(*named, with_ordinality="place").render_derived(name=name)

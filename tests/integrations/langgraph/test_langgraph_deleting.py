@@ -1,0 +1,233 @@
+"""Prune, delete by run, copy: what remains reads as before, also channels that are kept as their changes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+import pytest
+from checkpoints import config_of, put, values_of
+from graphs import HELLO, letters, talker
+from integration_sql import run_sql
+from langchain_core.messages import AIMessage, HumanMessage
+from langgraph.channels import DeltaChannel
+from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.graph import END, START, StateGraph
+from typing_extensions import TypedDict
+
+from agent_persistence import Persistence, ThreadExistsError, ThreadNotFoundError
+from agent_persistence.ids import uuid7
+from agent_persistence.integrations.langgraph import PersistenceSaver
+
+
+def extend(state: list[str], writes: list[list[str]]) -> list[str]:
+    return state + [item for write in writes for item in write]
+
+
+class Log(TypedDict):
+    lines: Annotated[list[str], DeltaChannel(extend, snapshot_frequency=4)]
+    rare: Annotated[list[str], DeltaChannel(extend)]
+    count: int
+
+
+def logger(steps: int) -> StateGraph[Any, Any, Any, Any]:
+    """A graph with channels that LangGraph itself stores as their changes; two tasks write to one of them at once."""
+    graph = StateGraph(Log)
+    graph.add_node("a", lambda state: {"lines": [f"a{len(state['lines'])}" * 40], "count": len(state["lines"])})
+    graph.add_node("b", lambda state: {"lines": [f"b{len(state['lines'])}"], "rare": ["r"]})
+    graph.add_node("join", lambda _: {})
+    graph.add_edge(START, "a")
+    graph.add_edge(START, "b")
+    graph.add_edge(["a", "b"], "join")
+    graph.add_conditional_edges("join", lambda state: ["a", "b"] if len(state["lines"]) < steps else END)
+    return graph
+
+
+async def count_of(store: Persistence[Any, Any], table: str, thread_id: str) -> int:
+    [[count]] = await run_sql(store, f"SELECT count(*) FROM {table} WHERE thread_id = :id", id=thread_id)
+    return int(count)
+
+
+@pytest.mark.parametrize("durability", ["sync", "exit"])
+async def test_the_history_of_a_delta_channel_is_that_of_langgraphs_own_walk(
+    saver: PersistenceSaver, config: Any, durability: Any
+) -> None:
+    graph = logger(9).compile(checkpointer=saver)
+    await graph.ainvoke({"lines": ["first"], "rare": [], "count": 0}, config, durability=durability)
+    await graph.ainvoke({"lines": ["second"]}, config, durability=durability)
+
+    for state in [state async for state in saver.alist(config)]:
+        expected = await BaseCheckpointSaver.aget_delta_channel_history(
+            saver, config=state.config, channels=["lines", "rare", "count", "none"]
+        )
+        found = await saver.aget_delta_channel_history(config=state.config, channels=["lines", "rare", "count", "none"])
+        assert found == expected
+
+
+@pytest.mark.parametrize("durability", ["sync", "exit"])
+@pytest.mark.parametrize("steps", [3, 5, 9])
+async def test_a_pruned_graph_with_delta_channels_goes_on_as_before(
+    persistence: Persistence[str, str], saver: PersistenceSaver, config: Any, durability: Any, steps: int
+) -> None:
+    graph = logger(steps).compile(checkpointer=saver)
+    await graph.ainvoke({"lines": ["first"], "rare": [], "count": 0}, config, durability=durability)
+    before = await graph.aget_state(config)
+    thread_id = config["configurable"]["thread_id"]
+
+    await saver.aprune([thread_id])
+    await saver.aprune([thread_id])  # what it keeps is enough for itself
+
+    after = await graph.aget_state(config)
+    assert after.values == before.values
+    assert await count_of(persistence, "graph_checkpoints", thread_id) == 1
+    more = await graph.ainvoke({"lines": ["second"]}, config, durability=durability)
+    assert more["lines"][: len(before.values["lines"]) + 1] == [*before.values["lines"], "second"]
+    assert (await graph.aget_state(config)).values == more
+
+
+async def test_pruning_leaves_nothing_that_nobody_can_read(
+    persistence: Persistence[str, str], saver: PersistenceSaver, config: Any
+) -> None:
+    class Draft(TypedDict):
+        text: str
+
+    graph = StateGraph(Draft)
+    graph.add_node("write", lambda state: {"text": letters(3000, seed=len(state["text"]))})
+    graph.add_edge(START, "write")
+    compiled = graph.compile(checkpointer=saver)
+    for number in range(5):
+        await compiled.ainvoke({"text": "x" * number}, config)
+    thread_id = config["configurable"]["thread_id"]
+    before = await compiled.aget_state(config)
+
+    await saver.aprune([thread_id, "no such thread"])
+
+    assert (await compiled.aget_state(config)).values == before.values
+    assert await count_of(persistence, "graph_values", thread_id) == 1
+
+
+async def test_a_subgraphs_calls_go_with_the_checkpoints_that_made_them(saver: PersistenceSaver, config: Any) -> None:
+    thread_id = config["configurable"]["thread_id"]
+    root = await put(saver, config, {"n": 1})
+    roots = root["configurable"]["checkpoint_id"]
+    await put(
+        saver,
+        config_of(thread_id) | {"configurable": {"thread_id": thread_id, "checkpoint_ns": "sub:1"}},
+        {"n": 2},
+        metadata={"parents": {"": roots}},
+    )
+    last = await put(saver, root, {"n": 3})
+    await put(
+        saver,
+        {"configurable": {"thread_id": thread_id, "checkpoint_ns": "sub:2"}},
+        {"n": 4},
+        metadata={"parents": {"": last["configurable"]["checkpoint_id"]}},
+    )
+
+    await saver.aprune([thread_id])
+
+    left = [
+        one.config["configurable"]["checkpoint_ns"]
+        async for one in saver.alist({"configurable": {"thread_id": thread_id}})
+    ]
+    assert sorted(left) == ["", "sub:2"]
+
+
+async def test_what_is_written_at_a_checkpoint_on_its_way_survives_pruning(
+    saver: PersistenceSaver, config: Any
+) -> None:
+    thread_id = config["configurable"]["thread_id"]
+    stored = await put(saver, config, {"n": 1})
+    coming = config_of(thread_id, checkpoint_id="ffff")
+    await saver.aput_writes(coming, [("n", "x" * 99)], "task")
+
+    await saver.aprune([thread_id])
+    await saver.aput_writes(stored, [("n", 2)], "task")
+
+    record = await saver.aget_tuple(config)
+    assert record is not None
+    assert record.pending_writes == [("task", "n", 2)]
+    from checkpoints import checkpoint_with  # noqa: PLC0415
+
+    late = {**checkpoint_with({"n": 3}), "id": "ffff"}
+    await saver.aput(stored, late, {}, {"n": 2})  # type: ignore[arg-type]  # a dict of a TypedDict
+    found = await saver.aget_tuple(config)
+    assert found is not None
+    assert found.pending_writes == [("task", "n", "x" * 99)]
+
+
+async def test_runs_are_deleted_and_the_others_read_as_before(
+    persistence: Persistence[str, str], saver: PersistenceSaver, config: Any
+) -> None:
+    graph = talker(2).compile(checkpointer=saver)
+    for run, message in enumerate(["one", "two", "three"]):
+        with_run = {**config, "metadata": {"run_id": f"run-{run}"}}
+        await graph.ainvoke({"messages": [HumanMessage(letters(900, seed=run), id=message)]}, with_run)
+    before = {one.config["configurable"]["checkpoint_id"]: one async for one in saver.alist(config)}
+    thread_id = config["configurable"]["thread_id"]
+
+    await saver.adelete_for_runs(["run-0", "run-1"])
+
+    after = {one.config["configurable"]["checkpoint_id"]: one async for one in saver.alist(config)}
+    assert {one.metadata["run_id"] for one in after.values()} == {"run-2"}
+    assert all(one.checkpoint == before[key].checkpoint for key, one in after.items())
+    await saver.adelete_for_runs(["run-2"])
+    assert await count_of(persistence, "graph_values", thread_id) == 0
+
+
+async def test_a_delta_channel_outlives_the_runs_before(saver: PersistenceSaver, config: Any) -> None:
+    graph = logger(3).compile(checkpointer=saver)
+    await graph.ainvoke({"lines": ["first"], "rare": [], "count": 0}, {**config, "metadata": {"run_id": "run-0"}})
+    await graph.ainvoke({"lines": ["second"]}, {**config, "metadata": {"run_id": "run-1"}})
+    before = await graph.aget_state(config)
+
+    await saver.adelete_for_runs(["run-0"])
+
+    assert (await graph.aget_state(config)).values == before.values
+
+
+async def test_a_copy_lives_its_own_life(saver: PersistenceSaver, config: Any) -> None:
+    graph = talker(3).compile(checkpointer=saver)
+    await graph.ainvoke(HELLO, config)
+    source, target = config["configurable"]["thread_id"], str(uuid7())
+    await saver.acopy_thread(source, target)
+    copied = [one.checkpoint async for one in saver.alist(config_of(target))]
+    assert copied == [one.checkpoint async for one in saver.alist(config)]
+
+    await graph.ainvoke({"messages": [AIMessage("more", id="more")]}, config_of(target))
+    await saver.adelete_thread(source)
+
+    messages = (await graph.aget_state(config_of(target))).values["messages"]
+    assert "more" in [message.content for message in messages]
+    assert await values_of(saver, config) is None
+    with pytest.raises(ThreadNotFoundError):
+        await saver.acopy_thread(source, str(uuid7()))
+    with pytest.raises(ThreadExistsError):
+        await saver.acopy_thread(target, target)
+
+
+async def test_readers_see_whole_checkpoints_while_others_prune(saver: PersistenceSaver, config: Any) -> None:
+    thread_id = config["configurable"]["thread_id"]
+    messages = [letters(200, seed=seed) for seed in range(30)]
+    last = await put(saver, config, {"messages": messages[:1]})
+    over = asyncio.Event()
+
+    async def read() -> int:
+        reads = 0
+        while not over.is_set():
+            values = await values_of(saver, config)
+            assert values is not None
+            assert (
+                values["messages"] == messages[-len(values["messages"]) :]
+                or values["messages"] == messages[: len(values["messages"])]
+            )
+            reads += 1
+        return reads
+
+    readers = [asyncio.create_task(read()) for _ in range(3)]
+    for count in range(2, 30):
+        last = await put(saver, last, {"messages": messages[:count]}, metadata={"step": count})
+        await saver.aprune([thread_id])
+    over.set()
+
+    assert all([await reader for reader in readers])

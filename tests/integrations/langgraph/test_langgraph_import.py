@@ -1,0 +1,204 @@
+"""``import-langgraph``: from the tables that LangGraph's own checkpointer has written."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import asyncpg
+import pytest
+from checkpoints import config_of, put
+from langchain_core.messages import HumanMessage
+from langgraph.checkpoint.postgres import PostgresSaver
+from langgraph.types import Command
+from test_langgraph_deleting import logger
+from test_langgraph_graphs import shop
+from typer.testing import CliRunner
+
+from agent_persistence import Persistence, PersistenceSettings, migrate
+from agent_persistence.cli.app import app
+from agent_persistence.graph_import import import_threads, open_tables
+from agent_persistence.integrations.langgraph import PersistenceSaver
+
+
+def fill(url: str) -> dict[str, Any]:
+    """Have LangGraph's own checkpointer write two threads; return what it reads of them."""
+    with PostgresSaver.from_conn_string(url) as theirs:
+        theirs.setup()
+        graph = shop().compile(checkpointer=theirs)
+        config: Any = {"configurable": {"thread_id": "t-shop", "user_id": "ada"}}
+        graph.invoke({"messages": [HumanMessage("a bike", id="h-1")]}, config)
+        graph.invoke(Command(resume=True), config)
+        delta = logger(9).compile(checkpointer=theirs)
+        delta.invoke({"lines": ["first"], "rare": [], "count": 0}, config_of("t-delta"))
+        return {"shop": list(theirs.list(config)), "delta": delta.get_state(config_of("t-delta")).values}
+
+
+def plain(listed: list[Any]) -> list[Any]:
+    """Checkpoints without the order in which dicts have their keys, and in one order."""
+    rows = [
+        (
+            one.config["configurable"]["checkpoint_ns"],
+            one.checkpoint,
+            one.metadata,
+            one.parent_config,
+            one.pending_writes,
+        )
+        for one in listed
+    ]
+    return sorted(rows, key=lambda row: (row[0], row[1]["id"]))
+
+
+@pytest.fixture
+def database(make_database: Callable[[], Awaitable[str]]) -> str:
+    return asyncio.run(make_database())
+
+
+@pytest.fixture
+def command(database: str) -> Callable[..., Any]:
+    def run(*arguments: str) -> Any:
+        line = ["import-langgraph", "--from", database, *arguments]
+        return CliRunner().invoke(app, line, env={"PERSISTENCE_DATABASE_URL": database})
+
+    return run
+
+
+def test_a_graph_goes_on_from_what_was_imported(database: str, command: Callable[..., Any]) -> None:
+    before = fill(database)
+    settings = PersistenceSettings(_env_file=None, database_url=database)  # type: ignore[call-arg]  # pydantic-settings' own keyword
+    asyncio.run(migrate.upgrade(settings))
+
+    first = command("--user", "import", "--user-key", "user_id")
+    again = command("--user", "import", "--user-key", "user_id", "--json")
+
+    assert first.exit_code == 0, first.stderr
+    assert "2 threads" in first.stderr
+    assert "all equal" in first.stderr
+    counted = json.loads(again.stdout)
+    assert (counted["threads"], counted["added"], counted["differing"], counted["refused"]) == (2, 0, 0, [])
+    assert counted["checkpoints"] > 10
+    with PersistenceSaver(Persistence(settings), user_id="ada") as ours:
+        listed = list(ours.list({"configurable": {"thread_id": "t-shop"}}))
+        graph = shop().compile(checkpointer=ours)
+        result = graph.invoke(Command(resume="Rome"), {"configurable": {"thread_id": "t-shop"}})
+        delta = logger(9).compile(checkpointer=ours.for_user("import"))
+        state = delta.get_state({"configurable": {"thread_id": "t-delta"}}).values
+    for mine, theirs in zip(plain(listed), plain(before["shop"]), strict=True):
+        assert mine[:3] == theirs[:3]
+        assert mine[4] == theirs[4]
+    assert result["notes"][-1] == "label: Rome"
+    assert state == before["delta"]
+
+
+def test_what_comes_later_is_added(database: str, command: Callable[..., Any]) -> None:
+    settings = PersistenceSettings(_env_file=None, database_url=database)  # type: ignore[call-arg]  # pydantic-settings' own keyword
+    asyncio.run(migrate.upgrade(settings))
+    with PostgresSaver.from_conn_string(database) as theirs:
+        theirs.setup()
+        graph = logger(2).compile(checkpointer=theirs)
+        graph.invoke({"lines": ["first"], "rare": [], "count": 0}, config_of("t-1"))
+        first = command("--user", "u-1")
+        graph.invoke({"lines": ["second"]}, config_of("t-1"))
+        latest = theirs.get_tuple(config_of("t-1"))
+        theirs.put_writes(latest.config, [("rare", ["late"])], "00000000-0000-0000-0000-000000000001")  # type: ignore[union-attr]  # it is there
+        theirs.put_writes(config_of("t-1", checkpoint_id="none"), [("rare", ["lost"])], "task")
+        expected = theirs.get_tuple(config_of("t-1"))
+
+    second = command("--user", "u-1", "--json")
+    third = command("--user", "u-1", "--json")
+
+    assert (first.exit_code, second.exit_code, third.exit_code) == (0, 0, 0)
+    assert json.loads(second.stdout)["added"] > 0
+    assert json.loads(third.stdout)["added"] == 0
+    with PersistenceSaver(Persistence(settings), user_id="u-1") as ours:
+        found = ours.get_tuple(config_of("t-1"))
+    assert found is not None
+    assert expected is not None
+    assert (found.checkpoint, found.pending_writes) == (expected.checkpoint, expected.pending_writes)
+
+
+def test_a_thread_that_cannot_be_imported_is_named_and_the_others_go_on(
+    database: str, command: Callable[..., Any]
+) -> None:
+    settings = PersistenceSettings(_env_file=None, database_url=database)  # type: ignore[call-arg]  # pydantic-settings' own keyword
+    asyncio.run(migrate.upgrade(settings))
+
+    async def somebody_elses() -> None:
+        async with Persistence(settings) as persistence:
+            await persistence.threads.create(thread_id="taken", user_id="somebody else")
+
+    asyncio.run(somebody_elses())
+    with PostgresSaver.from_conn_string(database) as theirs:
+        theirs.setup()
+        graph = logger(2).compile(checkpointer=theirs)
+        for thread_id in ("taken", "free", "\x07"):
+            graph.invoke({"lines": ["first"], "rare": [], "count": 0}, config_of(thread_id))
+
+    result = command("--user", "u-1", "--json")
+
+    counted = json.loads(result.stdout)
+    assert result.exit_code == 1
+    assert counted["threads"] == 1
+    assert sorted(one["thread_id"] for one in counted["refused"]) == ["\x07", "taken"]
+    assert command("--user-key", "user_id").exit_code == 1
+    assert command().exit_code == 2
+
+
+def test_a_difference_is_counted_and_left_alone(database: str, command: Callable[..., Any]) -> None:
+    fill(database)
+    asyncio.run(migrate.upgrade(PersistenceSettings(_env_file=None, database_url=database)))  # type: ignore[call-arg]  # pydantic-settings' own keyword
+    command("--user", "u-1")
+
+    async def change() -> None:
+        connection = await asyncpg.connect(database)
+        await connection.execute("UPDATE checkpoints SET metadata = '{\"step\": 99}' WHERE thread_id = 't-delta'")
+        await connection.close()
+
+    asyncio.run(change())
+    result = command("--user", "u-1", "--json")
+
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["differing"] > 0
+
+
+def test_a_database_without_the_tables_says_so(command: Callable[..., Any], database: str) -> None:
+    asyncio.run(migrate.upgrade(PersistenceSettings(_env_file=None, database_url=database)))  # type: ignore[call-arg]  # pydantic-settings' own keyword
+
+    result = command("--user", "u-1")
+
+    assert result.exit_code == 2
+    assert "checkpoint_writes" in result.stderr
+
+
+async def test_pending_sends_of_old_checkpoints_are_found_where_new_ones_look(
+    make_database: Callable[[], Awaitable[str]], persistence: Persistence[str, str], user_id: str
+) -> None:
+    url = await make_database()
+    send = {"old": "send"}
+
+    def fill_old() -> None:
+        with PostgresSaver.from_conn_string(url) as theirs:
+            theirs.setup()
+            old: Any = {
+                "v": 3,
+                "ts": "",
+                "id": "1",
+                "channel_values": {},
+                "channel_versions": {"a": 1},
+                "versions_seen": {},
+            }
+            stored = theirs.put(config_of("t-old"), old, {}, {"a": 1})
+            theirs.put_writes(stored, [("__pregel_tasks", send)], "task")
+            theirs.put(stored, {**old, "id": "2"}, {}, {})
+
+    await asyncio.to_thread(fill_old)
+    async with open_tables(url) as tables:
+        imported = [one async for one in import_threads(tables, persistence, owner_of=lambda _: user_id)]
+
+    found = await PersistenceSaver(persistence, user_id=user_id).aget_tuple(config_of("t-old"))
+    assert [(one.checkpoints, one.differing, one.refusal) for one in imported] == [(2, 0, None)]
+    assert found is not None
+    assert found.checkpoint["channel_values"] == {"__pregel_tasks": [send]}
+    await put(PersistenceSaver(persistence, user_id=user_id), found.config, {"a": 2}, versions={"a": 2})

@@ -1,0 +1,198 @@
+"""Any sequence of channel values, and any deleting and copying of it: what is kept reads back equal."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from typing import Any
+
+from checkpoints import checkpoint_with, config_of
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+
+from agent_persistence import Persistence, PersistenceSettings
+from agent_persistence.graph_import.msgpack import items_of
+from agent_persistence.ids import uuid7
+from agent_persistence.integrations.langgraph import PersistenceSaver
+from agent_persistence.integrations.langgraph.surrogates import dump_blob, load_blob
+from agent_persistence.repositories.checkpoints.blobs import fingerprint, pack, pack_like, unpack
+from agent_persistence.repositories.checkpoints.cells import StoredItem
+from agent_persistence.repositories.checkpoints.refs import ListRef, Refs, Span, lay_out, read_refs, write_refs
+
+SERDE = JsonPlusSerializer()
+CHANNELS = ["messages", "notes", "state"]
+
+scalars = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**63), 2**64 - 1),
+    st.floats(allow_nan=False),
+    st.text(st.characters(exclude_categories=()), max_size=9),
+    st.binary(max_size=90),
+)
+values = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+)
+few_items = st.sampled_from(["a", "b" * 80, "c" * 80, {"id": 1, "text": "d" * 90}, None, 7])
+lists = st.lists(few_items, max_size=8)
+
+edits = st.tuples(
+    st.sampled_from(["append", "insert", "remove", "replace", "set", "keep", "drop"]),
+    st.sampled_from(CHANNELS),
+    st.integers(0, 8),
+    st.one_of(few_items, values),
+)
+steps = st.one_of(
+    st.tuples(st.just("put"), st.integers(0, 30), st.lists(edits, min_size=1, max_size=3), st.booleans()),
+    st.tuples(st.sampled_from(["prune", "copy", "delete_run"]), st.integers(0, 3), st.just([]), st.just(value=False)),
+)
+
+
+def edited(state: dict[str, Any], change: tuple[str, str, int, Any]) -> None:
+    kind, channel, place, item = change
+    items = state.get(channel)
+    if kind == "set":
+        state[channel] = item
+    elif kind == "drop":
+        state.pop(channel, None)
+    elif kind == "keep" or not isinstance(items, list):
+        state.setdefault(channel, [item])
+    elif kind == "append":
+        state[channel] = [*items, item]
+    elif kind == "insert":
+        state[channel] = [*items[:place], item, *items[place:]]
+    else:
+        state[channel] = items[:place] + ([item] if kind == "replace" else []) + items[place + 1 :]
+
+
+class Model:
+    """Threads as they should read: for each checkpoint its parent, its values, its versions and its run."""
+
+    def __init__(self, saver: PersistenceSaver) -> None:
+        self.saver = saver
+        self.salt = str(uuid7())
+        self.copied = False
+        self.threads: dict[str, dict[str, tuple[dict[str, Any], dict[str, int], str]]] = {str(uuid7()): {}}
+
+    async def put(self, choice: int, changes: list[Any], *, writes_first: bool) -> None:
+        thread_id = list(self.threads)[choice % len(self.threads)]
+        checkpoints = self.threads[thread_id]
+        parent = sorted(checkpoints)[choice % len(checkpoints)] if checkpoints else None
+        state, versions, _ = copy.deepcopy(checkpoints[parent]) if parent else ({}, {}, "")
+        before = copy.deepcopy(state)
+        for change in changes:
+            edited(state, change)
+        changed = [name for name in CHANNELS if name in state and (name not in before or before[name] != state[name])]
+        changed += [name for name in before if name not in state]
+        new = {name: versions.get(name, 0) + 1 for name in changed}
+        versions |= new
+        config = config_of(thread_id, checkpoint_id=parent)
+        if parent and writes_first:
+            tail = [
+                (name, state[name][-2:] if isinstance(state[name], list) else state[name])
+                for name in changed
+                if name in state
+            ]
+            await self.saver.aput_writes(config, tail, f"task-{choice}")
+        checkpoint = checkpoint_with(state, versions)
+        run = f"run-{choice % 3}"
+        await self.saver.aput(config, checkpoint, {"run_id": run + self.salt}, dict(new))
+        checkpoints[checkpoint["id"]] = (state, versions, run)
+
+    async def prune(self, choice: int) -> None:
+        thread_id = list(self.threads)[choice % len(self.threads)]
+        await self.saver.aprune([thread_id])
+        if checkpoints := self.threads[thread_id]:
+            self.threads[thread_id] = {max(checkpoints): checkpoints[max(checkpoints)]}
+
+    async def delete_run(self, choice: int) -> None:
+        run = f"run-{choice}"
+        await self.saver.adelete_for_runs([run + self.salt])
+        for thread_id, checkpoints in self.threads.items():
+            self.threads[thread_id] = {key: one for key, one in checkpoints.items() if one[2] != run}
+
+    async def copy(self, choice: int) -> None:
+        source = list(self.threads)[choice % len(self.threads)]
+        if not self.threads[source] or self.copied:
+            return
+        self.copied = True
+        target = str(uuid7())
+        await self.saver.acopy_thread(source, target)
+        self.threads[target] = copy.deepcopy(self.threads[source])
+
+    async def check(self) -> None:
+        for thread_id, expected in self.threads.items():
+            found = {
+                one.checkpoint["id"]: one.checkpoint["channel_values"]
+                async for one in self.saver.alist({"configurable": {"thread_id": thread_id}})
+            }
+            assert found == {key: state for key, (state, _, _) in expected.items()}
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(script=st.lists(steps, min_size=3, max_size=14))
+def test_every_checkpoint_that_is_kept_reads_back_equal(script: list[Any], plain_settings: PersistenceSettings) -> None:
+    async def play() -> None:
+        async with Persistence(plain_settings) as persistence:
+            model = Model(PersistenceSaver(persistence, user_id=str(uuid7())))
+            for kind, choice, changes, flag in script:
+                if kind == "put":
+                    await model.put(choice, changes, writes_first=flag)
+                else:
+                    await getattr(model, kind)(choice)
+            await model.check()
+
+    asyncio.run(play())
+
+
+@given(st.lists(st.tuples(st.lists(st.sampled_from("abcdef"), max_size=12)), min_size=1, max_size=6))
+def test_spans_lead_from_what_is_stored_to_each_version_of_a_list(versions: list[Any]) -> None:
+    stored: list[str] = []
+    for (wanted,) in versions:
+        known = [StoredItem((place, 0), "", 1, print_) for place, print_ in enumerate(stored)]
+
+        layout = lay_out(wanted, known)
+
+        stored += [wanted[place] for place in layout.added]
+        spans = layout.spans([(place, 0) for place in range(len(stored))])
+        read = [stored[place] for span in spans for place in range(span.first[0], span.last[0] + 1)]
+        assert read == wanted
+
+
+places = st.tuples(st.integers(0, 2**62), st.integers(0, 2**31))
+
+
+@given(st.dictionaries(st.text(max_size=5), st.lists(st.builds(Span, places, places), max_size=5), max_size=3))
+def test_references_come_back_equal(spans: dict[str, list[Span]]) -> None:
+    refs = Refs({channel: ListRef(len(found), found) for channel, found in spans.items()}, {})
+
+    assert read_refs(write_refs(refs)) == refs
+
+
+@given(st.binary(max_size=400), st.lists(st.binary(max_size=300), min_size=1, max_size=3), st.booleans())
+def test_packed_bytes_come_back_equal(content: bytes, others: list[bytes], repeat: bool) -> None:
+    bases = dict(enumerate([*others, content] if repeat else others))
+
+    assert unpack(pack(content)) == content
+    assert unpack(pack_like(content, bases), bases) == content
+
+
+@given(values)
+def test_any_value_of_plain_python_comes_back_equal(value: Any) -> None:
+    assert load_blob(SERDE, dump_blob(SERDE, value)) == value
+
+
+@given(st.lists(values, max_size=20))
+def test_a_msgpack_array_is_cut_into_what_it_is_made_of(items: list[Any]) -> None:
+    kind, packed = SERDE.dumps_typed(items)
+
+    cut = items_of(packed)
+
+    assert cut is not None
+    assert packed.endswith(b"".join(cut))
+    assert [SERDE.loads_typed((kind, item)) for item in cut] == SERDE.loads_typed((kind, packed))
+
+
+def test_a_blob_is_told_from_every_other() -> None:
+    assert len({fingerprint(blob) for blob in [("a", b"b"), ("ab", b""), ("a", b"c"), ("", b"ab")]}) == 4

@@ -1,0 +1,486 @@
+"""``PersistenceSaver``: what it gives back, to whom, and in which thread and event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from checkpoints import checkpoint_with, config_of, put, values_of
+from langchain_core.messages import HumanMessage
+from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+from sqlalchemy import text
+
+from agent_persistence import (
+    ANY_USER,
+    CheckpointingDisabledError,
+    ClosedError,
+    InvalidInput,
+    Persistence,
+    SyncInLoopError,
+    ThreadExistsError,
+    ThreadNotFoundError,
+    WrongLoopError,
+)
+from agent_persistence.ids import uuid7
+from agent_persistence.integrations.langgraph import PersistenceSaver
+from agent_persistence.repositories.checkpoints.records import CheckpointQuery
+
+STRANGE = "nul \0, half \ud800, \u2028"
+
+
+def strange_values() -> dict[str, Any]:
+    return {
+        "text": STRANGE,
+        "long": STRANGE * 100,
+        "float": -math.inf,
+        "key": {STRANGE: [math.inf, {STRANGE: None}]},
+        "list": [STRANGE, 2**63, b"\0", HumanMessage(STRANGE, id=STRANGE), [], {}, None, "", -0.0],
+        "numbers": [1, 2.5, None, True],
+        "none": None,
+        "empty": [],
+        "bytes": b"\0" * 200,
+    }
+
+
+async def test_any_value_and_any_metadata_come_back_equal(saver: PersistenceSaver, config: Any) -> None:
+    values = strange_values()
+    metadata: Any = {"source": "loop", "step": 1, "note": STRANGE, STRANGE: STRANGE}
+
+    stored = await put(saver, config, values, metadata=metadata)
+    await saver.aput_writes(stored, list(values.items()), "task", "path")
+
+    found = await saver.aget_tuple(config)
+    assert found is not None
+    assert found.checkpoint["channel_values"] == values
+    assert [(channel, value) for _, channel, value in found.pending_writes or ()] == list(values.items())
+    assert found.metadata == metadata
+
+
+async def test_nan_comes_back_as_nan(saver: PersistenceSaver, config: Any) -> None:
+    await put(saver, config, {"score": math.nan, "scores": [math.nan]}, metadata={"score": math.nan})
+
+    found = await saver.aget_tuple(config)
+
+    assert found is not None
+    values = found.checkpoint["channel_values"]
+    assert [math.isnan(one) for one in (values["score"], values["scores"][0], found.metadata["score"])] == [True] * 3
+
+
+async def test_a_filter_finds_what_json_can_hold(saver: PersistenceSaver, config: Any) -> None:
+    await put(saver, config, {}, metadata={"note": STRANGE, "step": 1, "raw": b"1"})
+    await put(saver, config, {}, metadata={"note": "plain", "step": 2})
+
+    found = [one.metadata["step"] async for one in saver.alist(config, filter={"note": STRANGE})]
+    both = [one.metadata["step"] async for one in saver.alist(config, filter={"step": 2, "note": "plain"})]
+
+    assert (found, both) == ([1], [2])
+
+
+async def test_what_config_and_metadata_say_can_be_filtered_by(saver: PersistenceSaver, config: Any) -> None:
+    config["metadata"] = {"tenant": "t\0"}
+    config["configurable"]["model"] = "m-1"
+    await put(saver, config, {}, metadata={"step": 1})
+
+    found = [one.metadata async for one in saver.alist(config, filter={"model": "m-1"})]
+
+    assert found == [{"step": 1, "tenant": "t\0", "model": "m-1"}]
+
+
+async def test_a_long_list_is_read_page_by_page(saver: PersistenceSaver, config: Any) -> None:
+    last = config
+    for step in range(45):
+        last = await put(saver, last, {"n": step}, metadata={"step": step})
+
+    listed = saver.alist(config)
+    first = await anext(listed)
+    rest = [one.metadata["step"] async for one in listed]
+    limited = [one.metadata["step"] async for one in saver.alist(config, limit=42)]
+    before = [one.metadata["step"] async for one in saver.alist(config, before=first.config, limit=2)]
+
+    assert [first.metadata["step"], *rest] == list(reversed(range(45)))
+    assert limited == list(reversed(range(3, 45)))
+    assert before == [43, 42]
+
+
+async def test_all_threads_of_an_owner_can_be_listed(saver: PersistenceSaver) -> None:
+    configs = [config_of(str(uuid7())) for _ in range(3)]
+    for config in configs:
+        await put(saver, config, {"n": 1})
+
+    listed = [one.config["configurable"]["thread_id"] async for one in saver.alist(None)]
+
+    assert sorted(listed) == sorted(config["configurable"]["thread_id"] for config in configs)
+
+
+# --- whose it is ---
+
+
+async def test_what_belongs_to_somebody_else_does_not_exist(
+    persistence: Persistence[str, str], saver: PersistenceSaver, config: Any
+) -> None:
+    stored = await put(saver, config, {"messages": ["mine"]}, metadata={"run_id": "r-1"})
+    other = saver.for_user("somebody else")
+    thread_id = config["configurable"]["thread_id"]
+
+    assert await other.aget_tuple(config) is None
+    assert [one async for one in other.alist(config)] == []
+    assert [one async for one in other.alist(None)] == []
+    assert await other.aget_delta_channel_history(config=stored, channels=["messages"]) == {"messages": {"writes": []}}
+    for forger, refusal in (("somebody else", ThreadExistsError), ("a third", ThreadNotFoundError)):
+        with pytest.raises(refusal):
+            await put(saver.for_user(forger), stored, {"messages": ["forged"]})
+        with pytest.raises(refusal):
+            await saver.for_user(forger).aput_writes(stored, [("messages", ["forged"])], "task")
+    with pytest.raises(ThreadExistsError):
+        await put(saver.for_user("a fourth"), config, {"messages": ["forged"]})
+    with pytest.raises(ThreadNotFoundError):
+        await other.acopy_thread(thread_id, str(uuid7()))
+    await other.aprune([thread_id], strategy="delete")
+    await other.adelete_for_runs(["r-1"])
+    await other.adelete_thread(thread_id)
+    assert await values_of(saver, config) == {"messages": ["mine"]}
+    assert await values_of(PersistenceSaver(persistence, user_id=ANY_USER), config) == {"messages": ["mine"]}
+
+
+async def test_each_config_may_say_whose_its_thread_is(persistence: Persistence[str, str]) -> None:
+    saver = PersistenceSaver(persistence)
+    configs = {user: config_of(str(uuid7()), user_id=user) for user in ("ada", "eve")}
+    for user, config in configs.items():
+        await put(saver, config, {"name": user})
+
+    found = {user: await saver.aget_tuple(config) for user, config in configs.items()}
+
+    assert {user: one and one.checkpoint["channel_values"] for user, one in found.items()} == {
+        user: {"name": user} for user in configs
+    }
+    assert all(one and one.config["configurable"]["user_id"] == user for user, one in found.items())
+    stolen = config_of(configs["ada"]["configurable"]["thread_id"], user_id="eve")
+    assert await saver.aget_tuple(stolen) is None
+    with pytest.raises(InvalidInput, match="user_id"):
+        await saver.aget_tuple(config_of("t-1"))
+    with pytest.raises(InvalidInput, match="for_user"):
+        await saver.adelete_thread("t-1")
+
+
+async def test_an_archived_thread_goes_on(
+    persistence: Persistence[str, str], saver: PersistenceSaver, config: Any, user_id: str
+) -> None:
+    stored = await put(saver, config, {"n": 1})
+    archived = await persistence.threads.archive(config["configurable"]["thread_id"], user_id=user_id)
+
+    await put(saver, stored, {"n": 2})
+
+    assert archived.archived
+    assert await values_of(saver, config) == {"n": 2}
+
+
+# --- deleted threads ---
+
+
+async def test_a_late_write_does_not_bring_a_deleted_thread_back(
+    persistence: Persistence[str, str], saver: PersistenceSaver, config: Any, user_id: str
+) -> None:
+    thread_id = config["configurable"]["thread_id"]
+    stored = await put(saver, config, {"messages": ["hello"]})
+    await saver.aget_tuple(config)
+    elsewhere = PersistenceSaver(persistence, user_id=user_id)  # of another process, which knows nothing of the thread
+
+    await saver.adelete_thread(thread_id)
+
+    for late in (saver, elsewhere):
+        with pytest.raises(ThreadNotFoundError):
+            await put(late, stored, {"messages": ["hello", "late"]})
+        with pytest.raises(ThreadNotFoundError):
+            await late.aput_writes(stored, [("messages", ["late"])], "task")
+    with pytest.raises(ThreadNotFoundError):
+        await put(saver, config_of(thread_id, checkpoint_ns="child:1"), {"messages": ["late"]})
+    assert await persistence.threads.get(thread_id, user_id=user_id) is None
+
+
+async def test_a_thread_that_was_deleted_can_be_begun_anew(saver: PersistenceSaver, config: Any) -> None:
+    await put(saver, config, {"n": 1})
+    await saver.adelete_thread(config["configurable"]["thread_id"])
+
+    assert await saver.aget_tuple(config) is None  # as every run begins
+    await put(saver, config, {"n": 2})
+
+    assert await values_of(saver, config) == {"n": 2}
+
+
+async def test_writes_may_come_before_the_first_checkpoint_of_a_new_thread(
+    saver: PersistenceSaver, config: Any
+) -> None:
+    checkpoint = checkpoint_with({"n": 1})
+    assert await saver.aget_tuple(config) is None
+
+    await saver.aput_writes(
+        config_of(config["configurable"]["thread_id"], checkpoint_id=checkpoint["id"]), [("n", 2)], "t"
+    )
+    await saver.aput(config, checkpoint, {}, checkpoint["channel_versions"])
+
+    found = await saver.aget_tuple(config)
+    assert found is not None
+    assert found.pending_writes == [("t", "n", 2)]
+
+
+async def test_deleting_a_thread_deletes_its_messages_too(
+    persistence: Persistence[str, str], saver: PersistenceSaver, config: Any, user_id: str
+) -> None:
+    thread_id = config["configurable"]["thread_id"]
+    await put(saver, config, {"n": 1})
+    await persistence.messages.append(thread_id, {"role": "user", "content": "hi"}, user_id=user_id)
+
+    await saver.adelete_thread(thread_id)
+
+    assert len(await persistence.messages.page(thread_id, user_id=user_id)) == 0
+
+
+# --- several at once ---
+
+
+async def test_threads_do_not_wait_for_each_other(
+    persistence: Persistence[str, str], saver: PersistenceSaver, config: Any, user_id: str
+) -> None:
+    other = config_of(str(uuid7()))
+    stored, elsewhere = await put(saver, config, {"n": 1}), await put(saver, other, {"n": 1})
+
+    async with persistence.begin(user_id=user_id) as uow:
+        await uow.session.execute(
+            text("SELECT 1 FROM threads WHERE thread_id = :id FOR UPDATE"), {"id": config["configurable"]["thread_id"]}
+        )
+        waiting = [asyncio.create_task(put(saver, stored, {"n": 2})) for _ in range(20)]
+        async with asyncio.timeout(5):
+            await asyncio.gather(*(put(saver, elsewhere, {"n": step}) for step in range(10)))
+        held = [task.done() for task in waiting]
+
+    await asyncio.gather(*waiting)
+    assert held == [False] * 20
+
+
+async def test_writers_of_one_thread_lose_nothing(
+    persistence: Persistence[str, str], saver: PersistenceSaver, config: Any, user_id: str
+) -> None:
+    stored = await put(saver, config, {"messages": []})
+    savers = [PersistenceSaver(persistence, user_id=user_id) for _ in range(4)]
+
+    async def write(number: int) -> None:
+        mine = savers[number % 4]
+        await mine.aput_writes(stored, [("messages", [f"{number}" * 99])], f"task-{number:02}")
+        await put(mine, stored, {"messages": [f"{number}" * 99]}, metadata={"n": number})
+
+    await asyncio.gather(*map(write, range(20)))
+
+    children = {
+        one.metadata["n"]: one.checkpoint["channel_values"] async for one in saver.alist(config) if one.metadata
+    }
+    found = await saver.aget_tuple(stored)
+    assert children == {number: {"messages": [f"{number}" * 99]} for number in range(20)}
+    assert found is not None
+    assert found.pending_writes == [(f"task-{number:02}", "messages", [f"{number}" * 99]) for number in range(20)]
+
+
+# --- in which thread and event loop ---
+
+
+async def test_a_sync_call_in_its_own_event_loop_says_what_to_do(saver: PersistenceSaver, config: Any) -> None:
+    await put(saver, config, {"n": 1})
+
+    with pytest.raises(SyncInLoopError, match="async"):
+        saver.get_tuple(config)
+
+
+async def test_sync_calls_from_other_threads_use_the_open_store(saver: PersistenceSaver, config: Any) -> None:
+    await put(saver, config, {"n": 1})
+
+    found = await asyncio.to_thread(saver.get_tuple, config)
+    listed = await asyncio.to_thread(lambda: list(saver.list(config)))
+
+    assert found == await saver.aget_tuple(config)
+    assert listed == [found]
+
+
+async def test_async_calls_from_another_event_loop_are_carried_over(saver: PersistenceSaver, config: Any) -> None:
+    await put(saver, config, {"n": 1})
+
+    found = await asyncio.to_thread(asyncio.run, values_of(saver, config))
+
+    assert found == {"n": 1}
+
+
+async def test_every_sync_method_does_what_its_twin_does(
+    sync_saver: PersistenceSaver, config: Any, threads: Any
+) -> None:
+    thread_id = config["configurable"]["thread_id"]
+
+    def use() -> list[Any]:
+        checkpoint = checkpoint_with({"messages": ["a"]})
+        stored = sync_saver.put(config, checkpoint, {"run_id": "r-1"}, checkpoint["channel_versions"])
+        sync_saver.put_writes(stored, [("messages", ["b"])], "task")
+        seen: list[Any] = [sync_saver.get(config), sync_saver.get_delta_channel_history(config=stored, channels=["x"])]
+        sync_saver.copy_thread(thread_id, f"{thread_id}-copy")
+        sync_saver.prune([thread_id])
+        seen.append(len(list(sync_saver.list(config_of(f"{thread_id}-copy")))))
+        sync_saver.delete_for_runs(["r-1"])
+        seen.append(list(sync_saver.list(None)))
+        sync_saver.delete_thread(thread_id)
+        return seen
+
+    checkpoint, history, copies, left = threads.submit(use).result()
+
+    assert (checkpoint["channel_values"], history, copies, left) == ({"messages": ["a"]}, {"x": {"writes": []}}, 1, [])
+
+
+async def test_a_closed_saver_and_an_event_loop_that_ended_are_refused(
+    settings_for: Any, user_id: str, config: Any, threads: Any
+) -> None:
+    settings = await settings_for()
+    closed = PersistenceSaver(Persistence(settings), user_id=user_id)
+    with closed:
+        threads.submit(closed.get_tuple, config).result()
+    store = Persistence(settings)
+    ended = PersistenceSaver(store, user_id=user_id)
+
+    async def open_and_leave() -> None:
+        async with store:
+            pass
+
+    threads.submit(asyncio.run, open_and_leave()).result()
+
+    with pytest.raises((ClosedError, WrongLoopError)):
+        threads.submit(closed.get_tuple, config).result()
+    with pytest.raises(WrongLoopError):
+        threads.submit(ended.get_tuple, config).result()
+
+
+# --- what is refused ---
+
+
+@pytest.mark.parametrize(
+    ("pair", "thread_id", "refused"),
+    [
+        (("int", "string"), "7", False),
+        (("bigint", "string"), 7, False),
+        (("int", "string"), "07", True),
+        (("int", "string"), "order-7", True),
+        (("uuid", "string"), "0198f0a5-7c5e-7d2a-9b1e-2f6a4d3c1b00", False),
+        (("uuid", "string"), "0198F0A5-7C5E-7D2A-9B1E-2F6A4D3C1B00", True),
+        (("string", "string"), "", True),
+        (("string", "string"), 7, True),
+        (("string", "string"), "nul\0", True),
+    ],
+)
+async def test_a_thread_id_is_one_of_the_databases_kind_or_refused(
+    open_store: Any, pair: Any, thread_id: Any, refused: bool
+) -> None:
+    saver = PersistenceSaver(await open_store(pair), user_id="u-ids")
+    if refused:
+        with pytest.raises(InvalidInput, match="thread_id"):
+            await saver.aget_tuple(config_of(thread_id))
+        return
+
+    await put(saver, config_of(thread_id), {"n": 1})
+    found = await saver.aget_tuple(config_of(thread_id))
+    await saver.adelete_thread(thread_id)
+
+    assert found is not None
+    assert found.config["configurable"]["thread_id"] == thread_id
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"thread_id": None}, "thread_id"),
+        ({"checkpoint_ns": "\0"}, "checkpoint_ns"),
+        ({"checkpoint_id": 7}, "checkpoint_id"),
+    ],
+)
+async def test_what_a_config_says_wrongly_is_named(
+    saver: PersistenceSaver, config: Any, changes: Any, field: str
+) -> None:
+    config["configurable"].update(changes)
+
+    with pytest.raises(InvalidInput, match=field):
+        await saver.aget_tuple(config)
+
+
+async def test_other_mistakes_are_named(saver: PersistenceSaver, config: Any) -> None:
+    for refused, field in (
+        (saver.aprune(["t"], strategy="some"), "strategy"),
+        (saver.aput_writes(config, [("n", 1)], "task"), "checkpoint_id"),
+        (put(saver, config, {"\0": 1}), "channel"),
+        (saver.adelete_for_runs(["\0"]), "run_ids"),
+        (saver.aget_tuple({}), "thread_id"),
+    ):
+        with pytest.raises(InvalidInput, match=field):
+            await refused
+
+
+async def test_nothing_is_saved_where_saving_is_turned_off(settings_for: Any, user_id: str, config: Any) -> None:
+    async with Persistence(await settings_for(enable_checkpointing=False)) as persistence:
+        saver = PersistenceSaver(persistence, user_id=user_id)
+
+        with pytest.raises(CheckpointingDisabledError):
+            await put(saver, config, {"n": 1})
+
+
+# --- serialisers ---
+
+
+async def test_an_encrypted_value_is_stored_encrypted(
+    persistence: Persistence[str, str], user_id: str, config: Any
+) -> None:
+    class Reversing:
+        def encrypt(self, plaintext: bytes) -> tuple[str, bytes]:
+            return "reversed", plaintext[::-1]
+
+        def decrypt(self, ciphername: str, ciphertext: bytes) -> bytes:
+            assert ciphername == "reversed"
+            return ciphertext[::-1]
+
+    saver = PersistenceSaver(persistence, user_id=user_id, serde=EncryptedSerializer(Reversing()))
+    stored = await put(saver, config, {"messages": ["secret" * 40]})
+    await saver.aput_writes(stored, [("messages", ["secret" * 40])], "task")
+
+    assert await values_of(saver, config) == {"messages": ["secret" * 40]}
+    [record] = await persistence.checkpoints.page(
+        CheckpointQuery(config["configurable"]["thread_id"]), user_id=user_id, limit=1
+    )
+    assert record.channels["messages"][0] == "msgpack+reversed"
+
+
+async def test_an_allowlist_makes_another_saver_over_the_same_rows(
+    persistence: Persistence[str, str], saver: PersistenceSaver, config: Any, user_id: str
+) -> None:
+    await put(saver, config, {"n": 1})
+
+    own = JsonPlusSerializer(allowed_msgpack_modules=[])
+    strict = PersistenceSaver(persistence, user_id=user_id, serde=own).with_allowlist([("checkpoints", "Order")])
+
+    assert type(strict) is PersistenceSaver
+    assert await values_of(strict, config) == {"n": 1}
+
+
+def test_without_the_extra_it_says_what_to_install() -> None:
+    program = """
+import sys
+sys.modules["langgraph"] = None
+try:
+    import agent_persistence.integrations.langgraph
+except ImportError as error:
+    print(error)
+"""
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+
+    assert "agent-persistence[langgraph]" in said
+
+
+def test_versions_go_on_as_they_began(saver: PersistenceSaver) -> None:
+    text_version = saver.get_next_version("00000000000000000000000000000009.0.123", None)
+
+    assert [saver.get_next_version(None, None), saver.get_next_version(41, None)] == [1, 42]
+    assert text_version.startswith("00000000000000000000000000000010.")
