@@ -61,6 +61,26 @@ async def test_any_value_and_any_metadata_come_back_equal(saver: PersistenceSave
     assert found.metadata == metadata
 
 
+async def test_lists_of_large_items_come_back_equal_with_what_lies_beside_them(
+    saver: PersistenceSaver, config: Any
+) -> None:
+    large = ["x" * 50_000, "y", "z" * 150_000, "", *["w" * 9_000] * 20]
+    values: dict[str, Any] = {"first": 1, "messages": large, "flag": True, "others": large[::-1], "last": "end"}
+
+    stored = await put(saver, config, values)
+    await saver.aput_writes(stored, list(values.items()), "task")
+    await saver.aput_writes(stored, [("first", 2), ("messages", ["again"])], "task")  # the task is run once more
+    changed = {**values, "messages": [*large[1:], "more"], "others": large[:-7] + large[3:5]}
+    await put(saver, stored, changed, versions=dict.fromkeys(values, 2))
+
+    before, after = await saver.aget_tuple(stored), await saver.aget_tuple(config)
+    assert before is not None
+    assert after is not None
+    assert before.checkpoint["channel_values"] == values
+    assert [(channel, value) for _, channel, value in before.pending_writes or ()] == list(values.items())
+    assert after.checkpoint["channel_values"] == changed
+
+
 async def test_nan_comes_back_as_nan(saver: PersistenceSaver, config: Any) -> None:
     await put(saver, config, {"score": math.nan, "scores": [math.nan]}, metadata={"score": math.nan})
 
