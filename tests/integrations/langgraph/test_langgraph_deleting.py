@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated, Any
 
 import pytest
@@ -18,6 +17,7 @@ from typing_extensions import TypedDict
 from agent_persistence import Persistence, ThreadExistsError, ThreadNotFoundError
 from agent_persistence.ids import uuid7
 from agent_persistence.integrations.langgraph import PersistenceSaver
+from agent_persistence.repositories.checkpoints.reading import Reading
 
 
 def extend(state: list[str], writes: list[list[str]]) -> list[str]:
@@ -104,6 +104,27 @@ async def test_pruning_leaves_nothing_that_nobody_can_read(
 
     assert (await compiled.aget_state(config)).values == before.values
     assert await count_of(persistence, "graph_values", thread_id) == 1
+
+
+async def test_what_is_stored_as_a_difference_outlives_the_checkpoint_that_it_differs_from(
+    persistence: Persistence[str, str], saver: PersistenceSaver, config: Any
+) -> None:
+    said = [AIMessage(letters(2000, seed=seed)) for seed in range(3)]
+    kept = [message.model_copy(update={"id": f"m-{place}"}) for place, message in enumerate(said)]
+    first = await put(saver, config, {"messages": kept[:1]})
+    await saver.aput_writes(first, [("messages", said[1:])], "task")  # the channel gives them their ids
+    await put(saver, first, {"messages": kept}, versions={"messages": 2})
+    [[stored]] = await run_sql(
+        persistence,
+        "SELECT sum(length(content)) FROM graph_values WHERE thread_id = :id",
+        id=config["configurable"]["thread_id"],
+    )
+
+    await saver.aprune([config["configurable"]["thread_id"]])
+
+    assert await values_of(saver, config) == {"messages": kept}
+    assert stored < 3 * 2000
+    assert await count_of(persistence, "graph_values", config["configurable"]["thread_id"]) == 3
 
 
 async def test_a_subgraphs_calls_go_with_the_checkpoints_that_made_them(saver: PersistenceSaver, config: Any) -> None:
@@ -206,28 +227,22 @@ async def test_a_copy_lives_its_own_life(saver: PersistenceSaver, config: Any) -
         await saver.acopy_thread(target, target)
 
 
-async def test_readers_see_whole_checkpoints_while_others_prune(saver: PersistenceSaver, config: Any) -> None:
-    thread_id = config["configurable"]["thread_id"]
-    messages = [letters(200, seed=seed) for seed in range(30)]
-    last = await put(saver, config, {"messages": messages[:1]})
-    over = asyncio.Event()
+async def test_a_checkpoint_that_is_deleted_while_it_is_read_is_not_seen_in_part(
+    saver: PersistenceSaver, config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    messages = [letters(200, seed=seed) for seed in range(6)]
+    stored = config
+    for number in range(1, 5):  # one row a message
+        stored = await put(saver, stored, {"messages": messages[:number]}, versions={"messages": number})
+    fill = Reading._fill  # noqa: SLF001 - between both statements of a read
 
-    async def read() -> int:
-        reads = 0
-        while not over.is_set():
-            values = await values_of(saver, config)
-            assert values is not None
-            assert (
-                values["messages"] == messages[-len(values["messages"]) :]
-                or values["messages"] == messages[: len(values["messages"])]
-            )
-            reads += 1
-        return reads
+    async def fill_late(*arguments: Any) -> None:
+        """Whoever reads references meets somebody who deletes what they refer to."""
+        monkeypatch.setattr(Reading, "_fill", fill)
+        await put(saver, stored, {"messages": messages[2:]}, versions={"messages": 5})
+        await saver.aprune([config["configurable"]["thread_id"]])
+        await fill(*arguments)
 
-    readers = [asyncio.create_task(read()) for _ in range(3)]
-    for count in range(2, 30):
-        last = await put(saver, last, {"messages": messages[:count]}, metadata={"step": count})
-        await saver.aprune([thread_id])
-    over.set()
+    monkeypatch.setattr(Reading, "_fill", fill_late)
 
-    assert all([await reader for reader in readers])
+    assert await values_of(saver, config) == {"messages": messages[2:]}
