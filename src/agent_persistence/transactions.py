@@ -31,8 +31,8 @@ from agent_persistence.leases import Leases
 from agent_persistence.models import Models
 from agent_persistence.records import ANY_USER, AnyUser, MessageRecord, NewThread, StateRecord
 from agent_persistence.repositories import (
-    EntityRepository,
     CheckpointRepository,
+    EntityRepository,
     Limits,
     MessageRepository,
     StateRepository,
