@@ -42,7 +42,7 @@ def new_rows(models: Models[Any, Any], columns: dict[str, TypeEngine[Any]], *, o
     return func.unnest(*parameters.values()).table_valued(*names, with_ordinality="place").render_derived(name="new")
 
 
-def locked_threads(models: Models[Any, Any], thread: Table, *, of_anybody: bool, waits: bool, one: bool) -> CTE:
+def locked_threads(models: Models[Any, Any], thread: Table, *, of_anybody: bool, waits: bool, one: bool = False) -> CTE:
     """Lock the threads' rows until the transaction ends; those of other owners are not among them.
 
     Whatever numbers a statement draws below these locks are in the order of commits.
