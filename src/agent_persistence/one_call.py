@@ -326,3 +326,15 @@ class OneCallCheckpoints(_OneCall[IdT, UserIdT]):
 
     async def _delete_runs(self, thread_id: IdT, run_ids: Sequence[str], user_id: UserIdT | AnyUser) -> None:
         await self._write(lambda uow: uow.checkpoints.delete_runs(thread_id, run_ids), user_id=user_id)
+
+
+class OneCallToolResults(_OneCall[IdT, UserIdT]):
+    """``ToolResultRepository``, one call at a time."""
+
+    async def get(self, thread_id: IdT, tool_call_id: str, *, user_id: UserIdT | AnyUser) -> Any:
+        """Return what a tool call returned, or ``None`` where nothing is recorded."""
+        return await self._read(lambda uow: uow.tool_results.get(thread_id, tool_call_id), user_id=user_id)
+
+    async def record(self, thread_id: IdT, tool_call_id: str, result: Any, *, user_id: UserIdT | AnyUser) -> Any:
+        """Record what a tool call returned, once; see ``ToolResultRepository.record``."""
+        return await self._write(lambda uow: uow.tool_results.record(thread_id, tool_call_id, result), user_id=user_id)

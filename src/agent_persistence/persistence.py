@@ -31,6 +31,7 @@ from agent_persistence.one_call import (
     OneCallMessages,
     OneCallStates,
     OneCallThreads,
+    OneCallToolResults,
 )
 from agent_persistence.records import AnyUser
 from agent_persistence.repositories import Limits
@@ -78,7 +79,7 @@ class Persistence(Generic[IdT, UserIdT]):
         models: the host's own mapped classes; made from the settings otherwise.
 
     Attributes:
-        threads, messages, states, checkpoints: one-call operations, each in a unit of work of its own.
+        threads, messages, states, checkpoints, tool_results: one-call operations, each in a unit of work of its own.
         entities: rows as objects of the mapped classes, for code that speaks SQLAlchemy's ORM.
     """
 
@@ -115,6 +116,7 @@ class Persistence(Generic[IdT, UserIdT]):
         self.states = OneCallStates(self._transactions)
         self.entities = OneCallEntities(self._transactions)
         self.checkpoints = OneCallCheckpoints(self._transactions)
+        self.tool_results = OneCallToolResults(self._transactions)
         if settings.sql_log_level is not None:
             logging.getLogger("sqlalchemy.engine").setLevel(settings.sql_log_level)
 

@@ -37,6 +37,7 @@ from agent_persistence.repositories import (
     MessageRepository,
     StateRepository,
     ThreadRepository,
+    ToolResultRepository,
 )
 from agent_persistence.repositories.appending import Appending, is_copied
 from agent_persistence.repositories.commit_hooks import Watch
@@ -317,6 +318,7 @@ class Transactions(Generic[IdT, UserIdT]):
             states=CachedStates(scope, self._cache if self._shares_rows(session) else None, self._read_latest_state),
             entities=EntityRepository(scope),
             checkpoints=CheckpointRepository(scope),
+            tool_results=ToolResultRepository(scope),
             _session=session,
         )
 
@@ -326,7 +328,13 @@ class Transactions(Generic[IdT, UserIdT]):
     def _readers(self, user_id: UserIdT | AnyUser) -> Repositories[IdT, UserIdT]:
         scope = self._reading(user_id)
         states = CachedStates(scope, self._cache, self._read_latest_state)
-        return Repositories(ThreadRepository(scope), MessageRepository(scope), states, CheckpointRepository(scope))
+        return Repositories(
+            ThreadRepository(scope),
+            MessageRepository(scope),
+            states,
+            CheckpointRepository(scope),
+            ToolResultRepository(scope),
+        )
 
     def _scope(self, session: AsyncSession, user_id: UserIdT | AnyUser) -> SessionScope[IdT, UserIdT]:
         return SessionScope(self._models, self._owner(user_id), self._limits, self._recent, session)

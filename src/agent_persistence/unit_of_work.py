@@ -9,7 +9,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from agent_persistence.cache import CachedStates
 from agent_persistence.ids import IdT, UserIdT
-from agent_persistence.repositories import CheckpointRepository, EntityRepository, MessageRepository, ThreadRepository
+from agent_persistence.repositories import (
+    CheckpointRepository,
+    EntityRepository,
+    MessageRepository,
+    ThreadRepository,
+    ToolResultRepository,
+)
 from agent_persistence.repositories.sharing import share
 from agent_persistence.values import value
 
@@ -22,6 +28,7 @@ class Repositories(Generic[IdT, UserIdT]):
     messages: MessageRepository[IdT, UserIdT]
     states: CachedStates[IdT, UserIdT]
     checkpoints: CheckpointRepository[IdT, UserIdT]
+    tool_results: ToolResultRepository[IdT, UserIdT]
 
 
 @value

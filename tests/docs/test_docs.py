@@ -31,7 +31,7 @@ from agent_persistence.cache import CachedStates
 from agent_persistence.embedded import EmbeddedServers
 from agent_persistence.models.base import table_of
 from agent_persistence.records import UNSET
-from agent_persistence.repositories import EntityRepository, MessageRepository, ThreadRepository
+from agent_persistence.repositories import EntityRepository, MessageRepository, ThreadRepository, ToolResultRepository
 from documents import ROOT, Reader, blocks, documents
 
 DOCUMENTS = documents()
@@ -162,6 +162,7 @@ def test_the_reference_has_every_public_name() -> None:
         ("### States", CachedStates),
         ("### Entities", EntityRepository),
         ("### Checkpointers", Checkpointer),
+        ("### Tool results", ToolResultRepository),
     ],
 )
 def test_the_reference_has_every_call_with_its_arguments(heading: str, described: type) -> None:

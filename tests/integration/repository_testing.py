@@ -72,6 +72,10 @@ CALLS: dict[str, Call] = {
     "states.prune": lambda store, place, **owner: store.states.prune(
         place.thread_id, keep_last=1, older_than=datetime(2999, 1, 1, tzinfo=UTC), **owner
     ),
+    "tool_results.get": lambda store, place, **owner: store.tool_results.get(place.thread_id, "call", **owner),
+    "tool_results.record": lambda store, place, **owner: store.tool_results.record(
+        place.thread_id, "call", "forged", **owner
+    ),
 }
 
 

@@ -7,13 +7,18 @@ import pytest
 
 from agent_persistence.cache import CachedStates
 from agent_persistence.errors import IdempotencyConflict, InvalidInput, ThreadNotFoundError
-from agent_persistence.one_call import OneCallMessages, OneCallStates, OneCallThreads
+from agent_persistence.one_call import OneCallMessages, OneCallStates, OneCallThreads, OneCallToolResults
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import ANY_USER, NewMessage
-from agent_persistence.repositories import MessageRepository, ThreadRepository
+from agent_persistence.repositories import MessageRepository, ThreadRepository, ToolResultRepository
 from repository_testing import HELLO, counted_statements, run_sql
 
-PAIRS = [(OneCallThreads, ThreadRepository), (OneCallMessages, MessageRepository), (OneCallStates, CachedStates)]
+PAIRS = [
+    (OneCallThreads, ThreadRepository),
+    (OneCallMessages, MessageRepository),
+    (OneCallStates, CachedStates),
+    (OneCallToolResults, ToolResultRepository),
+]
 METHODS = [
     pytest.param(facade, repository, name, id=f"{facade.__name__}.{name}")
     for facade, repository in PAIRS

@@ -9,10 +9,10 @@ import pytest
 
 from agent_persistence.cache import CachedStates
 from agent_persistence.errors import PersistenceError
-from agent_persistence.one_call import OneCallEntities, OneCallMessages, OneCallStates, OneCallThreads
+from agent_persistence.one_call import OneCallEntities, OneCallMessages, OneCallStates, OneCallThreads, OneCallToolResults
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import ANY_USER, Page
-from agent_persistence.repositories import EntityRepository, MessageRepository, ThreadRepository
+from agent_persistence.repositories import EntityRepository, MessageRepository, ThreadRepository, ToolResultRepository
 from repository_testing import CALLS, HELLO, Call, Place, run_sql
 
 # Calls with the arguments that take another way through the code.
@@ -42,12 +42,14 @@ def test_every_public_method_is_called_below() -> None:
         | public_methods(MessageRepository, "messages")
         | public_methods(CachedStates, "states")
         | public_methods(EntityRepository, "entities")
+        | public_methods(ToolResultRepository, "tool_results")
     )
     facades = (
         public_methods(OneCallThreads, "threads")
         | public_methods(OneCallMessages, "messages")
         | public_methods(OneCallStates, "states")
         | public_methods(OneCallEntities, "entities")
+        | public_methods(OneCallToolResults, "tool_results")
     )
 
     assert facades == unit_of_work == CALLS.keys() | OF_NO_THREAD
@@ -58,13 +60,14 @@ async def filled(store: Persistence[Any, Any], owner: Any) -> Place:
     made = await store.messages.append_many(thread_id, [HELLO, HELLO], user_id=owner)
     for number in range(2):
         state = await store.states.put(thread_id, number, user_id=owner)
+    await store.tool_results.record(thread_id, "call", {"secret": 1}, user_id=owner)
     return Place(thread_id, made[0].message_id, state.version)
 
 
 async def rows_of(store: Persistence[Any, Any], place: Place) -> list[Any]:
     return [
         await run_sql(store, f"SELECT {table}::text FROM {table} WHERE thread_id = :id ORDER BY 1", id=place.thread_id)
-        for table in ("threads", "messages", "states")
+        for table in ("threads", "messages", "states", "tool_results")
     ]
 
 

@@ -16,6 +16,7 @@ from agent_persistence.models.message import MessageMixin
 from agent_persistence.models.outbox import outbox_in, outbox_table
 from agent_persistence.models.state import StateMixin
 from agent_persistence.models.thread import ThreadMixin
+from agent_persistence.models.tool_results import tool_results_in, tool_results_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,11 @@ class Models(Generic[IdT, UserIdT]):
     def graph(self) -> GraphTables:
         """The tables of graphs' checkpoints; they belong to no model."""
         return graph_tables_in(table_of(self.Thread).schema, self.id_types)
+
+    @property
+    def tool_results(self) -> Table:
+        """The table of what tool calls returned; it belongs to no model."""
+        return tool_results_in(table_of(self.Thread).schema, self.id_types)
 
 
 def config_table(metadata: MetaData) -> Table:
@@ -81,4 +87,5 @@ def _build(id_types: IdTypes[Any, Any], schema: str | None) -> Models[Any, Any]:
     config_table(Base.metadata)
     outbox_table(Base.metadata, id_types)
     graph_tables(Base.metadata, id_types)
+    tool_results_table(Base.metadata, id_types, threads=table_of(Thread))
     return Models(Thread, State, Message)

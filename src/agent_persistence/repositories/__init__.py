@@ -6,6 +6,7 @@ from agent_persistence.repositories.messages import MessageRepository
 from agent_persistence.repositories.scope import Limits, Scope
 from agent_persistence.repositories.states import StateRepository
 from agent_persistence.repositories.threads import ThreadRepository
+from agent_persistence.repositories.tool_results import ToolResultRepository
 from agent_persistence.repositories.whole_threads import PreparedThread
 
 __all__ = [
@@ -17,4 +18,5 @@ __all__ = [
     "Scope",
     "StateRepository",
     "ThreadRepository",
+    "ToolResultRepository",
 ]

@@ -20,6 +20,7 @@ _POLICIES: Final = {
     "messages": _OF_A_VISIBLE_THREAD % "messages",
     "graph_checkpoints": _OF_A_VISIBLE_THREAD % "graph_checkpoints",
     "graph_values": _OF_A_VISIBLE_THREAD % "graph_values",
+    "tool_results": _OF_A_VISIBLE_THREAD % "tool_results",
 }
 
 
