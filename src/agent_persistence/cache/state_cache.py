@@ -96,6 +96,11 @@ class StateCache:
         self._usual_size = 0
         self.flights: SingleFlight[StateRecord[Any] | None] = SingleFlight()
 
+    @property
+    def redis(self) -> Redis:
+        """The client, which belongs to whoever made it."""
+        return self._redis
+
     def name(self, database: str) -> None:
         """Say which database's states these are, so that no other's are taken for them."""
         self.namespace, self.is_named = f"{self.namespace}:{database}", True
