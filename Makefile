@@ -16,7 +16,7 @@ BENCH_ARGS =
 .DEFAULT_GOAL = help
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # two pips at once would break the virtualenv
-.PHONY: help demo test coverage test-matrix test-wheel torture torture-checker bench lint style type migration-lint \
+.PHONY: help demo test coverage test-matrix test-wheel test-agentflow torture torture-checker bench lint style type migration-lint \
     format migrate revision check-migrations build clean
 
 help: ## list the targets
@@ -49,6 +49,15 @@ test-wheel: build ## run the tests against the built wheel
 	$(BIN)/python -m venv --clear .venv-wheel
 	.venv-wheel/bin/python -m pip install --quiet --disable-pip-version-check "$$(echo dist/*.whl)[all,test]"
 	.venv-wheel/bin/pytest $(PYTEST_ARGS)
+
+test-agentflow: ## run the tests of the checkpointers for Agentflow and PyAgenity, which need Python 3.12
+	@for python in $(PYTHON); do \
+	    if "$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 12))' 2>/dev/null; then \
+	        exec $(MAKE) test PYTHON="$$python" VENV=.venv-agentflow \
+	            PYTEST_ARGS='$(or $(PYTEST_ARGS),tests/integrations/agentflow)'; \
+	    fi; \
+	done; \
+	echo "Skipped: Agentflow and PyAgenity need Python 3.12 or newer with its venv module; tried: $(PYTHON)."
 
 lint: style type migration-lint ## run every check that CI runs
 
