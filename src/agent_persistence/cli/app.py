@@ -9,7 +9,17 @@ from typing import Annotated, Any, Final
 import typer
 from typer.core import TyperGroup
 
-from agent_persistence.cli import demo, doctor, import_langgraph, optional, prune, schema, transfer, view
+from agent_persistence.cli import (
+    agentflow_tables,
+    demo,
+    doctor,
+    import_langgraph,
+    optional,
+    prune,
+    schema,
+    transfer,
+    view,
+)
 from agent_persistence.cli.failures import exit_code_of, report
 from agent_persistence.errors import PersistenceError
 
@@ -73,6 +83,7 @@ app.command(rich_help_panel=_SCHEMA)(doctor.doctor)
 app.command("import", rich_help_panel=_CONVERSATIONS)(transfer.import_)
 app.command(rich_help_panel=_CONVERSATIONS)(transfer.export)
 app.command("import-langgraph", rich_help_panel=_CONVERSATIONS)(import_langgraph.import_langgraph)
+app.command("import-agentflow", rich_help_panel=_CONVERSATIONS)(agentflow_tables.import_agentflow)
 app.command(rich_help_panel=_CONVERSATIONS)(view.threads)
 app.command(rich_help_panel=_CONVERSATIONS)(view.show)
 app.command(rich_help_panel=_CONVERSATIONS)(prune.prune)

@@ -1,0 +1,51 @@
+"""``import-agentflow``: what Agentflow's and PyAgenity's own PgCheckpointer has stored."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import partial
+from typing import Annotated, Any
+
+import typer
+
+from agent_persistence.cli.failures import ExitCode, say_error
+from agent_persistence.cli.options import Json
+from agent_persistence.cli.output import note, progress_bar, write_json
+from agent_persistence.cli.servers import run_on_data
+from agent_persistence.database_url import DatabaseUrl
+from agent_persistence.integrations.checkpointing.old_tables import Outcome, copy_tables
+from agent_persistence.persistence import Persistence
+
+
+def import_agentflow(
+    source: Annotated[str, typer.Argument(metavar="URL", help="The database that the PgCheckpointer wrote to.")],
+    *,
+    schema: Annotated[str, typer.Option(metavar="NAME", help="Where its tables are.")] = "public",
+    as_json: Json = False,
+) -> None:
+    """Copy threads, messages, states and tool results from the tables of a PgCheckpointer of Agentflow or PyAgenity.
+
+    Each thread is copied in one transaction. Run it again, after a failure or after more was written: threads that
+    are here already are left alone.
+    """
+    url = DatabaseUrl.parse(source, "URL")
+    counts = run_on_data(partial(_copy, url, schema))
+    if as_json:
+        write_json(dict(counts))
+    else:
+        outcomes = [f"{counts[outcome]:,} {outcome}" for outcome in Outcome if counts[outcome]]
+        totals = f"{counts['messages']:,} messages, {counts['states']:,} states"
+        note(f"threads: {', '.join(outcomes) or 'none'} ({totals})")
+    if counts[Outcome.REFUSED]:
+        raise typer.Exit(ExitCode.WRONG)
+
+
+async def _copy(source: DatabaseUrl, schema: str, persistence: Persistence[Any, Any]) -> Counter[str]:
+    counts: Counter[str] = Counter({outcome.value: 0 for outcome in Outcome} | {"messages": 0, "states": 0})
+    with progress_bar("Copying", None) as advance:
+        async for thread in copy_tables(source, persistence, schema=schema):
+            advance(1)
+            counts.update({thread.outcome.value: 1, "messages": thread.messages, "states": thread.states})
+            if thread.reason is not None:
+                say_error(f"thread {thread.thread_id!r}: {thread.reason}")
+    return counts

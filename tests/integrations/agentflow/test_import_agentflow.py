@@ -1,0 +1,158 @@
+"""What Agentflow's own PgCheckpointer has stored is read back the same after it was copied."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import asyncpg
+import pytest
+import pytest_asyncio
+from frameworks import Framework, framework, need_frameworks
+
+from agent_persistence import migrate
+from agent_persistence.database_url import DatabaseUrl
+from agent_persistence.embedded import EmbeddedServers
+from agent_persistence.errors import InvalidInput
+from agent_persistence.integrations.checkpointing.old_tables import Outcome, copy_tables
+from agent_persistence.persistence import Persistence
+from agent_persistence.settings import PersistenceSettings
+
+need_frameworks()
+
+SCHEMA = "agent"
+THREADS = 3
+RESULT = {"__kind__": "raw", "value": 1}
+
+
+@pytest_asyncio.fixture(params=["string"])
+async def old(
+    request: pytest.FixtureRequest, make_database: Callable[[], Awaitable[str]], servers: EmbeddedServers
+) -> AsyncIterator[tuple[Any, str, str]]:
+    """A PgCheckpointer, with what it has stored; its database, which has our tables in a schema; its type of ids."""
+    from agentflow.storage.checkpointer import PgCheckpointer  # noqa: PLC0415 - where it is installed
+
+    address = await make_database()
+    settings = {"database_url": address, "db_schema": SCHEMA, "id_type": request.param}
+    await migrate.upgrade(PersistenceSettings(_env_file=None, **settings))
+    checkpointer = PgCheckpointer(address, redis_url=servers.redis_url, id_type=request.param)
+    await checkpointer.asetup()
+    yield checkpointer, address, request.param
+    await checkpointer.arelease()
+
+
+def thread_ids(kind: str) -> list[Any]:
+    return [f"thread-{number}" if kind == "string" else number for number in range(1, THREADS + 1)]
+
+
+async def fill(checkpointer: Any, kind: str) -> None:
+    words = framework("agentflow")
+    m = words.messages
+    for number, thread_id in enumerate(thread_ids(kind)):
+        config = {"thread_id": thread_id, "user_id": f"user-{number % 2}"}
+        said = [words.text("hello"), words.text("hi", "assistant")]
+        answer = m.ToolResultBlock(call_id="c", output={"deg": 1.5}, status="completed")
+        usages = m.TokenUsages(completion_tokens=1, prompt_tokens=2, total_tokens=3)
+        said += [words.message(role="tool", content=[answer], metadata={"a": 1}, usages=usages)]
+        if kind != "string":
+            for place, one in enumerate(said):
+                one.message_id = number * 10 + place + 1
+        named = {"thread_name": f"Thread {number}", "metadata": {"n": number}}
+        info = words.thread_info(thread_id=thread_id, run_id="r", **named)
+        await checkpointer.aput_thread(config, info)
+        for step in range(3):
+            await checkpointer.aput_state(config, words.state(context=said[:step], context_summary=str(step)))
+        for one in said:
+            await checkpointer.aput_messages(config, [one])
+        await checkpointer.aput_tool_result(config, "call", RESULT)
+
+
+async def copy(address: str, kind: str) -> Counter[Outcome]:
+    """Copy the tables, and count what became of the threads."""
+    settings = {"database_url": address, "db_schema": SCHEMA, "id_type": kind}
+    source = DatabaseUrl.parse(address, "URL")
+    async with Persistence[Any, Any](PersistenceSettings(_env_file=None, **settings)) as persistence:
+        return Counter([thread.outcome async for thread in copy_tables(source, persistence, schema="public")])
+
+
+async def copy_by_command(address: str) -> subprocess.CompletedProcess[str]:
+    settings = {"PERSISTENCE_DATABASE_URL": address, "PERSISTENCE_DB_SCHEMA": SCHEMA}
+    command = [sys.executable, "-m", "agent_persistence.cli", "import-agentflow", address, "--json"]
+    return await asyncio.to_thread(
+        subprocess.run, command, env=os.environ | settings, capture_output=True, text=True, check=False
+    )
+
+
+async def contents(checkpointer: Any, kind: str) -> list[Any]:
+    found: list[Any] = []
+    for number, thread_id in enumerate(thread_ids(kind)):
+        config = {"thread_id": thread_id, "user_id": f"user-{number % 2}"}
+        thread = await checkpointer.aget_thread(dict(config))
+        found += [
+            thread.thread_name,
+            {**thread.metadata, "run_id": thread.run_id},  # theirs is among the metadata
+            await checkpointer.aget_state(dict(config)),
+            await checkpointer.alist_messages(dict(config)),
+            await checkpointer.aget_tool_result(dict(config), "call"),
+        ]
+    return found
+
+
+def ours(words: Framework, address: str, kind: str) -> Any:
+    return words.ours(address, schema=SCHEMA, id_type=kind)
+
+
+@pytest.mark.parametrize("old", ["string", "bigint"], indirect=True)
+async def test_everything_is_read_back_the_same(old: tuple[Any, str, str]) -> None:
+    theirs, address, kind = old
+    await fill(theirs, kind)
+
+    assert await copy(address, kind) == {Outcome.COPIED: 3}
+
+    checkpointer = ours(framework("agentflow"), address, kind)
+    assert await contents(checkpointer, kind) == await contents(theirs, kind)
+    await checkpointer.arelease()
+
+
+async def test_what_is_there_already_stays(old: tuple[Any, str, str]) -> None:
+    theirs, address, kind = old
+    words = framework("agentflow")
+    config = {"thread_id": thread_ids(kind)[0], "user_id": "user-0"}
+    checkpointer = ours(words, address, kind)
+    await fill(theirs, kind)
+    await checkpointer.aput_state(config, words.state(context_summary="newer"))
+
+    copied = [await copy(address, kind) for _ in range(2)]
+
+    assert copied == [{Outcome.COPIED: 2, Outcome.PRESENT: 1}, {Outcome.PRESENT: 3}]
+    assert (await checkpointer.aget_state(config)).context_summary == "newer"
+    await checkpointer.arelease()
+
+
+async def test_a_thread_that_cannot_be_stored_is_named_and_the_others_are_copied(old: tuple[Any, str, str]) -> None:
+    theirs, address, kind = old
+    await fill(theirs, kind)
+    connection = await asyncpg.connect(address)
+    await connection.execute("INSERT INTO threads (thread_id, user_id) VALUES (E'a\\nb', 'u')")
+    await connection.execute("DROP TABLE tool_executions; ALTER TABLE states DROP COLUMN version")  # as in PyAgenity
+    await connection.close()
+
+    process = await copy_by_command(address)
+
+    counts = {"copied": 3, "present already": 0, "refused": 1, "messages": 9, "states": 9}
+    assert (process.returncode, json.loads(process.stdout)) == (1, counts)
+    assert "thread_id: must not hold control characters" in process.stderr
+
+
+async def test_a_database_without_such_tables_is_an_error(make_database: Callable[[], Awaitable[str]]) -> None:
+    address = await make_database()
+    await migrate.upgrade(PersistenceSettings(_env_file=None, database_url=address, db_schema=SCHEMA))
+
+    with pytest.raises(InvalidInput, match="schema: public has no table threads"):
+        await copy(address, "string")
