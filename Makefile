@@ -12,6 +12,7 @@ DURATION = 60
 SEED =
 BENCH = .venv-bench
 BENCH_ARGS =
+AGENTFLOW = tests/integrations/agentflow
 
 .DEFAULT_GOAL = help
 .DELETE_ON_ERROR:
@@ -54,7 +55,7 @@ test-agentflow: ## run the tests of the checkpointers for Agentflow and PyAgenit
 	@for python in $(PYTHON); do \
 	    if "$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 12))' 2>/dev/null; then \
 	        exec $(MAKE) test PYTHON="$$python" VENV=.venv-agentflow \
-	            PYTEST_ARGS='$(or $(PYTEST_ARGS),tests/integrations/agentflow)'; \
+	            PYTEST_ARGS='$(or $(PYTEST_ARGS),--cov --cov-config $(AGENTFLOW)/coverage.ini $(AGENTFLOW))'; \
 	    fi; \
 	done; \
 	echo "Skipped: Agentflow and PyAgenity need Python 3.12 or newer with its venv module; tried: $(PYTHON)."
