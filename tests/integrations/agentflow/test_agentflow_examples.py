@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import runpy
+import asyncio
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from frameworks import Framework, need_frameworks
+from frameworks import need_frameworks
 
 from agent_persistence.embedded import EmbeddedServers
 
@@ -17,24 +18,20 @@ need_frameworks()
 ROOT = Path(__file__).parents[3]
 
 
-def test_an_example_goes_on_with_its_conversation(
-    words: Framework,
-    address: str,
-    servers: EmbeddedServers,
-    config: dict[str, Any],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+@pytest.mark.parametrize("name", ["agentflow", "pyagenity"])
+async def test_an_example_goes_on_with_its_conversation(
+    name: str, address: str, servers: EmbeddedServers, config: dict[str, Any]
 ) -> None:
-    program = str(ROOT / "examples" / f"{words.name}_chat.py")
-    monkeypatch.setenv("PERSISTENCE_DATABASE_URL", address)
-    monkeypatch.setenv("PERSISTENCE_REDIS_URL", servers.redis_url)
+    environment = os.environ | {"PERSISTENCE_DATABASE_URL": address, "PERSISTENCE_REDIS_URL": servers.redis_url}
+    program = ["-W", "ignore", str(ROOT / "examples" / f"{name}_chat.py"), config["thread_id"]]
 
     for question in ("Where is my order?", "And now?"):
-        capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", [program, config["thread_id"], question])
-        runpy.run_path(program, run_name="__main__")
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, *program, question, env=environment, stdout=asyncio.subprocess.PIPE
+        )
+        printed, _ = await process.communicate()
 
-    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("user:", "assistant:"))]
+    said = [line for line in printed.decode().splitlines() if line.startswith(("user:", "assistant:"))]
     assert [line for line in said if line.startswith("user")] == ["user: Where is my order?", "user: And now?"]
     assert said[1] == "assistant: I have read 1 messages."
     assert said[-1].startswith("assistant: I have read ")
