@@ -9,7 +9,13 @@ import pytest
 
 from agent_persistence.cache import CachedStates
 from agent_persistence.errors import PersistenceError
-from agent_persistence.one_call import OneCallEntities, OneCallMessages, OneCallStates, OneCallThreads, OneCallToolResults
+from agent_persistence.one_call import (
+    OneCallEntities,
+    OneCallMessages,
+    OneCallStates,
+    OneCallThreads,
+    OneCallToolResults,
+)
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import ANY_USER, Page
 from agent_persistence.repositories import EntityRepository, MessageRepository, ThreadRepository, ToolResultRepository
