@@ -95,6 +95,23 @@ def latest_states(models: Models[Any, Any]) -> DriverStatement:
 
 
 @lru_cache(MODELS_AT_ONCE)
+def lock_to_compare(models: Models[Any, Any], *, of_anybody: bool) -> DriverStatement:
+    """Lock the thread ``thread_ids``, if it is ``owners``', and say how its transaction is isolated."""
+    thread = table_of(models.Thread)
+    locked = locked_threads(models, thread, of_anybody=of_anybody, waits=True, one=True)
+    isolation = func.current_setting("transaction_isolation").label("isolation")
+    return DriverStatement(select(locked.c.thread_id, isolation))
+
+
+@lru_cache(MODELS_AT_ONCE)
+def latest_version(models: Models[Any, Any]) -> DriverStatement:
+    """The version of the latest state of ``thread_id``, or 0."""
+    state = table_of(models.State)
+    latest = func.coalesce(func.max(state.c.state_id), 0).label("version")
+    return DriverStatement(select(latest).where(state.c.thread_id == bindparam("thread_id")))
+
+
+@lru_cache(MODELS_AT_ONCE)
 def links_of_states(models: Models[Any, Any]) -> DriverStatement:
     """Each of ``versions``, of the one of ``thread_ids`` in the same place, and what it rests on; JSON as bytes."""
     state = table_of(models.State)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, Final, Generic
 
-from sqlalchemy import CTE, Row, Table, func, select
+from sqlalchemy import CTE, Row, Table, select
 
 from agent_persistence.cursors import decode_cursor, encode_cursor
 from agent_persistence.errors import (
@@ -23,7 +23,14 @@ from agent_persistence.repositories.new_state import NewState, columns_of_states
 from agent_persistence.repositories.proofs import Trace
 from agent_persistence.repositories.retention import MAX_KEPT
 from agent_persistence.repositories.scope import Query, Scope
-from agent_persistence.repositories.state_statements import delete_states, latest_state, save_states, state_columns
+from agent_persistence.repositories.state_statements import (
+    delete_states,
+    latest_state,
+    latest_version,
+    lock_to_compare,
+    save_states,
+    state_columns,
+)
 from agent_persistence.repositories.whole_states import readable_state, whole_states
 from agent_persistence.texts import check_datetime, check_limit, check_version
 
@@ -216,16 +223,16 @@ class StateRepository(Generic[IdT, UserIdT]):
 
     async def _expect(self, thread_id: IdT, expected: int) -> None:
         """Lock first, compare after: a snapshot older than the lock could miss the version that it has to see."""
-        isolation = func.current_setting("transaction_isolation").label("isolation")
-        locked = (await self._scope.execute(self._scope.lock_thread(thread_id).add_columns(isolation))).one_or_none()
-        if locked is None:
+        scope = self._scope
+        lock = lock_to_compare(scope.models, of_anybody=scope.owner is ANY_USER)
+        locked = await scope.fetch(lock, thread_ids=thread_id, owners=scope.owner)
+        if not locked:
             raise ThreadNotFoundError(thread_id)
-        if locked.isolation != "read committed":
+        if locked[0].isolation != "read committed":
             raise InvalidInput("expected_version", "needs READ COMMITTED: this transaction cannot see what came since")
-        latest = select(func.coalesce(func.max(self._state.c.state_id), 0)).where(self._state.c.thread_id == thread_id)
-        found = (await self._scope.execute(latest)).scalar_one()
-        if found != expected:
-            raise StateConflict(thread_id, expected, found)
+        (latest,) = await scope.fetch(latest_version(scope.models), thread_id=thread_id)
+        if latest.version != expected:
+            raise StateConflict(thread_id, expected, latest.version)
 
     async def _delete(self, thread_id: IdT, due: Any) -> tuple[UserIdT, int]:
         thread_id = self._scope.thread_id(thread_id)
