@@ -53,6 +53,7 @@ from agent_persistence.records import (
     NewThread,
     Page,
     StateRecord,
+    StateStream,
     ThreadRecord,
 )
 from agent_persistence.repositories import PreparedThread
@@ -114,6 +115,7 @@ __all__ = [
     "StateMixin",
     "StateNotFoundError",
     "StateRecord",
+    "StateStream",
     "StatementTimeout",
     "SyncInLoopError",
     "ThreadExistsError",

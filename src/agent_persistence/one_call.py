@@ -6,8 +6,9 @@ connection without a transaction around them, and a cache hit takes none at all.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any, Generic
 
 from agent_persistence.errors import StateNotFoundError
@@ -31,7 +32,9 @@ from agent_persistence.repositories.checkpoints.records import (
     NewWrites,
 )
 from agent_persistence.repositories.message_insert import with_id
+from agent_persistence.repositories.streamed_states import read_stream
 from agent_persistence.repositories.whole_threads import PreparedThread
+from agent_persistence.shielding import start
 from agent_persistence.transactions import Transactions
 
 
@@ -43,6 +46,8 @@ class _OneCall(Generic[IdT, UserIdT]):
         self._prepare_thread = transactions.prepare_thread
         self._read = transactions.read
         self._read_entities = transactions.read_entities
+        self._apart = transactions.apart
+        self._upload = transactions.upload
         self._write = transactions.write
 
 
@@ -242,6 +247,38 @@ class OneCallStates(_OneCall[IdT, UserIdT]):
     ) -> Page[StateRecord[IdT]]:
         """List a thread's states, the latest first."""
         return await self._read(lambda uow: uow.states.page(thread_id, limit=limit, after=after), user_id=user_id)
+
+    async def put_stream(
+        self,
+        thread_id: IdT,
+        source: AsyncIterable[bytes],
+        *,
+        user_id: UserIdT | AnyUser,
+        meta: Mapping[str, Any] | None = None,
+        expected_version: int | None = None,
+    ) -> StateRecord[IdT]:
+        """Save what a stream gives as the thread's latest state; see ``StateRepository.put_stream``.
+
+        The pieces are written as they come, each in a transaction of its own, and nobody sees them before they are all
+        there. No transaction is open, and no lock is held, while the source is waited for.
+        """
+        upload = self._upload(thread_id, source, user_id=user_id, meta=meta, expected_version=expected_version)
+        await upload.begin()
+        try:
+            await upload.receive()
+            return await upload.publish()
+        except BaseException:
+            start(upload.discard())  # a caller that is cancelled, or told of an error, need not wait for it
+            raise
+
+    def open_stream(
+        self, thread_id: IdT, *, user_id: UserIdT | AnyUser, version: int | None = None
+    ) -> AsyncGenerator[bytes, None]:
+        """Read a state as bytes, in pieces; see ``StateRepository.open_stream``.
+
+        No connection is held between two pieces, so a slow reader costs nothing.
+        """
+        return read_stream(partial(self._apart, user_id=user_id), thread_id, version)
 
     async def touch(self, thread_id: IdT, *, user_id: UserIdT | AnyUser) -> None:
         """Say that SQL of your own has changed the thread's states, and is committed: the cache forgets them."""

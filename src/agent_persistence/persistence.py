@@ -38,6 +38,7 @@ from agent_persistence.repositories import Limits
 from agent_persistence.repositories.commit_hooks import TouchedState, refuse_autocommit
 from agent_persistence.repositories.latest_versions import latest_versions
 from agent_persistence.repositories.retention import MAX_KEPT, purge_states
+from agent_persistence.repositories.streamed_states import sweep_abandoned
 from agent_persistence.servers import Servers
 from agent_persistence.settings import PersistenceSettings
 from agent_persistence.shielding import drain
@@ -228,11 +229,15 @@ class Persistence(Generic[IdT, UserIdT]):
     async def purge(self, *, keep_last: int | None = None) -> int:
         """Delete all but the newest states of every thread, in small batches; say how many went.
 
+        Streams that were begun more than a day ago and became no state go, too.
+
         Args:
             keep_last: how many stay, at least 1; ``PERSISTENCE_MAX_CHECKPOINT_HISTORY`` if left out.
         """
         wanted = self.settings.max_checkpoint_history if keep_last is None else keep_last
         keep = check_limit(wanted, "keep_last", MAX_KEPT)
+        while await self._transactions.maintain(sweep_abandoned):
+            pass
         total, last = 0, None
         while True:
             batch = partial(purge_states, keep_last=keep, after=last)

@@ -65,11 +65,28 @@ class ThreadRecord(Generic[IdT, UserIdT]):
 
 
 @value
+class StateStream:
+    """What is known of a state that was streamed in, without reading it.
+
+    Attributes:
+        size: how many bytes it has.
+        sha256: their digest, in hexadecimal.
+        chunks: in how many pieces it is kept, and comes back.
+    """
+
+    size: int
+    sha256: str
+    chunks: int
+
+
+@value
 class StateRecord(Generic[IdT]):
     """One saved state of a thread.
 
     Attributes:
         version: grows with every saved state of a thread; pass it as ``expected_version`` to save over it.
+        data: ``None`` for a state that was streamed in; ``open_stream`` reads it.
+        stream: what is known of a state that was streamed in; ``None`` for every other.
     """
 
     thread_id: IdT
@@ -78,6 +95,7 @@ class StateRecord(Generic[IdT]):
     meta: dict[str, Any] = field(repr=False)
     created_at: datetime
     updated_at: datetime
+    stream: StateStream | None = None
 
 
 class SavedState(NamedTuple):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
 from sqlalchemy import Engine
@@ -50,6 +51,7 @@ from agent_persistence.repositories.recent_states import RecentStates
 from agent_persistence.repositories.session_scope import SessionScope
 from agent_persistence.repositories.sharing import is_shared, share
 from agent_persistence.repositories.states import save_state
+from agent_persistence.repositories.streamed_states import Upload, prepare_stream
 from agent_persistence.repositories.watched_sessions import WatchedSession, watch_session
 from agent_persistence.repositories.whole_threads import PreparedThread, prepare_thread
 from agent_persistence.retries import Retries
@@ -190,6 +192,17 @@ class Transactions(Generic[IdT, UserIdT]):
 
         return await self._to_the_end(attempt)
 
+    async def apart(
+        self, work: Callable[[SessionScope[IdT, UserIdT]], Awaitable[T]], *, user_id: UserIdT | AnyUser
+    ) -> T:
+        """Run one step of a longer operation of ours, like ``write``."""
+
+        async def attempt() -> T:
+            async with self._begin(user_id) as scope:
+                return await work(scope)
+
+        return await self._to_the_end(attempt)
+
     async def read_entities(
         self, work: Callable[[EntityRepository[IdT, UserIdT]], Awaitable[T]], *, user_id: UserIdT | AnyUser
     ) -> T:
@@ -242,6 +255,19 @@ class Transactions(Generic[IdT, UserIdT]):
         if self._groups and user_id is not ANY_USER and has_one_kind_of_id(new) and not is_copied(new):
             return await self._to_append.do(new, key=new.thread_id, weight=new.size)
         return await self._append_alone(new)
+
+    def upload(
+        self,
+        thread_id: IdT,
+        source: AsyncIterable[bytes],
+        *,
+        user_id: UserIdT | AnyUser,
+        meta: Mapping[str, Any] | None,
+        expected_version: int | None,
+    ) -> Upload[IdT]:
+        """Check what is said about a state that is to be streamed in, each step in a transaction of its own."""
+        new = prepare_stream(self._reading(user_id), thread_id, source, meta, expected_version)
+        return Upload(partial(self.apart, user_id=user_id), new)
 
     def prepare_thread(self, new: NewThread[IdT], *, user_id: UserIdT | AnyUser) -> PreparedThread:
         """Check and encode a thread with all that is in it."""
@@ -359,11 +385,7 @@ class Transactions(Generic[IdT, UserIdT]):
         return await self._read_alone(Wanted(thread_id, user_id))
 
     async def _save_alone(self, new: NewState[IdT]) -> StateRecord[IdT]:
-        async def attempt() -> StateRecord[IdT]:
-            async with self._begin(new.owner) as scope:
-                return await save_state(scope, new)
-
-        return await self._to_the_end(attempt)
+        return await self.apart(lambda scope: save_state(scope, new), user_id=new.owner)
 
     async def _append_alone(self, new: NewMessages[IdT]) -> tuple[MessageRecord[IdT], ...]:
         async def attempt() -> tuple[MessageRecord[IdT], ...]:

@@ -36,6 +36,35 @@ async def main(url):
 
 asyncio.run(main(sys.argv[1]))
 """
+STREAMED_STATE = """
+import asyncio, hashlib, random, resource, sys
+from agent_persistence.persistence import Persistence
+from agent_persistence.settings import PersistenceSettings
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+async def source(megabytes):
+    for seed in range(megabytes):
+        yield random.Random(seed).randbytes(1 << 20)
+
+async def through(store, thread_id, megabytes):
+    saved = await store.states.put_stream(thread_id, source(megabytes), user_id="ann")
+    written, digest = peak(), hashlib.sha256()
+    async for piece in store.states.open_stream(thread_id, user_id="ann"):
+        digest.update(piece)
+    assert digest.hexdigest() == saved.stream.sha256 and saved.stream.size == megabytes << 20
+    return written, peak()
+
+async def main(url, megabytes):
+    async with Persistence(PersistenceSettings(_env_file=None, database_url=url)) as store:
+        thread_id = (await store.threads.create(user_id="ann")).thread_id
+        _, before = await through(store, thread_id, 2)
+        written, read = await through(store, thread_id, megabytes)
+        print(written - before, read - before)
+
+asyncio.run(main(sys.argv[1], int(sys.argv[2])))
+"""
 
 
 @pytest.mark.slow
@@ -49,3 +78,16 @@ async def test_a_state_of_100_mb_takes_four_times_its_size_at_most(make_database
 
     assert MEGABYTES < saving <= 4 * MEGABYTES
     assert reading <= 4 * MEGABYTES
+
+
+@pytest.mark.slow
+async def test_a_stream_of_120_mb_takes_a_few_chunks_of_memory(make_database: Any) -> None:
+    url = await make_database()
+    await migrate.upgrade(PersistenceSettings(_env_file=None, database_url=url))
+
+    command = [sys.executable, "-c", STREAMED_STATE, url, "120"]
+    run = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=True)
+    writing, reading = map(float, run.stdout.split())
+
+    assert writing <= 10
+    assert reading <= 10

@@ -113,6 +113,24 @@ async def test_plain_sql_sees_the_rows_of_the_owner_that_it_names(secured: Secur
     assert await secured.run("SELECT user_id::text FROM threads", owner=ada) == [(str(ada),)]
 
 
+async def test_plain_sql_sees_the_chunks_of_the_owner_that_it_names(secured: Secured) -> None:
+    ada, eve = secured.new_id(), secured.new_id()
+    async with Persistence[Any, Any](secured.settings()) as store:
+        thread_id = (await store.threads.create(user_id=ada)).thread_id
+        await store.states.put_stream(thread_id, pieces(b"of ada"), user_id=ada)
+        read = [piece async for piece in store.states.open_stream(thread_id, user_id=ada)]
+
+    for table in ("state_streams", "state_chunks"):
+        count = f"SELECT count(*) FROM {table}"
+        assert await secured.run(count, owner=ada) == [(1,)]
+        assert await secured.run(count, owner=eve) == await secured.run(count) == [(0,)]
+    assert read == [b"of ada"]
+
+
+async def pieces(content: bytes) -> AsyncIterator[bytes]:
+    yield content
+
+
 async def test_plain_sql_writes_nothing_for_somebody_else(secured: Secured) -> None:
     ada, eve = secured.new_id(), secured.new_id()
     async with Persistence[Any, Any](secured.settings()) as store:

@@ -179,8 +179,9 @@ def environment(extra: Mapping[str, str]) -> dict[str, str]:
 
 def later_revision(place: int = 1) -> str:
     """The name of the first, second ... revision that ``later_history`` adds behind the shipped ones."""
-    shipped = len(list((REPOSITORY / "migrations" / "versions").glob("*_ap*.py")))
-    return f"ap{shipped + place:04d}"
+    versions = (REPOSITORY / "migrations" / "versions").glob("*_ap*.py")
+    newest = max(int(version.name.split("_")[1].removeprefix("ap")) for version in versions)
+    return f"ap{newest + place:04d}"
 
 
 def later_history(folder: Path, *revisions: str) -> Path:

@@ -10,11 +10,11 @@ from agent_persistence.errors import StateNotFoundError
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.records import ANY_USER, StateRecord
 from agent_persistence.repositories.scope import Scope
-from agent_persistence.repositories.states import StateRepository
+from agent_persistence.repositories.streamed_states import StreamedStates
 from agent_persistence.texts import check_version
 
 
-class CachedStates(StateRepository[IdT, UserIdT], Generic[IdT, UserIdT]):
+class CachedStates(StreamedStates[IdT, UserIdT], Generic[IdT, UserIdT]):
     """The states of one owner's threads, where the latest one comes from Redis if it is there.
 
     Args:

@@ -142,6 +142,8 @@ class StateCache:
 
     async def fill(self, thread_id: Any, user_id: Any, lease: bytes, state: StateRecord[Any] | None) -> None:
         """Store what was read from the table after the lease was taken, unless a writer came between."""
+        if state is not None and state.stream is not None:
+            return  # what the table holds is all that is known of it
         try:
             value = encode_state(thread_id, user_id, None if state is None else _saved(state))
         except InvalidInput:

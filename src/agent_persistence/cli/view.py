@@ -75,7 +75,8 @@ def print_conversation(
     _report_corrupt(page)
     if state is not None:
         out.print()
-        out.print(Text(f"state {state.version}: {_json(state.data)}", style="dim"), overflow="ellipsis", no_wrap=True)
+        said = f"{state.stream.size:,} bytes, streamed" if state.stream else _json(state.data)
+        out.print(Text(f"state {state.version}: {said}", style="dim"), overflow="ellipsis", no_wrap=True)
 
 
 async def read_conversation(

@@ -59,8 +59,8 @@ def _without_our_types(item: Any, autogen_context: AutogenContext) -> str | Lite
 
 def _number_revision(_context: Any, _heads: Any, directives: list[MigrationScript]) -> None:
     """Number revisions in a row; two branches that add one collide in review, not in production."""
-    number = len(list(context.script.walk_revisions())) + 1
-    directives[0].rev_id = f"ap{number:04d}"
+    newest = max(int(revision.revision.removeprefix("ap")) for revision in context.script.walk_revisions())
+    directives[0].rev_id = f"ap{newest + 1:04d}"
 
 
 def _include_name(name: str | None, type_: str, _parent_names: MutableMapping[Any, Any]) -> bool:

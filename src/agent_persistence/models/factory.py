@@ -15,6 +15,7 @@ from agent_persistence.models.graph import GraphTables, graph_tables, graph_tabl
 from agent_persistence.models.message import MessageMixin
 from agent_persistence.models.outbox import outbox_in, outbox_table
 from agent_persistence.models.state import StateMixin
+from agent_persistence.models.state_streams import StreamTables, stream_tables, streams_in, tie_streams
 from agent_persistence.models.thread import ThreadMixin
 from agent_persistence.models.tool_results import tool_results_in, tool_results_table
 
@@ -52,6 +53,11 @@ class Models(Generic[IdT, UserIdT]):
         """The table of what tool calls returned; it belongs to no model."""
         return tool_results_in(table_of(self.Thread).schema, self.id_types)
 
+    @property
+    def streamed(self) -> StreamTables:
+        """The tables of states that were streamed in; they belong to no model."""
+        return streams_in(table_of(self.Thread).schema, self.id_types)
+
 
 def config_table(metadata: MetaData) -> Table:
     """The table that records which settings built the database."""
@@ -88,4 +94,5 @@ def _build(id_types: IdTypes[Any, Any], schema: str | None) -> Models[Any, Any]:
     outbox_table(Base.metadata, id_types)
     graph_tables(Base.metadata, id_types)
     tool_results_table(Base.metadata, id_types, threads=table_of(Thread))
+    tie_streams(stream_tables(Base.metadata, id_types), table_of(Thread), table_of(State))
     return Models(Thread, State, Message)

@@ -23,7 +23,8 @@ class StateMixin(OfThreadMixin[IdT], TimestampMixin, MetaMixin, Generic[IdT]):
     """One saved state of a thread; the one with the greatest ``state_id`` is the latest.
 
     A large state may be kept as ``patch``: what changed since the version ``base_id``. Its ``state_data`` is NULL then;
-    ``StateRepository`` and the view ``state_versions`` give it whole.
+    ``StateRepository`` and the view ``state_versions`` give it whole. One that was streamed in has a ``stream_id``; its
+    ``state_data`` says how long it is.
     """
 
     __tablename__ = "states"
@@ -48,6 +49,11 @@ class StateMixin(OfThreadMixin[IdT], TimestampMixin, MetaMixin, Generic[IdT]):
     @classmethod
     def patch(cls) -> Mapped[dict[str, Any] | None]:
         return mapped_column(ExactJSON(), sort_order=21)
+
+    @declared_attr
+    @classmethod
+    def stream_id(cls) -> Mapped[int | None]:
+        return mapped_column(BigInteger, sort_order=22)
 
 
 @event.listens_for(StateMixin, "instrument_class", propagate=True)

@@ -53,6 +53,7 @@ def state_columns(state: Table) -> list[Any]:
         state.c.state_id,
         json_bytes(state.c.state_data),
         state.c.base_id,
+        state.c.stream_id,
         state.c.meta,
         readable(state.c.created_at),
         readable(state.c.updated_at),

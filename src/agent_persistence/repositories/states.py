@@ -51,12 +51,17 @@ async def save_state(scope: Scope[IdT, Any], new: NewState[IdT]) -> StateRecord[
         raise ThreadNotFoundError(new.thread_id)
     owner = row.owner if scope.owner is ANY_USER else scope.owner
     scope.touch(TouchedState(new.thread_id, owner), new.saved(row) if scope.limits.is_cached else None)
-    if scope.limits.max_states:
-        states = scope.states
-        due = states.c.state_id <= newest_to_go(states, new.thread_id, scope.limits.max_states)
-        await scope.execute(delete_states(states, _doomed(states, new.thread_id, due)))
+    await keep_newest(scope, new.thread_id)
     new.remember(scope.recent, row)
     return new.record(row)
+
+
+async def keep_newest(scope: Scope[IdT, Any], thread_id: IdT) -> None:
+    """Delete what a thread, which is locked, has beyond the limit."""
+    if scope.limits.max_states:
+        states = scope.states
+        due = states.c.state_id <= newest_to_go(states, thread_id, scope.limits.max_states)
+        await scope.execute(delete_states(states, _doomed(states, thread_id, due)))
 
 
 async def _save(scope: Scope[IdT, Any], new: NewState[IdT]) -> Any:
@@ -85,6 +90,24 @@ def newest_to_go(state: Table, thread_id: Any, keep: int) -> Any:
         .limit(1)
         .scalar_subquery()
     )
+
+
+async def expect_version(scope: Scope[IdT, Any], thread_id: IdT, expected: int) -> None:
+    """Lock first, compare after: a snapshot older than the lock could miss the version that it has to see.
+
+    Raises:
+        ThreadNotFoundError: there is no such thread.
+        StateConflict: that is not its latest version.
+    """
+    lock = lock_to_compare(scope.models, of_anybody=scope.owner is ANY_USER)
+    locked = await scope.fetch(lock, thread_ids=thread_id, owners=scope.owner)
+    if not locked:
+        raise ThreadNotFoundError(thread_id)
+    if locked[0].isolation != "read committed":
+        raise InvalidInput("expected_version", "needs READ COMMITTED: this transaction cannot see what came since")
+    (latest,) = await scope.fetch(latest_version(scope.models), thread_id=thread_id)
+    if latest.version != expected:
+        raise StateConflict(thread_id, expected, latest.version)
 
 
 def saved_trace(table: Table) -> Callable[[Any], Trace]:
@@ -125,7 +148,7 @@ class StateRepository(Generic[IdT, UserIdT]):
         """
         scope, new = self._scope, prepare_state(self._scope, thread_id, data, meta)
         if expected_version is not None:
-            await self._expect(new.thread_id, check_version(expected_version, "expected_version"))
+            await expect_version(scope, new.thread_id, check_version(expected_version, "expected_version"))
         return await save_state(scope, new)
 
     async def get(self, thread_id: IdT) -> StateRecord[IdT] | None:
@@ -220,19 +243,6 @@ class StateRepository(Generic[IdT, UserIdT]):
             raise ThreadNotFoundError(thread_id)
         owner: UserIdT = locked.user_id
         return owner
-
-    async def _expect(self, thread_id: IdT, expected: int) -> None:
-        """Lock first, compare after: a snapshot older than the lock could miss the version that it has to see."""
-        scope = self._scope
-        lock = lock_to_compare(scope.models, of_anybody=scope.owner is ANY_USER)
-        locked = await scope.fetch(lock, thread_ids=thread_id, owners=scope.owner)
-        if not locked:
-            raise ThreadNotFoundError(thread_id)
-        if locked[0].isolation != "read committed":
-            raise InvalidInput("expected_version", "needs READ COMMITTED: this transaction cannot see what came since")
-        (latest,) = await scope.fetch(latest_version(scope.models), thread_id=thread_id)
-        if latest.version != expected:
-            raise StateConflict(thread_id, expected, latest.version)
 
     async def _delete(self, thread_id: IdT, due: Any) -> tuple[UserIdT, int]:
         thread_id = self._scope.thread_id(thread_id)

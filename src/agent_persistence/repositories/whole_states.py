@@ -8,7 +8,7 @@ from typing import Any
 from agent_persistence.errors import CorruptRow
 from agent_persistence.json_values import decode_json
 from agent_persistence.models import Models
-from agent_persistence.records import StateRecord
+from agent_persistence.records import StateRecord, StateStream
 from agent_persistence.repositories.rows import check_readable
 from agent_persistence.repositories.state_patches import patched
 from agent_persistence.repositories.state_statements import links_of_states
@@ -59,4 +59,10 @@ def _record(row: Any, data: Any) -> StateRecord[Any] | CorruptRow:
         check_readable("states", (row.thread_id, row.state_id), row, row.created_at, row.updated_at)
     except CorruptRow as error:  # the others can be read
         return error
-    return StateRecord(row.thread_id, row.state_id, data, row.meta, row.created_at, row.updated_at)
+    if row.stream_id is None:
+        return StateRecord(row.thread_id, row.state_id, data, row.meta, row.created_at, row.updated_at)
+    try:
+        stream = StateStream(data["bytes"], data["sha256"], data["chunks"])
+    except (KeyError, TypeError):  # somebody else's work
+        return CorruptRow("states", (row.thread_id, row.state_id), "state_data")
+    return StateRecord(row.thread_id, row.state_id, None, row.meta, row.created_at, row.updated_at, stream)

@@ -14,6 +14,9 @@ _OWNED: Final = (
 )
 # The policy of threads holds in here as well.
 _OF_A_VISIBLE_THREAD: Final = "EXISTS (SELECT FROM threads WHERE threads.thread_id = %s.thread_id)"
+_OF_A_VISIBLE_STREAM: Final = (
+    "EXISTS (SELECT FROM state_streams AS stream WHERE stream.stream_id = state_chunks.stream_id)"
+)
 _POLICIES: Final = {
     "threads": _OWNED,
     "states": _OF_A_VISIBLE_THREAD % "states",
@@ -21,6 +24,8 @@ _POLICIES: Final = {
     "graph_checkpoints": _OF_A_VISIBLE_THREAD % "graph_checkpoints",
     "graph_values": _OF_A_VISIBLE_THREAD % "graph_values",
     "tool_results": _OF_A_VISIBLE_THREAD % "tool_results",
+    "state_streams": _OF_A_VISIBLE_THREAD % "state_streams",
+    "state_chunks": _OF_A_VISIBLE_STREAM,
 }
 
 
@@ -36,8 +41,8 @@ def _remove() -> Iterator[str]:
         yield f"DROP POLICY IF EXISTS opt_owner ON {table}"
         # Where policies of the host's remain, the table stays shut.
         yield (
-            f"DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_policy WHERE polrelid = '{table}'::regclass) THEN "
-            f"ALTER TABLE {table} DISABLE ROW LEVEL SECURITY, NO FORCE ROW LEVEL SECURITY; END IF; END $$"
+            f"DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_policy WHERE polrelid = to_regclass('{table}')) THEN "
+            f"ALTER TABLE IF EXISTS {table} DISABLE ROW LEVEL SECURITY, NO FORCE ROW LEVEL SECURITY; END IF; END $$"
         )
 
 
