@@ -7,6 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 from types import TracebackType
 from typing import Any, Final, Generic, Literal, Self, TypeVar
@@ -33,16 +34,16 @@ from agent_persistence.one_call import (
     OneCallThreads,
     OneCallToolResults,
 )
+from agent_persistence.purging import Purging
 from agent_persistence.records import AnyUser
 from agent_persistence.repositories import Limits
 from agent_persistence.repositories.commit_hooks import TouchedState, refuse_autocommit
 from agent_persistence.repositories.latest_versions import latest_versions
-from agent_persistence.repositories.retention import MAX_KEPT, purge_states
-from agent_persistence.repositories.streamed_states import sweep_abandoned
+from agent_persistence.repositories.retention import MAX_KEPT
 from agent_persistence.servers import Servers
 from agent_persistence.settings import PersistenceSettings
 from agent_persistence.shielding import drain
-from agent_persistence.texts import check_limit
+from agent_persistence.texts import check_datetime, check_limit
 from agent_persistence.transactions import Transactions
 from agent_persistence.unit_of_work import UnitOfWork
 
@@ -112,6 +113,11 @@ class Persistence(Generic[IdT, UserIdT]):
             wait_seconds=settings.pool_timeout,
         )
         self._background = Background()
+        self._purging = Purging(
+            self._transactions,
+            keep_last=settings.max_checkpoint_history,
+            interval=settings.checkpoint_cleanup_interval,
+        )
         self.threads = OneCallThreads(self._transactions)
         self.messages = OneCallMessages(self._transactions)
         self.states = OneCallStates(self._transactions)
@@ -141,8 +147,8 @@ class Persistence(Generic[IdT, UserIdT]):
         except BaseException:
             await self.aclose()
             raise
-        if self.settings.checkpoint_cleanup_interval:
-            self._background.every(self.settings.checkpoint_cleanup_interval, self.purge, "purge of old states")
+        if interval := self.settings.checkpoint_cleanup_interval:
+            self._background.every(interval, self._purging.sweep, "purge of old states")
         if self.cache is not None:
             self.cache.sweep_before_trust(self.sweep)
             self._background.every(self.settings.cache_sweep_interval, self.sweep, "sweep of the cache's outbox")
@@ -226,25 +232,23 @@ class Persistence(Generic[IdT, UserIdT]):
         refuse_autocommit(yes=options.get("isolation_level") == "AUTOCOMMIT")
         return self._transactions.join(session, user_id)
 
-    async def purge(self, *, keep_last: int | None = None) -> int:
-        """Delete all but the newest states of every thread, in small batches; say how many went.
+    async def purge(self, *, keep_last: int | None = None, older_than: datetime | None = None) -> int:
+        """Delete old states of every thread, in small batches; say how many went. The latest state always stays.
 
-        Streams that were begun more than a day ago and became no state go, too.
+        No writer is waited for: a thread that is written to at this moment is left for the next time. Streams that were
+        begun more than a day ago and became no state go, too. With an interval in the settings, a store does this by
+        itself.
 
         Args:
-            keep_last: how many stay, at least 1; ``PERSISTENCE_MAX_CHECKPOINT_HISTORY`` if left out.
+            keep_last: how many stay, at least 1. If both are left out, ``PERSISTENCE_MAX_CHECKPOINT_HISTORY``.
+            older_than: delete only what was saved before this time.
         """
-        wanted = self.settings.max_checkpoint_history if keep_last is None else keep_last
+        wanted = keep_last
+        if wanted is None:
+            wanted = self.settings.max_checkpoint_history if older_than is None else 1
         keep = check_limit(wanted, "keep_last", MAX_KEPT)
-        while await self._transactions.maintain(sweep_abandoned):
-            pass
-        total, last = 0, None
-        while True:
-            batch = partial(purge_states, keep_last=keep, after=last)
-            deleted, last = await self._transactions.maintain(batch)
-            total += deleted
-            if last is None:
-                return total
+        before = None if older_than is None else check_datetime(older_than, "older_than")
+        return await self._purging.purge(keep_last=keep, older_than=before)
 
     async def sweep(self) -> int:
         """Withdraw the cached states that Redis could not be told of in time; say how many there were.

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from redis.asyncio import Redis
 
 from agent_persistence.embedded import EmbeddedServers
 from agent_persistence.persistence import Persistence
+from agent_persistence.purging import Purging
 from agent_persistence.settings import PersistenceSettings
 from command_line import CommandLine
 
@@ -52,6 +54,57 @@ def test_other_id_types_fail_and_the_remedy_names_the_recorded_one(command_line:
 
     assert result.exit_code == 1
     assert _remedies(result.stdout) == ["export PERSISTENCE_ID_TYPE=string"]
+
+
+async def put_states(settings: PersistenceSettings, count: int) -> None:
+    async with Persistence[str, str](settings) as store:
+        thread = await store.threads.create(user_id="ann")
+        for number in range(count):
+            await store.states.put(thread.thread_id, number, user_id="ann")
+
+
+async def purge_once(settings: PersistenceSettings) -> None:
+    async with Persistence[str, str](settings) as store:
+        await Purging(store._transactions, keep_last=2, interval=60).sweep()  # noqa: SLF001 - as a store makes it
+
+
+def test_the_purge_is_seen_with_what_it_removed_and_what_is_due(command_line: CommandLine) -> None:
+    limited = command_line.with_variables(
+        PERSISTENCE_MAX_CHECKPOINT_HISTORY="2", PERSISTENCE_CHECKPOINT_CLEANUP_INTERVAL="60"
+    )
+    settings = PersistenceSettings(
+        _env_file=None,
+        database_url=command_line.variables["PERSISTENCE_DATABASE_URL"],
+        db_schema=command_line.variables["PERSISTENCE_DB_SCHEMA"],
+    )
+    asyncio.run(put_states(settings, 5))
+
+    off = _finding(command_line("doctor", "--json").stdout, "purge")
+    before = _finding(limited("doctor", "--json").stdout, "purge")
+    asyncio.run(purge_once(settings))
+    after = _finding(limited("doctor", "--json").stdout, "purge")
+    command_line.sql("UPDATE persistence_jobs SET finished_at = now() - interval '1 hour'")
+    late = _finding(limited("doctor", "--json").stdout, "purge")
+
+    assert (off["level"], off["detail"]) == ("OK", "off: PERSISTENCE_CHECKPOINT_CLEANUP_INTERVAL is 0")
+    assert (before["level"], before["detail"]) == ("OK", "has not run yet; 3 old states are due")
+    assert after["level"] == "OK"
+    assert re.fullmatch(r"last ended \d+ s ago, and removed 3 states; 0 old states are due", after["detail"])
+    assert late["level"] == "WARN"
+
+
+def test_an_abandoned_stream_is_seen_where_nobody_purges(command_line: CommandLine) -> None:
+    command_line.sql("INSERT INTO threads (thread_id, user_id) VALUES ('t', 'ann')")
+    command_line.sql("INSERT INTO state_streams (thread_id, created_at) VALUES ('t', now() - interval '2 days')")
+
+    found = _finding(command_line("doctor", "--json").stdout, "purge")
+
+    assert (found["level"], found["detail"].split("; ")[-1]) == ("WARN", "1 abandoned streams are due")
+
+
+def _finding(stdout: str, subject: str) -> dict[str, Any]:
+    [found] = [finding for finding in json.loads(stdout)["findings"] if finding["subject"] == subject]
+    return dict(found)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from agent_persistence.cli.checkup import Finding, Level, examine_database
 from agent_persistence.cli.checkup_cache import examine_cache, examine_values
+from agent_persistence.cli.checkup_sweeper import examine_sweeper
 from agent_persistence.cli.failures import ExitCode
 from agent_persistence.cli.options import Json
 from agent_persistence.cli.output import out, visible, write_json
@@ -39,7 +40,10 @@ async def _examine(settings: PersistenceSettings) -> list[Finding]:
     persistence = Persistence[Any, Any](settings)
     try:
         findings = [_versions(), *await examine_database(persistence.engine, settings), *await examine_cache(settings)]
-        return findings if _has_failed(findings) else [*findings, *await examine_values(persistence)]
+        if _has_failed(findings):
+            return findings
+        swept = await examine_sweeper(persistence.engine, settings)
+        return [*findings, *swept, *await examine_values(persistence)]
     finally:
         await persistence.aclose()
 

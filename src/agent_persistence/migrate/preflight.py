@@ -12,7 +12,7 @@ from agent_persistence.migrate import catalog
 from agent_persistence.settings import PersistenceSettings
 
 TABLES: Final = (
-    *("threads", "states", "messages", "persistence_config", "cache_outbox"),
+    *("threads", "states", "messages", "persistence_config", "persistence_jobs", "cache_outbox"),
     *("graph_checkpoints", "graph_values", "tool_results", "state_streams", "state_chunks"),
 )
 _NAMES: Final = (*TABLES, "message_role", "state_versions")

@@ -12,6 +12,7 @@ from sqlalchemy.orm import DeclarativeBase
 from agent_persistence.ids import IdT, IdTypes, UserIdT
 from agent_persistence.models.base import NAMING_CONVENTION, table_of
 from agent_persistence.models.graph import GraphTables, graph_tables, graph_tables_in
+from agent_persistence.models.jobs import jobs_in, jobs_table
 from agent_persistence.models.message import MessageMixin
 from agent_persistence.models.outbox import outbox_in, outbox_table
 from agent_persistence.models.state import StateMixin
@@ -54,6 +55,11 @@ class Models(Generic[IdT, UserIdT]):
         return tool_results_in(table_of(self.Thread).schema, self.id_types)
 
     @property
+    def jobs(self) -> Table:
+        """The table of what stores do by themselves; it belongs to no model."""
+        return jobs_in(table_of(self.Thread).schema)
+
+    @property
     def streamed(self) -> StreamTables:
         """The tables of states that were streamed in; they belong to no model."""
         return streams_in(table_of(self.Thread).schema, self.id_types)
@@ -94,5 +100,6 @@ def _build(id_types: IdTypes[Any, Any], schema: str | None) -> Models[Any, Any]:
     outbox_table(Base.metadata, id_types)
     graph_tables(Base.metadata, id_types)
     tool_results_table(Base.metadata, id_types, threads=table_of(Thread))
+    jobs_table(Base.metadata)
     tie_streams(stream_tables(Base.metadata, id_types), table_of(Thread), table_of(State))
     return Models(Thread, State, Message)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from datetime import datetime
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import bindparam, column, func, select
+from sqlalchemy import ARRAY, BigInteger, Table, any_, bindparam, case, cast, column, func, literal, select, true
 
 from agent_persistence.repositories.scope import Scope
 from agent_persistence.repositories.state_statements import delete_states
 
 MAX_KEPT: Final = 2**31 - 1
 THREADS_A_BATCH: Final = 500
+STATES_A_BATCH: Final = 1000
+BYTES_A_BATCH: Final = 2**30
+"""Of streamed states: to delete so many takes a second, and a transaction must not take long."""
 
 
 class Purged(NamedTuple):
@@ -18,42 +23,116 @@ class Purged(NamedTuple):
 
     Attributes:
         deleted: how many states went.
-        last: the thread that it ended with; ``None`` after the last one.
+        last: the thread to go on behind.
+        more: whether there may be more.
     """
 
     deleted: int
     last: Any
+    more: bool
 
 
-async def purge_states(scope: Scope[Any, Any], *, keep_last: int, after: Any = None) -> Purged:
-    """Delete all but the newest states of the next threads, in the order of their ids.
+async def purge_states(
+    scope: Scope[Any, Any], *, keep_last: int, older_than: datetime | None = None, after: Any = None
+) -> Purged:
+    """Delete old states of the next threads, in the order of their ids; not all, if they are many.
 
     Several callers at once take different threads, and none waits for a writer: a thread whose row is locked is passed
-    over. The latest state of a thread always stays, so no cached value changes.
+    over. Threads that have nothing to go are looked at, and not locked. The latest state of a thread always stays, so
+    no cached value changes.
     """
-    threads, states = scope.threads, scope.states
+    page = await _threads_after(scope, after)
+    if not page:
+        return Purged(0, after, more=False)
+    threads = await _locked(scope, page, keep_last, older_than)
+    if not threads:
+        return Purged(0, page[-1], more=True)
+    # From a snapshot that is younger than the locks.
+    due = await _due(scope, threads, keep_last, older_than)
+    doomed = list(_not_too_many(due))
+    deleted = await _delete(scope, doomed) if doomed else 0
+    is_done = len(doomed) < STATES_A_BATCH and len(doomed) == len(due)
+    return Purged(deleted, page[-1] if is_done else after, more=True)
+
+
+async def _threads_after(scope: Scope[Any, Any], after: Any) -> Sequence[Any]:
+    threads = scope.threads
     walk = select(threads.c.thread_id).order_by(threads.c.thread_id).limit(THREADS_A_BATCH)
     if after is not None:
         walk = walk.where(threads.c.thread_id > after)
-    batch = (await scope.execute(walk.with_for_update(key_share=True, skip_locked=True))).scalars().all()
-    if not batch:
-        return Purged(0, None)
-    # Of each thread, from a snapshot that is younger than its lock.
-    ids = func.unnest(bindparam("thread_ids", batch, type_=scope.models.id_types.id.array_type()))
-    thread = ids.table_valued(column("thread_id", threads.c.thread_id.type)).render_derived(name="thread")
+    return (await scope.execute(walk)).scalars().all()
+
+
+async def _locked(
+    scope: Scope[Any, Any], page: Sequence[Any], keep_last: int, older_than: datetime | None
+) -> Sequence[Any]:
+    """Lock those of the threads that have states to go, by the look of it."""
+    threads, states = scope.threads, scope.states
+    oldest = (
+        select(states.c.created_at)
+        .where(states.c.thread_id == threads.c.thread_id)
+        .order_by(states.c.state_id)
+        .limit(1)
+        .scalar_subquery()
+    )
+    has_due = _newest_to_go(states, threads.c.thread_id, keep_last).is_not(None)
+    if older_than is not None:
+        has_due &= oldest < older_than
+    ids = bindparam("thread_ids", page, type_=scope.models.id_types.id.array_type())
+    lock = select(threads.c.thread_id).where(threads.c.thread_id == any_(ids), has_due)
+    return (await scope.execute(lock.with_for_update(key_share=True, skip_locked=True))).scalars().all()
+
+
+async def _due(
+    scope: Scope[Any, Any], thread_ids: Sequence[Any], keep_last: int, older_than: datetime | None
+) -> Sequence[Any]:
+    states = scope.states
+    ids = func.unnest(bindparam("thread_ids", thread_ids, type_=scope.models.id_types.id.array_type()))
+    thread = ids.table_valued(column("thread_id", states.c.thread_id.type)).render_derived(name="thread")
+    streamed = cast(func.jsonb_extract_path_text(states.c.state_data, "bytes"), BigInteger)
+    statement = (
+        select(
+            states.c.thread_id,
+            states.c.state_id,
+            case((states.c.stream_id.is_not(None), func.coalesce(streamed, 0)), else_=0).label("size"),
+        )
+        .join(thread, states.c.thread_id == thread.c.thread_id)
+        .where(
+            states.c.state_id <= _newest_to_go(states, thread.c.thread_id, keep_last),
+            true() if older_than is None else states.c.created_at < older_than,
+        )
+        .order_by(states.c.thread_id, states.c.state_id)
+        .limit(STATES_A_BATCH)
+    )
+    return (await scope.execute(statement)).all()
+
+
+def _not_too_many(due: Sequence[Any]) -> Iterator[Any]:
+    size = 0
+    for row in due:
+        if size and size + row.size > BYTES_A_BATCH:
+            return
+        size += row.size
+        yield row
+
+
+async def _delete(scope: Scope[Any, Any], rows: Sequence[Any]) -> int:
+    ids = literal([row.thread_id for row in rows], scope.models.id_types.id.array_type())
+    versions = literal([row.state_id for row in rows], ARRAY(BigInteger))
+    states = scope.states
+    columns = column("thread_id", states.c.thread_id.type), column("state_id", BigInteger)
+    named = func.unnest(ids, versions).table_valued(*columns).render_derived(name="named")
+    doomed = select(named.c.thread_id, named.c.state_id).cte("doomed")
+    return len((await scope.execute(delete_states(states, doomed))).all())
+
+
+def _newest_to_go(states: Table, thread_id: Any, keep_last: int) -> Any:
     newer = states.alias()
-    newest_to_go = (
+    return (
         select(newer.c.state_id)
-        .where(newer.c.thread_id == thread.c.thread_id)
+        .where(newer.c.thread_id == thread_id)
         .order_by(newer.c.state_id.desc())
         .offset(keep_last)
         .limit(1)
         .scalar_subquery()
     )
-    doomed = (
-        select(states.c.thread_id, states.c.state_id)
-        .where(states.c.thread_id == thread.c.thread_id, states.c.state_id <= newest_to_go)
-        .cte("doomed")
-    )
-    deleted = (await scope.execute(delete_states(states, doomed))).all()
-    return Purged(len(deleted), batch[-1])

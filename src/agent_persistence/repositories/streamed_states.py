@@ -28,7 +28,7 @@ from agent_persistence.errors import (
 )
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.json_values import EncodedJSON, encode_json
-from agent_persistence.models import ExactJSON
+from agent_persistence.models import ExactJSON, Models
 from agent_persistence.records import StateRecord, StateStream
 from agent_persistence.repositories.chunks import ENCODING, Tally, cut
 from agent_persistence.repositories.commit_hooks import TouchedState
@@ -270,15 +270,20 @@ class StreamedStates(StateRepository[IdT, UserIdT], Generic[IdT, UserIdT]):
 async def sweep_abandoned(scope: Scope[Any, Any]) -> int:
     """Delete some streams that were begun long ago and became no state; say how many."""
     streams = scope.models.streamed.streams
-    oldest = select(streams.c.stream_id).where(is_abandoned(scope)).order_by(streams.c.stream_id).limit(_SWEPT_AT_ONCE)
+    oldest = (
+        select(streams.c.stream_id)
+        .where(is_abandoned(scope.models))
+        .order_by(streams.c.stream_id)
+        .limit(_SWEPT_AT_ONCE)
+    )
     batch = oldest.with_for_update(skip_locked=True).cte("batch")
     gone = delete(streams).where(streams.c.stream_id == batch.c.stream_id).returning(streams.c.stream_id)
     return len((await scope.execute(gone)).all())
 
 
-def is_abandoned(scope: Scope[Any, Any]) -> ColumnElement[bool]:
+def is_abandoned(models: Models[Any, Any]) -> ColumnElement[bool]:
     """That a stream was begun long ago and became no state."""
-    streams = scope.models.streamed.streams
+    streams = models.streamed.streams
     return streams.c.state_id.is_(None) & (streams.c.created_at < func.now() - ABANDONED_AFTER)
 
 
