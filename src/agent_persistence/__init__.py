@@ -58,6 +58,11 @@ from agent_persistence.records import (
 )
 from agent_persistence.repositories import PreparedThread
 from agent_persistence.settings import PersistenceSettings
+from agent_persistence.shared import (
+    close_shared_persistence,
+    replaced_shared_persistence,
+    shared_persistence,
+)
 from agent_persistence.unit_of_work import UnitOfWork
 
 __all__ = [
@@ -129,5 +134,8 @@ __all__ = [
     "UnitOfWorkInUseError",
     "WrongLoopError",
     "build_models",
+    "close_shared_persistence",
+    "replaced_shared_persistence",
+    "shared_persistence",
     "uuid7",
 ]

@@ -39,6 +39,11 @@ class Home:
         """Refuse to be used at all from now on."""
         self._closed = True
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether nobody may use it any more."""
+        return self._closed
+
     def check_open(self) -> None:
         """Refuse to be used after the end, in whatever thread.
 

@@ -22,7 +22,7 @@ from agent_persistence.cache import Guard, StateCache, make_redis
 from agent_persistence.cache.audit import CacheAudit, audit
 from agent_persistence.cache.sweeper import sweep_batch
 from agent_persistence.driver_errors import DRIVER_ERRORS, translated
-from agent_persistence.engine import make_engine
+from agent_persistence.engine import make_engine, terminator_of
 from agent_persistence.errors import InvalidInput, SettingsError, UnavailableError
 from agent_persistence.ids import ID_TYPES, IdT, UserIdT
 from agent_persistence.models import Models, build_models
@@ -100,6 +100,7 @@ class Persistence(Generic[IdT, UserIdT]):
         self._servers = Servers(settings, needs_database=engine is None, needs_redis=redis is None)
         self._closing.callback(self._servers.close)
         self.cache = self._make_cache(redis or self._make_redis())
+        self._cut_connections: Callable[[], None] = lambda: None
         self.engine = engine or self._make_engine()
         self._transactions: Transactions[IdT, UserIdT] = Transactions(
             self.engine,
@@ -158,6 +159,11 @@ class Persistence(Generic[IdT, UserIdT]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aclose()
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed, or is being closed: it cannot be used any more then."""
+        return self._transactions.home.is_closed
 
     async def check(self) -> None:
         """Say what is wrong with the database, and which command mends it.
@@ -288,13 +294,23 @@ class Persistence(Generic[IdT, UserIdT]):
         )
 
     async def aclose(self) -> None:
-        """Finish what follows the last commits, and close what this object opened."""
-        await self._background.stop(self.settings.checkpointer_cleanup_timeout)
-        await self._transactions.aclose(self.settings.checkpointer_cleanup_timeout)
-        await drain(self.settings.checkpointer_cleanup_timeout)
-        if self.cache is not None:
-            await self.cache.aclose()
-        await self._closing.aclose()
+        """Finish what follows the last commits, and close what this object opened.
+
+        When ``PERSISTENCE_CHECKPOINTER_CLEANUP_TIMEOUT`` is up, what is still under way ends with an error, and the
+        connections are cut: a database that hangs keeps nobody from closing.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self.settings.checkpointer_cleanup_timeout
+        cutting = loop.call_at(deadline, self._cut_connections)
+        try:
+            await self._background.stop(deadline - loop.time())
+            await self._transactions.aclose(deadline - loop.time())
+            await drain(max(deadline - loop.time(), 0))
+            if self.cache is not None:
+                await self.cache.aclose()
+            await self._closing.aclose()
+        finally:
+            cutting.cancel()
 
     async def _verify(self) -> None:
         with translated():
@@ -302,6 +318,7 @@ class Persistence(Generic[IdT, UserIdT]):
 
     def _make_engine(self) -> AsyncEngine:
         engine = make_engine(self._servers.database, self.settings, keeps_cache=self.cache is not None)
+        self._cut_connections = terminator_of(engine)
         self._closing.push_async_callback(engine.dispose)
         return engine
 
