@@ -1,0 +1,56 @@
+"""The persistence service of a chat backend: ``python chat_backend.py``, with ``PERSISTENCE_DATABASE_URL`` set."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from agent_persistence import MessageRecord, NewMessage, Persistence, PersistenceSettings, StateRecord
+
+
+@dataclass(frozen=True)
+class Chat:
+    """One user's conversations, each answer with the state that it was given in."""
+
+    persistence: Persistence[str, str]
+    user_id: str
+
+    async def answer(self, thread_id: str, question: str, text: str, state: dict[str, Any]) -> StateRecord[str]:
+        """Save a turn: what was asked, what was answered, and where the agent goes on; all of it or nothing."""
+        async with self.persistence.begin(user_id=self.user_id) as uow:
+            checkpoint = await uow.states.put(thread_id, state)
+            answer = {"role": "assistant", "content": text}
+            said: NewMessage[str] = NewMessage(message=answer, meta={"state_version": checkpoint.version})
+            await uow.messages.append_many(thread_id, [{"role": "user", "content": question}, said])
+            return checkpoint
+
+    async def history(self, thread_id: str, limit: int = 50) -> Sequence[MessageRecord[str]]:
+        """Return the newest messages, the oldest of them first."""
+        return (await self.persistence.messages.page(thread_id, user_id=self.user_id, limit=limit)).items
+
+    async def restore(self, thread_id: str, version: int) -> Any:
+        """Go back to a checkpoint: what it holds is the latest state again."""
+        async with self.persistence.begin(user_id=self.user_id) as uow:
+            old = await uow.states.get_version(thread_id, version)
+            return None if old is None else (await uow.states.put(thread_id, old.data)).data
+
+
+async def main() -> None:
+    """Say something, go back, and forget what is old."""
+    async with Persistence[str, str](PersistenceSettings(auto_migrate=True)) as persistence:
+        chat = Chat(persistence, user_id="ada")
+        thread_id = (await persistence.threads.create(user_id="ada", name="Refund")).thread_id
+        await chat.answer(thread_id, "Where is my order?", "On its way.", {"step": "tracked"})
+        await chat.answer(thread_id, "I want my money back.", "Done.", {"step": "refunded"})
+
+        messages = await chat.history(thread_id)
+        print(*[f"{message.role}: {message.text}" for message in messages], sep="\n")  # noqa: T201 - an example
+        print(await chat.restore(thread_id, messages[1].meta["state_version"]))  # noqa: T201
+        print(await persistence.purge(older_than=datetime.now(UTC) - timedelta(days=30)), "old states")  # noqa: T201
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
