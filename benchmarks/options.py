@@ -13,7 +13,7 @@ from benchmarks.workloads import SMALL, WORKLOADS
 
 _RESULTS = Path(__file__).parent / "results"
 _SLICES = "; ".join(f"{workload.key}: {workload.title}" for workload in WORKLOADS)
-_EPILOG = f"Workloads: {_SLICES}; w6: growth of bytes and time; w7: import."
+_EPILOG = f"Workloads: {_SLICES}; w6: growth of bytes and time; w7: import; w8: a state of 100 MB; w9: a small pool."
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,7 @@ def read_options(arguments: Sequence[str]) -> tuple[Plan, Outputs]:
         sizes=options.sizes or ((SMALL,) if quick else tuple(SIZES)),
         growth_steps=options.growth_steps or (60 if quick else 500),
         import_messages=options.import_messages or (2_000 if quick else 1_000_000),
+        stream_megabytes=options.stream_megabytes or (10 if quick else 100),
         uvloop=options.uvloop if options.uvloop is not None else not (quick or options.only),
     )
     wants_plots = options.plots if options.plots is not None else not options.only
@@ -65,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seconds", type=float, help="how long a slice is")
     add("--growth-steps", type=int, metavar="N", help="of w6; 500 by default, 60 if quick")
     add("--import-messages", type=int, metavar="N", help="of w7; 1,000,000 by default, 2,000 if quick")
+    add("--stream-megabytes", type=int, metavar="N", help="of w8; 100 by default, 10 if quick")
     add("--uvloop", action=choice, help="measure again under uvloop; by default in a whole run that is not quick")
     add("--json", type=Path, default=_RESULTS / "latest.json", metavar="FILE", help="all figures")
     add("--markdown", type=Path, metavar="FILE", help="the tables")

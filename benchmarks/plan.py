@@ -34,6 +34,7 @@ class Plan:
         threads: how many threads the table has for each contender.
         growth_steps: of w6.
         import_messages: of w7.
+        stream_megabytes: of w8.
         uvloop: whether to measure again under uvloop, where it is installed.
     """
 
@@ -48,6 +49,7 @@ class Plan:
     sizes: tuple[str, ...] = tuple(SIZES)
     growth_steps: int = 500
     import_messages: int = 1_000_000
+    stream_megabytes: int = 100
     uvloop: bool = True
 
     def wants(self, key: str) -> bool:

@@ -11,7 +11,9 @@ import orjson
 from benchmarks.growth import Growth
 from benchmarks.importing import Import
 from benchmarks.plan import Cell
+from benchmarks.pooling import Pooling
 from benchmarks.samples import SIZES
+from benchmarks.streaming import Streaming
 from benchmarks.summary import Summary
 from benchmarks.workloads import WORKLOADS
 
@@ -36,6 +38,8 @@ class Report:
     summaries: Summaries
     growth: dict[str, Growth] = field(default_factory=dict)
     imported: Import | None = None
+    streamed: Streaming | None = None
+    pooled: dict[str, Pooling] = field(default_factory=dict)
 
     def write_json(self, file: Path) -> None:
         """Write everything."""
@@ -61,6 +65,8 @@ class Report:
             "cells": cells,
             "growth": {name: asdict(growth) for name, growth in self.growth.items()},
             "import": imported,
+            "stream": self.streamed and asdict(self.streamed),
+            "pool": {name: asdict(pooling) for name, pooling in self.pooled.items()},
         }
 
 

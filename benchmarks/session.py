@@ -16,10 +16,12 @@ from benchmarks.growth import Growth, measure_growth
 from benchmarks.importing import Import, measure_import
 from benchmarks.ours import Ours
 from benchmarks.plan import Plan
+from benchmarks.pooling import Pooling, measure_pooling
 from benchmarks.report import Report, Summaries
 from benchmarks.run import Run
 from benchmarks.samples import Samples, make_samples
 from benchmarks.servers import Servers, running_servers
+from benchmarks.streaming import Streaming, measure_streaming
 from benchmarks.summary import summarise
 from benchmarks.workloads import SMALL
 
@@ -54,8 +56,10 @@ class Session:
                 summaries |= self._slices_under_uvloop(servers, samples)
             growth = asyncio.run(self._growth(servers)) if self._plan.wants("w6") else {}
             imported = asyncio.run(self._import(servers)) if self._plan.wants("w7") else None
+            streamed = asyncio.run(self._streaming(servers)) if self._plan.wants("w8") else None
+            pooled = asyncio.run(self._pooling(servers)) if self._plan.wants("w9") else {}
             machine = asyncio.run(describe(servers.addresses))
-        return Report(self._command, machine, self._titles, self._absent, summaries, growth, imported)
+        return Report(self._command, machine, self._titles, self._absent, summaries, growth, imported, streamed, pooled)
 
     def _slices(self, servers: Servers, samples: Samples) -> Summaries:
         contenders = self._ourselves() + self._others()
@@ -99,6 +103,14 @@ class Session:
     async def _import(self, servers: Servers) -> Import:
         self._say(f"import of {self._plan.import_messages:,} messages")
         return await measure_import(servers, self._plan.import_messages, self._plan.seed)
+
+    async def _streaming(self, servers: Servers) -> Streaming:
+        self._say(f"a state of {self._plan.stream_megabytes} MB")
+        return await measure_streaming(servers, self._plan.stream_megabytes, self._plan.seed)
+
+    async def _pooling(self, servers: Servers) -> dict[str, Pooling]:
+        self._say("many callers on a small pool")
+        return await measure_pooling(servers)
 
     def _ourselves(self) -> list[Contender]:
         floors: list[Contender] = [Floor(), FloorCopy(), FloorExecutemany()]

@@ -9,12 +9,15 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.growth import Growth
+from benchmarks.pooling import TITLE as POOL_TITLE
 from benchmarks.report import Report
+from benchmarks.streaming import Streaming
 from benchmarks.summary import Summary
 
 HEADINGS = ("x floor", "rounds", "ops/s", "p50 ms", "p99 ms", "trips pg", "redis", "client us", "server us")
 _GROWTH = ("steps", "s", "stored MB", "WAL MB", "first ms", "last ms", "last/first", "read ms", "versions equal")
 _CELL = ("workload", "states", "tasks", "contender")
+_POOL = ("ops/s", "checkouts an op", "most in use", "p50 ms", "p99 ms", "alone ms")
 WIDTH = 160
 
 Rows = Iterator[list[str]]
@@ -29,6 +32,11 @@ def show(report: Report, console: Console) -> None:
         console.print(_table(["contender", *_GROWTH], _growth_rows(report), left=1))
     if report.imported:
         console.print(_import_line(report))
+    if report.streamed:
+        console.print(_stream_line(report.streamed))
+    if report.pooled:
+        console.print(POOL_TITLE)
+        console.print(_table(["operation", *_POOL], _pool_rows(report), left=1))
     for absent in report.absent:
         console.print(f"absent: {absent}")
 
@@ -43,6 +51,10 @@ def markdown(report: Report) -> str:
         parts.append(_markdown_table(["contender", *_GROWTH], _growth_rows(report), left=1))
     if report.imported:
         parts.append(_import_line(report))
+    if report.streamed:
+        parts.append(_stream_line(report.streamed))
+    if report.pooled:
+        parts += [f"{POOL_TITLE}.", _markdown_table(["operation", *_POOL], _pool_rows(report), left=1)]
     parts.append("\n".join(f"- {name}: {title}" for name, title in report.titles.items()))
     if report.absent:
         parts.append("Absent:\n\n" + "\n".join(f"- {absent}" for absent in report.absent))
@@ -103,6 +115,25 @@ def _import_line(report: Report) -> str:
         f"w7: import of {found.messages:,} messages in {found.import_seconds:.1f} s, COPY of the same rows in "
         f"{found.copy_seconds:.2f} s: {found.ratio:.3f} of its rate; {found.peak_mb:.0f} MB of memory at most"
     )
+
+
+def _stream_line(found: Streaming) -> str:
+    return (
+        f"w8: a state of {found.megabytes} MB in {found.in_seconds:.1f} s, out in {found.out_seconds:.1f} s, stored in "
+        f"{found.stored_mb:.0f} MB; the same as rows by hand in {found.rows_in_seconds:.1f} s, out in "
+        f"{found.rows_out_seconds:.1f} s"
+    )
+
+
+def _pool_rows(report: Report) -> Rows:
+    for name, found in report.pooled.items():
+        yield [
+            name,
+            f"{found.rate:,.0f}",
+            f"{found.checkouts:.2f}",
+            str(found.most_out),
+            *[f"{milliseconds:.1f}" for milliseconds in (found.p50, found.p99, found.alone)],
+        ]
 
 
 def _table(headings: Sequence[str], rows: Rows, *, left: int) -> Table:
