@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import AsyncIterator
 from typing import Any
 
 from agent_persistence import Persistence
@@ -60,6 +61,17 @@ async def use_states(store: Store, user: str, thread_id: str) -> None:
     assert await store.states.clear(thread_id, user_id=user) == 1
 
 
+async def use_streams(store: Store, user: str, thread_id: str) -> None:
+    async def source() -> AsyncIterator[bytes]:
+        yield 1_100_000 * b"a"
+
+    saved = await store.states.put_stream(thread_id, source(), user_id=user)
+    assert await store.states.require(thread_id, user_id=user) == saved
+    pieces = [piece async for piece in store.states.open_stream(thread_id, user_id=user)]
+    assert b"".join(pieces) == 1_100_000 * b"a"
+    assert await store.states.clear(thread_id, user_id=user) == 1
+
+
 async def use_a_unit_of_work(store: Store, user: str, thread_id: str) -> None:
     async with store.begin(user_id=user) as uow:
         message = await uow.messages.append(thread_id, said("together"))
@@ -90,6 +102,7 @@ async def work(store: Store, user: str, shared_thread: str, end: asyncio.Task[by
         thread_id = await use_threads(store, user)
         await use_messages(store, user, thread_id)
         await use_states(store, user, thread_id)
+        await use_streams(store, user, thread_id)
         await use_a_unit_of_work(store, user, thread_id)
         await count(store, shared_thread)
         assert (await store.health()).database == "up"

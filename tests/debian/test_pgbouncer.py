@@ -204,6 +204,22 @@ async def test_the_owner_is_named_for_the_transaction_and_for_nobody_after_it(mi
     assert not any(row.owner for row in after)
 
 
+async def test_of_two_stores_behind_a_pooler_one_purges(migrated: PersistenceSettings) -> None:
+    settings = changed(migrated, max_checkpoint_history=1, checkpoint_cleanup_interval=0.05)
+    async with Persistence[str, str](migrated) as store:
+        thread = await store.threads.create(user_id="ada")
+        for number in range(5):
+            await store.states.put(thread.thread_id, number, user_id="ada")
+
+        async with Persistence[str, str](settings), Persistence[str, str](settings), asyncio.timeout(10):
+            while len(await store.states.page(thread.thread_id, user_id="ada")) > 1:  # noqa: ASYNC110 - nobody is told
+                await asyncio.sleep(0.01)
+
+        async with store.engine.connect() as connection:
+            jobs = (await connection.execute(text("SELECT job FROM persistence_jobs"))).scalars().all()
+    assert jobs == ["purge"]
+
+
 async def test_without_the_setting_the_first_connection_is_refused_and_the_setting_named(
     migrated: PersistenceSettings,
 ) -> None:

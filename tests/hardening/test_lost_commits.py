@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -17,6 +18,7 @@ from torture.servers import PostgreSQL
 from agent_persistence.errors import CommitUnknown, UnavailableError
 from agent_persistence.records import NewMessage
 from agent_persistence.repositories.appending import COPIED_FROM
+from agent_persistence.repositories.chunks import CHUNK_BYTES
 from agent_persistence.unit_of_work import UnitOfWork
 from hardening_servers import NEVER_ARRIVED, REPLY_LOST, LossyProxy, Store, migrated_settings
 
@@ -291,3 +293,27 @@ async def test_a_lone_statement_whose_reply_is_lost_is_called_unknown_where_it_i
 
     again = await world.append(message_id=message_id)
     assert (await world.messages())[2:] == [again]
+
+
+# --- a state that is streamed in: many transactions, any of which may be hit ---
+
+
+@pytest.mark.parametrize("step", ["begin", "chunk", "publish"])
+async def test_a_streamed_state_is_saved_whole_and_once(world: World, fate: str, step: str) -> None:
+    content, before = bytes(CHUNK_BYTES), await world.states()
+
+    async def source(loss: AsyncExitStack) -> AsyncIterator[bytes]:
+        if step == "chunk":
+            await loss.enter_async_context(world.proxy.losing_a_commit(fate))
+        yield content
+        if step == "publish":
+            await loss.enter_async_context(world.proxy.losing_a_commit(fate))
+
+    async with AsyncExitStack() as loss:
+        if step == "begin":
+            await loss.enter_async_context(world.proxy.losing_a_commit(fate))
+        saved = await world.store.states.put_stream(world.thread_id, source(loss), user_id=world.user_id)
+
+    pieces = [piece async for piece in world.store.states.open_stream(world.thread_id, user_id=world.user_id)]
+    assert pieces == [content]
+    assert await world.states() == [saved, *before]

@@ -17,6 +17,7 @@ from agent_persistence.persistence import Persistence
 from agent_persistence.purging import Purging
 from agent_persistence.records import ANY_USER
 from agent_persistence.repositories import retention
+from agent_persistence.repositories.jobs import Job
 from agent_persistence.settings import PersistenceSettings
 
 SettingsFor = Callable[..., Awaitable[PersistenceSettings]]
@@ -276,18 +277,29 @@ async def test_the_job_of_a_store_that_stalled_is_taken_over_and_not_ended_by_it
     two_stores: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, other = two_stores
+    is_stalled, go_on, keep = asyncio.Event(), asyncio.Event(), Job.keep
+
+    async def keep_late(job: Job, scope: Any) -> bool:
+        if not is_stalled.is_set():
+            is_stalled.set()
+            await go_on.wait()
+        return await keep(job, scope)
+
+    monkeypatch.setattr(Job, "keep", keep_late)
+    monkeypatch.setattr(retention, "STATES_A_BATCH", 1)
     await thread_with_states(one, "ann", 4)
-    paused = Paused(monkeypatch)
     stalled = asyncio.create_task(sweeper_of(one).sweep())
-    await paused.is_under_way.wait()
+    await is_stalled.wait()  # after its first batch
     async with other.engine.begin() as connection:
         await connection.execute(text("UPDATE persistence_jobs SET held_until = now() - interval '1 s'"))
 
-    by_other = await asyncio.wait_for(sweeper_of(other).sweep(), timeout=5)  # passes over what is locked
+    by_other = await asyncio.wait_for(sweeper_of(other).sweep(), timeout=5)
     ended = await job_of(other)
-    paused.go_on.set()
+    newer = await thread_with_states(other, "ann", 2)
+    go_on.set()
 
-    assert (by_other, await stalled) == (0, 3)
+    assert (await stalled, by_other) == (1, 2)
+    assert await kept(one, newer, "ann") == [1, 0]
     assert ended.finished_at is not None
     assert await job_of(other) == ended
 

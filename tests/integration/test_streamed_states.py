@@ -383,6 +383,22 @@ async def test_a_writer_that_is_killed_leaves_what_nobody_sees_and_a_purge_sweep
         assert await rows_of(store, thread_id) == (0, 0)
 
 
+async def test_what_became_a_state_is_not_discarded_by_a_caller_who_does_not_know(
+    persistence: Store, user_id: str
+) -> None:
+    thread_id = await a_thread(persistence, user_id)
+    upload = persistence._transactions.upload(  # noqa: SLF001 - what put_stream does, step by step
+        thread_id, source(), user_id=user_id, meta=None, expected_version=None
+    )
+    await upload.begin()
+    await upload.receive()
+    await upload.publish()
+
+    await upload.discard()
+
+    assert await read(persistence, thread_id, user_id) == CONTENT
+
+
 async def test_a_stream_that_was_swept_meanwhile_becomes_no_state(persistence: Store, user_id: str) -> None:
     thread_id = await a_thread(persistence, user_id)
 
