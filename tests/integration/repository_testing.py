@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -33,6 +33,14 @@ class Place:
 
 
 # Each takes the three repositories of a unit of work, or the three facades, with what names the owner there.
+async def forged() -> AsyncIterator[bytes]:
+    yield b"forged"
+
+
+async def all_of(pieces: AsyncIterable[bytes]) -> list[bytes]:
+    return [piece async for piece in pieces]
+
+
 CALLS: dict[str, Call] = {
     "threads.get": lambda store, place, **owner: store.threads.get(place.thread_id, **owner),
     "threads.require": lambda store, place, **owner: store.threads.require(place.thread_id, **owner),
@@ -67,6 +75,8 @@ CALLS: dict[str, Call] = {
         place.thread_id, place.version, **owner
     ),
     "states.page": lambda store, place, **owner: store.states.page(place.thread_id, **owner),
+    "states.put_stream": lambda store, place, **owner: store.states.put_stream(place.thread_id, forged(), **owner),
+    "states.open_stream": lambda store, place, **owner: all_of(store.states.open_stream(place.thread_id, **owner)),
     "states.touch": lambda store, place, **owner: store.states.touch(place.thread_id, **owner),
     "states.clear": lambda store, place, **owner: store.states.clear(place.thread_id, **owner),
     "states.prune": lambda store, place, **owner: store.states.prune(

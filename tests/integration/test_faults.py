@@ -30,7 +30,7 @@ EVERY_CALL: dict[str, Call] = CALLS | {
     "threads.create_many": lambda store, _, **owner: store.threads.create_many([NewThread(messages=[HELLO])], **owner),
     "threads.page": lambda store, _, **owner: store.threads.page(**owner),
 }
-WRITES = [name for name in CALLS if not name.split(".")[1].startswith(("get", "require", "page"))]
+WRITES = [name for name in CALLS if not name.split(".")[1].startswith(("get", "require", "page", "open"))]
 
 
 async def own_store(make_database: Any, *, migrated: bool = True) -> Persistence[str, str]:
