@@ -47,9 +47,9 @@ async def main() -> None:
         await chat.answer(thread_id, "I want my money back.", "Done.", {"step": "refunded"})
 
         messages = await chat.history(thread_id)
-        print(*[f"{message.role}: {message.text}" for message in messages], sep="\n")  # noqa: T201 - an example
-        print(await chat.restore(thread_id, messages[1].meta["state_version"]))  # noqa: T201
-        print(await persistence.purge(older_than=datetime.now(UTC) - timedelta(days=30)), "old states")  # noqa: T201
+        print(*[f"{message.role}: {message.text}" for message in messages], sep="\n")
+        print(await chat.restore(thread_id, messages[1].meta["state_version"]))
+        print(await persistence.purge(older_than=datetime.now(UTC) - timedelta(days=30)), "old states")
 
 
 if __name__ == "__main__":

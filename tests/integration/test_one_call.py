@@ -11,6 +11,7 @@ from agent_persistence.one_call import OneCallMessages, OneCallStates, OneCallTh
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import ANY_USER, NewMessage
 from agent_persistence.repositories import MessageRepository, ThreadRepository, ToolResultRepository
+from agent_persistence.repositories.appending import COPIED_FROM
 from repository_testing import HELLO, counted_statements, run_sql
 
 PAIRS = [
@@ -130,7 +131,7 @@ async def test_appending_is_one_statement_however_many_messages(
     thread_id = (await persistence.threads.create(user_id=user_id)).thread_id
 
     texts = set()
-    for count in (1, 2, 200):
+    for count in (2, 3, COPIED_FROM - 1):
         async with counted_statements(persistence) as statements:
             await persistence.messages.append_many(thread_id, [HELLO] * count, user_id=user_id)
         assert len(statements) == 1

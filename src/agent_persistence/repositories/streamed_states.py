@@ -36,11 +36,11 @@ from agent_persistence.repositories.rows import json_object
 from agent_persistence.repositories.scope import Scope
 from agent_persistence.repositories.states import (
     StateRepository,
-    check_version,
     expect_version,
     keep_newest,
     saved_trace,
 )
+from agent_persistence.texts import check_version
 from agent_persistence.values import value
 
 T = TypeVar("T")
