@@ -7,7 +7,8 @@ SQLALCHEMY =
 VENV = .venv$(if $(SQLALCHEMY),-sqlalchemy$(subst =,,$(subst *,x,$(SQLALCHEMY))))
 BIN = $(VENV)/bin
 PYTEST_ARGS =
-PARALLEL = --numprocesses auto --maxprocesses 4
+# One more than there are processors, for the time that tests wait for servers; 4 at most.
+PARALLEL = --numprocesses $$(n=$$(getconf _NPROCESSORS_ONLN); echo $$((n < 3 ? n + 1 : 4)))
 DURATION = 60
 SEED =
 BENCH = .venv-bench
