@@ -15,6 +15,9 @@ BENCH = .venv-bench
 BENCH_ARGS =
 AGENTFLOW = tests/integrations/agentflow
 
+# Tests start a hundred processes: what they import is compiled once, whatever the machine is used to.
+export PYTHONDONTWRITEBYTECODE =
+
 .DEFAULT_GOAL = help
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # two pips at once would break the virtualenv
