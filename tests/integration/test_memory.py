@@ -13,7 +13,8 @@ import pytest
 from agent_persistence import migrate
 from agent_persistence.settings import PersistenceSettings
 
-MEGABYTES = 100
+MEGABYTES = 30
+STREAMED_MEGABYTES = 40
 # Not what getrusage says: that begins with what the process had that this one was forked from.
 PEAK = """
 def peak():
@@ -29,7 +30,7 @@ from agent_persistence.settings import PersistenceSettings
 
 async def main(url):
     settings = PersistenceSettings(_env_file=None, database_url=url, max_json_bytes=1 << 28)
-    state = {"chunks": [f"{place} {99_990 * 'x'}" for place in range(1000)]}
+    state = {"chunks": [f"{place} {99_990 * 'x'}" for place in range(300)]}
     async with Persistence(settings) as store:
         thread_id = (await store.threads.create(user_id="ann")).thread_id
         await store.states.put(thread_id, 0, user_id="ann")
@@ -76,7 +77,7 @@ pytestmark = [
 ]
 
 
-async def test_a_state_of_100_mb_takes_four_times_its_size_at_most(make_database: Any) -> None:
+async def test_a_state_of_30_mb_takes_four_times_its_size_at_most(make_database: Any) -> None:
     url = await make_database()
     await migrate.upgrade(PersistenceSettings(_env_file=None, database_url=url))
 
@@ -88,11 +89,11 @@ async def test_a_state_of_100_mb_takes_four_times_its_size_at_most(make_database
     assert reading <= 4 * MEGABYTES
 
 
-async def test_a_stream_of_120_mb_takes_a_few_chunks_of_memory(make_database: Any) -> None:
+async def test_a_stream_of_40_mb_takes_a_few_chunks_of_memory(make_database: Any) -> None:
     url = await make_database()
     await migrate.upgrade(PersistenceSettings(_env_file=None, database_url=url))
 
-    command = [sys.executable, "-c", PEAK + STREAMED_STATE, url, "120"]
+    command = [sys.executable, "-c", PEAK + STREAMED_STATE, url, str(STREAMED_MEGABYTES)]
     run = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=True)
     writing, reading = map(float, run.stdout.split())
 
