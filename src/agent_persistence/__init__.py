@@ -38,6 +38,7 @@ from agent_persistence.errors import (
     UnavailableError,
     UniqueConflict,
     UnitOfWorkInUseError,
+    UnsavedStatesError,
     WrongLoopError,
 )
 from agent_persistence.ids import BIGINT, INT, STRING, UUID, IdType, IdTypes, uuid7
@@ -132,6 +133,7 @@ __all__ = [
     "UniqueConflict",
     "UnitOfWork",
     "UnitOfWorkInUseError",
+    "UnsavedStatesError",
     "WrongLoopError",
     "build_models",
     "close_shared_persistence",

@@ -41,6 +41,7 @@ class Checkpoint:
     Attributes:
         version: grows with every save of a thread, and is never used twice, not even after the thread was deleted.
         expires_at: when it ceases to exist; ``None`` if it does not.
+        durable: ``False`` where it comes from this process's memory because the store is away; see ``DegradedMode``.
     """
 
     thread_id: str
@@ -48,6 +49,7 @@ class Checkpoint:
     state: Any = field(repr=False)
     created_at: datetime
     expires_at: datetime | None = None
+    durable: bool = True
 
 
 @value

@@ -20,6 +20,7 @@
     │   └── LockTimeout                       ... on waiting for a lock
     ├── CommitUnknown                         the connection died during COMMIT
     ├── DatabaseError                         the server refused; retrying will not help
+    ├── UnsavedStatesError                    degraded mode ends, and the database has not got everything
     ├── MisuseError                           the program holds it wrong
     │   ├── ClosedError                       a store that was closed
     │   ├── WrongLoopError                    a store of another event loop
@@ -43,7 +44,7 @@ own error is the ``__cause__``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 Committed = Literal["yes", "no", "unknown"]
 
@@ -191,6 +192,18 @@ class CommitUnknown(PersistenceError):
     """The connection died during COMMIT, and the database could not say since whether the work is in it."""
 
     committed = "unknown"
+
+
+class UnsavedStatesError(PersistenceError):
+    """Degraded mode ended with states that the database has not got: write them elsewhere, or they are lost.
+
+    Attributes:
+        states: an ``UnsavedState`` each, in the order in which they were saved.
+    """
+
+    def __init__(self, states: Sequence[Any]) -> None:
+        super().__init__(f"{len(states)} states that were saved in degraded mode are not in the database; see `states`")
+        self.states = tuple(states)
 
 
 class MisuseError(PersistenceError):

@@ -104,6 +104,7 @@ class LossyProxy:
         self._proxy = Proxy(server.port, self._is_to_be_lost)
         self._fate = REPLY_LOST
         self._content: bytes | None = None
+        self._then_away = False
 
     @property
     def port(self) -> int:
@@ -114,16 +115,28 @@ class LossyProxy:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self.go_away()
+
+    def go_away(self) -> None:
+        """The server behind it seems to be dead."""
         self._proxy.refuse()
 
+    async def come_back(self) -> None:
+        """The server behind it seems to have started again."""
+        self._proxy.refuse()
+        await self._proxy.listen()
+
     @asynccontextmanager
-    async def losing_a_commit(self, fate: str, *, of: bytes | None = None) -> AsyncIterator[None]:
+    async def losing_a_commit(
+        self, fate: str, *, of: bytes | None = None, then_away: bool = False
+    ) -> AsyncIterator[None]:
         """The first COMMIT of the block, or the reply to it, is lost, and its connection with it; there must be one.
 
         Args:
             of: a statement with this text in its parameters commits by itself, and is what is lost.
+            then_away: the server seems to have died of it.
         """
-        self._fate, self._content = fate, of
+        self._fate, self._content, self._then_away = fate, of, then_away
         loss = asyncio.create_task(self._proxy.lose_a_reply(within_seconds=30))
         await asyncio.sleep(0)
         try:
@@ -136,4 +149,6 @@ class LossyProxy:
         is_meant = is_commit(sent) if self._content is None else self._content in sent
         if is_meant and self._fate == NEVER_ARRIVED:
             self._proxy.cut()  # what is written to a connection that was cut goes nowhere
+        if is_meant and self._then_away:
+            asyncio.get_running_loop().call_soon(self.go_away)
         return is_meant

@@ -54,10 +54,11 @@ class Proxy:
         self._listener = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
 
     def refuse(self) -> None:
-        """Close the port, as the death of a server does."""
+        """Close the port, as the death of a server does; a connection that loses its reply goes when it has."""
         if self._listener is not None:
             self._listener.close()
-        self.cut()
+        for link in [link for link in self._links if not link.loses_reply]:
+            link.cut()
 
     def cut(self) -> int:
         """Cut every connection; say how many there were."""

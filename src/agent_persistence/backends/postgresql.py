@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, ClassVar, Final, Self
 
+from agent_persistence.checkpoint_limits import CheckpointLimits
 from agent_persistence.checkpointer import Capability, Checkpoint, Checkpointer, ThreadSummary
 from agent_persistence.errors import (
     InvalidInput,
@@ -90,11 +91,7 @@ class PostgreSQLCheckpointer(Checkpointer):
         self, thread_id: str, state: Any, *, expected_version: int | None = None, ttl: float | None = None
     ) -> Checkpoint:
         """Save a state as the thread's latest; see ``Checkpointer``."""
-        key = self._thread_id(thread_id)
-        if ttl is not None:
-            raise InvalidInput("ttl", _NO_TTL)
-        if expected_version is not None:
-            check_version(expected_version, "expected_version")
+        key = self._check(thread_id, expected_version, ttl)
         with _named_state():
             try:
                 saved = await self._persistence.states.put(
@@ -103,6 +100,18 @@ class PostgreSQLCheckpointer(Checkpointer):
             except ThreadNotFoundError:
                 saved = await self._begin(key, state, expected_version)
         return _checkpoint(saved)
+
+    def check_save(
+        self, thread_id: str, state: Any, *, expected_version: int | None = None, ttl: float | None = None
+    ) -> bytes:
+        """Refuse what ``save_state`` would refuse without asking the database; return the state as JSON."""
+        self._check(thread_id, expected_version, ttl)
+        limits = CheckpointLimits.from_settings(self._persistence.settings)
+        return limits.encode(limits.clean(state))
+
+    def check_thread_id(self, thread_id: str) -> None:
+        """Refuse what every method would refuse."""
+        self._thread_id(thread_id)
 
     async def load_state(self, thread_id: str, *, version: int | None = None) -> Checkpoint | None:
         """Return the thread's latest state, or that of a version; see ``Checkpointer``."""
@@ -133,6 +142,14 @@ class PostgreSQLCheckpointer(Checkpointer):
         """Close the ``Persistence``, if it was made here."""
         if self._is_ours:
             await self._persistence.aclose()
+
+    def _check(self, thread_id: str, expected_version: int | None, ttl: float | None) -> Any:
+        key = self._thread_id(thread_id)
+        if ttl is not None:
+            raise InvalidInput("ttl", _NO_TTL)
+        if expected_version is not None:
+            check_version(expected_version, "expected_version")
+        return key
 
     async def _begin(self, key: Any, state: Any, expected_version: int | None) -> StateRecord[Any]:
         """Save the first state of a thread together with the thread; a conflict takes both back."""

@@ -1,0 +1,332 @@
+"""While the database is away, agents go on in memory; what they were told is kept, or they are told that it was not."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from torture.servers import PostgreSQL
+
+from agent_persistence import (
+    Checkpoint,
+    InvalidInput,
+    StateConflict,
+    ThreadExistsError,
+    UnavailableError,
+    UnsavedStatesError,
+)
+from agent_persistence.degraded import DegradedCheckpointer, DegradedMode
+from agent_persistence.testing import CheckpointerContract
+from hardening_servers import REPLY_LOST, LossyProxy, Store, migrated_settings
+
+FAST = {"retry_deadline": 0.2, "pool_timeout": 1.0, "thread_touch_interval": 0, "checkpointer_cleanup_timeout": 0.5}
+
+
+class World:
+    """A store whose database can be taken away from it, and another one that always has it."""
+
+    def __init__(self, store: Store, beside: Store, proxy: LossyProxy) -> None:
+        self.store, self.beside, self.proxy = store, beside, proxy
+
+    async def saved(self, thread_id: str, user_id: str) -> list[Any]:
+        """What the database has, the first first."""
+        return [state.data for state in await self.beside.states.page(thread_id, user_id=user_id)][::-1]
+
+
+@pytest_asyncio.fixture(scope="module")
+async def world(postgresql: PostgreSQL) -> AsyncIterator[World]:
+    settings = await migrated_settings(postgresql, **FAST)
+    async with LossyProxy(postgresql) as proxy:
+        url = settings.database_url.get_secret_value().replace(f":{postgresql.port}/", f":{proxy.port}/")
+        values = settings.model_dump(exclude_unset=True)
+        behind_proxy = type(settings)(_env_file=None, **values | {"database_url": url})
+        async with Store(behind_proxy) as store, Store(settings) as beside:
+            yield World(store, beside, proxy)
+
+
+@pytest_asyncio.fixture
+async def mode(world: World) -> AsyncIterator[DegradedMode]:
+    async with DegradedMode(world.store, check_seconds=0.05) as mode:
+        yield mode
+        await world.proxy.come_back()
+        mode.forget_unsaved()
+
+
+@pytest.fixture
+def ada(mode: DegradedMode, user_id: str) -> DegradedCheckpointer:
+    return mode.checkpointer(user_id)
+
+
+class TestWithTheDatabase(CheckpointerContract):
+    """While the database is there, it is a checkpointer like any other."""
+
+    backend = DegradedCheckpointer
+
+    @pytest_asyncio.fixture
+    async def open_checkpointer(self, postgresql: PostgreSQL) -> AsyncIterator[Any]:
+        async with AsyncExitStack() as opened:
+            modes = {}
+            for namespace in ("contract-a", "contract-b"):
+                store = await opened.enter_async_context(Store(await migrated_settings(postgresql, **FAST)))
+                modes[namespace] = await opened.enter_async_context(DegradedMode(store))
+
+            async def open_checkpointer(user_id: str, *, namespace: str = "contract-a") -> DegradedCheckpointer:
+                return modes[namespace].checkpointer(user_id)
+
+            yield open_checkpointer
+
+
+async def test_an_agent_goes_on_without_the_database_which_has_it_all_afterwards(
+    world: World, mode: DegradedMode, ada: DegradedCheckpointer, user_id: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    thread_id = f"t-{user_id}"
+    assert (await ada.save_state(thread_id, {"step": 1})).durable
+    world.proxy.go_away()
+
+    with caplog.at_level(logging.WARNING, "agent_persistence"):
+        known = await ada.load_state(thread_id)
+        assert known is not None
+        assert (known.state, known.durable) == ({"step": 1}, False)
+        told = [await ada.save_state(thread_id, {"step": step}) for step in (2, 3)]
+        begun = await ada.save_state(f"{thread_id}-new", "hello")
+        assert [one.durable for one in (*told, begun)] == [False] * 3
+        assert await ada.load_state(thread_id) == told[1]
+        assert await ada.load_state(thread_id, version=told[0].version) == told[0]
+        assert mode.is_on
+        assert mode.pending == 3
+
+        await world.proxy.come_back()
+        await mode.until_over()
+
+    assert not mode.is_on
+    assert mode.pending == 0
+    assert await world.saved(thread_id, user_id) == [{"step": 1}, {"step": 2}, {"step": 3}]
+    assert await world.saved(f"{thread_id}-new", user_id) == ["hello"]
+    assert (await ada.save_state(thread_id, {"step": 4})).durable
+    levels = [record.levelname for record in caplog.records if "DEGRADED MODE" in record.message]
+    assert levels == ["ERROR", "WARNING"]
+
+
+async def test_a_version_that_was_made_up_can_be_expected_and_loaded_when_the_database_is_back(
+    world: World, mode: DegradedMode, ada: DegradedCheckpointer, user_id: str
+) -> None:
+    thread_id = f"t-{user_id}"
+    first = await ada.save_state(thread_id, 1, expected_version=0)
+    world.proxy.go_away()
+
+    second = await ada.save_state(thread_id, 2, expected_version=first.version)
+    third = await ada.save_state(thread_id, 3, expected_version=second.version)
+    for passed in (first, second):
+        with pytest.raises(StateConflict):
+            await ada.save_state(thread_id, "late", expected_version=passed.version)
+    await world.proxy.come_back()
+    await mode.until_over()
+
+    assert await world.saved(thread_id, user_id) == [1, 2, 3]
+    loaded = await ada.load_state(thread_id, version=second.version)
+    assert loaded is not None
+    assert (loaded.state, loaded.durable) == (2, True)
+    assert (await ada.save_state(thread_id, 4, expected_version=third.version)).durable
+    with pytest.raises(StateConflict):
+        await ada.save_state(thread_id, "late", expected_version=third.version)
+
+
+async def test_a_version_of_a_process_that_is_gone_is_refused(
+    world: World, ada: DegradedCheckpointer, user_id: str
+) -> None:
+    thread_id = f"t-{user_id}"
+    world.proxy.go_away()
+    async with DegradedMode(world.store) as former:
+        made_up = await former.checkpointer(user_id).save_state(thread_id, 1)
+        await world.proxy.come_back()
+    world.proxy.go_away()
+
+    for one in (thread_id, f"{thread_id}-other"):
+        with pytest.raises(StateConflict):
+            await ada.save_state(one, 2, expected_version=made_up.version)
+
+
+async def test_what_another_process_overtook_is_set_aside_and_said_loudly(
+    world: World, user_id: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    mode = DegradedMode(world.store, check_seconds=0.05)
+    ada, thread_id = mode.checkpointer(user_id), f"t-{user_id}"
+    first = await ada.save_state(thread_id, "first")
+    world.proxy.go_away()
+    kept = await ada.save_state(thread_id, "kept", expected_version=first.version)
+    after = await ada.save_state(thread_id, "after it", expected_version=kept.version)
+    other = await ada.save_state(f"{thread_id}-other", "of another thread")
+    await world.beside.states.put(thread_id, "faster", user_id=user_id)
+
+    with caplog.at_level(logging.CRITICAL, "agent_persistence"):
+        await world.proxy.come_back()
+        await mode.until_over()
+
+    assert [(one.user_id, one.checkpoint, type(one.reason)) for one in mode.unsaved] == [
+        (user_id, kept, StateConflict),
+        (user_id, after, StateConflict),
+    ]
+    assert [record.levelname for record in caplog.records] == ["ERROR", "CRITICAL"]
+    assert await world.saved(thread_id, user_id) == ["first", "faster"]
+    assert await world.saved(f"{thread_id}-other", user_id) == [other.state]
+    world.proxy.go_away()
+    with pytest.raises(UnavailableError):  # it is known to be further on
+        await ada.load_state(thread_id)
+    await world.proxy.come_back()
+    with pytest.raises(UnsavedStatesError) as caught:
+        await mode.aclose()
+    assert caught.value.states == mode.unsaved
+    assert "kept" not in str(caught.value)
+
+
+async def test_a_thread_that_turns_out_to_be_somebody_elses_is_set_aside(
+    world: World, mode: DegradedMode, ada: DegradedCheckpointer, user_id: str
+) -> None:
+    thread_id = f"t-{user_id}"
+    await world.beside.threads.create(user_id="somebody else", thread_id=thread_id)
+    world.proxy.go_away()
+    await ada.save_state(thread_id, "mine")
+
+    await world.proxy.come_back()
+    await mode.until_over()
+
+    assert [type(one.reason) for one in mode.unsaved] == [ThreadExistsError]
+
+
+async def test_who_closes_too_early_is_handed_what_is_not_in_the_database(world: World, user_id: str) -> None:
+    mode = DegradedMode(world.store, check_seconds=0.05)
+    ada = mode.checkpointer(user_id)
+    world.proxy.go_away()
+    told = [await ada.save_state(f"t-{user_id}", number) for number in range(3)]
+
+    with pytest.raises(UnsavedStatesError) as caught:
+        await mode.aclose()
+
+    assert [(one.user_id, one.checkpoint, one.reason) for one in caught.value.states] == [
+        (user_id, one, None) for one in told
+    ]
+    with pytest.raises(UnavailableError):
+        await ada.save_state(f"t-{user_id}", "later")
+    await world.proxy.come_back()
+
+
+async def test_closing_writes_what_waits_without_waiting_for_the_next_look(world: World, user_id: str) -> None:
+    mode = DegradedMode(world.store, check_seconds=3_600)
+    world.proxy.go_away()
+    await mode.checkpointer(user_id).save_state(f"t-{user_id}", "hello")
+    await asyncio.sleep(0)
+    await world.proxy.come_back()
+
+    await mode.aclose()
+
+    assert await world.saved(f"t-{user_id}", user_id) == ["hello"]
+
+
+async def test_what_memory_has_no_room_for_is_refused_as_without_degraded_mode(world: World, user_id: str) -> None:
+    async with DegradedMode(world.store, most_bytes=100, check_seconds=0.05) as mode:
+        ada = mode.checkpointer(user_id)
+        world.proxy.go_away()
+        await ada.save_state(f"t-{user_id}", "x" * 80)
+        with pytest.raises(UnavailableError):
+            await ada.save_state(f"t-{user_id}", "x" * 80)
+        await world.proxy.come_back()
+        await mode.until_over()
+        await ada.save_state(f"t-{user_id}", "y" * 200)
+
+    assert await world.saved(f"t-{user_id}", user_id) == ["x" * 80, "y" * 200]
+
+
+async def test_nothing_is_taken_in_that_the_database_would_refuse(
+    world: World, ada: DegradedCheckpointer, user_id: str
+) -> None:
+    world.proxy.go_away()
+    await ada.save_state(f"t-{user_id}", "fine")
+
+    for thread_id, state, arguments in (
+        ("", "x", {}),
+        (["t"], "x", {}),
+        ("t", float("nan"), {}),
+        ("t", "x" * 30_000_000, {}),
+        ("t", "x", {"expected_version": -1}),
+        ("t", "x", {"ttl": 60}),
+    ):
+        with pytest.raises(InvalidInput):
+            await ada.save_state(thread_id, state, **arguments)  # type: ignore[arg-type]  # on purpose
+    with pytest.raises(InvalidInput):
+        await ada.load_state(["t"])  # type: ignore[arg-type]  # on purpose
+
+
+async def test_what_this_process_does_not_know_is_not_taken_for_absent(
+    world: World, mode: DegradedMode, ada: DegradedCheckpointer, user_id: str
+) -> None:
+    await ada.save_state(f"t-{user_id}", "known")
+    world.proxy.go_away()
+
+    with pytest.raises(UnavailableError):
+        await ada.load_state(f"t-{user_id}-unknown")
+    assert mode.is_on
+    with pytest.raises(UnavailableError):
+        await ada.load_state(f"t-{user_id}", version=1)
+    await ada.save_state(f"t-{user_id}", "waits")
+    for call in (ada.delete_thread, ada.state_history):
+        with pytest.raises(UnavailableError, match="wait"):
+            await call(f"t-{user_id}")
+
+
+async def test_what_redis_has_is_read_from_there(world: World, servers: Any, user_id: str) -> None:
+    values = world.store.settings.model_dump(exclude_unset=True) | {"redis_url": servers.redis_url}
+    async with Store(type(world.store.settings)(_env_file=None, **values)) as store, DegradedMode(store) as mode:
+        thread = await store.threads.create(user_id=user_id)
+        await store.states.put(thread.thread_id, "of another process", user_id=user_id)
+        assert await store.states.get(thread.thread_id, user_id=user_id) is not None
+        world.proxy.go_away()
+
+        found = await mode.checkpointer(user_id).load_state(thread.thread_id)
+    await world.proxy.come_back()
+
+    assert found is not None
+    assert (found.state, found.durable) == ("of another process", True)
+
+
+async def test_a_deleted_thread_is_not_remembered(
+    world: World, mode: DegradedMode, ada: DegradedCheckpointer, user_id: str
+) -> None:
+    thread_ids = [f"t-{user_id}-{number}" for number in range(2)]
+    for thread_id in thread_ids:
+        await ada.save_state(thread_id, "old")
+    assert await ada.delete_thread(thread_ids[0])
+    await world.beside.threads.delete(thread_ids[1], user_id=user_id)
+    assert await ada.load_state(thread_ids[1]) is None
+    world.proxy.go_away()
+    await ada.save_state(f"t-{user_id}-2", "begins it")
+    assert mode.is_on
+
+    for thread_id in thread_ids:
+        with pytest.raises(UnavailableError):
+            await ada.load_state(thread_id)
+
+
+async def test_a_lost_reply_while_it_catches_up_doubles_nothing(
+    world: World, mode: DegradedMode, ada: DegradedCheckpointer, user_id: str
+) -> None:
+    thread_id = f"t-{user_id}"
+    first = await ada.save_state(thread_id, "first")
+    world.proxy.go_away()
+    told: list[Checkpoint] = [await ada.save_state(thread_id, "second", expected_version=first.version)]
+    told.append(await ada.save_state(thread_id, "third", expected_version=told[0].version))
+
+    async with world.proxy.losing_a_commit(REPLY_LOST, then_away=True):
+        await world.proxy.come_back()
+        async with asyncio.timeout(30):
+            while not mode.journal.first.in_doubt:  # noqa: ASYNC110 - nobody is told
+                await asyncio.sleep(0.01)
+    await world.proxy.come_back()
+    await mode.until_over()
+
+    assert await world.saved(thread_id, user_id) == ["first", "second", "third"]
+    assert mode.unsaved == ()

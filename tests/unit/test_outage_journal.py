@@ -1,0 +1,58 @@
+"""The journal of degraded mode forgets nothing that waits, and holds nothing that does not."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from agent_persistence.degraded.journal import FIRST_PROVISIONAL, Journal, KnownStates, Place
+
+NOW = datetime.now(UTC)
+HERE, THERE = Place("ada", "here"), Place("ada", "there")
+
+
+def test_each_threads_states_are_kept_in_their_order_until_they_are_settled_or_taken() -> None:
+    journal = Journal()
+    added = [journal.add(place, b'"%d"' % number, None) for number, place in enumerate((HERE, THERE, HERE))]
+
+    assert list(journal) == added
+    assert journal.latest(HERE) is added[2]
+    journal.settle(7)
+    assert journal.first is added[1]
+    assert journal.settled(added[0].version) == 7
+    assert journal.take(HERE) == [added[2]]
+    assert journal.latest(HERE) is None
+    assert list(journal) == [added[1]]
+    assert journal.size == 3
+    journal.settle(8)
+    assert (len(journal), journal.size) == (0, 0)
+
+
+def test_provisional_versions_grow_from_one_process_to_the_next_and_fit_into_a_double() -> None:
+    versions = [journal.add(HERE, b"1", None).version for journal in (Journal(), Journal()) for _ in range(3)]
+
+    assert versions[:3] == sorted(set(versions[:3]))
+    assert min(versions) > FIRST_PROVISIONAL + 10**15
+    assert max(versions) < 2**53
+
+
+def test_of_the_states_that_are_known_those_not_used_for_longest_go_first() -> None:
+    known = KnownStates(most_bytes=10)
+    known.put(HERE, 1, b'"1234"', NOW)
+    known.put(THERE, 1, b'"12"', NOW)
+    known.put(HERE, 2, b'"4321"', NOW)
+    known.put(Place("ada", "third"), 1, b"1", NOW)
+
+    assert [known.version(place) for place in (HERE, THERE, Place("ada", "third"))] == [2, 0, 1]
+    found = known.get(HERE)
+    assert found is not None
+    assert (found.state, found.durable) == ("4321", False)
+    known.put(THERE, 1, b'"too large for it"', NOW)
+    assert known.get(THERE) is None
+
+
+def test_a_late_answer_does_not_replace_a_newer_state() -> None:
+    known = KnownStates(most_bytes=100)
+    known.put(HERE, 2, b"2", NOW)
+    known.put(HERE, 1, b"1", NOW)
+
+    assert known.version(HERE) == 2
