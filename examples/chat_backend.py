@@ -23,7 +23,7 @@ class Chat:
         async with self.persistence.begin(user_id=self.user_id) as uow:
             checkpoint = await uow.states.put(thread_id, state)
             answer = {"role": "assistant", "content": text}
-            said: NewMessage[str] = NewMessage(message=answer, meta={"state_version": checkpoint.version})
+            said = NewMessage[str](message=answer, meta={"state_version": checkpoint.version})
             await uow.messages.append_many(thread_id, [{"role": "user", "content": question}, said])
             return checkpoint
 

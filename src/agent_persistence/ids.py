@@ -103,7 +103,7 @@ UUID: Final = IdType("uuid", uuid.UUID, Uuid)
 ID_TYPES: Final[dict[IdKind, IdType[Any]]] = {kind.name: kind for kind in (STRING, INT, BIGINT, UUID)}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # with slots, `IdTypes[str, int](...)` is a TypeError
 class IdTypes(Generic[IdT, UserIdT]):
     """The id types of one database: of threads and messages, and of the users who own them."""
 

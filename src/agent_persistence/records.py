@@ -147,7 +147,7 @@ class MessageRecord(Generic[IdT]):
         return self.message.get("tool_call_id")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)  # with slots, `NewMessage[str](...)` is a TypeError
 class NewMessage(Generic[IdT]):
     """A message to append, where the bare mapping does not say enough.
 
@@ -163,7 +163,7 @@ class NewMessage(Generic[IdT]):
     meta: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)  # with slots, `NewThread[str](...)` is a TypeError
 class NewThread(Generic[IdT]):
     """A thread with all that is in it, to be added at once.
 
