@@ -304,6 +304,28 @@ async def test_a_save_whose_reply_was_lost_is_done_once(bench: Bench) -> None:
     assert list(await bench.checkpointer.state_history("t")) == [second, first]
 
 
+@pytest.mark.parametrize("expected", [True, False], ids=["over a version", "over any"])
+async def test_a_save_whose_reply_was_lost_is_done_once_though_others_have_saved_since(
+    bench: Bench, *, expected: bool
+) -> None:
+    checkpointer = bench.checkpointer
+    first = await checkpointer.save_state("t", 1)
+
+    async def lose(send: Send) -> Any:
+        await send()
+        await checkpointer.save_state("t", 3)
+        raise LOST
+
+    bench.client.once("transact_write_items", lose)
+
+    second = await checkpointer.save_state("t", LARGE, expected_version=first.version if expected else None)
+
+    third = await checkpointer.load_state("t")
+    assert third is not None
+    assert third.state == 3
+    assert list(await checkpointer.state_history("t")) == [third, second, first]
+
+
 async def test_without_time_to_ask_again_a_lost_reply_leaves_the_outcome_unknown(bench: Bench) -> None:
     checkpointer = bench.another(retry_seconds=0)
     bench.client.once("transact_write_items", failing(LOST))

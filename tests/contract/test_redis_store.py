@@ -201,11 +201,15 @@ class LosingRedis(WatchedRedis):
     """Loses some replies: what was sent has been done."""
 
     losing = 0
+    meanwhile: Callable[[], Awaitable[Any]] | None = None
 
     async def around(self, name: str, send: Callable[[], Awaitable[Any]]) -> Any:
         reply = await send()
         if self.losing and name.startswith("EVAL"):
             self.losing -= 1
+            meanwhile, self.meanwhile = self.meanwhile, None
+            if meanwhile is not None:
+                await meanwhile()
             raise ConnectionLost("lost")
         return reply
 
@@ -225,6 +229,22 @@ async def test_a_save_whose_reply_was_lost_is_done_once(losing: LosingRedis, nam
 
     assert losing.losing == 0
     assert list(await checkpointer.state_history("t")) == [second, first]
+
+
+@pytest.mark.parametrize("expected", [True, False], ids=["over a version", "over any"])
+async def test_a_save_whose_reply_was_lost_is_done_once_though_others_have_saved_since(
+    losing: LosingRedis, namespace: str, *, expected: bool
+) -> None:
+    checkpointer = RedisCheckpointer(client=losing, user_id="u", namespace=namespace)
+    first = await checkpointer.save_state("t", 1)
+    losing.losing, losing.meanwhile = 1, lambda: checkpointer.save_state("t", 3)
+
+    second = await checkpointer.save_state("t", 2, expected_version=first.version if expected else None)
+
+    third = await checkpointer.load_state("t")
+    assert third is not None
+    assert third.state == 3
+    assert list(await checkpointer.state_history("t")) == [third, second, first]
 
 
 async def test_without_time_to_ask_again_a_lost_reply_leaves_the_outcome_unknown(

@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
 from typing import Any, ClassVar, Final, Self
 
 from agent_persistence.backends.dynamodb.bodies import pack
@@ -209,8 +210,8 @@ class DynamoDBCheckpointer(Checkpointer):
         pause = 0.005
         while True:
             before, now = await self._thread(new.thread_id), self._now()
-            if before is not None and before.token == new.token:  # an attempt whose answer was lost
-                return new.state(before)
+            if before is not None and (done := before.version_of(new.token)) is not None:
+                return await self._done(new, before, done)
             live = before if before is not None and before.lives(now) else None
             found = live.version if live else 0
             if new.expected is not None and new.expected != found:
@@ -222,6 +223,13 @@ class DynamoDBCheckpointer(Checkpointer):
             except ConditionNotMet:  # another writer was faster: look again
                 await asyncio.sleep(pause * random.random())
                 pause = min(pause * 2, _LONGEST_PAUSE)
+
+    async def _done(self, new: NewState, thread: Thread, version: int) -> State:
+        """Return the state that an attempt whose reply was lost has saved."""
+        saved = new.state(thread)
+        if version == thread.version:
+            return saved
+        return await self._states.get(thread.states, version) or replace(saved, version=version)
 
     async def _put(self, new: NewState, before: Thread | None, thread: Thread) -> State:
         state = new.state(thread)

@@ -1,8 +1,10 @@
 """What lies in the table.
 
 - A thread: ``pk`` is ``threads#<namespace>#<owner>``, ``sk`` its id. It has ``version`` and ``oldest``, ``created`` and
-  ``updated``, ``states``, which says where its states are, the ``token`` of the last save, and, if it expires,
-  ``expires``. The local index ``by_update`` has the threads of an owner by ``updated``; it can be read consistently.
+  ``updated``, ``states``, which says where its states are, the ``token`` of the last save and those of the 31
+  ``earlier`` ones, so that a save whose reply was lost is recognized although others have saved since, and, if it
+  expires, ``expires``. The local index ``by_update`` has the threads of an owner by ``updated``; it can be read
+  consistently.
 - A state: ``pk`` is ``states#<namespace>#<states>``, ``sk`` its version in twenty digits. It has ``created``,
   ``expires``, and either ``body`` or the number of ``parts`` and the ``token`` of the save that wrote them.
 - A part: the same ``pk``, ``sk`` is ``part#<token>#<number>``.
@@ -38,6 +40,7 @@ class Thread:
         expires: when its latest state does.
         removed: when the last of its states does, in seconds; ``None`` if one never does.
         deleted: the token of the deletion that is under way.
+        earlier: the tokens of the saves before the last one, the latest first.
     """
 
     version: int
@@ -46,6 +49,7 @@ class Thread:
     updated: int
     states: str
     token: str
+    earlier: tuple[str, ...] = ()
     expires: int | None = None
     removed: int | None = None
     deleted: str | None = None
@@ -60,6 +64,7 @@ class Thread:
             updated=_number(item.get("updated", item["created"])),
             states=item["states"]["S"],
             token=item["token"]["S"],
+            earlier=tuple(item["earlier"]["S"].split()) if "earlier" in item else (),
             expires=_number_or_none(item.get("expires")),
             removed=_number_or_none(item.get(EXPIRY)),
             deleted=item["deleted"]["S"] if "deleted" in item else None,
@@ -68,6 +73,16 @@ class Thread:
     def lives(self, now: int) -> bool:
         """Whether it exists for those who ask."""
         return self.deleted is None and (self.expires is None or now < self.expires)
+
+    def version_of(self, token: str) -> int | None:
+        """Return the version that a save has made, unless it is unknown."""
+        saves = self.tokens
+        return self.version - saves.index(token) if token in saves else None
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """Those of the last saves, the latest first."""
+        return self.token, *self.earlier
 
     def item(self, key: Item) -> dict[str, Any]:
         """Write it."""
@@ -79,6 +94,7 @@ class Thread:
             "updated": number(self.updated),
             "states": {"S": self.states},
             "token": {"S": self.token},
+            **({"earlier": {"S": " ".join(self.earlier)}} if self.earlier else {}),
             **_optional("expires", self.expires),
             **_optional(EXPIRY, self.removed),
         }

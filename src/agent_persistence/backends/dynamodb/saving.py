@@ -5,10 +5,13 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Final
 
 from agent_persistence.backends.dynamodb.bodies import PART_BYTES, cut
 from agent_persistence.backends.dynamodb.items import State, Thread, in_seconds
 from agent_persistence.moments import MICROSECONDS
+
+_EARLIER: Final = 31
 
 
 @dataclass
@@ -60,6 +63,7 @@ class NewState:
             updated=updated,
             states=live.states if live else uuid.uuid4().hex,
             token=self.token,
+            earlier=live.tokens[:_EARLIER] if live else (),
             expires=expires,
             removed=removed,
         )

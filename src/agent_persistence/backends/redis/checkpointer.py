@@ -101,7 +101,7 @@ class RedisCheckpointer(Checkpointer):
         expected = "" if expected_version is None else check_version(expected_version, "expected_version")
         cleaned = self._limits.clean(state)
         json = self._limits.encode(cleaned)
-        token, keep = os.urandom(16), self._limits.max_history
+        token, keep = os.urandom(16).hex(), self._limits.max_history
         microseconds = "" if lifetime is None else int(lifetime * MICROSECONDS)
         is_saved, version, *times = await self._calls.write(
             scripts.SAVE, keys, thread_id, json, token, expected, microseconds, keep

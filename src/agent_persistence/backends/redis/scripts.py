@@ -3,8 +3,9 @@
 The braces are part of the keys: what stands between them decides on the slot.
 
 - ``<namespace>:checkpoints:{<owner>}:thread:<thread>``, a hash: ``latest`` and ``oldest`` version, ``created``,
-  ``expires``, the ``token`` of the last save, and a field for each version: when it was saved and when it expires, a
-  line break, JSON. Versions are consecutive: to walk through them takes no list.
+  ``expires``, ``saves``, and a field for each version: when it was saved and when it expires, a line break, JSON.
+  Versions are consecutive: to walk through them takes no list. ``saves`` has the tokens of the last 32 saves with their
+  versions, so that one whose reply was lost is recognized although others have saved since.
 - ``<namespace>:checkpoints:{<owner>}:threads``, a sorted set: each thread by its last save, no two at the same time.
 - ``<namespace>:checkpoints:{<owner>}:expiries``, a sorted set: those of them that expire, by when they do.
 
@@ -63,14 +64,17 @@ SAVE: Final = Script(
     + """
 local thread, threads, expiries = KEYS[1], KEYS[2], KEYS[3]
 local id, json, token, expected, lifetime, keep = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6])
-local held = redis.call('HMGET', thread, 'latest', 'oldest', 'created', 'expires', 'token')
+local held = redis.call('HMGET', thread, 'latest', 'oldest', 'created', 'expires', 'saves')
 if not lives(held[4]) then
   redis.call('DEL', thread)
   held = {}
 end
-local latest = held[1] or '0'
-if held[5] == token then
-  return {1, latest, string.match(redis.call('HGET', thread, latest), '^[^\\n]*')}
+local latest, saves = held[1] or '0', held[5] or ''
+local done = string.match(saves, token .. ' (%d+)')
+if done then
+  local state = redis.call('HGET', thread, done)
+  local times = state and string.match(state, '^[^\\n]*') or digits(now) .. ' ' -- it may be too old to be kept
+  return {1, done, times}
 end
 if expected ~= '' and expected ~= latest then return {0, latest} end
 
@@ -87,7 +91,8 @@ local first = oldest
 if keep > 0 then first = math.min(math.max(oldest, version - keep + 1), oldest + 1000) end -- nobody waits for long
 
 redis.call('HSET', thread, 'latest', digits(version), 'oldest', digits(first), 'created', held[3] or digits(updated),
-  'expires', expires, 'token', token, digits(version), times .. '\\n' .. json)
+  'expires', expires, 'saves', string.sub(token .. ' ' .. digits(version) .. ';' .. saves, 1, 1600),
+  digits(version), times .. '\\n' .. json)
 for gone = oldest, first - 1 do redis.call('HDEL', thread, digits(gone)) end
 redis.call('ZADD', threads, digits(updated), id)
 if expires == '' then
