@@ -48,9 +48,29 @@ def unmigrated(id_types: tuple[str, str], servers: EmbeddedServers, database_url
     )
 
 
+@pytest.fixture(scope="session")
+def templates() -> dict[tuple[str, str], str]:
+    """For each pair of id types, a database with a schema that is ready for use: a copy of it takes a tenth of the time."""
+    return {}
+
+
 @pytest.fixture
-def command_line(unmigrated: CommandLine) -> CommandLine:
+def command_line(
+    unmigrated: CommandLine, id_types: tuple[str, str], templates: dict[tuple[str, str], str]
+) -> CommandLine:
     """The command line, on a schema that is ready for use."""
-    result = unmigrated("upgrade")
-    assert result.exit_code == 0, result.output
-    return unmigrated
+    if id_types not in templates:
+        templates[id_types] = f"template_{'_'.join(id_types)}"
+        unmigrated.sql(f"CREATE DATABASE {templates[id_types]}")
+        result = on_database(unmigrated, templates[id_types])("upgrade")
+        assert result.exit_code == 0, result.output
+    name = f"cli_{uuid.uuid4().hex[:12]}"
+    unmigrated.sql(f"CREATE DATABASE {name} TEMPLATE {templates[id_types]}")
+    return on_database(unmigrated, name).with_variables(PERSISTENCE_CACHE_NAMESPACE=name)
+
+
+def on_database(command_line: CommandLine, name: str) -> CommandLine:
+    url = command_line.variables["PERSISTENCE_DATABASE_URL"]
+    address, _, parameters = url.partition("?")
+    url = f"{address.rpartition('/')[0]}/{name}?{parameters}"
+    return command_line.with_variables(PERSISTENCE_DATABASE_URL=url, PERSISTENCE_DB_SCHEMA="cli")

@@ -49,6 +49,17 @@ async def world(postgresql: PostgreSQL) -> AsyncIterator[World]:
             yield World(store, beside, proxy)
 
 
+@pytest_asyncio.fixture(scope="module")
+async def namespaces(postgresql: PostgreSQL) -> AsyncIterator[dict[str, DegradedMode]]:
+    """Databases of their own."""
+    async with AsyncExitStack() as opened:
+        modes = {}
+        for namespace in ("contract-a", "contract-b"):
+            store = await opened.enter_async_context(Store(await migrated_settings(postgresql, **FAST)))
+            modes[namespace] = await opened.enter_async_context(DegradedMode(store))
+        yield modes
+
+
 @pytest_asyncio.fixture
 async def mode(world: World) -> AsyncIterator[DegradedMode]:
     async with DegradedMode(world.store, check_seconds=0.05) as mode:
@@ -67,18 +78,12 @@ class TestWithTheDatabase(CheckpointerContract):
 
     backend = DegradedCheckpointer
 
-    @pytest_asyncio.fixture
-    async def open_checkpointer(self, postgresql: PostgreSQL) -> AsyncIterator[Any]:
-        async with AsyncExitStack() as opened:
-            modes = {}
-            for namespace in ("contract-a", "contract-b"):
-                store = await opened.enter_async_context(Store(await migrated_settings(postgresql, **FAST)))
-                modes[namespace] = await opened.enter_async_context(DegradedMode(store))
+    @pytest.fixture
+    def open_checkpointer(self, namespaces: dict[str, DegradedMode]) -> Any:
+        async def open_checkpointer(user_id: str, *, namespace: str = "contract-a") -> DegradedCheckpointer:
+            return namespaces[namespace].checkpointer(user_id)
 
-            async def open_checkpointer(user_id: str, *, namespace: str = "contract-a") -> DegradedCheckpointer:
-                return modes[namespace].checkpointer(user_id)
-
-            yield open_checkpointer
+        return open_checkpointer
 
 
 async def test_an_agent_goes_on_without_the_database_which_has_it_all_afterwards(
