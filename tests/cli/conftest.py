@@ -50,7 +50,7 @@ def unmigrated(id_types: tuple[str, str], servers: EmbeddedServers, database_url
 
 @pytest.fixture(scope="session")
 def templates() -> dict[tuple[str, str], str]:
-    """For each pair of id types, a database with a schema that is ready for use: a copy of it takes a tenth of the time."""
+    """For each pair of id types, a database that is ready for use: a copy of it takes a tenth of the time."""
     return {}
 
 
