@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 import threading
@@ -15,7 +16,8 @@ from frameworks import Framework, need_frameworks
 from redis.asyncio import Redis
 
 from agent_persistence.embedded import EmbeddedServers
-from agent_persistence.errors import InvalidInput, MisuseError
+from agent_persistence.errors import ClosedError, InvalidInput, MisuseError
+from agent_persistence.integrations.checkpointing.store import CheckpointStore
 from agent_persistence.persistence import Persistence
 from agent_persistence.settings import PersistenceSettings
 
@@ -64,6 +66,83 @@ def test_many_threads_call_at_once(words: Framework, make: Any, config: dict[str
 
     assert sorted(int(one.text()) for one in checkpointer.list_messages(config)) == list(range(40))
     assert len(threads()) == 1
+
+
+def test_many_threads_call_at_once_again_after_a_release(words: Framework, make: Any, config: dict[str, Any]) -> None:
+    checkpointer = make(words)
+
+    with ThreadPoolExecutor(8) as executor:
+        for _ in range(2):
+            list(executor.map(lambda text: checkpointer.put_messages(config, [words.text(text)]), "abcdefghijklmnop"))
+            checkpointer.release()
+
+    assert len(checkpointer.list_messages(config)) == 32
+
+
+def test_who_calls_during_a_release_is_served_or_told(words: Framework, make: Any, config: dict[str, Any]) -> None:
+    checkpointer = make(words)
+
+    def put(number: int) -> int:
+        try:
+            checkpointer.put_messages(config, [words.text(str(number))])
+        except ClosedError:
+            return 0
+        return 1
+
+    with ThreadPoolExecutor(8) as executor:
+        calls = [executor.submit(put, number) for number in range(60)]
+        for call in calls[::10]:
+            call.result()
+            checkpointer.release()
+
+    assert put(60) == 1
+    assert len(checkpointer.list_messages(config)) >= sum(call.result() for call in calls) + 1
+
+
+async def test_an_awaited_call_that_a_release_ends_is_not_taken_for_cancelled(
+    words: Framework, make: Any, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_under_way = threading.Event()
+
+    async def endless(*_: Any) -> None:
+        is_under_way.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(CheckpointStore, "get_state", endless)
+    checkpointer = make(words)
+    call = asyncio.create_task(checkpointer.aget_state(config))
+    await asyncio.to_thread(is_under_way.wait)
+
+    await checkpointer.arelease()
+
+    with pytest.raises(ClosedError):
+        await call
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+async def test_a_child_process_opens_its_own(words: Framework, address: str, config: dict[str, Any]) -> None:
+    program = (
+        "import os\n"
+        f"from agent_persistence.integrations.{words.name} import PersistenceCheckpointer\n"
+        f"checkpointer = PersistenceCheckpointer({address!r})\n"
+        f"checkpointer.get_state({config!r})\n"
+        "child = os.fork()\n"
+        f"print(checkpointer.get_state({config!r}))\n"
+        "if child == 0:\n"
+        "    os._exit(0)\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+        "checkpointer.release()\n"
+    )
+
+    process = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-u", "-W", "ignore", "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (sorted(process.stdout.split()), process.stderr) == (["0", "None", "None"], "")
 
 
 async def test_release_ends_the_thread_and_the_next_call_begins_anew(
