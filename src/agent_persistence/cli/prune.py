@@ -1,11 +1,11 @@
-"""``prune``: old states."""
+"""``prune``: old states, and what is left of streams that became none."""
 
 from __future__ import annotations
 
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -16,6 +16,8 @@ from agent_persistence.conversations import threads_by_age
 from agent_persistence.errors import ThreadNotFoundError
 from agent_persistence.persistence import Persistence
 
+_MOST_DAYS: Final = 36_500
+
 
 def prune(
     *,
@@ -24,11 +26,17 @@ def prune(
     ] = None,
     older_than: Annotated[
         float | None,
-        typer.Option("--older-than", min=0, metavar="DAYS", help="Delete only what was saved longer ago."),
+        typer.Option(
+            "--older-than", min=0, max=_MOST_DAYS, metavar="DAYS", help="Delete only what was saved longer ago."
+        ),
     ] = None,
     user: User = None,
 ) -> None:
-    """Delete old states of every thread. The latest state of a thread always stays; messages are left alone."""
+    """Delete old states of every thread. The latest state of a thread always stays; messages are left alone.
+
+    Without --user, a thread that is being written to is left for the next time, and what streams have left behind that
+    did not become a state within a day goes, too.
+    """
     if keep_last is None and older_than is None:
         raise typer.BadParameter("give --keep-last, --older-than or both")
     saved_before = None if older_than is None else datetime.now(UTC) - timedelta(days=older_than)
@@ -39,6 +47,8 @@ def prune(
 async def _prune(
     user: str | None, keep_last: int | None, saved_before: datetime | None, persistence: Persistence[Any, Any]
 ) -> int:
+    if user is None:
+        return await persistence.purge(keep_last=keep_last, older_than=saved_before)
     deleted = 0
     async for thread in threads_by_age(persistence, owner(persistence, user)):
         with suppress(ThreadNotFoundError):  # it was deleted since it was listed
