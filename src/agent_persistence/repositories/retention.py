@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import ARRAY, BigInteger, Table, any_, bindparam, case, cast, column, func, literal, select, true
 
+from agent_persistence.repositories.batches import within
 from agent_persistence.repositories.scope import Scope
 from agent_persistence.repositories.state_statements import delete_states
 
@@ -49,7 +50,7 @@ async def purge_states(
         return Purged(0, page[-1], more=True)
     # From a snapshot that is younger than the locks.
     due = await _due(scope, threads, keep_last, older_than)
-    doomed = list(_not_too_many(due))
+    doomed = list(within(due, BYTES_A_BATCH))
     deleted = await _delete(scope, doomed) if doomed else 0
     is_done = len(doomed) < STATES_A_BATCH and len(doomed) == len(due)
     return Purged(deleted, page[-1] if is_done else after, more=True)
@@ -105,15 +106,6 @@ async def _due(
         .limit(STATES_A_BATCH)
     )
     return (await scope.execute(statement)).all()
-
-
-def _not_too_many(due: Sequence[Any]) -> Iterator[Any]:
-    size = 0
-    for row in due:
-        if size and size + row.size > BYTES_A_BATCH:
-            return
-        size += row.size
-        yield row
 
 
 async def _delete(scope: Scope[Any, Any], rows: Sequence[Any]) -> int:

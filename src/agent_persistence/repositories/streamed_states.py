@@ -30,6 +30,7 @@ from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.json_values import EncodedJSON, encode_json
 from agent_persistence.models import ExactJSON, Models
 from agent_persistence.records import StateRecord, StateStream
+from agent_persistence.repositories.batches import within
 from agent_persistence.repositories.chunks import ENCODING, Tally, cut
 from agent_persistence.repositories.commit_hooks import TouchedState
 from agent_persistence.repositories.rows import json_object
@@ -47,7 +48,9 @@ T = TypeVar("T")
 
 ABANDONED_AFTER: Final = timedelta(days=1)
 """A stream that has not become a state by then will not become one."""
-_SWEPT_AT_ONCE: Final = 10
+CHUNKS_A_BATCH: Final = 1000
+"""How many are swept in one transaction, which must not take long, unless one stream has more."""
+_SWEPT_AT_ONCE: Final = 100
 
 
 class Run(Protocol):
@@ -269,16 +272,19 @@ class StreamedStates(StateRepository[IdT, UserIdT], Generic[IdT, UserIdT]):
 
 async def sweep_abandoned(scope: Scope[Any, Any]) -> int:
     """Delete some streams that were begun long ago and became no state; say how many."""
-    streams = scope.models.streamed.streams
+    streams, chunks = scope.models.streamed
+    last = select(func.max(chunks.c.place)).where(chunks.c.stream_id == streams.c.stream_id).scalar_subquery()
     oldest = (
-        select(streams.c.stream_id)
+        select(streams.c.stream_id, (func.coalesce(last, -1) + 1).label("size"))
         .where(is_abandoned(scope.models))
         .order_by(streams.c.stream_id)
         .limit(_SWEPT_AT_ONCE)
+        .with_for_update(of=streams, skip_locked=True)
     )
-    batch = oldest.with_for_update(skip_locked=True).cte("batch")
-    gone = delete(streams).where(streams.c.stream_id == batch.c.stream_id).returning(streams.c.stream_id)
-    return len((await scope.execute(gone)).all())
+    batch = [row.stream_id for row in within((await scope.execute(oldest)).all(), CHUNKS_A_BATCH)]
+    if batch:
+        await scope.execute(delete(streams).where(streams.c.stream_id.in_(batch)))
+    return len(batch)
 
 
 def is_abandoned(models: Models[Any, Any]) -> ColumnElement[bool]:
