@@ -6,6 +6,7 @@ connection without a transaction around them, and a cache hit takes none at all.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
@@ -32,7 +33,7 @@ from agent_persistence.repositories.checkpoints.records import (
     NewWrites,
 )
 from agent_persistence.repositories.message_insert import with_id
-from agent_persistence.repositories.streamed_states import read_stream
+from agent_persistence.repositories.streamed_states import Upload, read_stream
 from agent_persistence.repositories.whole_threads import PreparedThread
 from agent_persistence.shielding import start
 from agent_persistence.transactions import Transactions
@@ -263,12 +264,15 @@ class OneCallStates(_OneCall[IdT, UserIdT]):
         there. No transaction is open, and no lock is held, while the source is waited for.
         """
         upload = self._upload(thread_id, source, user_id=user_id, meta=meta, expected_version=expected_version)
-        await upload.begin()
+        beginning = start(upload.begin())
         try:
+            await asyncio.shield(beginning)
             await upload.receive()
             return await upload.publish()
         except BaseException:
-            start(upload.discard())  # a caller that is cancelled, or told of an error, need not wait for it
+            start(
+                _discarded(upload, beginning)
+            )  # a caller that is cancelled, or told of an error, need not wait for it
             raise
 
     def open_stream(
@@ -375,3 +379,9 @@ class OneCallToolResults(_OneCall[IdT, UserIdT]):
     async def record(self, thread_id: IdT, tool_call_id: str, result: Any, *, user_id: UserIdT | AnyUser) -> Any:
         """Record what a tool call returned, once; see ``ToolResultRepository.record``."""
         return await self._write(lambda uow: uow.tool_results.record(thread_id, tool_call_id, result), user_id=user_id)
+
+
+async def _discarded(upload: Upload[Any], beginning: asyncio.Task[None]) -> None:
+    """Discard an upload once it is known where it began, which goes on when its caller is cancelled."""
+    await asyncio.wait([beginning])
+    await upload.discard()

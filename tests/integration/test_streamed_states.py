@@ -23,8 +23,11 @@ from agent_persistence.errors import (
 )
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import ANY_USER, StateStream
+from agent_persistence.repositories import streamed_states
 from agent_persistence.repositories.chunks import CHUNK_BYTES
+from agent_persistence.repositories.streamed_states import sweep_abandoned
 from agent_persistence.settings import PersistenceSettings
+from agent_persistence.shielding import drain
 
 Store = Persistence[Any, Any]
 SettingsFor = Callable[..., Awaitable[PersistenceSettings]]
@@ -345,6 +348,52 @@ async def test_a_caller_who_is_cancelled_leaves_nothing(persistence: Store, user
     assert await persistence.states.get(thread_id, user_id=user_id) is None
 
 
+@pytest.mark.parametrize("steps", [1, 3, 10])
+async def test_a_caller_who_is_cancelled_at_once_leaves_nothing(persistence: Store, user_id: str, steps: int) -> None:
+    thread_id = await a_thread(persistence, user_id)
+    writing = asyncio.create_task(persistence.states.put_stream(thread_id, source(), user_id=user_id))
+    for _ in range(steps):
+        await asyncio.sleep(0)
+
+    writing.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await writing
+    await drain(10)
+    assert await rows_of(persistence, thread_id) == (0, 0)
+
+
+async def test_a_unit_of_work_goes_on_without_a_stream_that_took_too_long(persistence: Store, user_id: str) -> None:
+    gate = Gate()
+
+    async with persistence.begin(user_id=user_id) as uow:
+        thread_id = (await uow.threads.create()).thread_id
+        writing = asyncio.create_task(uow.states.put_stream(thread_id, gate))
+        await gate.is_under_way.wait()
+        writing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await writing
+        saved = await uow.states.put(thread_id, 1)
+
+    assert await persistence.states.get(thread_id, user_id=user_id) == saved
+    assert await rows_of(persistence, thread_id) == (0, 0)
+
+
+@pytest.mark.parametrize("content", [CONTENT, b""], ids=["found out in the middle", "found out at the end"])
+async def test_a_thread_that_is_deleted_meanwhile_is_not_found(
+    persistence: Store, user_id: str, content: bytes
+) -> None:
+    thread_id, gate = await a_thread(persistence, user_id), Gate(content)
+    writing = asyncio.create_task(persistence.states.put_stream(thread_id, gate, user_id=user_id))
+    await gate.is_under_way.wait()
+
+    await persistence.threads.delete(thread_id, user_id=user_id)
+    gate.go_on.set()
+
+    with pytest.raises(ThreadNotFoundError):
+        await writing
+
+
 async def test_a_source_that_fails_leaves_nothing(persistence: Store, user_id: str) -> None:
     thread_id = await a_thread(persistence, user_id)
 
@@ -399,21 +448,39 @@ async def test_what_became_a_state_is_not_discarded_by_a_caller_who_does_not_kno
     assert await read(persistence, thread_id, user_id) == CONTENT
 
 
-async def test_a_stream_that_was_swept_meanwhile_becomes_no_state(persistence: Store, user_id: str) -> None:
+@pytest.mark.parametrize("piece", [b"", CONTENT], ids=["found out at the end", "found out in the middle"])
+async def test_a_stream_that_was_swept_meanwhile_becomes_no_state(
+    persistence: Store, user_id: str, piece: bytes
+) -> None:
     thread_id = await a_thread(persistence, user_id)
 
     async def slow() -> AsyncIterator[bytes]:
-        yield b"in one chunk"
+        yield piece
         await change(persistence, "DELETE FROM state_streams WHERE thread_id = :id AND state_id IS NULL", id=thread_id)
-
-    # The last chunk would find its stream gone; an empty one finds out at the end.
-    async def empty() -> AsyncIterator[bytes]:
-        async for _ in slow():
-            yield b""
+        yield piece
 
     with pytest.raises(StatementTimeout, match="longer than a day"):
-        await persistence.states.put_stream(thread_id, empty(), user_id=user_id)
+        await persistence.states.put_stream(thread_id, slow(), user_id=user_id)
     assert await persistence.states.get(thread_id, user_id=user_id) is None
+
+
+async def test_abandoned_streams_are_swept_by_their_size(make_database: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = PersistenceSettings(_env_file=None, database_url=await make_database(), auto_migrate=True)
+    monkeypatch.setattr(streamed_states, "CHUNKS_A_BATCH", 5)
+    async with Persistence[Any, Any](settings) as store:
+        thread_id = await a_thread(store, "ann")
+        for _ in range(5):
+            upload = store._transactions.upload(  # noqa: SLF001 - what put_stream does, step by step
+                thread_id, source(CONTENT[: 2 * CHUNK_BYTES]), user_id="ann", meta=None, expected_version=None
+            )
+            await upload.begin()
+            await upload.receive()
+        await change(store, "UPDATE state_streams SET created_at = now() - interval '25 hours'")
+
+        swept = [await store._transactions.maintain(sweep_abandoned) for _ in range(4)]  # noqa: SLF001 - as a purge does
+
+        assert swept == [2, 2, 1, 0]
+        assert await rows_of(store, thread_id) == (0, 0)
 
 
 async def test_a_unit_of_work_that_is_rolled_back_takes_its_chunks_with_it(persistence: Store, user_id: str) -> None:

@@ -14,7 +14,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Any, Final, Generic, Protocol, TypeVar
 
-from sqlalchemy import ColumnElement, delete, func, insert, literal, select, update
+from sqlalchemy import ColumnElement, Integer, LargeBinary, delete, func, insert, literal, select, update
 from sqlalchemy.dialects.postgresql import insert as insert_or
 
 from agent_persistence.errors import (
@@ -112,7 +112,12 @@ class Upload(Generic[IdT]):
         self._stream_id = await self._run(self._begin)
 
     async def receive(self) -> None:
-        """Write the chunks, each as soon as it is complete."""
+        """Write the chunks, each as soon as it is complete.
+
+        Raises:
+            ThreadNotFoundError: the thread was deleted meanwhile.
+            StatementTimeout: it took longer than a day.
+        """
         place = 0
         async with aclosing(cut(self._new.source, "source")) as chunks:
             async for chunk in chunks:
@@ -132,7 +137,8 @@ class Upload(Generic[IdT]):
 
     async def discard(self) -> None:
         """Delete what was written, unless it became a state."""
-        await self._run(self._discard)
+        if self._stream_id:
+            await self._run(self._discard)
 
     async def _begin(self, scope: Scope[Any, Any]) -> int:
         streams, thread = scope.models.streamed.streams, scope.threads
@@ -145,9 +151,18 @@ class Upload(Generic[IdT]):
         return stream_id
 
     async def _write(self, place: int, packed: bytes, scope: Scope[Any, Any]) -> None:
-        row = {"stream_id": self._stream_id, "place": place, "data": packed}
+        streams, chunks = scope.models.streamed
+        # Locked, so that it does not go between this and the check of the chunk's foreign key.
+        lock = select(streams.c.stream_id).where(self._unclaimed(scope)).with_for_update(read=True, key_share=True)
+        stream = lock.cte("stream")
+        values = literal(place, Integer).label("place"), literal(packed, LargeBinary).label("data")
+        statement = insert_or(chunks).from_select(["stream_id", "place", "data"], select(stream.c.stream_id, *values))
         # It may stand there already, where the reply to the first attempt was lost.
-        await scope.execute(insert_or(scope.models.streamed.chunks).values(row).on_conflict_do_nothing())
+        again = statement.on_conflict_do_update(
+            index_elements=[chunks.c.stream_id, chunks.c.place], set_={"place": statement.excluded.place}
+        )
+        if (await scope.execute(again.returning(chunks.c.place))).scalar_one_or_none() is None:
+            raise await self._lost(scope)
 
     async def _publish(self, scope: Scope[Any, Any]) -> StateRecord[IdT]:
         new, stream, states = self._new, self._tally.stream, scope.states
@@ -183,7 +198,15 @@ class Upload(Generic[IdT]):
         streams = scope.models.streamed.streams
         claimed = update(streams).where(self._unclaimed(scope)).values(state_id=version).returning(streams.c.stream_id)
         if (await scope.execute(claimed)).scalar_one_or_none() is None:
-            raise StatementTimeout("the stream took longer than a day to arrive, and its beginning was swept away")
+            raise await self._lost(scope)
+
+    async def _lost(self, scope: Scope[Any, Any]) -> PersistenceError:
+        """Why the stream is not there any more."""
+        thread = scope.threads
+        found = select(thread.c.thread_id).where(scope.thread_of(self._new.thread_id))
+        if (await scope.execute(found)).scalar_one_or_none() is None:
+            return ThreadNotFoundError(self._new.thread_id)
+        return StatementTimeout("the stream took longer than a day to arrive, and its beginning was swept away")
 
     async def _discard(self, scope: Scope[Any, Any]) -> None:
         await scope.execute(delete(scope.models.streamed.streams).where(self._unclaimed(scope)))
@@ -249,7 +272,7 @@ class StreamedStates(StateRepository[IdT, UserIdT], Generic[IdT, UserIdT]):
         try:
             await upload.receive()
             return await upload.publish()
-        except Exception:
+        except (Exception, asyncio.CancelledError):  # a unit of work may go on after a timeout
             with suppress(PersistenceError):  # the transaction has failed, and takes the chunks with it
                 await upload.discard()
             raise
