@@ -232,6 +232,7 @@ async def test_users_are_kept_apart_unless_told_otherwise(words: Framework, make
     assert (await one_tenant.aget_state_cache(stranger)).context_summary == "draft"
     assert (await one_tenant.aget_thread(stranger)).user_id == config["user_id"]
     assert config["thread_id"] in [one.thread_id for one in await one_tenant.alist_threads({})]
+    assert [one.thread_id for one in await one_tenant.alist_threads({}, config["thread_id"])] == [config["thread_id"]]
 
 
 # --- The cache ---

@@ -225,6 +225,29 @@ async def test_threads_are_listed(checkpointer: Any, words: Framework, config: d
     assert found.thread_name == "Thread number 3"
 
 
+async def test_threads_are_found_by_whatever_is_known_of_them(
+    checkpointer: Any, words: Framework, config: dict[str, Any]
+) -> None:
+    for number in range(5):
+        place = {**config, "thread_id": f"{config['thread_id']}-{number}"}
+        known = {"thread_name": f"Refund {number}", "metadata": {"tags": [f"Tag-{number}"]}, "run_id": f"Run/{number}"}
+        info = words.thread_info(thread_id=place["thread_id"], user_id=config["user_id"], **known)
+        await checkpointer.aput_thread(place, info)
+
+    async def found(search: str, **window: Any) -> set[str]:
+        return {one.thread_name for one in await checkpointer.alist_threads(config, search, **window)}
+
+    assert await found("REFUND 1") == {"Refund 1"}
+    assert await found("tag-2") == {"Refund 2"}
+    assert await found("'tags': ['Tag-2']") == {"Refund 2"}
+    assert await found("run/3") == {"Refund 3"}
+    assert await found(f"{config['thread_id']}-4".upper()) == {"Refund 4"}
+    assert await found("absent") == set()
+    assert len(await found(config["user_id"])) == 5
+    assert len(await found("tag", offset=1, limit=3)) == 3
+    assert len(await found("tag", offset=3, limit=3)) == 2
+
+
 async def test_a_cleaned_thread_is_gone(checkpointer: Any, words: Framework, config: dict[str, Any]) -> None:
     info = words.thread_info(thread_id=config["thread_id"], user_id=config["user_id"])
     await checkpointer.aput_thread(config, info)

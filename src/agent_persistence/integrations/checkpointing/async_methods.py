@@ -270,10 +270,15 @@ class AsyncMethods:
     async def alist_threads(
         self, config: Config, search: str | None = None, offset: int | None = None, limit: int | None = None
     ) -> list[Any]:
-        """List threads, the most recently active first; ``search`` looks at their names."""
+        """List threads, the most recently active first; ``search`` looks at all that is known of them but the time."""
         window = _window(search, offset, limit)
         owner = user_of(config, self._id_types) if self._isolates(config) else ANY_USER
-        found = await self._run(lambda store: store.list_threads(owner, **window))
+        wanted = window.pop("search")
+
+        def is_wanted(record: ThreadRecord[Any, Any]) -> bool:
+            return _mentions(self._thread_info(record, record.thread_id), wanted)
+
+        found = await self._run(lambda store: store.list_threads(owner, is_wanted if wanted else None, **window))
         return [self._thread_info(one, one.thread_id) for one in found]
 
     async def aclean_thread(self, config: Config) -> bool:
@@ -429,3 +434,9 @@ def _window(search: str | None, offset: int | None, limit: int | None) -> dict[s
         if given is not None and (type(given) is not int or given < 0):
             raise InvalidInput(field, "must be an int from 0 on")
     return {"search": search or None, "offset": offset or 0, "limit": limit or None}
+
+
+def _mentions(thread_info: Any, search: str) -> bool:
+    """Whether a thread has a text somewhere, whatever its case: in its ids, its name or its metadata."""
+    known = thread_info.model_dump(exclude={"updated_at"}, exclude_none=True)
+    return any(search.lower() in str(one).lower() for one in known.values())

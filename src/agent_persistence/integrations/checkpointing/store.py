@@ -157,14 +157,19 @@ class CheckpointStore:
         return await self.persistence.threads.get(place.thread_id, user_id=place.owner)
 
     async def list_threads(
-        self, owner: Any, *, search: str | None, offset: int, limit: int | None
+        self,
+        owner: Any,
+        is_wanted: Callable[[ThreadRecord[Any, Any]], bool] | None,
+        *,
+        offset: int,
+        limit: int | None,
     ) -> list[ThreadRecord[Any, Any]]:
-        """Return threads, the most recently active first."""
+        """Return threads, the most recently active first, of those that are wanted."""
 
         async def read(after: str | None, wanted: int) -> Page[ThreadRecord[Any, Any]]:
-            return await self.persistence.threads.page(user_id=owner, after=after, limit=wanted, search=search)
+            return await self.persistence.threads.page(user_id=owner, after=after, limit=wanted)
 
-        return await _slice(read, offset, limit)
+        return await _slice(read, offset, limit, is_wanted)
 
     async def delete_thread(self, place: Place) -> bool:
         """Delete a thread with all that is in it; say whether there was one."""
@@ -266,21 +271,26 @@ async def _put_one(uow: UnitOfWork[Any, Any], thread_id: Any, message: NewMessag
         )
 
 
-async def _slice(read: Callable[[str | None, int], Awaitable[Page[T]]], offset: int, limit: int | None) -> list[T]:
-    """Read a list by pages, from ``offset`` on."""
+async def _slice(
+    read: Callable[[str | None, int], Awaitable[Page[T]]],
+    offset: int,
+    limit: int | None,
+    is_wanted: Callable[[T], bool] | None = None,
+) -> list[T]:
+    """Read a list by pages, and give what is wanted of it, from ``offset`` on."""
     found: list[T] = []
     after: str | None = None
     end = None if limit is None else offset + limit
     while end is None or len(found) < end:
-        wanted = _PAGE if end is None else min(_PAGE, end - len(found))
-        page = await read(after, wanted)
+        size = _PAGE if end is None or is_wanted else min(_PAGE, end)  # few may be wanted
+        page = await read(after, size)
         if page.corrupt:
             raise page.corrupt[0]
-        found += page.items
+        found += [one for one in page.items if is_wanted is None or is_wanted(one)]
         after = page.after
-        if len(page) < wanted or after is None:
+        if len(page) < size or after is None:
             break
-    return found[offset:]
+    return found[offset:end]
 
 
 def _name(namespace: str, key: str) -> tuple[str, str]:
