@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import aclosing
 from functools import partial
 from typing import Annotated, Any
 
@@ -42,10 +43,12 @@ def import_agentflow(
 
 async def _copy(source: DatabaseUrl, schema: str, persistence: Persistence[Any, Any]) -> Counter[str]:
     counts: Counter[str] = Counter({outcome.value: 0 for outcome in Outcome} | {"messages": 0, "states": 0})
+    copying = aclosing(copy_tables(source, persistence, schema=schema))
     with progress_bar("Copying", None) as advance:
-        async for thread in copy_tables(source, persistence, schema=schema):
-            advance(1)
-            counts.update({thread.outcome.value: 1, "messages": thread.messages, "states": thread.states})
-            if thread.reason is not None:
-                say_error(f"thread {thread.thread_id!r}: {thread.reason}")
+        async with copying as threads:
+            async for thread in threads:
+                advance(1)
+                counts.update({thread.outcome.value: 1, "messages": thread.messages, "states": thread.states})
+                if thread.reason is not None:
+                    say_error(f"thread {thread.thread_id!r}: {thread.reason}")
     return counts

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import asyncpg
@@ -22,6 +23,7 @@ from agent_persistence.embedded import EmbeddedServers
 from agent_persistence.errors import InvalidInput
 from agent_persistence.integrations.checkpointing.old_tables import Outcome, copy_tables
 from agent_persistence.persistence import Persistence
+from agent_persistence.records import ANY_USER
 from agent_persistence.settings import PersistenceSettings
 
 need_frameworks()
@@ -117,6 +119,49 @@ async def test_everything_is_read_back_the_same(old: tuple[Any, str, str]) -> No
 
     checkpointer = ours(framework("agentflow"), address, kind)
     assert await contents(checkpointer, kind) == await contents(theirs, kind)
+    await checkpointer.arelease()
+
+
+async def test_threads_and_messages_keep_their_times(old: tuple[Any, str, str]) -> None:
+    theirs, address, kind = old
+    await fill(theirs, kind)
+    made, changed, said = [datetime(2024, month, 1, tzinfo=UTC) for month in (1, 2, 3)]
+    connection = await asyncpg.connect(address)
+    await connection.execute("UPDATE threads SET created_at = $1, updated_at = $2", made, changed)
+    await connection.execute("UPDATE messages SET created_at = $1 WHERE thread_id = 'thread-1'", said)
+    await connection.execute("UPDATE messages SET created_at = $1 WHERE thread_id = 'thread-2'", made)
+    await connection.execute("UPDATE messages SET created_at = NULL WHERE thread_id = 'thread-3'")
+    await connection.execute("UPDATE threads SET created_at = NULL WHERE thread_id = 'thread-3'")
+    await connection.close()
+
+    await copy(address, kind)
+
+    settings = PersistenceSettings(_env_file=None, database_url=address, db_schema=SCHEMA)
+    async with Persistence[Any, Any](settings) as persistence:
+        first, second, third = [
+            await persistence.threads.require(thread_id, user_id=ANY_USER) for thread_id in thread_ids(kind)
+        ]
+        messages = await persistence.messages.page("thread-1", user_id=ANY_USER)
+    assert (first.created_at, first.updated_at) == (made, said)
+    assert (second.created_at, second.updated_at) == (made, changed)
+    assert (third.created_at > said, third.updated_at) == (True, changed)
+    assert [one.created_at for one in messages] == [said] * 3
+
+
+async def test_json_that_was_written_twice_is_read(old: tuple[Any, str, str]) -> None:
+    theirs, address, kind = old
+    await fill(theirs, kind)
+    expected = await contents(theirs, kind)
+    connection = await asyncpg.connect(address)
+    for column in ("threads SET meta = to_jsonb(meta::text)", "states SET state_data = to_jsonb(state_data::text)"):
+        await connection.execute(f"UPDATE {column}")
+    await connection.execute("INSERT INTO threads (thread_id, user_id, meta) VALUES ('broken', 'u', '\"no JSON\"')")
+    await connection.close()
+
+    assert await copy(address, kind) == {Outcome.COPIED: 3, Outcome.REFUSED: 1}
+
+    checkpointer = ours(framework("agentflow"), address, kind)
+    assert await contents(checkpointer, kind) == expected
     await checkpointer.arelease()
 
 

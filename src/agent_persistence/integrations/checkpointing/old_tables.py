@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
@@ -26,8 +26,9 @@ from agent_persistence.database_url import DatabaseUrl
 from agent_persistence.driver_errors import translated
 from agent_persistence.errors import InvalidInput, ThreadExistsError
 from agent_persistence.ids import IdTypes
+from agent_persistence.integrations.checkpointing.kept_times import Times
 from agent_persistence.integrations.checkpointing.message_form import to_new_message
-from agent_persistence.integrations.checkpointing.places import exact_id
+from agent_persistence.integrations.checkpointing.places import exact_id, message_key
 from agent_persistence.integrations.checkpointing.thread_form import to_meta
 from agent_persistence.json_escapes import to_storable
 from agent_persistence.json_values import decode_json
@@ -67,9 +68,12 @@ class _Thread(NamedTuple):
     new: NewThread[Any]
     owner: Any
     results: Mapping[str, Any]
+    times: Times
 
 
-async def copy_tables(source: DatabaseUrl, persistence: Persistence[Any, Any], *, schema: str) -> AsyncIterator[Copied]:
+async def copy_tables(
+    source: DatabaseUrl, persistence: Persistence[Any, Any], *, schema: str
+) -> AsyncGenerator[Copied, None]:
     """Copy each thread with its messages, states and tool results, in one transaction; what is there already stays.
 
     Args:
@@ -98,6 +102,7 @@ async def _copy(persistence: Persistence[Any, Any], row: Any, content: Mapping[s
 
         async def add(uow: UnitOfWork[Any, Any]) -> None:
             await uow.threads.create_many([thread.new])
+            await thread.times.keep(uow, persistence.models, thread.new.thread_id)
             for call_id, result in thread.results.items():
                 await uow.tool_results.record(thread.new.thread_id, call_id, result)
 
@@ -120,7 +125,11 @@ def _made_of(row: Any, content: Mapping[str, list[Any]], id_types: IdTypes[Any, 
         states=[to_storable(_json(state.state_data)) for state in content["states"]],
     )
     results = {result.tool_call_id: to_storable(_json(result.result)) for result in content["results"]}
-    return _Thread(new, exact_id(row.user_id, id_types.user, "user_id"), results)
+    said_at = {
+        message_key(one.message_id, id_types.id): one.created_at for one in content["messages"] if one.created_at
+    }
+    times = Times(row.created_at, row.updated_at, said_at)
+    return _Thread(new, exact_id(row.user_id, id_types.user, "user_id"), results, times)
 
 
 def _dump(row: Any) -> dict[str, Any]:
@@ -132,7 +141,7 @@ def _dump(row: Any) -> dict[str, Any]:
         "delta": False,
         "tools_calls": _json(row.tool_calls),
         "reasoning": row.reasoning,
-        "timestamp": row.created_at.timestamp(),
+        "timestamp": row.created_at and row.created_at.timestamp(),
         "metadata": _json(row.meta) or {},
         "usages": _json(row.usages),
         "raw": None,
@@ -151,7 +160,12 @@ def _blocks(content: str) -> list[Any]:
 
 
 def _json(found: str | None) -> Any:
-    return None if found is None else decode_json(found)
+    """Read an object or a list; where a pool had a codec for JSON, it was written twice."""
+    value = None if found is None else decode_json(found)
+    try:
+        return decode_json(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise InvalidInput("row", "holds a text where an object belongs") from error
 
 
 # --- Reading ---
@@ -172,8 +186,9 @@ class _Tables:
 
     async def threads_after(self, last: Any) -> list[Any]:
         """Return the next threads, in the order of their ids."""
-        threads = self._table("threads", "thread_id", "thread_name", "user_id", "meta")
-        columns = [threads.c.thread_id, threads.c.thread_name, threads.c.user_id, _as_text(threads.c.meta)]
+        plain = ("thread_id", "thread_name", "user_id", "created_at", "updated_at")
+        threads = self._table("threads", *plain, "meta")
+        columns = [*(threads.c[name] for name in plain), _as_text(threads.c.meta)]
         statement = select(*columns).order_by(threads.c.thread_id).limit(_THREADS_AT_ONCE)
         return await self._rows(statement if last is None else statement.where(threads.c.thread_id > last))
 
