@@ -83,9 +83,9 @@ async def copy(address: str, kind: str) -> Counter[Outcome]:
         return Counter([thread.outcome async for thread in copy_tables(source, persistence, schema="public")])
 
 
-async def copy_by_command(address: str) -> subprocess.CompletedProcess[str]:
+async def copy_by_command(address: str, *options: str) -> subprocess.CompletedProcess[str]:
     settings = {"PERSISTENCE_DATABASE_URL": address, "PERSISTENCE_DB_SCHEMA": SCHEMA}
-    command = [sys.executable, "-m", "agent_persistence.cli", "import-agentflow", address, "--json"]
+    command = [sys.executable, "-m", "agent_persistence.cli", "import-agentflow", address, *options]
     return await asyncio.to_thread(
         subprocess.run, command, env=os.environ | settings, capture_output=True, text=True, check=False
     )
@@ -165,6 +165,32 @@ async def test_json_that_was_written_twice_is_read(old: tuple[Any, str, str]) ->
     await checkpointer.arelease()
 
 
+@pytest.mark.parametrize("content", ["plain", "[1, 2]", '{"a": 1}', "42"])
+async def test_content_that_is_no_list_of_blocks_is_text(old: tuple[Any, str, str], content: str) -> None:
+    theirs, address, kind = old
+    await fill(theirs, kind)
+    connection = await asyncpg.connect(address)
+    await connection.execute("UPDATE messages SET content = $1 WHERE thread_id = 'thread-1'", content)
+    await connection.close()
+
+    assert await copy(address, kind) == {Outcome.COPIED: 3}
+
+    checkpointer = ours(framework("agentflow"), address, kind)
+    said = await checkpointer.alist_messages({"thread_id": "thread-1", "user_id": "user-0"})
+    assert [one.content[0].text for one in said[:2]] == [content] * 2
+    await checkpointer.arelease()
+
+
+async def test_the_command_says_how_much_it_copied(old: tuple[Any, str, str]) -> None:
+    theirs, address, kind = old
+    await fill(theirs, kind)
+
+    process = await copy_by_command(address)
+
+    assert (process.returncode, process.stdout) == (0, "")
+    assert process.stderr.splitlines()[-1] == "threads: 3 copied (9 messages, 9 states)"
+
+
 async def test_what_is_there_already_stays(old: tuple[Any, str, str]) -> None:
     theirs, address, kind = old
     words = framework("agentflow")
@@ -188,7 +214,7 @@ async def test_a_thread_that_cannot_be_stored_is_named_and_the_others_are_copied
     await connection.execute("DROP TABLE tool_executions; ALTER TABLE states DROP COLUMN version")  # as in PyAgenity
     await connection.close()
 
-    process = await copy_by_command(address)
+    process = await copy_by_command(address, "--json")
 
     counts = {"copied": 3, "present already": 0, "refused": 1, "messages": 9, "states": 9}
     assert (process.returncode, json.loads(process.stdout)) == (1, counts)

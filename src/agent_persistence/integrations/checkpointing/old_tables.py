@@ -153,10 +153,13 @@ def _blocks(content: str) -> list[Any]:
     try:
         found = decode_json(content)
     except ValueError:
-        found = content
-    if isinstance(found, list):
-        return found
-    return [found if isinstance(found, dict) else {"type": "text", "text": content, "annotations": []}]
+        found = None
+    blocks = found if isinstance(found, list) else [found]
+    return blocks if all(map(_is_block, blocks)) else [{"type": "text", "text": content, "annotations": []}]
+
+
+def _is_block(found: Any) -> bool:
+    return isinstance(found, dict) and isinstance(found.get("type"), str)
 
 
 def _json(found: str | None) -> Any:
