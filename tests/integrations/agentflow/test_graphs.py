@@ -6,8 +6,9 @@ import asyncio
 from typing import Any
 
 import pytest
-from frameworks import Framework, need_frameworks
+from frameworks import Framework, framework, need_frameworks
 
+from agent_persistence import migrate
 from agent_persistence.persistence import Persistence
 from agent_persistence.settings import PersistenceSettings
 
@@ -19,9 +20,9 @@ pytestmark = [
 ]
 
 
-def compiled(words: Framework, checkpointer: Any, **nodes: Any) -> Any:
+def compiled(words: Framework, checkpointer: Any, container: Any = None, **nodes: Any) -> Any:
     """A graph of these nodes, one after the other."""
-    graph = words.graph(words.state())
+    graph = words.graph(words.state(), container=container)
     names = list(nodes)
     for name in names:
         graph.add_node(name, nodes[name])
@@ -82,6 +83,67 @@ async def test_a_conversation_is_seen_by_all(words: Framework, make: Any, addres
         {"role": "assistant", "content": "seen 1"},
     ]
     assert [one.text for one in found] == ["Where is my order?"]
+
+
+async def test_graphs_of_one_process_share_a_checkpointer(words: Framework, make: Any, config: dict[str, Any]) -> None:
+    checkpointer, places = make(words), [{**config, "thread_id": f"{config['thread_id']}-{name}"} for name in "ab"]
+    apps = [compiled(words, checkpointer, answer=answers(words)) for _ in places]
+
+    for app, place in zip(apps, places, strict=True):
+        await app.ainvoke(asked(words, f"in {place['thread_id']}"), config=dict(place))
+
+    for place in places:
+        assert [one.text() for one in await checkpointer.alist_messages(place)] == [
+            f"in {place['thread_id']}",
+            "seen 1",
+        ]
+
+
+async def test_graphs_in_containers_of_their_own_keep_checkpointers_of_their_own(
+    agentflow: Framework, make: Any, make_database: Any, config: dict[str, Any]
+) -> None:
+    from injectq import InjectQ  # noqa: PLC0415 - where it is installed
+    from injectq.core.context import ContainerContext  # noqa: PLC0415
+
+    elsewhere = await make_database()
+    await migrate.upgrade(PersistenceSettings(_env_file=None, database_url=elsewhere))
+    checkpointers = [make(agentflow), make(agentflow, postgres_dsn=elsewhere)]
+    containers = [InjectQ() for _ in checkpointers]
+    apps = [
+        compiled(agentflow, checkpointer, container, answer=answers(agentflow))
+        for checkpointer, container in zip(checkpointers, containers, strict=True)
+    ]
+    ContainerContext.clear_current()  # the graphs have activated them
+
+    for number, (app, container) in enumerate(zip(apps, containers, strict=True)):
+        with container.context():
+            await app.ainvoke(asked(agentflow, f"question {number}"), config=dict(config))
+
+    said = [[one.text() for one in await checkpointer.alist_messages(config)] for checkpointer in checkpointers]
+    assert said == [["question 0", "seen 1"], ["question 1", "seen 1"]]
+
+
+async def test_pyagenitys_graphs_name_their_state_class_in_the_config(make: Any, config: dict[str, Any]) -> None:
+    pyagenity = framework("pyagenity")
+
+    class Order(pyagenity.state):  # type: ignore[misc,name-defined]  # a class at run time
+        number: int = 0
+
+    async def count(state: Any, config: dict[str, Any]) -> Any:  # noqa: ARG001 - the framework passes both
+        state.number += 1
+        return state
+
+    checkpointer, named = make(pyagenity), {**config, "state_class": Order}
+    graph = pyagenity.graph(Order())
+    graph.add_node("count", count)
+    graph.set_entry_point("count")
+    graph.add_edge("count", pyagenity.graph_end)
+    app = graph.compile(checkpointer=checkpointer)
+
+    for number in range(2):
+        await app.ainvoke(asked(pyagenity, f"question {number}"), config=dict(named))
+
+    assert (await checkpointer.aget_state(dict(named))).number == 2
 
 
 async def test_a_run_stops_when_another_process_asks_it_to(

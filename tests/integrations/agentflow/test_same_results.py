@@ -282,3 +282,14 @@ def test_every_call_has_a_synchronous_twin(checkpointer: Any, words: Framework, 
     assert [one.thread_name for one in checkpointer.list_threads(config)] == ["T"]
     assert checkpointer.clean_thread(config) is True
     assert checkpointer.release() is True
+
+
+def test_no_method_is_left_to_the_framework(words: Framework) -> None:
+    [base] = [one for one in words.ours.__mro__ if one.__name__ == "BaseCheckpointer"]
+    about_classes = {"bind_state_type", "state_type"}  # which the framework itself keeps
+    offered = {name for name in vars(base) if not name.startswith("_")} - about_classes
+
+    inherited = {name for name in offered if getattr(words.ours, name) is getattr(base, name)}
+
+    assert len(offered) > 25
+    assert inherited == set()
