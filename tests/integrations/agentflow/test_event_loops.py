@@ -13,7 +13,7 @@ from typing import Any
 import asyncpg
 import pytest
 from frameworks import Framework, need_frameworks
-from redis.asyncio import Redis
+from redis.asyncio import ConnectionPool, Redis
 
 from agent_persistence.embedded import EmbeddedServers
 from agent_persistence.errors import ClosedError, InvalidInput, MisuseError
@@ -253,6 +253,38 @@ async def test_a_given_pool_is_used_and_left_as_it_was(
     await client.aclose()
 
 
+async def test_a_given_pool_of_redis_is_used_and_left_open(
+    words: Framework, make: Any, servers: EmbeddedServers, config: dict[str, Any]
+) -> None:
+    pool = ConnectionPool.from_url(servers.redis_url)
+    checkpointer = make(words, redis_url=None, redis_pool=pool)
+
+    await checkpointer.aput_cache_value("shared", config["thread_id"], 1)
+    with pytest.raises(MisuseError, match="redis_url"):
+        checkpointer.get_state(config)
+    await checkpointer.arelease()
+
+    assert await make(words).aget_cache_value("shared", config["thread_id"]) == 1
+    async with Redis(connection_pool=pool) as client:
+        assert await client.ping()
+    await pool.disconnect()
+
+
+async def test_a_given_persistence_is_closed_by_a_release_of_what_was_given(
+    words: Framework, address: str, config: dict[str, Any]
+) -> None:
+    persistence = Persistence[Any, Any](PersistenceSettings(_env_file=None, database_url=address))
+    async with persistence:
+        checkpointer = words.ours(persistence=persistence, release_resources=True)
+        await checkpointer.aput_state(config, words.state())
+
+        with pytest.raises(MisuseError, match="await arelease"):
+            checkpointer.release()
+        await checkpointer.arelease()
+
+        assert persistence.closed
+
+
 async def test_a_given_pool_goes_with_an_address_for_synchronous_calls(
     words: Framework, address: str, servers: EmbeddedServers, config: dict[str, Any]
 ) -> None:
@@ -340,3 +372,15 @@ async def test_a_request_to_stop_that_redis_does_not_hear_is_an_error(
     assert await checkpointer.aput_state_cache(config, agentflow.state()) is None
     await checkpointer.aput_state(config, agentflow.state(context_summary="saved"))
     assert (await checkpointer.aget_state_cache(config)).context_summary == "saved"
+
+
+async def test_a_cache_that_is_away_has_nothing_and_keeps_nothing(
+    agentflow: Framework, make: Any, config: dict[str, Any]
+) -> None:
+    checkpointer = make(agentflow, redis_url="redis://127.0.0.1:1")
+
+    assert await checkpointer.aput_cache_value("away", "key", 1) is None
+    assert await checkpointer.aget_cache_value("away", "key") is None
+    assert await checkpointer.aclear_cache_value("away", "key") is False
+    assert await checkpointer.alist_cache_keys("away") == []
+    assert await checkpointer.aclear_state(config) is True

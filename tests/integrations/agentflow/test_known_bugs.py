@@ -364,6 +364,27 @@ async def test_what_postgresql_has_no_form_for_comes_back(words: Framework, make
         assert found == state
 
 
+async def test_what_is_no_json_is_refused_by_name(words: Framework, make: Any, config: dict[str, Any]) -> None:
+    checkpointer, state, message = make(words), words.state(), words.text("hi")
+    state.execution_meta.internal_data = message.metadata = {"no JSON": object()}
+    info = words.thread_info(thread_id=config["thread_id"], metadata={"no JSON": object()})
+
+    for call, field in (
+        (checkpointer.aput_state(config, state), "state"),
+        (checkpointer.aput_messages(config, [words.text("fine"), message]), r"messages\[1\]"),
+        (checkpointer.aput_messages(config, [], {"no JSON": object()}), "metadata"),
+        (checkpointer.aput_thread(config, info), "thread_info.metadata"),
+        (checkpointer.aput_cache_value("n", "k", object()), "value"),
+    ):
+        with pytest.raises(InvalidInput, match=f"^{field}: cannot be written as JSON"):
+            await call
+    assert await checkpointer.aget_thread(config) is None
+
+
+async def test_nobody_owns_what_cannot_be_a_thread(agentflow: Framework, make: Any) -> None:
+    assert await make(agentflow).aget_thread_owner("no\nid") is None
+
+
 async def test_a_state_of_a_class_of_ones_own_keeps_its_fields(
     words: Framework, make: Any, config: dict[str, Any]
 ) -> None:

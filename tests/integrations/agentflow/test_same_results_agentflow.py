@@ -144,3 +144,14 @@ async def test_a_policy_may_show_all_threads_to_all(
     await checkpointer.aput_state(anybody, agentflow.state(context_summary="two"))
 
     assert (await checkpointer.aget_state(config)).context_summary == "two"
+
+
+def test_these_calls_have_synchronous_twins(checkpointer: Any, namespace: str, config: dict[str, Any]) -> None:
+    assert checkpointer.put_cache_value(namespace, "a", {"n": 1}, ttl_seconds=60) == {"n": 1}
+    assert checkpointer.get_cache_value(namespace, "a") == {"n": 1}
+    assert checkpointer.clear_cache_value(namespace, "a")
+    assert checkpointer.get_cache_value(namespace, "a") is None
+    assert checkpointer.request_stop(config)
+    assert checkpointer.is_stop_requested(config) is True
+    assert checkpointer.clear_stop_request(config)
+    assert checkpointer.is_stop_requested(config) is False
