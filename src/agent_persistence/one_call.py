@@ -270,9 +270,7 @@ class OneCallStates(_OneCall[IdT, UserIdT]):
             await upload.receive()
             return await upload.publish()
         except BaseException:
-            start(
-                _discarded(upload, beginning)
-            )  # a caller that is cancelled, or told of an error, need not wait for it
+            start(_discarded(upload, beginning))  # who is cancelled, or told of an error, need not wait for it
             raise
 
     def open_stream(
