@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import pytest
-from checkpoints import config_of, put, values_of
+from checkpoints import checkpoint_with, config_of, put, values_of
 from graphs import HELLO, letters, talker
 from integration_sql import run_sql
 from langchain_core.messages import AIMessage, HumanMessage
@@ -127,6 +127,69 @@ async def test_what_is_stored_as_a_difference_outlives_the_checkpoint_that_it_di
     assert await count_of(persistence, "graph_values", config["configurable"]["thread_id"]) == 3
 
 
+async def test_what_repeats_the_input_of_a_run_outlives_it(
+    persistence: Persistence[str, str], saver: PersistenceSaver, config: Any
+) -> None:
+    graph = talker(0, size=9).compile(checkpointer=saver)
+    thread_id, copy_id = config["configurable"]["thread_id"], str(uuid7())
+    for run in range(3):
+        with_run = {**config, "metadata": {"run_id": f"run-{run}"}}
+        await graph.ainvoke({"messages": [HumanMessage(letters(2000, seed=run), id=f"q-{run}")]}, with_run)
+    before = (await graph.aget_state(config)).values
+    [[stored]] = await run_sql(
+        persistence, "SELECT sum(length(content)) FROM graph_values WHERE thread_id = :id", id=thread_id
+    )
+
+    await saver.acopy_thread(thread_id, copy_id)
+    await saver.adelete_for_runs(["run-1"])
+    without_a_run = (await graph.aget_state(config)).values
+    await saver.aprune([thread_id])
+
+    assert stored < 3 * 2000
+    assert without_a_run == before
+    assert (await graph.aget_state(config)).values == before
+    assert (await graph.aget_state(config_of(copy_id))).values == before
+
+
+async def test_an_input_that_comes_after_what_repeats_it_is_not_stored_again(
+    persistence: Persistence[str, str], saver: PersistenceSaver, config: Any
+) -> None:
+    text, thread_id = letters(2000, seed=1), config["configurable"]["thread_id"]
+    first = await put(saver, config, {"n": 1})
+    given = checkpoint_with({"__start__": {"text": text}})
+    await saver.aput_writes(
+        config_of(thread_id, checkpoint_id=given["id"]), [("text", text)], "task", "~__pregel_pull, __start__"
+    )
+    stored = await saver.aput(first, given, {}, given["channel_versions"])
+    last = await put(saver, stored, {"text": text + "!"})
+    [[kept]] = await run_sql(
+        persistence, "SELECT sum(length(content)) FROM graph_values WHERE thread_id = :id", id=thread_id
+    )
+
+    assert await values_of(saver, stored) == {"__start__": {"text": text}}
+    await saver.aprune([thread_id])
+
+    assert kept < 2000
+    assert await values_of(saver, last) == {"text": text + "!"}
+    assert await count_of(persistence, "graph_values", thread_id) == 2
+
+
+async def test_what_repeats_an_input_is_kept_with_it_while_a_task_waits(saver: PersistenceSaver, config: Any) -> None:
+    text = letters(2000, seed=1)
+    given = {"__start__": {"text": text}}
+    older = await put(saver, config, {"n": 1}, metadata={"run_id": "r-1"})
+    stored = await put(saver, older, given)
+    await saver.aput_writes(stored, [("text", text)], "task", "~__pregel_pull, __start__")
+    again = checkpoint_with({"n": 2}) | {"id": stored["configurable"]["checkpoint_id"]}
+    await saver.aput(older, again, {}, {"n": 2})  # the same checkpoint, which has no input any more
+
+    await saver.adelete_for_runs(["r-1"])
+
+    found = await saver.aget_tuple(stored)
+    assert found is not None
+    assert found.pending_writes == [("task", "text", text)]
+
+
 async def test_a_subgraphs_calls_go_with_the_checkpoints_that_made_them(saver: PersistenceSaver, config: Any) -> None:
     thread_id = config["configurable"]["thread_id"]
     root = await put(saver, config, {"n": 1})
@@ -168,8 +231,6 @@ async def test_what_is_written_at_a_checkpoint_on_its_way_survives_pruning(
     record = await saver.aget_tuple(config)
     assert record is not None
     assert record.pending_writes == [("task", "n", 2)]
-    from checkpoints import checkpoint_with  # noqa: PLC0415
-
     late = {**checkpoint_with({"n": 3}), "id": "ffff"}
     await saver.aput(stored, late, {}, {"n": 2})  # type: ignore[arg-type]  # a dict of a TypedDict
     found = await saver.aget_tuple(config)

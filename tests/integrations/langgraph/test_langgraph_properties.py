@@ -7,6 +7,7 @@ import copy
 from typing import Any
 
 from checkpoints import checkpoint_with, config_of
+from graphs import letters
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
@@ -21,7 +22,7 @@ from agent_persistence.repositories.checkpoints.cells import StoredItem
 from agent_persistence.repositories.checkpoints.refs import ListRef, Refs, Span, lay_out, read_refs, write_refs
 
 SERDE = JsonPlusSerializer()
-CHANNELS = ["messages", "notes", "state"]
+CHANNELS = ["messages", "notes", "state", "__start__"]
 
 scalars = st.one_of(
     st.none(),
@@ -34,7 +35,8 @@ scalars = st.one_of(
 values = st.recursive(
     scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
 )
-few_items = st.sampled_from(["a", "b" * 80, "c" * 80, {"id": 1, "text": "d" * 90}, None, 7])
+LONG = letters(400, seed=1)
+few_items = st.sampled_from(["a", "b" * 80, "c" * 80, LONG, {"id": 1, "text": LONG + "d"}, None, 7])
 lists = st.lists(few_items, max_size=8)
 
 edits = st.tuples(
@@ -94,7 +96,7 @@ class Model:
                 for name in changed
                 if name in state
             ]
-            await self.saver.aput_writes(config, tail, f"task-{choice}")
+            await self.saver.aput_writes(config, tail, f"task-{choice}", choice % 2 * "~__pregel_pull, __start__")
         checkpoint = checkpoint_with(state, versions)
         run = f"run-{choice % 3}"
         await self.saver.aput(config, checkpoint, {"run_id": run + self.salt}, dict(new))

@@ -7,7 +7,7 @@ import json
 import struct
 import zlib
 from binascii import b2a_base64
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 Blob = tuple[str, bytes]
@@ -15,8 +15,10 @@ Blob = tuple[str, bytes]
 
 _PLAIN: Final = b"\x00"
 _DEFLATED: Final = b"\x01"
-_LIKE_ROWS: Final = b"\x02"
-_WINDOW: Final = 32 * 1024  # so far deflate looks back
+LIKE_ROWS: Final = b"\x02"
+"""What a content begins with that is kept as what distinguishes it from others."""
+WINDOW: Final = 32 * 1024
+"""So far deflate looks back."""
 _COUNT: Final = struct.Struct(">B")
 _NUMBER: Final = struct.Struct(">q")
 MOST_BASES: Final = 255
@@ -58,13 +60,13 @@ def pack_like(content: bytes, bases: Mapping[int, bytes]) -> bytes:
     """
     alone = pack(content)
     deflated = _deflate(content, _joined(bases.values()))
-    like = b"".join([_LIKE_ROWS, _COUNT.pack(len(bases)), *map(_NUMBER.pack, bases), deflated])
+    like = b"".join([LIKE_ROWS, _COUNT.pack(len(bases)), *map(_NUMBER.pack, bases), deflated])
     return like if 2 * len(like) < len(alone) else alone
 
 
 def bases_of(packed: bytes) -> list[int]:
     """The numbers of the rows whose contents are needed to read this one."""
-    if packed[:1] != _LIKE_ROWS:
+    if packed[:1] != LIKE_ROWS:
         return []
     [count] = _COUNT.unpack_from(packed, 1)
     return [number for (number,) in _NUMBER.iter_unpack(packed[2 : 2 + count * _NUMBER.size])]
@@ -79,7 +81,7 @@ def unpack(packed: bytes, bases: Mapping[int, bytes] | None = None) -> bytes:
     mark = packed[:1]
     if mark == _DEFLATED:
         return _inflate(packed[1:], _COMMON)
-    if mark == _LIKE_ROWS:
+    if mark == LIKE_ROWS:
         numbers = bases_of(packed)
         dictionary = _joined([(bases or {})[number] for number in numbers])
         return _inflate(packed[2 + len(numbers) * _NUMBER.size :], dictionary)
@@ -87,7 +89,7 @@ def unpack(packed: bytes, bases: Mapping[int, bytes] | None = None) -> bytes:
 
 
 def _joined(contents: Iterable[bytes]) -> bytes:
-    return b"".join(contents)[-_WINDOW:]
+    return b"".join(contents)[-WINDOW:]
 
 
 def _deflate(content: bytes, dictionary: bytes) -> bytes:
@@ -131,6 +133,6 @@ def fingerprint(blob: Blob) -> str:
     return b2a_base64(made.digest(), newline=False).decode()
 
 
-def size_of(blobs: Sequence[Blob]) -> int:
+def size_of(blobs: Iterable[tuple[object, bytes]]) -> int:
     """How many bytes these are."""
     return sum(len(content) for _, content in blobs)

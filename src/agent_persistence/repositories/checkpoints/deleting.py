@@ -11,7 +11,6 @@ from sqlalchemy import (
     BigInteger,
     Row,
     Text,
-    and_,
     any_,
     column,
     delete,
@@ -24,8 +23,8 @@ from sqlalchemy import (
     update,
 )
 
-from agent_persistence.repositories.checkpoints.blobs import HEAD_BYTES, bases_of
-from agent_persistence.repositories.checkpoints.reading import Home, Reading, merged_spans
+from agent_persistence.repositories.checkpoints.blobs import HEAD_BYTES, LIKE_ROWS, bases_of
+from agent_persistence.repositories.checkpoints.reading import Home, Reading, Rows, merged_spans
 from agent_persistence.repositories.checkpoints.records import CheckpointQuery
 from agent_persistence.repositories.checkpoints.refs import Ref, Refs, read_refs, write_refs
 from agent_persistence.repositories.scope import Query, Scope
@@ -142,45 +141,49 @@ class Deleting:
         What is written at a checkpoint newer than all of its namespace stays: a run saves in the background, and such a
         checkpoint may be on its way. What a checkpoint brought came with it.
         """
+        values = self._values
         spans = merged_spans(await self._references())
-        spans += await self._bases(spans)
-        checkpoint, values = self._checkpoint, self._values
-        kept = _spans(spans)
+        bases = _rows("base", *_numbers(await self._bases(spans)))
         known = _rows("known", ("checkpoint_ns", Text(), list(newest)), ("newest", Text(), list(newest.values())))
-        of_a_checkpoint = exists().where(
-            checkpoint.c.thread_id == values.c.thread_id,
-            checkpoint.c.checkpoint_ns == values.c.checkpoint_ns,
-            checkpoint.c.checkpoint_id == values.c.checkpoint_id,
-        )
-        is_kept = exists().where(self._within(kept))
+        is_base = exists().where(bases.c.checkpoint_ns == values.c.checkpoint_ns, bases.c.value_no == values.c.value_no)
         await self._scope.execute(
             delete(values).where(
                 values.c.thread_id == self._thread_id,
                 values.c.checkpoint_ns == known.c.checkpoint_ns,
                 values.c.checkpoint_id.is_(None) | (values.c.checkpoint_id <= known.c.newest),
-                ~of_a_checkpoint,
-                ~is_kept,
+                ~self._of_a_checkpoint(),
+                ~self._is_referred(spans),
+                ~is_base,
             )
         )
 
-    async def _bases(self, spans: Sequence[tuple[Home, str, int, int]]) -> list[tuple[Home, str, int, int]]:
+    async def _bases(self, spans: Sequence[Rows]) -> set[tuple[str, int]]:
         """The rows that others, which are kept, are stored as what distinguishes them from."""
-        values, kept = self._values, _spans(spans)
-        heads = func.substr(values.c.content, 1, HEAD_BYTES).label("head")
-        statement = select(values.c.checkpoint_ns, values.c.channel, heads).join(kept, self._within(kept))
-        rows = await self._scope.execute(statement.where(values.c.thread_id == self._thread_id))
-        return [
-            ((self._thread_id, row.checkpoint_ns), row.channel, base, base)
-            for row in rows.all()
-            for base in bases_of(row.head)
-        ]
-
-    def _within(self, spans: Any) -> Any:
         values = self._values
-        return and_(
-            spans.c.checkpoint_ns == values.c.checkpoint_ns,
-            spans.c.channel == values.c.channel,
-            values.c.value_no.between(spans.c.first_no, spans.c.last_no),
+        statement = select(values.c.checkpoint_ns, func.substr(values.c.content, 1, HEAD_BYTES).label("head")).where(
+            values.c.thread_id == self._thread_id, func.substr(values.c.content, 1, len(LIKE_ROWS)) == LIKE_ROWS
+        )
+        found: set[tuple[str, int]] = set()
+        for is_kept in (self._of_a_checkpoint(), self._is_referred(spans)):
+            rows = (await self._scope.execute(statement.where(is_kept))).all()
+            found.update((row.checkpoint_ns, base) for row in rows for base in bases_of(row.head))
+        return found
+
+    def _of_a_checkpoint(self) -> Any:
+        """Whether a task wrote a row at a checkpoint that is there."""
+        checkpoint, values = self._checkpoint, self._values
+        return exists().where(
+            checkpoint.c.thread_id == values.c.thread_id,
+            checkpoint.c.checkpoint_ns == values.c.checkpoint_ns,
+            checkpoint.c.checkpoint_id == values.c.checkpoint_id,
+        )
+
+    def _is_referred(self, spans: Sequence[Rows]) -> Any:
+        values, kept = self._values, _spans(spans)
+        return exists().where(
+            kept.c.checkpoint_ns == values.c.checkpoint_ns,
+            kept.c.channel == values.c.channel,
+            values.c.value_no.between(kept.c.first_no, kept.c.last_no),
         )
 
     async def _references(self) -> list[tuple[Home, list[tuple[str, Ref]]]]:
@@ -205,7 +208,7 @@ def _root_of(metadata: Any) -> str | None:
     return root if isinstance(root, str) else None
 
 
-def _spans(spans: Sequence[tuple[Home, str, int, int]]) -> Any:
+def _spans(spans: Sequence[Rows]) -> Any:
     return _rows(
         "kept",
         ("checkpoint_ns", Text(), [home[1] for home, *_ in spans]),
@@ -213,6 +216,14 @@ def _spans(spans: Sequence[tuple[Home, str, int, int]]) -> Any:
         ("first_no", BigInteger(), [first for *_, first, _ in spans]),
         ("last_no", BigInteger(), [last for *_, last in spans]),
     )
+
+
+def _numbers(rows: Iterable[tuple[str, int]]) -> list[tuple[str, Any, list[Any]]]:
+    found = list(rows)
+    return [
+        ("checkpoint_ns", Text(), [namespace for namespace, _ in found]),
+        ("value_no", BigInteger(), [number for _, number in found]),
+    ]
 
 
 def _rows(name: str, *columns: tuple[str, Any, list[Any]]) -> Any:

@@ -33,6 +33,8 @@ from agent_persistence.repositories.scope import Query, Scope
 
 Home = tuple[Any, str]
 """A thread and a namespace."""
+Rows = tuple[Home, str | None, int, int]
+"""Rows of a channel, or whatever their channel is, from one number to another."""
 
 _READS: Final = 5  # that something is deleted between both statements again and again is not to be expected
 _ANCESTORS_AT_ONCE: Final = 200
@@ -116,8 +118,12 @@ class Reading:
         )
         return shelves[home]
 
-    async def written(self, home: Home, checkpoint_id: str, channels: Sequence[str]) -> Shelf:
-        """Read what tasks have written to channels at a checkpoint."""
+    async def referred(self, home: Home, channel: str, ref: Ref) -> Shelf:
+        """Read what one reference needs."""
+        return (await self._shelves([(home, [(channel, ref)])], []))[home]
+
+    async def written(self, home: Home, checkpoint_id: str, channels: Sequence[str] | None = None) -> Shelf:
+        """Read what tasks have written at a checkpoint, to some channels or to all."""
         return (await self._shelves([], [(*home, checkpoint_id)], channels))[home]
 
     async def _history(self, query: CheckpointQuery, channels: Sequence[str]) -> dict[str, ChannelHistory]:
@@ -184,14 +190,14 @@ class Reading:
     ) -> defaultdict[Home, Shelf]:
         shelves: defaultdict[Home, Shelf] = defaultdict(Shelf)
         await self._fill(shelves, merged_spans(references), pending, written_to)
-        missing = [(home, *base) for home, shelf in shelves.items() for base in shelf.missing()]
-        await self._fill(shelves, [(home, channel, number, number) for home, channel, number in missing], (), None)
+        missing = [(home, None, base, base) for home, shelf in shelves.items() for base in shelf.missing()]
+        await self._fill(shelves, missing, (), None)
         return shelves
 
     async def _fill(
         self,
         shelves: defaultdict[Home, Shelf],
-        spans: Sequence[tuple[Home, str, int, int]],
+        spans: Sequence[Rows],
         pending: Sequence[tuple[Any, str, str]],
         written_to: Sequence[str] | None,
     ) -> None:
@@ -276,9 +282,7 @@ class Walk:
             self.open.discard(channel)
 
 
-def merged_spans(
-    references: Iterable[tuple[Home, Iterable[tuple[str, Ref]]]],
-) -> list[tuple[Home, str, int, int]]:
+def merged_spans(references: Iterable[tuple[Home, Iterable[tuple[str, Ref]]]]) -> list[Rows]:
     """The rows that are referred to: for each thread, namespace and channel, numbers from one to another."""
     found: defaultdict[tuple[Home, str], set[tuple[int, int]]] = defaultdict(set)
     for home, refs in references:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from agent_persistence.errors import CheckpointingDisabledError, ThreadExistsError, ThreadNotFoundError
 from agent_persistence.json_values import EncodedJSON
@@ -44,6 +44,11 @@ from agent_persistence.repositories.checkpoints.statements import (
 from agent_persistence.repositories.proofs import Trace
 from agent_persistence.repositories.scope import Scope
 from agent_persistence.repositories.threads import ThreadRepository
+
+_INPUT: Final = "__start__"
+"""LangGraph's channel of what a run is given."""
+_TASK_OF_INPUT: Final = f"~__pregel_pull, {_INPUT}"
+"""The path of the task that hands it over to the other channels."""
 
 
 class Saving:
@@ -89,7 +94,9 @@ class Saving:
             Cell(channel, idx, isinstance(written, list), written if isinstance(written, list) else [written])
             for idx, channel, written in new.writes
         ]
-        rows = new_rows(cells, Task(new.task_id, new.task_path))
+        large = {cell.channel for cell in cells if not cell.is_small}
+        base = await self._input(new) if large and new.task_path == _TASK_OF_INPUT else None
+        rows = new_rows(cells, Task(new.task_id, new.task_path), bases=dict.fromkeys(large, base) if base else None)
         if rows and not await self._add(new, rows, new.checkpoint_id):
             if not new.may_start_thread:
                 raise ThreadNotFoundError(new.thread_id)
@@ -138,10 +145,23 @@ class Saving:
 
     async def _bases(self, new: NewCheckpoint, channels: Sequence[str]) -> dict[str, dict[int, bytes]]:
         """What tasks have written at the parent: what a channel made of that is mostly like it."""
-        if not channels or new.parent_id is None:
+        home, reading = (new.thread_id, new.checkpoint_ns), Reading(self._scope)
+        bases: dict[str, dict[int, bytes]] = {}
+        if channels and new.parent_id is not None:
+            shelf = await reading.written(home, new.parent_id, channels)
+            bases = {channel: shelf.written(channel) for channel in channels}
+        if _INPUT in channels:  # the task that hands it over may have come first: runs save in the background
+            bases[_INPUT] = (await reading.written(home, new.checkpoint_id)).written()
+        return bases
+
+    async def _input(self, new: NewWrites) -> dict[int, bytes]:
+        """The input of the run, by its row, if it is there: its task writes mostly the same into other channels."""
+        refs = await self._lock(new.thread_id, new.checkpoint_ns, new.checkpoint_id, starts=new.may_start_thread)
+        ref = refs.channels.get(_INPUT)
+        if not isinstance(ref, WholeRef):
             return {}
-        shelf = await Reading(self._scope).written((new.thread_id, new.checkpoint_ns), new.parent_id, channels)
-        return {channel: written for channel in channels if (written := shelf.written(channel))}
+        shelf = await Reading(self._scope).referred((new.thread_id, new.checkpoint_ns), _INPUT, ref)
+        return shelf.base(ref.place[0])
 
     async def _save(self, new: NewCheckpoint, refs: Refs) -> None:
         await self._scope.write(

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
-from agent_persistence.repositories.checkpoints.blobs import MOST_BASES, Blob, bases_of, unpack
+from agent_persistence.repositories.checkpoints.blobs import MOST_BASES, WINDOW, Blob, bases_of, size_of, unpack
 from agent_persistence.repositories.checkpoints.cells import StoredCell, StoredItem, Task, stored_blobs, stored_cells
 from agent_persistence.repositories.checkpoints.records import ChannelValue, PendingWrite
 from agent_persistence.repositories.checkpoints.refs import Handed, InlineRef, ListRef, Ref, Span, WholeRef
@@ -143,18 +143,24 @@ class Shelf:
             raise GoneError
         return unpack(packed, {base: unpack(self._contents[base]) for base in bases})
 
-    def missing(self) -> list[tuple[str, int]]:
-        """The rows, with their channels, that others are kept as what distinguishes them from."""
-        found = []
-        for channel, numbers in self._numbers.items():
-            for number in numbers:
-                found += [(channel, base) for base in bases_of(self._contents[number]) if base not in self._contents]
-        return found
+    def missing(self) -> set[int]:
+        """The rows, not yet here, that others are kept as what distinguishes them from."""
+        return {base for content in self._contents.values() for base in bases_of(content)} - self._contents.keys()
 
-    def written(self, channel: str) -> dict[int, bytes]:
-        """The contents of the latest rows that tasks have written to a channel, so many as are of use to compare."""
-        mine = [number for number in self._numbers[channel] if number in self._tasks]
-        return {number: self.content(number) for number in mine[-MOST_BASES:]}
+    def written(self, channel: str | None = None) -> dict[int, bytes]:
+        """The latest rows that tasks have written, or what these are kept like: so many as are of use to compare."""
+        mine = self._tasks.keys() if channel is None else self._tasks.keys() & self._numbers[channel]
+        found: dict[int, bytes] = {}
+        for number in sorted(mine, reverse=True)[:MOST_BASES]:
+            for like in bases_of(self._contents[number]) or [number]:
+                found |= self.base(like)
+            if size_of(found.items()) >= WINDOW:
+                break
+        return dict(sorted(found.items()))
+
+    def base(self, number: int) -> dict[int, bytes]:
+        """A row that others can be kept as what distinguishes them from, unless it is itself kept so."""
+        return {} if bases_of(self._contents[number]) else {number: self.content(number)}
 
 
 def items_of_channel(cells: Iterable[StoredCell], channel: str) -> Iterator[StoredItem]:

@@ -135,7 +135,7 @@ def read_values(models: Models[Any, Any], *, of_anybody: bool) -> DriverStatemen
                 values,
                 and_(
                     *(name == spans.c[name.name] for name in names),
-                    values.c.channel == spans.c.channel,
+                    or_(spans.c.channel.is_(None), spans.c.channel == values.c.channel),
                     values.c.value_no.between(spans.c.first_no, spans.c.last_no),
                 ),
             ).join(*_owned(models, values, of_anybody=of_anybody))
