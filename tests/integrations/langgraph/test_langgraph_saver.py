@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import collections
+import dataclasses
 import math
+import pathlib
 import subprocess
 import sys
 from typing import Any
@@ -13,6 +16,7 @@ from checkpoints import checkpoint_with, config_of, put, values_of
 from langchain_core.messages import HumanMessage
 from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+from langgraph.types import Command, Interrupt, Overwrite, Send
 from sqlalchemy import text
 
 from agent_persistence import (
@@ -79,6 +83,39 @@ async def test_lists_of_large_items_come_back_equal_with_what_lies_beside_them(
     assert before.checkpoint["channel_values"] == values
     assert [(channel, value) for _, channel, value in before.pending_writes or ()] == list(values.items())
     assert after.checkpoint["channel_values"] == changed
+
+
+@dataclasses.dataclass(slots=True)
+class Note:
+    text: str
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        HumanMessage("x", custom=STRANGE),
+        Note(STRANGE),
+        collections.deque([STRANGE]),
+        collections.OrderedDict({STRANGE: 1}),
+        pathlib.Path("caf\udce9"),
+        Send("node", {"text": STRANGE}),
+        Command(update={"text": STRANGE}, goto=Send("node", STRANGE)),
+        Interrupt({"text": STRANGE}, id="i-1"),
+        Overwrite([STRANGE]),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+async def test_half_characters_come_back_wherever_a_value_has_them(
+    saver: PersistenceSaver, config: Any, value: Any
+) -> None:
+    stored = await put(saver, config, {"value": value, "values": [value]})
+    await saver.aput_writes(stored, [("value", value)], "task")
+
+    found = await saver.aget_tuple(config)
+
+    assert found is not None
+    assert found.checkpoint["channel_values"] == {"value": value, "values": [value]}
+    assert found.pending_writes == [("task", "value", value)]
 
 
 async def test_nan_comes_back_as_nan(saver: PersistenceSaver, config: Any) -> None:

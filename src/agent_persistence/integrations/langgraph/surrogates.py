@@ -5,17 +5,22 @@ from __future__ import annotations
 import copy
 import dataclasses
 import re
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
+from enum import Enum
+from pathlib import PurePath
 from typing import Any, Final
 
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+from langgraph.checkpoint.serde.types import SendProtocol
 from pydantic import BaseModel
 
 from agent_persistence.repositories.checkpoints.blobs import Blob
 
 _ESCAPE: Final = "\ufdd0"  # a character that Unicode keeps out of texts; where one holds it, it is doubled
-_CONTAINERS: Final = (list, tuple, set, frozenset)
+_CONTAINERS: Final = (list, tuple, set, frozenset, deque)
+_LEAVES: Final = (int, float, bytes, bytearray, type(None), Enum)  # an enum may be a text as well, and stays as it is
 _ESCAPED: Final = "escaped+"
 _HALF: Final = re.compile("[\ud800-\udfff]")
 _SPECIAL: Final = re.compile(f"[{_ESCAPE}\ud800-\udfff]")
@@ -47,15 +52,26 @@ def load_blob(serde: SerializerProtocol, blob: Blob) -> Any:
 
 def _has_half(value: Any) -> bool:
     """Whether there is one in it. Texts with a question mark are looked at, so this has to be quick."""
+    if isinstance(value, _LEAVES):
+        return False
     if isinstance(value, str):
         return not value.isascii() and _HALF.search(value) is not None
     if isinstance(value, dict):
         return any(_has_half(key) or _has_half(item) for key, item in value.items())
-    if isinstance(value, list | tuple | set | frozenset):
+    if isinstance(value, _CONTAINERS):
         return any(map(_has_half, value))
-    if isinstance(value, BaseModel) or (dataclasses.is_dataclass(value) and hasattr(value, "__dict__")):
-        return any(map(_has_half, value.__dict__.values()))
-    return False
+    if isinstance(value, PurePath):
+        return _has_half(str(value))
+    return any(_has_half(part) for _, part in _parts(value))
+
+
+def _parts(value: Any) -> Iterable[tuple[str, Any]]:
+    """What an object is made of: a model with the fields that nobody declared, a dataclass, a packet to a node."""
+    if isinstance(value, BaseModel):
+        return value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
+    return [("arg", value.arg)] if isinstance(value, SendProtocol) else ()
 
 
 def _escape(text: str) -> str:
@@ -67,20 +83,31 @@ def _unescape(text: str) -> str:
 
 
 def _with_texts(value: Any, change: Callable[[str], str]) -> Any:
-    """Copy a value with every text in it changed: in containers, models and dataclasses."""
-    kind = type(value)
-    if kind is str:
+    """Copy a value with every text in it changed."""
+    if isinstance(value, _LEAVES):
+        return value
+    if isinstance(value, str):
         return change(value)
-    if kind is dict:
+    if isinstance(value, PurePath):
+        return type(value)(change(str(value)))
+    if isinstance(value, dict):
         return {_with_texts(key, change): _with_texts(item, change) for key, item in value.items()}
-    if kind in _CONTAINERS:
-        return kind(_with_texts(item, change) for item in value)
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return kind(*(_with_texts(item, change) for item in value))
+    return _with_items(value, change) if isinstance(value, _CONTAINERS) else _with_parts(value, change)
+
+
+def _with_items(value: Any, change: Callable[[str], str]) -> Any:
+    kind, items = type(value), [_with_texts(item, change) for item in value]
+    if hasattr(value, "_fields"):  # a named tuple
+        return kind(*items)
+    return kind(items) if kind in _CONTAINERS else value
+
+
+def _with_parts(value: Any, change: Callable[[str], str]) -> Any:
+    changed = {name: _with_texts(part, change) for name, part in _parts(value)}
     if isinstance(value, BaseModel):
-        return value.model_copy(update={name: _with_texts(item, change) for name, item in value})
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return value.model_copy(update=changed)
+    if changed:
         value = copy.copy(value)
-        for field in dataclasses.fields(value):
-            object.__setattr__(value, field.name, _with_texts(getattr(value, field.name), change))
+        for name, part in changed.items():
+            object.__setattr__(value, name, part)
     return value
