@@ -138,6 +138,14 @@ async def test_a_filter_finds_what_json_can_hold(saver: PersistenceSaver, config
     assert (found, both) == ([1], [2])
 
 
+@pytest.mark.parametrize("wanted", [b"1", {"raw": [b"1"]}])
+async def test_a_filter_that_json_cannot_hold_is_refused(saver: PersistenceSaver, config: Any, wanted: Any) -> None:
+    await put(saver, config, {}, metadata={"step": 1})
+
+    with pytest.raises(InvalidInput, match="filter.raw"):
+        [one async for one in saver.alist(config, filter={"step": 1, "raw": wanted})]
+
+
 async def test_what_config_and_metadata_say_can_be_filtered_by(saver: PersistenceSaver, config: Any) -> None:
     config["metadata"] = {"tenant": "t\0"}
     config["configurable"]["model"] = "m-1"
@@ -283,6 +291,14 @@ async def test_writes_may_come_before_the_first_checkpoint_of_a_new_thread(
     found = await saver.aget_tuple(config)
     assert found is not None
     assert found.pending_writes == [("t", "n", 2)]
+
+
+async def test_writing_nothing_says_nothing_of_a_thread(saver: PersistenceSaver, config: Any) -> None:
+    await saver.aput_writes(config_of(config["configurable"]["thread_id"], checkpoint_id="c-1"), [], "task")
+
+    await put(saver, config, {"n": 1})
+
+    assert await values_of(saver, config) == {"n": 1}
 
 
 async def test_deleting_a_thread_deletes_its_messages_too(
@@ -472,6 +488,8 @@ async def test_other_mistakes_are_named(saver: PersistenceSaver, config: Any) ->
         (put(saver, config, {"\0": 1}), "channel"),
         (saver.adelete_for_runs(["\0"]), "run_ids"),
         (saver.aget_tuple({}), "thread_id"),
+        (anext(saver.alist(config, before=config_of("t", checkpoint_id="\0"))), "checkpoint_id"),
+        (anext(saver.alist(None, before=config_of("t", checkpoint_id=7))), "checkpoint_id"),
     ):
         with pytest.raises(InvalidInput, match=field):
             await refused

@@ -57,10 +57,15 @@ def address_of(config: RunnableConfig, id_types: IdTypes[Any, Any], owner: Any) 
     return Address(
         thread_id=thread_id_of(given, id_types),
         checkpoint_ns=_text(configurable, "checkpoint_ns"),
-        checkpoint_id=_text(configurable, "checkpoint_id") or None,
+        checkpoint_id=checkpoint_id_of(config),
         user_id=owner_of(configurable, id_types, owner),
         said=said,
     )
+
+
+def checkpoint_id_of(config: RunnableConfig) -> str | None:
+    """Which checkpoint a config names, if it names one."""
+    return _text(config.get("configurable") or {}, "checkpoint_id") or None
 
 
 def owner_of(configurable: Mapping[str, Any], id_types: IdTypes[Any, Any], owner: Any) -> Any:

@@ -16,7 +16,6 @@ from langgraph.checkpoint.base import (
     CheckpointMetadata,
     CheckpointTuple,
     DeltaChannelHistory,
-    get_checkpoint_id,
 )
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from typing_extensions import override
@@ -25,6 +24,7 @@ from agent_persistence.errors import InvalidInput
 from agent_persistence.integrations.langgraph.addresses import (
     Address,
     address_of,
+    checkpoint_id_of,
     owner_of,
     thread_id_of,
 )
@@ -32,7 +32,7 @@ from agent_persistence.integrations.langgraph.bridge import Bridge
 from agent_persistence.integrations.langgraph.known_threads import KnownThreads, Turns
 from agent_persistence.integrations.langgraph.mirror import Mirror
 from agent_persistence.integrations.langgraph.surrogates import dump_blob, load_blob
-from agent_persistence.integrations.langgraph.values import dump, load, merged_metadata, searchable, split_metadata
+from agent_persistence.integrations.langgraph.values import dump, filter_of, load, merged_metadata, split_metadata
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import AnyUser
 from agent_persistence.repositories.checkpoints.records import (
@@ -277,8 +277,8 @@ class PersistenceSaver(BaseCheckpointSaver[Any]):
             thread_id=None if address is None else address.thread_id,
             checkpoint_ns=None if address is None else address.checkpoint_ns,
             checkpoint_id=None if address is None else address.checkpoint_id,
-            before=None if before is None else get_checkpoint_id(before),
-            metadata=None if wanted is None else searchable(wanted),
+            before=None if before is None else checkpoint_id_of(before),
+            metadata=None if wanted is None else filter_of(wanted),
         )
         owner = self._one_owner() if address is None else address.user_id
         last: CheckpointRecord | None = None
@@ -347,6 +347,8 @@ class PersistenceSaver(BaseCheckpointSaver[Any]):
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str
     ) -> None:
         address = self._address(config)
+        if not writes:
+            return
         if address.checkpoint_id is None:
             raise InvalidInput("checkpoint_id", "must be given in config['configurable']")
         new = NewWrites(

@@ -69,6 +69,17 @@ def _without_tuples(value: Any) -> Any:
     return [_without_tuples(item) for item in value] if type(value) in _SEQUENCES else value
 
 
+def filter_of(wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """What metadata must contain, as ``searchable`` has written it.
+
+    Raises:
+        InvalidInput: no metadata that can be searched has such a value.
+    """
+    found: dict[str, Any] = sanitize(_without_tuples(dict(wanted)), "filter")
+    encode_json(found, "filter")
+    return found
+
+
 def searchable(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """What JSON can hold of metadata: NUL and half characters are replaced, and what has no word in it is left out."""
     found: dict[str, Any] = {}
