@@ -301,6 +301,18 @@ async def test_writing_nothing_says_nothing_of_a_thread(saver: PersistenceSaver,
     assert await values_of(saver, config) == {"n": 1}
 
 
+async def test_a_checkpoint_that_is_its_own_parent_ends_a_walk(saver: PersistenceSaver, config: Any) -> None:
+    stored = await put(saver, config, {"n": 1})
+    await saver.aput_writes(stored, [("log", "once")], "task")
+    again: Any = checkpoint_with({"n": 2}) | {"id": stored["configurable"]["checkpoint_id"]}
+    await saver.aput(stored, again, {}, {"n": 2})
+
+    async with asyncio.timeout(5):
+        history = await saver.aget_delta_channel_history(config=stored, channels=["log"])
+
+    assert history == {"log": {"writes": [("task", "log", "once")]}}
+
+
 async def test_deleting_a_thread_deletes_its_messages_too(
     persistence: Persistence[str, str], saver: PersistenceSaver, config: Any, user_id: str
 ) -> None:

@@ -102,10 +102,9 @@ class Reading:
             chain = await self._ancestors((target.thread_id, target.checkpoint_ns), parent)
             parent = None
             for row in chain:
-                walk.step(row.checkpoint_id, read_refs(row.refs))
+                if not walk.step(row.checkpoint_id, read_refs(row.refs)):
+                    return walk
                 parent = row.parent_id
-                if not walk.open:
-                    break
         return walk
 
     async def resolve(self, home: Home, walk: Walk) -> Shelf:
@@ -229,6 +228,7 @@ class Walk:
         self.open = set(channels)
         self.seeds: dict[str, Ref] = {}
         self.passed: list[str] = []
+        self._known: set[str] = set()
         self._passed_by: dict[str, int] = {}
         self._histories: dict[str, History] = {}
 
@@ -237,8 +237,15 @@ class Walk:
         for channel in list(self.open):
             self._inherit(channel, refs)
 
-    def step(self, checkpoint_id: str, refs: Refs) -> None:
-        """Come by the next ancestor: what tasks wrote there is on the way, for channels that are still open."""
+    def step(self, checkpoint_id: str, refs: Refs) -> bool:
+        """Come by the next ancestor: what tasks wrote there is on the way, for channels that are still open.
+
+        Returns:
+            Whether to go on: channels are open, and the way is no circle, as where a checkpoint is its own parent.
+        """
+        if checkpoint_id in self._known:
+            return False
+        self._known.add(checkpoint_id)
         self.passed.append(checkpoint_id)
         for channel in list(self.open):
             self._passed_by[channel] = len(self.passed)
@@ -247,6 +254,7 @@ class Walk:
                 self.open.discard(channel)
             else:
                 self._inherit(channel, refs)
+        return bool(self.open)
 
     def handed(self, channel: str) -> Sequence[Handed]:
         """Writes of ancestors that are gone."""
