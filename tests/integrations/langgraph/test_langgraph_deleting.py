@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any
 
 import pytest
@@ -215,6 +216,32 @@ async def test_a_subgraphs_calls_go_with_the_checkpoints_that_made_them(saver: P
         async for one in saver.alist({"configurable": {"thread_id": thread_id}})
     ]
     assert sorted(left) == ["", "sub:2"]
+
+
+async def test_pruning_copes_with_more_calls_than_a_statement_has_parameters(
+    persistence: Persistence[str, str], saver: PersistenceSaver, config: Any
+) -> None:
+    thread_id = config["configurable"]["thread_id"]
+    root = await put(saver, config, {"n": 1})
+    called_by = {"parents": {"": root["configurable"]["checkpoint_id"]}}
+    await put(saver, {"configurable": {"thread_id": thread_id, "checkpoint_ns": "sub:0"}}, {"n": 2})
+    await run_sql(
+        persistence,
+        """
+        INSERT INTO graph_checkpoints (thread_id, checkpoint_ns, checkpoint_id, metadata, body, refs)
+        SELECT thread_id, 'sub:' || call, checkpoint_id, CAST(:metadata AS jsonb), body, refs
+        FROM graph_checkpoints, generate_series(1, 17000) AS call
+        WHERE thread_id = :id AND checkpoint_ns = 'sub:0' RETURNING 1
+        """,
+        id=thread_id,
+        metadata=json.dumps(called_by),
+    )
+    await put(saver, root, {"n": 3})
+
+    await saver.aprune([thread_id])
+
+    assert await count_of(persistence, "graph_checkpoints", thread_id) == 2
+    assert await values_of(saver, config) == {"n": 3}
 
 
 async def test_what_is_written_at_a_checkpoint_on_its_way_survives_pruning(

@@ -55,19 +55,23 @@ class Deleting:
 
     async def all_but_latest(self) -> None:
         """Keep the latest checkpoint of each namespace."""
-        checkpoint = self._checkpoint
+        checkpoint, values = self._checkpoint, self._values
         key = tuple_(checkpoint.c.checkpoint_ns, checkpoint.c.checkpoint_id)
         heads = (await self._scope.execute(select(*checkpoint.c).where(self._here, key.in_(self._newest_ids())))).all()
-        for head in heads:
+        calls = await self._calls_of_others(heads)
+        kept = [head for head in heads if head.checkpoint_ns not in calls]
+        for head in kept:
             await self._cut_off(head)
-        others = delete(checkpoint).where(
-            self._here, key.not_in([(head.checkpoint_ns, head.checkpoint_id) for head in heads])
+        newest = {head.checkpoint_ns: head.checkpoint_id for head in kept}
+        known = _newest(newest)
+        is_head = exists().where(
+            known.c.checkpoint_ns == checkpoint.c.checkpoint_ns, known.c.newest == checkpoint.c.checkpoint_id
         )
-        deleted = (
-            await self._scope.execute(others.returning(checkpoint.c.checkpoint_ns, checkpoint.c.checkpoint_id))
-        ).all()
-        await self._delete_calls(heads, {row.checkpoint_id for row in deleted if not row.checkpoint_ns})
-        await self._sweep({head.checkpoint_ns: head.checkpoint_id for head in heads})
+        await self._scope.execute(delete(checkpoint).where(self._here, ~is_head))
+        if calls:
+            in_calls = values.c.checkpoint_ns == any_(literal(sorted(calls), ARRAY(Text())))
+            await self._scope.execute(delete(values).where(values.c.thread_id == self._thread_id, in_calls))
+        await self._sweep(newest)
 
     async def runs(self, run_ids: Sequence[str]) -> None:
         """Delete the checkpoints that these runs have made."""
@@ -94,19 +98,22 @@ class Deleting:
         await self._scope.execute(delete(checkpoint).where(self._here, of_runs))
         await self._sweep(newest)
 
-    async def _delete_calls(self, heads: Iterable[Row[Any]], deleted_roots: set[str]) -> None:
-        """A subgraph that was called by a checkpoint goes with it; the namespace of a call ends in its task's id."""
-        calls = [
-            head.checkpoint_ns
+    async def _calls_of_others(self, heads: Sequence[Row[Any]]) -> set[str]:
+        """The namespaces of subgraphs that were called by a checkpoint that is there, but is not the latest.
+
+        The namespace of a call ends in its task's id. Of a graph that is not there yet, a call may be under way.
+        """
+        checkpoint = self._checkpoint
+        latest = {head.checkpoint_id for head in heads if not head.checkpoint_ns}
+        callers = {
+            head.checkpoint_ns: root
             for head in heads
-            if ":" in head.checkpoint_ns and _root_of(head.metadata) in deleted_roots
-        ]
-        if calls:
-            checkpoint, values = self._checkpoint, self._values
-            await self._scope.execute(delete(checkpoint).where(self._here, checkpoint.c.checkpoint_ns.in_(calls)))
-            await self._scope.execute(
-                delete(values).where(values.c.thread_id == self._thread_id, values.c.checkpoint_ns.in_(calls))
-            )
+            if ":" in head.checkpoint_ns and (root := _root_of(head.metadata)) is not None and root not in latest
+        }
+        is_caller = checkpoint.c.checkpoint_id == any_(literal(sorted(set(callers.values())), ARRAY(Text())))
+        roots = select(checkpoint.c.checkpoint_id).where(self._here, checkpoint.c.checkpoint_ns == "", is_caller)
+        there = set((await self._scope.execute(roots)).scalars()) if callers else set()
+        return {namespace for namespace, root in callers.items() if root in there}
 
     async def _cut_off(self, row: Row[Any]) -> None:
         """Make a checkpoint readable without its ancestors."""
@@ -144,7 +151,7 @@ class Deleting:
         values = self._values
         spans = merged_spans(await self._references())
         bases = _rows("base", *_numbers(await self._bases(spans)))
-        known = _rows("known", ("checkpoint_ns", Text(), list(newest)), ("newest", Text(), list(newest.values())))
+        known = _newest(newest)
         is_base = exists().where(bases.c.checkpoint_ns == values.c.checkpoint_ns, bases.c.value_no == values.c.value_no)
         await self._scope.execute(
             delete(values).where(
@@ -216,6 +223,10 @@ def _spans(spans: Sequence[Rows]) -> Any:
         ("first_no", BigInteger(), [first for *_, first, _ in spans]),
         ("last_no", BigInteger(), [last for *_, last in spans]),
     )
+
+
+def _newest(newest: Mapping[str, str]) -> Any:
+    return _rows("known", ("checkpoint_ns", Text(), list(newest)), ("newest", Text(), list(newest.values())))
 
 
 def _numbers(rows: Iterable[tuple[str, int]]) -> list[tuple[str, Any, list[Any]]]:
