@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from agent_persistence import Persistence, PersistenceSettings, migrate
 from agent_persistence.integrations.langgraph import PersistenceSaver
+from agent_persistence.repositories.checkpoints.cells import Cell, new_rows, stored_cells
 
 STEPS = 500
 SIZE = "SELECT pg_total_relation_size('graph_checkpoints') + pg_total_relation_size('graph_values')"
@@ -53,3 +55,17 @@ async def test_500_messages_of_a_kilobyte_take_less_than_twice_what_they_are(
 
     assert payload > STEPS * 1024
     assert stored < 2 * payload, stored / payload
+
+
+def test_what_is_remembered_of_large_rows_is_bounded() -> None:
+    items = [("msgpack", f"document {number}".encode()) for number in range(2000)]
+    [row, *_] = new_rows([Cell("documents", None, is_list=True, items=items)])
+    tracemalloc.start()
+    try:
+        for number in range(80):
+            stored_cells(number, row.cells)
+        remembered, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert remembered < 25_000_000

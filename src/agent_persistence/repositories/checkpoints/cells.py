@@ -28,7 +28,11 @@ SMALL: Final = 64
 LIGHT: Final = 4096
 """Bytes up to which a row is read for the small cells in it."""
 _ROW_BYTES: Final = 64 * 1024  # a row is read whole, for one of its items as well
-_ROWS_REMEMBERED: Final = 8192
+# An item that was read takes 250 bytes. A small row has up to 25 of them, so that these are 50 MB at most, and 5 MB of
+# one message a row; a large one has 1,500 texts of 40 bytes, and 20,000 items at most.
+_SMALL_ROW: Final = 512
+_SMALL_ROWS_REMEMBERED: Final = 8192
+_LARGE_ROWS_REMEMBERED: Final = 32
 _CONTINUES: Final = 2  # beside 0 for one value and 1 for a list
 
 Place = tuple[int, int]
@@ -146,9 +150,12 @@ def _new_row(cells: Sequence[Cell], task: Task | None, bases: Mapping[int, bytes
     return NewRow(cells[0].channel, head, pack_like(content, bases) if bases else pack(content))
 
 
-@lru_cache(_ROWS_REMEMBERED)
 def stored_cells(value_no: int, cells: bytes) -> tuple[Sequence[StoredCell], Task | None]:
     """Read what a row holds, and who wrote it; remembered, for each save looks at all rows of the lists it changes."""
+    return (_small_row if len(cells) <= _SMALL_ROW else _large_row)(value_no, cells)
+
+
+def _read_cells(value_no: int, cells: bytes) -> tuple[Sequence[StoredCell], Task | None]:
     numbers = count()
     described, *task = unpack_json(cells)
     read = [
@@ -162,6 +169,10 @@ def stored_cells(value_no: int, cells: bytes) -> tuple[Sequence[StoredCell], Tas
         for channel, idx, kind_of_cell, items in described
     ]
     return read, Task(*task) if task else None
+
+
+_small_row = lru_cache(_SMALL_ROWS_REMEMBERED)(_read_cells)
+_large_row = lru_cache(_LARGE_ROWS_REMEMBERED)(_read_cells)
 
 
 def stored_blobs(cells: Sequence[StoredCell], whole: bytes) -> dict[Place, Blob]:
