@@ -9,10 +9,14 @@ import math
 import pathlib
 import subprocess
 import sys
+import time
+from collections.abc import Coroutine
+from itertools import pairwise
 from typing import Any
 
 import pytest
 from checkpoints import checkpoint_with, config_of, put, values_of
+from graphs import letters
 from langchain_core.messages import HumanMessage
 from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
@@ -571,3 +575,33 @@ def test_versions_go_on_as_they_began(saver: PersistenceSaver) -> None:
 
     assert [saver.get_next_version(None, None), saver.get_next_version(41, None)] == [1, 42]
     assert text_version.startswith("00000000000000000000000000000010.")
+
+
+# --- large states ---
+
+
+async def test_others_go_on_while_large_states_are_saved_and_read(saver: PersistenceSaver, config: Any) -> None:
+    stored = await put(saver, config, {"messages": [HumanMessage(letters(900, seed=one)) for one in range(400)]})
+    for step in range(10):
+        stored = await put(saver, stored, {"messages": [], "step": step}, new={"step": step + 1})
+
+    while_saved, save = await longest_wait_beside(put(saver, stored, {"text": letters(4_000_000, seed=1)}))
+    while_read, read = await longest_wait_beside(listed(saver, config))
+
+    assert while_saved < save / 2
+    assert while_read < read / 2
+
+
+async def listed(saver: PersistenceSaver, config: Any) -> None:
+    assert len([one async for one in saver.alist(config)]) == 12
+
+
+async def longest_wait_beside(work: Coroutine[Any, Any, Any]) -> tuple[float, float]:
+    """How long the event loop did nothing else at a time, and how long the work took."""
+    beats = [time.perf_counter()]
+    task = asyncio.create_task(work)
+    while not task.done():
+        await asyncio.sleep(0)
+        beats.append(time.perf_counter())
+    await task
+    return max(after - before for before, after in pairwise(beats)), beats[-1] - beats[0]

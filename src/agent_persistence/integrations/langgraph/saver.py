@@ -35,7 +35,10 @@ from agent_persistence.integrations.langgraph.surrogates import dump_blob, load_
 from agent_persistence.integrations.langgraph.values import dump, filter_of, load, merged_metadata, split_metadata
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import AnyUser
+from agent_persistence.repositories.checkpoints.aside import aside
+from agent_persistence.repositories.checkpoints.blobs import size_of
 from agent_persistence.repositories.checkpoints.records import (
+    ChannelValue,
     CheckpointQuery,
     CheckpointRecord,
     NewCheckpoint,
@@ -260,7 +263,8 @@ class PersistenceSaver(BaseCheckpointSaver[Any]):
         found = await self._persistence.checkpoints.page(query, user_id=address.user_id, limit=1)
         if found:
             self._known.note(address, there=True)
-            return self._tuple_of(found[0], address.said)
+            [only] = await self._tuples_of(found, address.said)
+            return only
         thread = await self._persistence.threads.get(address.thread_id, user_id=address.user_id)
         self._known.note(address, there=thread is not None)
         return None
@@ -286,7 +290,7 @@ class PersistenceSaver(BaseCheckpointSaver[Any]):
             size = _PAGE if limit is None else min(_PAGE, limit)
             found = await self._persistence.checkpoints.page(query, user_id=owner, limit=size, after=last)
             if found:
-                yield [self._tuple_of(one, _named(one) if address is None else address.said) for one in found]
+                yield await self._tuples_of(found, None if address is None else address.said)
             if len(found) < size:
                 return
             limit, last = None if limit is None else limit - size, found[-1]
@@ -400,6 +404,14 @@ class PersistenceSaver(BaseCheckpointSaver[Any]):
                     found[name]["seed"] = load(self.serde, past.seed)
         return found
 
+    async def _tuples_of(
+        self, records: Sequence[CheckpointRecord], said: Mapping[str, Any] | None
+    ) -> Sequence[CheckpointTuple]:
+        def read() -> Sequence[CheckpointTuple]:
+            return [self._tuple_of(one, _named(one) if said is None else said) for one in records]
+
+        return await aside(read, size=sum(_size_of(value) for one in records for value in one.channels.values()))
+
     def _tuple_of(self, record: CheckpointRecord, said: Mapping[str, Any]) -> CheckpointTuple:
         """Read a stored checkpoint.
 
@@ -436,6 +448,10 @@ class PersistenceSaver(BaseCheckpointSaver[Any]):
 
 _APART: Final = frozenset({"id", "channel_values"})
 _STRATEGIES: Final[tuple[Literal["keep_latest"], Literal["delete"]]] = ("keep_latest", "delete")
+
+
+def _size_of(value: ChannelValue) -> int:
+    return size_of(value if isinstance(value, list) else [value])
 
 
 def _named(record: CheckpointRecord) -> dict[str, Any]:

@@ -33,6 +33,7 @@ _ROW_BYTES: Final = 64 * 1024  # a row is read whole, for one of its items as we
 _SMALL_ROW: Final = 512
 _SMALL_ROWS_REMEMBERED: Final = 8192
 _LARGE_ROWS_REMEMBERED: Final = 32
+_NO_BASES: Final[Mapping[str, Mapping[int, bytes]]] = {}
 _CONTINUES: Final = 2  # beside 0 for one value and 1 for a list
 
 Place = tuple[int, int]
@@ -100,7 +101,7 @@ class StoredCell:
 
 
 def new_rows(
-    cells: Iterable[Cell], task: Task | None = None, *, bases: Mapping[str, Mapping[int, bytes]] | None = None
+    cells: Iterable[Cell], task: Task | None = None, *, bases: Mapping[str, Mapping[int, bytes]] = _NO_BASES
 ) -> list[NewRow]:
     """Lay cells into as few rows as keep apart what is read apart, in their order.
 
@@ -121,7 +122,7 @@ def new_rows(
             rows.append(small)
         else:
             light += small
-    return [_new_row(row, task, (bases or {}).get(row[0].channel)) for row in rows]
+    return [_new_row(row, task, bases.get(row[0].channel)) for row in rows]
 
 
 def _parts(cell: Cell) -> Iterator[Cell]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 from sqlalchemy import Row, literal, select, tuple_
@@ -11,6 +12,7 @@ from sqlalchemy import Row, literal, select, tuple_
 from agent_persistence.errors import CorruptRow
 from agent_persistence.json_values import UNDECODABLE
 from agent_persistence.records import ANY_USER
+from agent_persistence.repositories.checkpoints.aside import aside
 from agent_persistence.repositories.checkpoints.blobs import unpack_blob
 from agent_persistence.repositories.checkpoints.records import (
     ChannelHistory,
@@ -72,10 +74,7 @@ class Reading:
                 [(row.thread_id, row.checkpoint_ns, row.checkpoint_id) for row in rows],
             )
             try:
-                return [
-                    _record(row, one, shelves[row.thread_id, row.checkpoint_ns])
-                    for row, one in zip(rows, refs, strict=True)
-                ]
+                return await aside(partial(_records, rows, refs, shelves), size=sum(map(len, shelves.values())))
             except GoneError:
                 continue
         raise CorruptRow("graph_checkpoints", query.thread_id, "refs")
@@ -310,6 +309,10 @@ def _merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
         else:
             merged.append((first, last))
     return merged
+
+
+def _records(rows: Sequence[Row[Any]], refs: Sequence[Refs], shelves: Mapping[Home, Shelf]) -> list[CheckpointRecord]:
+    return [_record(row, one, shelves[row.thread_id, row.checkpoint_ns]) for row, one in zip(rows, refs, strict=True)]
 
 
 def _record(row: Any, refs: Refs, shelf: Shelf) -> CheckpointRecord:

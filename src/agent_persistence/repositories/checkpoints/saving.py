@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 from agent_persistence.errors import CheckpointingDisabledError, ThreadExistsError, ThreadNotFoundError
 from agent_persistence.json_values import EncodedJSON
 from agent_persistence.records import ANY_USER
-from agent_persistence.repositories.checkpoints.blobs import Blob, fingerprint, pack_blob
+from agent_persistence.repositories.checkpoints.aside import aside
+from agent_persistence.repositories.checkpoints.blobs import Blob, fingerprint, pack_blob, size_of
 from agent_persistence.repositories.checkpoints.cells import (
     SMALL,
     Cell,
@@ -82,7 +84,7 @@ class Saving:
             )
         changes.compare(sorted(rows, key=lambda row: int(row.value_no)))
         bases = await self._bases(new, [cell.channel for cell in changes.cells])
-        rows_to_add = new_rows(changes.cells, bases=bases)
+        rows_to_add = await _rows(changes.cells, bases=bases)
         channels |= changes.refs(await self._add(new, rows_to_add, None) if rows_to_add else [])
         await self._save(new, Refs(channels, {}))
         return changes.fresh
@@ -96,7 +98,8 @@ class Saving:
         ]
         large = {cell.channel for cell in cells if not cell.is_small}
         base = await self._input(new) if large and new.task_path == _TASK_OF_INPUT else None
-        rows = new_rows(cells, Task(new.task_id, new.task_path), bases=dict.fromkeys(large, base) if base else None)
+        task, bases = Task(new.task_id, new.task_path), dict.fromkeys(large, base) if base else {}
+        rows = await _rows(cells, task, bases=bases)
         if rows and not await self._add(new, rows, new.checkpoint_id):
             if not new.may_start_thread:
                 raise ThreadNotFoundError(new.thread_id)
@@ -253,6 +256,12 @@ class Changes:
             all_places = [item.place for item in known] + places.get(name, [])
             refs[name] = ListRef(len(self._lists[name]), layout.spans(all_places))
         return refs
+
+
+async def _rows(
+    cells: Sequence[Cell], task: Task | None = None, *, bases: Mapping[str, Mapping[int, bytes]]
+) -> list[NewRow]:
+    return await aside(partial(new_rows, cells, task, bases=bases), size=sum(size_of(cell.items) for cell in cells))
 
 
 def _first_no(ref: Ref | None) -> int:

@@ -42,6 +42,10 @@ class Shelf:
         self._tasks: dict[int, Task] = {}
         self._writes: defaultdict[str, list[int]] = defaultdict(list)
 
+    def __len__(self) -> int:
+        """How many bytes were read."""
+        return sum(map(len, self._contents.values()))
+
     def put(self, row: Any) -> None:
         """Add a row; those of tasks in the order of their numbers."""
         if row.value_no not in self._cells:
