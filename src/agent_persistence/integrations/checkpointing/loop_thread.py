@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -20,7 +20,7 @@ class LoopThread:
         life: what is entered in the loop when it begins, and left when it ends.
     """
 
-    def __init__(self, name: str, life: Callable[[], AbstractAsyncContextManager[None]]) -> None:
+    def __init__(self, name: str, life: Callable[[], AbstractAsyncContextManager[None]] = nullcontext) -> None:
         self._name = name
         self._life = life
         self._lock = threading.Lock()
@@ -38,13 +38,13 @@ class LoopThread:
     def submit(self, make: Callable[[], Coroutine[Any, Any, T]]) -> Future[T]:
         """Run a coroutine, and start the thread for it if need be; what a stop leaves undone is cancelled."""
         with self._lock:
-            loop = self._loop if self._is_running else None
+            loop = self._loop if self.is_running else None
             return asyncio.run_coroutine_threadsafe(make(), loop or self._start())
 
     def stop(self) -> None:
         """End the loop with all that still runs in it, and wait for the thread; nobody starts another meanwhile."""
         with self._lock:
-            if self._thread is None or self._loop is None or not self._is_running:
+            if self._thread is None or self._loop is None or not self.is_running:
                 return
             self._loop.call_soon_threadsafe(self._stop.set)
             self._thread.join()
@@ -52,7 +52,7 @@ class LoopThread:
             self._ended.result()
 
     @property
-    def _is_running(self) -> bool:
+    def is_running(self) -> bool:
         """Whether it was started, in this process, and not stopped."""
         return self._thread is not None and self._pid == os.getpid()
 
