@@ -21,7 +21,7 @@ export PYTHONDONTWRITEBYTECODE =
 .DEFAULT_GOAL = help
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # two pips at once would break the virtualenv
-.PHONY: help demo test test-documents coverage test-matrix test-wheel test-agentflow torture torture-checker bench lint style type migration-lint \
+.PHONY: help demo test test-slow coverage test-matrix test-wheel test-agentflow torture torture-checker bench lint style type migration-lint \
     format migrate revision check-migrations build clean
 
 help: ## list the targets
@@ -30,14 +30,14 @@ help: ## list the targets
 demo: $(VENV)/installed-demo ## see it work: servers, migrations and conversations, in a minute
 	@$(BIN)/agent-persistence demo
 
-test: $(VENV)/installed-dev ## run the tests (a part: PYTEST_ARGS=tests/unit)
-	$(BIN)/pytest $(or $(PYTEST_ARGS),$(PARALLEL) -m 'not documents')
+test: $(VENV)/installed-dev ## run the tests that do not take long (a part: PYTEST_ARGS=tests/unit)
+	$(BIN)/pytest $(or $(PYTEST_ARGS),$(PARALLEL) -m 'not slow')
 
-test-documents: $(VENV)/installed-dev ## do what the documents show, and see that it works
-	$(BIN)/pytest $(PARALLEL) -m documents
+test-slow: $(VENV)/installed-dev ## the rest: what documents show, every migration, crashes under load, growth
+	$(BIN)/pytest $(PARALLEL) -m slow
 
 coverage: $(VENV)/installed-dev ## run the tests and measure what they cover, which takes half as long again
-	$(BIN)/pytest --cov $(PARALLEL) -m 'not documents'
+	$(BIN)/pytest --cov $(PARALLEL) -m 'not slow'
 
 torture: $(VENV)/installed-dev ## kill, hang and cut real servers under load: make torture DURATION=60 SEED=7
 	PYTHONPATH=tests $(BIN)/python -m torture --duration $(DURATION) $(if $(SEED),--seed $(SEED))

@@ -11,7 +11,7 @@ from model.checker import ANYTHING, Finding, explore
 from model.protocols import NaiveProtocol, QuarantineProtocol
 from model.world import Fault
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.no_cover
 
 Faults = tuple[Fault, ...]
 

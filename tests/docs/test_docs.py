@@ -58,7 +58,6 @@ def words(cell: str) -> list[str]:
 # --- examples ---
 
 
-@pytest.mark.documents
 @pytest.mark.slow
 @pytest.mark.parametrize("document", [path for path in DOCUMENTS if blocks(path)], ids=name_of)
 def test_what_a_document_shows_works(

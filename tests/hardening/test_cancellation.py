@@ -22,7 +22,7 @@ from agent_persistence.shielding import drain
 from agent_persistence.unit_of_work import UnitOfWork
 from hardening_servers import errors_of_the_driver
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.no_cover
 
 Store = Persistence[Any, Any]
 

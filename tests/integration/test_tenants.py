@@ -33,7 +33,7 @@ from agent_persistence.records import NewMessage, Page
 from agent_persistence.settings import PersistenceSettings
 from repository_testing import CALLS, HELLO, Call, Place, SettingsFor, run_sql
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.no_cover
 
 Store = Persistence[Any, Any]
 OTHER = {"role": "user", "content": "other"}

@@ -452,8 +452,8 @@ async def test_a_closed_saver_and_an_event_loop_that_ended_are_refused(
 @pytest.mark.parametrize(
     ("pair", "thread_id", "refused"),
     [
-        (("int", "string"), "7", False),
-        (("bigint", "string"), 7, False),
+        (("int", "string"), "-7", False),
+        (("bigint", "string"), -7, False),
         (("int", "string"), "07", True),
         (("int", "string"), "order-7", True),
         (("uuid", "string"), "0198f0a5-7c5e-7d2a-9b1e-2f6a4d3c1b00", False),
