@@ -109,9 +109,15 @@ class Tables:
             after = rows[-1].thread_id
 
     async def latest_metadata(self, thread_id: str) -> dict[str, Any]:
-        """The metadata of a thread's latest checkpoint."""
-        [row] = await self._rows(_LATEST, thread_id=thread_id)
-        return _object(row[0])
+        """The metadata of a thread's latest checkpoint.
+
+        Raises:
+            InvalidInput: the thread was deleted meanwhile.
+        """
+        rows = await self._rows(_LATEST, thread_id=thread_id)
+        if not rows:
+            raise InvalidInput("thread_id", "is not there any more: it was deleted meanwhile")
+        return _object(rows[0][0], "metadata")
 
     async def checkpoints(self, thread_id: str, *, at_once: int) -> AsyncIterator[list[SourceCheckpoint]]:
         """A thread's checkpoints, parents before their children."""
@@ -126,10 +132,10 @@ class Tables:
 
     async def _checkpoint(self, thread_id: str, row: Row[Any]) -> SourceCheckpoint:
         here = {"thread_id": thread_id, "checkpoint_ns": row.checkpoint_ns}
-        checkpoint = _object(row.checkpoint)
+        checkpoint = _object(row.checkpoint, "checkpoint")
         inline = checkpoint.pop("channel_values", {})
-        versions = checkpoint["channel_versions"]
-        before = {} if row.parent_versions is None else _object(row.parent_versions)
+        versions = _checked(checkpoint.get("channel_versions"), "checkpoint.channel_versions")
+        before = {} if row.parent_versions is None else _object(row.parent_versions, "checkpoint.channel_versions")
         new = {name: version for name, version in versions.items() if before.get(name) != version}
         blobs = await self._rows(
             _BLOBS, **here, channels=list(new), versions=[_as_text(version) for version in new.values()]
@@ -143,7 +149,7 @@ class Tables:
             checkpoint_ns=row.checkpoint_ns,
             checkpoint_id=row.checkpoint_id,
             parent_id=row.parent_id,
-            metadata=_object(row.metadata),
+            metadata=_object(row.metadata, "metadata"),
             body=("json", json.dumps(checkpoint).encode()),
             changed=changed,
             unchanged=[name for name in versions if name not in new],
@@ -204,9 +210,14 @@ async def open_tables(url: str) -> AsyncIterator[Tables]:
         await engine.dispose()
 
 
-def _object(text_of_json: str) -> dict[str, Any]:
-    read: dict[str, Any] = decode_json(text_of_json)
-    return read
+def _object(text_of_json: str, field: str) -> dict[str, Any]:
+    return _checked(decode_json(text_of_json), field)
+
+
+def _checked(found: Any, field: str) -> dict[str, Any]:
+    if not isinstance(found, dict):
+        raise InvalidInput(field, "is not what LangGraph writes there")
+    return found
 
 
 def _as_text(version: Any) -> str:

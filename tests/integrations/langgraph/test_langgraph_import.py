@@ -133,15 +133,18 @@ def test_a_thread_that_cannot_be_imported_is_named_and_the_others_go_on(
     with PostgresSaver.from_conn_string(database) as theirs:
         theirs.setup()
         graph = logger(2).compile(checkpointer=theirs)
-        for thread_id in ("taken", "free", "\x07"):
+        for thread_id in ("taken", "free", "\x07", "broken"):
             graph.invoke({"lines": ["first"], "rare": [], "count": 0}, config_of(thread_id))
+        theirs.conn.execute(
+            "UPDATE checkpoints SET checkpoint = checkpoint - 'channel_versions' WHERE thread_id = 'broken'"
+        )
 
     result = command("--user", "u-1", "--json")
 
     counted = json.loads(result.stdout)
     assert result.exit_code == 1
     assert counted["threads"] == 1
-    assert sorted(one["thread_id"] for one in counted["refused"]) == ["\x07", "taken"]
+    assert sorted(one["thread_id"] for one in counted["refused"]) == ["\x07", "broken", "taken"]
     assert command("--user-key", "user_id").exit_code == 1
     assert command().exit_code == 2
 
