@@ -101,7 +101,7 @@ class Note:
         Note(STRANGE),
         collections.deque([STRANGE]),
         collections.OrderedDict({STRANGE: 1}),
-        pathlib.Path("caf\udce9"),
+        pathlib.Path("file\udce9"),
         Send("node", {"text": STRANGE}),
         Command(update={"text": STRANGE}, goto=Send("node", STRANGE)),
         Interrupt({"text": STRANGE}, id="i-1"),
