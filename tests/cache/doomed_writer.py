@@ -1,10 +1,12 @@
-"""A process that saves a state and stands still at a moment of its parent's choice, to be killed there."""
+"""Processes to be killed: one stands still at a moment of its parent's choice, one saves states until its end."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import sys
+from itertools import count
+from multiprocessing.connection import Connection
 from typing import Any
 
 from agent_persistence.cache import StateCache
@@ -38,6 +40,18 @@ async def main(moment: str, thread_id: str, user_id: str, values: dict[str, Any]
     async with Persistence[str, str](PersistenceSettings(_env_file=None, **values)) as store:
         stand_still(moment)
         await store.states.put(thread_id, "new", user_id=user_id)
+
+
+def write_until_killed(values: dict[str, Any], thread_id: str, user_id: str, told: Connection) -> None:
+    """Save 0, 1, 2 ... and tell of each when it is acknowledged."""
+
+    async def write() -> None:
+        async with Persistence[str, str](PersistenceSettings(_env_file=None, **values)) as store:
+            for number in count():
+                await store.states.put(thread_id, number, user_id=user_id)
+                told.send(number)
+
+    asyncio.run(write())
 
 
 if __name__ == "__main__":
