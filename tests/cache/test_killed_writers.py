@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import random
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +77,9 @@ async def test_a_hundred_writers_killed_at_any_moment_leave_no_wrong_value(
         writer.start()
         told.close()
         assert await asyncio.to_thread(acknowledged.recv) == 0
-        await persistence.states.require(thread.thread_id, user_id=user_id)  # the cache has a value, perhaps
-        await asyncio.sleep(chance.uniform(0, 0.03))
+        end = time.monotonic() + chance.uniform(0, 0.05)
+        while time.monotonic() < end:  # readers fill the cache, as far as they may
+            await persistence.states.require(thread.thread_id, user_id=user_id)
 
         writer.kill()
         await asyncio.to_thread(writer.join)
