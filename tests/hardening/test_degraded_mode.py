@@ -24,7 +24,13 @@ from agent_persistence.degraded import DegradedCheckpointer, DegradedMode
 from agent_persistence.testing import CheckpointerContract
 from hardening_servers import REPLY_LOST, LossyProxy, Store, migrated_settings
 
-FAST = {"retry_deadline": 0.2, "pool_timeout": 1.0, "thread_touch_interval": 0, "checkpointer_cleanup_timeout": 0.5}
+FAST = {
+    "retry_deadline": 0.2,
+    "lock_timeout": 0.2,
+    "pool_timeout": 1.0,
+    "thread_touch_interval": 0,
+    "checkpointer_cleanup_timeout": 0.5,
+}
 
 
 class World:
@@ -335,3 +341,29 @@ async def test_a_lost_reply_while_it_catches_up_doubles_nothing(
 
     assert await world.saved(thread_id, user_id) == ["first", "second", "third"]
     assert mode.unsaved == ()
+
+
+@pytest.mark.parametrize("is_let_go", [True, False])
+async def test_a_lock_in_the_way_is_waited_for_but_not_for_ever(
+    world: World, mode: DegradedMode, ada: DegradedCheckpointer, user_id: str, *, is_let_go: bool
+) -> None:
+    thread_id = f"t-{user_id}"
+    await ada.save_state(thread_id, "first")
+    world.proxy.go_away()
+    second = await ada.save_state(thread_id, "second")
+    await ada.save_state(f"{thread_id}-other", "behind it")
+
+    async with world.beside.begin(user_id=user_id) as uow:
+        await uow.states.put(thread_id, "by the owner of the lock")
+        await world.proxy.come_back()
+        if not is_let_go:
+            await mode.until_over()
+        async with asyncio.timeout(30):
+            while mode.is_on and not mode.journal.first.timeouts:  # noqa: ASYNC110 - nobody is told
+                await asyncio.sleep(0.01)
+    await mode.until_over()
+
+    saved, unsaved = (["second"], []) if is_let_go else ([], [second])
+    assert [one.checkpoint for one in mode.unsaved] == unsaved
+    assert await world.saved(thread_id, user_id) == ["first", "by the owner of the lock", *saved]
+    assert await world.saved(f"{thread_id}-other", user_id) == ["behind it"]

@@ -31,6 +31,7 @@ class PendingState:
         version: a provisional one.
         expected: the version that it is to be saved over, if its caller named one.
         in_doubt: whether it may have been saved: the reply to COMMIT was lost.
+        timeouts: how often the database took too long to save it.
     """
 
     place: Place
@@ -39,6 +40,7 @@ class PendingState:
     expected: int | None
     created_at: datetime
     in_doubt: bool = False
+    timeouts: int = 0
 
     @property
     def checkpoint(self) -> Checkpoint:

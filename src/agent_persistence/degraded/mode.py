@@ -13,7 +13,13 @@ from agent_persistence.backends.postgresql import PostgreSQLCheckpointer
 from agent_persistence.checkpointer import Checkpoint
 from agent_persistence.degraded.checkpointer import DegradedCheckpointer
 from agent_persistence.degraded.journal import Journal, KnownStates, PendingState, Place
-from agent_persistence.errors import CommitUnknown, PersistenceError, UnavailableError, UnsavedStatesError
+from agent_persistence.errors import (
+    CommitUnknown,
+    PersistenceError,
+    StatementTimeout,
+    UnavailableError,
+    UnsavedStatesError,
+)
 from agent_persistence.persistence import Persistence
 from agent_persistence.values import value
 
@@ -21,6 +27,7 @@ logger: Final = logging.getLogger("agent_persistence")
 
 _MOST_BYTES: Final = 64 * 1024 * 1024
 _LAST_PAUSE: Final = 0.1  # seconds between attempts to reach the database while it closes
+_MOST_TIMEOUTS: Final = 5  # of a state, before those that wait behind it come first
 _REMIND: Final = 30.0  # seconds between lines in the log while it is away
 
 
@@ -169,6 +176,11 @@ class DegradedMode:
                 saved = await direct.save_state(place.thread_id, told.state, expected_version=expected)
         except (UnavailableError, CommitUnknown):
             raise
+        except StatementTimeout as error:  # another's lock, or a database that is busy with coming back
+            pending.timeouts += 1
+            if pending.timeouts < _MOST_TIMEOUTS:
+                raise
+            self._set_aside(place, error)
         except Exception as error:  # noqa: BLE001 - whatever it was, others wait behind it
             self._set_aside(place, error)
         else:
