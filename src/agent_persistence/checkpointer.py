@@ -92,17 +92,14 @@ class Checkpointer(Protocol):
             InvalidInput: an argument was refused; nothing was saved.
             CheckpointingDisabledError: the settings turned states off.
         """
-        raise NotImplementedError
 
     @abstractmethod
     async def load_state(self, thread_id: str, *, version: int | None = None) -> Checkpoint | None:
         """Return the thread's latest state, or that of a version; ``None`` where there is none."""
-        raise NotImplementedError
 
     @abstractmethod
     async def delete_thread(self, thread_id: str) -> bool:
         """Delete a thread with all its states; say whether there was one."""
-        raise NotImplementedError
 
     @abstractmethod
     async def list_threads(self, *, limit: int = 20, after: str | None = None) -> Page[ThreadSummary]:
@@ -114,7 +111,6 @@ class Checkpointer(Protocol):
             limit: how many, 1 to 1,000.
             after: the cursor of an earlier page.
         """
-        raise NotImplementedError
 
     @abstractmethod
     async def state_history(self, thread_id: str, *, limit: int = 20, after: str | None = None) -> Page[Checkpoint]:
@@ -124,12 +120,10 @@ class Checkpointer(Protocol):
             limit: how many, 1 to 1,000.
             after: the cursor of an earlier page.
         """
-        raise NotImplementedError
 
     @abstractmethod
     async def aclose(self) -> None:
         """Close what this object opened, and nothing that it was given."""
-        raise NotImplementedError
 
     async def __aenter__(self) -> Self:
         return self

@@ -9,6 +9,7 @@ from sqlalchemy import Executable, Result, Table
 from typing_extensions import override
 
 from agent_persistence.driver_statement import DriverStatement
+from agent_persistence.errors import MisuseError
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.leases import Leases
 from agent_persistence.records import SavedState
@@ -36,7 +37,7 @@ class LeasedScope(Scope[IdT, UserIdT]):
 
     @override
     async def write(self, statement: Query | DriverStatement, trace: Callable[[Any], Trace], **values: Any) -> NoReturn:
-        raise NotImplementedError("what is written needs a transaction")
+        raise MisuseError("what is written needs a transaction")
 
     @property
     @override
@@ -45,11 +46,11 @@ class LeasedScope(Scope[IdT, UserIdT]):
 
     @override
     async def copy(self, table: Table, columns: Sequence[str], rows: Iterable[tuple[Any, ...]]) -> NoReturn:
-        raise NotImplementedError("what is written needs a transaction")
+        raise MisuseError("what is written needs a transaction")
 
     @override
     def touch(self, state: TouchedState, saved: SavedState | None = None) -> NoReturn:
-        raise NotImplementedError("what is written needs a transaction")
+        raise MisuseError("what is written needs a transaction")
 
     @property
     @override

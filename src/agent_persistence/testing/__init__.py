@@ -1,7 +1,7 @@
 """For tests: the contract that every checkpointer keeps, ours and yours.
 
     class TestMyCheckpointer(CheckpointerContract):
-        checkpointer = MyCheckpointer
+        backend = MyCheckpointer
 
         @pytest_asyncio.fixture
         async def open_checkpointer(self): ...
@@ -11,11 +11,10 @@ Needs pytest and pytest-asyncio.
 
 import pytest
 
-pytest.register_assert_rewrite("agent_persistence.testing.checkpointer_contract")
+for part in ("contract", "states_contract", "threads_contract", "expiry_contract"):
+    pytest.register_assert_rewrite(f"{__name__}.{part}")  # so that its assertions explain themselves
 
-from agent_persistence.testing.checkpointer_contract import (  # noqa: E402  # its assertions explain themselves first
-    CheckpointerContract,
-    OpenCheckpointer,
-)
+from agent_persistence.testing.checkpointer_contract import CheckpointerContract  # noqa: E402 - after the lines above
+from agent_persistence.testing.contract import OpenCheckpointer  # noqa: E402 - after the lines above
 
 __all__ = ["CheckpointerContract", "OpenCheckpointer"]
