@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -428,19 +426,3 @@ async def connect(app: FastAPI, path: str) -> list[Any]:
 
     await app({**scope, "scheme": "ws", "server": ("host", 80), "subprotocols": []}, receive, send)
     return sent
-
-
-def test_without_its_extra_the_import_says_what_to_install() -> None:
-    script = """
-import sys
-sys.modules["fastapi"] = None
-from agent_persistence import MissingExtraError
-try:
-    import agent_persistence.integrations.fastapi
-except MissingExtraError as error:
-    print(error)
-"""
-
-    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
-
-    assert printed == "not installed; run: pip install 'agent-persistence[fastapi]'\n"

@@ -7,8 +7,6 @@ import collections
 import dataclasses
 import math
 import pathlib
-import subprocess
-import sys
 import time
 from collections.abc import Coroutine
 from itertools import pairwise
@@ -554,20 +552,6 @@ async def test_an_allowlist_makes_another_saver_over_the_same_rows(
 
     assert type(strict) is PersistenceSaver
     assert await values_of(strict, config) == {"n": 1}
-
-
-def test_without_the_extra_it_says_what_to_install() -> None:
-    program = """
-import sys
-sys.modules["langgraph"] = None
-try:
-    import agent_persistence.integrations.langgraph
-except ImportError as error:
-    print(error)
-"""
-    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-
-    assert "agent-persistence[langgraph]" in said
 
 
 def test_versions_go_on_as_they_began(saver: PersistenceSaver) -> None:
