@@ -70,13 +70,8 @@ def _without_tuples(value: Any) -> Any:
 
 
 def filter_of(wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """What metadata must contain, as ``searchable`` has written it.
-
-    Raises:
-        InvalidInput: no metadata that can be searched has such a value.
-    """
+    """What metadata must contain, as ``searchable`` has written it; what JSON cannot hold the repository refuses."""
     found: dict[str, Any] = sanitize(_without_tuples(dict(wanted)), "filter")
-    encode_json(found, "filter")
     return found
 
 
