@@ -161,6 +161,34 @@ async def test_a_reader_who_waits_gets_no_older_version_than_asked_for(
     assert (await persistence.states.require(thread_id, user_id=user_id)).data == "old"
 
 
+async def test_a_reader_who_looks_for_long_shares_what_was_read_meanwhile(
+    persistence: Store, thread_id: str, user_id: str, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when many look, in several batches, and somebody else is about to fill the cache."""
+    cache = persistence.cache
+    assert cache is not None
+    await redis.set(state_key(cache.namespace, thread_id, user_id), QUARANTINE + bytes(16), px=QUARANTINE_MS)
+    look, has_looked, proceed = cache.look, asyncio.Event(), asyncio.Event()
+
+    async def look_for_long(thread_id: str, user_id: str) -> Any:
+        monkeypatch.setattr(cache, "look", look)
+        found = await look(thread_id, user_id)
+        has_looked.set()
+        await proceed.wait()
+        return found
+
+    monkeypatch.setattr(cache, "look", look_for_long)
+    slow = asyncio.create_task(persistence.states.require(thread_id, user_id=user_id))
+    await asyncio.wait_for(has_looked.wait(), 5)
+    sent = selects_of(persistence)
+
+    quick = await persistence.states.require(thread_id, user_id=user_id)
+    proceed.set()
+
+    assert await slow == quick
+    assert len(sent) == 1
+
+
 async def test_a_reader_that_is_cancelled_takes_nobody_down(persistence: Store, thread_id: str, user_id: str) -> None:
     has_read, proceed = hold_reads(persistence)
     readers = [asyncio.create_task(persistence.states.require(thread_id, user_id=user_id)) for _ in range(3)]
@@ -195,14 +223,23 @@ class Work:
         return outcome
 
 
+async def fly(flights: SingleFlight[Any], work: Work, key: str = "key", looks: asyncio.Event | None = None) -> Any:
+    """Come, look for as long as it takes, and fly."""
+    came = flights.come(key)
+    try:
+        if looks is not None:
+            await looks.wait()
+        return await flights.fly(key, work, came=came)
+    finally:
+        flights.leave(key)
+
+
 async def test_an_error_reaches_everybody_who_waits_and_nobody_after_them() -> None:
     flights, work = SingleFlight[Any](), Work(UnavailableError("away"), "back")
     work.proceed.set()
 
-    together = await asyncio.gather(
-        *(flights.fly("key", work, came=flights.departures) for _ in range(3)), return_exceptions=True
-    )
-    afterwards = await flights.fly("key", work, came=flights.departures)
+    together = await asyncio.gather(*(fly(flights, work) for _ in range(3)), return_exceptions=True)
+    afterwards = await fly(flights, work)
 
     assert [type(outcome) for outcome in together] == [UnavailableError] * 3
     assert afterwards == "back"
@@ -210,10 +247,10 @@ async def test_an_error_reaches_everybody_who_waits_and_nobody_after_them() -> N
 
 async def test_who_comes_while_one_is_under_way_shares_the_next_one() -> None:
     flights, work = SingleFlight[Any](), Work("first", "second")
-    early = asyncio.create_task(flights.fly("key", work, came=flights.departures))
+    early = asyncio.create_task(fly(flights, work))
     await asyncio.wait_for(work.started.wait(), 5)
 
-    late = [asyncio.create_task(flights.fly("key", work, came=flights.departures)) for _ in range(3)]
+    late = [asyncio.create_task(fly(flights, work)) for _ in range(3)]
     await asyncio.sleep(0)
     work.proceed.set()
 
@@ -222,24 +259,56 @@ async def test_who_comes_while_one_is_under_way_shares_the_next_one() -> None:
     assert work.told == [False, True]
 
 
-async def test_who_came_before_one_started_shares_it_however_late_they_ask() -> None:
-    flights, work = SingleFlight[Any](), Work("first")
-    came = flights.departures
-    early = asyncio.create_task(flights.fly("key", work, came=came))
+@pytest.mark.parametrize("ended", [False, True])
+async def test_who_came_before_one_started_shares_it_however_late_they_ask(ended: bool) -> None:
+    flights, work, looked = SingleFlight[Any](), Work({"first": 1}, "second"), asyncio.Event()
+    late = asyncio.create_task(fly(flights, work, looks=looked))
+    await asyncio.sleep(0)
+    early = asyncio.create_task(fly(flights, work))
     await asyncio.wait_for(work.started.wait(), 5)
-
-    late = asyncio.create_task(flights.fly("key", work, came=came))
+    if ended:
+        work.proceed.set()
+        (await early)["first"] = "of my own"
+    looked.set()
     await asyncio.sleep(0)
     work.proceed.set()
 
-    assert await asyncio.gather(early, late) == ["first", "first"]
+    assert await late == {"first": 1}
+    assert await early == {"first": "of my own" if ended else 1}
     assert work.told == [False]
+    assert await fly(flights, work) == "second"
+
+
+async def test_who_came_before_one_that_failed_and_asks_after_it_tries_anew() -> None:
+    flights, work, looked = SingleFlight[Any](), Work(UnavailableError("away"), "back"), asyncio.Event()
+    late = asyncio.create_task(fly(flights, work, looks=looked))
+    await asyncio.sleep(0)
+    work.proceed.set()
+    with pytest.raises(UnavailableError):
+        await fly(flights, work)
+    looked.set()
+
+    assert await late == "back"
+
+
+async def test_nothing_is_kept_once_all_have_gone() -> None:
+    flights, work = SingleFlight[Any](), Work("there", "there", "there")
+    gone = asyncio.create_task(fly(flights, work))
+    await asyncio.wait_for(work.started.wait(), 5)
+    gone.cancel()
+    await asyncio.wait([gone])
+    work.proceed.set()
+
+    await asyncio.gather(*(fly(flights, work) for _ in range(3)))
+    await asyncio.sleep(0)  # what is to be done at the end of a task has been done
+
+    assert (flights._visitors, flights._boarding, flights._departed) == ({}, {}, {})  # noqa: SLF001 - nothing shows
 
 
 @pytest.mark.parametrize("cancelled", [0, 1])
 async def test_whoever_is_cancelled_the_others_arrive(cancelled: int) -> None:
     flights, work = SingleFlight[Any](), Work("there")
-    travellers = [asyncio.create_task(flights.fly("key", work, came=flights.departures)) for _ in range(3)]
+    travellers = [asyncio.create_task(fly(flights, work)) for _ in range(3)]
     await asyncio.wait_for(work.started.wait(), 5)
 
     travellers.pop(cancelled).cancel()
@@ -250,9 +319,9 @@ async def test_whoever_is_cancelled_the_others_arrive(cancelled: int) -> None:
 
 async def test_an_error_before_the_next_one_does_not_keep_it_from_starting() -> None:
     flights, work = SingleFlight[Any](), Work(UnavailableError("away"), "back")
-    early = asyncio.create_task(flights.fly("key", work, came=flights.departures))
+    early = asyncio.create_task(fly(flights, work))
     await asyncio.wait_for(work.started.wait(), 5)
-    late = asyncio.create_task(flights.fly("key", work, came=flights.departures))
+    late = asyncio.create_task(fly(flights, work))
     await asyncio.sleep(0)
     work.proceed.set()
 
@@ -264,9 +333,9 @@ async def test_an_error_before_the_next_one_does_not_keep_it_from_starting() -> 
 async def test_different_keys_do_not_wait_for_each_other() -> None:
     flights, waiting, done = SingleFlight[Any](), Work("late"), Work("early")
     done.proceed.set()
-    first = asyncio.create_task(flights.fly("one", waiting, came=0))
+    first = asyncio.create_task(fly(flights, waiting, "one"))
 
-    assert await flights.fly("other", done, came=0) == "early"
+    assert await fly(flights, done, "other") == "early"
 
     waiting.proceed.set()
     assert await first == "late"
@@ -278,10 +347,10 @@ async def test_a_loop_that_starts_tasks_at_once_changes_nothing() -> None:
     before = loop.get_task_factory()
     loop.set_task_factory(asyncio.eager_task_factory)
     try:
-        together = [asyncio.create_task(flights.fly("key", work, came=flights.departures)) for _ in range(3)]
+        together = [asyncio.create_task(fly(flights, work)) for _ in range(3)]
         work.proceed.set()
         outcomes = await asyncio.gather(*together)
-        afterwards = await flights.fly("key", work, came=flights.departures)
+        afterwards = await fly(flights, work)
     finally:
         loop.set_task_factory(before)
 
@@ -290,9 +359,9 @@ async def test_a_loop_that_starts_tasks_at_once_changes_nothing() -> None:
 
 async def test_a_flight_that_ends_before_it_departs_keeps_nobody_on_the_ground() -> None:
     flights, work = SingleFlight[Any](), Work("first", "second")
-    early = asyncio.create_task(flights.fly("key", work, came=flights.departures))
+    early = asyncio.create_task(fly(flights, work))
     await asyncio.wait_for(work.started.wait(), 5)
-    late = asyncio.create_task(flights.fly("key", work, came=flights.departures))
+    late = asyncio.create_task(fly(flights, work))
     await asyncio.sleep(0)
 
     flights._boarding["key"].task.cancel()  # noqa: SLF001 - as the end of an event loop does it
@@ -301,4 +370,4 @@ async def test_a_flight_that_ends_before_it_departs_keeps_nobody_on_the_ground()
     work.proceed.set()
 
     assert await early == "first"
-    assert await flights.fly("key", work, came=flights.departures) == "second"
+    assert await fly(flights, work) == "second"

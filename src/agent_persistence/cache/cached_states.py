@@ -47,22 +47,26 @@ class CachedStates(StreamedStates[IdT, UserIdT], Generic[IdT, UserIdT]):
         # A transaction sees its own writes in the table only; administration passes the cache by.
         if cache is None or owner is ANY_USER or fresh or self._scope.has_touched(thread_id):
             return await self._from_table(thread_id)
-        came = cache.flights.departures
-        found = await cache.look(thread_id, owner)
-        if isinstance(found, Hit):
-            state = found.state
-        elif self._scope.has_snapshot:
-            # A fill must read a snapshot of its own. A caller whose transaction is open already may have an older one,
-            # and holds a connection: it reads there, and leaves filling to others.
-            return await self._from_table(thread_id)
-        else:
-            state = await cache.flights.fly(
-                (thread_id, owner),
-                # Who waited for another flight looks once more: it has filled the cache.
-                lambda waited: self._fetch(cache, thread_id, owner, None if waited else found),
-                came=came,
-            )
+        state = await self._from_cache(cache, thread_id, owner)
         return state if (state.version if state else 0) >= wanted else await self._from_table(thread_id)
+
+    async def _from_cache(self, cache: StateCache, thread_id: IdT, owner: UserIdT) -> StateRecord[IdT] | None:
+        flights, key = cache.flights, (thread_id, owner)
+        came = flights.come(key)
+        try:
+            found = await cache.look(thread_id, owner)
+            if isinstance(found, Hit):
+                return found.state
+            if self._scope.has_snapshot:
+                # A fill must read a snapshot of its own. A caller whose transaction is open already may have an older
+                # one, and holds a connection: it reads there, and leaves filling to others.
+                return await self._from_table(thread_id)
+            # Who waited for another flight looks once more: it has filled the cache.
+            return await flights.fly(
+                key, lambda waited: self._fetch(cache, thread_id, owner, None if waited else found), came=came
+            )
+        finally:
+            flights.leave(key)
 
     async def _from_table(self, thread_id: IdT) -> StateRecord[IdT] | None:
         owner = self._scope.owner
