@@ -61,6 +61,23 @@ def test_the_doctor_fails_where_a_role_sees_nothing_for_want_of_the_setting(comm
     assert named == [("OK", "row-level-security", None)]
 
 
+def test_the_doctor_names_the_tables_that_came_after_row_level_security(command_line: CommandLine) -> None:
+    with_setting = command_line.with_variables(PERSISTENCE_ROW_LEVEL_SECURITY="true")
+    command_line("optional", "add", "row-level-security")
+    command_line.sql("DROP POLICY opt_owner ON state_streams")
+    command_line.sql("ALTER TABLE tool_results NO FORCE ROW LEVEL SECURITY")
+
+    found = _optional(with_setting)[1]
+    command_line("optional", "add", "row-level-security")
+
+    assert found == (
+        "FAIL",
+        "row-level security is on, but not for state_streams, tool_results",
+        "agent-persistence optional add row-level-security",
+    )
+    assert all(level != "FAIL" for level, _, _ in _optional(with_setting))
+
+
 def test_the_doctor_says_how_an_unfinished_index_is_built_again(command_line: CommandLine) -> None:
     command_line("optional", "add", "thread-meta")
     command_line.sql("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'opt_threads_meta'::regclass")

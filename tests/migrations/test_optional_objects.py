@@ -305,6 +305,18 @@ async def test_nobody_hangs_the_triggers_on_a_table_of_their_own(database: Datab
         await database.execute(f"DROP OWNED BY {role}", f"DROP ROLE {role}")
 
 
+async def test_only_tables_without_rows_of_an_owner_are_without_policies(database: Database) -> None:
+    settings = await filled(database)
+
+    await migrate.add_optional(settings, "row-level-security")
+
+    unprotected = await database.values(
+        "SELECT relname::text FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace "
+        "AND NOT relforcerowsecurity ORDER BY relname"
+    )
+    assert unprotected == ["cache_outbox", "persistence_config", "persistence_jobs", "schema_migrations"]
+
+
 async def test_policies_of_the_host_keep_the_tables_shut(database: Database) -> None:
     settings = await filled(database)
     await migrate.add_optional(settings, "row-level-security")

@@ -16,7 +16,7 @@ from agent_persistence.driver_errors import translated
 from agent_persistence.errors import PersistenceError
 from agent_persistence.migrate import catalog
 from agent_persistence.migrate.config import is_known
-from agent_persistence.migrate.optional import OBJECTS, present
+from agent_persistence.migrate.optional import OBJECTS, present, unprotected_tables
 from agent_persistence.migrate.preflight import TABLES
 from agent_persistence.models import build_models
 from agent_persistence.settings import PersistenceSettings
@@ -124,7 +124,16 @@ def _optional(connection: Connection, schema: str, settings: PersistenceSettings
     found = present(connection, schema)
     added = ", ".join(name for name, is_on in found.items() if is_on)
     yield Finding(Level.OK, "optional", added or "none of the optional objects")
-    secured, named = found["row-level-security"], settings.row_level_security
+    yield from _row_level_security(connection, schema, secured=found["row-level-security"], settings=settings)
+
+
+def _row_level_security(
+    connection: Connection, schema: str, *, secured: bool, settings: PersistenceSettings
+) -> Iterator[Finding]:
+    named = settings.row_level_security
+    if secured and (open_to_all := unprotected_tables(connection, schema)):
+        detail = f"row-level security is on, but not for {', '.join(open_to_all)}"
+        yield Finding(Level.FAIL, "optional", detail, f"{_ADD} row-level-security")
     if named and not secured:
         detail = "PERSISTENCE_ROW_LEVEL_SECURITY is true, and the database has no policies: the WHERE is all there is"
         yield Finding(Level.WARN, "optional", detail, f"{_ADD} row-level-security")

@@ -5,5 +5,6 @@ which ``alembic check`` passes over.
 """
 
 from agent_persistence.migrate.optional.changes import OBJECTS, add_optional, list_optional, present, remove_optional
+from agent_persistence.migrate.optional.row_level_security import unprotected_tables
 
-__all__ = ["OBJECTS", "add_optional", "list_optional", "present", "remove_optional"]
+__all__ = ["OBJECTS", "add_optional", "list_optional", "present", "remove_optional", "unprotected_tables"]

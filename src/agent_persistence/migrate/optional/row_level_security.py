@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from sqlalchemy import Connection, text
+
 from agent_persistence.migrate.optional.definition import OptionalObject
 
 # A variable that was set for a transaction is '' after it, not null.
@@ -27,6 +29,22 @@ _POLICIES: Final = {
     "state_streams": _OF_A_VISIBLE_THREAD % "state_streams",
     "state_chunks": _OF_A_VISIBLE_STREAM,
 }
+
+_UNPROTECTED: Final = text(
+    """
+    SELECT relname FROM pg_class
+    WHERE relnamespace = to_regnamespace(quote_ident(:schema)) AND relname = ANY (:tables) AND NOT (
+        relrowsecurity AND relforcerowsecurity
+        AND EXISTS (SELECT FROM pg_policy WHERE polrelid = pg_class.oid AND polname = 'opt_owner')
+    )
+    ORDER BY relname
+    """
+)
+
+
+def unprotected_tables(connection: Connection, schema: str) -> list[str]:
+    """Name the tables that the policies are for and do not stand on: those that a later version added."""
+    return list(connection.scalars(_UNPROTECTED, {"schema": schema, "tables": list(_POLICIES)}))
 
 
 def _add() -> Iterator[str]:
