@@ -19,14 +19,15 @@ ResultT = TypeVar("ResultT")
 
 
 class Alone(Enum):
-    """The type of ``ALONE``."""
+    """In place of a result: this item is to be done by itself."""
 
-    ALONE = "alone"
+    ALONE = "nothing was done"
+    IN_DOUBT = "perhaps it was done, and nobody was told"
 
 
 _LEAST_HALF: Final = 8
 ALONE: Final = Alone.ALONE
-"""In place of a result: this item is to be done by itself."""
+IN_DOUBT: Final = Alone.IN_DOUBT
 
 
 @dataclass(slots=True, eq=False)
@@ -64,8 +65,8 @@ class Batcher(Generic[ItemT, ResultT]):
     they came. An item whose caller gives up before its batch leaves is never begun; after that it goes on to its end.
 
     Args:
-        together: does a batch; returns a result, an exception or ``ALONE`` for each item, in their order.
-        alone: does one item; ``None`` where ``together`` never says ``ALONE``.
+        together: does a batch; returns a result, an exception or ``Alone`` for each item, in their order.
+        alone: does one item, and is told what ``together`` said of it; ``None`` where that never says ``Alone``.
         most: items a batch.
         most_weight: what they may weigh together; a heavier one travels by itself.
         at_once: so many batches are under way at a time, of different keys; all but the first one full.
@@ -76,7 +77,7 @@ class Batcher(Generic[ItemT, ResultT]):
     def __init__(
         self,
         together: Callable[[Batch[ItemT]], Awaitable[Sequence[ResultT | Exception | Alone]]],
-        alone: Callable[[ItemT], Awaitable[ResultT]] | None = None,
+        alone: Callable[[ItemT, Alone], Awaitable[ResultT]] | None = None,
         *,
         most: int = 64,
         most_weight: int = 1 << 20,
@@ -190,12 +191,12 @@ class Batcher(Generic[ItemT, ResultT]):
 
     def _land(self, batch: list[_Entry[ItemT, ResultT]], results: Sequence[ResultT | Exception | Alone]) -> None:
         self._aboard -= len(batch)
-        by_themselves: dict[Hashable, list[_Entry[ItemT, ResultT]]] = {}
+        by_themselves: dict[Hashable, list[tuple[_Entry[ItemT, ResultT], Alone]]] = {}
         alone = self._alone
         for entry, result in zip(batch, results, strict=True):
-            if result is ALONE and alone is not None:
+            if isinstance(result, Alone) and alone is not None:
                 key = object() if entry.key is None else entry.key
-                by_themselves.setdefault(key, []).append(entry)
+                by_themselves.setdefault(key, []).append((entry, result))
             else:
                 _settle(entry, result)
         self._held.difference_update(entry.key for entry in batch if entry.key not in by_themselves)
@@ -206,20 +207,20 @@ class Batcher(Generic[ItemT, ResultT]):
 
     async def _do_alone(
         self,
-        alone: Callable[[ItemT], Awaitable[ResultT]],
+        alone: Callable[[ItemT, Alone], Awaitable[ResultT]],
         key: Hashable,
-        entries: list[_Entry[ItemT, ResultT]],
+        entries: list[tuple[_Entry[ItemT, ResultT], Alone]],
     ) -> None:
         try:
-            for entry in entries:
+            for entry, said in entries:
                 if not entry.future.done():
-                    await self._by_itself(alone, entry)
+                    await self._by_itself(alone(entry.item, said), entry)
         finally:
             self._held.discard(key)
             self._depart()
 
-    async def _by_itself(self, alone: Callable[[ItemT], Awaitable[ResultT]], entry: _Entry[ItemT, ResultT]) -> None:
-        work = asyncio.ensure_future(alone(entry.item))
+    async def _by_itself(self, alone: Awaitable[ResultT], entry: _Entry[ItemT, ResultT]) -> None:
+        work = asyncio.ensure_future(alone)
         entry.future.add_done_callback(lambda _: work.cancel())  # its caller has given up
         try:
             _settle(entry, await work)
@@ -250,4 +251,4 @@ def _settle(entry: _Entry[Any, ResultT], result: ResultT | Exception | Alone) ->
     if isinstance(result, Exception):
         entry.future.set_exception(result)
     else:
-        entry.future.set_result(result)  # type: ignore[arg-type]  # who says ALONE has given `alone`
+        entry.future.set_result(result)  # type: ignore[arg-type]  # who says Alone has given `alone`

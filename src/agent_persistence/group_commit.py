@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from sqlalchemy import insert
 
-from agent_persistence.batching import ALONE, Alone, Batch
+from agent_persistence.batching import ALONE, IN_DOUBT, Alone, Batch
 from agent_persistence.cache import StateCache
 from agent_persistence.driver_errors import DRIVER_ERRORS, Verdict, classify, translate, translated
 from agent_persistence.errors import CommitUnknown, PersistenceError, UnavailableError
@@ -40,6 +40,11 @@ class Written(Generic[ResultT]):
 
 class _ReplyLost(UnavailableError):
     """A statement that commits by itself may have done so before its connection was lost."""
+
+
+def perhaps_committed() -> CommitUnknown:
+    """Make the error for a message whose statement got no reply, and of which nothing could be learned since."""
+    return CommitUnknown("the connection closed before the reply; a message with an id of yours can be sent again")
 
 
 class GroupCommit:
@@ -83,34 +88,33 @@ class GroupCommit:
             CommitUnknown: nobody knows whether they were.
         """
         attempt_once = self._in_statement if is_repeatable else self._in_transaction
-        perhaps_committed = False
+        alone: Alone = ALONE
 
         async def attempt() -> Sequence[ResultT | Alone]:
-            nonlocal perhaps_committed
+            nonlocal alone
             wanted = batch.wanted()
-            results: list[ResultT | Alone] = [ALONE] * len(batch.items)
+            results: list[ResultT | Alone] = [alone] * len(batch.items)
             if not wanted:
                 return results
             try:
                 done = await attempt_once(batch.chosen(wanted), write)
             except _ReplyLost:
-                perhaps_committed = True
+                alone = IN_DOUBT
                 raise
             for place, result in zip(wanted, done, strict=True):
-                results[place] = result
+                results[place] = alone if result is ALONE else result
             return results
 
         try:
             return await self._retries.run(attempt)
         except UnavailableError as error:
-            if perhaps_committed:
-                reason = "the connection closed before the reply; a message with an id of yours can be sent again"
-                raise CommitUnknown(reason) from error
+            if alone is IN_DOUBT:
+                raise perhaps_committed() from error
             raise
         except CommitUnknown:
             raise
         except PersistenceError:
-            return [ALONE] * len(batch.items)
+            return [alone] * len(batch.items)
 
     async def _in_statement(
         self, items: list[ItemT], write: Callable[[Lease, list[ItemT]], Awaitable[Written[ResultT]]]

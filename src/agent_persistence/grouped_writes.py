@@ -88,7 +88,7 @@ def writer_of_messages(
                 for place, result in zip(places, match([items[place] for place in places], rows), strict=True):
                     results[place] = result
                 found += rows
-        kept = sum(len(result) for result in results if result is not ALONE)
+        kept = sum(len(result) for result in results if not isinstance(result, Alone))
         if kept != len(found):  # a part of somebody's messages: all or none
             return Written([ALONE] * len(items), None)
         return Written(results, _proof(found, trace))

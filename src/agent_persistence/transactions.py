@@ -13,17 +13,19 @@ from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.pool import QueuePool
 
-from agent_persistence.batching import Batcher
+from agent_persistence.batching import ALONE, IN_DOUBT, Alone, Batcher
 from agent_persistence.cache import CachedStates, StateCache
 from agent_persistence.driver_errors import DRIVER_ERRORS, sqlstate_of, translate, translated
 from agent_persistence.errors import (
     ClosedError,
     CommitUnknown,
+    ConflictError,
+    NotFoundError,
     PersistenceError,
     StatementTimeout,
     UnavailableError,
 )
-from agent_persistence.group_commit import GroupCommit
+from agent_persistence.group_commit import GroupCommit, perhaps_committed
 from agent_persistence.grouped_reads import Wanted, reader_of_latest_states
 from agent_persistence.grouped_writes import has_one_kind_of_id, is_repeatable, writer_of_messages, writer_of_states
 from agent_persistence.home import Home
@@ -116,9 +118,13 @@ class Transactions(Generic[IdT, UserIdT]):
         save = writer_of_states(models, limits, self._recent)
         append = writer_of_messages(models, limits.touch_interval)
         self._to_read = Batcher(
-            reader_of_latest_states(self._leases, models, self._retries), self._read_alone, in_halves=True
+            reader_of_latest_states(self._leases, models, self._retries),
+            lambda wanted, _: self._read_alone(wanted),
+            in_halves=True,
         )
-        self._to_save = Batcher(lambda batch: together.run(batch, save), self._save_alone, in_halves=True)
+        self._to_save: Batcher[NewState[IdT], StateRecord[IdT]] = Batcher(
+            lambda batch: together.run(batch, save), lambda new, _: self._save_alone(new), in_halves=True
+        )
         self._to_append = Batcher(
             lambda batch: together.run(batch, append, is_repeatable=all(map(is_repeatable, batch.items))),
             self._append_alone,
@@ -387,12 +393,19 @@ class Transactions(Generic[IdT, UserIdT]):
     async def _save_alone(self, new: NewState[IdT]) -> StateRecord[IdT]:
         return await self.apart(lambda scope: save_state(scope, new), user_id=new.owner)
 
-    async def _append_alone(self, new: NewMessages[IdT]) -> tuple[MessageRecord[IdT], ...]:
+    async def _append_alone(self, new: NewMessages[IdT], said: Alone = ALONE) -> tuple[MessageRecord[IdT], ...]:
         async def attempt() -> tuple[MessageRecord[IdT], ...]:
             async with self._begin(new.owner) as scope:
                 return tuple(await Appending(scope).append(new)) if new.messages else ()
 
-        return await self._to_the_end(attempt)
+        try:
+            return await self._to_the_end(attempt)
+        except (NotFoundError, ConflictError):
+            raise  # the database has answered
+        except PersistenceError as error:
+            if said is IN_DOUBT:
+                raise perhaps_committed() from error
+            raise
 
     async def _read_alone(self, wanted: Wanted) -> StateRecord[IdT] | None:
         thread_id, user_id = wanted

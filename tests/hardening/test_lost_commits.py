@@ -295,6 +295,31 @@ async def test_a_lone_statement_whose_reply_is_lost_is_called_unknown_where_it_i
     assert (await world.messages())[2:] == [again]
 
 
+async def test_a_lone_statement_whose_reply_is_lost_is_called_unknown_where_the_database_goes_before_it_is_asked(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = world.store.settings.model_dump(exclude_unset=True) | {"retry_deadline": 0.3}
+    message_id = world.new_id(1)
+
+    hasty = Store(type(world.store.settings)(_env_file=None, **values))
+    async with hasty:
+        to_append: Any = hasty._transactions._to_append  # noqa: SLF001 - the moment is not to be had from outside
+        ask = to_append._alone  # noqa: SLF001 - see above
+
+        async def ask_in_vain(*arguments: Any) -> Any:
+            world.proxy.go_away()
+            return await ask(*arguments)
+
+        monkeypatch.setattr(to_append, "_alone", ask_in_vain)
+        async with world.proxy.losing_a_commit(REPLY_LOST, of=b"hello"):
+            with pytest.raises(CommitUnknown):
+                await hasty.messages.append(world.thread_id, HELLO, user_id=world.user_id, message_id=message_id)
+
+    await world.proxy.come_back()
+    again = await world.append(message_id=message_id)
+    assert (await world.messages())[2:] == [again]
+
+
 # --- a state that is streamed in: many transactions, any of which may be hit ---
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agent_persistence.batching import ALONE, Alone, Batch, Batcher
+from agent_persistence.batching import ALONE, IN_DOUBT, Alone, Batch, Batcher
 from agent_persistence.errors import ClosedError
 
 Result = str | Exception | Alone
@@ -21,6 +21,7 @@ class Work:
     def __init__(self, answer: Callable[[str], Result] = str) -> None:
         self.batches: list[list[str]] = []
         self.alone: list[str] = []
+        self.said: list[Alone] = []
         self.proceed = asyncio.Event()
         self.proceed_alone = asyncio.Event()
         self.given_up: Callable[[int], bool] = bool
@@ -32,8 +33,9 @@ class Work:
         await self.proceed.wait()
         return [self._answer(item) for item in batch.items]
 
-    async def one(self, item: str) -> str:
+    async def one(self, item: str, said: Alone) -> str:
         self.alone.append(item)
+        self.said.append(said)
         await self.proceed_alone.wait()
         if item == "bad":
             raise ValueError(item)
@@ -99,8 +101,9 @@ async def test_a_batch_weighs_no_more_than_it_may_but_for_a_single_item(
     assert work.batches == batches
 
 
-async def test_an_item_that_fails_fails_by_itself() -> None:
-    work = Work(lambda item: ALONE if item == "bad" else item)
+@pytest.mark.parametrize("said", [ALONE, IN_DOUBT])
+async def test_an_item_that_fails_fails_by_itself(said: Alone) -> None:
+    work = Work(lambda item: said if item == "bad" else item)
     batcher = Batcher(work.together, work.one)
     work.proceed.set()
     work.proceed_alone.set()
@@ -109,6 +112,7 @@ async def test_an_item_that_fails_fails_by_itself() -> None:
 
     assert [results[0], results[2]] == ["a", "b"]
     assert isinstance(results[1], ValueError)
+    assert work.said == [said]
 
 
 async def test_what_nobody_expected_reaches_everybody_in_the_batch_and_nobody_after_it() -> None:
