@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import uuid
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pytest
 from checkpoints import config_of, put
 from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage, SystemMessage, ToolMessage
+from langgraph.channels import DeltaChannel
 from langgraph.graph import END, START, StateGraph
-from langgraph.graph.message import add_messages
+from langgraph.graph.message import _messages_delta_reducer, add_messages
+from langgraph.types import Command, interrupt
 from typing_extensions import TypedDict
 
 from agent_persistence import InvalidInput, Persistence
@@ -83,6 +85,42 @@ async def test_a_message_is_mirrored_once_changed_where_it_is_and_never_taken_aw
         ("m-2", "two"),
         ("m-3", "three"),
     ]
+
+
+class Changes(TypedDict):
+    messages: Annotated[list[Any], DeltaChannel(_messages_delta_reducer, snapshot_frequency=5)]
+
+
+@pytest.mark.parametrize("durability", ["sync", "async", "exit"])
+async def test_messages_that_are_stored_as_their_changes_are_mirrored(
+    persistence: Persistence[str, str],
+    mirroring: PersistenceSaver,
+    config: Any,
+    user_id: str,
+    durability: Literal["sync", "async", "exit"],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Some are written by tasks, some come with a command or from outside, and some checkpoints hold them all."""
+    builder = StateGraph(Changes)
+    builder.add_node("ask", lambda state: {"messages": [AIMessage(f"question {len(state['messages'])}")]})
+    builder.add_node("answer", lambda _: {"messages": [{"role": "user", "content": interrupt("what?")}]})
+    builder.add_edge(START, "ask")
+    builder.add_edge("ask", "answer")
+    builder.add_edge("answer", END)
+    graph = builder.compile(checkpointer=mirroring)
+
+    for _ in range(3):
+        await graph.ainvoke({"messages": [HumanMessage("hello")]}, config, durability=durability)
+        answer: Command[Any] = Command(resume="this", update={"messages": [("user", "wait")]})
+        await graph.ainvoke(answer, config, durability=durability)
+        await graph.aupdate_state(config, {"messages": HumanMessage("by hand")})
+
+    said = (await graph.aget_state(config)).values["messages"]
+    assert len(said) == 15
+    assert [
+        (message_id, message["content"]) for message_id, message in await history(persistence, config, user_id)
+    ] == [(message.id, message.content) for message in said]
+    assert "not mirrored" not in caplog.text
 
 
 async def test_what_no_message_can_hold_does_not_stop_a_graph(

@@ -14,6 +14,7 @@ from langchain_core.messages import (
     convert_to_messages,
     convert_to_openai_messages,
 )
+from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
 from agent_persistence.errors import IdempotencyConflict, InvalidInput
 from agent_persistence.ids import IdType
@@ -54,9 +55,11 @@ class Mirror:
         """Add the messages that a checkpoint brings, and change those that it has changed; none is taken away.
 
         Args:
-            messages: the value of the channel.
+            messages: the value of the channel, or what is new in it.
             fresh: the places of what is new; ``None`` where that is not known.
         """
+        if isinstance(messages, _DeltaSnapshot):
+            messages = messages.value
         if not isinstance(messages, list):
             return
         places = range(len(messages)) if fresh is None else fresh

@@ -305,18 +305,29 @@ class PersistenceSaver(BaseCheckpointSaver[Any]):
         address = self._address(config)
         new = self._new_checkpoint(address, config, checkpoint, metadata, new_versions)
         values, mirror = checkpoint["channel_values"], self._mirror
-        changed = {name: values[name] for name in new_versions if name in values}
 
         async def work(uow: UnitOfWork[Any, Any]) -> None:
             fresh = await uow.checkpoints.put(new)
-            if mirror is not None and not address.namespace and mirror.channel in changed:
-                places = fresh.get(mirror.channel)
-                await mirror.write(uow, address.thread_id, new.checkpoint_id, changed[mirror.channel], places)
+            if mirror is None or address.namespace or mirror.channel not in new_versions:
+                return
+            if mirror.channel in values:
+                messages, places = values[mirror.channel], fresh.get(mirror.channel)
+            else:
+                messages, places = await self._written_before(uow, new, mirror.channel), None
+            await mirror.write(uow, address.thread_id, new.checkpoint_id, messages, places)
 
         async with self._turns.turn(address):
             await self._persistence.run(work, user_id=address.user_id)
         self._known.note(address, there=True)
         return address.config(address.namespace, checkpoint["id"])
+
+    async def _written_before(self, uow: UnitOfWork[Any, Any], new: NewCheckpoint, channel: str) -> Sequence[Any]:
+        """What tasks have handed to a channel whose value a checkpoint does not hold: what is new in it."""
+        if new.parent_id is None:
+            return []
+        written = await uow.checkpoints.written(new.thread_id, new.checkpoint_ns, new.parent_id, channel)
+        loaded = [load(self.serde, one.value) for one in written]
+        return [item for one in loaded for item in (one if isinstance(one, list) else [one])]
 
     def _new_checkpoint(
         self,

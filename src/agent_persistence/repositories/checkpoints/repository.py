@@ -17,6 +17,7 @@ from agent_persistence.repositories.checkpoints.records import (
     CheckpointRecord,
     NewCheckpoint,
     NewWrites,
+    PendingWrite,
 )
 from agent_persistence.repositories.checkpoints.saving import Saving
 from agent_persistence.repositories.scope import Scope
@@ -56,6 +57,11 @@ class CheckpointRepository(Generic[IdT, UserIdT]):
     async def history(self, query: CheckpointQuery, channels: Sequence[str]) -> dict[str, ChannelHistory]:
         """Read what was written to channels on the way to a checkpoint, since each had a value."""
         return await Reading(self._scope).history(query, channels)
+
+    async def written(self, thread_id: IdT, checkpoint_ns: str, checkpoint_id: str, channel: str) -> list[PendingWrite]:
+        """Read what tasks have written to a channel at a checkpoint, in the order in which it takes effect."""
+        shelf = await Reading(self._scope).written((thread_id, checkpoint_ns), checkpoint_id, [channel])
+        return [write for write in shelf.pending(checkpoint_id) if write.channel == channel]
 
     async def delete_all(self, thread_id: IdT) -> None:
         """Delete all checkpoints of a thread; the thread stays."""
