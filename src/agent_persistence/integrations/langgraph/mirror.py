@@ -59,7 +59,7 @@ class Mirror:
             fresh: the places of what is new; ``None`` where that is not known.
         """
         if isinstance(messages, _DeltaSnapshot):
-            messages = messages.value
+            messages, fresh = messages.value, None
         if not isinstance(messages, list):
             return
         places = range(len(messages)) if fresh is None else fresh

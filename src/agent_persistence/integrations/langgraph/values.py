@@ -9,6 +9,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import EXCLUDED_METADATA_KEYS
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
+from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
 from agent_persistence.errors import InvalidInput
 from agent_persistence.integrations.langgraph.surrogates import dump_blob, load_blob
@@ -17,21 +18,29 @@ from agent_persistence.repositories.checkpoints.blobs import Blob
 from agent_persistence.repositories.checkpoints.records import ChannelValue
 
 _SEQUENCES: Final = (list, tuple)
+_SNAPSHOT: Final[Blob] = ("delta-snapshot", b"")
+"""In place of the first item: the list is a ``_DeltaSnapshot``."""
 _NUMBERS: Final = frozenset({int, float, bool, type(None)})
 
 
 def dump(serde: SerializerProtocol, value: Any) -> ChannelValue:
-    """Serialise a value; the items of a list each by itself, so that each is stored once."""
-    if type(value) is list and _is_cut(serde, value):
-        return [dump_blob(serde, item) for item in value]
+    """Serialise a value; the items of a list each by itself, so that each is stored once.
+
+    So are those of the list that LangGraph writes from time to time for a channel that is kept as its changes.
+    """
+    items = value.value if isinstance(value, _DeltaSnapshot) else value
+    if type(items) is list and _is_cut(serde, items):
+        return [*([] if items is value else [_SNAPSHOT]), *(dump_blob(serde, item) for item in items)]
     return dump_blob(serde, value)
 
 
 def load(serde: SerializerProtocol, value: ChannelValue) -> Any:
     """Read what ``dump`` wrote."""
-    if isinstance(value, list):
-        return [load_blob(serde, item) for item in value]
-    return load_blob(serde, value)
+    if not isinstance(value, list):
+        return load_blob(serde, value)
+    if value[:1] == [_SNAPSHOT]:
+        return _DeltaSnapshot([load_blob(serde, item) for item in value[1:]])
+    return [load_blob(serde, item) for item in value]
 
 
 def _is_cut(serde: SerializerProtocol, items: list[Any]) -> bool:
