@@ -577,15 +577,20 @@ async def test_large_states_are_packed_and_read_beside_the_event_loop(
     reader, packed = NotedReader(), Noted(blobs._deflate)  # noqa: SLF001 - what takes long in pack
     saver = PersistenceSaver(persistence, user_id=user_id, serde=reader)
     monkeypatch.setattr(blobs, "_deflate", packed)
-    stored = await put(saver, config, {"messages": [HumanMessage(letters(900, seed=one)) for one in range(400)]})
-    await put(saver, stored, {"text": letters(4_000_000, seed=1)})
+    messages = [HumanMessage(letters(900, seed=one)) for one in range(400)]
+    stored = await put(saver, config, {"messages": messages})
+    await saver.aput_writes(stored, [("log", messages)], "task")
+    stored = await put(saver, stored, {"text": letters(4_000_000, seed=1)})
 
     assert len([one async for one in saver.alist(config)]) == 2
+    assert await saver.aget_delta_channel_history(config=stored, channels=["log"]) == {
+        "log": {"writes": [("task", "log", messages)]}
+    }
 
     large = [thread for thread, content, *_ in packed.calls if len(content) > 64 * 1024]
     assert large
     assert threading.get_ident() not in large
-    assert len(reader.threads) > 400
+    assert len(reader.threads) > 1200
     assert threading.get_ident() not in reader.threads
 
 

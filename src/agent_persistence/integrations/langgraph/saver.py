@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, Literal, Self
 
 from langchain_core.runnables import RunnableConfig
@@ -38,6 +38,7 @@ from agent_persistence.records import AnyUser
 from agent_persistence.repositories.checkpoints.aside import aside
 from agent_persistence.repositories.checkpoints.blobs import size_of
 from agent_persistence.repositories.checkpoints.records import (
+    ChannelHistory,
     ChannelValue,
     CheckpointQuery,
     CheckpointRecord,
@@ -405,14 +406,21 @@ class PersistenceSaver(BaseCheckpointSaver[Any]):
     async def _history(self, config: RunnableConfig, channels: Sequence[str]) -> dict[str, DeltaChannelHistory]:
         address = self._address(config)
         query = CheckpointQuery(address.thread_id, address.namespace, address.checkpoint_id)
-        found: dict[str, DeltaChannelHistory] = {}
-        if channels:
-            read = await self._persistence.checkpoints.history(query, channels, user_id=address.user_id)
-            for name, past in read.items():
-                writes = [(task_id, name, load(self.serde, written)) for task_id, written in past.writes]
-                found[name] = {"writes": writes}
-                if past.seed is not None:
-                    found[name]["seed"] = load(self.serde, past.seed)
+        if not channels:
+            return {}
+        past = await self._persistence.checkpoints.history(query, channels, user_id=address.user_id)
+
+        def read() -> dict[str, DeltaChannelHistory]:
+            return {name: self._history_of(name, one) for name, one in past.items()}
+
+        return await aside(read, size=sum(map(_size_of, _values_of(past.values()))))
+
+    def _history_of(self, name: str, past: ChannelHistory) -> DeltaChannelHistory:
+        found: DeltaChannelHistory = {
+            "writes": [(task_id, name, load(self.serde, written)) for task_id, written in past.writes]
+        }
+        if past.seed is not None:
+            found["seed"] = load(self.serde, past.seed)
         return found
 
     async def _tuples_of(
@@ -459,6 +467,14 @@ class PersistenceSaver(BaseCheckpointSaver[Any]):
 
 _APART: Final = frozenset({"id", "channel_values"})
 _STRATEGIES: Final[tuple[Literal["keep_latest"], Literal["delete"]]] = ("keep_latest", "delete")
+
+
+def _values_of(histories: Iterable[ChannelHistory]) -> Iterator[ChannelValue]:
+    for past in histories:
+        if past.seed is not None:
+            yield past.seed
+        for _, written in past.writes:
+            yield written
 
 
 def _size_of(value: ChannelValue) -> int:

@@ -127,16 +127,7 @@ class Reading:
     async def _history(self, query: CheckpointQuery, channels: Sequence[str]) -> dict[str, ChannelHistory]:
         walk = await self.walk(query, channels)
         shelf = await self.resolve((query.thread_id, query.checkpoint_ns or ""), walk)
-        return {
-            channel: ChannelHistory(
-                None if (seed := walk.seeds.get(channel)) is None else shelf.read(channel, seed),
-                [
-                    *[(handed.task_id, shelf.read(channel, handed.ref)) for handed in walk.handed(channel)],
-                    *[(write.task_id, write.value) for write in walk.writes(channel, shelf)],
-                ],
-            )
-            for channel in channels
-        }
+        return await aside(partial(_histories, walk, shelf), size=len(shelf))
 
     async def _ancestors(self, home: Home, checkpoint_id: str) -> Sequence[Row[Any]]:
         """A checkpoint and those before it, on the way of the parents, so many as are read at once."""
@@ -313,6 +304,19 @@ def _merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
 
 def _records(rows: Sequence[Row[Any]], refs: Sequence[Refs], shelves: Mapping[Home, Shelf]) -> list[CheckpointRecord]:
     return [_record(row, one, shelves[row.thread_id, row.checkpoint_ns]) for row, one in zip(rows, refs, strict=True)]
+
+
+def _histories(walk: Walk, shelf: Shelf) -> dict[str, ChannelHistory]:
+    return {
+        channel: ChannelHistory(
+            None if (seed := walk.seeds.get(channel)) is None else shelf.read(channel, seed),
+            [
+                *[(handed.task_id, shelf.read(channel, handed.ref)) for handed in walk.handed(channel)],
+                *[(write.task_id, write.value) for write in walk.writes(channel, shelf)],
+            ],
+        )
+        for channel in walk.channels
+    }
 
 
 def _record(row: Any, refs: Refs, shelf: Shelf) -> CheckpointRecord:
