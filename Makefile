@@ -2,6 +2,8 @@
 
 # The first of these that will do makes the virtualenv; or name one: make test PYTHON=/opt/python3.13/bin/python3
 PYTHON = python3 python3.14 python3.13 python3.12 python3.11
+# Tools that manage Pythons keep them side by side, and have one in PATH.
+BESIDE = $(shell python3 -c 'import glob, sys; print(*sorted(glob.glob(sys.base_prefix + "/../*3.*/bin/python3")))')
 # Another SQLAlchemy gets a virtualenv of its own: make test SQLALCHEMY='==2.0.44'
 SQLALCHEMY =
 VENV = .venv$(if $(SQLALCHEMY),-sqlalchemy$(subst =,,$(subst *,x,$(SQLALCHEMY))))
@@ -59,13 +61,14 @@ test-wheel: build ## run the tests against the built wheel
 	.venv-wheel/bin/pytest $(PYTEST_ARGS)
 
 test-agentflow: ## run the tests of the checkpointers for Agentflow and PyAgenity, which need Python 3.12
-	@for python in $(PYTHON); do \
+	@for python in $(PYTHON) $(BESIDE); do \
 	    if "$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 12))' 2>/dev/null; then \
-	        exec $(MAKE) test PYTHON="$$python" VENV=.venv-agentflow \
-	            PYTEST_ARGS='$(or $(PYTEST_ARGS),--cov --cov-config $(AGENTFLOW)/coverage.ini $(AGENTFLOW))'; \
+	        $(MAKE) .venv-agentflow/installed-dev PYTHON="$$python" VENV=.venv-agentflow && \
+	        exec .venv-agentflow/bin/pytest $(or $(PYTEST_ARGS),$(PARALLEL) --cov --cov-config $(AGENTFLOW)/coverage.ini $(AGENTFLOW)); \
+	        exit 1; \
 	    fi; \
 	done; \
-	echo "Skipped: Agentflow and PyAgenity need Python 3.12 or newer with its venv module; tried: $(PYTHON)."
+	echo "Skipped: Agentflow and PyAgenity need Python 3.12 or newer with its venv module; tried: $(PYTHON) $(BESIDE)."
 
 lint: style type migration-lint ## run every check that CI runs
 
