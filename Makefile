@@ -63,7 +63,7 @@ test-wheel: build ## run the tests against the built wheel
 test-agentflow: ## run the tests of the checkpointers for Agentflow and PyAgenity, which need Python 3.12
 	@for python in $(PYTHON) $(BESIDE); do \
 	    if "$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 12))' 2>/dev/null; then \
-	        $(MAKE) .venv-agentflow/installed-dev PYTHON="$$python" VENV=.venv-agentflow && \
+	        $(MAKE) .venv-agentflow/installed-test PYTHON="$$python" VENV=.venv-agentflow && \
 	        exec .venv-agentflow/bin/pytest $(or $(PYTEST_ARGS),$(PARALLEL) --cov --cov-config $(AGENTFLOW)/coverage.ini $(AGENTFLOW)); \
 	        exit 1; \
 	    fi; \
@@ -108,7 +108,8 @@ clean: ## remove all that the other targets made
 
 $(VENV)/installed-demo: EXTRAS = cli,embedded
 $(VENV)/installed-dev: EXTRAS = dev
-$(VENV)/installed-demo $(VENV)/installed-dev: pyproject.toml | $(VENV)/pyvenv.cfg
+$(VENV)/installed-test: EXTRAS = all,test
+$(VENV)/installed-demo $(VENV)/installed-dev $(VENV)/installed-test: pyproject.toml | $(VENV)/pyvenv.cfg
 	@echo "Installing agent-persistence[$(EXTRAS)] into $(VENV), once ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	    --editable '.[$(EXTRAS)]' 'sqlalchemy[asyncio]$(SQLALCHEMY)'
@@ -129,7 +130,7 @@ $(BENCH)/installed-bench: pyproject.toml benchmarks/contenders.txt | $(BENCH)/py
 $(VENV)/pyvenv.cfg $(BENCH)/pyvenv.cfg:
 	@for python in $(PYTHON); do \
 	    if "$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
-	        exec "$$python" -m venv $(@D); \
+	        exec "$$python" -m venv --upgrade-deps $(@D); \
 	    fi; \
 	done; \
 	echo "Python 3.11 or newer with its venv module is needed; tried: $(PYTHON)." >&2; \
