@@ -61,7 +61,9 @@ async def namespaces(postgresql: PostgreSQL) -> AsyncIterator[dict[str, Degraded
     async with AsyncExitStack() as opened:
         modes = {}
         for namespace in ("contract-a", "contract-b"):
-            store = await opened.enter_async_context(Store(await migrated_settings(postgresql, **FAST)))
+            store = await opened.enter_async_context(
+                Store(await migrated_settings(postgresql, thread_touch_interval=0))
+            )
             modes[namespace] = await opened.enter_async_context(DegradedMode(store))
         yield modes
 
