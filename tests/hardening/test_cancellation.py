@@ -245,7 +245,7 @@ async def test_closing_waits_for_the_work_of_callers_who_were_cancelled(
 async def test_a_writer_who_timed_out_at_a_lock_does_not_come_back_over_a_newer_state(
     settings_for: Callable[..., Awaitable[Any]], user_id: str
 ) -> None:
-    async with Store(await settings_for(lock_timeout=0.2)) as store:
+    async with Store(await settings_for(lock_timeout=1.0)) as store:
         thread_id = (await store.threads.create(user_id=user_id)).thread_id
         async with store.begin(user_id=user_id) as holder:
             await holder.states.touch(thread_id)
