@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any, Final, Literal, Self
 
 from langchain_core.runnables import RunnableConfig
@@ -31,15 +31,12 @@ from agent_persistence.integrations.langgraph.addresses import (
 from agent_persistence.integrations.langgraph.bridge import Bridge
 from agent_persistence.integrations.langgraph.known_threads import KnownThreads, Turns
 from agent_persistence.integrations.langgraph.mirror import Mirror
-from agent_persistence.integrations.langgraph.surrogates import dump_blob, load_blob
+from agent_persistence.integrations.langgraph.stored import histories_of, tuples_of
+from agent_persistence.integrations.langgraph.surrogates import dump_blob
 from agent_persistence.integrations.langgraph.values import dump, filter_of, load, merged_metadata, split_metadata
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import AnyUser
-from agent_persistence.repositories.checkpoints.aside import aside
-from agent_persistence.repositories.checkpoints.blobs import size_of
 from agent_persistence.repositories.checkpoints.records import (
-    ChannelHistory,
-    ChannelValue,
     CheckpointQuery,
     CheckpointRecord,
     NewCheckpoint,
@@ -264,7 +261,7 @@ class PersistenceSaver(BaseCheckpointSaver[Any]):
         found = await self._persistence.checkpoints.page(query, user_id=address.user_id, limit=1)
         if found:
             self._known.note(address, there=True)
-            [only] = await self._tuples_of(found, address.said)
+            [only] = await tuples_of(self.serde, found, address.said)
             return only
         thread = await self._persistence.threads.get(address.thread_id, user_id=address.user_id)
         self._known.note(address, there=thread is not None)
@@ -291,7 +288,7 @@ class PersistenceSaver(BaseCheckpointSaver[Any]):
             size = _PAGE if limit is None else min(_PAGE, limit)
             found = await self._persistence.checkpoints.page(query, user_id=owner, limit=size, after=last)
             if found:
-                yield await self._tuples_of(found, None if address is None else address.said)
+                yield await tuples_of(self.serde, found, None if address is None else address.said)
             if len(found) < size:
                 return
             limit, last = None if limit is None else limit - size, found[-1]
@@ -403,57 +400,13 @@ class PersistenceSaver(BaseCheckpointSaver[Any]):
         for thread_id in thread_ids:
             await prune(self._thread_id(thread_id), user_id=owner)
 
-    async def _history(self, config: RunnableConfig, channels: Sequence[str]) -> dict[str, DeltaChannelHistory]:
+    async def _history(self, config: RunnableConfig, channels: Sequence[str]) -> Mapping[str, DeltaChannelHistory]:
         address = self._address(config)
         query = CheckpointQuery(address.thread_id, address.namespace, address.checkpoint_id)
         if not channels:
             return {}
         past = await self._persistence.checkpoints.history(query, channels, user_id=address.user_id)
-
-        def read() -> dict[str, DeltaChannelHistory]:
-            return {name: self._history_of(name, one) for name, one in past.items()}
-
-        return await aside(read, size=sum(map(_size_of, _values_of(past.values()))))
-
-    def _history_of(self, name: str, past: ChannelHistory) -> DeltaChannelHistory:
-        found: DeltaChannelHistory = {
-            "writes": [(task_id, name, load(self.serde, written)) for task_id, written in past.writes]
-        }
-        if past.seed is not None:
-            found["seed"] = load(self.serde, past.seed)
-        return found
-
-    async def _tuples_of(
-        self, records: Sequence[CheckpointRecord], said: Mapping[str, Any] | None
-    ) -> Sequence[CheckpointTuple]:
-        def read() -> Sequence[CheckpointTuple]:
-            return [self._tuple_of(one, _named(one) if said is None else said) for one in records]
-
-        return await aside(read, size=sum(_size_of(value) for one in records for value in one.channels.values()))
-
-    def _tuple_of(self, record: CheckpointRecord, said: Mapping[str, Any]) -> CheckpointTuple:
-        """Read a stored checkpoint.
-
-        Args:
-            said: what the configs that are handed back repeat.
-        """
-        serde, exact = self.serde, record.exact_metadata
-        metadata: Any = record.metadata if exact is None else load_blob(serde, exact)
-        checkpoint: Any = load_blob(serde, record.body)
-        checkpoint["id"] = record.checkpoint_id
-        checkpoint["channel_values"] = {name: load(self.serde, found) for name, found in record.channels.items()}
-
-        def config(checkpoint_id: str) -> RunnableConfig:
-            named = {"checkpoint_ns": record.checkpoint_ns, "checkpoint_id": checkpoint_id}
-            return {"configurable": {**said, **named}}
-
-        return CheckpointTuple(
-            config=config(record.checkpoint_id),
-            checkpoint=checkpoint,
-            metadata=metadata,
-            parent_config=None if record.parent_id is None else config(record.parent_id),
-            pending_writes=[(one.task_id, one.channel, load(self.serde, one.value)) for one in record.writes],
-        )
+        return await histories_of(self.serde, past)
 
     def _address(self, config: RunnableConfig) -> Address:
         return address_of(config, self._id_types, self._owner)
@@ -467,24 +420,6 @@ class PersistenceSaver(BaseCheckpointSaver[Any]):
 
 _APART: Final = frozenset({"id", "channel_values"})
 _STRATEGIES: Final[tuple[Literal["keep_latest"], Literal["delete"]]] = ("keep_latest", "delete")
-
-
-def _values_of(histories: Iterable[ChannelHistory]) -> Iterator[ChannelValue]:
-    for past in histories:
-        if past.seed is not None:
-            yield past.seed
-        for _, written in past.writes:
-            yield written
-
-
-def _size_of(value: ChannelValue) -> int:
-    return size_of(value if isinstance(value, list) else [value])
-
-
-def _named(record: CheckpointRecord) -> dict[str, Any]:
-    """What the configs of a listed checkpoint say, where no config has named its thread."""
-    thread_id = record.thread_id
-    return {"thread_id": thread_id if isinstance(thread_id, str) else str(thread_id)}
 
 
 async def _next(pages: AsyncIterator[Sequence[CheckpointTuple]]) -> Sequence[CheckpointTuple] | None:
