@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from sqlalchemy import insert
 
@@ -38,13 +38,12 @@ class Written(Generic[ResultT]):
     touched: Touched = field(default_factory=dict)
 
 
+NO_REPLY: Final = "the connection closed before the reply; a message with an id of yours can be sent again"
+"""Why nobody knows whether a message was added."""
+
+
 class _ReplyLost(UnavailableError):
     """A statement that commits by itself may have done so before its connection was lost."""
-
-
-def perhaps_committed() -> CommitUnknown:
-    """Make the error for a message whose statement got no reply, and of which nothing could be learned since."""
-    return CommitUnknown("the connection closed before the reply; a message with an id of yours can be sent again")
 
 
 class GroupCommit:
@@ -109,7 +108,7 @@ class GroupCommit:
             return await self._retries.run(attempt)
         except UnavailableError as error:
             if alone is IN_DOUBT:
-                raise perhaps_committed() from error
+                raise CommitUnknown(NO_REPLY) from error
             raise
         except CommitUnknown:
             raise

@@ -25,7 +25,7 @@ from agent_persistence.errors import (
     StatementTimeout,
     UnavailableError,
 )
-from agent_persistence.group_commit import GroupCommit, perhaps_committed
+from agent_persistence.group_commit import NO_REPLY, GroupCommit
 from agent_persistence.grouped_reads import Wanted, reader_of_latest_states
 from agent_persistence.grouped_writes import has_one_kind_of_id, is_repeatable, writer_of_messages, writer_of_states
 from agent_persistence.home import Home
@@ -404,7 +404,7 @@ class Transactions(Generic[IdT, UserIdT]):
             raise  # the database has answered
         except PersistenceError as error:
             if said is IN_DOUBT:
-                raise perhaps_committed() from error
+                raise CommitUnknown(NO_REPLY) from error
             raise
 
     async def _read_alone(self, wanted: Wanted) -> StateRecord[IdT] | None:
