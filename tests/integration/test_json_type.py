@@ -37,6 +37,7 @@ from agent_persistence.errors import InvalidInput
 from agent_persistence.json_values import UNDECODABLE, EncodedJSON, encode_json
 from agent_persistence.models.json_type import ExactJSON
 from agent_persistence.persistence import Persistence
+from agent_persistence.testing.contract import exact
 
 NEGATIVE_ZERO = "0." + 20 * "0"  # as it is written
 AWKWARD = {"b": [1e23, -0.0, 1, 1.0, True, None, 5e-324, f"é\u2028 {NEGATIVE_ZERO},", 2**63 - 1], "a": {"": -1e16}}
@@ -84,15 +85,6 @@ async def stored(connection: AsyncConnection, data: Any) -> Any:
     """Insert a value and read it back in statements of their own."""
     key = await connection.scalar(insert(documents).values(data=data).returning(documents.c.id))
     return await connection.scalar(select(documents.c.data).where(documents.c.id == key))
-
-
-def exact(value: Any) -> Any:
-    """What two values share when they are equal, of the same types, with zeros of the same sign, in any key order."""
-    if type(value) is dict:
-        return {key: exact(item) for key, item in value.items()}
-    if type(value) is list:
-        return [exact(item) for item in value]
-    return type(value), repr(value)
 
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))

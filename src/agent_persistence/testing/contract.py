@@ -128,3 +128,12 @@ def state_of(found: Checkpoint | None) -> Any:
     """Return the state of a checkpoint that must be there."""
     assert found is not None
     return found.state
+
+
+def exact(value: Any) -> Any:
+    """What two values share when they are equal, of the same types, with zeros of the same sign, in any key order."""
+    if type(value) is dict:
+        return {key: exact(item) for key, item in value.items()}
+    if type(value) is list:
+        return [exact(item) for item in value]
+    return type(value), repr(value)

@@ -12,7 +12,7 @@ import pytest
 
 from agent_persistence.checkpointer import Capability, Checkpointer
 from agent_persistence.errors import StateConflict
-from agent_persistence.testing.contract import Contract, for_lack_of, needs, refused, state_of, together
+from agent_persistence.testing.contract import Contract, exact, for_lack_of, needs, refused, state_of, together
 
 _EXACT: Final[tuple[Any, ...]] = (
     None,
@@ -84,7 +84,7 @@ class StatesContract(Contract):
             found = await checkpointer.load_state(thread_id)
 
             assert found is not None
-            assert _typed(found.state) == _typed(state) == _typed(saved.state)
+            assert exact(found.state) == exact(state) == exact(saved.state)
 
     async def test_what_would_not_come_back_is_refused_by_name_and_nothing_is_saved(
         self, checkpointer: Checkpointer, thread_id: str
@@ -220,12 +220,3 @@ class StatesContract(Contract):
     @for_lack_of(Capability.EXPECTED_VERSION)
     async def test_without_expected_versions_they_are_refused(self, checkpointer: Checkpointer, thread_id: str) -> None:
         assert await refused(checkpointer.save_state(thread_id, {}, expected_version=1)) == "expected_version"
-
-
-def _typed(value: Any) -> Any:
-    """The value with the type of each part of it; ``repr`` tells zeros apart, and keys have no order."""
-    if type(value) is dict:
-        return {key: _typed(part) for key, part in value.items()}
-    if type(value) is list:
-        return [_typed(part) for part in value]
-    return type(value), repr(value)
