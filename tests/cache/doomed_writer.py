@@ -32,8 +32,8 @@ def stand_still(moment: str) -> None:
             await wait_for_the_end()
         await after_commit(self, ticket)
 
-    StateCache.before_commit = quarantine  # type: ignore[method-assign]
-    StateCache.after_commit = publish  # type: ignore[method-assign]
+    StateCache.before_commit = quarantine  # type: ignore[method-assign]  # to be there at that moment
+    StateCache.after_commit = publish  # type: ignore[method-assign]  # to be there at that moment
 
 
 async def main(moment: str, thread_id: str, user_id: str, values: dict[str, Any]) -> None:

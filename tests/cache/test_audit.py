@@ -99,7 +99,7 @@ async def test_a_value_that_a_sweep_withdraws_is_within_the_bound(
                 await connection.execute(insert(persistence.models.outbox), [row])
         return found
 
-    persistence.cache.heads = tell_the_outbox_after_the_second_look  # type: ignore[method-assign]
+    persistence.cache.heads = tell_the_outbox_after_the_second_look  # type: ignore[method-assign]  # to be there at that moment
 
     assert await persistence.audit_cache() == CacheAudit(checked=1, stale=1, stale_beyond_bound=0, unreadable=0)
 
@@ -130,7 +130,7 @@ async def test_a_write_between_the_two_questions_is_no_fault(persistence: Store,
         await persistence.states.put(thread_id, "new", user_id=user_id)
         return await heads(states)
 
-    persistence.cache.heads = write_first  # type: ignore[method-assign]
+    persistence.cache.heads = write_first  # type: ignore[method-assign]  # to be there at that moment
 
     assert await persistence.audit_cache() == CacheAudit(checked=1, stale=0, stale_beyond_bound=0, unreadable=0)
 

@@ -209,7 +209,7 @@ async def test_of_two_sweepers_at_once_each_takes_rows_of_its_own(store: Store) 
         await proceed.wait()
         return await invalidate(states)
 
-    store.cache.invalidate = wait  # type: ignore[method-assign]
+    store.cache.invalidate = wait  # type: ignore[method-assign]  # to be there at that moment
     async with Persistence[str, str](store.settings) as other:
         sweeper = asyncio.create_task(store.sweep())
         await asyncio.wait_for(taken.wait(), 5)
@@ -258,7 +258,7 @@ async def test_a_sweep_that_loses_its_connection_before_it_can_roll_back_is_made
             assert (await connection.execute(ended)).scalar_one()
         return False
 
-    store.cache.invalidate = fail_once  # type: ignore[method-assign]
+    store.cache.invalidate = fail_once  # type: ignore[method-assign]  # to be there at that moment
 
     assert await store.sweep() == 1
     assert calls == 2

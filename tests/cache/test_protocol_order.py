@@ -116,7 +116,7 @@ async def test_a_writer_cancelled_before_its_commit_lifts_its_quarantine(
         quarantined.set()
         await asyncio.Event().wait()
 
-    persistence.cache.before_commit = stall_before_commit  # type: ignore[method-assign]
+    persistence.cache.before_commit = stall_before_commit  # type: ignore[method-assign]  # to be there at that moment
 
     async def work() -> None:
         async with persistence.begin(user_id=user_id) as uow:

@@ -693,7 +693,7 @@ async def test_a_cancelled_writer_has_still_published(persistence: Store, thread
         await proceed.wait()
         await after_commit(ticket)
 
-    cache.after_commit = slow_after_commit  # type: ignore[method-assign]
+    cache.after_commit = slow_after_commit  # type: ignore[method-assign]  # to be there at that moment
     writer = asyncio.create_task(persistence.states.put(thread_id, "new", user_id=user_id))
     await publishing.wait()
     writer.cancel()

@@ -60,16 +60,16 @@ def selects_of(store: Store) -> list[str]:
 def hold_reads(store: Store) -> tuple[asyncio.Event, asyncio.Event]:
     """Let the first read of the table wait, once it has read, until it may go on."""
     transactions: Any = store._transactions  # noqa: SLF001 - behind the API
-    read, has_read, proceed = transactions._read_latest_state, asyncio.Event(), asyncio.Event()  # noqa: SLF001
+    read, has_read, proceed = transactions._read_latest_state, asyncio.Event(), asyncio.Event()  # noqa: SLF001 - behind the API
 
     async def wait(thread_id: str, user_id: str) -> StateRecord[str] | None:
-        transactions._read_latest_state = read  # noqa: SLF001
+        transactions._read_latest_state = read  # noqa: SLF001 - behind the API
         state: StateRecord[str] | None = await read(thread_id, user_id)
         has_read.set()
         await proceed.wait()
         return state
 
-    transactions._read_latest_state = wait  # noqa: SLF001
+    transactions._read_latest_state = wait  # noqa: SLF001 - behind the API
     return has_read, proceed
 
 

@@ -105,7 +105,7 @@ async def test_a_state_under_a_commit_is_read_from_the_table_and_not_filled(
         seen.append(await other_process.states.get(thread_id, user_id=user_id))
         seen.append(await redis.get(key))
 
-    cache_of(store).before_commit = look_before_commit  # type: ignore[method-assign]
+    cache_of(store).before_commit = look_before_commit  # type: ignore[method-assign]  # to be there at that moment
     new = await store.states.put(thread_id, "new", user_id=user_id)
 
     assert seen[0] == old
@@ -125,7 +125,7 @@ async def test_a_rollback_after_the_quarantine_lifts_it(
         assert (await redis.get(key)).startswith(QUARANTINE)
         raise RuntimeError
 
-    cache_of(store).before_commit = fail_before_commit  # type: ignore[method-assign]
+    cache_of(store).before_commit = fail_before_commit  # type: ignore[method-assign]  # to be there at that moment
     with pytest.raises(RuntimeError):
         await store.states.put(thread_id, "new", user_id=user_id)
 

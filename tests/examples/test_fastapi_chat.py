@@ -268,7 +268,7 @@ async def test_who_answers_second_is_told_so(
     monkeypatch.syspath_prepend(str(EXAMPLE))
     monkeypatch.setenv("PERSISTENCE_DATABASE_URL", database_url)
     from chat.agent import get_reply  # noqa: PLC0415  # importable from here on
-    from chat.app import app  # noqa: PLC0415
+    from chat.app import app  # noqa: PLC0415  # importable from here on
 
     transport = httpx.ASGITransport(app)
     async with (

@@ -164,7 +164,7 @@ class StoreMachine(RuleBasedStateMachine):
         records = self.run(call)
         assert [record.message for record in records] == batch
         assert [record.seq for record in records] == sorted(record.seq for record in records)
-        thread.messages |= {item.message_id: message for item, message in zip(new, batch, strict=True)}  # type: ignore[misc]
+        thread.messages |= {item.message_id: message for item, message in zip(new, batch, strict=True)}  # type: ignore[misc]  # all have ids
         return multiple(*((thread_id, item.message_id) for item in new))
 
     @rule(where=message_ids, owner=owners, message=messages)

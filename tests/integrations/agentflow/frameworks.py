@@ -51,11 +51,11 @@ def framework(name: str) -> Framework:
 
 def _agentflow() -> Framework:
     from agentflow.core import exceptions, graph, state  # noqa: PLC0415 - where it is installed
-    from agentflow.storage.checkpointer import InMemoryCheckpointer  # noqa: PLC0415
-    from agentflow.utils.constants import END  # noqa: PLC0415
-    from agentflow.utils.thread_info import ThreadInfo  # noqa: PLC0415
+    from agentflow.storage.checkpointer import InMemoryCheckpointer  # noqa: PLC0415 - where it is installed
+    from agentflow.utils.constants import END  # noqa: PLC0415 - where it is installed
+    from agentflow.utils.thread_info import ThreadInfo  # noqa: PLC0415 - where it is installed
 
-    from agent_persistence.integrations.agentflow import PersistenceCheckpointer  # noqa: PLC0415
+    from agent_persistence.integrations.agentflow import PersistenceCheckpointer  # noqa: PLC0415 - where it is installed
 
     return Framework(
         name="agentflow",
@@ -73,12 +73,12 @@ def _agentflow() -> Framework:
 
 def _pyagenity() -> Framework:
     from pyagenity import graph, state  # noqa: PLC0415 - where it is installed
-    from pyagenity.checkpointer import InMemoryCheckpointer  # noqa: PLC0415
-    from pyagenity.exceptions import storage_exceptions as exceptions  # noqa: PLC0415
-    from pyagenity.utils.constants import END  # noqa: PLC0415
-    from pyagenity.utils.thread_info import ThreadInfo  # noqa: PLC0415
+    from pyagenity.checkpointer import InMemoryCheckpointer  # noqa: PLC0415 - where it is installed
+    from pyagenity.exceptions import storage_exceptions as exceptions  # noqa: PLC0415 - where it is installed
+    from pyagenity.utils.constants import END  # noqa: PLC0415 - where it is installed
+    from pyagenity.utils.thread_info import ThreadInfo  # noqa: PLC0415 - where it is installed
 
-    from agent_persistence.integrations.pyagenity import PersistenceCheckpointer  # noqa: PLC0415
+    from agent_persistence.integrations.pyagenity import PersistenceCheckpointer  # noqa: PLC0415 - where it is installed
 
     return Framework(
         name="pyagenity",

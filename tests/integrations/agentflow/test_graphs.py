@@ -103,7 +103,7 @@ async def test_graphs_in_containers_of_their_own_keep_checkpointers_of_their_own
     agentflow: Framework, make: Any, make_database: Any, config: dict[str, Any]
 ) -> None:
     from injectq import InjectQ  # noqa: PLC0415 - where it is installed
-    from injectq.core.context import ContainerContext  # noqa: PLC0415
+    from injectq.core.context import ContainerContext  # noqa: PLC0415 - where it is installed
 
     elsewhere = await make_database()
     await migrate.upgrade(PersistenceSettings(_env_file=None, database_url=elsewhere))
