@@ -68,12 +68,12 @@ class SingleFlight(Generic[T]):
 
     async def _depart(self, key: Hashable, work: Callable[[bool], Coroutine[Any, Any, T]]) -> T:
         earlier = self._departed.get(key)
-        waits = earlier is not None and not earlier.task.done()
-        if earlier is not None and waits:
-            await asyncio.wait([earlier.task])
+        under_way = None if earlier is None or earlier.task.done() else earlier.task
+        if under_way is not None:
+            await asyncio.wait([under_way])
         flight = self._departed[key] = self._boarding.pop(key)
         flight.number = self._departures = self._departures + 1
-        return await work(waits)
+        return await work(under_way is not None)
 
     def _clear(self, key: Hashable, flight: _Flight[T]) -> None:
         """Forget a flight that has ended when nobody is left to share it, or that was cancelled before it departed."""
