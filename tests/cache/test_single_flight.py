@@ -187,6 +187,7 @@ async def test_a_reader_who_looks_for_long_shares_what_was_read_meanwhile(
 
     assert await slow == quick
     assert len(sent) == 1
+    assert cache.flights._visitors == {}  # noqa: SLF001 - nothing shows it
 
 
 async def test_a_reader_that_is_cancelled_takes_nobody_down(persistence: Store, thread_id: str, user_id: str) -> None:

@@ -66,13 +66,14 @@ def test_the_doctor_names_the_tables_that_came_after_row_level_security(command_
     command_line("optional", "add", "row-level-security")
     command_line.sql("DROP POLICY opt_owner ON state_streams")
     command_line.sql("ALTER TABLE tool_results NO FORCE ROW LEVEL SECURITY")
+    command_line.sql("ALTER TABLE messages DISABLE ROW LEVEL SECURITY")
 
     found = _optional(with_setting)[1]
     command_line("optional", "add", "row-level-security")
 
     assert found == (
         "FAIL",
-        "row-level security is on, but not for state_streams, tool_results",
+        "row-level security is on, but not for messages, state_streams, tool_results",
         "agent-persistence optional add row-level-security",
     )
     assert all(level != "FAIL" for level, _, _ in _optional(with_setting))

@@ -15,7 +15,7 @@ from connections import all_are_back
 from sqlalchemy import text
 from torture.servers import PostgreSQL
 
-from agent_persistence.errors import CommitUnknown, UnavailableError
+from agent_persistence.errors import CommitUnknown, ThreadNotFoundError, UnavailableError
 from agent_persistence.records import NewMessage
 from agent_persistence.repositories.appending import COPIED_FROM
 from agent_persistence.repositories.chunks import CHUNK_BYTES
@@ -295,29 +295,36 @@ async def test_a_lone_statement_whose_reply_is_lost_is_called_unknown_where_it_i
     assert (await world.messages())[2:] == [again]
 
 
-async def test_a_lone_statement_whose_reply_is_lost_is_called_unknown_where_the_database_goes_before_it_is_asked(
-    world: World, monkeypatch: pytest.MonkeyPatch
+async def the_database_goes(world: World) -> None:
+    world.proxy.go_away()
+
+
+async def the_thread_is_deleted(world: World) -> None:
+    await world.store.threads.delete(world.thread_id, user_id=world.user_id)
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "told"), [(the_database_goes, CommitUnknown), (the_thread_is_deleted, ThreadNotFoundError)]
+)
+async def test_a_lone_statement_whose_reply_is_lost_is_asked_after_and_unknown_without_an_answer(
+    world: World, monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[World], Awaitable[None]], told: type[Exception]
 ) -> None:
     values = world.store.settings.model_dump(exclude_unset=True) | {"retry_deadline": 0.3}
-    message_id = world.new_id(1)
-
     hasty = Store(type(world.store.settings)(_env_file=None, **values))
     async with hasty:
         to_append: Any = hasty._transactions._to_append  # noqa: SLF001 - the moment is not to be had from outside
         ask = to_append._alone  # noqa: SLF001 - see above
 
-        async def ask_in_vain(*arguments: Any) -> Any:
-            world.proxy.go_away()
+        async def ask_too_late(*arguments: Any) -> Any:
+            await meanwhile(world)
             return await ask(*arguments)
 
-        monkeypatch.setattr(to_append, "_alone", ask_in_vain)
+        monkeypatch.setattr(to_append, "_alone", ask_too_late)
         async with world.proxy.losing_a_commit(REPLY_LOST, of=b"hello"):
-            with pytest.raises(CommitUnknown):
-                await hasty.messages.append(world.thread_id, HELLO, user_id=world.user_id, message_id=message_id)
+            with pytest.raises(told):
+                await hasty.messages.append(world.thread_id, HELLO, user_id=world.user_id, message_id=world.new_id(1))
 
     await world.proxy.come_back()
-    again = await world.append(message_id=message_id)
-    assert (await world.messages())[2:] == [again]
 
 
 # --- a state that is streamed in: many transactions, any of which may be hit ---

@@ -175,6 +175,26 @@ def test_a_database_without_the_tables_says_so(command: Callable[..., Any], data
     assert "checkpoint_writes" in result.stderr
 
 
+async def test_a_thread_that_is_deleted_meanwhile_is_named_and_the_others_go_on(
+    make_database: Callable[[], Awaitable[str]], persistence: Persistence[str, str], user_id: str
+) -> None:
+    url = await make_database()
+    await asyncio.to_thread(fill, url)
+    async with open_tables(url) as tables:
+        imports = import_threads(tables, persistence, owner_of=lambda _: user_id)
+        first = await anext(imports)
+        connection = await asyncpg.connect(url)
+        await connection.execute("DELETE FROM checkpoints WHERE thread_id = 't-shop'")
+        await connection.close()
+        rest = [one async for one in imports]
+
+    assert (first.thread_id, first.refusal) == ("t-delta", None)
+    [gone] = rest
+    assert (gone.thread_id, gone.checkpoints) == ("t-shop", 0)
+    assert gone.refusal is not None
+    assert "deleted" in gone.refusal
+
+
 async def test_pending_sends_of_old_checkpoints_are_found_where_new_ones_look(
     make_database: Callable[[], Awaitable[str]], persistence: Persistence[str, str], user_id: str
 ) -> None:

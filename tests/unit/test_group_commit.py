@@ -1,0 +1,62 @@
+"""What is said of items that could not be written together."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+import pytest
+
+from agent_persistence.batching import ALONE, IN_DOUBT, Alone, Batch
+from agent_persistence.errors import CommitUnknown, PersistenceError, StatementTimeout, UnavailableError
+from agent_persistence.group_commit import GroupCommit, Written
+from agent_persistence.retries import Retries
+
+
+class Connections:
+    """Lends nothing that is used."""
+
+    @asynccontextmanager
+    async def lend(self) -> AsyncIterator[None]:
+        yield
+
+
+async def nothing(*_: Any) -> None:
+    pass
+
+
+def lost_reply() -> UnavailableError:
+    error = UnavailableError("closed")
+    error.__cause__ = asyncpg.ConnectionDoesNotExistError("connection was closed in the middle of operation")
+    return error
+
+
+async def run(*outcomes: PersistenceError | list[Any]) -> Any:
+    """Write two items by statements with these outcomes, one after the other."""
+    left: list[Any] = list(outcomes)
+
+    async def write(_: Any, __: list[str]) -> Written[Any]:
+        outcome = left.pop(0)
+        if isinstance(outcome, PersistenceError):
+            raise outcome
+        return Written(outcome, None)
+
+    connections: Any = Connections()
+    retries = Retries(0.5 if left[1:] else 0, before_again=nothing)
+    together = GroupCommit(connections, None, None, retries, nothing)  # type: ignore[arg-type]  # models are not looked at
+    return await together.run(Batch(["a", "b"], lambda _: False), write, is_repeatable=True)
+
+
+@pytest.mark.parametrize(("first", "said"), [([], ALONE), ([lost_reply()], IN_DOUBT)])
+async def test_items_that_are_left_are_in_doubt_once_a_reply_was_lost(
+    first: list[PersistenceError], said: Alone
+) -> None:
+    assert await run(*first, StatementTimeout("too slow")) == [said, said]
+    assert await run(*first, ["done", ALONE]) == ["done", said]
+
+
+async def test_items_whose_reply_was_lost_for_good_are_unknown() -> None:
+    with pytest.raises(CommitUnknown):
+        await run(lost_reply())
