@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from agent_persistence import Persistence
-from agent_persistence.unit_of_work import UnitOfWork
+from agent_persistence.operations.unit_of_work import UnitOfWork
 
 Store = Persistence[str, str]
 

@@ -1,7 +1,6 @@
 """Threads, messages and states of AI agents, in your own PostgreSQL, with a Redis cache that is never wrong."""
 
-from agent_persistence.cache.audit import CacheAudit
-from agent_persistence.checkpoint_limits import CheckpointLimits
+from agent_persistence.backends.limits import CheckpointLimits
 from agent_persistence.checkpointer import Capability, Checkpoint, Checkpointer, ThreadSummary
 from agent_persistence.errors import (
     CheckpointingDisabledError,
@@ -43,6 +42,8 @@ from agent_persistence.errors import (
 )
 from agent_persistence.ids import BIGINT, INT, STRING, UUID, IdType, IdTypes, uuid7
 from agent_persistence.models import MessageMixin, Models, StateMixin, ThreadMixin, build_models
+from agent_persistence.operations.cache_audit import CacheAudit
+from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.persistence import Health, Persistence
 from agent_persistence.records import (
     ANY_USER,
@@ -64,7 +65,6 @@ from agent_persistence.shared import (
     replaced_shared_persistence,
     shared_persistence,
 )
-from agent_persistence.unit_of_work import UnitOfWork
 
 __all__ = [
     "ANY_USER",

@@ -19,8 +19,8 @@ from enum import Enum
 from types import TracebackType
 from typing import Any, ClassVar, Protocol, Self
 
+from agent_persistence.frozen import value
 from agent_persistence.records import Page
-from agent_persistence.values import value
 
 
 class Capability(Enum):

@@ -17,16 +17,18 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from agent_persistence import migrate
-from agent_persistence.background import Background
 from agent_persistence.cache import Guard, StateCache, make_redis
-from agent_persistence.cache.audit import CacheAudit, audit
-from agent_persistence.cache.sweeper import sweep_batch
-from agent_persistence.driver_errors import DRIVER_ERRORS, translated
-from agent_persistence.engine import make_engine, terminator_of
+from agent_persistence.concurrency.periodic import Background
+from agent_persistence.concurrency.shielding import drain
+from agent_persistence.database.driver_errors import DRIVER_ERRORS, translated
+from agent_persistence.database.engine import make_engine, terminator_of
+from agent_persistence.embedded.addresses import Servers
 from agent_persistence.errors import InvalidInput, SettingsError, UnavailableError
 from agent_persistence.ids import ID_TYPES, IdT, UserIdT
 from agent_persistence.models import Models, build_models
-from agent_persistence.one_call import (
+from agent_persistence.operations.cache_audit import CacheAudit, audit
+from agent_persistence.operations.cache_sweep import sweep_batch
+from agent_persistence.operations.one_call import (
     OneCallCheckpoints,
     OneCallEntities,
     OneCallMessages,
@@ -34,18 +36,16 @@ from agent_persistence.one_call import (
     OneCallThreads,
     OneCallToolResults,
 )
-from agent_persistence.purging import Purging
-from agent_persistence.records import AnyUser
+from agent_persistence.operations.purging import Purging
+from agent_persistence.operations.transactions import Transactions
+from agent_persistence.operations.unit_of_work import UnitOfWork
+from agent_persistence.records import AnyUser, TouchedState
 from agent_persistence.repositories import Limits
-from agent_persistence.repositories.commit_hooks import TouchedState, refuse_autocommit
-from agent_persistence.repositories.latest_versions import latest_versions
-from agent_persistence.repositories.retention import MAX_KEPT
-from agent_persistence.servers import Servers
+from agent_persistence.repositories.maintenance.latest_versions import latest_versions
+from agent_persistence.repositories.states.retention import MAX_KEPT
+from agent_persistence.sessions.commit_hooks import refuse_autocommit
 from agent_persistence.settings import PersistenceSettings
-from agent_persistence.shielding import drain
-from agent_persistence.texts import check_datetime, check_limit
-from agent_persistence.transactions import Transactions
-from agent_persistence.unit_of_work import UnitOfWork
+from agent_persistence.validation import check_datetime, check_limit
 
 T = TypeVar("T")
 

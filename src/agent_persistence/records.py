@@ -11,8 +11,8 @@ from typing import Any, Final, Generic, Literal, NamedTuple
 from typing_extensions import TypeVar
 
 from agent_persistence.errors import CorruptRow
+from agent_persistence.frozen import value
 from agent_persistence.ids import IdT, UserIdT
-from agent_persistence.values import value
 
 T = TypeVar("T")
 
@@ -106,6 +106,17 @@ class SavedState(NamedTuple):
     meta: bytes
     created_at: datetime
     updated_at: datetime
+
+
+class TouchedState(NamedTuple):
+    """Whose latest state a transaction changed."""
+
+    thread_id: Any
+    user_id: Any
+
+
+Touched = dict[TouchedState, SavedState | None]
+"""The latest state that this transaction leaves behind, or ``None`` where the next reader has to look."""
 
 
 @value

@@ -25,7 +25,7 @@ from agent_persistence import ids
 from agent_persistence.database_url import BadUrl, DatabaseUrl, read_number, split_url
 from agent_persistence.errors import SettingsError
 from agent_persistence.ids import ID_TYPES, IdKind, IdTypes
-from agent_persistence.texts import GREATEST_TTL, LEAST_TTL, NAMESPACE, NAMESPACE_RULE
+from agent_persistence.validation import GREATEST_TTL, LEAST_TTL, NAMESPACE, NAMESPACE_RULE
 
 EMBEDDED: Final = "embedded"
 _PREFIX: Final = "PERSISTENCE_"

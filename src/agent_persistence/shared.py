@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from agent_persistence.concurrency.shielding import start
 from agent_persistence.persistence import Persistence
-from agent_persistence.shielding import start
 
 AnyPersistence = Persistence[Any, Any]
 

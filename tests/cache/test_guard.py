@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import pytest
 
-from agent_persistence.cache.guard import CALLS_AT_ONCE, CacheUnavailable, Guard
-from agent_persistence.shielding import drain
+from agent_persistence.cache.circuit_breaker import CALLS_AT_ONCE, CacheUnavailable, Guard
+from agent_persistence.concurrency.shielding import drain
 
 
 class Clock:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from agent_persistence.cache.codec import MAX_BYTES, UnreadableValue, decode_state, encode_state
 from agent_persistence.cache.keys import parse_state_key, state_key
+from agent_persistence.encoding.exact_json import MAX_JSON_DEPTH, encode_json
 from agent_persistence.ids import BIGINT, INT, STRING, UUID, IdTypes
-from agent_persistence.json_values import MAX_JSON_DEPTH, encode_json
 from agent_persistence.records import SavedState, StateRecord
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)

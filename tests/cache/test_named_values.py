@@ -11,7 +11,7 @@ import pytest
 from redis.asyncio import Redis
 
 from agent_persistence.cache import named_values
-from agent_persistence.cache.guard import CacheUnavailable
+from agent_persistence.cache.circuit_breaker import CacheUnavailable
 from agent_persistence.cache.named_values import LocalValues, NamedValues, RedisValues
 from agent_persistence.persistence import Persistence
 

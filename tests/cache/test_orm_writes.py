@@ -20,11 +20,11 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from agent_persistence.cache.keys import state_key
 from agent_persistence.ids import BIGINT, UUID, IdTypes
 from agent_persistence.models import NAMING_CONVENTION, MessageMixin, Models, StateMixin, ThreadMixin
+from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import ANY_USER
-from agent_persistence.repositories.commit_hooks import touch_written
+from agent_persistence.sessions.commit_hooks import touch_written
 from agent_persistence.settings import PersistenceSettings
-from agent_persistence.unit_of_work import UnitOfWork
 from recording import record
 
 Store = Persistence[str, str]

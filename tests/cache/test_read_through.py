@@ -16,10 +16,10 @@ from units_of_work import begun, bound
 from agent_persistence.cache.keys import state_key
 from agent_persistence.cache.register import LEASE, QUARANTINE, QUARANTINE_MS
 from agent_persistence.errors import InvalidInput, SchemaError
+from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import ANY_USER
 from agent_persistence.settings import PersistenceSettings
-from agent_persistence.unit_of_work import UnitOfWork
 
 SettingsFor = Callable[..., Awaitable[PersistenceSettings]]
 Store = Persistence[str, str]

@@ -14,9 +14,9 @@ from sqlalchemy import event
 
 from agent_persistence.cache.keys import state_key
 from agent_persistence.cache.register import QUARANTINE, QUARANTINE_MS
-from agent_persistence.cache.single_flight import SingleFlight
+from agent_persistence.concurrency.single_flight import SingleFlight
+from agent_persistence.encoding.exact_json import MAX_JSON_DEPTH
 from agent_persistence.errors import UnavailableError
-from agent_persistence.json_values import MAX_JSON_DEPTH
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import StateRecord
 from agent_persistence.settings import PersistenceSettings

@@ -9,8 +9,8 @@ import pytest
 from redis.asyncio import Redis
 
 from agent_persistence.embedded import EmbeddedServers
+from agent_persistence.operations.purging import Purging
 from agent_persistence.persistence import Persistence
-from agent_persistence.purging import Purging
 from agent_persistence.settings import PersistenceSettings
 from command_line import CommandLine
 

@@ -12,9 +12,9 @@ from redis.asyncio import Redis
 
 from agent_persistence import CheckpointingDisabledError, InvalidInput, PersistenceSettings
 from agent_persistence.backends.dynamodb import DynamoDBCheckpointer
+from agent_persistence.backends.limits import CheckpointLimits
 from agent_persistence.backends.memory import MemoryCheckpointer, MemoryStore
 from agent_persistence.backends.redis import RedisCheckpointer
-from agent_persistence.checkpoint_limits import CheckpointLimits
 from agent_persistence.checkpointer import Checkpointer
 
 Make = Callable[..., Checkpointer]

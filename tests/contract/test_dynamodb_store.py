@@ -15,7 +15,7 @@ from dynamodb_server import REGION
 
 from agent_persistence import CommitUnknown, DatabaseError, NotMigratedError, PersistenceSettings, UnavailableError
 from agent_persistence.backends.dynamodb import DynamoDBCheckpointer
-from agent_persistence.checkpoint_limits import CheckpointLimits
+from agent_persistence.backends.limits import CheckpointLimits
 from agent_persistence.errors import ClosedError, CorruptRow, InvalidInput, MisuseError, StateConflict
 from hooked_client import HookedClient, Send, failing, refusing
 

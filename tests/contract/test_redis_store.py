@@ -17,8 +17,8 @@ from redis.exceptions import ConnectionError as ConnectionLost
 from redis_clients import WatchedRedis
 
 from agent_persistence import CommitUnknown, DatabaseError, PersistenceSettings, SettingsError, UnavailableError
+from agent_persistence.backends.limits import CheckpointLimits
 from agent_persistence.backends.redis import RedisCheckpointer
-from agent_persistence.checkpoint_limits import CheckpointLimits
 from agent_persistence.embedded import EmbeddedServers
 from agent_persistence.errors import ClosedError, InvalidInput
 

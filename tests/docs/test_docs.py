@@ -27,9 +27,9 @@ from agent_persistence.backends.dynamodb import DynamoDBCheckpointer
 from agent_persistence.backends.memory import MemoryCheckpointer
 from agent_persistence.backends.postgresql import PostgreSQLCheckpointer
 from agent_persistence.backends.redis import RedisCheckpointer
-from agent_persistence.cache import CachedStates
 from agent_persistence.embedded import EmbeddedServers
 from agent_persistence.models.base import table_of
+from agent_persistence.operations.cached_states import CachedStates
 from agent_persistence.records import UNSET
 from agent_persistence.repositories import EntityRepository, MessageRepository, ThreadRepository, ToolResultRepository
 from documents import ROOT, Reader, blocks, documents

@@ -16,10 +16,10 @@ from torture.proxy import Proxy, is_commit
 from torture.servers import PostgreSQL, stop_all
 
 from agent_persistence import migrate
-from agent_persistence.driver_errors import translated
+from agent_persistence.database.driver_errors import translated
 from agent_persistence.embedded.server_user import server_user
 from agent_persistence.persistence import Persistence
-from agent_persistence.repositories.proofs import Proof, proof_of, was_committed
+from agent_persistence.sessions.commit_evidence import Proof, proof_of, was_committed
 from agent_persistence.settings import PersistenceSettings
 
 Store = Persistence[Any, Any]

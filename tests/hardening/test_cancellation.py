@@ -15,11 +15,11 @@ import pytest_asyncio
 from connections import all_are_back
 from sqlalchemy import event, text
 
+from agent_persistence.concurrency.shielding import drain
 from agent_persistence.errors import UnavailableError
+from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.persistence import Persistence
 from agent_persistence.settings import PersistenceSettings
-from agent_persistence.shielding import drain
-from agent_persistence.unit_of_work import UnitOfWork
 from hardening_servers import errors_of_the_driver
 
 pytestmark = pytest.mark.no_cover

@@ -15,11 +15,11 @@ from connections import all_are_back
 from sqlalchemy import text
 from torture.servers import PostgreSQL
 
+from agent_persistence.encoding.chunks import CHUNK_BYTES
 from agent_persistence.errors import CommitUnknown, ThreadNotFoundError, UnavailableError
+from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.records import NewMessage
-from agent_persistence.repositories.appending import COPIED_FROM
-from agent_persistence.repositories.chunks import CHUNK_BYTES
-from agent_persistence.unit_of_work import UnitOfWork
+from agent_persistence.repositories.messages.append import COPIED_FROM
 from hardening_servers import NEVER_ARRIVED, REPLY_LOST, LossyProxy, Store, migrated_settings
 
 HELLO = {"role": "user", "content": "hello"}

@@ -15,8 +15,8 @@ from migrations.migration_testing import environment
 from units_of_work import begun, bound
 
 from agent_persistence.errors import ClosedError, UnitOfWorkInUseError, WrongLoopError
+from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.persistence import Persistence
-from agent_persistence.unit_of_work import UnitOfWork
 
 Store = Persistence[str, str]
 PROGRAM = Path(__file__).with_name("misused_store.py")

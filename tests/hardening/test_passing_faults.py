@@ -14,12 +14,13 @@ from sqlalchemy import Connection, event, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.util import await_only
 
-from agent_persistence import migrate, transactions
-from agent_persistence.driver_errors import sqlstate_of
+from agent_persistence import migrate
+from agent_persistence.database.driver_errors import sqlstate_of
 from agent_persistence.errors import DatabaseError, StatementTimeout, UnavailableError
+from agent_persistence.operations import transactions
+from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.persistence import Persistence
 from agent_persistence.settings import PersistenceSettings
-from agent_persistence.unit_of_work import UnitOfWork
 from hardening_servers import errors_of_the_driver
 
 Store = Persistence[str, str]

@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 from torture.servers import PostgreSQL
 
-from agent_persistence.unit_of_work import UnitOfWork
+from agent_persistence.operations.unit_of_work import UnitOfWork
 from hardening_servers import Store, crash, migrated_settings
 
 pytestmark = pytest.mark.slow

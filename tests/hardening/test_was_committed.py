@@ -17,7 +17,7 @@ from torture.servers import PostgreSQL
 
 from agent_persistence.errors import IdempotencyConflict, UnavailableError
 from agent_persistence.records import NewMessage
-from agent_persistence.repositories.proofs import Proof, proof_of
+from agent_persistence.sessions.commit_evidence import Proof, proof_of
 from hardening_servers import Store, ask, crash, migrated_settings, proven
 
 USER = "ada"

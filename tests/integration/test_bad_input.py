@@ -13,11 +13,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent_persistence.cursors import encode_cursor
+from agent_persistence.encoding.cursors import encode_cursor
 from agent_persistence.errors import InvalidInput
+from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import ANY_USER, NewMessage
-from agent_persistence.unit_of_work import UnitOfWork
 from repository_testing import HELLO, SettingsFor, counted_statements
 
 Call = Callable[..., Awaitable[Any]]

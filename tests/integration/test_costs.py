@@ -10,12 +10,12 @@ import pytest_asyncio
 from sqlalchemy import text
 
 from agent_persistence import migrate
-from agent_persistence.driver_statement import DriverStatement
+from agent_persistence.database.compiled_statement import DriverStatement
 from agent_persistence.ids import uuid7
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import NewMessage, NewThread
-from agent_persistence.repositories.message_statements import append_messages, page_of_messages
-from agent_persistence.repositories.state_statements import latest_state, latest_states, save_states
+from agent_persistence.repositories.messages.statements import append_messages, page_of_messages
+from agent_persistence.repositories.states.statements import latest_state, latest_states, save_states
 from agent_persistence.settings import PersistenceSettings
 from benchmarks.writes import counted_writes, start_counting
 from repository_testing import HELLO

@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import text
 
 from agent_persistence import migrate
+from agent_persistence.concurrency.shielding import drain
 from agent_persistence.errors import (
     DatabaseError,
     LockTimeout,
@@ -21,7 +22,6 @@ from agent_persistence.errors import (
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import NewThread
 from agent_persistence.settings import PersistenceSettings
-from agent_persistence.shielding import drain
 from repository_testing import CALLS, HELLO, Call, Place, SettingsFor, run_sql, until_somebody_waits_for_a_lock
 
 NOWHERE = Place("t", "m", 1)

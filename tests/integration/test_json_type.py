@@ -33,8 +33,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, c
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.schema import CreateTable
 
+from agent_persistence.encoding.exact_json import UNDECODABLE, EncodedJSON, encode_json
 from agent_persistence.errors import InvalidInput
-from agent_persistence.json_values import UNDECODABLE, EncodedJSON, encode_json
 from agent_persistence.models.json_type import ExactJSON
 from agent_persistence.persistence import Persistence
 from agent_persistence.testing.contract import exact

@@ -11,8 +11,8 @@ import pytest_asyncio
 from connections import all_are_back
 from sqlalchemy import event
 
+from agent_persistence.database.connections import Leases
 from agent_persistence.errors import PoolTimeout
-from agent_persistence.leases import Leases
 from agent_persistence.persistence import Persistence
 from agent_persistence.settings import PersistenceSettings
 

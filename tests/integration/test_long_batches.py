@@ -10,7 +10,7 @@ import pytest
 from agent_persistence.errors import IdempotencyConflict, ThreadNotFoundError
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import ANY_USER, NewMessage
-from agent_persistence.repositories.appending import COPIED_FROM
+from agent_persistence.repositories.messages.append import COPIED_FROM
 from repository_testing import HELLO, SettingsFor, counted_statements, run_sql
 
 Store = Persistence[Any, Any]

@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from agent_persistence.cache import CachedStates
 from agent_persistence.errors import IdempotencyConflict, InvalidInput, ThreadNotFoundError
-from agent_persistence.one_call import OneCallMessages, OneCallStates, OneCallThreads, OneCallToolResults
+from agent_persistence.operations.cached_states import CachedStates
+from agent_persistence.operations.one_call import OneCallMessages, OneCallStates, OneCallThreads, OneCallToolResults
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import ANY_USER, NewMessage
 from agent_persistence.repositories import MessageRepository, ThreadRepository, ToolResultRepository
-from agent_persistence.repositories.appending import COPIED_FROM
+from agent_persistence.repositories.messages.append import COPIED_FROM
 from repository_testing import HELLO, counted_statements, run_sql
 
 PAIRS = [

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from agent_persistence.cache import CachedStates
 from agent_persistence.errors import PersistenceError
-from agent_persistence.one_call import (
+from agent_persistence.operations.cached_states import CachedStates
+from agent_persistence.operations.one_call import (
     OneCallEntities,
     OneCallMessages,
     OneCallStates,

@@ -11,13 +11,14 @@ import pytest
 import pytest_asyncio
 from sqlalchemy import text
 
-from agent_persistence import migrate, purging
+from agent_persistence import migrate
 from agent_persistence.errors import InvalidInput
+from agent_persistence.operations import purging
+from agent_persistence.operations.purging import Purging
 from agent_persistence.persistence import Persistence
-from agent_persistence.purging import Purging
 from agent_persistence.records import ANY_USER
-from agent_persistence.repositories import retention
-from agent_persistence.repositories.jobs import Job
+from agent_persistence.repositories.maintenance.jobs import Job
+from agent_persistence.repositories.states import retention
 from agent_persistence.settings import PersistenceSettings
 
 SettingsFor = Callable[..., Awaitable[PersistenceSettings]]

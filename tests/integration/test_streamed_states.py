@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from agent_persistence.concurrency.shielding import drain
+from agent_persistence.encoding.chunks import CHUNK_BYTES
 from agent_persistence.errors import (
     CheckpointingDisabledError,
     CorruptRow,
@@ -23,11 +25,9 @@ from agent_persistence.errors import (
 )
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import ANY_USER, StateStream
-from agent_persistence.repositories import streamed_states
-from agent_persistence.repositories.chunks import CHUNK_BYTES
-from agent_persistence.repositories.streamed_states import sweep_abandoned
+from agent_persistence.repositories.states import streams as streamed_states
+from agent_persistence.repositories.states.streams import sweep_abandoned
 from agent_persistence.settings import PersistenceSettings
-from agent_persistence.shielding import drain
 
 Store = Persistence[Any, Any]
 SettingsFor = Callable[..., Awaitable[PersistenceSettings]]

@@ -20,7 +20,7 @@ from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from agent_persistence import migrate
-from agent_persistence.cursors import encode_cursor
+from agent_persistence.encoding.cursors import encode_cursor
 from agent_persistence.errors import (
     IdempotencyConflict,
     InvalidInput,

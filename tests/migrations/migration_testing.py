@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from agent_persistence import migrate
-from agent_persistence.driver_errors import translated
+from agent_persistence.database.driver_errors import translated
 from agent_persistence.embedded import postgres_binary
 from agent_persistence.migrate.commands import run
 from agent_persistence.migrate.connection import open_connection

@@ -27,10 +27,10 @@ from agent_persistence.errors import (
     ThreadExistsError,
     ThreadNotFoundError,
 )
+from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import NewMessage
 from agent_persistence.settings import PersistenceSettings
-from agent_persistence.unit_of_work import UnitOfWork
 
 OWNERS = ("ann", "bob")
 owners = st.sampled_from(OWNERS)

@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
 
-from agent_persistence.json_values import decode_json, encode_json
+from agent_persistence.encoding.exact_json import decode_json, encode_json
+from agent_persistence.encoding.state_patches import cut, patch_between, patched
 from agent_persistence.persistence import Persistence
-from agent_persistence.repositories.state_patches import cut, patch_between, patched
 from agent_persistence.settings import PersistenceSettings
 from store_machine import values
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from agent_persistence.background import Background
+from agent_persistence.concurrency.periodic import Background
 from agent_persistence.errors import UnavailableError
 
 

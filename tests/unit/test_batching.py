@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agent_persistence.batching import ALONE, IN_DOUBT, Alone, Batch, Batcher
+from agent_persistence.concurrency.batching import ALONE, IN_DOUBT, Alone, Batch, Batcher
 from agent_persistence.errors import ClosedError
 
 Result = str | Exception | Alone

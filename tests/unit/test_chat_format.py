@@ -6,7 +6,7 @@ from chat_messages import chat_messages, written
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from agent_persistence.chat_format import MessageColumns, from_columns, to_columns
+from agent_persistence.encoding.chat_messages import MessageColumns, from_columns, to_columns
 from agent_persistence.errors import InvalidInput
 from agent_persistence.records import MessageRole
 

@@ -18,7 +18,14 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from agent_persistence.driver_errors import Verdict, classify, constraint_of, sqlstate_of, translate, translated
+from agent_persistence.database.driver_errors import (
+    Verdict,
+    classify,
+    constraint_of,
+    sqlstate_of,
+    translate,
+    translated,
+)
 from agent_persistence.errors import (
     CommitUnknown,
     DatabaseError,

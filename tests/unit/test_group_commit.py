@@ -9,10 +9,10 @@ from typing import Any
 import asyncpg
 import pytest
 
-from agent_persistence.batching import ALONE, IN_DOUBT, Alone, Batch
+from agent_persistence.concurrency.batching import ALONE, IN_DOUBT, Alone, Batch
+from agent_persistence.concurrency.retries import Retries
 from agent_persistence.errors import CommitUnknown, PersistenceError, StatementTimeout, UnavailableError
-from agent_persistence.group_commit import GroupCommit, Written
-from agent_persistence.retries import Retries
+from agent_persistence.operations.group_commit import GroupCommit, Written
 
 
 class Connections:

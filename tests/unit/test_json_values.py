@@ -12,8 +12,8 @@ from typing import Any
 import orjson
 import pytest
 
+from agent_persistence.encoding.exact_json import UNDECODABLE, EncodedJSON, decode_json, encode_json, sanitize
 from agent_persistence.errors import InvalidInput
-from agent_persistence.json_values import UNDECODABLE, EncodedJSON, decode_json, encode_json, sanitize
 
 CANARY = "canary-4711"
 

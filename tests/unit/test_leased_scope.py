@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from agent_persistence.errors import MisuseError
-from agent_persistence.repositories.leased_scope import LeasedScope
+from agent_persistence.sessions.pooled_scope import LeasedScope
 
 
 async def test_nothing_is_written_where_there_is_no_transaction() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from agent_persistence.integrations.checkpointing.loop_thread import LoopThread
+from agent_persistence.concurrency.loop_thread import LoopThread
 
 
 async def where() -> tuple[str, asyncio.AbstractEventLoop]:
@@ -67,7 +67,7 @@ def test_it_knows_its_own_thread() -> None:
 
 FORKS = """
 import os
-from agent_persistence.integrations.checkpointing.loop_thread import LoopThread
+from agent_persistence.concurrency.loop_thread import LoopThread
 
 async def pid():
     return os.getpid()

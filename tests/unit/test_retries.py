@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from agent_persistence import retries
+from agent_persistence.concurrency import retries
+from agent_persistence.concurrency.retries import Retries
 from agent_persistence.errors import (
     CommitUnknown,
     CorruptRow,
@@ -28,7 +29,6 @@ from agent_persistence.errors import (
     UniqueConflict,
     WrongLoopError,
 )
-from agent_persistence.retries import Retries
 
 DEADLINE = 15.0
 

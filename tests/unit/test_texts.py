@@ -5,7 +5,7 @@ import pytest
 from typing_extensions import override
 
 from agent_persistence.errors import InvalidInput
-from agent_persistence.texts import check_datetime, check_limit, check_name, check_text
+from agent_persistence.validation import check_datetime, check_limit, check_name, check_text
 
 CANARY = "canary-4711"
 

@@ -17,16 +17,16 @@ from itertools import islice
 from threading import Lock
 from typing import Any, ClassVar, Final, Self
 
-from agent_persistence.checkpoint_limits import CheckpointLimits
+from agent_persistence.backends.limits import CheckpointLimits
 from agent_persistence.checkpointer import Capability, Checkpoint, Checkpointer, ThreadSummary
-from agent_persistence.cursors import decode_cursor, encode_cursor
+from agent_persistence.encoding.cursors import decode_cursor, encode_cursor
+from agent_persistence.encoding.exact_json import decode_json
+from agent_persistence.encoding.timestamps import MICROSECONDS, moment, moment_or_none
 from agent_persistence.errors import StateConflict
 from agent_persistence.ids import STRING
-from agent_persistence.json_values import decode_json
-from agent_persistence.moments import MICROSECONDS, moment, moment_or_none
 from agent_persistence.records import Page
 from agent_persistence.settings import PersistenceSettings
-from agent_persistence.texts import check_limit, check_namespace, check_version
+from agent_persistence.validation import check_limit, check_namespace, check_version
 
 _THREADS: Final = "memory threads"
 _STATES: Final = "memory states"

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, ClassVar, Final, Self
 
-from agent_persistence.checkpoint_limits import CheckpointLimits
+from agent_persistence.backends.limits import CheckpointLimits
 from agent_persistence.checkpointer import Capability, Checkpoint, Checkpointer, ThreadSummary
 from agent_persistence.errors import (
     InvalidInput,
@@ -22,11 +22,11 @@ from agent_persistence.errors import (
     ThreadNotFoundError,
 )
 from agent_persistence.ids import IdType
+from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import Page, StateRecord
 from agent_persistence.settings import PersistenceSettings
-from agent_persistence.texts import check_version
-from agent_persistence.unit_of_work import UnitOfWork
+from agent_persistence.validation import check_version
 
 _NO_TTL: Final = "states in PostgreSQL do not expire; leave it out, and delete or purge what is old"
 _TRIES: Final = 10  # of a writer who meets others that begin and delete the same thread

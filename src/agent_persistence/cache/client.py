@@ -6,7 +6,7 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from agent_persistence.cache.guard import CALLS_AT_ONCE
+from agent_persistence.cache.circuit_breaker import CALLS_AT_ONCE
 
 
 def make_redis(url: str, *, timeout_seconds: float) -> Redis:

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import orjson
 
-from agent_persistence.json_values import decode_json, is_plain_json
+from agent_persistence.encoding.exact_json import decode_json, is_plain_json
 from agent_persistence.records import SavedState, StateRecord
 
 FORMAT: Final = 1

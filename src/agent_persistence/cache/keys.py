@@ -8,7 +8,7 @@ from urllib.parse import quote, unquote
 
 from agent_persistence.errors import InvalidInput
 from agent_persistence.ids import IdTypes
-from agent_persistence.repositories.commit_hooks import TouchedState
+from agent_persistence.records import TouchedState
 
 _NEEDS_NO_QUOTES: Final = re.compile("[A-Za-z0-9_.~-]+")  # what ``quote`` leaves as it is, found out ten times faster
 

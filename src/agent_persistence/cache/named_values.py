@@ -13,7 +13,7 @@ from urllib.parse import quote, unquote
 
 from redis.asyncio import Redis
 
-from agent_persistence.cache.guard import CacheUnavailable, Guard
+from agent_persistence.cache.circuit_breaker import CacheUnavailable, Guard
 from agent_persistence.cache.state_cache import StateCache
 
 _MOST_KEPT: Final = 10_000

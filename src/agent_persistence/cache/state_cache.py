@@ -12,16 +12,15 @@ from typing import Any, Final, NamedTuple, TypeVar
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from agent_persistence.batching import Batch, Batcher
+from agent_persistence.cache.circuit_breaker import CacheUnavailable, Guard
 from agent_persistence.cache.codec import UnreadableValue, decode_state, encode_state
-from agent_persistence.cache.guard import CacheUnavailable, Guard
 from agent_persistence.cache.keys import keys_pattern, state_key
 from agent_persistence.cache.register import QUARANTINE, KeyState, StateRegister, new_token
-from agent_persistence.cache.single_flight import SingleFlight
+from agent_persistence.concurrency.batching import Batch, Batcher
+from agent_persistence.concurrency.single_flight import SingleFlight
+from agent_persistence.encoding.exact_json import encode_json
 from agent_persistence.errors import InvalidInput
-from agent_persistence.json_values import encode_json
-from agent_persistence.records import SavedState, StateRecord
-from agent_persistence.repositories.commit_hooks import TouchedState
+from agent_persistence.records import SavedState, StateRecord, TouchedState
 
 T = TypeVar("T")
 Other = TypeVar("Other")

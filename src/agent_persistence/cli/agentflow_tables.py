@@ -14,8 +14,8 @@ from agent_persistence.cli.options import Json
 from agent_persistence.cli.output import note, progress_bar, write_json
 from agent_persistence.cli.servers import run_on_data
 from agent_persistence.database_url import DatabaseUrl
-from agent_persistence.integrations.checkpointing.old_tables import Outcome, copy_tables
 from agent_persistence.persistence import Persistence
+from agent_persistence.transfer.agentflow import Outcome, copy_tables
 
 
 def import_agentflow(

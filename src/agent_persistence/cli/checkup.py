@@ -12,7 +12,7 @@ from sqlalchemy.schema import AddConstraint, CreateIndex
 
 from agent_persistence import migrate
 from agent_persistence.cli.failures import describe
-from agent_persistence.driver_errors import translated
+from agent_persistence.database.driver_errors import translated
 from agent_persistence.errors import PersistenceError
 from agent_persistence.migrate import catalog
 from agent_persistence.migrate.config import is_known

@@ -9,11 +9,11 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from agent_persistence.cli.checkup import Finding, Level
-from agent_persistence.driver_errors import translated
+from agent_persistence.database.driver_errors import translated
 from agent_persistence.models import Models, build_models
 from agent_persistence.models.base import table_of
-from agent_persistence.repositories.jobs import PURGE
-from agent_persistence.repositories.streamed_states import is_abandoned
+from agent_persistence.repositories.maintenance.jobs import PURGE
+from agent_persistence.repositories.states.streams import is_abandoned
 from agent_persistence.settings import PersistenceSettings
 
 _SUBJECT: Final = "purge"

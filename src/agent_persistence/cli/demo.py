@@ -23,10 +23,10 @@ from agent_persistence.cli.event_loop import run_until_terminated
 from agent_persistence.cli.output import out, visible
 from agent_persistence.cli.servers import configured, running, with_embedded_servers
 from agent_persistence.cli.view import print_conversation, read_conversation
-from agent_persistence.conversations import NAMESPACE, ConversationImporter, import_lines
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import ThreadRecord
 from agent_persistence.settings import PersistenceSettings
+from agent_persistence.transfer.conversations import NAMESPACE, ConversationImporter, import_lines
 
 _OWNERS: Final[dict[type, Any]] = {str: "demo", int: 1, uuid.UUID: uuid.uuid5(NAMESPACE, "demo")}
 _THREADS: Final = """\

@@ -15,8 +15,8 @@ from agent_persistence.cli.options import Json
 from agent_persistence.cli.output import note, progress_bar, write_json
 from agent_persistence.cli.servers import run_on_data
 from agent_persistence.errors import InvalidInput
-from agent_persistence.graph_import import ImportedThread, import_threads, open_tables
 from agent_persistence.persistence import Persistence
+from agent_persistence.transfer.langgraph import ImportedThread, import_threads, open_tables
 
 
 @dataclass(slots=True)

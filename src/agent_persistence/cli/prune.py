@@ -12,9 +12,9 @@ import typer
 from agent_persistence.cli.options import User
 from agent_persistence.cli.output import out
 from agent_persistence.cli.servers import owner, run_on_data
-from agent_persistence.conversations import threads_by_age
 from agent_persistence.errors import ThreadNotFoundError
 from agent_persistence.persistence import Persistence
+from agent_persistence.transfer.conversations import threads_by_age
 
 _MOST_DAYS: Final = 36_500
 

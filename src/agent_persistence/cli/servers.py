@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 from agent_persistence import embedded
 from agent_persistence.cli.event_loop import run_until_terminated
 from agent_persistence.cli.output import note
+from agent_persistence.embedded.addresses import Servers
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import ANY_USER, AnyUser
-from agent_persistence.servers import Servers
 from agent_persistence.settings import EMBEDDED, PersistenceSettings
 
 T = TypeVar("T")

@@ -20,14 +20,14 @@ from agent_persistence.cli.failures import ExitCode, say_error
 from agent_persistence.cli.options import Json, User
 from agent_persistence.cli.output import note, progress_bar, write_json
 from agent_persistence.cli.servers import owner, run_on_data
-from agent_persistence.conversations import (
+from agent_persistence.persistence import Persistence
+from agent_persistence.transfer.conversations import (
     NAMESPACE,
     ConversationImporter,
     Outcome,
     export_conversations,
     import_lines,
 )
-from agent_persistence.persistence import Persistence
 
 _OBJECTS: Final = 100_000
 _IMPORTING_OWNER: Final[dict[type, Any]] = {str: "import", int: 1, uuid.UUID: uuid.uuid5(NAMESPACE, "import")}

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from agent_persistence.backends.postgresql import PostgreSQLCheckpointer
 from agent_persistence.checkpointer import Checkpoint, Checkpointer, ThreadSummary
 from agent_persistence.degraded.journal import FIRST_PROVISIONAL, Place
+from agent_persistence.encoding.exact_json import encode_json
 from agent_persistence.errors import StateConflict, UnavailableError
-from agent_persistence.json_values import encode_json
 from agent_persistence.records import Page
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 from agent_persistence.checkpointer import Checkpoint
-from agent_persistence.json_values import decode_json
+from agent_persistence.encoding.exact_json import decode_json
 
 FIRST_PROVISIONAL: Final = 2**52  # no version of the database gets there, and JavaScript can still count so far
 _MOST_SETTLED: Final = 10_000

@@ -20,8 +20,8 @@ from agent_persistence.errors import (
     UnavailableError,
     UnsavedStatesError,
 )
+from agent_persistence.frozen import value
 from agent_persistence.persistence import Persistence
-from agent_persistence.values import value
 
 logger: Final = logging.getLogger("agent_persistence")
 

@@ -31,8 +31,8 @@ from agent_persistence.errors import (
     StatementTimeout,
     UnavailableError,
 )
+from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.persistence import Persistence
-from agent_persistence.unit_of_work import UnitOfWork
 
 try:
     from fastapi import Depends, FastAPI, WebSocket

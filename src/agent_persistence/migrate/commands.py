@@ -15,7 +15,7 @@ from alembic.util import CommandError
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from agent_persistence.driver_errors import translated
+from agent_persistence.database.driver_errors import translated
 from agent_persistence.errors import SchemaError
 from agent_persistence.migrate import catalog
 from agent_persistence.migrate.config import alembic_config, is_known

@@ -14,7 +14,7 @@ from alembic.util import CommandError
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from agent_persistence.driver_errors import translated
+from agent_persistence.database.driver_errors import translated
 from agent_persistence.errors import InvalidInput, PersistenceError
 from agent_persistence.migrate import catalog, preflight
 from agent_persistence.migrate.autogenerate import comparison_options

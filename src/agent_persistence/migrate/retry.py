@@ -9,7 +9,7 @@ from typing import Final
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from agent_persistence.driver_errors import sqlstate_of
+from agent_persistence.database.driver_errors import sqlstate_of
 from agent_persistence.errors import StatementTimeout
 from agent_persistence.migrate.connection import pause
 

@@ -8,7 +8,7 @@ from typing import Final
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from agent_persistence.driver_errors import translated
+from agent_persistence.database.driver_errors import translated
 from agent_persistence.errors import IdTypeMismatchError, InvalidIndexError, NotMigratedError, SchemaError
 from agent_persistence.ids import IdKind
 from agent_persistence.migrate import catalog, config

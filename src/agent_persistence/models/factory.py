@@ -14,7 +14,7 @@ from agent_persistence.models.base import NAMING_CONVENTION, table_of
 from agent_persistence.models.graph import GraphTables, graph_tables, graph_tables_in
 from agent_persistence.models.jobs import jobs_in, jobs_table
 from agent_persistence.models.message import MessageMixin
-from agent_persistence.models.outbox import outbox_in, outbox_table
+from agent_persistence.models.side_tables import outbox_in, outbox_table
 from agent_persistence.models.state import StateMixin
 from agent_persistence.models.state_streams import StreamTables, stream_tables, streams_in, tie_streams
 from agent_persistence.models.thread import ThreadMixin

@@ -12,8 +12,8 @@ from sqlalchemy.sql.type_api import _BindProcessorType, _ResultProcessorType
 from sqlalchemy.types import TypeDecorator, TypeEngine
 from typing_extensions import override
 
+from agent_persistence.encoding.exact_json import UNDECODABLE, EncodedJSON, decode_json, encode_json
 from agent_persistence.errors import InvalidInput
-from agent_persistence.json_values import UNDECODABLE, EncodedJSON, decode_json, encode_json
 
 
 class ExactJSON(TypeDecorator[Any]):

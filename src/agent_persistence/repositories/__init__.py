@@ -2,12 +2,12 @@
 
 from agent_persistence.repositories.checkpoints import CheckpointRepository
 from agent_persistence.repositories.entities import EntityRepository
-from agent_persistence.repositories.messages import MessageRepository
-from agent_persistence.repositories.scope import Limits, Scope
-from agent_persistence.repositories.states import StateRepository
-from agent_persistence.repositories.threads import ThreadRepository
+from agent_persistence.repositories.messages.repository import MessageRepository
+from agent_persistence.repositories.states.repository import StateRepository
+from agent_persistence.repositories.threads.bulk import PreparedThread
+from agent_persistence.repositories.threads.repository import ThreadRepository
 from agent_persistence.repositories.tool_results import ToolResultRepository
-from agent_persistence.repositories.whole_threads import PreparedThread
+from agent_persistence.sessions.scope import Limits, Scope
 
 __all__ = [
     "CheckpointRepository",

@@ -9,14 +9,14 @@ from typing import Any, Generic
 from sqlalchemy import bindparam, literal_column, select, true
 from sqlalchemy.orm.attributes import set_committed_value
 
-from agent_persistence.driver_statement import MODELS_AT_ONCE
+from agent_persistence.database.compiled_statement import MODELS_AT_ONCE
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.models import MessageMixin, Models, StateMixin, ThreadMixin
 from agent_persistence.records import ANY_USER
-from agent_persistence.repositories.scope import Query
-from agent_persistence.repositories.session_scope import SessionScope
-from agent_persistence.repositories.states import StateRepository
-from agent_persistence.texts import check_limit
+from agent_persistence.repositories.states.repository import StateRepository
+from agent_persistence.sessions.scope import Query
+from agent_persistence.sessions.session_scope import SessionScope
+from agent_persistence.validation import check_limit
 
 
 class EntityRepository(Generic[IdT, UserIdT]):

@@ -8,8 +8,8 @@ from typing import Any, Final, TypeVar
 
 from sqlalchemy import Column, ColumnElement, case, literal_column
 
+from agent_persistence.encoding.exact_json import UNDECODABLE
 from agent_persistence.errors import CorruptRow, InvalidInput
-from agent_persistence.json_values import UNDECODABLE
 
 RecordT = TypeVar("RecordT")
 

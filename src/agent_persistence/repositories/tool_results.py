@@ -10,10 +10,10 @@ from sqlalchemy.dialects.postgresql import insert
 from agent_persistence.errors import InvalidInput, ThreadNotFoundError
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.models.tool_results import MAX_TOOL_CALL_ID
-from agent_persistence.repositories.proofs import Trace
 from agent_persistence.repositories.rows import check_readable
-from agent_persistence.repositories.scope import Scope
-from agent_persistence.texts import check_text
+from agent_persistence.sessions.commit_evidence import Trace
+from agent_persistence.sessions.scope import Scope
+from agent_persistence.validation import check_text
 
 
 class ToolResultRepository(Generic[IdT, UserIdT]):

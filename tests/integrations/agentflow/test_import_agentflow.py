@@ -21,10 +21,10 @@ from agent_persistence import migrate
 from agent_persistence.database_url import DatabaseUrl
 from agent_persistence.embedded import EmbeddedServers
 from agent_persistence.errors import InvalidInput
-from agent_persistence.integrations.checkpointing.old_tables import Outcome, copy_tables
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import ANY_USER
 from agent_persistence.settings import PersistenceSettings
+from agent_persistence.transfer.agentflow import Outcome, copy_tables
 
 need_frameworks()
 

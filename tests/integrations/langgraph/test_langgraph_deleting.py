@@ -18,7 +18,7 @@ from typing_extensions import TypedDict
 from agent_persistence import Persistence, ThreadExistsError, ThreadNotFoundError
 from agent_persistence.ids import uuid7
 from agent_persistence.integrations.langgraph import PersistenceSaver
-from agent_persistence.repositories.checkpoints.reading import Reading
+from agent_persistence.repositories.checkpoints.reader import Reading
 
 
 def extend(state: list[str], writes: list[list[str]]) -> list[str]:

@@ -15,7 +15,7 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from agent_persistence import Persistence, PersistenceSettings, migrate
 from agent_persistence.integrations.langgraph import PersistenceSaver
-from agent_persistence.repositories.checkpoints.cells import Cell, new_rows, stored_cells
+from agent_persistence.repositories.checkpoints.value_rows import Cell, new_rows, stored_cells
 
 STEPS = 500
 SIZE = "SELECT pg_total_relation_size('graph_checkpoints') + pg_total_relation_size('graph_values')"

@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 
 from agent_persistence import Persistence, PersistenceSettings, migrate
 from agent_persistence.cli.app import app
-from agent_persistence.graph_import import import_threads, open_tables
 from agent_persistence.integrations.langgraph import PersistenceSaver
+from agent_persistence.transfer.langgraph import import_threads, open_tables
 
 
 def fill(url: str) -> dict[str, Any]:

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from agent_persistence import Persistence, PersistenceSettings
-from agent_persistence.graph_import.msgpack import items_of
 from agent_persistence.ids import uuid7
 from agent_persistence.integrations.langgraph import PersistenceSaver
 from agent_persistence.integrations.langgraph.surrogates import dump_blob, load_blob
-from agent_persistence.repositories.checkpoints.blobs import fingerprint, pack, pack_like, unpack
-from agent_persistence.repositories.checkpoints.cells import StoredItem
+from agent_persistence.repositories.checkpoints.packing import fingerprint, pack, pack_like, unpack
 from agent_persistence.repositories.checkpoints.refs import ListRef, Refs, Span, lay_out, read_refs, write_refs
+from agent_persistence.repositories.checkpoints.value_rows import StoredItem
+from agent_persistence.transfer.langgraph.msgpack import items_of
 
 SERDE = JsonPlusSerializer()
 CHANNELS = ["messages", "notes", "state", "__start__"]

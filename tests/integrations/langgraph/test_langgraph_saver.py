@@ -34,7 +34,7 @@ from agent_persistence import (
 )
 from agent_persistence.ids import uuid7
 from agent_persistence.integrations.langgraph import PersistenceSaver
-from agent_persistence.repositories.checkpoints import blobs
+from agent_persistence.repositories.checkpoints import packing as blobs
 from agent_persistence.repositories.checkpoints.records import CheckpointQuery
 
 STRANGE = "nul \0, half \ud800, \u2028"

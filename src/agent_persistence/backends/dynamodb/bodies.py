@@ -10,7 +10,7 @@ import asyncio
 import zlib
 from typing import Any, Final
 
-from agent_persistence.json_values import decode_json
+from agent_persistence.encoding.exact_json import decode_json
 
 _PLAIN: Final = b"j"
 _COMPRESSED: Final = b"z"

@@ -13,8 +13,8 @@ from aiobotocore.config import AioConfig
 from botocore import exceptions
 
 from agent_persistence.backends.dynamodb.items import EXPIRY, INDEX, Item
+from agent_persistence.concurrency.repeating import LostReply
 from agent_persistence.errors import DatabaseError, InvalidInput, NotMigratedError, PersistenceError, UnavailableError
-from agent_persistence.repeating import LostReply
 
 _BUSY: Final = frozenset(
     {

@@ -16,9 +16,12 @@ from agent_persistence.backends.dynamodb.calls import ConditionNotMet, Table, op
 from agent_persistence.backends.dynamodb.items import INDEX, Keys, State, Thread, deleted, number, unchanged
 from agent_persistence.backends.dynamodb.saving import NewState
 from agent_persistence.backends.dynamodb.states import States
-from agent_persistence.checkpoint_limits import CheckpointLimits
+from agent_persistence.backends.limits import CheckpointLimits
 from agent_persistence.checkpointer import Capability, Checkpoint, Checkpointer, ThreadSummary
-from agent_persistence.cursors import decode_cursor, encode_cursor
+from agent_persistence.concurrency.affinity import Home
+from agent_persistence.concurrency.repeating import Repeating
+from agent_persistence.encoding.cursors import decode_cursor, encode_cursor
+from agent_persistence.encoding.timestamps import MICROSECONDS, moment, moment_or_none
 from agent_persistence.errors import (
     CommitUnknown,
     CorruptRow,
@@ -27,13 +30,10 @@ from agent_persistence.errors import (
     PersistenceError,
     StateConflict,
 )
-from agent_persistence.home import Home
 from agent_persistence.ids import STRING
-from agent_persistence.moments import MICROSECONDS, moment, moment_or_none
 from agent_persistence.records import Page
-from agent_persistence.repeating import Repeating
 from agent_persistence.settings import PersistenceSettings
-from agent_persistence.texts import check_limit, check_namespace, check_version
+from agent_persistence.validation import check_limit, check_namespace, check_version
 
 _THREADS: Final = "dynamodb threads"
 _STATES: Final = "dynamodb states"

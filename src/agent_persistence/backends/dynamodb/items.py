@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
-from agent_persistence.moments import MICROSECONDS
+from agent_persistence.encoding.timestamps import MICROSECONDS
 
 Item = Mapping[str, Any]
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from agent_persistence.backends.dynamodb.bodies import PART_BYTES, cut
 from agent_persistence.backends.dynamodb.items import State, Thread, in_seconds
-from agent_persistence.moments import MICROSECONDS
+from agent_persistence.encoding.timestamps import MICROSECONDS
 
 _EARLIER: Final = 31
 

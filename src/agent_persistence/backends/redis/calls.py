@@ -14,9 +14,9 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from agent_persistence.backends.redis.scripts import Script
+from agent_persistence.concurrency.affinity import Home
+from agent_persistence.concurrency.repeating import LostReply, Repeating
 from agent_persistence.errors import DatabaseError, InvalidInput, PersistenceError, UnavailableError
-from agent_persistence.home import Home
-from agent_persistence.repeating import LostReply, Repeating
 from agent_persistence.settings import PersistenceSettings
 
 Client = Redis | RedisCluster

@@ -7,19 +7,19 @@ from contextlib import AsyncExitStack
 from typing import Any, ClassVar, Final, Self
 from urllib.parse import quote
 
+from agent_persistence.backends.limits import CheckpointLimits
 from agent_persistence.backends.redis import scripts
 from agent_persistence.backends.redis.calls import Calls, Client, make_client
-from agent_persistence.checkpoint_limits import CheckpointLimits
 from agent_persistence.checkpointer import Capability, Checkpoint, Checkpointer, ThreadSummary
-from agent_persistence.cursors import decode_cursor, encode_cursor
+from agent_persistence.embedded.addresses import Servers
+from agent_persistence.encoding.cursors import decode_cursor, encode_cursor
+from agent_persistence.encoding.exact_json import decode_json
+from agent_persistence.encoding.timestamps import MICROSECONDS, moment, moment_or_none
 from agent_persistence.errors import InvalidInput, StateConflict
 from agent_persistence.ids import STRING
-from agent_persistence.json_values import decode_json
-from agent_persistence.moments import MICROSECONDS, moment, moment_or_none
 from agent_persistence.records import Page
-from agent_persistence.servers import Servers
 from agent_persistence.settings import PersistenceSettings
-from agent_persistence.texts import check_limit, check_namespace, check_version
+from agent_persistence.validation import check_limit, check_namespace, check_version
 
 _THREADS: Final = "redis threads"
 _STATES: Final = "redis states"

@@ -19,6 +19,7 @@ from agent_persistence.errors import (
 )
 from agent_persistence.ids import IdTypes
 from agent_persistence.integrations.checkpointing.arguments import Arguments
+from agent_persistence.integrations.checkpointing.json_escapes import from_storable, to_storable
 from agent_persistence.integrations.checkpointing.message_form import to_fields, to_new_message
 from agent_persistence.integrations.checkpointing.places import (
     Place,
@@ -32,7 +33,6 @@ from agent_persistence.integrations.checkpointing.places import (
 from agent_persistence.integrations.checkpointing.store import CheckpointStore, Version
 from agent_persistence.integrations.checkpointing.stores import Stores
 from agent_persistence.integrations.checkpointing.thread_form import from_meta, to_meta
-from agent_persistence.json_escapes import from_storable, to_storable
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import ANY_USER, MessageRecord, NewMessage, ThreadRecord
 

@@ -10,11 +10,11 @@ from typing import Any, Final
 
 import orjson
 
-from agent_persistence.cache.guard import CacheUnavailable
+from agent_persistence.cache.circuit_breaker import CacheUnavailable
 from agent_persistence.cache.named_values import Name, NamedValues
+from agent_persistence.frozen import value
 from agent_persistence.integrations.checkpointing.places import Place
 from agent_persistence.records import ANY_USER
-from agent_persistence.values import value
 
 NO_VERSION: Final = 0
 _NAMESPACE: Final = "drafts"

@@ -8,11 +8,11 @@ from typing import Any
 
 from sqlalchemy import bindparam, update
 
-from agent_persistence.driver_errors import translated
+from agent_persistence.database.driver_errors import translated
+from agent_persistence.frozen import value
 from agent_persistence.models import Models
 from agent_persistence.models.base import table_of
-from agent_persistence.unit_of_work import UnitOfWork
-from agent_persistence.values import value
+from agent_persistence.operations.unit_of_work import UnitOfWork
 
 
 @value

@@ -11,10 +11,10 @@ from typing import Any, Final
 
 import orjson
 
+from agent_persistence.encoding.exact_json import sanitize
 from agent_persistence.ids import IdType
+from agent_persistence.integrations.checkpointing.json_escapes import from_storable, to_storable
 from agent_persistence.integrations.checkpointing.places import message_key
-from agent_persistence.json_escapes import from_storable, to_storable
-from agent_persistence.json_values import sanitize
 from agent_persistence.records import MessageRecord, NewMessage
 
 META_KEY: Final = "agentflow"

@@ -6,9 +6,9 @@ from collections.abc import Mapping, MutableMapping
 from typing import Any, Final
 
 from agent_persistence.errors import InvalidInput
+from agent_persistence.frozen import value
 from agent_persistence.ids import IdType, IdTypes
 from agent_persistence.records import ANY_USER, AnyUser
-from agent_persistence.values import value
 
 VERSION_KEY: Final = "_checkpoint_version"
 """Where a run keeps the version of the state that it goes on from."""

@@ -9,20 +9,20 @@ from typing import Any, Final, TypeVar
 
 import orjson
 
-from agent_persistence.cache.guard import CacheUnavailable
+from agent_persistence.cache.circuit_breaker import CacheUnavailable
 from agent_persistence.cache.named_values import NamedValues
 from agent_persistence.errors import (
     IdempotencyConflict,
     ThreadExistsError,
     ThreadNotFoundError,
 )
+from agent_persistence.frozen import value
 from agent_persistence.integrations.checkpointing.drafts import NO_VERSION, Draft, Drafts
 from agent_persistence.integrations.checkpointing.places import Place
+from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import ANY_USER, MessageRecord, NewMessage, Page, ThreadRecord
-from agent_persistence.repositories.messages import BEFORE_THE_FIRST
-from agent_persistence.unit_of_work import UnitOfWork
-from agent_persistence.values import value
+from agent_persistence.repositories.messages.repository import BEFORE_THE_FIRST
 
 T = TypeVar("T")
 Work = Callable[[UnitOfWork[Any, Any]], Awaitable[T]]

@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from agent_persistence.cache.named_values import LocalValues
+from agent_persistence.concurrency.loop_thread import LoopThread
 from agent_persistence.errors import ClosedError, MisuseError
 from agent_persistence.integrations.checkpointing.arguments import Arguments
-from agent_persistence.integrations.checkpointing.loop_thread import LoopThread
 from agent_persistence.integrations.checkpointing.opening import Opening, store_over
 from agent_persistence.integrations.checkpointing.store import CheckpointStore
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from agent_persistence.integrations.checkpointing.json_escapes import from_storable, to_storable
 from agent_persistence.integrations.checkpointing.message_form import META_KEY
-from agent_persistence.json_escapes import from_storable, to_storable
 
 
 def to_meta(metadata: dict[str, Any], run_id: str | None) -> dict[str, Any]:

@@ -8,9 +8,9 @@ from typing import Any
 from langchain_core.runnables import RunnableConfig
 
 from agent_persistence.errors import InvalidInput
+from agent_persistence.frozen import value
 from agent_persistence.ids import IdTypes
-from agent_persistence.texts import check_text
-from agent_persistence.values import value
+from agent_persistence.validation import check_text
 
 
 @value

@@ -16,11 +16,11 @@ from langchain_core.messages import (
 )
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
+from agent_persistence.encoding.exact_json import encode_json, sanitize
 from agent_persistence.errors import IdempotencyConflict, InvalidInput
 from agent_persistence.ids import IdType
-from agent_persistence.json_values import encode_json, sanitize
+from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.records import NewMessage
-from agent_persistence.unit_of_work import UnitOfWork
 
 logger: Final = logging.getLogger("agent_persistence")
 

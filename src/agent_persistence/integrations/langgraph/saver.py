@@ -34,6 +34,7 @@ from agent_persistence.integrations.langgraph.mirror import Mirror
 from agent_persistence.integrations.langgraph.stored import histories_of, tuples_of
 from agent_persistence.integrations.langgraph.surrogates import dump_blob
 from agent_persistence.integrations.langgraph.values import dump, filter_of, load, merged_metadata, split_metadata
+from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import AnyUser
 from agent_persistence.repositories.checkpoints.records import (
@@ -42,8 +43,7 @@ from agent_persistence.repositories.checkpoints.records import (
     NewCheckpoint,
     NewWrites,
 )
-from agent_persistence.texts import check_text
-from agent_persistence.unit_of_work import UnitOfWork
+from agent_persistence.validation import check_text
 
 _PAGE: Final = 20
 _VERSION_DIGITS: Final = 32

@@ -9,10 +9,10 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import CheckpointTuple, DeltaChannelHistory
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
+from agent_persistence.concurrency.offload import aside
 from agent_persistence.integrations.langgraph.surrogates import load_blob
 from agent_persistence.integrations.langgraph.values import load
-from agent_persistence.repositories.checkpoints.aside import aside
-from agent_persistence.repositories.checkpoints.blobs import size_of
+from agent_persistence.repositories.checkpoints.packing import size_of
 from agent_persistence.repositories.checkpoints.records import ChannelHistory, ChannelValue, CheckpointRecord
 
 

@@ -16,7 +16,7 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.serde.types import SendProtocol
 from pydantic import BaseModel
 
-from agent_persistence.repositories.checkpoints.blobs import Blob
+from agent_persistence.repositories.checkpoints.packing import Blob
 
 _ESCAPE: Final = "\ufdd0"  # a character that Unicode keeps out of texts; where one holds it, it is doubled
 _CONTAINERS: Final = (list, tuple, set, frozenset, deque)

@@ -11,10 +11,10 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
+from agent_persistence.encoding.exact_json import encode_json, sanitize
 from agent_persistence.errors import InvalidInput
 from agent_persistence.integrations.langgraph.surrogates import dump_blob, load_blob
-from agent_persistence.json_values import encode_json, sanitize
-from agent_persistence.repositories.checkpoints.blobs import Blob
+from agent_persistence.repositories.checkpoints.packing import Blob
 from agent_persistence.repositories.checkpoints.records import ChannelValue
 
 _SEQUENCES: Final = (list, tuple)

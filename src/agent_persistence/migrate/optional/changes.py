@@ -10,7 +10,7 @@ from typing import Final
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
-from agent_persistence.driver_errors import sqlstate_of, translated
+from agent_persistence.database.driver_errors import sqlstate_of, translated
 from agent_persistence.errors import InvalidInput, SchemaError
 from agent_persistence.ids import IdKind
 from agent_persistence.migrate import catalog

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
 from typing import Any
 
-from agent_persistence.repositories.checkpoints.blobs import Blob
-from agent_persistence.values import value
+from agent_persistence.frozen import value
+from agent_persistence.repositories.checkpoints.packing import Blob
 
 ChannelValue = Blob | list[Blob]
 """A value, or the items of a list, each serialised by itself."""

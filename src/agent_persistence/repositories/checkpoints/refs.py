@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from agent_persistence.repositories.checkpoints.blobs import Blob, pack_json, unpack_json
-from agent_persistence.repositories.checkpoints.cells import Place, StoredItem
-from agent_persistence.values import value
+from agent_persistence.frozen import value
+from agent_persistence.repositories.checkpoints.packing import Blob, pack_json, unpack_json
+from agent_persistence.repositories.checkpoints.value_rows import Place, StoredItem
 
 
 @value

@@ -9,8 +9,8 @@ from sqlalchemy import ARRAY, Text, any_, exists, insert, literal, select
 
 from agent_persistence.errors import ThreadExistsError, ThreadNotFoundError
 from agent_persistence.ids import IdT, UserIdT
-from agent_persistence.repositories.checkpoints.deleting import Deleting
-from agent_persistence.repositories.checkpoints.reading import Reading
+from agent_persistence.repositories.checkpoints.pruner import Deleting
+from agent_persistence.repositories.checkpoints.reader import Reading
 from agent_persistence.repositories.checkpoints.records import (
     ChannelHistory,
     CheckpointQuery,
@@ -19,9 +19,9 @@ from agent_persistence.repositories.checkpoints.records import (
     NewWrites,
     PendingWrite,
 )
-from agent_persistence.repositories.checkpoints.saving import Saving
-from agent_persistence.repositories.scope import Scope
-from agent_persistence.repositories.threads import ThreadRepository
+from agent_persistence.repositories.checkpoints.writer import Saving
+from agent_persistence.repositories.threads.repository import ThreadRepository
+from agent_persistence.sessions.scope import Scope
 
 
 class CheckpointRepository(Generic[IdT, UserIdT]):

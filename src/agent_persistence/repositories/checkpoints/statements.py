@@ -24,12 +24,12 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.types import TypeEngine
 
-from agent_persistence.driver_statement import MODELS_AT_ONCE, DriverStatement
+from agent_persistence.database.compiled_statement import MODELS_AT_ONCE, DriverStatement
 from agent_persistence.models import Models
 from agent_persistence.models.base import table_of
-from agent_persistence.repositories.checkpoints.cells import LIGHT
-from agent_persistence.repositories.proofs import MARKS
-from agent_persistence.repositories.thread_locks import locked_threads, touched_threads
+from agent_persistence.repositories.checkpoints.value_rows import LIGHT
+from agent_persistence.repositories.locks import locked_threads, touched_threads
+from agent_persistence.sessions.commit_evidence import MARKS
 
 THE_LAST: Final = 2**63 - 1
 """A number that no row has: all rows from another one on."""

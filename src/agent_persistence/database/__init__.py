@@ -1,0 +1,1 @@
+"""The driver: engine, connections, compiled statements, errors."""

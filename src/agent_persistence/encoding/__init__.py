@@ -1,0 +1,1 @@
+"""How values become what is stored, and back; no I/O."""

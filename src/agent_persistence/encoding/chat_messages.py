@@ -1,0 +1,135 @@
+"""Chat-completions messages as columns, and back: what comes out is equal to what went in.
+
+The columns hold what people search and read. ``extra`` holds only the difference: which fields to set and which to
+take away so that the message made from the columns becomes the message that was given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+from agent_persistence.errors import InvalidInput
+from agent_persistence.frozen import value
+from agent_persistence.records import MessageRole
+
+# The last two are roles of the chat-completions API that the enum has no label for; ``extra`` keeps the word.
+_ROLES: Final[dict[str, MessageRole]] = {role.value: role for role in MessageRole} | {
+    "developer": MessageRole.SYSTEM,
+    "function": MessageRole.TOOL,
+}
+_MAX_TOOL_CALL_ID: Final = 255
+
+
+@value
+class MessageColumns:
+    """A chat message, cut into the columns of ``messages``."""
+
+    role: MessageRole | str
+    content: str
+    tool_calls: Any
+    tool_call_id: str | None
+    reasoning: str | None
+    extra: dict[str, Any] | None
+
+
+def to_columns(message: Mapping[str, Any], field: str = "message") -> MessageColumns:
+    """Cut a chat-completions message into columns.
+
+    Raises:
+        InvalidInput: it is no mapping, its role is unknown, or its content is of no shape that the format has.
+    """
+    role = check_shape(message, field)
+    content = _plain_text(message.get("content"))
+    call_id = message.get("tool_call_id")
+    columns = MessageColumns(
+        role,
+        content,
+        message.get("tool_calls"),
+        call_id if isinstance(call_id, str) and len(call_id) <= _MAX_TOOL_CALL_ID else None,
+        _reasoning(message),
+        None,
+    )
+    return _with_extra(columns, message)
+
+
+def check_shape(message: object, field: str = "message") -> MessageRole:
+    """Refuse what is no chat-completions message; return its role.
+
+    Raises:
+        InvalidInput: it is no mapping, its role is unknown, or its content is of no shape that the format has.
+    """
+    if type(message) is not dict and not isinstance(message, Mapping):
+        raise InvalidInput(field, f"must be a mapping in the chat-completions shape, not {type(message).__name__}")
+    content = message.get("content")
+    if content is not None and not isinstance(content, str | list):
+        raise InvalidInput(f"{field}.content", f"must be text, None or a list of parts, not {type(content).__name__}")
+    role = message.get("role")
+    if isinstance(role, str) and role in _ROLES:
+        return _ROLES[role]
+    raise InvalidInput(f"{field}.role", f"must be one of {', '.join(_ROLES)}")
+
+
+def from_columns(columns: MessageColumns) -> dict[str, Any]:
+    """Put a message together again, equal to the one that was cut."""
+    return message_of(
+        columns.role, columns.content, columns.tool_calls, columns.tool_call_id, columns.reasoning, columns.extra
+    )
+
+
+def message_of(  # noqa: PLR0917 - one argument a column, by place because there are thousands
+    role: MessageRole | str,
+    content: str,
+    tool_calls: Any,
+    tool_call_id: str | None,
+    reasoning: str | None,
+    extra: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """Put a message together of its columns."""
+    message: dict[str, Any] = {"role": str(role), "content": content}
+    if tool_calls is not None:
+        message["tool_calls"] = tool_calls
+    if tool_call_id is not None:
+        message["tool_call_id"] = tool_call_id
+    if reasoning is not None:
+        message["reasoning_content"] = reasoning
+    if extra:
+        message.update(extra.get("set", {}))
+        for key in extra.get("unset", ()):
+            message.pop(key, None)
+    return message
+
+
+def _with_extra(columns: MessageColumns, message: Mapping[str, Any]) -> MessageColumns:
+    base = from_columns(columns)  # has no extra yet
+    if base == message:  # most of them
+        return columns
+    changed = {key: value for key, value in message.items() if key not in base or base[key] != value}
+    absent = [key for key in base if key not in message]
+    extra: dict[str, Any] = {}
+    if changed:
+        extra["set"] = changed
+    if absent:
+        extra["unset"] = absent
+    return replace(columns, extra=extra) if extra else columns
+
+
+def _plain_text(content: str | list[Any] | None) -> str:
+    if isinstance(content, str):
+        return content
+    return "\n".join(filter(None, map(_text_of_part, content or ())))
+
+
+def _text_of_part(part: Any) -> str:
+    if isinstance(part, str):
+        return part
+    text = part.get("text") if isinstance(part, Mapping) else None
+    return text if isinstance(text, str) else ""
+
+
+def _reasoning(message: Mapping[str, Any]) -> str | None:
+    for key in ("reasoning_content", "reasoning"):
+        if isinstance(message.get(key), str):
+            return str(message[key])
+    return None

@@ -1,0 +1,244 @@
+"""JSON that comes back from a JSONB column as it went in, or is refused before any SQL.
+
+JSONB keeps numbers as ``numeric``: exact, with the digits after the point as written, but with no exponents and no
+negative zero. So two kinds of float are written in another way: ``1e23``, which would come back as an int, as
+``100000000000000000000000.0``, and ``-0.0`` as a zero with twenty digits after the point, which the reader knows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from decimal import Decimal
+from enum import Enum
+from math import copysign, isfinite
+from typing import Any, Final
+
+import orjson
+from pydantic_core import from_json
+
+from agent_persistence.errors import InvalidInput
+from agent_persistence.validation import text_refusal
+
+MAX_JSON_BYTES: Final = 16 * 1024 * 1024
+MAX_JSON_DEPTH: Final = 200  # and no deeper does from_json read
+
+# Four times as fast as looking for bytes of a bytes object.
+_FIND_NUL: Final = re.compile(rb"\\u0000").search
+_INT_LIMIT: Final = 1 << 63
+_FIRST_WITH_EXPONENT: Final = 1e16
+# SQL reads it as 0, numeric keeps its scale, and nobody else writes a zero so. It is as long as the ints that orjson
+# rounds, so that one look finds out that there is neither of them.
+_NEGATIVE_ZERO: Final = "0." + 20 * "0"
+
+
+@dataclass(slots=True, repr=False)  # its repr would be a user's state
+class EncodedJSON:
+    """What `encode_json` returned, to be bound to a JSON column as it is."""
+
+    utf8: bytes
+
+
+class Undecodable(Enum):
+    """The type of `UNDECODABLE`; an enum, so that there is one object of it even after a copy."""
+
+    UNDECODABLE = "undecodable"
+
+
+UNDECODABLE: Final = Undecodable.UNDECODABLE
+"""Stands where a JSON column held what `decode_json` cannot read."""
+
+
+def encode_json(value: object, field: str, *, max_bytes: int = MAX_JSON_BYTES) -> bytes:
+    """Write a value as JSON that JSONB gives back equal and of the same types; the order of keys may change.
+
+    Only plain ``dict``, ``list``, ``str``, ``int``, ``float``, ``bool`` and ``None`` pass: a tuple, an enum or a
+    subclass would come back as something else.
+
+    Args:
+        value: what to write.
+        field: what the value is called in an error.
+        max_bytes: the size from which on it is refused.
+
+    Raises:
+        InvalidInput: the value would not come back; the path in ``field`` (``state.messages[3].score``) says what.
+    """
+    encoded = _encode_usual(value)
+    if encoded is None:
+        spell_out = _check({field: value}, [])
+        encoded = orjson.dumps(_spelled_out(value) if spell_out else value)
+    if len(encoded) > max_bytes:
+        raise InvalidInput(field, f"takes {len(encoded)} bytes as JSON, the limit is {max_bytes}")
+    return encoded
+
+
+def _encode_usual(value: object) -> bytes | None:
+    """Write what has nothing to be refused or spelled out; ``None`` for all else, which is looked at one by one.
+
+    Texts are looked at once they are encoded, all at a time: that is three times as fast.
+    """
+    if not _is_usual([value], 0):
+        return None
+    try:
+        encoded = orjson.dumps(value)
+    except orjson.JSONEncodeError:  # a lone surrogate, or a key that is no plain str
+        return None
+    return None if b"\\" in encoded and _FIND_NUL(encoded) else encoded
+
+
+def _is_usual(container: Any, depth: int) -> bool:
+    """Whether it holds nothing that ``_check`` would refuse or have spelled out, but for texts and keys."""
+    if depth > MAX_JSON_DEPTH:
+        return False
+    for value in container.values() if type(container) is dict else container:
+        kind = type(value)
+        if kind is str or kind is bool or value is None:
+            continue
+        if kind is dict or kind is list:
+            if not _is_usual(value, depth + 1):
+                return False
+        elif kind is int:
+            if not -_INT_LIMIT < value < _INT_LIMIT:
+                return False
+        elif kind is not float or not -_FIRST_WITH_EXPONENT < value < _FIRST_WITH_EXPONENT or _is_negative_zero(value):
+            return False
+    return True
+
+
+def _is_negative_zero(value: float) -> bool:
+    return not value and copysign(1, value) < 0
+
+
+def _check(container: Any, path: list[str | int]) -> bool:
+    """Refuse what would not come back; return whether a float must be spelled out."""
+    if len(path) > MAX_JSON_DEPTH:
+        raise InvalidInput(str(path[0]), f"is nested deeper than {MAX_JSON_DEPTH} levels")
+    spell_out = False
+    for key, value in _items(container, path):
+        kind = type(value)
+        if kind is dict or kind is list:
+            path.append(key)
+            spell_out = _check(value, path) or spell_out
+            path.pop()
+        elif reason := _refusal(kind, value):
+            raise InvalidInput(_name([*path, key]), reason)
+        elif kind is float:
+            spell_out = spell_out or _needs_spelling_out(value)
+    return spell_out
+
+
+def _items(container: Any, path: list[str | int]) -> Iterable[tuple[Any, Any]]:
+    if type(container) is list:
+        return enumerate(container)
+    for key in container:
+        if type(key) is not str:
+            raise InvalidInput(_name(path), f"has a key of type {type(key).__name__}; JSON keys are plain str")
+        if reason := text_refusal(key):
+            raise InvalidInput(_name(path), f"has a key that {reason}")
+    items: Iterable[tuple[Any, Any]] = container.items()
+    return items
+
+
+def _refusal(kind: type, value: Any) -> str | None:
+    if kind is str:
+        return text_refusal(value)
+    if kind is bool or value is None:
+        return None
+    if kind is int:
+        return None if abs(value) < _INT_LIMIT else "is an int of more than 64 bits; write it as a string"
+    if kind is float:
+        return None if isfinite(value) else "is NaN or infinite, for which JSON has no word; use None"
+    return f"is of type {kind.__name__}; JSON gives back only plain dict, list, str, int, float, bool and None"
+
+
+def _needs_spelling_out(value: float) -> bool:
+    return abs(value) >= _FIRST_WITH_EXPONENT or _is_negative_zero(value)
+
+
+_PLAIN_KEY = re.compile("[A-Za-z_][A-Za-z0-9_-]{0,39}")
+
+
+def _name(path: list[str | int]) -> str:
+    """Write a path as Python would, without keys that may be somebody's text."""
+    steps = (f"[{step}]" if type(step) is int else f".{_key_name(str(step))}" for step in path[1:])
+    return f"{path[0]}{''.join(steps)}"
+
+
+def _key_name(key: str) -> str:
+    return key if _PLAIN_KEY.fullmatch(key) else "<key>"
+
+
+def _spelled_out(value: Any) -> Any:
+    """Copy the value with the floats that JSONB would change replaced by digits."""
+    if type(value) is dict:
+        return {key: _spelled_out(item) for key, item in value.items()}
+    if type(value) is list:
+        return [_spelled_out(item) for item in value]
+    if type(value) is float and _needs_spelling_out(value):
+        return orjson.Fragment(format(Decimal(str(value)), "f") + ".0" if value else _NEGATIVE_ZERO)
+    return value
+
+
+def decode_json(text: str | bytes) -> Any:
+    """Read JSON as a JSONB column prints it, or as `encode_json` wrote it.
+
+    Ints of any size are exact, also those beyond the 64 bits that `encode_json` writes. A number with a fraction that
+    no float can hold, which only others can have written, is rounded as by ``float()``, at the far end to infinity.
+
+    Raises:
+        ValueError: the text cannot be read, for example a number of more than 4,300 digits (``1e5000`` in JSONB).
+    """
+    utf8 = text.encode() if isinstance(text, str) else text
+    if is_plain_json(utf8):
+        return orjson.loads(utf8)
+    if _NEGATIVE_ZERO.encode() in utf8:
+        utf8 = _STRING_OR_NEGATIVE_ZERO.sub(_restore_negative_zero, utf8)
+    # orjson rounds ints beyond 64 bits to floats. Of pydantic this is the JSON parser only, which is slower.
+    return from_json(utf8, allow_inf_nan=False)
+
+
+def is_plain_json(utf8: bytes) -> bool:
+    """Whether any JSON parser reads it right: no number in it has twenty digits."""
+    # Of 20 characters in a row, looking at every fifth meets four: that is the cheaper test, and mostly enough.
+    return b"0000" not in utf8[::5].translate(_NUMERALS) or _LONG_NUMBER not in utf8.translate(_NUMERALS)
+
+
+_NUMERALS: Final = bytes(ord("0" if byte in b"-0123456789" else " ") for byte in range(256))
+_LONG_NUMBER: Final = b"0" * 20  # so many characters has the least int, and the greatest, that takes more than 64 bits
+_STRING_OR_NEGATIVE_ZERO = re.compile(rb'"(?:[^"\\]++|\\.)*+"|(?<![^\[:, ])0\.0{20}(?![^,\]}])')
+
+
+def _restore_negative_zero(match: re.Match[bytes]) -> bytes:
+    return match[0] if match[0].startswith(b'"') else b"-0.0"
+
+
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+
+
+def sanitize(value: object, field: str = "value") -> Any:
+    """Copy a JSON value or a text with what PostgreSQL cannot store replaced.
+
+    NUL characters and lone surrogates become U+FFFD, NaN and infinities ``None``. Keys that become equal by it are one
+    key. Whatever else `encode_json` refuses is left to it.
+
+    Raises:
+        InvalidInput: the value is nested deeper than `encode_json` accepts.
+    """
+    try:
+        return _sanitized(value)
+    except RecursionError:
+        raise InvalidInput(field, f"is nested deeper than {MAX_JSON_DEPTH} levels") from None
+
+
+def _sanitized(value: Any) -> Any:
+    kind = type(value)
+    if kind is str:
+        return _UNSTORABLE.sub("\ufffd", value)
+    if kind is float:
+        return value if isfinite(value) else None
+    if kind is list:
+        return [_sanitized(item) for item in value]
+    if kind is dict:
+        return {_sanitized(key): _sanitized(item) for key, item in value.items()}
+    return value

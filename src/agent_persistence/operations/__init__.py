@@ -1,0 +1,1 @@
+"""One call, one transaction: opened, shared, repeated, committed."""

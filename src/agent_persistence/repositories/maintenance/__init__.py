@@ -1,0 +1,1 @@
+"""Rows that stores keep for themselves."""

@@ -1,0 +1,41 @@
+"""Which database this is, for those who must not mix it up with another one."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Final
+
+from sqlalchemy import text
+
+from agent_persistence.errors import DatabaseError
+from agent_persistence.sessions.session_scope import SessionScope
+
+_TABLE: Final = text(
+    "SELECT pg_database.oid AS database, CAST(to_regclass(:threads) AS oid) AS threads "
+    "FROM pg_database WHERE datname = current_database()"
+)
+_CLUSTER: Final = text("SELECT system_identifier FROM pg_control_system()")
+_NOT_ALLOWED: Final = "42501"  # insufficient_privilege
+
+
+async def identity_of(scope: SessionScope[Any, Any]) -> str | None:
+    """Return twelve characters that stand for the table of threads in this very database; ``None`` without the table.
+
+    A standby has those of its primary; a copy by dump and restore, another schema or a new table have others.
+    """
+    threads = scope.session.get_bind(scope.models.Thread).dialect.identifier_preparer.format_table(scope.threads)
+    row = (await scope.execute(_TABLE.bindparams(threads=threads))).one()
+    if row.threads is None:
+        return None
+    identity = f"{await _cluster(scope)}:{row.database}:{row.threads}"
+    return hashlib.sha256(identity.encode()).hexdigest()[:12]
+
+
+async def _cluster(scope: SessionScope[Any, Any]) -> int:
+    """Return the number that was drawn for the cluster of databases when it was made; 0 where we may not know it."""
+    try:
+        return int((await scope.execute(_CLUSTER)).scalar_one())
+    except DatabaseError as error:
+        if error.sqlstate != _NOT_ALLOWED:
+            raise
+        return 0

@@ -1,0 +1,62 @@
+"""Who does a job that one process at a time is enough for.
+
+A row says who has it, and until when. A job is many transactions: a lock of the server's would end with one of them or,
+behind a pooler, belong to a connection that the next one does not get.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any, Final
+
+from sqlalchemy import func, update
+from sqlalchemy.dialects.postgresql import insert
+
+from agent_persistence.frozen import value
+from agent_persistence.sessions.scope import Scope
+
+PURGE: Final = "purge"
+HELD_FOR: Final = timedelta(minutes=1)
+"""Whoever has a job renews this. If it dies, others have the job after so long."""
+
+
+@value
+class Job:
+    """A job, as one holder of it sees it.
+
+    Attributes:
+        name: the row's key.
+        holder: a name that nobody else has.
+    """
+
+    name: str
+    holder: str
+
+    async def take(self, scope: Scope[Any, Any], *, rest: timedelta) -> bool:
+        """Take the job; ``False`` where somebody else has it, or ended it less than ``rest`` ago."""
+        jobs, now = scope.models.jobs, func.now()
+        mine = {"holder": self.holder, "held_until": now + HELD_FOR, "started_at": now}
+        # Mine already where the reply to the first attempt was lost.
+        is_free = jobs.c.holder.is_(None) | (jobs.c.held_until < now) | (jobs.c.holder == self.holder)
+        has_rested = jobs.c.finished_at.is_(None) | (jobs.c.finished_at <= now - rest)
+        taken = (
+            insert(jobs)
+            .values(job=self.name, **mine)
+            .on_conflict_do_update(index_elements=[jobs.c.job], set_=mine, where=is_free & has_rested)
+            .returning(jobs.c.job)
+        )
+        return (await scope.execute(taken)).scalar_one_or_none() is not None
+
+    async def keep(self, scope: Scope[Any, Any]) -> bool:
+        """Have it for longer; ``False`` where it was taken away."""
+        return await self._change(scope, held_until=func.now() + HELD_FOR)
+
+    async def end(self, scope: Scope[Any, Any], *, removed: int) -> bool:
+        """Give it back, and say how much was removed."""
+        return await self._change(scope, holder=None, held_until=None, finished_at=func.now(), removed=removed)
+
+    async def _change(self, scope: Scope[Any, Any], **values: Any) -> bool:
+        jobs = scope.models.jobs
+        mine = (jobs.c.job == self.name) & (jobs.c.holder == self.holder)
+        changed = update(jobs).where(mine).values(values).returning(jobs.c.job)
+        return (await scope.execute(changed)).scalar_one_or_none() is not None

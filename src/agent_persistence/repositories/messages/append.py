@@ -1,0 +1,124 @@
+"""Adding messages to a thread, and what to do where some stand in it already."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any, Final, Generic
+
+from sqlalchemy import Row, delete
+
+from agent_persistence.errors import CorruptRow, IdempotencyConflict, ThreadNotFoundError
+from agent_persistence.ids import IdT, UserIdT
+from agent_persistence.records import ANY_USER, MessageRecord
+from agent_persistence.repositories.messages.copy import copy_messages, last_messages, lock_thread
+from agent_persistence.repositories.messages.prepared import NewMessages, PreparedMessage
+from agent_persistence.repositories.messages.rows import appended, appended_trace, deleted_trace, message_record
+from agent_persistence.repositories.messages.statements import append_messages, columns_of_messages, select_messages
+from agent_persistence.sessions.scope import DRAWS, Scope
+
+COPIED_FROM: Final = 200
+"""So many messages and more are added by COPY, if nothing in the thread can have their ids."""
+
+
+class Appending(Generic[IdT, UserIdT]):
+    """Adds messages within one unit of work."""
+
+    def __init__(self, scope: Scope[IdT, UserIdT]) -> None:
+        self._scope = scope
+        self._message = scope.messages
+
+    async def append(self, new: NewMessages[IdT]) -> list[MessageRecord[IdT]]:
+        """Add messages at the end of a thread, in this order; all of them or none.
+
+        Raises:
+            ThreadNotFoundError: there is no such thread.
+            IdempotencyConflict: one has the id of another message in the thread.
+        """
+        thread_id = new.thread_id
+        if is_copied(new) and self._scope.can_copy:
+            return await self._append_by_copy(new)
+        records: list[MessageRecord[IdT]] = []
+        inserted: list[int] = []
+        try:
+            # The database numbers messages that came without an id: they cannot share a statement with the others.
+            for _, group in groupby(new.messages, key=lambda message: message.message_id is None):
+                records += await self._append_alike(thread_id, list(group), inserted)
+        except (IdempotencyConflict, CorruptRow):
+            # All or none: a caller that catches the error and commits must not keep a part of the batch.
+            await self._take_back(thread_id, inserted)
+            raise
+        return records
+
+    async def _append_by_copy(self, new: NewMessages[IdT]) -> list[MessageRecord[IdT]]:
+        scope, thread_id, messages = self._scope, new.thread_id, new.messages
+        lock = lock_thread(scope.models, touch_seconds=scope.limits.touch_interval, of_anybody=scope.owner is ANY_USER)
+        if not await scope.fetch(lock, thread_ids=thread_id, owners=new.owner):
+            raise ThreadNotFoundError(thread_id)
+        await copy_messages(scope, [(thread_id, scope.owner, message) for message in messages])
+        made = last_messages(scope.models)
+        rows = await scope.write(made, appended_trace(self._message), thread_id=thread_id, wanted=len(messages))
+        return [appended(thread_id, *pair) for pair in zip(messages, reversed(rows), strict=True)]
+
+    async def _append_alike(
+        self, thread_id: IdT, messages: Sequence[PreparedMessage[IdT]], inserted: list[int]
+    ) -> list[MessageRecord[IdT]]:
+        rows = await self._insert(thread_id, messages)
+        if len(rows) < len(messages) and messages[0].message_id is None:
+            rows = await self._insert_renumbered(thread_id, messages, rows)
+        inserted += [row.seq for row in rows]
+        if len(rows) < len(messages):
+            return await self._repeated(thread_id, messages)
+        return [appended(thread_id, message, row) for message, row in zip(messages, rows, strict=True)]
+
+    async def _insert(self, thread_id: IdT, messages: Sequence[PreparedMessage[IdT]]) -> list[Row[Any]]:
+        scope, with_ids, one = self._scope, messages[0].message_id is not None, len(messages) == 1
+        statement = append_messages(
+            scope.models,
+            with_ids=with_ids,
+            touch_seconds=scope.limits.touch_interval,
+            of_anybody=scope.owner is ANY_USER,
+            one=one,
+        )
+        new = [(thread_id, scope.owner, message) for message in messages]
+        values = columns_of_messages(new, with_ids=with_ids, one=one)
+        rows = await scope.write(statement, appended_trace(self._message), **values)
+        return sorted(rows, key=lambda row: int(row.seq))
+
+    async def _insert_renumbered(
+        self, thread_id: IdT, messages: Sequence[PreparedMessage[IdT]], rows: list[Row[Any]]
+    ) -> list[Row[Any]]:
+        """The database has run into ids that were given by hand, unless it is the thread that is not there."""
+        for _ in range(DRAWS):
+            if (await self._scope.execute(self._scope.lock_thread(thread_id))).one_or_none() is None:
+                raise ThreadNotFoundError(thread_id)
+            await self._take_back(thread_id, [row.seq for row in rows])
+            message_id = self._message.c.message_id
+            await self._scope.skip_taken(message_id, self._message.c.thread_id == thread_id)
+            rows = await self._insert(thread_id, messages)
+            if len(rows) == len(messages):
+                break
+        return rows
+
+    async def _take_back(self, thread_id: IdT, inserted: Sequence[int]) -> None:
+        message = self._message
+        mine = delete(message).where(message.c.thread_id == thread_id, message.c.seq.in_(inserted))
+        await self._scope.write(mine.returning(message.c.seq), deleted_trace(message, thread_id))
+
+    async def _repeated(self, thread_id: IdT, messages: Sequence[PreparedMessage[IdT]]) -> list[MessageRecord[IdT]]:
+        """Some were not inserted: either the thread is not there, or they stand in it already."""
+        is_one = self._message.c.message_id.in_([message.message_id for message in messages])
+        rows = (await self._scope.execute(select_messages(self._scope, thread_id).where(is_one))).all()
+        stored = {row.message_id: message_record(row) for row in rows}
+        if not stored:
+            raise ThreadNotFoundError(thread_id)
+        for message in messages:
+            found = stored.get(message.message_id)
+            if found is None or found.message != message.message:
+                raise IdempotencyConflict(thread_id, message.message_id)
+        return [stored[message.message_id] for message in messages]
+
+
+def is_copied(new: NewMessages[Any]) -> bool:
+    """Whether COPY adds messages, where it can."""
+    return new.has_new_ids and len(new.messages) >= COPIED_FROM

@@ -1,0 +1,169 @@
+"""Messages to be added: checked and encoded before any SQL runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final, Generic
+
+from agent_persistence.encoding.chat_messages import MessageColumns, to_columns
+from agent_persistence.encoding.exact_json import EncodedJSON
+from agent_persistence.errors import InvalidInput
+from agent_persistence.frozen import value
+from agent_persistence.ids import IdT
+from agent_persistence.records import NewMessage
+from agent_persistence.repositories.rows import json_object
+from agent_persistence.sessions.scope import Scope
+from agent_persistence.validation import check_text, text_refusal
+
+_MAX_TOKENS: Final = 2**31 - 1
+EMPTY_OBJECT: Final = EncodedJSON(b"{}")
+_BARE: Final[NewMessage[Any]] = NewMessage(message={})
+"""What is said about a message by its mapping alone."""
+
+
+@value
+class PreparedMessage(Generic[IdT]):
+    """A message that was checked and encoded, ready for the table."""
+
+    message_id: IdT | None
+    message: dict[str, Any]
+    columns: MessageColumns
+    total_tokens: int
+    usages: dict[str, Any]
+    meta: dict[str, Any]
+    encoded: dict[str, EncodedJSON | None]
+
+    @property
+    def size(self) -> int:
+        """How many bytes are sent, about."""
+        return len(self.columns.content) + sum(len(part.utf8) for part in self.encoded.values() if part)
+
+
+def prepare(
+    scope: Scope[IdT, Any], new: Mapping[str, Any] | NewMessage[IdT], field: str = "message"
+) -> PreparedMessage[IdT]:
+    """Check and encode a message before any SQL runs.
+
+    Raises:
+        InvalidInput: a part of it cannot be stored; the field is named, the value is not.
+    """
+    given: NewMessage[IdT] = new if isinstance(new, NewMessage) else _BARE
+    bare = new.message if isinstance(new, NewMessage) else new
+    message = scope.clean(json_object(bare, field), field)
+    columns = to_columns(message, field)
+    for name in ("content", "tool_call_id", "reasoning"):
+        if (text := getattr(columns, name)) is not None:
+            _check_text(text, field, name, scope.limits.max_json_bytes)
+    usages, encoded_usages = _object(scope, given.usages, field, "usages")
+    meta, encoded_meta = _object(scope, given.meta, field, "meta")
+    calls = columns.tool_calls
+    return PreparedMessage(
+        scope.make_id() if given.message_id is None else scope.message_id(given.message_id),
+        message,
+        columns,
+        _tokens(given.total_tokens, field),
+        usages,
+        meta,
+        {
+            "tool_calls": None if calls is None else scope.encoded(calls, f"{field}.tool_calls"),
+            "extra": None if columns.extra is None else _encoded_extra(scope, columns.extra, field),
+            "usages": encoded_usages,
+            "meta": encoded_meta,
+        },
+    )
+
+
+def _check_text(text: str, field: str, name: str, longest: int) -> None:
+    if len(text) > longest or text_refusal(text):
+        check_text(text, f"{field}.{name}", max_length=longest)
+
+
+def _object(scope: Scope[Any, Any], value: Any, field: str, name: str) -> tuple[dict[str, Any], EncodedJSON]:
+    if value is None or (type(value) is dict and not value):  # most of them
+        return {}, EMPTY_OBJECT
+    checked: dict[str, Any] = scope.clean(json_object(value, f"{field}.{name}"), f"{field}.{name}")
+    return checked, scope.encoded(checked, f"{field}.{name}")
+
+
+def _encoded_extra(scope: Scope[Any, Any], extra: Any, field: str) -> EncodedJSON:
+    try:
+        return scope.encoded(extra, field)
+    except InvalidInput as refusal:  # in the message there is no "set": its caller would look for it in vain
+        raise InvalidInput(refusal.field.replace(f"{field}.set", field, 1), refusal.reason) from None
+
+
+def _tokens(value: object, field: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MAX_TOKENS:
+        raise InvalidInput(f"{field}.total_tokens", f"must be an int from 0 to {_MAX_TOKENS}")
+    return value
+
+
+@value
+class NewMessages(Generic[IdT]):
+    """Messages that were checked and encoded, to be added to a thread.
+
+    Attributes:
+        has_new_ids: whether all of their ids were drawn here, so that none of them can stand in the thread already.
+    """
+
+    thread_id: IdT
+    owner: Any
+    messages: Sequence[PreparedMessage[IdT]]
+    has_new_ids: bool = False
+
+    @property
+    def size(self) -> int:
+        """How many bytes are sent, about."""
+        return sum(message.size for message in self.messages)
+
+
+def prepare_append(
+    scope: Scope[IdT, Any],
+    thread_id: IdT,
+    messages: Sequence[Mapping[str, Any] | NewMessage[IdT]],
+    field: str = "message",
+) -> NewMessages[IdT]:
+    """Check and encode messages before any SQL runs.
+
+    Raises:
+        InvalidInput: a part of one cannot be stored, or two have the same id.
+    """
+    prepared = prepare_messages(scope, messages, field)
+    is_drawn = scope.limits.draws_ids and not any(map(_has_id, messages))
+    return NewMessages(scope.thread_id(thread_id), scope.owner, prepared, is_drawn)
+
+
+def prepare_messages(
+    scope: Scope[IdT, Any], messages: Sequence[Mapping[str, Any] | NewMessage[IdT]], field: str
+) -> list[PreparedMessage[IdT]]:
+    """Check and encode messages of one thread before any SQL runs."""
+    prepared = []
+    for place, message in enumerate(messages):
+        name = field if field == "message" else f"{field}[{place}]"
+        prepared.append(prepare(scope, message, name))
+    _refuse_repeated_ids(prepared)
+    return prepared
+
+
+def with_id(
+    message: Mapping[str, Any] | NewMessage[IdT], message_id: IdT | None
+) -> Mapping[str, Any] | NewMessage[IdT]:
+    """Give a message an id, unless there is none to give."""
+    if message_id is None:
+        return message
+    if isinstance(message, NewMessage):
+        return replace(message, message_id=message_id)
+    return NewMessage(message=message, message_id=message_id)
+
+
+def _has_id(message: Mapping[str, Any] | NewMessage[Any]) -> bool:
+    return isinstance(message, NewMessage) and message.message_id is not None
+
+
+def _refuse_repeated_ids(messages: Sequence[PreparedMessage[Any]]) -> None:
+    seen: set[Any] = set()
+    for place, message in enumerate(messages):
+        if message.message_id is not None and message.message_id in seen:
+            raise InvalidInput(f"messages[{place}].message_id", "is given twice")
+        seen.add(message.message_id)

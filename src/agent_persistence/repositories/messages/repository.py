@@ -1,0 +1,219 @@
+"""Messages: what was said in a thread, in the order of commits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Generic
+
+from sqlalchemy import delete, update
+
+from agent_persistence.database.compiled_statement import DriverStatement
+from agent_persistence.encoding.cursors import decode_cursor, encode_cursor
+from agent_persistence.errors import (
+    InvalidInput,
+    MessageNotFoundError,
+)
+from agent_persistence.ids import IdT, UserIdT
+from agent_persistence.records import ANY_USER, UNSET, MessageRecord, NewMessage, Page, Unchanged
+from agent_persistence.repositories.messages.append import Appending
+from agent_persistence.repositories.messages.prepared import (
+    prepare,
+    prepare_append,
+    with_id,
+)
+from agent_persistence.repositories.messages.rows import changed_trace, deleted_trace, message_record
+from agent_persistence.repositories.messages.statements import (
+    escaped,
+    message_columns,
+    page_of_messages,
+    select_messages,
+)
+from agent_persistence.repositories.rows import readable_records
+from agent_persistence.sessions.scope import Scope
+from agent_persistence.validation import check_limit, check_text
+
+ChatMessage = Mapping[str, Any]
+
+_LISTING: Final = "messages"
+_PAST_THE_LAST: Final = 2**63 - 1
+BEFORE_THE_FIRST: Final = encode_cursor(_LISTING, 0)
+"""The cursor to read a thread from its beginning: places are counted from 1."""
+
+
+class MessageRepository(Generic[IdT, UserIdT]):
+    """The messages of one owner's threads."""
+
+    def __init__(self, scope: Scope[IdT, UserIdT]) -> None:
+        self._scope = scope
+        self._message = scope.messages
+        self._thread = scope.threads
+
+    async def append(
+        self, thread_id: IdT, message: ChatMessage | NewMessage[IdT], *, message_id: IdT | None = None
+    ) -> MessageRecord[IdT]:
+        """Add a message at the end of a thread.
+
+        Args:
+            message: a mapping in the chat-completions shape, or a ``NewMessage``.
+            message_id: makes the call safe to repeat: the same id and message again changes nothing.
+
+        Raises:
+            ThreadNotFoundError: there is no such thread.
+            IdempotencyConflict: a message of this id, with other content, is there already.
+        """
+        new = prepare_append(self._scope, thread_id, [with_id(message, message_id)])
+        return (await Appending(self._scope).append(new))[0]
+
+    async def append_many(
+        self, thread_id: IdT, messages: Sequence[ChatMessage | NewMessage[IdT]]
+    ) -> tuple[MessageRecord[IdT], ...]:
+        """Add messages at the end of a thread, in this order, in one statement; all of them or none.
+
+        Raises:
+            ThreadNotFoundError: there is no such thread.
+            IdempotencyConflict: one has the id of another message in the thread.
+        """
+        new = prepare_append(self._scope, thread_id, messages, "messages")
+        return tuple(await Appending(self._scope).append(new)) if new.messages else ()
+
+    async def get(self, thread_id: IdT, message_id: IdT) -> MessageRecord[IdT] | None:
+        """Return a message, or ``None``."""
+        found = self._message.c.message_id == self._scope.message_id(message_id)
+        row = (await self._scope.execute(select_messages(self._scope, thread_id).where(found))).one_or_none()
+        return None if row is None else message_record(row)
+
+    async def require(self, thread_id: IdT, message_id: IdT) -> MessageRecord[IdT]:
+        """Return a message.
+
+        Raises:
+            MessageNotFoundError: there is none.
+        """
+        message = await self.get(thread_id, message_id)
+        if message is None:
+            raise MessageNotFoundError(thread_id, message_id)
+        return message
+
+    async def page(
+        self,
+        thread_id: IdT,
+        *,
+        limit: int = 50,
+        before: str | None = None,
+        after: str | None = None,
+        search: str | None = None,
+    ) -> Page[MessageRecord[IdT]]:
+        """Read messages in the order they were said: the newest, or those around a cursor.
+
+        Nothing is skipped and nothing comes twice while others write: the order is that of commits.
+
+        Args:
+            limit: how many, 1 to 1,000.
+            before: ``page.before`` of an earlier page: what was said before it.
+            after: ``page.after`` of an earlier page: what was said since. Keep it to ask again later.
+            search: text that the message must contain, whatever its case; ``%`` and ``_`` mean themselves.
+        """
+        check_limit(limit, "limit", 1000)
+        if before is not None and after is not None:
+            raise InvalidInput("after", "cannot be given together with before")
+        scope = self._scope
+        values: dict[str, Any] = {"thread_id": scope.thread_id(thread_id), "owner": scope.owner, "limit": limit + 1}
+        if search is not None:
+            values["text"] = escaped(check_text(search, "search"))
+        if after is None:
+            return await self._page_before(values, before, limit)
+        return await self._page_after(values, after, limit)
+
+    async def update(
+        self,
+        thread_id: IdT,
+        message_id: IdT,
+        *,
+        message: ChatMessage | Unchanged = UNSET,
+        total_tokens: int | Unchanged = UNSET,
+        usages: Mapping[str, Any] | Unchanged = UNSET,
+        meta: Mapping[str, Any] | Unchanged = UNSET,
+    ) -> MessageRecord[IdT]:
+        """Replace parts of a message; what is left out stays, and so does its place.
+
+        Raises:
+            MessageNotFoundError: there is none.
+        """
+        changes = self._changes(message, total_tokens, usages, meta)
+        locked = self._scope.locked_thread(self._scope.thread_id(thread_id))
+        table = self._message
+        statement = (
+            update(table)
+            .where(table.c.thread_id == locked.c.thread_id, table.c.message_id == self._scope.message_id(message_id))
+            .values(changes)
+            .add_cte(self._scope.touched_thread(locked))
+            .returning(*message_columns(table))
+        )
+        rows = await self._scope.write(statement, changed_trace(table))
+        if not rows:
+            raise MessageNotFoundError(thread_id, message_id)
+        return message_record(rows[0])
+
+    async def delete(self, thread_id: IdT, message_id: IdT) -> bool:
+        """Delete a message; say whether there was one."""
+        locked = self._scope.locked_thread(self._scope.thread_id(thread_id))
+        table = self._message
+        statement = (
+            delete(table)
+            .where(table.c.thread_id == locked.c.thread_id, table.c.message_id == self._scope.message_id(message_id))
+            .add_cte(self._scope.touched_thread(locked))
+            .returning(table.c.seq)
+        )
+        return bool(await self._scope.write(statement, deleted_trace(table, thread_id)))
+
+    async def _page_before(self, values: dict[str, Any], before: str | None, limit: int) -> Page[MessageRecord[IdT]]:
+        values["seq"] = _PAST_THE_LAST if before is None else _seq(before, "before")
+        rows = await self._scope.fetch(self._page(values, backwards=True), **values)
+        shown = rows[:limit][::-1]
+        items, corrupt = readable_records(shown, message_record)
+        older = encode_cursor(_LISTING, shown[0].seq) if len(rows) > limit else None
+        newer = encode_cursor(_LISTING, shown[-1].seq) if shown else before or BEFORE_THE_FIRST
+        return Page(items, older, newer, corrupt)
+
+    async def _page_after(self, values: dict[str, Any], after: str, limit: int) -> Page[MessageRecord[IdT]]:
+        values["seq"] = _seq(after, "after")
+        shown = (await self._scope.fetch(self._page(values, backwards=False), **values))[:limit]
+        items, corrupt = readable_records(shown, message_record)
+        if not shown:
+            return Page(items, None, after)
+        return Page(items, encode_cursor(_LISTING, shown[0].seq), encode_cursor(_LISTING, shown[-1].seq), corrupt)
+
+    def _page(self, values: dict[str, Any], *, backwards: bool) -> DriverStatement:
+        of_anybody, searches = self._scope.owner is ANY_USER, "text" in values
+        return page_of_messages(self._scope.models, backwards=backwards, of_anybody=of_anybody, searches=searches)
+
+    def _changes(self, message: Any, total_tokens: Any, usages: Any, meta: Any) -> dict[str, Any]:
+        new: NewMessage[IdT] = NewMessage(
+            message={"role": "user"} if message is UNSET else message,
+            total_tokens=0 if total_tokens is UNSET else total_tokens,
+            usages={} if usages is UNSET else usages,
+            meta={} if meta is UNSET else meta,
+        )
+        prepared = prepare(self._scope, new, "message")
+        changes: dict[str, Any] = {}
+        if message is not UNSET:
+            columns = prepared.columns
+            changes |= {"role": columns.role, "content": columns.content, "tool_call_id": columns.tool_call_id}
+            changes |= {"reasoning": columns.reasoning}
+            changes |= {name: prepared.encoded[name] for name in ("tool_calls", "extra")}
+        if total_tokens is not UNSET:
+            changes["total_tokens"] = prepared.total_tokens
+        changes |= {
+            name: prepared.encoded[name] for name, given in (("usages", usages), ("meta", meta)) if given is not UNSET
+        }
+        if not changes:
+            raise InvalidInput("message", "nothing to update was given")
+        return changes
+
+
+def _seq(cursor: str, field: str) -> int:
+    def read(seq: int) -> int:
+        if type(seq) is not int or not 0 <= seq < 2**63:
+            raise ValueError
+        return seq
+
+    return decode_cursor(cursor, _LISTING, field, read)

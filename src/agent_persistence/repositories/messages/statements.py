@@ -1,0 +1,177 @@
+"""Statements about messages, compiled once for each choice of models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, Final
+
+from sqlalchemy import Integer, Table, Text, bindparam, cast, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.types import TypeEngine
+
+from agent_persistence.database.compiled_statement import MODELS_AT_ONCE, DriverStatement
+from agent_persistence.ids import IdT
+from agent_persistence.models import Models
+from agent_persistence.models.base import table_of
+from agent_persistence.models.json_type import ExactJSON
+from agent_persistence.records import ANY_USER
+from agent_persistence.repositories.locks import (
+    locked_threads,
+    new_rows,
+    rows_of_locked,
+    touched_threads,
+    values_of,
+)
+from agent_persistence.repositories.messages.prepared import PreparedMessage
+from agent_persistence.repositories.rows import readable
+from agent_persistence.sessions.commit_evidence import MARKS
+from agent_persistence.sessions.scope import Query, Scope
+
+LIKE_ESCAPE: Final = "/"
+
+
+def message_columns(message: Table) -> list[Any]:
+    """What a ``MessageRecord`` is made of."""
+    return [
+        message.c.thread_id,
+        message.c.message_id,
+        message.c.seq,
+        message.c.role,
+        message.c.content,
+        message.c.tool_calls,
+        message.c.tool_call_id,
+        message.c.reasoning,
+        message.c.extra,
+        message.c.total_tokens,
+        message.c.usages,
+        message.c.meta,
+        readable(message.c.created_at),
+        readable(message.c.updated_at),
+    ]
+
+
+@lru_cache(MODELS_AT_ONCE)
+def append_messages(
+    models: Models[Any, Any],
+    *,
+    with_ids: bool,
+    touch_seconds: float,
+    of_anybody: bool = False,
+    waits: bool = True,
+    one: bool = False,
+) -> DriverStatement:
+    """Lock threads, move their activity and add messages, in one round trip; a row comes back for each that is new.
+
+    Args:
+        with_ids: whether the messages have ids; otherwise the database makes them.
+        of_anybody: add to threads whoever owns them.
+        waits: ``False`` leaves out threads that somebody else has locked.
+        one: it is one message.
+    """
+    table, thread = table_of(models.Message), table_of(models.Thread)
+    kinds = _kinds(models, with_ids=with_ids)
+    rows = new_rows(models, kinds, one=one)
+    locked = locked_threads(models, thread, of_anybody=of_anybody, waits=waits, one=one)
+    chosen = [cast(rows.c[name], table.c.role.type) if name == "role" else rows.c[name] for name in kinds]
+    values = (
+        select(locked.c.thread_id, *chosen)
+        .select_from(rows_of_locked(rows, locked, of_anybody=of_anybody))
+        .order_by(rows.c.place)
+    )
+    added = [
+        table.c.thread_id,
+        table.c.message_id,
+        table.c.seq,
+        table.c.created_at,
+        table.c.updated_at,
+    ]
+    return DriverStatement(
+        insert(table)
+        .from_select(["thread_id", *kinds], values, include_defaults=False)
+        .add_cte(locked, touched_threads(thread, locked, touch_seconds))
+        .on_conflict_do_nothing(index_elements=[table.c.thread_id, table.c.message_id])
+        .returning(*added, *MARKS)
+    )
+
+
+def columns_of_messages(
+    messages: Sequence[tuple[Any, Any, PreparedMessage[Any]]], *, with_ids: bool, one: bool = False
+) -> dict[str, Any]:
+    """The parameters of ``append_messages``, of messages with their threads and owners."""
+    new = [message for _, _, message in messages]
+    columns: dict[str, list[Any]] = {
+        "thread_ids": [thread_id for thread_id, _, _ in messages],
+        "owners": [None if owner is ANY_USER else owner for _, owner, _ in messages],
+        "role": [str(message.columns.role) for message in new],
+        "content": [message.columns.content for message in new],
+        "tool_call_id": [message.columns.tool_call_id for message in new],
+        "reasoning": [message.columns.reasoning for message in new],
+        "total_tokens": [message.total_tokens for message in new],
+    }
+    for name in ("tool_calls", "usages", "meta", "extra"):
+        columns[name] = [message.encoded[name] for message in new]
+    if with_ids:
+        columns["message_id"] = [message.message_id for message in new]
+    return values_of(columns, one=one)
+
+
+def _kinds(models: Models[Any, Any], *, with_ids: bool) -> dict[str, TypeEngine[Any]]:
+    kinds: dict[str, TypeEngine[Any]] = {
+        "role": Text(),
+        "content": Text(),
+        "tool_calls": ExactJSON(),
+        "tool_call_id": Text(),
+        "reasoning": Text(),
+        "total_tokens": Integer(),
+        "usages": ExactJSON(),
+        "meta": ExactJSON(),
+        "extra": ExactJSON(),
+    }
+    return {"message_id": models.id_types.id.array_type().item_type, **kinds} if with_ids else kinds
+
+
+@lru_cache(MODELS_AT_ONCE)
+def page_of_messages(
+    models: Models[Any, Any], *, backwards: bool, of_anybody: bool = False, searches: bool = False
+) -> DriverStatement:
+    """At most ``limit`` messages of ``thread_id``, if it is ``owner``'s, from the place ``seq`` on, without it.
+
+    Args:
+        backwards: from there towards the beginning.
+        searches: only those that contain ``text``, whatever its case.
+    """
+    message, thread = table_of(models.Message), table_of(models.Thread)
+    place = bindparam("seq", type_=message.c.seq.type)
+    conditions = [
+        message.c.thread_id == bindparam("thread_id"),
+        message.c.seq < place if backwards else message.c.seq > place,
+    ]
+    if not of_anybody:
+        conditions.append(thread.c.user_id == bindparam("owner"))
+    if searches:
+        conditions.append(message.c.content.icontains(bindparam("text", type_=Text()), escape=LIKE_ESCAPE))
+    return DriverStatement(
+        select(*message_columns(message))
+        .join(thread, thread.c.thread_id == message.c.thread_id)
+        .where(*conditions)
+        .order_by(message.c.seq.desc() if backwards else message.c.seq)
+        .limit(bindparam("limit", type_=Integer()))
+    )
+
+
+def escaped(text: str) -> str:
+    """A text to search for, in which nothing stands for anything else."""
+    for special in (LIKE_ESCAPE, "%", "_"):
+        text = text.replace(special, LIKE_ESCAPE + special)
+    return text
+
+
+def select_messages(scope: Scope[IdT, Any], thread_id: IdT) -> Query:
+    """Select the messages of a thread, if it is the owner's."""
+    message, thread = scope.messages, scope.threads
+    return (
+        select(*message_columns(message))
+        .join(thread, thread.c.thread_id == message.c.thread_id)
+        .where(message.c.thread_id == scope.thread_id(thread_id), scope.owns())
+    )

@@ -1,0 +1,262 @@
+"""States: what an agent resumes from, one row a version."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any, Final, Generic
+
+from sqlalchemy import CTE, Row, Table, select
+
+from agent_persistence.encoding.cursors import decode_cursor, encode_cursor
+from agent_persistence.errors import (
+    CorruptRow,
+    InvalidInput,
+    StateConflict,
+    StateNotFoundError,
+    ThreadNotFoundError,
+)
+from agent_persistence.ids import IdT, UserIdT
+from agent_persistence.records import ANY_USER, Page, StateRecord, TouchedState
+from agent_persistence.repositories.states.prepared import NewState, columns_of_states, prepare_state
+from agent_persistence.repositories.states.retention import MAX_KEPT
+from agent_persistence.repositories.states.rows import readable_state, whole_states
+from agent_persistence.repositories.states.statements import (
+    delete_states,
+    latest_state,
+    latest_version,
+    lock_to_compare,
+    save_states,
+    state_columns,
+)
+from agent_persistence.sessions.commit_evidence import Trace
+from agent_persistence.sessions.scope import Query, Scope
+from agent_persistence.validation import check_datetime, check_limit, check_version
+
+_LISTING: Final = "states"
+
+
+async def save_state(scope: Scope[IdT, Any], new: NewState[IdT]) -> StateRecord[IdT]:
+    """Save what was prepared, in the transaction of a unit of work.
+
+    Raises:
+        ThreadNotFoundError: there is no such thread.
+    """
+    row = await _save(scope, new)
+    if row is None and new.change is not None:
+        new = new.whole()
+        row = await _save(scope, new)
+    if row is None:
+        raise ThreadNotFoundError(new.thread_id)
+    owner = row.owner if scope.owner is ANY_USER else scope.owner
+    scope.touch(TouchedState(new.thread_id, owner), new.saved(row) if scope.limits.is_cached else None)
+    await keep_newest(scope, new.thread_id)
+    new.remember(scope.recent, row)
+    return new.record(row)
+
+
+async def keep_newest(scope: Scope[IdT, Any], thread_id: IdT) -> None:
+    """Delete what a thread, which is locked, has beyond the limit."""
+    if scope.limits.max_states:
+        states = scope.states
+        due = states.c.state_id <= newest_to_go(states, thread_id, scope.limits.max_states)
+        await scope.execute(delete_states(states, _doomed(states, thread_id, due)))
+
+
+async def _save(scope: Scope[IdT, Any], new: NewState[IdT]) -> Any:
+    """Save it; ``None`` where its thread, or the version that it changes, is not there."""
+    of_anybody, changes = scope.owner is ANY_USER, new.change is not None
+    statement = save_states(
+        scope.models, touch_seconds=scope.limits.touch_interval, changes=changes, of_anybody=of_anybody, one=True
+    )
+    rows = await scope.write(
+        statement, saved_trace(scope.states), **columns_of_states([new], changes=changes, one=True)
+    )
+    return rows[0] if rows else None
+
+
+def _doomed(states: Table, thread_id: Any, due: Any) -> CTE:
+    return select(states.c.thread_id, states.c.state_id).where(states.c.thread_id == thread_id, due).cte("doomed")
+
+
+def newest_to_go(state: Table, thread_id: Any, keep: int) -> Any:
+    """The newest version of a thread that is not among the last ones to keep."""
+    return (
+        select(state.c.state_id)
+        .where(state.c.thread_id == thread_id)
+        .order_by(state.c.state_id.desc())
+        .offset(keep)
+        .limit(1)
+        .scalar_subquery()
+    )
+
+
+async def expect_version(scope: Scope[IdT, Any], thread_id: IdT, expected: int) -> None:
+    """Lock first, compare after: a snapshot older than the lock could miss the version that it has to see.
+
+    Raises:
+        ThreadNotFoundError: there is no such thread.
+        StateConflict: that is not its latest version.
+    """
+    lock = lock_to_compare(scope.models, of_anybody=scope.owner is ANY_USER)
+    locked = await scope.fetch(lock, thread_ids=thread_id, owners=scope.owner)
+    if not locked:
+        raise ThreadNotFoundError(thread_id)
+    if locked[0].isolation != "read committed":
+        raise InvalidInput("expected_version", "needs READ COMMITTED: this transaction cannot see what came since")
+    (latest,) = await scope.fetch(latest_version(scope.models), thread_id=thread_id)
+    if latest.version != expected:
+        raise StateConflict(thread_id, expected, latest.version)
+
+
+def saved_trace(table: Table) -> Callable[[Any], Trace]:
+    """What shows that a state was committed."""
+
+    def trace(row: Any) -> Trace:
+        return Trace(table, {"thread_id": row.thread_id, "state_id": row.state_id}, ("created_at", row.created_at))
+
+    return trace
+
+
+class StateRepository(Generic[IdT, UserIdT]):
+    """The states of one owner's threads."""
+
+    def __init__(self, scope: Scope[IdT, UserIdT]) -> None:
+        self._scope = scope
+        self._state = scope.states
+        self._thread = scope.threads
+
+    async def put(
+        self,
+        thread_id: IdT,
+        data: Any,
+        *,
+        meta: Mapping[str, Any] | None = None,
+        expected_version: int | None = None,
+    ) -> StateRecord[IdT]:
+        """Save a state as the thread's latest.
+
+        Args:
+            data: any JSON value.
+            expected_version: save only if this is still the latest version (0: the thread has no state yet).
+
+        Raises:
+            ThreadNotFoundError: there is no such thread.
+            StateConflict: ``expected_version`` is not the latest version.
+            CheckpointingDisabledError: the settings turned states off.
+        """
+        scope, new = self._scope, prepare_state(self._scope, thread_id, data, meta)
+        if expected_version is not None:
+            await expect_version(scope, new.thread_id, check_version(expected_version, "expected_version"))
+        return await save_state(scope, new)
+
+    async def get(self, thread_id: IdT) -> StateRecord[IdT] | None:
+        """Return the thread's latest state from the table, or ``None``."""
+        scope = self._scope
+        statement = latest_state(scope.models, of_anybody=scope.owner is ANY_USER)
+        while True:
+            rows = await scope.fetch(statement, thread_id=scope.thread_id(thread_id), owner=scope.owner)
+            found = await whole_states(scope.fetch, scope.models, rows)
+            if found != [None]:  # else it was deleted between two statements, and another one is the latest
+                return readable_state(found[0]) if found else None
+
+    async def require(self, thread_id: IdT) -> StateRecord[IdT]:
+        """Return the thread's latest state.
+
+        Raises:
+            StateNotFoundError: there is none.
+        """
+        state = await self.get(thread_id)
+        if state is None:
+            raise StateNotFoundError(thread_id)
+        return state
+
+    async def get_version(self, thread_id: IdT, version: int) -> StateRecord[IdT] | None:
+        """Return one version of the thread's state, or ``None``."""
+        statement = self._select(thread_id).where(self._state.c.state_id == check_version(version, "version"))
+        rows = (await self._scope.execute(statement)).all()
+        found = await whole_states(self._scope.fetch, self._scope.models, rows)
+        return readable_state(found[0]) if found else None
+
+    async def page(self, thread_id: IdT, *, limit: int = 20, after: str | None = None) -> Page[StateRecord[IdT]]:
+        """List a thread's states, the latest first; ``page.after`` leads on to older ones."""
+        check_limit(limit, "limit", 1000)
+        statement = self._select(thread_id).order_by(self._state.c.state_id.desc()).limit(limit + 1)
+        if after is not None:
+            version = decode_cursor(after, _LISTING, "after", lambda version: check_version(version, "after"))
+            statement = statement.where(self._state.c.state_id < version)
+        rows = (await self._scope.execute(statement)).all()
+        found = await whole_states(self._scope.fetch, self._scope.models, rows[:limit])
+        items = tuple(state for state in found if isinstance(state, StateRecord))
+        corrupt = tuple(state for state in found if isinstance(state, CorruptRow))
+        more = encode_cursor(_LISTING, rows[limit - 1].state_id) if len(rows) > limit else None
+        return Page(items, None, more, corrupt)
+
+    async def clear(self, thread_id: IdT) -> int:
+        """Delete every state of a thread; say how many there were.
+
+        Raises:
+            ThreadNotFoundError: there is no such thread.
+        """
+        owner, deleted = await self._delete(thread_id, self._state.c.state_id > 0)
+        if deleted:
+            self._scope.touch(TouchedState(thread_id, owner))
+        return deleted
+
+    async def prune(self, thread_id: IdT, *, keep_last: int | None = None, older_than: datetime | None = None) -> int:
+        """Delete old states of a thread; say how many. The latest state always stays.
+
+        Args:
+            keep_last: keep so many of the newest (at least 1).
+            older_than: delete only what was saved before this time.
+
+        Raises:
+            InvalidInput: neither is given.
+            ThreadNotFoundError: there is no such thread.
+        """
+        if keep_last is None and older_than is None:
+            raise InvalidInput("keep_last", "give keep_last, older_than or both")
+        keep = 1 if keep_last is None else check_limit(keep_last, "keep_last", MAX_KEPT)
+        thread_id = self._scope.thread_id(thread_id)
+        due = self._state.c.state_id <= newest_to_go(self._state, thread_id, keep)
+        if older_than is not None:
+            due &= self._state.c.created_at < check_datetime(older_than, "older_than")
+        _, deleted = await self._delete(thread_id, due)
+        return deleted
+
+    async def touch(self, thread_id: IdT) -> None:
+        """Say that this transaction changes the thread's states by other means than this package: by SQL of your own.
+
+        Call it in the same transaction: the thread's row is locked, and its cached state is gone with the commit.
+
+        Raises:
+            ThreadNotFoundError: there is no such thread.
+        """
+        thread_id = self._scope.thread_id(thread_id)
+        self._scope.touch(TouchedState(thread_id, await self._lock(thread_id)))
+
+    async def _lock(self, thread_id: IdT) -> UserIdT:
+        """Lock a thread of the owner, and say whose it is."""
+        locked = (await self._scope.execute(self._scope.lock_thread(thread_id))).one_or_none()
+        if locked is None:
+            raise ThreadNotFoundError(thread_id)
+        owner: UserIdT = locked.user_id
+        return owner
+
+    async def _delete(self, thread_id: IdT, due: Any) -> tuple[UserIdT, int]:
+        thread_id = self._scope.thread_id(thread_id)
+        owner = await self._lock(thread_id)
+        statement = delete_states(self._state, _doomed(self._state, thread_id, due))
+        rows = await self._scope.write(statement, self._gone(thread_id))
+        return owner, len(rows)
+
+    def _gone(self, thread_id: IdT) -> Callable[[Row[Any]], Trace]:
+        return lambda row: Trace(self._state, {"thread_id": thread_id, "state_id": row.state_id})
+
+    def _select(self, thread_id: IdT) -> Query:
+        state, thread = self._state, self._thread
+        return (
+            select(*state_columns(state))
+            .join(thread, thread.c.thread_id == state.c.thread_id)
+            .where(state.c.thread_id == self._scope.thread_id(thread_id), self._scope.owns())
+        )

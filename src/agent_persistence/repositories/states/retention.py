@@ -1,0 +1,130 @@
+"""Deleting old states of every owner's threads, a batch at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy import ARRAY, BigInteger, Table, any_, bindparam, case, cast, column, func, literal, select, true
+
+from agent_persistence.repositories.batches import within
+from agent_persistence.repositories.states.statements import delete_states
+from agent_persistence.sessions.scope import Scope
+
+MAX_KEPT: Final = 2**31 - 1
+THREADS_A_BATCH: Final = 500
+STATES_A_BATCH: Final = 1000
+BYTES_A_BATCH: Final = 2**30
+"""Of streamed states: to delete so many takes a second, and a transaction must not take long."""
+
+
+class Purged(NamedTuple):
+    """What a batch did.
+
+    Attributes:
+        deleted: how many states went.
+        last: the thread to go on behind.
+        more: whether there may be more.
+    """
+
+    deleted: int
+    last: Any
+    more: bool
+
+
+async def purge_states(
+    scope: Scope[Any, Any], *, keep_last: int, older_than: datetime | None = None, after: Any = None
+) -> Purged:
+    """Delete old states of the next threads, in the order of their ids; not all, if they are many.
+
+    Several callers at once take different threads, and none waits for a writer: a thread whose row is locked is passed
+    over. Threads that have nothing to go are looked at, and not locked. The latest state of a thread always stays, so
+    no cached value changes.
+    """
+    page = await _threads_after(scope, after)
+    if not page:
+        return Purged(0, after, more=False)
+    threads = await _locked(scope, page, keep_last, older_than)
+    if not threads:
+        return Purged(0, page[-1], more=True)
+    # From a snapshot that is younger than the locks.
+    due = await _due(scope, threads, keep_last, older_than)
+    doomed = list(within(due, BYTES_A_BATCH))
+    deleted = await _delete(scope, doomed) if doomed else 0
+    is_done = len(doomed) < STATES_A_BATCH and len(doomed) == len(due)
+    return Purged(deleted, page[-1] if is_done else after, more=True)
+
+
+async def _threads_after(scope: Scope[Any, Any], after: Any) -> Sequence[Any]:
+    threads = scope.threads
+    walk = select(threads.c.thread_id).order_by(threads.c.thread_id).limit(THREADS_A_BATCH)
+    if after is not None:
+        walk = walk.where(threads.c.thread_id > after)
+    return (await scope.execute(walk)).scalars().all()
+
+
+async def _locked(
+    scope: Scope[Any, Any], page: Sequence[Any], keep_last: int, older_than: datetime | None
+) -> Sequence[Any]:
+    """Lock those of the threads that have states to go, by the look of it."""
+    threads, states = scope.threads, scope.states
+    oldest = (
+        select(states.c.created_at)
+        .where(states.c.thread_id == threads.c.thread_id)
+        .order_by(states.c.state_id)
+        .limit(1)
+        .scalar_subquery()
+    )
+    has_due = _newest_to_go(states, threads.c.thread_id, keep_last).is_not(None)
+    if older_than is not None:
+        has_due &= oldest < older_than
+    ids = bindparam("thread_ids", page, type_=scope.models.id_types.id.array_type())
+    lock = select(threads.c.thread_id).where(threads.c.thread_id == any_(ids), has_due)
+    return (await scope.execute(lock.with_for_update(key_share=True, skip_locked=True))).scalars().all()
+
+
+async def _due(
+    scope: Scope[Any, Any], thread_ids: Sequence[Any], keep_last: int, older_than: datetime | None
+) -> Sequence[Any]:
+    states = scope.states
+    ids = func.unnest(bindparam("thread_ids", thread_ids, type_=scope.models.id_types.id.array_type()))
+    thread = ids.table_valued(column("thread_id", states.c.thread_id.type)).render_derived(name="thread")
+    streamed = cast(func.jsonb_extract_path_text(states.c.state_data, "bytes"), BigInteger)
+    statement = (
+        select(
+            states.c.thread_id,
+            states.c.state_id,
+            case((states.c.stream_id.is_not(None), func.coalesce(streamed, 0)), else_=0).label("size"),
+        )
+        .join(thread, states.c.thread_id == thread.c.thread_id)
+        .where(
+            states.c.state_id <= _newest_to_go(states, thread.c.thread_id, keep_last),
+            true() if older_than is None else states.c.created_at < older_than,
+        )
+        .order_by(states.c.thread_id, states.c.state_id)
+        .limit(STATES_A_BATCH)
+    )
+    return (await scope.execute(statement)).all()
+
+
+async def _delete(scope: Scope[Any, Any], rows: Sequence[Any]) -> int:
+    ids = literal([row.thread_id for row in rows], scope.models.id_types.id.array_type())
+    versions = literal([row.state_id for row in rows], ARRAY(BigInteger))
+    states = scope.states
+    columns = column("thread_id", states.c.thread_id.type), column("state_id", BigInteger)
+    named = func.unnest(ids, versions).table_valued(*columns).render_derived(name="named")
+    doomed = select(named.c.thread_id, named.c.state_id).cte("doomed")
+    return len((await scope.execute(delete_states(states, doomed))).all())
+
+
+def _newest_to_go(states: Table, thread_id: Any, keep_last: int) -> Any:
+    newer = states.alias()
+    return (
+        select(newer.c.state_id)
+        .where(newer.c.thread_id == thread_id)
+        .order_by(newer.c.state_id.desc())
+        .offset(keep_last)
+        .limit(1)
+        .scalar_subquery()
+    )

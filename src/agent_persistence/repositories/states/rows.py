@@ -1,0 +1,68 @@
+"""States as records, those that are kept as changes put together."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+from agent_persistence.encoding.exact_json import decode_json
+from agent_persistence.encoding.state_patches import patched
+from agent_persistence.errors import CorruptRow
+from agent_persistence.models import Models
+from agent_persistence.records import StateRecord, StateStream
+from agent_persistence.repositories.rows import check_readable
+from agent_persistence.repositories.states.statements import links_of_states
+
+Fetch = Callable[..., Awaitable[Sequence[Any]]]
+Read = StateRecord[Any] | CorruptRow | None
+
+
+async def whole_states(fetch: Fetch, models: Models[Any, Any], rows: Sequence[Any]) -> list[Read]:
+    """Make records of rows with ``state_columns``; a second statement reads what the patches among them rest on.
+
+    Returns:
+        For each row a record, or why it cannot be read; ``None`` for a version that was deleted meanwhile.
+    """
+    changes = [row for row in rows if row.base_id is not None]
+    if not changes:
+        return [_record(row, row.state_data) for row in rows]
+    wanted = {"thread_ids": [row.thread_id for row in changes], "versions": [row.state_id for row in changes]}
+    found = await fetch(links_of_states(models), **wanted)
+    links = {(link.thread_id, link.state_id): link for link in found}
+    return [_whole(row, links) if row.base_id is not None else _record(row, row.state_data) for row in rows]
+
+
+def readable_state(found: Read) -> StateRecord[Any] | None:
+    """Return what was found, or raise why it cannot be read."""
+    if isinstance(found, CorruptRow):
+        raise found
+    return found
+
+
+def _whole(row: Any, links: Mapping[tuple[Any, int], Any]) -> Read:
+    link = links.get((row.thread_id, row.state_id))
+    if link is None:
+        return None
+    patches: list[bytes] = []
+    try:
+        while link.base_id is not None:
+            patches.append(link.patch)
+            link = links[row.thread_id, link.base_id]
+        data = patched(decode_json(link.state_data), map(decode_json, reversed(patches)))
+    except (ValueError, LookupError, TypeError):  # somebody else's work
+        return CorruptRow("states", (row.thread_id, row.state_id), "patch")
+    return _record(row, data)
+
+
+def _record(row: Any, data: Any) -> StateRecord[Any] | CorruptRow:
+    try:
+        check_readable("states", (row.thread_id, row.state_id), row, row.created_at, row.updated_at)
+    except CorruptRow as error:  # the others can be read
+        return error
+    if row.stream_id is None:
+        return StateRecord(row.thread_id, row.state_id, data, row.meta, row.created_at, row.updated_at)
+    try:
+        stream = StateStream(data["bytes"], data["sha256"], data["chunks"])
+    except (KeyError, TypeError):  # somebody else's work
+        return CorruptRow("states", (row.thread_id, row.state_id), "state_data")
+    return StateRecord(row.thread_id, row.state_id, None, row.meta, row.created_at, row.updated_at, stream)

@@ -1,0 +1,220 @@
+"""Statements about states, compiled once for each choice of models."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, Final
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    ColumnElement,
+    DateTime,
+    LargeBinary,
+    Table,
+    Text,
+    bindparam,
+    cast,
+    column,
+    delete,
+    func,
+    insert,
+    literal_column,
+    select,
+    true,
+    update,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+from agent_persistence.database.compiled_statement import MODELS_AT_ONCE, DriverStatement
+from agent_persistence.models import Models
+from agent_persistence.models.base import table_of
+from agent_persistence.models.json_type import json_bytes
+from agent_persistence.models.state_versions import state_versions
+from agent_persistence.repositories.locks import (
+    locked_threads,
+    new_rows,
+    owner_of,
+    rows_of_locked,
+    touched_threads,
+)
+from agent_persistence.repositories.rows import readable
+from agent_persistence.sessions.commit_evidence import MARKS
+
+_ONE: Final[Any] = literal_column("1")
+_MARK: Final[ColumnElement[str]] = literal_column("xmin::text || ctid::text", Text)
+"""The transaction that wrote a row or changed it last, and where it lies: within one transaction only that moves."""
+
+
+def state_columns(state: Table) -> list[Any]:
+    """What a ``StateRecord`` is made of, by ``whole_states``."""
+    return [
+        state.c.thread_id,
+        state.c.state_id,
+        json_bytes(state.c.state_data),
+        state.c.base_id,
+        state.c.stream_id,
+        state.c.meta,
+        readable(state.c.created_at),
+        readable(state.c.updated_at),
+    ]
+
+
+@lru_cache(MODELS_AT_ONCE)
+def latest_state(models: Models[Any, Any], *, of_anybody: bool) -> DriverStatement:
+    """The latest state of ``thread_id``, if it is ``owner``'s."""
+    state, thread = table_of(models.State), table_of(models.Thread)
+    owns = true() if of_anybody else thread.c.user_id == bindparam("owner")
+    return DriverStatement(
+        select(*state_columns(state))
+        .join(thread, thread.c.thread_id == state.c.thread_id)
+        .where(state.c.thread_id == bindparam("thread_id"), owns)
+        .order_by(state.c.state_id.desc())
+        .limit(_ONE)
+    )
+
+
+@lru_cache(MODELS_AT_ONCE)
+def latest_states(models: Models[Any, Any]) -> DriverStatement:
+    """The latest state of each of ``thread_ids`` that is the one's of ``owners`` in the same place; and that place."""
+    state, thread = table_of(models.State), table_of(models.Thread)
+    ids, users = models.id_types.id.array_type(), models.id_types.user.array_type()
+    wanted = (
+        func.unnest(bindparam("thread_ids", type_=ids), bindparam("owners", type_=users))
+        .table_valued(column("thread_id", ids.item_type), column("owner", users.item_type), with_ordinality="place")
+        .render_derived(name="wanted")
+    )
+    latest = (
+        select(*state_columns(state))
+        .where(state.c.thread_id == wanted.c.thread_id)
+        .order_by(state.c.state_id.desc())
+        .limit(_ONE)
+        .lateral("latest")
+    )
+    owned = (thread.c.thread_id == wanted.c.thread_id) & (thread.c.user_id == wanted.c.owner)
+    return DriverStatement(select(wanted.c.place, latest).select_from(wanted.join(thread, owned).join(latest, true())))
+
+
+@lru_cache(MODELS_AT_ONCE)
+def lock_to_compare(models: Models[Any, Any], *, of_anybody: bool) -> DriverStatement:
+    """Lock the thread ``thread_ids``, if it is ``owners``', and say how its transaction is isolated."""
+    thread = table_of(models.Thread)
+    locked = locked_threads(models, thread, of_anybody=of_anybody, waits=True, one=True)
+    isolation = func.current_setting("transaction_isolation").label("isolation")
+    return DriverStatement(select(locked.c.thread_id, isolation))
+
+
+@lru_cache(MODELS_AT_ONCE)
+def latest_version(models: Models[Any, Any]) -> DriverStatement:
+    """The version of the latest state of ``thread_id``, or 0."""
+    state = table_of(models.State)
+    latest = func.coalesce(func.max(state.c.state_id), 0).label("version")
+    return DriverStatement(select(latest).where(state.c.thread_id == bindparam("thread_id")))
+
+
+@lru_cache(MODELS_AT_ONCE)
+def links_of_states(models: Models[Any, Any]) -> DriverStatement:
+    """Each of ``versions``, of the one of ``thread_ids`` in the same place, and what it rests on; JSON as bytes."""
+    state = table_of(models.State)
+    ids: Any = models.id_types.id.array_type()
+    wanted = (
+        func.unnest(bindparam("thread_ids", type_=ids), bindparam("versions", type_=ARRAY(BigInteger)))
+        .table_valued(column("thread_id", ids.item_type), column("state_id", BigInteger))
+        .render_derived(name="wanted")
+    )
+    key = [state.c.thread_id, state.c.state_id, state.c.base_id]
+    first = state.join(wanted, (state.c.thread_id == wanted.c.thread_id) & (state.c.state_id == wanted.c.state_id))
+    chain = select(*key).select_from(first).cte("chain", recursive=True)
+    base = (state.c.thread_id == chain.c.thread_id) & (state.c.state_id == chain.c.base_id)
+    chain = chain.union(select(*key).select_from(chain.join(state, base)))  # each version once: several may share it
+    json = [func.convert_to(cast(state.c[name], Text), "UTF8").label(name) for name in ("state_data", "patch")]
+    same = (state.c.thread_id == chain.c.thread_id) & (state.c.state_id == chain.c.state_id)
+    return DriverStatement(select(*key, *json).select_from(chain.join(state, same)))
+
+
+@lru_cache(MODELS_AT_ONCE)
+def save_states(
+    models: Models[Any, Any],
+    *,
+    touch_seconds: float,
+    changes: bool = False,
+    of_anybody: bool = False,
+    waits: bool = True,
+    one: bool = False,
+) -> DriverStatement:
+    """Lock threads, move their activity and add states, in one round trip; a row comes back for each that was added.
+
+    Args:
+        changes: some are kept as changes of another version; where that is not there as it was, nothing is added.
+        of_anybody: add to one thread, whoever owns it, and say who does.
+        waits: ``False`` leaves out threads that somebody else has locked.
+        one: it is one state.
+    """
+    state, thread = table_of(models.State), table_of(models.Thread)
+    names = ["state_data", "meta", *(["patch", "base_id"] if changes else [])]
+    # JSON goes as bytes: as text it would be decoded here and encoded by the driver, each a copy of the state.
+    json = {"state_data", "patch"}
+    columns: dict[str, Any] = {name: LargeBinary() if name in json else state.c[name].type for name in names}
+    if changes:
+        columns |= {"base_mark": Text(), "base_created_at": DateTime(timezone=True)}
+    rows = new_rows(models, columns, one=one)
+    locked = locked_threads(models, thread, of_anybody=of_anybody, waits=waits, one=one)
+    source = rows_of_locked(rows, locked, of_anybody=of_anybody)
+    chosen = [_from_bytes(rows.c[name]) if name in json else rows.c[name] for name in names]
+    values = select(locked.c.thread_id, *chosen).order_by(rows.c.place)
+    if changes:
+        base = state.alias("base")
+        source = source.outerjoin(base, _is_base(base, rows))
+        values = values.where(rows.c.base_id.is_(None) | base.c.state_id.is_not(None))
+    owner = [owner_of(locked)] if of_anybody else []
+    returned = [state.c.thread_id, state.c.state_id, state.c.created_at, state.c.updated_at, _MARK.label("mark")]
+    return DriverStatement(
+        insert(state)
+        .from_select(["thread_id", *names], values.select_from(source), include_defaults=False)
+        .add_cte(locked, touched_threads(thread, locked, touch_seconds))
+        .returning(*returned, *owner, *MARKS)
+    )
+
+
+def _from_bytes(utf8: ColumnElement[bytes]) -> ColumnElement[Any]:
+    return cast(func.convert_from(utf8, "UTF8"), JSONB)
+
+
+def _is_base(base: Any, rows: Any) -> Any:
+    """That a version is the one a row was compared with: nobody wrote it again, nor another one of its number."""
+    return (
+        (base.c.thread_id == rows.c.thread_id)
+        & (base.c.state_id == rows.c.base_id)
+        & (base.c.created_at == rows.c.base_created_at)
+        & (literal_column("base.xmin::text || base.ctid::text", Text) == rows.c.base_mark)
+    )
+
+
+def delete_states(state: Table, doomed: Any) -> Any:
+    """Delete versions, and make whole before what is kept as a change of one of them.
+
+    Whoever calls it has locked the threads by a statement before: this one has to see every version.
+
+    Args:
+        doomed: selects ``thread_id`` and ``state_id`` of what is to go, as a CTE.
+    """
+    also = doomed.alias("also")
+    view = state_versions(state)
+    whole = select(view.c.state_data).where(view.c.thread_id == state.c.thread_id, view.c.state_id == state.c.state_id)
+    is_doomed = select(also.c.state_id).where(
+        also.c.thread_id == state.c.thread_id, also.c.state_id == state.c.state_id
+    )
+    values = {
+        "state_data": whole.scalar_subquery(),
+        "base_id": None,
+        "patch": None,
+        "updated_at": state.c.updated_at,  # what it says is the same
+    }
+    folded = (
+        update(state)
+        .where(state.c.thread_id == doomed.c.thread_id, state.c.base_id == doomed.c.state_id, ~is_doomed.exists())
+        .values(values)
+        .cte("folded")
+    )
+    due = (state.c.thread_id == doomed.c.thread_id) & (state.c.state_id == doomed.c.state_id)
+    return delete(state).where(due).add_cte(folded).returning(state.c.state_id)

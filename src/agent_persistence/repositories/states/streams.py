@@ -1,0 +1,349 @@
+"""States that are streamed in and out, with a few chunks in memory.
+
+The chunks are written first, where nobody sees them. What makes them a state is one short step at the end, which locks
+the thread and draws the version as every other save does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Mapping
+from contextlib import aclosing, suppress
+from datetime import timedelta
+from functools import partial
+from typing import Any, Final, Generic, Protocol, TypeVar
+
+from sqlalchemy import ColumnElement, Integer, LargeBinary, delete, func, insert, literal, select, update
+from sqlalchemy.dialects.postgresql import insert as insert_or
+
+from agent_persistence.encoding.chunks import ENCODING, Tally, cut
+from agent_persistence.encoding.exact_json import EncodedJSON, encode_json
+from agent_persistence.errors import (
+    CheckpointingDisabledError,
+    CorruptRow,
+    InvalidInput,
+    PersistenceError,
+    StatementTimeout,
+    StateNotFoundError,
+    ThreadNotFoundError,
+)
+from agent_persistence.frozen import value
+from agent_persistence.ids import IdT, UserIdT
+from agent_persistence.models import ExactJSON, Models
+from agent_persistence.records import StateRecord, StateStream, TouchedState
+from agent_persistence.repositories.batches import within
+from agent_persistence.repositories.rows import json_object
+from agent_persistence.repositories.states.repository import (
+    StateRepository,
+    expect_version,
+    keep_newest,
+    saved_trace,
+)
+from agent_persistence.sessions.scope import Scope
+from agent_persistence.validation import check_version
+
+T = TypeVar("T")
+
+ABANDONED_AFTER: Final = timedelta(days=1)
+"""A stream that has not become a state by then will not become one."""
+CHUNKS_A_BATCH: Final = 1000
+"""How many are swept in one transaction, which must not take long, unless one stream has more."""
+_SWEPT_AT_ONCE: Final = 100
+
+
+class Run(Protocol):
+    """Runs work on a scope: in the transaction of a unit of work, or in one of its own each time, maybe repeated."""
+
+    def __call__(self, work: Callable[[Scope[Any, Any]], Awaitable[T]], /) -> Awaitable[T]:
+        """Run it."""
+        ...
+
+
+@value
+class NewStream(Generic[IdT]):
+    """What is said about a state that is to be streamed in, checked."""
+
+    thread_id: IdT
+    source: AsyncIterable[bytes]
+    meta: dict[str, Any]
+    encoded_meta: EncodedJSON
+    expected_version: int | None
+
+
+def prepare_stream(
+    scope: Scope[IdT, Any],
+    thread_id: IdT,
+    source: AsyncIterable[bytes],
+    meta: Mapping[str, Any] | None,
+    expected_version: int | None,
+) -> NewStream[IdT]:
+    """Check what is said about a state before any SQL runs.
+
+    Raises:
+        InvalidInput: a part of it cannot be stored, or ``source`` is no asynchronous iterable.
+        CheckpointingDisabledError: the settings turned states off.
+    """
+    if not scope.limits.save_states:
+        raise CheckpointingDisabledError
+    if not hasattr(source, "__aiter__"):
+        raise InvalidInput("source", f"must be an asynchronous iterable of bytes, not {type(source).__name__}")
+    checked_meta: dict[str, Any] = scope.clean(json_object(meta, "meta"), "meta")
+    expected = None if expected_version is None else check_version(expected_version, "expected_version")
+    return NewStream(scope.thread_id(thread_id), source, checked_meta, scope.encoded(checked_meta, "meta"), expected)
+
+
+class Upload(Generic[IdT]):
+    """A state on its way in."""
+
+    def __init__(self, run: Run, new: NewStream[IdT]) -> None:
+        self._run = run
+        self._new = new
+        self._tally = Tally()
+        self._stream_id = 0
+
+    async def begin(self) -> None:
+        """Make room for the chunks.
+
+        Raises:
+            ThreadNotFoundError: there is no such thread.
+        """
+        self._stream_id = await self._run(self._begin)
+
+    async def receive(self) -> None:
+        """Write the chunks, each as soon as it is complete.
+
+        Raises:
+            ThreadNotFoundError: the thread was deleted meanwhile.
+            StatementTimeout: it took longer than a day.
+        """
+        place = 0
+        async with aclosing(cut(self._new.source, "source")) as chunks:
+            async for chunk in chunks:
+                packed = await asyncio.to_thread(self._tally.pack, chunk)
+                await self._run(partial(self._write, place, packed))
+                place += 1
+
+    async def publish(self) -> StateRecord[IdT]:
+        """Make it the thread's latest state.
+
+        Raises:
+            ThreadNotFoundError: the thread was deleted meanwhile.
+            StateConflict: ``expected_version`` is not the latest version.
+            StatementTimeout: it took longer than a day.
+        """
+        return await self._run(self._publish)
+
+    async def discard(self) -> None:
+        """Delete what was written, unless it became a state."""
+        if self._stream_id:
+            await self._run(self._discard)
+
+    async def _begin(self, scope: Scope[Any, Any]) -> int:
+        streams, thread = scope.models.streamed.streams, scope.threads
+        thread_id = self._new.thread_id
+        owned = select(thread.c.thread_id).where(scope.thread_of(thread_id))
+        made = insert(streams).from_select(["thread_id"], owned).returning(streams.c.stream_id)
+        stream_id: int | None = (await scope.execute(made)).scalar_one_or_none()
+        if stream_id is None:
+            raise ThreadNotFoundError(thread_id)
+        return stream_id
+
+    async def _write(self, place: int, packed: bytes, scope: Scope[Any, Any]) -> None:
+        streams, chunks = scope.models.streamed
+        # Locked, so that it does not go between this and the check of the chunk's foreign key.
+        lock = select(streams.c.stream_id).where(self._unclaimed(scope)).with_for_update(read=True, key_share=True)
+        stream = lock.cte("stream")
+        values = literal(place, Integer).label("place"), literal(packed, LargeBinary).label("data")
+        statement = insert_or(chunks).from_select(["stream_id", "place", "data"], select(stream.c.stream_id, *values))
+        # It may stand there already, where the reply to the first attempt was lost.
+        again = statement.on_conflict_do_update(
+            index_elements=[chunks.c.stream_id, chunks.c.place], set_={"place": statement.excluded.place}
+        )
+        if (await scope.execute(again.returning(chunks.c.place))).scalar_one_or_none() is None:
+            raise await self._lost(scope)
+
+    async def _publish(self, scope: Scope[Any, Any]) -> StateRecord[IdT]:
+        new, stream, states = self._new, self._tally.stream, scope.states
+        if new.expected_version is not None:
+            await expect_version(scope, new.thread_id, new.expected_version)
+        locked = scope.locked_thread(new.thread_id)
+        columns = {"state_data": _description(stream), "meta": new.encoded_meta}
+        values = [literal(json, ExactJSON()).label(name) for name, json in columns.items()]
+        statement = (
+            insert(states)
+            .from_select(
+                ["thread_id", *columns, "stream_id"],
+                select(locked.c.thread_id, *values, literal(self._stream_id)),
+                include_defaults=False,
+            )
+            .add_cte(locked, scope.touched_thread(locked))
+            .returning(
+                *[states.c[name] for name in ("thread_id", "state_id", "created_at", "updated_at")],
+                select(locked.c.user_id).scalar_subquery().label("owner"),
+            )
+        )
+        rows = await scope.write(statement, saved_trace(states))
+        if not rows:
+            raise ThreadNotFoundError(new.thread_id)
+        [row] = rows
+        await self._claim(scope, row.state_id)
+        scope.touch(TouchedState(new.thread_id, row.owner))
+        await keep_newest(scope, new.thread_id)
+        return StateRecord(new.thread_id, row.state_id, None, new.meta, row.created_at, row.updated_at, stream)
+
+    async def _claim(self, scope: Scope[Any, Any], version: int) -> None:
+        """Say which state the chunks are."""
+        streams = scope.models.streamed.streams
+        claimed = update(streams).where(self._unclaimed(scope)).values(state_id=version).returning(streams.c.stream_id)
+        if (await scope.execute(claimed)).scalar_one_or_none() is None:
+            raise await self._lost(scope)
+
+    async def _lost(self, scope: Scope[Any, Any]) -> PersistenceError:
+        """Why the stream is not there any more."""
+        thread = scope.threads
+        found = select(thread.c.thread_id).where(scope.thread_of(self._new.thread_id))
+        if (await scope.execute(found)).scalar_one_or_none() is None:
+            return ThreadNotFoundError(self._new.thread_id)
+        return StatementTimeout("the stream took longer than a day to arrive, and its beginning was swept away")
+
+    async def _discard(self, scope: Scope[Any, Any]) -> None:
+        await scope.execute(delete(scope.models.streamed.streams).where(self._unclaimed(scope)))
+
+    def _unclaimed(self, scope: Scope[Any, Any]) -> ColumnElement[bool]:
+        streams = scope.models.streamed.streams
+        return (streams.c.stream_id == self._stream_id) & streams.c.state_id.is_(None)
+
+
+async def read_stream(run: Run, thread_id: Any, version: int | None) -> AsyncGenerator[bytes, None]:
+    """Read a state as bytes, a chunk at a time. The last one is given out once length and digest were compared.
+
+    Raises:
+        StateNotFoundError: there is none, or it was deleted while it was read.
+        CorruptRow: it is not what was streamed in.
+    """
+    state = await run(partial(_find, thread_id, version))
+    if state.stream is None:
+        yield encode_json(state.data, "data")
+        return
+    tally = Tally()
+    for place in range(state.stream.chunks):
+        packed = await run(partial(_read_chunk, state, place))
+        try:
+            chunk = await asyncio.to_thread(tally.unpack, packed)
+        except zlib.error as error:
+            raise _damaged(state, place) from error
+        if place == state.stream.chunks - 1 and tally.stream != state.stream:
+            raise _damaged(state, place)
+        yield chunk
+
+
+class StreamedStates(StateRepository[IdT, UserIdT], Generic[IdT, UserIdT]):
+    """The states of one owner's threads, also those that are too large to be in memory."""
+
+    async def put_stream(
+        self,
+        thread_id: IdT,
+        source: AsyncIterable[bytes],
+        *,
+        meta: Mapping[str, Any] | None = None,
+        expected_version: int | None = None,
+    ) -> StateRecord[IdT]:
+        """Save what a stream gives as the thread's latest state, with a few megabytes in memory.
+
+        All of it belongs to this transaction, and has to arrive within ``PERSISTENCE_TRANSACTION_TIMEOUT``. The same
+        call of ``persistence.states`` takes as long as it takes.
+
+        Args:
+            source: gives the state in pieces of any size.
+            expected_version: save only if this is still the latest version (0: the thread has no state yet).
+
+        Returns:
+            A record without ``data``; its ``stream`` says how long the state is.
+
+        Raises:
+            ThreadNotFoundError: there is no such thread.
+            StateConflict: ``expected_version`` is not the latest version.
+            CheckpointingDisabledError: the settings turned states off.
+        """
+        upload = Upload(self._here, prepare_stream(self._scope, thread_id, source, meta, expected_version))
+        await upload.begin()
+        try:
+            await upload.receive()
+            return await upload.publish()
+        except (Exception, asyncio.CancelledError):  # a unit of work may go on after a timeout
+            with suppress(PersistenceError):  # the transaction has failed, and takes the chunks with it
+                await upload.discard()
+            raise
+
+    def open_stream(self, thread_id: IdT, *, version: int | None = None) -> AsyncGenerator[bytes, None]:
+        """Read a state as bytes, in pieces: what was streamed in, or the JSON of what was saved by ``put``.
+
+        Args:
+            version: the latest if left out.
+
+        Raises:
+            StateNotFoundError: (the first step, and every other) there is none, or it was deleted meanwhile.
+            CorruptRow: it is not what was streamed in; the last piece is not given out then.
+        """
+        return read_stream(self._here, thread_id, version)
+
+    async def _here(self, work: Callable[[Scope[Any, Any]], Awaitable[T]], /) -> T:
+        return await work(self._scope)
+
+
+async def sweep_abandoned(scope: Scope[Any, Any]) -> int:
+    """Delete some streams that were begun long ago and became no state; say how many."""
+    streams, chunks = scope.models.streamed
+    last = select(func.max(chunks.c.place)).where(chunks.c.stream_id == streams.c.stream_id).scalar_subquery()
+    oldest = (
+        select(streams.c.stream_id, (func.coalesce(last, -1) + 1).label("size"))
+        .where(is_abandoned(scope.models))
+        .order_by(streams.c.stream_id)
+        .limit(_SWEPT_AT_ONCE)
+        .with_for_update(of=streams, skip_locked=True)
+    )
+    batch = [row.stream_id for row in within((await scope.execute(oldest)).all(), CHUNKS_A_BATCH)]
+    if batch:
+        await scope.execute(delete(streams).where(streams.c.stream_id.in_(batch)))
+    return len(batch)
+
+
+def is_abandoned(models: Models[Any, Any]) -> ColumnElement[bool]:
+    """That a stream was begun long ago and became no state."""
+    streams = models.streamed.streams
+    return streams.c.state_id.is_(None) & (streams.c.created_at < func.now() - ABANDONED_AFTER)
+
+
+def _description(stream: StateStream) -> EncodedJSON:
+    """What stands in the state's own column, for whoever looks there."""
+    words = {"bytes": stream.size, "sha256": stream.sha256, "chunks": stream.chunks, "encoding": ENCODING}
+    return EncodedJSON(encode_json(words, "data"))
+
+
+async def _find(thread_id: Any, version: int | None, scope: Scope[Any, Any]) -> StateRecord[Any]:
+    states = StateRepository(scope)
+    found = await (states.get(thread_id) if version is None else states.get_version(thread_id, version))
+    if found is None:
+        raise StateNotFoundError(thread_id, version)
+    return found
+
+
+async def _read_chunk(state: StateRecord[Any], place: int, scope: Scope[Any, Any]) -> bytes:
+    states, threads, chunks = scope.states, scope.threads, scope.models.streamed.chunks
+    is_chunk = (chunks.c.stream_id == states.c.stream_id) & (chunks.c.place == place)
+    statement = (
+        select(chunks.c.data)
+        .select_from(states.join(threads, threads.c.thread_id == states.c.thread_id).outerjoin(chunks, is_chunk))
+        .where(scope.thread_of(state.thread_id), states.c.state_id == state.version)
+    )
+    row = (await scope.execute(statement)).one_or_none()
+    if row is None:
+        raise StateNotFoundError(state.thread_id, state.version)
+    if row.data is None:
+        raise _damaged(state, place)
+    return bytes(row.data)
+
+
+def _damaged(state: StateRecord[Any], place: int) -> CorruptRow:
+    return CorruptRow("state_chunks", (state.thread_id, state.version, place), "data")

@@ -1,0 +1,302 @@
+"""Threads: conversations and who owns them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, Generic
+
+from sqlalchemy import ColumnElement, Row, delete, func, literal, select, tuple_, update
+from sqlalchemy.dialects.postgresql import insert
+
+from agent_persistence.encoding.cursors import decode_cursor, encode_cursor
+from agent_persistence.errors import InvalidInput, ThreadExistsError, ThreadNotFoundError
+from agent_persistence.ids import IdT, UserIdT
+from agent_persistence.records import ANY_USER, UNSET, NewThread, Page, ThreadRecord, TouchedState, Unchanged
+from agent_persistence.repositories.rows import check_readable, json_object, readable, readable_records
+from agent_persistence.repositories.threads.bulk import PreparedThread, add_threads, fill_threads, prepare_thread
+from agent_persistence.sessions.commit_evidence import Trace
+from agent_persistence.sessions.scope import DRAWS, Query, Scope
+from agent_persistence.validation import check_limit, check_name, check_text
+
+_LISTING: Final = "threads"
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+
+
+class ThreadRepository(Generic[IdT, UserIdT]):
+    """The threads of one owner."""
+
+    def __init__(self, scope: Scope[IdT, UserIdT]) -> None:
+        self._scope = scope
+        self._thread = scope.threads
+
+    async def create(
+        self,
+        *,
+        thread_id: IdT | None = None,
+        name: str | None = None,
+        meta: Mapping[str, Any] | None = None,
+        user_id: UserIdT | None = None,
+    ) -> ThreadRecord[IdT, UserIdT]:
+        """Start a thread. Its id is made unless given; its owner is the unit of work's.
+
+        Args:
+            user_id: the owner, to be named only (and always) where the unit of work is everybody's.
+
+        Raises:
+            ThreadExistsError: the id is taken.
+        """
+        values: dict[str, Any] = {
+            "user_id": self._owner(user_id),
+            "thread_name": check_name(self._scope.clean(name, "name"), "name"),
+            "meta": self._scope.json(json_object(meta, "meta"), "meta"),
+        }
+        new_id = self._scope.make_id() if thread_id is None else self._scope.thread_id(thread_id)
+        return self._record(await self._add(new_id, values))
+
+    def prepare(self, thread: NewThread[IdT]) -> PreparedThread:
+        """Check and encode a thread for ``create_many``, for example while another call of it is under way.
+
+        Raises:
+            InvalidInput: a part of it cannot be stored.
+        """
+        return prepare_thread(self._scope, thread)
+
+    async def _added(self, thread: PreparedThread, owner: UserIdT) -> IdT:
+        """Add a thread that the database numbers, and return its number."""
+        row = await self._add(None, {"user_id": owner, "thread_name": thread.name, "meta": thread.meta})
+        thread_id: IdT = row.thread_id
+        return thread_id
+
+    async def _add(self, new_id: IdT | None, values: dict[str, Any]) -> Any:
+        if new_id is not None:
+            values["thread_id"] = new_id
+        statement = (
+            insert(self._thread)
+            .values(values)
+            .on_conflict_do_nothing(index_elements=[self._thread.c.thread_id])  # what the host made unique raises
+            .returning(*self._columns())
+        )
+        for _ in range(DRAWS):
+            rows = await self._scope.write(statement, self._created)
+            if rows:
+                return rows[0]
+            if new_id is not None:
+                break
+            await self._scope.skip_taken(self._thread.c.thread_id)
+        raise ThreadExistsError(new_id)
+
+    async def create_many(
+        self, threads: Sequence[NewThread[IdT] | PreparedThread], *, user_id: UserIdT | None = None
+    ) -> tuple[IdT, ...]:
+        """Add new threads with all that is in them, all or none, and return their ids: the fastest way in.
+
+        Messages and states go by COPY, several times as fast as ``append_many`` and ``put``.
+
+        Args:
+            user_id: the owner, to be named only (and always) where the unit of work is everybody's.
+
+        Raises:
+            ThreadExistsError: an id is taken, or given twice.
+        """
+        scope, owner = self._scope, self._owner(user_id)
+        prepared = [
+            thread if isinstance(thread, PreparedThread) else prepare_thread(scope, thread, f"threads[{place}].")
+            for place, thread in enumerate(threads)
+        ]
+        if named := [thread for thread in prepared if thread.thread_id is not None]:
+            await add_threads(scope, owner, named)
+        # Where the database numbers threads it does not say which is which: they are added one by one.
+        ids = [
+            await self._added(thread, owner) if thread.thread_id is None else thread.thread_id for thread in prepared
+        ]
+        await fill_threads(scope, owner, dict(zip(ids, prepared, strict=True)))
+        return tuple(ids)
+
+    async def get(self, thread_id: IdT) -> ThreadRecord[IdT, UserIdT] | None:
+        """Return a thread, or ``None``."""
+        statement = select(*self._columns()).where(self._scope.thread_of(self._scope.thread_id(thread_id)))
+        row = (await self._scope.execute(statement)).one_or_none()
+        return None if row is None else self._record(row)
+
+    async def require(self, thread_id: IdT) -> ThreadRecord[IdT, UserIdT]:
+        """Return a thread.
+
+        Raises:
+            ThreadNotFoundError: there is none.
+        """
+        thread = await self.get(thread_id)
+        if thread is None:
+            raise ThreadNotFoundError(thread_id)
+        return thread
+
+    async def update(
+        self,
+        thread_id: IdT,
+        *,
+        name: str | Unchanged | None = UNSET,
+        meta: Mapping[str, Any] | Unchanged = UNSET,
+    ) -> ThreadRecord[IdT, UserIdT]:
+        """Rename a thread, or replace its ``meta``; what is left out stays.
+
+        Raises:
+            ThreadNotFoundError: there is none.
+            InvalidInput: nothing to change was given.
+        """
+        changes: dict[str, Any] = {}
+        if name is not UNSET:
+            changes["thread_name"] = check_name(self._scope.clean(name, "name"), "name")
+        if meta is not UNSET:
+            changes["meta"] = self._scope.json(json_object(meta, "meta"), "meta")
+        if not changes:
+            raise InvalidInput("name", "nothing to update was given")
+        return await self._change(thread_id, changes)
+
+    async def archive(self, thread_id: IdT) -> ThreadRecord[IdT, UserIdT]:
+        """Take a thread out of the list without deleting it; archiving twice keeps the first time.
+
+        Raises:
+            ThreadNotFoundError: there is none.
+        """
+        return await self._change(thread_id, {"archived_at": func.coalesce(self._thread.c.archived_at, func.now())})
+
+    async def unarchive(self, thread_id: IdT) -> ThreadRecord[IdT, UserIdT]:
+        """Put an archived thread back into the list.
+
+        Raises:
+            ThreadNotFoundError: there is none.
+        """
+        return await self._change(thread_id, {"archived_at": None})
+
+    async def delete(self, thread_id: IdT) -> bool:
+        """Delete a thread with its messages and states; say whether there was one."""
+        statement = (
+            delete(self._thread)
+            .where(self._scope.thread_of(self._scope.thread_id(thread_id)))
+            .returning(self._thread.c.user_id)
+        )
+        rows = await self._scope.write(statement, lambda _: Trace(self._thread, {"thread_id": thread_id}))
+        for row in rows:
+            self._scope.touch(TouchedState(thread_id, row.user_id))
+        return bool(rows)
+
+    async def page(
+        self,
+        *,
+        limit: int = 20,
+        after: str | None = None,
+        search: str | None = None,
+        meta: Mapping[str, Any] | None = None,
+        archived: bool = False,
+    ) -> Page[ThreadRecord[IdT, UserIdT]]:
+        """List threads, the most recently active first; ``page.after`` leads on.
+
+        A thread that becomes active while the list is read moves to its top.
+
+        Args:
+            limit: how many, 1 to 1,000.
+            after: the cursor of an earlier page.
+            search: text that the name must contain, whatever its case; ``%`` and ``_`` mean themselves.
+            meta: what ``meta`` must contain (PostgreSQL's ``@>``).
+            archived: list the archived threads instead.
+        """
+        check_limit(limit, "limit", 1000)
+        statement = self._list(archived=archived).where(*self._filters(search, meta)).limit(limit + 1)
+        if after is not None:
+            statement = statement.where(self._order() < self._position(after))
+        rows = (await self._scope.execute(statement)).all()
+        items, corrupt = readable_records(rows[:limit], self._record)
+        more = rows[limit - 1] if len(rows) > limit else None
+        return Page(items, None, None if more is None else self._cursor(more), corrupt)
+
+    async def _change(self, thread_id: IdT, changes: Mapping[str, Any]) -> ThreadRecord[IdT, UserIdT]:
+        statement = (
+            update(self._thread)
+            .where(self._scope.thread_of(self._scope.thread_id(thread_id)))
+            .values(**changes, updated_at=func.now())
+            .returning(*self._columns())
+        )
+        rows = await self._scope.write(statement, self._changed)
+        if not rows:
+            raise ThreadNotFoundError(thread_id)
+        return self._record(rows[0])
+
+    def _created(self, row: Row[Any]) -> Trace:
+        return Trace(self._thread, {"thread_id": row.thread_id}, ("created_at", row.created_at))
+
+    def _changed(self, row: Row[Any]) -> Trace:
+        return Trace(self._thread, {"thread_id": row.thread_id}, ("updated_at", row.updated_at))
+
+    def _list(self, *, archived: bool) -> Query:
+        thread = self._thread
+        shelf = thread.c.archived_at.is_not(None) if archived else thread.c.archived_at.is_(None)
+        return (
+            select(*self._columns())
+            .where(self._scope.owns(), shelf)
+            .order_by(thread.c.updated_at.desc(), thread.c.thread_id.desc())
+        )
+
+    def _filters(self, search: str | None, meta: Mapping[str, Any] | None) -> list[ColumnElement[bool]]:
+        filters: list[ColumnElement[bool]] = []
+        if search is not None:
+            filters.append(self._thread.c.thread_name.icontains(check_text(search, "search"), autoescape=True))
+        if meta is not None:
+            if not meta:
+                raise InvalidInput("meta", "must not be empty: an empty filter matches everything")
+            wanted = literal(self._scope.json(json_object(meta, "meta"), "meta"), self._thread.c.meta.type)
+            filters.append(self._thread.c.meta.bool_op("@>")(wanted))
+        return filters
+
+    def _order(self) -> ColumnElement[Any]:
+        return tuple_(self._thread.c.updated_at, self._thread.c.thread_id)
+
+    def _cursor(self, row: Row[Any]) -> str:
+        thread_id = row.thread_id if isinstance(row.thread_id, int) else str(row.thread_id)
+        if row.updated_at.tzinfo is None:
+            return encode_cursor(_LISTING, None, thread_id)
+        return encode_cursor(_LISTING, (row.updated_at - _EPOCH) // _MICROSECOND, thread_id)
+
+    def _position(self, cursor: str) -> ColumnElement[Any]:
+        def read(microseconds: int | None, thread_id: str | int) -> ColumnElement[Any]:
+            known_id = self._scope.models.id_types.id.parse(str(thread_id), "after")
+            return tuple_(self._time(microseconds, known_id), literal(known_id, self._thread.c.thread_id.type))
+
+        return decode_cursor(cursor, _LISTING, "after", read)
+
+    def _time(self, microseconds: int | None, thread_id: IdT) -> ColumnElement[datetime]:
+        column = self._thread.c.updated_at
+        if microseconds is None:  # a time that Python cannot hold: the thread itself knows it
+            return select(column).where(self._scope.thread_of(thread_id)).correlate(None).scalar_subquery()
+        return literal(_EPOCH + microseconds * _MICROSECOND, column.type)
+
+    def _owner(self, user_id: UserIdT | None) -> UserIdT:
+        if self._scope.owner is not ANY_USER:
+            if user_id is not None and user_id != self._scope.owner:
+                raise InvalidInput("user_id", "is not the owner of this unit of work")
+            return self._scope.owner
+        return self._scope.models.id_types.user.validate(user_id, "user_id")
+
+    def _columns(self) -> list[Any]:
+        thread = self._thread
+        return [
+            thread.c.thread_id,
+            thread.c.user_id,
+            thread.c.thread_name,
+            thread.c.meta,
+            readable(thread.c.archived_at),
+            readable(thread.c.created_at),
+            readable(thread.c.updated_at),
+        ]
+
+    def _record(self, row: Row[Any]) -> ThreadRecord[IdT, UserIdT]:
+        check_readable("threads", row.thread_id, row, row.archived_at, row.created_at, row.updated_at)
+        return ThreadRecord(
+            thread_id=row.thread_id,
+            user_id=row.user_id,
+            name=row.thread_name,
+            meta=row.meta,
+            archived_at=row.archived_at,
+            created_at=row.created_at,
+            updated_at=row.updated_at,
+        )

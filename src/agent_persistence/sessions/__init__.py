@@ -1,0 +1,1 @@
+"""A session, its owner, and what happens around its commit."""

@@ -1,0 +1,122 @@
+"""A scope in a session: its statements belong to the session's transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+from sqlalchemy import Executable, Result, Table
+from sqlalchemy.ext.asyncio import AsyncSession
+from typing_extensions import override
+
+from agent_persistence.database.compiled_statement import DriverStatement
+from agent_persistence.database.driver_errors import translated
+from agent_persistence.errors import UnitOfWorkInUseError
+from agent_persistence.frozen import value
+from agent_persistence.ids import IdT, UserIdT
+from agent_persistence.records import SavedState, TouchedState
+from agent_persistence.sessions.commit_evidence import MARKS, Trace, note_proof
+from agent_persistence.sessions.commit_hooks import has_touched, touch
+from agent_persistence.sessions.owner_setting import say_owner
+from agent_persistence.sessions.scope import Query, Scope
+
+_BUSY: Final = "agent_persistence.busy"
+
+
+@value
+class SessionScope(Scope[IdT, UserIdT]):
+    """One owner's data in one session.
+
+    Raises:
+        UnitOfWorkInUseError: (every statement) another task is running one.
+    """
+
+    session: AsyncSession
+
+    @override
+    async def execute(self, statement: Executable) -> Result[Any]:
+        with translated(), _alone(self.session.sync_session.info):
+            await self._prepare()
+            return await self.session.execute(statement)
+
+    async def entities(self, statement: Query, **values: Any) -> Sequence[Any]:
+        """Run a query for objects of one mapped class; they belong to the session."""
+        with translated(), _alone(self.session.sync_session.info):
+            await self._prepare()
+            return (await self.session.scalars(statement, values)).all()
+
+    @override
+    async def fetch(self, statement: DriverStatement, **values: Any) -> Sequence[Any]:
+        with translated(), _alone(self.session.sync_session.info):
+            await self._prepare()
+            connection = await self.session.connection(bind_arguments={"mapper": self.models.Thread})
+            sync_connection = connection.sync_connection
+            schemas = sync_connection.get_execution_options().get("schema_translate_map") if sync_connection else None
+            text = statement.translated(schemas) if schemas else statement.text
+            result = await connection.exec_driver_sql(text, statement.arguments(values))
+            return statement.rows(result.all())
+
+    @override
+    async def write(
+        self, statement: Query | DriverStatement, trace: Callable[[Any], Trace], **values: Any
+    ) -> Sequence[Any]:
+        if isinstance(statement, DriverStatement):
+            rows = await self.fetch(statement, **values)
+        else:
+            rows = (await self.execute(statement.returning(*MARKS))).all()
+        if rows:
+            note_proof(self.session.sync_session, rows[-1], [trace(row) for row in rows])
+        return rows
+
+    @property
+    @override
+    def can_copy(self) -> bool:
+        # PostgreSQL copies nothing under row-level security, and what a schema is translated to SQLAlchemy knows.
+        options = self.session.get_bind(self.models.Thread).get_execution_options()
+        return not self.limits.row_level_security and "schema_translate_map" not in options
+
+    @override
+    async def copy(self, table: Table, columns: Sequence[str], rows: Iterable[tuple[Any, ...]]) -> None:
+        with translated(), _alone(self.session.sync_session.info):
+            await self._prepare()
+            connection = await self.session.connection(bind_arguments={"mapper": self.models.Thread})
+            driver: Any = (await connection.get_raw_connection()).driver_connection
+            await driver.copy_records_to_table(table.name, schema_name=table.schema, columns=columns, records=rows)
+
+    @override
+    def touch(self, state: TouchedState, saved: SavedState | None = None) -> None:
+        touch(self.session.sync_session, state, saved)
+
+    @property
+    @override
+    def in_unit_of_work(self) -> bool:
+        return True
+
+    @property
+    @override
+    def has_snapshot(self) -> bool:
+        return self.session.in_transaction()
+
+    @override
+    def has_touched(self, thread_id: IdT) -> bool:
+        return has_touched(self.session.sync_session, thread_id)
+
+    async def _prepare(self) -> None:
+        session = self.session
+        if self.limits.row_level_security:
+            await session.run_sync(say_owner, self.owner, bind=self.models.Thread)
+        if session.autoflush and (session.new or session.dirty or session.deleted):
+            await session.flush()  # SQLAlchemy 2.0 does not do so for Core statements, 2.1 does
+
+
+@contextmanager
+def _alone(info: dict[Any, Any]) -> Iterator[None]:
+    """Refuse a second task before it breaks what the first one is doing: a session is no place for two."""
+    if info.get(_BUSY):
+        raise UnitOfWorkInUseError
+    info[_BUSY] = True
+    try:
+        yield
+    finally:
+        info[_BUSY] = False

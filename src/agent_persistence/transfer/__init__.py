@@ -1,0 +1,1 @@
+"""Import and export: files, and the tables of other stores."""

@@ -1,0 +1,129 @@
+"""One conversation, as a line of a file holds it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple, Self
+
+from agent_persistence.encoding.chat_messages import check_shape, to_columns
+from agent_persistence.encoding.exact_json import decode_json, sanitize
+from agent_persistence.errors import InvalidInput
+from agent_persistence.ids import IdType, IdValue
+from agent_persistence.records import MessageRole
+from agent_persistence.validation import check_text
+
+NAMESPACE: Final = uuid.UUID("e1a7a990-5066-5333-bb55-d511cdc1d0da")
+"""What ids of conversations are hashed with where they cannot be ids of threads. Changing it would double imports."""
+
+_NAME_LENGTH: Final = 80
+
+
+class Turn(NamedTuple):
+    """A part of a conversation that ends with an answer, or with the conversation.
+
+    Attributes:
+        number: counted from 1.
+        messages: how many messages the conversation has at its end.
+        last_role: who said the last of them.
+    """
+
+    number: int
+    messages: int
+    last_role: str
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """A conversation of the chat-completions API.
+
+    Attributes:
+        id: its name for itself; made of its messages where it has none.
+        fields: what else was said about it: ``id``, ``source``, whatever there is.
+        messages: in the chat-completions shape.
+    """
+
+    id: str
+    fields: dict[str, Any]
+    messages: list[dict[str, Any]] = field(repr=False)
+
+    @classmethod
+    def parse(cls, line: bytes, *, replace_unstorable: bool = False) -> Self:
+        """Read a line.
+
+        Args:
+            replace_unstorable: replace NUL and lone surrogates instead of refusing them.
+
+        Raises:
+            InvalidInput: it is no JSON object with ``messages``; the field is named, its value is not.
+        """
+        fields = _json_object(line)
+        if replace_unstorable:
+            fields = sanitize(fields, "line")
+        messages = fields.pop("messages", None)
+        if not isinstance(messages, list):
+            raise InvalidInput("messages", "must be a list of messages")
+        for place, message in enumerate(messages):
+            check_shape(message, f"messages[{place}]")
+        if "id" not in fields:
+            fields["id"] = _made_id(messages)
+        return cls(_checked_id(fields["id"]), fields, messages)
+
+    @property
+    def name(self) -> str | None:
+        """What the user said first, cut to one short line."""
+        said = (to_columns(message).content for message in self.messages if message["role"] == MessageRole.USER)
+        line = " ".join(str(sanitize(next(said, ""))).split())
+        return line[:_NAME_LENGTH] or None
+
+    def turns(self) -> Iterator[Turn]:
+        """Cut it into turns: each ends with an answer that calls no tool, the last one with the conversation."""
+        number = 0
+        for count, message in enumerate(self.messages, 1):
+            answers = message["role"] == MessageRole.ASSISTANT and not message.get("tool_calls")
+            if answers or count == len(self.messages):
+                number += 1
+                yield Turn(number, count, message["role"])
+
+    def thread_id(self, kind: IdType[Any]) -> IdValue | None:
+        """Return the id that its thread has wherever it is imported, or ``None`` where the database numbers threads."""
+        if kind.generated:
+            return None
+        try:
+            own: IdValue = kind.parse(self.id, "id")
+        except InvalidInput:
+            made = uuid.uuid5(NAMESPACE, self.id)
+            return made if kind.python_type is uuid.UUID else str(made)
+        return own
+
+
+def _json_object(line: bytes) -> dict[str, Any]:
+    try:
+        fields = _decoded(line)
+    except json.JSONDecodeError as error:
+        raise InvalidInput("JSON", f"{error.msg} (column {error.colno})") from None
+    except (ValueError, RecursionError):
+        raise InvalidInput("JSON", "cannot be read: no UTF-8, too deeply nested, or with an endless number") from None
+    if not isinstance(fields, dict):
+        raise InvalidInput("JSON", 'must be an object: {"id": ..., "source": ..., "messages": [...]}')
+    return fields
+
+
+def _decoded(line: bytes) -> Any:
+    try:
+        return decode_json(line)
+    except ValueError:  # the standard library also reads what is refused or replaced further on: NaN, half characters
+        return json.loads(line)
+
+
+def _checked_id(value: object) -> str:
+    if not check_text(value, "id"):
+        raise InvalidInput("id", "must not be empty; leave it out to have one made")
+    return str(value)
+
+
+def _made_id(messages: list[Any]) -> str:
+    return f"sha256-{hashlib.sha256(json.dumps(messages, sort_keys=True).encode()).hexdigest()}"

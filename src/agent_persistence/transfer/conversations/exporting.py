@@ -1,0 +1,65 @@
+"""Threads as JSON Lines, equal field for field to the lines they were imported from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from agent_persistence.persistence import Persistence
+from agent_persistence.records import AnyUser
+from agent_persistence.transfer.conversations.listing import ListedThread, threads_by_age
+from agent_persistence.transfer.conversations.reading import IMPORT, message_pages
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedConversation:
+    """What was written of a thread.
+
+    Attributes:
+        messages: how many messages.
+        unreadable: how many were left out because their rows cannot be read.
+    """
+
+    thread_id: Any
+    messages: int
+    unreadable: int
+
+
+async def export_conversations(
+    persistence: Persistence[Any, Any], user_id: Any | AnyUser, write: Callable[[bytes], object]
+) -> AsyncIterator[ExportedConversation]:
+    """Write one line a thread, in the order of creation, and say of each what was written.
+
+    A thread that was not imported takes its own id for the conversation's, and has no other fields.
+    Whatever the size of a conversation, one page of its messages is in memory.
+    """
+    async for thread in threads_by_age(persistence, user_id):
+        yield await _export(persistence, thread, write)
+
+
+async def _export(
+    persistence: Persistence[Any, Any], thread: ListedThread, write: Callable[[bytes], object]
+) -> ExportedConversation:
+    messages = unreadable = 0
+    write(_json(_fields(thread)).removesuffix(b"}") + b', "messages": [')
+    async for page in message_pages(partial(persistence.messages.page, thread.thread_id, user_id=thread.user_id)):
+        for record in page:
+            write((b", " if messages else b"") + _json(record.message))
+            messages += 1
+        unreadable += len(page.corrupt)
+    write(b"]}\n")
+    return ExportedConversation(thread.thread_id, messages, unreadable)
+
+
+def _fields(thread: ListedThread) -> dict[str, Any]:
+    imported = thread.meta.get(IMPORT) if isinstance(thread.meta, dict) else None
+    if isinstance(imported, dict) and isinstance(imported.get("id"), str):
+        return imported
+    return {"id": str(thread.thread_id)}
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode()

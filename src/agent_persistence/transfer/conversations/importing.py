@@ -1,0 +1,309 @@
+"""Conversations into threads, whole ones in each transaction: an import that was killed goes on where it stopped."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+from itertools import takewhile
+from typing import Any, Final
+
+from sqlalchemy import any_, bindparam, func, select
+
+from agent_persistence.database.driver_errors import translated
+from agent_persistence.errors import ConflictError, CorruptRow, InvalidInput
+from agent_persistence.operations.unit_of_work import UnitOfWork
+from agent_persistence.persistence import Persistence
+from agent_persistence.records import NewThread
+from agent_persistence.repositories import PreparedThread
+from agent_persistence.transfer.conversations.conversation import Conversation
+from agent_persistence.transfer.conversations.reading import IMPORT, message_pages
+
+_BATCH_BYTES: Final = 2 * 1024 * 1024
+"""So much of a file is written at once."""
+
+
+class Outcome(StrEnum):
+    """What became of a conversation."""
+
+    ADDED = "added"
+    UPDATED = "updated"
+    UNCHANGED = "unchanged"
+
+
+@dataclass(frozen=True, slots=True)
+class ImportedLine:
+    """What became of a line.
+
+    Attributes:
+        number: its place in the file, counted from 1.
+        size_bytes: its length.
+        outcome: ``None`` where the line was refused.
+        messages: how many messages the conversation has.
+        refusal: why it was refused.
+    """
+
+    number: int
+    size_bytes: int
+    outcome: Outcome | None = None
+    messages: int = 0
+    refusal: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReadLine:
+    """A line that was read: its conversation, or why it holds none."""
+
+    number: int
+    size_bytes: int
+    conversation: Conversation | None = None
+    thread: PreparedThread | None = None
+    refusal: str | None = None
+
+    def imported(self, outcome: Outcome) -> ImportedLine:
+        """Say that it was written."""
+        messages = len(self.conversation.messages) if self.conversation else 0
+        return ImportedLine(self.number, self.size_bytes, outcome, messages)
+
+    def refused(self, reason: object) -> ImportedLine:
+        """Say that it was not."""
+        return ImportedLine(self.number, self.size_bytes, refusal=str(reason))
+
+
+async def import_lines(importer: ConversationImporter, lines: Iterable[bytes]) -> AsyncIterator[ImportedLine]:
+    """Import JSON Lines in their order and say what became of each; blank lines are passed over.
+
+    A line that is refused changes nothing and keeps none of the others from being imported. When it is told, those
+    before it are in the database, and those after it are not.
+    """
+    writing = _Writing(importer)
+    try:
+        batch: list[ReadLine] = []
+        size = 0
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                batch.append(importer.read(number, line))
+                size += len(line)
+                await asyncio.sleep(0)  # the batch before this one is being written meanwhile
+            if size >= _BATCH_BYTES:
+                async for done in writing.told():
+                    yield done
+                writing.start(batch)
+                batch, size = [], 0
+        async for done in writing.told():
+            yield done
+        writing.start(batch)
+        async for done in writing.told():
+            yield done
+    finally:
+        await writing.aclose()
+
+
+class _Writing:
+    """The batch that is being written while the next one is read."""
+
+    def __init__(self, importer: ConversationImporter) -> None:
+        self._importer = importer
+        self._batch: list[ReadLine] = []
+        self._task: asyncio.Task[list[ImportedLine]] | None = None
+
+    def start(self, batch: list[ReadLine]) -> None:
+        self._batch = batch
+        self._task = asyncio.create_task(self._importer.put_some(batch)) if batch else None
+
+    async def told(self) -> AsyncIterator[ImportedLine]:
+        """Wait for the batch, and go on with it behind each line that was refused."""
+        while self._task is not None:
+            lines = await self._task
+            for line in lines:
+                yield line
+            self.start(self._batch[len(lines) :])
+
+    async def aclose(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+
+class ConversationImporter:
+    """Writes conversations as threads of one owner, with a state at the end of every turn.
+
+    Importing a conversation again changes nothing, or adds what it has gained since. Where the database numbers
+    threads, nothing but the owner's list says what was imported: two importers at once would both add.
+    """
+
+    def __init__(self, persistence: Persistence[Any, Any], user_id: Any) -> None:
+        self._persistence = persistence
+        self._user_id: Final = persistence.models.id_types.user.validate(user_id, "user_id")
+        self._kind: Final = persistence.models.id_types.id
+        self._settings: Final = persistence.settings
+        self._numbered: dict[str, Any] | None = None
+
+    def parse(self, line: bytes) -> Conversation:
+        """Read a line as the settings have it.
+
+        Raises:
+            InvalidInput: it holds no conversation.
+        """
+        return Conversation.parse(line, replace_unstorable=self._settings.sanitize == "replace")
+
+    def read(self, number: int, line: bytes) -> ReadLine:
+        """Read a line of a file, or say why it cannot be read."""
+        try:
+            conversation = self.parse(line)
+            return ReadLine(number, len(line), conversation, self._prepared(conversation))
+        except InvalidInput as error:
+            return ReadLine(number, len(line), refusal=str(error))
+
+    async def put_some(self, lines: Sequence[ReadLine]) -> list[ImportedLine]:
+        """Write some of the conversations, from the first one on, and say what became of each; at most one is refused.
+
+        Those that are new are written together, in one transaction; the others one by one.
+        """
+        news = await self._are_new(lines)
+        alike = [line for line, _ in takewhile(lambda pair: pair[1] is news[0], zip(lines, news, strict=True))]
+        if news[0] and await self._put_new(alike):
+            return [line.imported(Outcome.ADDED) for line in alike]
+        done: list[ImportedLine] = []
+        for line in alike:
+            done.append(await self._put_one(line))
+            if done[-1].refusal is not None:
+                break
+        return done
+
+    async def _are_new(self, lines: Sequence[ReadLine]) -> list[bool]:
+        """Of each line, whether its thread is to be made: it is not there, and no line before it has the same."""
+        names = [await self._name(line.conversation) if line.conversation else None for line in lines]
+        seen = await self._there([name for name in names if name is not None])
+        news = []
+        for name in names:
+            news.append(name is not None and name not in seen)
+            seen.add(name)
+        return news
+
+    async def _put_new(self, lines: Sequence[ReadLine]) -> bool:
+        """Write conversations whose threads are not there; say whether that could be done for all of them."""
+        threads = [line.thread for line in lines if line.thread]
+        try:
+            ids = await self._persistence.threads.create_many(threads, user_id=self._user_id)
+        except ConflictError:
+            return False  # which one it is, and why, is found out one by one
+        if self._numbered is not None:
+            self._numbered |= {
+                line.conversation.id: one for line, one in zip(lines, ids, strict=True) if line.conversation
+            }
+        return True
+
+    async def _put_one(self, line: ReadLine) -> ImportedLine:
+        if line.conversation is None:
+            return line.refused(line.refusal)
+        try:
+            return line.imported(await self.put(line.conversation))
+        except (InvalidInput, ConflictError, CorruptRow) as error:
+            return line.refused(error)
+
+    async def put(self, conversation: Conversation) -> Outcome:
+        """Write a conversation, or what is missing of it.
+
+        Raises:
+            InvalidInput: a part of it cannot be stored.
+            ConflictError: its thread holds something else, or belongs to somebody else.
+            CorruptRow: its thread cannot be read.
+        """
+        thread_id = await self._thread_id(conversation)
+        async with self._persistence.begin(user_id=self._user_id) as uow:
+            if thread_id is not None and await self._locked(uow, thread_id):
+                return await self._complete(uow, thread_id, conversation)
+            [made] = await uow.threads.create_many([self._prepared(conversation)])
+        if self._numbered is not None:
+            self._numbered[conversation.id] = made
+        return Outcome.ADDED
+
+    def _prepared(self, conversation: Conversation) -> PreparedThread:
+        thread: NewThread[Any] = NewThread(
+            thread_id=conversation.thread_id(self._kind),
+            name=conversation.name,
+            meta={IMPORT: conversation.fields},
+            messages=conversation.messages,
+            states=self._states(conversation),
+        )
+        return self._persistence.threads.prepare(thread, user_id=self._user_id)
+
+    def _states(self, conversation: Conversation, *, after: int = 0) -> list[dict[str, Any]]:
+        """One for each turn that ends behind so many messages."""
+        if not self._settings.enable_checkpointing:
+            return []
+        return [
+            {"turn": turn.number, "messages": turn.messages, "last_role": turn.last_role}
+            for turn in conversation.turns()
+            if turn.messages > after
+        ]
+
+    async def _complete(self, uow: UnitOfWork[Any, Any], thread_id: Any, conversation: Conversation) -> Outcome:
+        thread = await uow.threads.require(thread_id)
+        stored = await _stored_messages(uow, thread_id)
+        if stored != conversation.messages[: len(stored)]:
+            raise ConflictError(
+                f"thread {thread_id!r} is there already and is not the beginning of this conversation; "
+                "give the line another id, or delete the thread"
+            )
+        meta = {**thread.meta, IMPORT: conversation.fields}
+        if len(stored) == len(conversation.messages) and meta == thread.meta:
+            return Outcome.UNCHANGED
+        await uow.threads.update(thread_id, meta=meta)
+        await uow.messages.append_many(thread_id, conversation.messages[len(stored) :])
+        for state in self._states(conversation, after=len(stored)):
+            await uow.states.put(thread_id, state)
+        return Outcome.UPDATED
+
+    async def _locked(self, uow: UnitOfWork[Any, Any], thread_id: Any) -> bool:
+        """Say whether the owner has the thread; whoever else completes it waits here, and then finds it complete."""
+        thread = self._persistence.models.Thread
+        found = select(thread.thread_id).where(thread.thread_id == thread_id, thread.user_id == self._user_id)
+        with translated():
+            return (await uow.session.execute(found.with_for_update(key_share=True))).one_or_none() is not None
+
+    async def _thread_id(self, conversation: Conversation) -> Any:
+        if not self._kind.generated:
+            return conversation.thread_id(self._kind)
+        return (await self._thread_ids()).get(conversation.id)
+
+    async def _thread_ids(self) -> dict[str, Any]:
+        if self._numbered is None:
+            self._numbered = await self._imported_before()
+        return self._numbered
+
+    async def _name(self, conversation: Conversation) -> Any:
+        """What says whether it was imported: its thread's id, or its own where the database numbers threads."""
+        return conversation.id if self._kind.generated else await self._thread_id(conversation)
+
+    async def _there(self, names: Sequence[Any]) -> set[Any]:
+        """The threads among these that anybody has."""
+        if self._kind.generated:
+            numbered = await self._thread_ids()
+            return {name for name in names if name in numbered}
+        thread = self._persistence.models.Thread
+        wanted = bindparam("names", list(names), type_=self._kind.array_type())
+        async with self._persistence.begin(user_id=self._user_id) as uow:
+            with translated():
+                found = await uow.session.execute(select(thread.thread_id).where(thread.thread_id == any_(wanted)))
+                return set(found.scalars())
+
+    async def _imported_before(self) -> dict[str, Any]:
+        thread = self._persistence.models.Thread
+        name = func.jsonb_extract_path_text(thread.meta, IMPORT, "id")
+        statement = select(name, thread.thread_id).where(thread.user_id == self._user_id, name.is_not(None))
+        async with self._persistence.begin(user_id=self._user_id) as uow:
+            with translated():
+                return {row[0]: row[1] for row in await uow.session.execute(statement)}
+
+
+async def _stored_messages(uow: UnitOfWork[Any, Any], thread_id: Any) -> list[dict[str, Any]]:
+    stored: list[dict[str, Any]] = []
+    async for page in message_pages(partial(uow.messages.page, thread_id)):
+        if page.corrupt:
+            raise page.corrupt[0]
+        stored += [record.message for record in page]
+    return stored

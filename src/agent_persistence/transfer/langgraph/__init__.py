@@ -1,0 +1,13 @@
+"""Checkpoints from the tables of LangGraph's own PostgreSQL checkpointer (versions 2 and 3) into ours.
+
+async with open_tables("postgresql://...") as tables:
+    async for thread in import_threads(tables, persistence, owner_of=lambda metadata: "u-42"):
+        print(thread.thread_id, thread.checkpoints, thread.refusal)
+
+Values are copied as the bytes that they are; no class of the application is needed, and none is imported.
+"""
+
+from agent_persistence.transfer.langgraph.importing import ImportedThread, import_threads
+from agent_persistence.transfer.langgraph.tables import Tables, open_tables
+
+__all__ = ["ImportedThread", "Tables", "import_threads", "open_tables"]

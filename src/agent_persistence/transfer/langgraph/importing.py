@@ -1,0 +1,170 @@
+"""Writing what was read, and comparing it with what is then there."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from typing import Any, Final
+
+from agent_persistence.encoding.exact_json import encode_json
+from agent_persistence.errors import InvalidInput, PersistenceError, UnavailableError
+from agent_persistence.operations.unit_of_work import UnitOfWork
+from agent_persistence.persistence import Persistence
+from agent_persistence.repositories.checkpoints.records import (
+    CheckpointQuery,
+    CheckpointRecord,
+    NewCheckpoint,
+    NewWrites,
+)
+from agent_persistence.transfer.langgraph.tables import SourceCheckpoint, SourceWrite, Tables
+
+_AT_ONCE: Final = 20
+
+
+@dataclass(slots=True)
+class ImportedThread:
+    """What became of one thread.
+
+    Attributes:
+        checkpoints: how many it has in the source.
+        added: how many of them were not here before.
+        writes: how many writes of tasks it has in the source.
+        differing: how many of its checkpoints are here with other contents; none is changed.
+        refusal: why nothing of it, or no more of it, was imported.
+    """
+
+    thread_id: str
+    checkpoints: int = 0
+    added: int = 0
+    writes: int = 0
+    differing: int = 0
+    refusal: str | None = None
+
+
+async def import_threads(
+    tables: Tables, persistence: Persistence[Any, Any], *, owner_of: Callable[[Mapping[str, Any]], Any]
+) -> AsyncIterator[ImportedThread]:
+    """Copy threads with their checkpoints and writes, and compare each with its source.
+
+    Twenty checkpoints at a time are held in memory. Run again, it adds what is missing and compares what is there.
+
+    Args:
+        owner_of: is given the metadata of a thread's latest checkpoint, and returns whose the thread will be; it may
+            raise ``InvalidInput``.
+
+    Raises:
+        UnavailableError: one of the databases cannot be reached any more.
+    """
+    async for thread_id in tables.threads():
+        found = ImportedThread(thread_id)
+        try:
+            own_id = persistence.models.id_types.id.parse(thread_id, "thread_id")
+            if str(own_id) != thread_id:
+                raise InvalidInput("thread_id", "is not written in the usual form")
+            owner = owner_of(await tables.latest_metadata(thread_id))
+            await _Importing(persistence, own_id, owner, found).all_of(tables)
+        except UnavailableError:
+            raise
+        except (PersistenceError, ValueError) as error:
+            found.refusal = str(error)
+        yield found
+
+
+class _Importing:
+    def __init__(self, persistence: Persistence[Any, Any], thread_id: Any, owner: Any, found: ImportedThread) -> None:
+        self._persistence = persistence
+        self._thread_id = thread_id
+        self._owner = owner
+        self._found = found
+
+    async def all_of(self, tables: Tables) -> None:
+        async for batch in tables.checkpoints(self._found.thread_id, at_once=_AT_ONCE):
+            here = await self._here(batch)
+            missing = [one for one in batch if _key(one) not in here]
+            if missing:
+                await self._persistence.run(partial(self._add, missing), user_id=self._owner)
+                here |= await self._here(missing)
+            for one in batch:
+                await self._compare(one, here[_key(one)])
+            self._found.checkpoints += len(batch)
+            self._found.added += len(missing)
+        others = await tables.other_writes(self._found.thread_id)
+        self._found.writes += len(others)
+        await self._add_other_writes(others)
+
+    async def _here(self, batch: Sequence[SourceCheckpoint]) -> dict[tuple[str, str], CheckpointRecord]:
+        found: dict[tuple[str, str], CheckpointRecord] = {}
+        for one in batch:
+            query = CheckpointQuery(self._thread_id, one.checkpoint_ns, one.checkpoint_id)
+            for record in await self._persistence.checkpoints.page(query, user_id=self._owner, limit=1):
+                found[_key(one)] = record
+        return found
+
+    async def _add(self, batch: Sequence[SourceCheckpoint], uow: UnitOfWork[Any, Any]) -> None:
+        for one in batch:
+            run_id = one.metadata.get("run_id")
+            await uow.checkpoints.put(
+                NewCheckpoint(
+                    thread_id=self._thread_id,
+                    checkpoint_ns=one.checkpoint_ns,
+                    checkpoint_id=one.checkpoint_id,
+                    parent_id=one.parent_id,
+                    run_id=run_id if isinstance(run_id, str) else None,
+                    metadata=one.metadata,
+                    exact_metadata=None,
+                    body=one.body,
+                    changed=one.changed,
+                    unchanged=one.unchanged,
+                    dump=lambda _: None,
+                )
+            )
+            await _put_writes(uow, self._thread_id, one.writes)
+
+    async def _compare(self, one: SourceCheckpoint, record: CheckpointRecord) -> None:
+        """Compare what is here with its source; writes that are new there are added."""
+        written = {(write.task_id, write.idx): (write.channel, write.value) for write in record.writes}
+        new = [write for write in one.writes if (write.task_id, write.idx) not in written]
+        if new:
+            await self._persistence.run(lambda uow: _put_writes(uow, self._thread_id, new), user_id=self._owner)
+        same = [
+            record.parent_id == one.parent_id,
+            record.body == one.body,
+            encode_json(dict(record.metadata), "metadata") == encode_json(dict(one.metadata), "metadata")
+            or record.metadata == one.metadata,
+            all(record.channels.get(name) == found for name, found in one.changed.items()),
+            set(record.channels) <= {*one.changed, *one.unchanged},
+            all(
+                written.get((write.task_id, write.idx), (write.channel, write.value)) == (write.channel, write.value)
+                for write in one.writes
+            ),
+        ]
+        self._found.writes += len(one.writes)
+        self._found.differing += not all(same)
+
+    async def _add_other_writes(self, others: Sequence[SourceWrite]) -> None:
+        if others:
+            await self._persistence.run(lambda uow: _put_writes(uow, self._thread_id, others), user_id=self._owner)
+
+
+async def _put_writes(uow: UnitOfWork[Any, Any], thread_id: Any, writes: Iterable[SourceWrite]) -> None:
+    for (namespace, checkpoint_id, task_id, path), mine in groupby(writes, key=_task_of):
+        await uow.checkpoints.put_writes(
+            NewWrites(
+                thread_id=thread_id,
+                checkpoint_ns=namespace,
+                checkpoint_id=checkpoint_id,
+                task_id=task_id,
+                task_path=path,
+                writes=[(write.idx, write.channel, write.value) for write in mine],
+            )
+        )
+
+
+def _task_of(write: SourceWrite) -> tuple[str, str, str, str]:
+    return write.checkpoint_ns, write.checkpoint_id, write.task_id, write.task_path
+
+
+def _key(one: SourceCheckpoint) -> tuple[str, str]:
+    return one.checkpoint_ns, one.checkpoint_id

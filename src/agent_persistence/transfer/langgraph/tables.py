@@ -1,0 +1,255 @@
+"""LangGraph's tables, read in small pieces."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import field
+from typing import Any, Final
+
+from sqlalchemy import NullPool, Row, TextClause, text
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+
+from agent_persistence.database.driver_errors import translated
+from agent_persistence.database_url import DatabaseUrl
+from agent_persistence.encoding.exact_json import decode_json
+from agent_persistence.errors import InvalidInput
+from agent_persistence.frozen import value
+from agent_persistence.repositories.checkpoints.packing import Blob
+from agent_persistence.repositories.checkpoints.records import ChannelValue
+from agent_persistence.transfer.langgraph.msgpack import items_of, numbers_only
+
+_SENDS: Final = "__pregel_tasks"
+_SENDS_ARE_VALUES_SINCE: Final = 4  # the version of the format in which pending sends moved into a channel
+_THREADS: Final = text("SELECT DISTINCT thread_id FROM checkpoints WHERE thread_id > :after ORDER BY 1 LIMIT 500")
+_LATEST: Final = text(
+    "SELECT CAST(metadata AS text) FROM checkpoints WHERE thread_id = :thread_id ORDER BY checkpoint_id DESC LIMIT 1"
+)
+_CHECKPOINTS: Final = text(
+    """
+    SELECT child.checkpoint_ns, child.checkpoint_id, child.parent_checkpoint_id AS parent_id,
+      CAST(child.checkpoint AS text) AS checkpoint, CAST(child.metadata AS text) AS metadata,
+      CAST(parent.checkpoint -> 'channel_versions' AS text) AS parent_versions
+    FROM checkpoints AS child
+    LEFT JOIN checkpoints AS parent ON parent.thread_id = child.thread_id
+      AND parent.checkpoint_ns = child.checkpoint_ns AND parent.checkpoint_id = child.parent_checkpoint_id
+    WHERE child.thread_id = :thread_id
+      AND (child.checkpoint_ns COLLATE "C", child.checkpoint_id COLLATE "C") > (:after_ns, :after_id)
+    ORDER BY child.checkpoint_ns COLLATE "C", child.checkpoint_id COLLATE "C" LIMIT :limit
+    """
+)
+_BLOBS: Final = text(
+    """
+    SELECT wanted.channel, blob.type, blob.blob
+    FROM unnest(CAST(:channels AS text[]), CAST(:versions AS text[])) AS wanted (channel, version)
+    JOIN checkpoint_blobs AS blob ON blob.thread_id = :thread_id AND blob.checkpoint_ns = :checkpoint_ns
+      AND blob.channel = wanted.channel AND blob.version = wanted.version
+    WHERE blob.type <> 'empty'
+    """
+)
+_WRITES: Final = """
+    SELECT checkpoint_ns, checkpoint_id, task_id, {task_path} AS task_path, idx, channel, type, blob
+    FROM checkpoint_writes AS written
+    WHERE thread_id = :thread_id AND {which}
+    ORDER BY checkpoint_ns, checkpoint_id, {task_path}, task_id, idx
+"""
+_OF_A_CHECKPOINT: Final = "checkpoint_ns = :checkpoint_ns AND checkpoint_id = :checkpoint_id"
+_OF_NONE: Final = """NOT EXISTS (SELECT FROM checkpoints WHERE checkpoints.thread_id = written.thread_id
+    AND checkpoints.checkpoint_ns = written.checkpoint_ns AND checkpoints.checkpoint_id = written.checkpoint_id)"""
+
+
+@value
+class SourceWrite:
+    """A row of ``checkpoint_writes``."""
+
+    checkpoint_ns: str
+    checkpoint_id: str
+    task_id: str
+    task_path: str
+    idx: int
+    channel: str
+    value: ChannelValue = field(repr=False)
+
+
+@value
+class SourceCheckpoint:
+    """A row of ``checkpoints``, with what is new in it.
+
+    Attributes:
+        changed: channels whose version is not the parent's, with their values.
+        unchanged: the other ones.
+    """
+
+    checkpoint_ns: str
+    checkpoint_id: str
+    parent_id: str | None
+    metadata: Mapping[str, Any] = field(repr=False)
+    body: Blob = field(repr=False)
+    changed: Mapping[str, ChannelValue | None] = field(repr=False)
+    unchanged: Sequence[str]
+    writes: Sequence[SourceWrite] = field(repr=False)
+
+
+class Tables:
+    """``checkpoints``, ``checkpoint_blobs`` and ``checkpoint_writes`` of one database."""
+
+    def __init__(self, connection: AsyncConnection, *, has_task_path: bool) -> None:
+        self._connection = connection
+        task_path = "task_path" if has_task_path else "''"
+        self._writes_of_checkpoint = text(_WRITES.format(task_path=task_path, which=_OF_A_CHECKPOINT))
+        self._writes_of_none = text(_WRITES.format(task_path=task_path, which=_OF_NONE))
+
+    async def threads(self) -> AsyncIterator[str]:
+        """The ids of all threads."""
+        after = ""
+        while rows := await self._rows(_THREADS, after=after):
+            for row in rows:
+                yield row.thread_id
+            after = rows[-1].thread_id
+
+    async def latest_metadata(self, thread_id: str) -> dict[str, Any]:
+        """The metadata of a thread's latest checkpoint.
+
+        Raises:
+            InvalidInput: the thread was deleted meanwhile.
+        """
+        rows = await self._rows(_LATEST, thread_id=thread_id)
+        if not rows:
+            raise InvalidInput("thread_id", "is not there any more: it was deleted meanwhile")
+        return _object(rows[0][0], "metadata")
+
+    async def checkpoints(self, thread_id: str, *, at_once: int) -> AsyncIterator[list[SourceCheckpoint]]:
+        """A thread's checkpoints, parents before their children."""
+        position = {"after_ns": "", "after_id": ""}
+        while rows := await self._rows(_CHECKPOINTS, thread_id=thread_id, limit=at_once, **position):
+            yield [await self._checkpoint(thread_id, row) for row in rows]
+            position = {"after_ns": rows[-1].checkpoint_ns, "after_id": rows[-1].checkpoint_id}
+
+    async def other_writes(self, thread_id: str) -> list[SourceWrite]:
+        """What tasks wrote at checkpoints that are not there."""
+        return _read_writes(await self._rows(self._writes_of_none, thread_id=thread_id))
+
+    async def _checkpoint(self, thread_id: str, row: Row[Any]) -> SourceCheckpoint:
+        here = {"thread_id": thread_id, "checkpoint_ns": row.checkpoint_ns}
+        checkpoint = _object(row.checkpoint, "checkpoint")
+        inline = checkpoint.pop("channel_values", {})
+        versions = _checked(checkpoint.get("channel_versions"), "checkpoint.channel_versions")
+        before = {} if row.parent_versions is None else _object(row.parent_versions, "checkpoint.channel_versions")
+        new = {name: version for name, version in versions.items() if before.get(name) != version}
+        blobs = await self._rows(
+            _BLOBS, **here, channels=list(new), versions=[_as_text(version) for version in new.values()]
+        )
+        changed: dict[str, ChannelValue | None] = {name: _inline(inline, name) for name in new}
+        changed |= {blob.channel: _value(blob.type, blob.blob) for blob in blobs}
+        if checkpoint.get("v", 1) < _SENDS_ARE_VALUES_SINCE and row.parent_id is not None:
+            await self._move_sends(here, row.parent_id, versions, changed)
+        checkpoint.pop("id", None)
+        return SourceCheckpoint(
+            checkpoint_ns=row.checkpoint_ns,
+            checkpoint_id=row.checkpoint_id,
+            parent_id=row.parent_id,
+            metadata=_object(row.metadata, "metadata"),
+            body=("json", json.dumps(checkpoint).encode()),
+            changed=changed,
+            unchanged=[name for name in versions if name not in new],
+            writes=_read_writes(await self._rows(self._writes_of_checkpoint, **here, checkpoint_id=row.checkpoint_id)),
+        )
+
+    async def _move_sends(
+        self,
+        here: Mapping[str, str],
+        parent_id: str,
+        versions: dict[str, Any],
+        changed: dict[str, ChannelValue | None],
+    ) -> None:
+        """Put what older versions read from the parent's writes into the channel in which newer ones look for it."""
+        written = _read_writes(await self._rows(self._writes_of_checkpoint, **here, checkpoint_id=parent_id))
+        sends = [write.value for write in written if write.channel == _SENDS and not isinstance(write.value, list)]
+        if sends:
+            versions[_SENDS] = max(versions.values(), default=1)
+            changed[_SENDS] = sends
+
+    async def _rows(self, statement: TextClause, **values: Any) -> Sequence[Row[Any]]:
+        with translated():
+            return (await self._connection.execute(statement, values)).all()
+
+
+@asynccontextmanager
+async def open_tables(url: str) -> AsyncIterator[Tables]:
+    """Connect to a database with LangGraph's tables; nothing is written there.
+
+    Args:
+        url: as libpq understands it; ``?options=-csearch_path%3D...`` names another schema.
+
+    Raises:
+        SettingsError: the URL is wrong.
+        InvalidInput: it has no such tables.
+        UnavailableError: it cannot be reached.
+    """
+    address = DatabaseUrl.parse(url, "--from")
+    engine = create_async_engine(
+        address.sqlalchemy_url, connect_args=address.connect_args, poolclass=NullPool, hide_parameters=True
+    )
+    try:
+        with translated():
+            connection = await engine.connect()
+        try:
+            with translated():
+                await connection.execution_options(isolation_level="AUTOCOMMIT")
+                found = await connection.execute(
+                    text("SELECT attname FROM pg_attribute WHERE attrelid = to_regclass('checkpoint_writes')")
+                )
+            columns = found.scalars().all()
+            if not columns:
+                raise InvalidInput("--from", "names a database without the tables checkpoints and checkpoint_writes")
+            yield Tables(connection, has_task_path="task_path" in columns)
+        finally:
+            await connection.close()
+    finally:
+        await engine.dispose()
+
+
+def _object(text_of_json: str, field: str) -> dict[str, Any]:
+    return _checked(decode_json(text_of_json), field)
+
+
+def _checked(found: Any, field: str) -> dict[str, Any]:
+    if not isinstance(found, dict):
+        raise InvalidInput(field, "is not what LangGraph writes there")
+    return found
+
+
+def _as_text(version: Any) -> str:
+    """A version as the other table has it."""
+    return version if isinstance(version, str) else json.dumps(version)
+
+
+def _inline(values: Mapping[str, Any], name: str) -> Blob | None:
+    """A value that stands in the checkpoint itself."""
+    if name not in values:
+        return None
+    return ("null", b"") if values[name] is None else ("json", json.dumps(values[name]).encode())
+
+
+def _value(kind: str | None, content: bytes | None) -> ChannelValue:
+    """A value as it was serialised; a list cut into its items, as our own checkpointer cuts it."""
+    content = content or b""
+    if kind == "msgpack" and (items := items_of(content)) is not None and not numbers_only(items):
+        return [("msgpack", item) for item in items]
+    return kind or "msgpack", content
+
+
+def _read_writes(rows: Iterable[Row[Any]]) -> list[SourceWrite]:
+    return [
+        SourceWrite(
+            row.checkpoint_ns,
+            row.checkpoint_id,
+            row.task_id,
+            row.task_path,
+            row.idx,
+            row.channel,
+            _value(row.type, row.blob),
+        )
+        for row in rows
+    ]
