@@ -32,7 +32,7 @@ class Addresses:
     redis: str
 
 
-class Missing(Exception):
+class MissingContenderError(Exception):
     """A contender cannot take part, for the reason that the text says."""
 
 
@@ -80,7 +80,7 @@ class Contender:
         """Connect, and make tables of its own where it has some.
 
         Raises:
-            Missing: what it needs is not installed.
+            MissingContenderError: what it needs is not installed.
         """
         raise NotImplementedError
 

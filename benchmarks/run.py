@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-from benchmarks.contender import Contender, Missing
+from benchmarks.contender import Contender, MissingContenderError
 from benchmarks.measure import Slice, run_slice
 from benchmarks.plan import Cell, Plan
 from benchmarks.samples import Samples
@@ -59,7 +59,7 @@ class Run:
         for contender in filter(self.plan.cells_of, contenders):
             try:
                 stores.append(await self._store(contender, closing))
-            except Missing as missing:
+            except MissingContenderError as missing:
                 self.leave_out(str(missing))
             except Exception as error:  # what another library raises; a run without it is better than none
                 if not contender.own_database:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 
-from benchmarks.contender import Contender, Missing
+from benchmarks.contender import Contender, MissingContenderError
 from benchmarks.contenders import NAMES, load
 from benchmarks.environment import describe
 from benchmarks.floor import Floor
@@ -121,7 +121,7 @@ class Session:
         for name in filter(self._plan.takes, NAMES):
             try:
                 made.append(load(name))
-            except Missing as missing:
+            except MissingContenderError as missing:
                 self._leave_out(str(missing))
         return made
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from benchmarks.contender import Contender, Missing, Thread
+from benchmarks.contender import Contender, MissingContenderError, Thread
 from benchmarks.samples import Samples, make_threads
 from benchmarks.workloads import SMALL
 
@@ -55,7 +55,7 @@ async def validate(store: Store, samples: Samples) -> None:
     """See once that everything that is offered gives back what it was given.
 
     Raises:
-        Missing: it does not.
+        MissingContenderError: it does not.
     """
     contender, plain, cached = store.contender, store.threads["plain", SMALL][0], store.threads["cached", SMALL][0]
     first, second = samples.states[SMALL][1:3]
@@ -102,7 +102,7 @@ async def _expect(contender: Contender, method: str, thread: Thread, wanted: Any
 
 def _compare(contender: Contender, method: str, found: Any, wanted: Any) -> None:
     if found != wanted:
-        raise Missing(f"{contender.name}: {method} does not give back what was written")
+        raise MissingContenderError(f"{contender.name}: {method} does not give back what was written")
 
 
 async def _save(contender: Contender, store: Store, size: str, states: Sequence[Any]) -> None:

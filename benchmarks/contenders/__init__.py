@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from benchmarks.contender import Contender, Missing
+from benchmarks.contender import Contender, MissingContenderError
 
 _ADAPTERS = {
     "langgraph": ("langgraph", "LangGraph"),
@@ -21,11 +21,11 @@ def load(name: str) -> Contender:
     """Make a contender.
 
     Raises:
-        Missing: its package is not installed.
+        MissingContenderError: its package is not installed.
     """
     module, kind = _ADAPTERS[name]
     try:
         contender: Contender = getattr(import_module(f"{__name__}.{module}"), kind)()
     except ImportError as error:
-        raise Missing(f"{name}: not installed ({error})") from error
+        raise MissingContenderError(f"{name}: not installed ({error})") from error
     return contender

@@ -4,7 +4,7 @@ import asyncio
 import sys
 from importlib import import_module
 
-from agent_persistence import Checkpointer, StateConflict
+from agent_persistence import Checkpointer, StateConflictError
 
 BACKENDS = {
     "memory": "MemoryCheckpointer",
@@ -29,7 +29,7 @@ async def take_a_step(checkpointer: Checkpointer, thread_id: str, worker: str) -
         state = {"steps": [*steps, f"{worker} after {len(steps)}"]}
         try:
             await checkpointer.save_state(thread_id, state, expected_version=found.version if found else 0)
-        except StateConflict:
+        except StateConflictError:
             continue
         return
 

@@ -19,7 +19,7 @@ from enum import Enum
 from types import TracebackType
 from typing import Any, ClassVar, Protocol, Self
 
-from agent_persistence.frozen import value
+from agent_persistence.frozen import frozen
 from agent_persistence.records import Page
 
 
@@ -34,7 +34,7 @@ class Capability(Enum):
     SURVIVES_RESTART = "has everything again in another process"
 
 
-@value
+@frozen
 class Checkpoint:
     """One saved state of a thread.
 
@@ -52,7 +52,7 @@ class Checkpoint:
     durable: bool = True
 
 
-@value
+@frozen
 class ThreadSummary:
     """A thread in a list.
 
@@ -69,7 +69,7 @@ class Checkpointer(Protocol):
     """Keeps the states of one owner's threads. Use it as an async context manager: it closes what it opened.
 
     Attributes:
-        capabilities: what it can do; an argument that needs more is refused with ``InvalidInput``.
+        capabilities: what it can do; an argument that needs more is refused with ``InvalidInputError``.
     """
 
     capabilities: ClassVar[frozenset[Capability]]
@@ -87,9 +87,9 @@ class Checkpointer(Protocol):
             ttl: seconds until this state expires, and with it, unless another one was saved meanwhile, its thread.
 
         Raises:
-            StateConflict: ``expected_version`` is not the latest version.
+            StateConflictError: ``expected_version`` is not the latest version.
             ThreadExistsError: the thread belongs to somebody else, in a store where all owners share the ids.
-            InvalidInput: an argument was refused; nothing was saved.
+            InvalidInputError: an argument was refused; nothing was saved.
             CheckpointingDisabledError: the settings turned states off.
         """
 

@@ -56,7 +56,7 @@ class DatabaseUrl:
         """
         try:
             return cls._from_parts(split_url(text, _SCHEMES))
-        except BadUrl as error:
+        except InvalidUrlError as error:
             reason = str(error)
         raise SettingsError(variable, reason)  # out here it has no __context__, which could know the password
 
@@ -111,7 +111,7 @@ class DatabaseUrl:
         return f"postgresql://{login}{hosts}/{self.database or ''}"
 
 
-class BadUrl(ValueError):
+class InvalidUrlError(ValueError):
     """Why an address was refused, in words that hold no part of it that could be a password."""
 
 
@@ -131,11 +131,11 @@ def split_url(text: str, schemes: Collection[str]) -> SplitUrl:
     """Take a URL apart, and refuse what other parsers would guess at: a password that was not percent-encoded.
 
     Raises:
-        BadUrl: the text is no URL with one of these schemes.
+        InvalidUrlError: the text is no URL with one of these schemes.
     """
     scheme, separator, rest = text.partition("://")
     if not separator or scheme not in schemes:
-        raise BadUrl(f"must start with {', '.join(f'{known}://' for known in schemes)}")
+        raise InvalidUrlError(f"must start with {', '.join(f'{known}://' for known in schemes)}")
     authority, path, query = _cut(rest)
     login, at, hosts = authority.rpartition("@")
     user, colon, password = login.partition(":")
@@ -153,22 +153,22 @@ def read_number(text: str, name: str, lowest: int, highest: int) -> int:
     """Return the whole number that the text is.
 
     Raises:
-        BadUrl: it is none, or out of range.
+        InvalidUrlError: it is none, or out of range.
     """
     if not re.fullmatch("[0-9]{1,9}", text) or not lowest <= int(text) <= highest:
-        raise BadUrl(f"the {name} must be a whole number from {lowest} to {highest}")
+        raise InvalidUrlError(f"the {name} must be a whole number from {lowest} to {highest}")
     return int(text)
 
 
 def _cut(rest: str) -> tuple[str, str, str]:
     if re.search(r"[\s\x00-\x1f\x7f]", rest):
-        raise BadUrl("holds a space, a line break or a control character; percent-encode it, or remove it")
+        raise InvalidUrlError("holds a space, a line break or a control character; percent-encode it, or remove it")
     if re.search("%(?![0-9A-Fa-f]{2})|%00", rest):
-        raise BadUrl("holds a '%' that encodes nothing; percent-encode it: %25 for '%'")
+        raise InvalidUrlError("holds a '%' that encodes nothing; percent-encode it: %25 for '%'")
     location, _, query = rest.partition("?")
     authority, slash, path = location.partition("/")
     if "#" in rest or authority.count("@") > 1 or "@" in path or "@" in query:
-        raise BadUrl(
+        raise InvalidUrlError(
             "a user name, password, database name or parameter holds a '@', '/', '?' or '#'; "
             "percent-encode it: %40 for '@', %2F for '/', %3F for '?', %23 for '#'"
         )
@@ -180,7 +180,7 @@ def _decode(text: str) -> str:
         return unquote(text, errors="strict")
     except UnicodeDecodeError:
         pass
-    raise BadUrl("holds percent-encoded bytes that are not UTF-8")
+    raise InvalidUrlError("holds percent-encoded bytes that are not UTF-8")
 
 
 def _query(text: str) -> dict[str, list[str]]:
@@ -188,7 +188,7 @@ def _query(text: str) -> dict[str, list[str]]:
     for part in filter(None, text.split("&")):
         name, _, value = part.partition("=")
         if not name or not value:
-            raise BadUrl("every parameter after the '?' must be name=value")
+            raise InvalidUrlError("every parameter after the '?' must be name=value")
         values.setdefault(_decode(name), []).append(_decode(value))
     return values
 
@@ -197,13 +197,13 @@ def _host(token: str) -> Host:
     if token.startswith("["):
         name, bracket, port = token[1:].partition("]")
         if not bracket or port[:1] not in ("", ":"):
-            raise BadUrl("an IPv6 address must be written as [address] or [address]:port")
+            raise InvalidUrlError("an IPv6 address must be written as [address] or [address]:port")
         return Host(name, _port(port[1:]))
     name, _, port = token.rpartition(":") if ":" in token else (token, "", "")
     if token.startswith("/"):  # the colon may be a part of the path
         return Host(name, _port(port)) if port.isdecimal() else Host(token, None)
     if ":" in name:
-        raise BadUrl("an IPv6 address must be written in brackets: [::1]:5432")
+        raise InvalidUrlError("an IPv6 address must be written in brackets: [::1]:5432")
     return Host(name, _port(port))
 
 
@@ -220,10 +220,10 @@ def _hosts(url: SplitUrl) -> tuple[Host, ...]:
     if given := url.query.get("port"):
         ports = [_port(port) for value in given for port in value.split(",")]
         if len(ports) not in (1, len(hosts)):
-            raise BadUrl("gives another number of ports than of hosts")
+            raise InvalidUrlError("gives another number of ports than of hosts")
         hosts = [Host(host.name, port) for host, port in zip(hosts, ports * len(hosts), strict=False)]
     if len(hosts) > 1 and not all(host.name for host in hosts):
-        raise BadUrl("one of several hosts has no name")
+        raise InvalidUrlError("one of several hosts has no name")
     return tuple(hosts)
 
 
@@ -231,23 +231,23 @@ def _refuse_unknown(query: Mapping[str, object]) -> None:
     for name in query:
         if name not in _PARAMETERS and name not in _HOST_PARAMETERS:
             known = ", ".join((*_HOST_PARAMETERS, *_PARAMETERS))
-            raise BadUrl(f"the parameter {name!r} is not known; these are: {known}")
+            raise InvalidUrlError(f"the parameter {name!r} is not known; these are: {known}")
 
 
 def _only(query: Mapping[str, list[str]], name: str) -> str:
     if len(query[name]) > 1:
-        raise BadUrl(f"gives {name} more than once")
+        raise InvalidUrlError(f"gives {name} more than once")
     return query[name][0]
 
 
 def _refuse_wrong_values(parameters: Mapping[str, str]) -> None:
     for name, allowed in (("sslmode", _SSL_MODES), ("target_session_attrs", _SESSION_ATTRIBUTES)):
         if name in parameters and parameters[name] not in allowed:
-            raise BadUrl(f"{name} must be one of {', '.join(allowed)}")
+            raise InvalidUrlError(f"{name} must be one of {', '.join(allowed)}")
     if "connect_timeout" in parameters:
         read_number(parameters["connect_timeout"], "connect_timeout", 1, 86_400)
     if parameters.get("sslrootcert") == "system":
-        raise BadUrl("sslrootcert must name a file: asyncpg does not know the word 'system'")
+        raise InvalidUrlError("sslrootcert must name a file: asyncpg does not know the word 'system'")
 
 
 def _shown(host: Host) -> str:

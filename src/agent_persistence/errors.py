@@ -2,23 +2,23 @@
 
     PersistenceError
     ├── SettingsError (ValueError)            a PERSISTENCE_* variable is wrong
-    ├── InvalidInput (ValueError)             an argument was refused before any SQL ran
+    ├── InvalidInputError (ValueError)             an argument was refused before any SQL ran
     ├── NotFoundError (LookupError)
     │   ├── ThreadNotFoundError
     │   ├── MessageNotFoundError
     │   └── StateNotFoundError
     ├── ConflictError
     │   ├── ThreadExistsError
-    │   ├── IdempotencyConflict               same id, other content
-    │   ├── StateConflict                     expected_version was not the latest
-    │   └── UniqueConflict                    a unique index of the host's refused
-    ├── CorruptRow                            a stored row cannot be read
+    │   ├── IdempotencyConflictError               same id, other content
+    │   ├── StateConflictError                     expected_version was not the latest
+    │   └── UniqueConflictError                    a unique index of the host's refused
+    ├── CorruptRowError                            a stored row cannot be read
     ├── CheckpointingDisabledError            PERSISTENCE_ENABLE_CHECKPOINTING=false
     ├── UnavailableError                      worth retrying
-    │   └── PoolTimeout
-    ├── StatementTimeout                      the server gave up on a statement
-    │   └── LockTimeout                       ... on waiting for a lock
-    ├── CommitUnknown                         the connection died during COMMIT
+    │   └── PoolTimeoutError
+    ├── StatementTimeoutError                      the server gave up on a statement
+    │   └── LockTimeoutError                       ... on waiting for a lock
+    ├── CommitUnknownError                         the connection died during COMMIT
     ├── DatabaseError                         the server refused; retrying will not help
     ├── UnsavedStatesError                    degraded mode ends, and the database has not got everything
     ├── MisuseError                           the program holds it wrong
@@ -31,7 +31,7 @@
     │   ├── NotMigratedError
     │   ├── IdTypeMismatchError
     │   ├── SchemaConflictError               foreign objects where ours should be
-    │   ├── MigrationLockTimeout
+    │   ├── MigrationLockTimeoutError
     │   ├── PoolerError                       migrations need a direct connection
     │   └── InvalidIndexError
     ├── EmbeddedServerError
@@ -43,8 +43,9 @@ own error is the ``__cause__``.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 Committed = Literal["yes", "no", "unknown"]
 
@@ -70,7 +71,7 @@ class SettingsError(PersistenceError, ValueError):
         self.reason = reason
 
 
-class InvalidInput(PersistenceError, ValueError):
+class InvalidInputError(PersistenceError, ValueError):
     """An argument was refused before any SQL ran; the session stays usable."""
 
     def __init__(self, field: str, reason: str) -> None:
@@ -122,7 +123,7 @@ class ThreadExistsError(ConflictError):
         self.thread_id = thread_id
 
 
-class IdempotencyConflict(ConflictError):
+class IdempotencyConflictError(ConflictError):
     """A message of this id stands in the thread already, with other content."""
 
     def __init__(self, thread_id: object, message_id: object) -> None:
@@ -131,7 +132,7 @@ class IdempotencyConflict(ConflictError):
         self.message_id = message_id
 
 
-class StateConflict(ConflictError):
+class StateConflictError(ConflictError):
     """``expected_version`` is not the latest version: another writer saved a state meanwhile."""
 
     def __init__(self, thread_id: object, expected: int, found: int) -> None:
@@ -141,7 +142,7 @@ class StateConflict(ConflictError):
         self.found = found
 
 
-class UniqueConflict(ConflictError):
+class UniqueConflictError(ConflictError):
     """A unique index that the host added refused: the same is there already.
 
     Attributes:
@@ -153,7 +154,7 @@ class UniqueConflict(ConflictError):
         self.constraint = constraint
 
 
-class CorruptRow(PersistenceError):
+class CorruptRowError(PersistenceError):
     """A stored row cannot be read back; every other row can."""
 
     def __init__(self, table: str, key: object, column: str) -> None:
@@ -176,19 +177,19 @@ class UnavailableError(PersistenceError):
     retryable = True
 
 
-class PoolTimeout(UnavailableError):
+class PoolTimeoutError(UnavailableError):
     """No connection became free in ``PERSISTENCE_POOL_TIMEOUT`` seconds."""
 
 
-class StatementTimeout(PersistenceError):
+class StatementTimeoutError(PersistenceError):
     """A statement or a lock took longer than its limit."""
 
 
-class LockTimeout(StatementTimeout):
+class LockTimeoutError(StatementTimeoutError):
     """Another transaction held a row for longer than ``PERSISTENCE_LOCK_TIMEOUT``."""
 
 
-class CommitUnknown(PersistenceError):
+class CommitUnknownError(PersistenceError):
     """The connection died during COMMIT, and the database could not say since whether the work is in it."""
 
     committed = "unknown"
@@ -298,7 +299,7 @@ class SchemaConflictError(SchemaError):
         self.names = tuple(names)
 
 
-class MigrationLockTimeout(SchemaError):
+class MigrationLockTimeoutError(SchemaError):
     """Another migration held the lock for longer than we were willing to wait."""
 
     retryable = True
@@ -340,3 +341,28 @@ class MissingExtraError(PersistenceError, ImportError):
     def __init__(self, extra: str) -> None:
         super().__init__(f"not installed; run: pip install 'agent-persistence[{extra}]'")
         self.extra = extra
+
+
+_RENAMED: Final = {
+    "CommitUnknown": CommitUnknownError,
+    "CorruptRow": CorruptRowError,
+    "IdempotencyConflict": IdempotencyConflictError,
+    "InvalidInput": InvalidInputError,
+    "LockTimeout": LockTimeoutError,
+    "MigrationLockTimeout": MigrationLockTimeoutError,
+    "PoolTimeout": PoolTimeoutError,
+    "StateConflict": StateConflictError,
+    "StatementTimeout": StatementTimeoutError,
+    "UniqueConflict": UniqueConflictError,
+}
+"""The names of 0.1.0, which go with the release after the next."""
+
+if not TYPE_CHECKING:  # which would take any name for one of a class then; they name the new one instead
+
+    def __getattr__(name: str) -> type[PersistenceError]:
+        """Return a class by its name of 0.1.0, with a warning; the package's own ``__getattr__`` is this one."""
+        renamed = _RENAMED.get(name)
+        if renamed is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        warnings.warn(f"{name} is called {renamed.__name__} now", DeprecationWarning, stacklevel=2)
+        return renamed

@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
-def value(cls: type[T]) -> type[T]:
+def frozen(cls: type[T]) -> type[T]:
     """Make a dataclass that is frozen for type checkers.
 
     They find every change of it. To make one that is frozen at run time as well takes four to six times as long, and a

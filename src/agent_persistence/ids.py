@@ -15,7 +15,7 @@ from sqlalchemy import ARRAY, BigInteger, Integer, String, Text, Uuid
 from sqlalchemy.types import TypeEngine
 from typing_extensions import TypeVar
 
-from agent_persistence.errors import InvalidInput
+from agent_persistence.errors import InvalidInputError
 
 IdValue = str | int | uuid.UUID
 IdKind = Literal["string", "int", "bigint", "uuid"]
@@ -49,30 +49,30 @@ class IdType(Generic[T]):
         """Return ``value``, or refuse it by the name of its field.
 
         Raises:
-            InvalidInput: the value is not an id of this kind. Nothing is converted: ``True`` and ``1.5`` are no ints.
+            InvalidInputError: the value is not an id of this kind. Nothing is converted: ``True`` is not an int.
         """
         # A subclass may print as something else than it is (an enum of strings does); the driver's own UUID does not.
         exact = type(value) is self.python_type or self.python_type is uuid.UUID
         if not isinstance(value, self.python_type) or not exact:
-            raise InvalidInput(field_name, f"must be {self._article()}, not {type(value).__name__}")
+            raise InvalidInputError(field_name, f"must be {self._article()}, not {type(value).__name__}")
         if isinstance(value, str):
             _refuse_bad_string_id(value, field_name)
         elif isinstance(value, int) and not -(1 << self._bits) <= value < (1 << self._bits):
-            raise InvalidInput(field_name, f"is outside the range of {self.name}")
+            raise InvalidInputError(field_name, f"is outside the range of {self.name}")
         return value
 
     def parse(self, text: str, field_name: str) -> T:
         """Read an id from text, as a command line or a URL path gives it.
 
         Raises:
-            InvalidInput: the text is no id of this kind.
+            InvalidInputError: the text is no id of this kind.
         """
         value: object = text
         if self.python_type is not str:
             try:
                 value = self.python_type(text)
             except ValueError:
-                raise InvalidInput(field_name, f"must be {self._article()}") from None
+                raise InvalidInputError(field_name, f"must be {self._article()}") from None
         return self.validate(value, field_name)
 
     def array_type(self) -> ARRAY[Any]:
@@ -86,11 +86,11 @@ class IdType(Generic[T]):
 
 def _refuse_bad_string_id(value: str, field_name: str) -> None:
     if not value:
-        raise InvalidInput(field_name, "must not be empty")
+        raise InvalidInputError(field_name, "must not be empty")
     if len(value) > MAX_STRING_ID_LENGTH:
-        raise InvalidInput(field_name, f"is longer than {MAX_STRING_ID_LENGTH} characters")
+        raise InvalidInputError(field_name, f"is longer than {MAX_STRING_ID_LENGTH} characters")
     if _FORBIDDEN_IN_IDS.search(value):
-        raise InvalidInput(field_name, "must not hold control characters or lone surrogates")
+        raise InvalidInputError(field_name, "must not hold control characters or lone surrogates")
 
 
 # COLLATE "C": text ids are compared as bytes. A linguistic collation costs a third more CPU a probe and can

@@ -17,13 +17,13 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from agent_persistence import migrate
-from agent_persistence.cache import Guard, StateCache, make_redis
-from agent_persistence.concurrency.periodic import Background
+from agent_persistence.cache import CircuitBreaker, StateCache, make_redis
+from agent_persistence.concurrency.periodic import PeriodicTasks
 from agent_persistence.concurrency.shielding import drain
 from agent_persistence.database.driver_errors import DRIVER_ERRORS, translated
 from agent_persistence.database.engine import make_engine, terminator_of
-from agent_persistence.embedded.addresses import Servers
-from agent_persistence.errors import InvalidInput, SettingsError, UnavailableError
+from agent_persistence.embedded.addresses import ServerAddresses
+from agent_persistence.errors import InvalidInputError, SettingsError, UnavailableError
 from agent_persistence.ids import ID_TYPES, IdT, UserIdT
 from agent_persistence.models import Models, build_models
 from agent_persistence.operations.cache_audit import CacheAudit, audit
@@ -40,7 +40,7 @@ from agent_persistence.operations.purging import Purging
 from agent_persistence.operations.transactions import Transactions
 from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.records import AnyUser, TouchedState
-from agent_persistence.repositories import Limits
+from agent_persistence.repositories import StoreOptions
 from agent_persistence.repositories.maintenance.latest_versions import latest_versions
 from agent_persistence.repositories.states.retention import MAX_KEPT
 from agent_persistence.sessions.commit_hooks import refuse_autocommit
@@ -97,7 +97,7 @@ class Persistence(Generic[IdT, UserIdT]):
         self.models: Models[IdT, UserIdT] = models or build_models(settings.id_types, schema=settings.db_schema)
         _refuse_other_id_types(self.models, settings)
         self._closing = AsyncExitStack()
-        self._servers = Servers(settings, needs_database=engine is None, needs_redis=redis is None)
+        self._servers = ServerAddresses(settings, needs_database=engine is None, needs_redis=redis is None)
         self._closing.callback(self._servers.close)
         self.cache = self._make_cache(redis or self._make_redis())
         self._cut_connections: Callable[[], None] = lambda: None
@@ -113,7 +113,7 @@ class Persistence(Generic[IdT, UserIdT]):
             groups=settings.batching and not settings.pgbouncer,
             wait_seconds=settings.pool_timeout,
         )
-        self._background = Background()
+        self._background = PeriodicTasks()
         self._purging = Purging(
             self._transactions,
             keep_last=settings.max_checkpoint_history,
@@ -206,7 +206,7 @@ class Persistence(Generic[IdT, UserIdT]):
 
         Raises:
             UnavailableError: the database went away, and nothing of the work is in it; ``run`` does it again.
-            CommitUnknown: the reply to COMMIT was lost, and the database cannot say what became of it.
+            CommitUnknownError: the reply to COMMIT was lost, and the database cannot say what became of it.
         """
         return self._transactions.begin(user_id=user_id)
 
@@ -224,7 +224,7 @@ class Persistence(Generic[IdT, UserIdT]):
 
         Raises:
             PersistenceError: that of the last attempt.
-            CommitUnknown: the reply to COMMIT was lost, and the database cannot say what became of it.
+            CommitUnknownError: the reply to COMMIT was lost, and the database cannot say what became of it.
         """
         return await self._transactions.run(work, user_id=user_id)
 
@@ -232,7 +232,7 @@ class Persistence(Generic[IdT, UserIdT]):
         """Join a session of the host's: the host commits, and the cache follows that commit.
 
         Raises:
-            InvalidInput: the session commits by itself (AUTOCOMMIT), or is bound to another ``Persistence``.
+            InvalidInputError: the session commits by itself (AUTOCOMMIT), or is bound to another ``Persistence``.
         """
         options = session.get_bind(self.models.Thread).get_execution_options()
         refuse_autocommit(yes=options.get("isolation_level") == "AUTOCOMMIT")
@@ -336,8 +336,10 @@ class Persistence(Generic[IdT, UserIdT]):
         settings = self.settings
         if redis.connection_pool.connection_kwargs.get("decode_responses"):
             self._servers.close()
-            raise InvalidInput("redis", "must return bytes: make the client without decode_responses")
-        guard = Guard(call_seconds=settings.cache_timeout_ms / 1000, budget_seconds=settings.cache_budget_ms / 1000)
+            raise InvalidInputError("redis", "must return bytes: make the client without decode_responses")
+        guard = CircuitBreaker(
+            call_seconds=settings.cache_timeout_ms / 1000, budget_seconds=settings.cache_budget_ms / 1000
+        )
         return StateCache(redis, guard, namespace=settings.cache_namespace, ttl_seconds=settings.cache_ttl_seconds)
 
 
@@ -359,9 +361,9 @@ def _id_maker(settings: PersistenceSettings) -> Callable[[], Any] | None:
     return lambda: kind.validate(make(), "PERSISTENCE_ID_GENERATOR")
 
 
-def _limits(settings: PersistenceSettings, *, is_cached: bool) -> Limits[Any]:
+def _limits(settings: PersistenceSettings, *, is_cached: bool) -> StoreOptions[Any]:
     new_id = _id_maker(settings)
-    return Limits(
+    return StoreOptions(
         new_id=new_id,
         draws_ids=new_id is not None and settings.id_generator in _DRAWN,
         touch_interval=settings.thread_touch_interval,

@@ -10,8 +10,8 @@ from typing import Any, Final, Generic, Literal, NamedTuple
 
 from typing_extensions import TypeVar
 
-from agent_persistence.errors import CorruptRow
-from agent_persistence.frozen import value
+from agent_persistence.errors import CorruptRowError
+from agent_persistence.frozen import frozen
 from agent_persistence.ids import IdT, UserIdT
 
 T = TypeVar("T")
@@ -46,7 +46,7 @@ class MessageRole(StrEnum):
     TOOL = "tool"
 
 
-@value
+@frozen
 class ThreadRecord(Generic[IdT, UserIdT]):
     """A thread as it stands in the database."""
 
@@ -64,7 +64,7 @@ class ThreadRecord(Generic[IdT, UserIdT]):
         return self.archived_at is not None
 
 
-@value
+@frozen
 class StateStream:
     """What is known of a state that was streamed in, without reading it.
 
@@ -79,7 +79,7 @@ class StateStream:
     chunks: int
 
 
-@value
+@frozen
 class StateRecord(Generic[IdT]):
     """One saved state of a thread.
 
@@ -119,7 +119,7 @@ Touched = dict[TouchedState, SavedState | None]
 """The latest state that this transaction leaves behind, or ``None`` where the next reader has to look."""
 
 
-@value
+@frozen
 class MessageRecord(Generic[IdT]):
     """One message of a thread.
 
@@ -191,7 +191,7 @@ class NewThread(Generic[IdT]):
     states: Sequence[Any] = field(default=(), repr=False)
 
 
-@value
+@frozen
 class Page(Generic[T]):
     """Some rows of a longer list, and the cursors to what lies around them.
 
@@ -205,7 +205,7 @@ class Page(Generic[T]):
     items: tuple[T, ...]
     before: str | None = None
     after: str | None = None
-    corrupt: tuple[CorruptRow, ...] = ()
+    corrupt: tuple[CorruptRowError, ...] = ()
 
     def __iter__(self) -> Iterator[T]:
         return iter(self.items)

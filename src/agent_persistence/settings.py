@@ -22,7 +22,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from agent_persistence import ids
-from agent_persistence.database_url import BadUrl, DatabaseUrl, read_number, split_url
+from agent_persistence.database_url import DatabaseUrl, InvalidUrlError, read_number, split_url
 from agent_persistence.errors import SettingsError
 from agent_persistence.ids import ID_TYPES, IdKind, IdTypes
 from agent_persistence.validation import GREATEST_TTL, LEAST_TTL, NAMESPACE, NAMESPACE_RULE
@@ -300,10 +300,10 @@ def _refuse_bad_redis_url(text: str) -> None:
     url = split_url(text, ("redis", "rediss", "unix"))
     host, *others = url.hosts
     if others:
-        raise BadUrl("must name one server")
+        raise InvalidUrlError("must name one server")
     if url.scheme == "unix":
         if not url.path or host.name:
-            raise BadUrl("must name the file of the socket: unix:///run/redis.sock?db=0")
+            raise InvalidUrlError("must name the file of the socket: unix:///run/redis.sock?db=0")
         numbers = url.query.get("db", [])
     else:
         numbers = [url.path.removeprefix("/"), *url.query.get("db", [])]

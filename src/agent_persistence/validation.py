@@ -9,7 +9,7 @@ import re
 from datetime import UTC, datetime
 from typing import Final
 
-from agent_persistence.errors import InvalidInput
+from agent_persistence.errors import InvalidInputError
 
 MAX_NAME_LENGTH: Final = 255
 _MAX_VERSION: Final = 2**63 - 1
@@ -36,14 +36,14 @@ def check_text(value: object, field: str, *, max_length: int | None = None) -> s
     """Return the text as it is: line ends, ANSI escapes and other control characters are kept.
 
     Raises:
-        InvalidInput: not a string, too long, or not storable (NUL, lone surrogate).
+        InvalidInputError: not a string, too long, or not storable (NUL, lone surrogate).
     """
     if not isinstance(value, str):
-        raise InvalidInput(field, f"must be a string, not {type(value).__name__}")
+        raise InvalidInputError(field, f"must be a string, not {type(value).__name__}")
     if max_length is not None and len(value) > max_length:
-        raise InvalidInput(field, f"is longer than {max_length} characters")
+        raise InvalidInputError(field, f"is longer than {max_length} characters")
     if reason := text_refusal(value):
-        raise InvalidInput(field, reason)
+        raise InvalidInputError(field, reason)
     return value
 
 
@@ -51,7 +51,7 @@ def check_name(value: object, field: str) -> str | None:
     """Return a name of at most 255 characters, or ``None`` for none.
 
     Raises:
-        InvalidInput: neither ``None`` nor a storable text of that length.
+        InvalidInputError: neither ``None`` nor a storable text of that length.
     """
     return None if value is None else check_text(value, field, max_length=MAX_NAME_LENGTH)
 
@@ -64,10 +64,10 @@ def check_namespace(value: object, field: str) -> str:
     """Return the first part of keys in a store that several applications share.
 
     Raises:
-        InvalidInput: not a string of 1 to 64 letters, digits, ``_``, ``.`` and ``-``.
+        InvalidInputError: not a string of 1 to 64 letters, digits, ``_``, ``.`` and ``-``.
     """
     if not isinstance(value, str) or not NAMESPACE.fullmatch(value):
-        raise InvalidInput(field, NAMESPACE_RULE)
+        raise InvalidInputError(field, NAMESPACE_RULE)
     return value
 
 
@@ -75,16 +75,16 @@ def check_datetime(value: object, field: str) -> datetime:
     """Return a time that knows its zone; the driver would read a naive one in the client's own.
 
     Raises:
-        InvalidInput: not a datetime, naive, or before year 1 or after year 9999 in UTC.
+        InvalidInputError: not a datetime, naive, or before year 1 or after year 9999 in UTC.
     """
     if not isinstance(value, datetime):
-        raise InvalidInput(field, f"must be a datetime, not {type(value).__name__}")
+        raise InvalidInputError(field, f"must be a datetime, not {type(value).__name__}")
     if value.utcoffset() is None:
-        raise InvalidInput(field, "must have a time zone; add one, for example tzinfo=datetime.UTC")
+        raise InvalidInputError(field, "must have a time zone; add one, for example tzinfo=datetime.UTC")
     try:
         value.astimezone(UTC)
     except OverflowError:
-        raise InvalidInput(field, "is outside the years 1 to 9999 in UTC") from None
+        raise InvalidInputError(field, "is outside the years 1 to 9999 in UTC") from None
     return value
 
 
@@ -92,12 +92,12 @@ def check_limit(value: object, field: str, maximum: int) -> int:
     """Return how many rows to read at most.
 
     Raises:
-        InvalidInput: not an int (``True`` is none), or not within 1 and ``maximum``.
+        InvalidInputError: not an int (``True`` is none), or not within 1 and ``maximum``.
     """
     if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidInput(field, f"must be an int, not {type(value).__name__}")
+        raise InvalidInputError(field, f"must be an int, not {type(value).__name__}")
     if not 1 <= value <= maximum:
-        raise InvalidInput(field, f"must be between 1 and {maximum}")
+        raise InvalidInputError(field, f"must be between 1 and {maximum}")
     return value
 
 
@@ -105,12 +105,12 @@ def check_version(value: object, field: str) -> int:
     """Return the version of a state; 0 stands for none yet.
 
     Raises:
-        InvalidInput: not an int (``True`` is none), or none that the database could have made.
+        InvalidInputError: not an int (``True`` is none), or none that the database could have made.
     """
     if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidInput(field, f"must be an int, not {type(value).__name__}")
+        raise InvalidInputError(field, f"must be an int, not {type(value).__name__}")
     if not 0 <= value <= _MAX_VERSION:
-        raise InvalidInput(field, "is outside the range of versions")
+        raise InvalidInputError(field, "is outside the range of versions")
     return value
 
 
@@ -118,10 +118,10 @@ def check_ttl(value: object, field: str) -> float:
     """Return a time to live in seconds.
 
     Raises:
-        InvalidInput: not a number, or not between a millisecond and a hundred years.
+        InvalidInputError: not a number, or not between a millisecond and a hundred years.
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InvalidInput(field, f"must be a number of seconds, not {type(value).__name__}")
+        raise InvalidInputError(field, f"must be a number of seconds, not {type(value).__name__}")
     if not LEAST_TTL <= value <= GREATEST_TTL:
-        raise InvalidInput(field, "must be between 0.001 seconds and 100 years")
+        raise InvalidInputError(field, "must be between 0.001 seconds and 100 years")
     return float(value)

@@ -6,7 +6,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from benchmarks.contender import Contender, Missing
+from benchmarks.contender import Contender, MissingContenderError
 from benchmarks.contenders import NAMES, load
 from benchmarks.importing import write_conversations
 from benchmarks.measure import Slice
@@ -108,5 +108,5 @@ def test_a_store_that_is_not_installed_is_named(name: str, monkeypatch: pytest.M
 
     monkeypatch.setattr("benchmarks.contenders.import_module", is_not_installed)
 
-    with pytest.raises(Missing, match=f"{name}: not installed"):
+    with pytest.raises(MissingContenderError, match=f"{name}: not installed"):
         load(name)

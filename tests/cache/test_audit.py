@@ -12,7 +12,7 @@ from sqlalchemy import event, insert, text
 
 from agent_persistence import CacheAudit
 from agent_persistence.cache.keys import state_key
-from agent_persistence.errors import InvalidInput, UnavailableError
+from agent_persistence.errors import InvalidInputError, UnavailableError
 from agent_persistence.persistence import Persistence
 from agent_persistence.settings import PersistenceSettings
 
@@ -200,5 +200,5 @@ async def test_without_a_database_it_says_so(settings_for: SettingsFor, user_id:
 
 @pytest.mark.parametrize("sample", [0, 100_001, True, 1.5])
 async def test_a_sample_that_is_none_is_refused(sample: Any, persistence: Store) -> None:
-    with pytest.raises(InvalidInput, match="sample"):
+    with pytest.raises(InvalidInputError, match="sample"):
         await persistence.audit_cache(sample)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from agent_persistence.cache.circuit_breaker import CALLS_AT_ONCE, CacheUnavailable, Guard
+from agent_persistence.cache.circuit_breaker import CALLS_AT_ONCE, CacheUnavailableError, CircuitBreaker
 from agent_persistence.concurrency.shielding import drain
 
 
@@ -23,8 +23,8 @@ class Clock:
 
 def make_guard(
     *, call_seconds: float = 0.025, budget_seconds: float = 0.05, clock: Callable[[], float] | None = None
-) -> Guard:
-    return Guard(call_seconds=call_seconds, budget_seconds=budget_seconds, clock=clock or time.monotonic)
+) -> CircuitBreaker:
+    return CircuitBreaker(call_seconds=call_seconds, budget_seconds=budget_seconds, clock=clock or time.monotonic)
 
 
 async def answer() -> str:
@@ -40,9 +40,9 @@ async def hang() -> str:
     return "never"
 
 
-async def fail(guard: Guard, times: int) -> None:
+async def fail(guard: CircuitBreaker, times: int) -> None:
     for _ in range(times):
-        with pytest.raises(CacheUnavailable):
+        with pytest.raises(CacheUnavailableError):
             await guard.call(refuse, guard.budget())
 
 
@@ -56,7 +56,7 @@ async def test_a_call_that_hangs_ends_within_its_budget() -> None:
     guard = make_guard(call_seconds=0.02)
     began = asyncio.get_running_loop().time()
 
-    with pytest.raises(CacheUnavailable):
+    with pytest.raises(CacheUnavailableError):
         await guard.call(hang, guard.budget())
 
     assert asyncio.get_running_loop().time() - began < 0.2
@@ -68,7 +68,7 @@ async def test_a_spent_budget_leaves_no_time_for_another_call() -> None:
     deadline = guard.budget()
     clock.now += 0.06
 
-    with pytest.raises(CacheUnavailable):
+    with pytest.raises(CacheUnavailableError):
         await guard.call(hang, deadline)
 
 
@@ -78,7 +78,7 @@ async def test_any_exception_becomes_unavailable() -> None:
 
     guard = make_guard()
 
-    with pytest.raises(CacheUnavailable) as caught:
+    with pytest.raises(CacheUnavailableError) as caught:
         await guard.call(garbage, guard.budget())
 
     assert isinstance(caught.value.__cause__, UnicodeDecodeError)
@@ -93,7 +93,7 @@ async def test_three_failures_in_a_row_stop_the_calls() -> None:
         nonlocal called
         called = True
 
-    with pytest.raises(CacheUnavailable):
+    with pytest.raises(CacheUnavailableError):
         await guard.call(record, guard.budget())
 
     assert not called
@@ -124,7 +124,7 @@ async def test_after_the_pause_one_probe_is_let_through_and_the_others_wait_for_
 
     first = asyncio.create_task(guard.call(probe, clock.now + 10))
     await asyncio.wait_for(probing.wait(), 5)
-    with pytest.raises(CacheUnavailable):
+    with pytest.raises(CacheUnavailableError):
         await guard.call(answer, guard.budget())
     proceed.set()
 
@@ -149,7 +149,7 @@ async def test_a_failed_probe_doubles_the_pause_up_to_five_seconds() -> None:
         nonlocal called
         called = True
 
-    with pytest.raises(CacheUnavailable):
+    with pytest.raises(CacheUnavailableError):
         await guard.call(record, guard.budget())
     assert not called
 
@@ -194,7 +194,7 @@ async def test_a_budget_that_is_spent_says_nothing_about_redis() -> None:
     clock.now += 1
 
     for _ in range(5):
-        with pytest.raises(CacheUnavailable):
+        with pytest.raises(CacheUnavailableError):
             await guard.call(answer, deadline)
 
     assert guard.available
@@ -213,7 +213,7 @@ async def test_a_crowd_beyond_the_limit_goes_on_without_the_cache_and_does_not_o
     for _ in crowd:
         await started.acquire()
     for _ in range(5):
-        with pytest.raises(CacheUnavailable):
+        with pytest.raises(CacheUnavailableError):
             await guard.call(answer, guard.budget())
     proceed.set()
 
@@ -254,7 +254,7 @@ async def test_after_an_outage_nothing_is_believed_before_what_was_missed_is_mad
     clock.now += 10
 
     for _ in range(2):  # the probe itself, and who comes while it is being made up for
-        with pytest.raises(CacheUnavailable):
+        with pytest.raises(CacheUnavailableError):
             await guard.call(answer, guard.budget())
         await began.wait()
     assert not guard.available
@@ -283,7 +283,7 @@ async def test_what_cannot_be_made_up_for_keeps_redis_away_until_the_next_probe(
     available = []
     for _ in range(2):
         clock.now += 10
-        with pytest.raises(CacheUnavailable):
+        with pytest.raises(CacheUnavailableError):
             await guard.call(answer, guard.budget())
         await drain(5)
         available.append(guard.available)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_persistence.cache.codec import MAX_BYTES, UnreadableValue, decode_state, encode_state
+from agent_persistence.cache.codec import MAX_BYTES, UnreadableValueError, decode_state, encode_state
 from agent_persistence.cache.keys import parse_state_key, state_key
 from agent_persistence.encoding.exact_json import MAX_JSON_DEPTH, encode_json
 from agent_persistence.ids import BIGINT, INT, STRING, UUID, IdTypes
@@ -114,7 +114,7 @@ def test_a_value_of_another_thread_or_owner_is_refused(thread: str, owner: str) 
     value = encode_state("t", "u", saved(1))
     assert value is not None
 
-    with pytest.raises(UnreadableValue):
+    with pytest.raises(UnreadableValueError):
         decode_state(value, thread, owner)
 
 
@@ -125,13 +125,13 @@ def test_a_value_with_any_byte_of_its_body_changed_is_refused() -> None:
 
     for place in range(start, len(value)):
         damaged = value[:place] + bytes([value[place] ^ 1]) + value[place + 1 :]
-        with pytest.raises(UnreadableValue):
+        with pytest.raises(UnreadableValueError):
             decode_state(damaged, "t", "u")
 
 
 @given(st.binary(max_size=200))
 def test_arbitrary_bytes_are_refused(junk: bytes) -> None:
-    with pytest.raises(UnreadableValue):
+    with pytest.raises(UnreadableValueError):
         decode_state(b"V" + junk, "t", "u")
 
 
@@ -139,7 +139,7 @@ def test_a_value_of_another_format_is_refused() -> None:
     value = encode_state("t", "u", saved(1))
     assert value is not None
 
-    with pytest.raises(UnreadableValue):
+    with pytest.raises(UnreadableValueError):
         decode_state(value.replace(b'"format":1', b'"format":2'), "t", "u")
 
 

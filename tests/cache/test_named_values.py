@@ -11,7 +11,7 @@ import pytest
 from redis.asyncio import Redis
 
 from agent_persistence.cache import named_values
-from agent_persistence.cache.circuit_breaker import CacheUnavailable
+from agent_persistence.cache.circuit_breaker import CacheUnavailableError
 from agent_persistence.cache.named_values import LocalValues, NamedValues, RedisValues
 from agent_persistence.persistence import Persistence
 
@@ -75,9 +75,9 @@ async def test_an_absent_redis_is_said_to_be_so(persistence: Persistence[str, st
 
     with monkeypatch.context() as patch:
         patch.setattr(persistence.cache, "is_named", False)
-        with pytest.raises(CacheUnavailable):
+        with pytest.raises(CacheUnavailableError):
             await values.get(("n", "a"))
     with monkeypatch.context() as patch:
         patch.setattr(type(persistence.cache), "redis", Redis.from_url("redis://127.0.0.1:1"))
-        with pytest.raises(CacheUnavailable):
+        with pytest.raises(CacheUnavailableError):
             await values.put(("n", "a"), b"1", ttl_seconds=1)

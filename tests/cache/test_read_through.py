@@ -15,7 +15,7 @@ from units_of_work import begun, bound
 
 from agent_persistence.cache.keys import state_key
 from agent_persistence.cache.register import LEASE, QUARANTINE, QUARANTINE_MS
-from agent_persistence.errors import InvalidInput, SchemaError
+from agent_persistence.errors import InvalidInputError, SchemaError
 from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import ANY_USER
@@ -345,7 +345,7 @@ async def test_a_session_that_commits_by_itself_is_refused(persistence: Store, u
     engine = persistence.engine.execution_options(isolation_level="AUTOCOMMIT")
 
     async with AsyncSession(engine) as session:
-        with pytest.raises(InvalidInput, match="AUTOCOMMIT"):
+        with pytest.raises(InvalidInputError, match="AUTOCOMMIT"):
             persistence.bind(session, user_id=user_id)
 
 
@@ -385,7 +385,7 @@ async def test_a_session_that_commits_by_itself_without_saying_so_is_refused_at_
     user_id: str,
     commits_by_itself: Callable[[AsyncEngine, Store, str, str], Awaitable[None]],
 ) -> None:
-    with pytest.raises(InvalidInput, match="AUTOCOMMIT") as caught:
+    with pytest.raises(InvalidInputError, match="AUTOCOMMIT") as caught:
         await commits_by_itself(committing_engine, persistence, user_id, thread_id)
 
     assert caught.value.field == "session"
@@ -395,7 +395,7 @@ async def test_a_session_is_bound_to_one_store(persistence: Store, other_process
     async with AsyncSession(persistence.engine) as session:
         persistence.bind(session, user_id=user_id)
 
-        with pytest.raises(InvalidInput, match="bound to another"):
+        with pytest.raises(InvalidInputError, match="bound to another"):
             other_process.bind(session, user_id=user_id)
 
 
@@ -666,7 +666,7 @@ async def test_a_client_that_decodes_responses_is_refused(settings_for: Settings
     settings = await settings_for()
 
     async with Redis.from_url(servers.redis_url, decode_responses=True) as client:
-        with pytest.raises(InvalidInput, match="decode_responses"):
+        with pytest.raises(InvalidInputError, match="decode_responses"):
             Persistence[str, str](settings, redis=client)
 
 

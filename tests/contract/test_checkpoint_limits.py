@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from agent_persistence import CheckpointingDisabledError, InvalidInput, PersistenceSettings
+from agent_persistence import CheckpointingDisabledError, InvalidInputError, PersistenceSettings
 from agent_persistence.backends.dynamodb import DynamoDBCheckpointer
 from agent_persistence.backends.limits import CheckpointLimits
 from agent_persistence.backends.memory import MemoryCheckpointer, MemoryStore
@@ -57,7 +57,7 @@ async def test_states_that_are_too_large_are_refused(make: Make) -> None:
     checkpointer = make(max_json_bytes=10)
 
     await checkpointer.save_state("t", "12345678")
-    with pytest.raises(InvalidInput, match="^state: takes 11 bytes"):
+    with pytest.raises(InvalidInputError, match="^state: takes 11 bytes"):
         await checkpointer.save_state("t", "123456789")
 
 
@@ -95,7 +95,7 @@ def test_limits_are_those_of_the_settings() -> None:
 
 @pytest.mark.parametrize(("field", "bad"), [("max_history", -1), ("ttl_seconds", 0.0)])
 def test_wrong_limits_are_refused_by_name(field: str, bad: Any) -> None:
-    with pytest.raises(InvalidInput, match=f"^{field}: "):
+    with pytest.raises(InvalidInputError, match=f"^{field}: "):
         CheckpointLimits(**{field: bad})
 
 

@@ -13,10 +13,10 @@ import pytest_asyncio
 from botocore.exceptions import ReadTimeoutError
 from dynamodb_server import REGION
 
-from agent_persistence import CommitUnknown, DatabaseError, NotMigratedError, PersistenceSettings, UnavailableError
+from agent_persistence import CommitUnknownError, DatabaseError, NotMigratedError, PersistenceSettings, UnavailableError
 from agent_persistence.backends.dynamodb import DynamoDBCheckpointer
 from agent_persistence.backends.limits import CheckpointLimits
-from agent_persistence.errors import ClosedError, CorruptRow, InvalidInput, MisuseError, StateConflict
+from agent_persistence.errors import ClosedError, CorruptRowError, InvalidInputError, MisuseError, StateConflictError
 from hooked_client import HookedClient, Send, failing, refusing
 
 LARGE = {"noise": os.urandom(400_000).hex()}  # of which compression leaves more than half: two parts
@@ -96,9 +96,9 @@ async def test_a_client_of_the_hosts_stays_open(bench: Bench, dynamodb: Any) -> 
 
 
 def test_what_cannot_work_is_refused_by_name(dynamodb: Any) -> None:
-    with pytest.raises(InvalidInput, match="^client: "):
+    with pytest.raises(InvalidInputError, match="^client: "):
         DynamoDBCheckpointer(client=dynamodb, endpoint_url="http://h", user_id="u")
-    with pytest.raises(InvalidInput, match="^user_id: "):
+    with pytest.raises(InvalidInputError, match="^user_id: "):
         DynamoDBCheckpointer(client=dynamodb, user_id="")
 
 
@@ -162,7 +162,7 @@ async def test_a_state_whose_parts_somebody_removed_is_corrupt_and_the_others_ca
     part = next(item for item in await bench.states() if item["sk"]["S"].startswith("part#"))
     await bench.client.delete_item(TableName=bench.table, Key={name: part[name] for name in ("pk", "sk")})
 
-    with pytest.raises(CorruptRow):
+    with pytest.raises(CorruptRowError):
         await bench.checkpointer.load_state("t")
     history = await bench.checkpointer.state_history("t")
 
@@ -178,7 +178,7 @@ async def test_a_large_state_that_is_not_saved_leaves_no_parts(bench: Bench) -> 
         return await send()
 
     bench.client.once("transact_write_items", be_faster)
-    with pytest.raises(StateConflict):
+    with pytest.raises(StateConflictError):
         await bench.checkpointer.save_state("t", LARGE, expected_version=saved.version)
 
     assert len(await bench.states()) == 2
@@ -328,7 +328,7 @@ async def test_without_time_to_ask_again_a_lost_reply_leaves_the_outcome_unknown
     checkpointer = bench.another(retry_seconds=0)
     bench.client.once("transact_write_items", failing(LOST))
 
-    with pytest.raises(CommitUnknown):
+    with pytest.raises(CommitUnknownError):
         await checkpointer.save_state("t", LARGE)
 
     found = await checkpointer.load_state("t")  # its parts were not removed
@@ -394,7 +394,7 @@ async def test_another_server_needs_no_region_and_aws_does(moto_url: str, monkey
     with pytest.raises(DatabaseError, match="PERSISTENCE_DYNAMODB_REGION"):
         async with DynamoDBCheckpointer(user_id="u"):
             pass
-    with pytest.raises(InvalidInput, match="^endpoint_url: "):
+    with pytest.raises(InvalidInputError, match="^endpoint_url: "):
         async with DynamoDBCheckpointer(endpoint_url="somewhere", user_id="u"):
             pass
 

@@ -10,7 +10,7 @@ import pytest
 
 from agent_persistence import (
     CheckpointingDisabledError,
-    InvalidInput,
+    InvalidInputError,
     Persistence,
     PersistenceSettings,
     SettingsError,
@@ -90,7 +90,7 @@ async def test_an_id_that_would_come_back_otherwise_is_refused(open_store: Any, 
     persistence = await open_store((kind, "string"))
     checkpointer = PostgreSQLCheckpointer(persistence=persistence, user_id="u")
 
-    with pytest.raises(InvalidInput, match="^thread_id: "):
+    with pytest.raises(InvalidInputError, match="^thread_id: "):
         await checkpointer.load_state(bad)
 
 
@@ -109,7 +109,7 @@ async def test_it_opens_a_database_by_its_address(settings_for: SettingsFor, use
         saved = await checkpointer.save_state(f"t-{user_id}", 1)
         assert await checkpointer.load_state(f"t-{user_id}") == saved
 
-    with pytest.raises(InvalidInput, match="^persistence: "):
+    with pytest.raises(InvalidInputError, match="^persistence: "):
         PostgreSQLCheckpointer(user_id=user_id)
 
 

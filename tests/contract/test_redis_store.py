@@ -16,11 +16,11 @@ from redis.crc import key_slot
 from redis.exceptions import ConnectionError as ConnectionLost
 from redis_clients import WatchedRedis
 
-from agent_persistence import CommitUnknown, DatabaseError, PersistenceSettings, SettingsError, UnavailableError
+from agent_persistence import CommitUnknownError, DatabaseError, PersistenceSettings, SettingsError, UnavailableError
 from agent_persistence.backends.limits import CheckpointLimits
 from agent_persistence.backends.redis import RedisCheckpointer
 from agent_persistence.embedded import EmbeddedServers
-from agent_persistence.errors import ClosedError, InvalidInput
+from agent_persistence.errors import ClosedError, InvalidInputError
 
 
 @pytest.fixture
@@ -176,21 +176,21 @@ async def test_a_pool_of_ours_is_bounded_and_closed(servers: EmbeddedServers, re
 @pytest.mark.parametrize("both", [True, False])
 async def test_it_takes_a_client_or_a_url(redis: Redis, *, both: bool) -> None:
     given: dict[str, Any] = {"client": redis, "url": "redis://h"} if both else {}
-    with pytest.raises(InvalidInput, match="client"):
+    with pytest.raises(InvalidInputError, match="client"):
         RedisCheckpointer(user_id="u", **given)
 
 
 async def test_what_cannot_work_is_refused_by_name(servers: EmbeddedServers, redis: Redis) -> None:
-    with pytest.raises(InvalidInput, match="^url: "):
+    with pytest.raises(InvalidInputError, match="^url: "):
         RedisCheckpointer(url=f"http://:{CANARY}@h", user_id="u")
-    with pytest.raises(InvalidInput, match="^namespace: "):
+    with pytest.raises(InvalidInputError, match="^namespace: "):
         RedisCheckpointer(client=redis, user_id="u", namespace="{x}")
-    with pytest.raises(InvalidInput, match="^user_id: "):
+    with pytest.raises(InvalidInputError, match="^user_id: "):
         RedisCheckpointer(client=redis, user_id="")
     with pytest.raises(SettingsError, match="^PERSISTENCE_REDIS_URL: "):
         RedisCheckpointer.from_settings(PersistenceSettings(_env_file=None), user_id="u")
     async with Redis.from_url(servers.redis_url, decode_responses=True) as decoding:
-        with pytest.raises(InvalidInput, match="^client: must return bytes"):
+        with pytest.raises(InvalidInputError, match="^client: must return bytes"):
             RedisCheckpointer(client=decoding, user_id="u")
 
 
@@ -254,7 +254,7 @@ async def test_without_time_to_ask_again_a_lost_reply_leaves_the_outcome_unknown
     await checkpointer.save_state("t", 1)  # the server knows the scripts now
     await checkpointer.delete_thread("x")
     losing.losing = 1
-    with pytest.raises(CommitUnknown):
+    with pytest.raises(CommitUnknownError):
         await checkpointer.save_state("t", 2)
     losing.losing = 1
     with pytest.raises(UnavailableError):
@@ -271,7 +271,7 @@ async def test_a_deletion_is_not_repeated_when_its_reply_was_lost(losing: Losing
     await checkpointer.delete_thread("x")
     losing.losing = 1
 
-    with pytest.raises(CommitUnknown):
+    with pytest.raises(CommitUnknownError):
         await checkpointer.delete_thread("t")
 
     assert await checkpointer.load_state("t") is None

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from agent_persistence import Persistence
-from agent_persistence.errors import StateConflict
+from agent_persistence.errors import StateConflictError
 
 CLIENTS = 4
 SHARED_USER = "everybody"
@@ -91,7 +91,7 @@ async def count(store: Store, shared_thread: str) -> None:
         latest = await store.states.require(shared_thread, user_id=SHARED_USER)
         try:
             await store.states.put(shared_thread, latest.data + 1, user_id=SHARED_USER, expected_version=latest.version)
-        except StateConflict:
+        except StateConflictError:
             continue
         return
 

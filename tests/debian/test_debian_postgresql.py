@@ -16,7 +16,7 @@ from migrations.migration_testing import with_database
 from sqlalchemy import text
 
 from agent_persistence import migrate
-from agent_persistence.errors import StateConflict
+from agent_persistence.errors import StateConflictError
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import StateRecord
 from agent_persistence.settings import PersistenceSettings
@@ -161,7 +161,7 @@ async def test_of_writers_over_the_same_version_one_wins_and_the_others_learn_wh
     outcomes = await asyncio.gather(*(write(writer) for writer in range(WRITERS)), return_exceptions=True)
 
     [winner] = [outcome for outcome in outcomes if isinstance(outcome, StateRecord)]
-    conflicts = [outcome for outcome in outcomes if isinstance(outcome, StateConflict)]
+    conflicts = [outcome for outcome in outcomes if isinstance(outcome, StateConflictError)]
     assert len(conflicts) == WRITERS - 1
     assert {(conflict.expected, conflict.found) for conflict in conflicts} == {(first.version, winner.version)}
     assert await store.states.require(thread.thread_id, user_id=user_id) == winner

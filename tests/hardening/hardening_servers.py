@@ -19,7 +19,7 @@ from agent_persistence import migrate
 from agent_persistence.database.driver_errors import translated
 from agent_persistence.embedded.server_user import server_user
 from agent_persistence.persistence import Persistence
-from agent_persistence.sessions.commit_evidence import Proof, proof_of, was_committed
+from agent_persistence.sessions.commit_evidence import CommitEvidence, evidence_of, was_committed
 from agent_persistence.settings import PersistenceSettings
 
 Store = Persistence[Any, Any]
@@ -65,7 +65,7 @@ def settings_of(port: int, database: str, **values: Any) -> PersistenceSettings:
     )
 
 
-async def ask(store: Store, proof: Proof) -> bool | None:
+async def ask(store: Store, proof: CommitEvidence) -> bool | None:
     """Ask a store's server what became of a transaction."""
     async with store.engine.connect() as connection:
 
@@ -76,9 +76,9 @@ async def ask(store: Store, proof: Proof) -> bool | None:
         return await was_committed(proof, execute)
 
 
-def proven(uow: Any) -> Proof:
+def proven(uow: Any) -> CommitEvidence:
     """What will show that a unit of work was committed."""
-    proof = proof_of(uow.session.sync_session)
+    proof = evidence_of(uow.session.sync_session)
     assert proof is not None
     return proof
 

@@ -14,8 +14,8 @@ from torture.servers import PostgreSQL
 
 from agent_persistence import (
     Checkpoint,
-    InvalidInput,
-    StateConflict,
+    InvalidInputError,
+    StateConflictError,
     ThreadExistsError,
     UnavailableError,
     UnsavedStatesError,
@@ -135,7 +135,7 @@ async def test_a_version_that_was_made_up_can_be_expected_and_loaded_when_the_da
     second = await ada.save_state(thread_id, 2, expected_version=first.version)
     third = await ada.save_state(thread_id, 3, expected_version=second.version)
     for passed in (first, second):
-        with pytest.raises(StateConflict):
+        with pytest.raises(StateConflictError):
             await ada.save_state(thread_id, "late", expected_version=passed.version)
     await world.proxy.come_back()
     await mode.until_over()
@@ -145,7 +145,7 @@ async def test_a_version_that_was_made_up_can_be_expected_and_loaded_when_the_da
     assert loaded is not None
     assert (loaded.state, loaded.durable) == (2, True)
     assert (await ada.save_state(thread_id, 4, expected_version=third.version)).durable
-    with pytest.raises(StateConflict):
+    with pytest.raises(StateConflictError):
         await ada.save_state(thread_id, "late", expected_version=third.version)
 
 
@@ -160,7 +160,7 @@ async def test_a_version_of_a_process_that_is_gone_is_refused(
     world.proxy.go_away()
 
     for one in (thread_id, f"{thread_id}-other"):
-        with pytest.raises(StateConflict):
+        with pytest.raises(StateConflictError):
             await ada.save_state(one, 2, expected_version=made_up.version)
 
 
@@ -181,8 +181,8 @@ async def test_what_another_process_overtook_is_set_aside_and_said_loudly(
         await mode.until_over()
 
     assert [(one.user_id, one.checkpoint, type(one.reason)) for one in mode.unsaved] == [
-        (user_id, kept, StateConflict),
-        (user_id, after, StateConflict),
+        (user_id, kept, StateConflictError),
+        (user_id, after, StateConflictError),
     ]
     assert [record.levelname for record in caplog.records] == ["ERROR", "CRITICAL"]
     assert await world.saved(thread_id, user_id) == ["first", "faster"]
@@ -268,9 +268,9 @@ async def test_nothing_is_taken_in_that_the_database_would_refuse(
         ("t", "x", {"expected_version": -1}),
         ("t", "x", {"ttl": 60}),
     ):
-        with pytest.raises(InvalidInput):
+        with pytest.raises(InvalidInputError):
             await ada.save_state(thread_id, state, **arguments)  # type: ignore[arg-type]  # on purpose
-    with pytest.raises(InvalidInput):
+    with pytest.raises(InvalidInputError):
         await ada.load_state(["t"])  # type: ignore[arg-type]  # on purpose
 
 

@@ -16,7 +16,7 @@ from sqlalchemy import text
 from torture.servers import PostgreSQL
 
 from agent_persistence.encoding.chunks import CHUNK_BYTES
-from agent_persistence.errors import CommitUnknown, ThreadNotFoundError, UnavailableError
+from agent_persistence.errors import CommitUnknownError, ThreadNotFoundError, UnavailableError
 from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.records import NewMessage
 from agent_persistence.repositories.messages.append import COPIED_FROM
@@ -248,7 +248,7 @@ async def test_what_only_the_host_s_own_sql_wrote_is_not_done_again_and_not_gues
         )
 
     async with world.proxy.losing_a_commit(fate):
-        with pytest.raises(CommitUnknown) as caught:
+        with pytest.raises(CommitUnknownError) as caught:
             await execute(world, rename)
 
     assert runs == 1
@@ -288,7 +288,7 @@ async def test_a_lone_statement_whose_reply_is_lost_is_called_unknown_where_it_i
 
     hasty = Store(type(world.store.settings)(_env_file=None, **values))
     async with hasty, world.proxy.losing_a_commit(fate, of=b"hello"):
-        with pytest.raises(CommitUnknown):
+        with pytest.raises(CommitUnknownError):
             await hasty.messages.append(world.thread_id, HELLO, user_id=world.user_id, message_id=message_id)
 
     again = await world.append(message_id=message_id)
@@ -304,7 +304,7 @@ async def the_thread_is_deleted(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("meanwhile", "told"), [(the_database_goes, CommitUnknown), (the_thread_is_deleted, ThreadNotFoundError)]
+    ("meanwhile", "told"), [(the_database_goes, CommitUnknownError), (the_thread_is_deleted, ThreadNotFoundError)]
 )
 async def test_a_lone_statement_whose_reply_is_lost_is_asked_after_and_unknown_without_an_answer(
     world: World, monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[World], Awaitable[None]], told: type[Exception]

@@ -16,7 +16,7 @@ from sqlalchemy.util import await_only
 
 from agent_persistence import migrate
 from agent_persistence.database.driver_errors import sqlstate_of
-from agent_persistence.errors import DatabaseError, StatementTimeout, UnavailableError
+from agent_persistence.errors import DatabaseError, StatementTimeoutError, UnavailableError
 from agent_persistence.operations import transactions
 from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.persistence import Persistence
@@ -304,7 +304,7 @@ async def test_a_function_that_idles_for_too_long_is_called_once(
         if then == "writes again":
             await uow.threads.create()
 
-    with pytest.raises(StatementTimeout):
+    with pytest.raises(StatementTimeoutError):
         await hurried.run(work, user_id=user_id)
 
     assert runs == 1

@@ -15,9 +15,9 @@ import pytest_asyncio
 from sqlalchemy import text
 from torture.servers import PostgreSQL
 
-from agent_persistence.errors import IdempotencyConflict, UnavailableError
+from agent_persistence.errors import IdempotencyConflictError, UnavailableError
 from agent_persistence.records import NewMessage
-from agent_persistence.sessions.commit_evidence import Proof, proof_of
+from agent_persistence.sessions.commit_evidence import CommitEvidence, evidence_of
 from hardening_servers import Store, ask, crash, migrated_settings, proven
 
 USER = "ada"
@@ -56,7 +56,7 @@ CRASHES = [restart, kill_a_backend]
 Crash = Callable[[Store, PostgreSQL], Awaitable[None]]
 
 
-async def committed(store: Store) -> Proof:
+async def committed(store: Store) -> CommitEvidence:
     async with store.begin(user_id=USER) as uow:
         await uow.threads.create()
         return proven(uow)
@@ -76,7 +76,7 @@ async def test_before_its_first_write_a_transaction_has_no_proof(store: Store) -
     async with store.begin(user_id=USER) as uow:
         await uow.threads.page()
 
-        assert proof_of(uow.session.sync_session) is None
+        assert evidence_of(uow.session.sync_session) is None
 
 
 async def test_what_was_committed_is_committed_even_if_its_row_is_gone_again(store: Store) -> None:
@@ -133,7 +133,7 @@ async def test_after_a_crash_the_row_of_what_was_committed_shows_it(
 async def test_after_a_crash_the_number_of_another_s_commit_proves_nothing(
     store: Store, postgresql: PostgreSQL, crash_by: Crash
 ) -> None:
-    proofs: list[Proof] = []
+    proofs: list[CommitEvidence] = []
 
     async def work() -> None:
         async with store.begin(user_id=USER) as uow:
@@ -168,7 +168,7 @@ async def append_two_and_delete_the_first(uow: Any, thread_id: str) -> None:
 async def rename_and_have_a_batch_taken_back(uow: Any, thread_id: str) -> None:
     other = NewMessage(message={"role": "user", "content": "something else"}, message_id="there")
     await uow.threads.update(thread_id, name="renamed")
-    with pytest.raises(IdempotencyConflict):
+    with pytest.raises(IdempotencyConflictError):
         await uow.messages.append_many(thread_id, [NewMessage(message=HELLO, message_id="new"), other])
 
 
@@ -224,7 +224,7 @@ async def thread_id(store: Store) -> str:
 
 async def proof_of_what_was_committed_before_a_crash(
     work: Work, store: Store, postgresql: PostgreSQL, thread_id: str
-) -> Proof:
+) -> CommitEvidence:
     async with store.begin(user_id=USER) as uow:
         await work(uow, thread_id)
         proof = proven(uow)
@@ -233,9 +233,11 @@ async def proof_of_what_was_committed_before_a_crash(
     return proof
 
 
-async def proof_of_what_a_crash_undid(work: Work, store: Store, postgresql: PostgreSQL, thread_id: str) -> Proof:
+async def proof_of_what_a_crash_undid(
+    work: Work, store: Store, postgresql: PostgreSQL, thread_id: str
+) -> CommitEvidence:
     """The number of the transaction is another's by now, which was committed."""
-    proofs: list[Proof] = []
+    proofs: list[CommitEvidence] = []
 
     async def work_until_the_crash() -> None:
         async with store.begin(user_id=USER) as uow:
@@ -271,7 +273,7 @@ async def test_after_a_crash_a_row_that_is_missing_shows_what_was_not_committed(
 @pytest.mark.parametrize("work", NOT_SHOWN)
 @pytest.mark.parametrize("stage", [proof_of_what_was_committed_before_a_crash, proof_of_what_a_crash_undid])
 async def test_after_a_crash_nothing_is_said_of_work_that_left_no_row(
-    stage: Callable[..., Awaitable[Proof]], work: Work, store: Store, postgresql: PostgreSQL, thread_id: str
+    stage: Callable[..., Awaitable[CommitEvidence]], work: Work, store: Store, postgresql: PostgreSQL, thread_id: str
 ) -> None:
     proof = await stage(work, store, postgresql, thread_id)
 

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agent_persistence.encoding.cursors import encode_cursor
-from agent_persistence.errors import InvalidInput
+from agent_persistence.errors import InvalidInputError
 from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import ANY_USER, NewMessage
@@ -33,11 +33,11 @@ def nested(levels: int) -> Any:
 
 async def refused(
     store: Persistence[Any, Any], user_id: Any, call: Callable[[UnitOfWork[Any, Any]], Awaitable[Any]]
-) -> InvalidInput:
+) -> InvalidInputError:
     """Make the call in a unit of work that goes on after it; the refusal came before any SQL and shows no value."""
     async with store.begin(user_id=user_id) as uow:
         async with counted_statements(store) as statements:
-            with pytest.raises(InvalidInput) as caught:
+            with pytest.raises(InvalidInputError) as caught:
                 await call(uow)
             assert statements == []
         after = await uow.threads.create(name="after")
@@ -132,14 +132,14 @@ async def test_an_id_that_is_none_is_refused_where_one_can_be_given(
 async def test_an_owner_that_is_none_opens_no_unit_of_work(settings_for: SettingsFor, kind: str) -> None:
     async with Persistence[str, Any](await settings_for("string", kind)) as store:
         for bad in BAD_IDS[kind]:
-            with pytest.raises(InvalidInput, match="^user_id: ") as caught:
+            with pytest.raises(InvalidInputError, match="^user_id: ") as caught:
                 async with store.begin(user_id=bad):
                     pytest.fail("opened")
             assert "4711" not in str(caught.value)
-            with pytest.raises(InvalidInput, match="^user_id: "):
+            with pytest.raises(InvalidInputError, match="^user_id: "):
                 await store.threads.page(user_id=bad)
             async with store.begin(user_id=ANY_USER) as uow:
-                with pytest.raises(InvalidInput, match="^user_id: "):
+                with pytest.raises(InvalidInputError, match="^user_id: "):
                     await uow.threads.create(user_id=bad)
 
 

@@ -7,7 +7,12 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from agent_persistence.errors import IdempotencyConflict, StateConflict, ThreadExistsError, ThreadNotFoundError
+from agent_persistence.errors import (
+    IdempotencyConflictError,
+    StateConflictError,
+    ThreadExistsError,
+    ThreadNotFoundError,
+)
 from agent_persistence.ids import ID_TYPES
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import MessageRecord, NewMessage, StateRecord
@@ -156,7 +161,7 @@ async def test_of_writers_who_expect_the_same_version_exactly_one_wins(
         )
 
         [winner] = [result for result in results if isinstance(result, StateRecord)]
-        losers = [result for result in results if isinstance(result, StateConflict)]
+        losers = [result for result in results if isinstance(result, StateConflictError)]
         assert len(losers) == 7
         assert {(one.expected, one.found) for one in losers} == {(version, winner.version)}
         assert await store.states.get(thread_id, user_id=user_id, fresh=True) == winner
@@ -172,7 +177,7 @@ async def test_a_writer_who_waited_sees_the_version_that_it_waited_for(
         late = asyncio.create_task(persistence.states.put(thread_id, "second", user_id=user_id, expected_version=0))
         await until_somebody_waits_for_a_lock(persistence)
 
-    with pytest.raises(StateConflict) as caught:
+    with pytest.raises(StateConflictError) as caught:
         await late
     assert (caught.value.expected, caught.value.found) == (0, winner.version)
 
@@ -227,12 +232,12 @@ async def test_of_different_messages_with_one_id_exactly_one_is_stored_and_no_ba
         async with persistence.begin(user_id=user_id) as uow:
             try:
                 return await uow.messages.append_many(thread_id, batch)
-            except IdempotencyConflict as conflict:
+            except IdempotencyConflictError as conflict:
                 return conflict  # and the unit of work is committed
 
     results = await asyncio.gather(*(send(writer) for writer in range(8)))
 
-    [winner] = [result for result in results if not isinstance(result, IdempotencyConflict)]
+    [winner] = [result for result in results if not isinstance(result, IdempotencyConflictError)]
     assert tuple(await read_all(persistence, thread_id, user_id)) == winner
 
 

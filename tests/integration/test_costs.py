@@ -10,7 +10,7 @@ import pytest_asyncio
 from sqlalchemy import text
 
 from agent_persistence import migrate
-from agent_persistence.database.compiled_statement import DriverStatement
+from agent_persistence.database.compiled_statement import CompiledStatement
 from agent_persistence.ids import uuid7
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import NewMessage, NewThread
@@ -55,7 +55,7 @@ NOTHING = {name: ["{}"] * 2 for name in ("usages", "meta")} | {name: [None] * 2 
 MESSAGES = {"role": ["user"] * 2, "content": ["hello"] * 2, "tool_call_id": [None] * 2, "reasoning": [None] * 2}
 
 # Of each statement: its parameters, and how many rows and pages its plan may touch. A batch of two: twice as many.
-PLANS: dict[str, tuple[Callable[[Any], DriverStatement], dict[str, Any], int, int]] = {
+PLANS: dict[str, tuple[Callable[[Any], CompiledStatement], dict[str, Any], int, int]] = {
     "latest state": (lambda m: latest_state(m, of_anybody=False), {"thread_id": "busy", "owner": "ann"}, 2, 8),
     "latest states": (latest_states, MANY, 4, 16),
     "last messages": (
@@ -131,7 +131,7 @@ async def test_an_operation_makes_no_more_round_trips_than_it_must(full: Store, 
 async def test_a_statement_touches_the_rows_that_it_is_about(
     full: Store,
     mode: str,
-    make: Callable[[Any], DriverStatement],
+    make: Callable[[Any], CompiledStatement],
     values: dict[str, Any],
     most_rows: int,
     most_pages: int,

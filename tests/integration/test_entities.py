@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import inspect
 
-from agent_persistence.errors import InvalidInput
+from agent_persistence.errors import InvalidInputError
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import ANY_USER
 from repository_testing import HELLO, counted_statements, run_sql
@@ -114,7 +114,7 @@ async def test_each_read_is_one_statement(persistence: Store) -> None:
 
 @pytest.mark.parametrize("limit", [0, 1001, True, "1"])
 async def test_a_limit_that_makes_no_sense_is_refused(persistence: Store, limit: Any) -> None:
-    with pytest.raises(InvalidInput) as refused:
+    with pytest.raises(InvalidInputError) as refused:
         await persistence.entities.get_last_messages("t", user_id="ada", limit=limit)
 
     assert refused.value.field == "limit"

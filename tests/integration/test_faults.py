@@ -12,11 +12,11 @@ from agent_persistence import migrate
 from agent_persistence.concurrency.shielding import drain
 from agent_persistence.errors import (
     DatabaseError,
-    LockTimeout,
+    LockTimeoutError,
     PersistenceError,
-    PoolTimeout,
+    PoolTimeoutError,
     SchemaError,
-    StatementTimeout,
+    StatementTimeoutError,
     UnavailableError,
 )
 from agent_persistence.persistence import Persistence
@@ -103,7 +103,8 @@ async def test_an_address_that_leads_nowhere_is_one_of_our_errors(
 
 
 @pytest.mark.parametrize(
-    ("limit", "expected"), [({"lock_timeout": 0.03}, LockTimeout), ({"statement_timeout": 0.2}, StatementTimeout)]
+    ("limit", "expected"),
+    [({"lock_timeout": 0.03}, LockTimeoutError), ({"statement_timeout": 0.2}, StatementTimeoutError)],
 )
 async def test_a_write_that_waits_too_long_for_another_is_given_up(
     settings_for: SettingsFor,
@@ -141,7 +142,7 @@ async def test_without_a_free_connection_a_call_gives_up_in_time(settings_for: S
             )
             waited = time.monotonic() - started
 
-        assert {type(error) for error in errors} == {PoolTimeout}
+        assert {type(error) for error in errors} == {PoolTimeoutError}
         assert 0.2 <= waited < 2
         assert "PERSISTENCE_POOL_SIZE" in str(errors[0])
         assert len(await store.threads.page(user_id=user_id)) == 0

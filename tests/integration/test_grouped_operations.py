@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from connections import all_are_back
 
-from agent_persistence.errors import IdempotencyConflict, ThreadNotFoundError
+from agent_persistence.errors import IdempotencyConflictError, ThreadNotFoundError
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import NewMessage
 from agent_persistence.settings import PersistenceSettings
@@ -139,7 +139,7 @@ async def test_a_message_that_two_send_at_once_is_there_once(any_persistence: An
     )
 
     assert first == again
-    assert isinstance(other, IdempotencyConflict)
+    assert isinstance(other, IdempotencyConflictError)
     assert await texts(any_persistence, thread_id, any_user) == ["a"]
 
 
@@ -159,7 +159,7 @@ async def test_a_batch_of_messages_is_appended_whole_or_not_at_all_and_the_other
         persistence.messages.append(thread_id, said("after"), user_id=user_id),
     )
 
-    assert isinstance(conflict, IdempotencyConflict)
+    assert isinstance(conflict, IdempotencyConflictError)
     assert (before.text, after.text) == ("before", "after")
     assert sorted(await texts(persistence, thread_id, user_id)) == ["after", "before", "there"]
 

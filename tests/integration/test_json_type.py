@@ -34,7 +34,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.schema import CreateTable
 
 from agent_persistence.encoding.exact_json import UNDECODABLE, EncodedJSON, encode_json
-from agent_persistence.errors import InvalidInput
+from agent_persistence.errors import InvalidInputError
 from agent_persistence.models.json_type import ExactJSON
 from agent_persistence.persistence import Persistence
 from agent_persistence.testing.contract import exact
@@ -277,7 +277,7 @@ async def test_the_json_functions_of_the_engine_do_not_matter(engine: AsyncEngin
 
 
 async def test_a_refused_value_reaches_the_caller_as_itself(connection: AsyncConnection) -> None:
-    with pytest.raises(InvalidInput) as caught:
+    with pytest.raises(InvalidInputError) as caught:
         await connection.execute(insert(documents).values(data={"secret": ["canary", float("nan")]}))
 
     assert caught.value.field == "json.secret[1]"

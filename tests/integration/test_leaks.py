@@ -157,19 +157,19 @@ class Provoked:
 
 
 PROVOKED = {
-    "a name that is too long": Provoked(errors.InvalidInput, lambda at: create(at, name=CANARY * 40)),
+    "a name that is too long": Provoked(errors.InvalidInputError, lambda at: create(at, name=CANARY * 40)),
     "a value that is none of JSON": Provoked(
-        errors.InvalidInput, lambda at: create(at, meta={"a": [CANARY, {CANARY}]})
+        errors.InvalidInputError, lambda at: create(at, meta={"a": [CANARY, {CANARY}]})
     ),
     "a text that cannot be stored": Provoked(
-        errors.InvalidInput, lambda at: append(at, {**SECRET, "content": f"{CANARY}\0"})
+        errors.InvalidInputError, lambda at: append(at, {**SECRET, "content": f"{CANARY}\0"})
     ),
-    "an id that is none": Provoked(errors.InvalidInput, lambda at: create(at, thread_id=f"{CANARY}\n")),
+    "an id that is none": Provoked(errors.InvalidInputError, lambda at: create(at, thread_id=f"{CANARY}\n")),
     "a search for what no text holds": Provoked(
-        errors.InvalidInput, lambda at: at.store.threads.page(user_id=OWNER, search=f"{CANARY}\ud800")
+        errors.InvalidInputError, lambda at: at.store.threads.page(user_id=OWNER, search=f"{CANARY}\ud800")
     ),
     "a cursor that is none": Provoked(
-        errors.InvalidInput, lambda at: at.store.threads.page(user_id=OWNER, after=CANARY)
+        errors.InvalidInputError, lambda at: at.store.threads.page(user_id=OWNER, after=CANARY)
     ),
     "no such thread": Provoked(
         errors.ThreadNotFoundError, lambda at: at.store.messages.append("nowhere", SECRET, user_id=OWNER)
@@ -181,21 +181,21 @@ PROVOKED = {
     "no such state": Provoked(errors.StateNotFoundError, lambda at: at.store.states.require("nowhere", user_id=OWNER)),
     "a taken id": Provoked(errors.ThreadExistsError, lambda at: create(at, thread_id=at.thread_id, meta=META)),
     "the id of another message": Provoked(
-        errors.IdempotencyConflict, lambda at: append(at, {**SECRET, "role": "system"}, message_id=at.message_id)
+        errors.IdempotencyConflictError, lambda at: append(at, {**SECRET, "role": "system"}, message_id=at.message_id)
     ),
-    "another version": Provoked(errors.StateConflict, lambda at: put(at, expected_version=99)),
-    "a unique index": Provoked(errors.UniqueConflict, lambda at: create(at, name=CANARY)),
+    "another version": Provoked(errors.StateConflictError, lambda at: put(at, expected_version=99)),
+    "a unique index": Provoked(errors.UniqueConflictError, lambda at: create(at, name=CANARY)),
     "a constraint": Provoked(errors.DatabaseError, lambda at: append(at, {**SECRET, "reasoning_content": CANARY})),
-    "an unreadable row": Provoked(errors.CorruptRow, unreadable),
+    "an unreadable row": Provoked(errors.CorruptRowError, unreadable),
     "states switched off": Provoked(
         errors.CheckpointingDisabledError, lambda at: put(at, settings={"enable_checkpointing": False})
     ),
     "a server that went away": Provoked(errors.UnavailableError, cut_off),
     "a server that is not there": Provoked(errors.UnavailableError, unreachable),
-    "no connection left": Provoked(errors.PoolTimeout, without_a_connection),
-    "a slow statement": Provoked(errors.StatementTimeout, lambda at: too_late(at, statement_timeout=0.1)),
-    "a locked row": Provoked(errors.LockTimeout, lambda at: too_late(at, lock_timeout=0.03)),
-    "a server that went away during COMMIT": Provoked(errors.CommitUnknown, cut_off_at_commit),
+    "no connection left": Provoked(errors.PoolTimeoutError, without_a_connection),
+    "a slow statement": Provoked(errors.StatementTimeoutError, lambda at: too_late(at, statement_timeout=0.1)),
+    "a locked row": Provoked(errors.LockTimeoutError, lambda at: too_late(at, lock_timeout=0.03)),
+    "a server that went away during COMMIT": Provoked(errors.CommitUnknownError, cut_off_at_commit),
     "two tasks at once": Provoked(errors.UnitOfWorkInUseError, at_once),
     "another event loop": Provoked(errors.WrongLoopError, of_another_loop),
     "no tables": Provoked(errors.NotMigratedError, lambda at: check(at, db_schema="never_made")),

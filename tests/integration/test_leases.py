@@ -11,8 +11,8 @@ import pytest_asyncio
 from connections import all_are_back
 from sqlalchemy import event
 
-from agent_persistence.database.connections import Leases
-from agent_persistence.errors import PoolTimeout
+from agent_persistence.database.connections import ConnectionPins
+from agent_persistence.errors import PoolTimeoutError
 from agent_persistence.persistence import Persistence
 from agent_persistence.settings import PersistenceSettings
 
@@ -29,8 +29,8 @@ async def store(settings_for: SettingsFor) -> AsyncIterator[Store]:
 
 
 @pytest.fixture
-def leases(store: Store) -> Leases:
-    return Leases(store.engine, most=1, wait_seconds=0.2)
+def leases(store: Store) -> ConnectionPins:
+    return ConnectionPins(store.engine, most=1, wait_seconds=0.2)
 
 
 def counted(store: Store, name: str) -> list[Any]:
@@ -77,17 +77,17 @@ async def test_a_crowd_of_readers_leaves_a_turn_to_units_of_work(store: Store, u
     assert await store.threads.get(made.thread_id, user_id=user_id) == made
 
 
-async def test_who_waits_too_long_is_told_so(leases: Leases) -> None:
+async def test_who_waits_too_long_is_told_so(leases: ConnectionPins) -> None:
     lease = await leases.take()
 
-    with pytest.raises(PoolTimeout):
+    with pytest.raises(PoolTimeoutError):
         await leases.take()
 
     leases.give_back(lease)
     await leases.aclose()
 
 
-async def test_one_who_gives_up_waiting_takes_nothing_from_the_next(leases: Leases) -> None:
+async def test_one_who_gives_up_waiting_takes_nothing_from_the_next(leases: ConnectionPins) -> None:
     lease = await leases.take()
     first, second = asyncio.create_task(leases.take()), asyncio.create_task(leases.take())
     await asyncio.sleep(0)
@@ -100,7 +100,9 @@ async def test_one_who_gives_up_waiting_takes_nothing_from_the_next(leases: Leas
     await leases.aclose()
 
 
-async def test_a_connection_that_was_left_in_a_transaction_is_not_lent_again(store: Store, leases: Leases) -> None:
+async def test_a_connection_that_was_left_in_a_transaction_is_not_lent_again(
+    store: Store, leases: ConnectionPins
+) -> None:
     lease = await leases.take()
     await lease.begin()
     leases.give_back(lease)
@@ -129,7 +131,7 @@ async def test_an_engine_that_is_disposed_of_leaves_no_connection_open_and_is_le
     settings_for: SettingsFor,
 ) -> None:
     async with Store(await settings_for(pool_size=2, redis_url=None)) as store:
-        leases = Leases(store.engine, most=2, wait_seconds=1)
+        leases = ConnectionPins(store.engine, most=2, wait_seconds=1)
         early, late = await leases.take(), await leases.take()
         raw = (await late.connection.get_raw_connection()).driver_connection
         assert raw is not None

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from agent_persistence.errors import IdempotencyConflict, ThreadNotFoundError
+from agent_persistence.errors import IdempotencyConflictError, ThreadNotFoundError
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import ANY_USER, NewMessage
 from agent_persistence.repositories.messages.append import COPIED_FROM
@@ -61,7 +61,7 @@ async def test_a_batch_with_ids_of_the_caller_s_may_meet_its_like_and_is_not_cop
     made = await persistence.messages.append_many(thread_id, batch, user_id="ada")
 
     assert [one.message_id for one in made] == [one.message_id for one in batch]
-    with pytest.raises(IdempotencyConflict):
+    with pytest.raises(IdempotencyConflictError):
         await persistence.messages.append_many(
             thread_id, [*others, NewMessage(message=HELLO, message_id="m1")], user_id="ada"
         )

@@ -3,8 +3,8 @@ from typing import Any
 import pytest
 
 from agent_persistence.errors import (
-    IdempotencyConflict,
-    InvalidInput,
+    IdempotencyConflictError,
+    InvalidInputError,
     MessageNotFoundError,
     ThreadNotFoundError,
 )
@@ -124,7 +124,7 @@ async def test_the_same_id_with_other_content_is_a_conflict_and_nothing_of_the_b
 
     async with any_persistence.begin(user_id=any_user) as uow:
         await uow.messages.append(thread_id, said("before"))
-        with pytest.raises(IdempotencyConflict) as caught:
+        with pytest.raises(IdempotencyConflictError) as caught:
             await uow.messages.append_many(thread_id, batch)
         await uow.messages.append(thread_id, said("after"))
 
@@ -150,7 +150,7 @@ async def test_an_id_given_twice_in_a_batch_is_refused(persistence: Persistence[
     thread_id = await new_thread(persistence, user_id)
     batch = [NewMessage(message=said("a"), message_id="m"), NewMessage(message=said("a"), message_id="m")]
 
-    with pytest.raises(InvalidInput) as caught:
+    with pytest.raises(InvalidInputError) as caught:
         await persistence.messages.append_many(thread_id, batch, user_id=user_id)
 
     assert caught.value.field == "messages[1].message_id"
@@ -222,7 +222,7 @@ async def test_one_direction_at_a_time(persistence: Persistence[str, str], user_
     thread_id = await new_thread(persistence, user_id)
     cursor = (await persistence.messages.page(thread_id, user_id=user_id)).after
 
-    with pytest.raises(InvalidInput, match="^after: cannot be given together with before"):
+    with pytest.raises(InvalidInputError, match="^after: cannot be given together with before"):
         await persistence.messages.page(thread_id, user_id=user_id, before=cursor, after=cursor)
 
 
@@ -295,7 +295,7 @@ async def test_an_update_of_nothing_is_refused(persistence: Persistence[str, str
     thread_id = await new_thread(persistence, user_id)
     made = await persistence.messages.append(thread_id, said(1), user_id=user_id)
 
-    with pytest.raises(InvalidInput, match="nothing to update"):
+    with pytest.raises(InvalidInputError, match="nothing to update"):
         await persistence.messages.update(thread_id, made.message_id, user_id=user_id)
 
 
@@ -333,7 +333,7 @@ async def test_of_a_batch_that_is_refused_nothing_stays_even_if_the_caller_commi
     thread_id = await new_thread(persistence, user_id)
 
     async with persistence.begin(user_id=user_id) as uow:
-        with pytest.raises(InvalidInput, match=r"^messages\[1\]"):
+        with pytest.raises(InvalidInputError, match=r"^messages\[1\]"):
             await uow.messages.append_many(thread_id, [said(1), unfit])
 
     assert await contents(persistence, thread_id, user_id) == []

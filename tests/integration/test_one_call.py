@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from agent_persistence.errors import IdempotencyConflict, InvalidInput, ThreadNotFoundError
+from agent_persistence.errors import IdempotencyConflictError, InvalidInputError, ThreadNotFoundError
 from agent_persistence.operations.cached_states import CachedStates
 from agent_persistence.operations.one_call import OneCallMessages, OneCallStates, OneCallThreads, OneCallToolResults
 from agent_persistence.persistence import Persistence
@@ -96,7 +96,7 @@ async def test_a_call_that_fails_leaves_nothing(persistence: Persistence[str, st
     made = await persistence.messages.append(thread_id, HELLO, message_id="taken", user_id=user_id)
     batch = [HELLO, NewMessage(message={"role": "user", "content": "other"}, message_id="taken")]
 
-    with pytest.raises(IdempotencyConflict):
+    with pytest.raises(IdempotencyConflictError):
         await persistence.messages.append_many(thread_id, batch, user_id=user_id)
 
     assert (await persistence.messages.page(thread_id, user_id=user_id)).items == (made,)
@@ -143,7 +143,7 @@ async def test_appending_is_one_statement_however_many_messages(
 async def test_a_thread_of_everybody_cannot_be_made_in_one_call(persistence: Persistence[str, str]) -> None:
     owner: Any = ANY_USER
 
-    with pytest.raises(InvalidInput, match="^user_id: "):
+    with pytest.raises(InvalidInputError, match="^user_id: "):
         await persistence.threads.create(user_id=owner)
 
 

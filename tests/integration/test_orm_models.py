@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import DeclarativeBase, Mapped, configure_mappers, mapped_column, relationship, selectinload
 
 from agent_persistence import migrate
-from agent_persistence.errors import DatabaseError, InvalidInput
+from agent_persistence.errors import DatabaseError, InvalidInputError
 from agent_persistence.ids import BIGINT, ID_TYPES, INT, STRING, UUID, IdTypes
 from agent_persistence.models import (
     NAMING_CONVENTION,
@@ -180,7 +180,7 @@ async def test_json_that_would_not_come_back_is_refused_by_the_orm_too(
 ) -> None:
     async with sessions_of(persistence)() as session:
         session.add(persistence.models.Thread(user_id=user_id, meta={"a": float("nan")}))
-        with pytest.raises(InvalidInput):
+        with pytest.raises(InvalidInputError):
             await session.flush()
 
 

@@ -15,7 +15,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.util import await_only
 
 from agent_persistence import migrate
-from agent_persistence.errors import CorruptRow, InvalidInput, ThreadNotFoundError
+from agent_persistence.errors import CorruptRowError, InvalidInputError, ThreadNotFoundError
 from agent_persistence.persistence import Persistence
 from agent_persistence.settings import PersistenceSettings
 from repository_testing import SettingsFor, counted_statements, run_sql
@@ -23,7 +23,7 @@ from repository_testing import SettingsFor, counted_statements, run_sql
 Store = Persistence[str, str]
 
 
-class Undone(Exception):
+class UndoneError(Exception):
     """Ends a unit of work that is to be rolled back."""
 
 
@@ -162,10 +162,10 @@ async def test_changes_are_kept_in_a_unit_of_work_as_well(persistence: Store, us
 async def test_what_was_rolled_back_is_no_base(persistence: Store, user_id: str) -> None:
     states = growing(4)
     thread_id, _ = await saved(persistence, user_id, states[:1])
-    with suppress(Undone):
+    with suppress(UndoneError):
         async with persistence.begin(user_id=user_id) as uow:
             await uow.states.put(thread_id, states[1])
-            raise Undone
+            raise UndoneError
     for state in states[2:]:
         await persistence.states.put(thread_id, state, user_id=user_id)
 
@@ -251,7 +251,7 @@ async def test_a_change_that_cannot_be_stored_is_refused_by_its_name(
     [first] = growing(1)
     thread_id, _ = await saved(persistence, user_id, [first])
 
-    with pytest.raises(InvalidInput) as caught:
+    with pytest.raises(InvalidInputError) as caught:
         await persistence.states.put(thread_id, {**first, "messages": [*first["messages"], value]}, user_id=user_id)
 
     assert caught.value.field == where
@@ -261,7 +261,7 @@ async def test_a_state_that_grew_beyond_the_limit_is_refused(settings_for: Setti
     async with Store(await settings_for(max_json_bytes=20_000)) as store:
         thread_id, _ = await saved(store, user_id, growing(9))
 
-        with pytest.raises(InvalidInput, match="limit is 20000"):
+        with pytest.raises(InvalidInputError, match="limit is 20000"):
             await store.states.put(thread_id, growing(11)[-1], user_id=user_id)
 
 
@@ -328,7 +328,7 @@ async def test_a_patch_that_others_spoilt_is_the_only_one_that_cannot_be_read(pe
     )
 
     page = await persistence.states.page(thread_id, user_id=user_id)
-    with pytest.raises(CorruptRow) as caught:
+    with pytest.raises(CorruptRowError) as caught:
         await persistence.states.get(thread_id, user_id=user_id, fresh=True)
 
     assert [state.data for state in page.items] == states[2::-1]

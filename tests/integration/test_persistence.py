@@ -16,11 +16,11 @@ from agent_persistence.errors import (
     CheckpointingDisabledError,
     DatabaseError,
     IdTypeMismatchError,
-    InvalidInput,
+    InvalidInputError,
     NotMigratedError,
-    PoolTimeout,
+    PoolTimeoutError,
     SettingsError,
-    StatementTimeout,
+    StatementTimeoutError,
     UnavailableError,
 )
 from agent_persistence.persistence import Persistence
@@ -107,7 +107,7 @@ async def test_a_statement_beyond_its_limit_is_one_of_our_errors(settings_for: S
         async with store.begin(user_id=user_id) as uow:
             await uow.threads.update(thread.thread_id, name="held")
 
-            with pytest.raises(StatementTimeout):
+            with pytest.raises(StatementTimeoutError):
                 await store.threads.update(thread.thread_id, user_id=user_id, name="late")
 
 
@@ -117,7 +117,7 @@ async def test_an_exhausted_pool_is_one_of_our_errors(settings_for: SettingsFor,
         async with store.begin(user_id=user_id) as uow:
             await uow.threads.page()
 
-            with pytest.raises(PoolTimeout):
+            with pytest.raises(PoolTimeoutError):
                 await store.threads.page(user_id=user_id)
 
         assert len(await store.threads.page(user_id=user_id)) == 0
@@ -216,7 +216,7 @@ async def test_states_are_refused_while_checkpointing_is_off_and_messages_are_no
 
 
 async def test_an_owner_of_the_wrong_kind_is_refused(any_persistence: Persistence[Any, Any]) -> None:
-    with pytest.raises(InvalidInput, match="user_id"):
+    with pytest.raises(InvalidInputError, match="user_id"):
         await any_persistence.threads.page(user_id=b"somebody")
 
 

@@ -12,7 +12,7 @@ import pytest_asyncio
 from sqlalchemy import text
 
 from agent_persistence import migrate
-from agent_persistence.errors import InvalidInput
+from agent_persistence.errors import InvalidInputError
 from agent_persistence.operations import purging
 from agent_persistence.operations.purging import Purging
 from agent_persistence.persistence import Persistence
@@ -100,7 +100,7 @@ async def test_the_latest_state_and_its_cached_copy_outlive_a_purge(
 
 
 async def test_a_purge_that_would_keep_nothing_is_refused(persistence: Persistence[str, str]) -> None:
-    with pytest.raises(InvalidInput, match="keep_last"):
+    with pytest.raises(InvalidInputError, match="keep_last"):
         await persistence.purge(keep_last=0)
 
 
@@ -158,7 +158,7 @@ async def test_a_purge_by_age_and_number_deletes_what_both_say(
 
 
 async def test_a_purge_before_a_time_without_a_zone_is_refused(persistence: Persistence[str, str]) -> None:
-    with pytest.raises(InvalidInput, match="older_than"):
+    with pytest.raises(InvalidInputError, match="older_than"):
         await persistence.purge(older_than=datetime(2026, 1, 1))  # noqa: DTZ001 - that is the point
 
 

@@ -7,8 +7,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from agent_persistence.errors import (
     CheckpointingDisabledError,
-    InvalidInput,
-    StateConflict,
+    InvalidInputError,
+    StateConflictError,
     StateNotFoundError,
     ThreadNotFoundError,
 )
@@ -92,7 +92,7 @@ async def test_a_state_is_saved_over_the_expected_version_only(
     first = await states.put(thread_id, 1, user_id=any_user, expected_version=0)
     second = await states.put(thread_id, 2, user_id=any_user, expected_version=first.version)
     for stale in (0, first.version, second.version + 1):
-        with pytest.raises(StateConflict) as caught:
+        with pytest.raises(StateConflictError) as caught:
             await states.put(thread_id, 3, user_id=any_user, expected_version=stale)
         assert (caught.value.expected, caught.value.found) == (stale, second.version)
 
@@ -103,7 +103,7 @@ async def test_a_conflict_leaves_the_unit_of_work_usable(persistence: Persistenc
     thread_id, versions = await with_states(persistence, user_id, 1)
 
     async with persistence.begin(user_id=user_id) as uow:
-        with pytest.raises(StateConflict):
+        with pytest.raises(StateConflictError):
             await uow.states.put(thread_id, "mine", expected_version=0)
         latest = await uow.states.require(thread_id)
         await uow.states.put(thread_id, "merged", expected_version=latest.version)
@@ -120,7 +120,7 @@ async def test_an_expected_version_needs_a_transaction_that_can_see_the_latest(
 
     async with AsyncSession(engine) as session:
         uow = persistence.bind(session, user_id=user_id)
-        with pytest.raises(InvalidInput, match="^expected_version: needs READ COMMITTED"):
+        with pytest.raises(InvalidInputError, match="^expected_version: needs READ COMMITTED"):
             await uow.states.put(thread_id, "checked", expected_version=versions[0])
         await uow.states.put(thread_id, "unchecked")
         await session.commit()
@@ -253,7 +253,7 @@ async def test_the_caller_s_later_changes_reach_neither_table_nor_cache(
 async def test_prune_wants_to_know_what_to_delete(persistence: Persistence[str, str], user_id: str) -> None:
     thread_id, _ = await with_states(persistence, user_id, 2)
 
-    with pytest.raises(InvalidInput, match="^keep_last: give keep_last, older_than or both"):
+    with pytest.raises(InvalidInputError, match="^keep_last: give keep_last, older_than or both"):
         await persistence.states.prune(thread_id, user_id=user_id)
 
     assert await kept(persistence, thread_id, user_id) == [1, 0]

@@ -16,10 +16,10 @@ from agent_persistence.concurrency.shielding import drain
 from agent_persistence.encoding.chunks import CHUNK_BYTES
 from agent_persistence.errors import (
     CheckpointingDisabledError,
-    CorruptRow,
-    InvalidInput,
-    StateConflict,
-    StatementTimeout,
+    CorruptRowError,
+    InvalidInputError,
+    StateConflictError,
+    StatementTimeoutError,
     StateNotFoundError,
     ThreadNotFoundError,
 )
@@ -236,7 +236,7 @@ async def test_bad_input_is_refused_by_name(
 ) -> None:
     thread_id = await a_thread(persistence, user_id)
 
-    with pytest.raises(InvalidInput) as refused:
+    with pytest.raises(InvalidInputError) as refused:
         await persistence.states.put_stream(thread_id, **({"source": source()} | values), user_id=user_id)
 
     assert refused.value.field == field
@@ -250,7 +250,7 @@ async def test_a_source_of_text_is_refused_and_leaves_nothing(persistence: Store
         yield "text"
 
     async with persistence.begin(user_id=user_id) as uow:
-        with pytest.raises(InvalidInput, match="source: must give bytes, not str"):
+        with pytest.raises(InvalidInputError, match="source: must give bytes, not str"):
             await uow.states.put_stream(thread_id, texts())
 
     assert await rows_of(persistence, thread_id) == (0, 0)
@@ -269,7 +269,7 @@ async def test_another_version_than_expected_saves_nothing(persistence: Store, u
     saved = await persistence.states.put(thread_id, 1, user_id=user_id)
 
     async with persistence.begin(user_id=user_id) as uow:
-        with pytest.raises(StateConflict):
+        with pytest.raises(StateConflictError):
             await uow.states.put_stream(thread_id, source(), expected_version=0)
 
     assert await persistence.states.get(thread_id, user_id=user_id, fresh=True) == saved
@@ -321,7 +321,7 @@ async def test_of_two_writers_over_one_version_one_is_refused(persistence: Store
     saved = await persistence.states.put_stream(thread_id, source(b"first"), user_id=user_id, expected_version=0)
     gate.go_on.set()
 
-    with pytest.raises(StateConflict):
+    with pytest.raises(StateConflictError):
         await writing
     assert await persistence.states.get(thread_id, user_id=user_id) == saved
     await until_only(persistence, thread_id, streams=1, chunks=1)
@@ -459,7 +459,7 @@ async def test_a_stream_that_was_swept_meanwhile_becomes_no_state(
         await change(persistence, "DELETE FROM state_streams WHERE thread_id = :id AND state_id IS NULL", id=thread_id)
         yield piece
 
-    with pytest.raises(StatementTimeout, match="longer than a day"):
+    with pytest.raises(StatementTimeoutError, match="longer than a day"):
         await persistence.states.put_stream(thread_id, slow(), user_id=user_id)
     assert await persistence.states.get(thread_id, user_id=user_id) is None
 
@@ -552,7 +552,7 @@ async def test_a_damaged_state_is_an_error_and_never_taken_for_whole(
     await change(persistence, damage.format(of_thread=of_thread), id=thread_id, **values)
 
     got = bytearray()
-    with pytest.raises(CorruptRow):
+    with pytest.raises(CorruptRowError):
         await read_into(got, persistence, thread_id, user_id)
 
     assert len(got) < len(CONTENT)

@@ -22,10 +22,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from agent_persistence import migrate
 from agent_persistence.encoding.cursors import encode_cursor
 from agent_persistence.errors import (
-    IdempotencyConflict,
-    InvalidInput,
+    IdempotencyConflictError,
+    InvalidInputError,
     PersistenceError,
-    StateConflict,
+    StateConflictError,
     ThreadExistsError,
 )
 from agent_persistence.persistence import Persistence
@@ -272,7 +272,7 @@ async def test_what_one_owner_does_reaches_nothing_of_another(tenants: Tenants, 
     for name, call in sorted(EVERY_CALL.items(), key=lambda item: ("delete" in item[0], item[0] in last, item[0])):
         try:
             answer = await way(store, tenants.eve, call, eves)
-        except (IdempotencyConflict, StateConflict):
+        except (IdempotencyConflictError, StateConflictError):
             refused.add(name)
         else:
             records = records_in(answer)
@@ -391,7 +391,7 @@ async def test_no_cursor_whatsoever_shows_a_row_of_another(tenants: Tenants) -> 
             ):
                 try:
                     page = await read(cursor)
-                except InvalidInput as error:
+                except InvalidInputError as error:
                     refusals.append(error.reason)
                 else:
                     assert {one.thread_id for one in page} <= mine

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from agent_persistence import migrate
-from agent_persistence.errors import InvalidInput, ThreadExistsError, ThreadNotFoundError
+from agent_persistence.errors import InvalidInputError, ThreadExistsError, ThreadNotFoundError
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import ANY_USER, NewMessage
 from agent_persistence.settings import PersistenceSettings
@@ -95,7 +95,7 @@ async def test_an_update_changes_what_is_given_and_nothing_else(
 async def test_an_update_of_nothing_is_refused(persistence: Persistence[str, str], user_id: str) -> None:
     made = await persistence.threads.create(user_id=user_id)
 
-    with pytest.raises(InvalidInput, match="nothing to update"):
+    with pytest.raises(InvalidInputError, match="nothing to update"):
         await persistence.threads.update(made.thread_id, user_id=user_id)
 
     assert await persistence.threads.get(made.thread_id, user_id=user_id) == made
@@ -257,7 +257,7 @@ async def test_no_other_owner_can_be_named_in_a_unit_of_work_of_one(
     any_persistence: Persistence[Any, Any], any_ids: Any, any_user: Any
 ) -> None:
     async with any_persistence.begin(user_id=any_user) as uow:
-        with pytest.raises(InvalidInput, match="^user_id: "):
+        with pytest.raises(InvalidInputError, match="^user_id: "):
             await uow.threads.create(user_id=any_ids.user())
         made = await uow.threads.create(user_id=any_user)
 
@@ -266,7 +266,7 @@ async def test_no_other_owner_can_be_named_in_a_unit_of_work_of_one(
 
 async def test_a_thread_of_everybody_without_an_owner_is_refused(persistence: Persistence[str, str]) -> None:
     async with persistence.begin(user_id=ANY_USER) as uow:
-        with pytest.raises(InvalidInput, match="^user_id: "):
+        with pytest.raises(InvalidInputError, match="^user_id: "):
             await uow.threads.create()
 
 

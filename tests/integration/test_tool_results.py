@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from agent_persistence.errors import InvalidInput, ThreadNotFoundError
+from agent_persistence.errors import InvalidInputError, ThreadNotFoundError
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import ANY_USER
 from repository_testing import run_sql
@@ -69,7 +69,7 @@ async def test_what_cannot_be_recorded_is_refused_by_name(
 ) -> None:
     thread_id = (await persistence.threads.create(user_id=user_id)).thread_id
 
-    with pytest.raises(InvalidInput) as refusal:
+    with pytest.raises(InvalidInputError) as refusal:
         await persistence.tool_results.record(thread_id, call_id, result, user_id=user_id)
 
     assert refusal.value.field == field

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from agent_persistence import migrate
-from agent_persistence.errors import CorruptRow, IdempotencyConflict
+from agent_persistence.errors import CorruptRowError, IdempotencyConflictError
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import MessageRole, NewMessage
 from agent_persistence.settings import PersistenceSettings
@@ -68,7 +68,7 @@ async def test_an_unreadable_thread_is_reported_and_the_others_are_listed(
     assert listed == list(whole.items) == [threads[2], threads[0]]
     for [error] in (corrupt, whole.corrupt):
         assert (error.table, error.key, error.column) == ("threads", bad, column)
-    with pytest.raises(CorruptRow) as caught:
+    with pytest.raises(CorruptRowError) as caught:
         await persistence.threads.get(bad, user_id=user_id)
     assert (caught.value.key, caught.value.column) == (bad, column)
     assert "5000" not in str(caught.value)
@@ -124,7 +124,7 @@ async def test_an_unreadable_message_is_reported_and_the_others_are_read(
     for page in (whole, middle, forward):
         [error] = page.corrupt
         assert (error.table, error.key, error.column) == ("messages", (thread_id, bad.message_id), column)
-    with pytest.raises(CorruptRow):
+    with pytest.raises(CorruptRowError):
         await persistence.messages.require(thread_id, bad.message_id, user_id=user_id)
     assert await persistence.messages.delete(thread_id, bad.message_id, user_id=user_id)
 
@@ -151,7 +151,7 @@ async def test_a_batch_that_meets_an_unreadable_message_leaves_nothing_even_if_t
     batch = [said("new"), NewMessage(message=said("old"), message_id="bad"), said("newer")]
 
     async with persistence.begin(user_id=user_id) as uow:
-        with pytest.raises(CorruptRow):
+        with pytest.raises(CorruptRowError):
             await uow.messages.append_many(thread_id, batch)
         await uow.messages.append(thread_id, said("after"))
 
@@ -172,9 +172,9 @@ async def test_an_unreadable_state_is_reported_and_the_others_are_read(
 
     assert page.items == (first,)
     assert [(one.table, one.key, one.column) for one in page.corrupt] == [("states", (thread_id, bad.version), column)]
-    with pytest.raises(CorruptRow):
+    with pytest.raises(CorruptRowError):
         await persistence.states.get(thread_id, user_id=user_id, fresh=True)
-    with pytest.raises(CorruptRow):
+    with pytest.raises(CorruptRowError):
         await persistence.states.get_version(thread_id, bad.version, user_id=user_id)
 
     last = await persistence.states.put(thread_id, 2, expected_version=bad.version, user_id=user_id)
@@ -215,5 +215,5 @@ async def test_a_role_that_a_later_version_added_reads_as_its_label(make_databas
         assert [one.role for one in page] == ["critic", MessageRole.USER]
         assert [one.message for one in page] == [{"role": "critic", "content": "0"}, said(1)]
         assert page.corrupt == ()
-        with pytest.raises(IdempotencyConflict):
+        with pytest.raises(IdempotencyConflictError):
             await store.messages.append(thread_id, said(0), message_id="m0", user_id=user_id)

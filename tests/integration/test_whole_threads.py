@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from agent_persistence.errors import CheckpointingDisabledError, InvalidInput, ThreadExistsError
+from agent_persistence.errors import CheckpointingDisabledError, InvalidInputError, ThreadExistsError
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import ANY_USER, NewMessage, NewThread
 from repository_testing import SettingsFor, counted_statements
@@ -99,7 +99,7 @@ async def test_an_id_that_is_given_twice_is_refused(persistence: Persistence[str
 async def test_what_cannot_be_stored_is_refused_by_name_and_nothing_is_added(
     persistence: Persistence[str, str], user_id: str, thread: NewThread[str], field: str
 ) -> None:
-    with pytest.raises(InvalidInput) as caught:
+    with pytest.raises(InvalidInputError) as caught:
         await persistence.threads.create_many([NewThread(thread_id=user_id), thread], user_id=user_id)
 
     assert caught.value.field == field

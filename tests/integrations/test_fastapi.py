@@ -19,18 +19,18 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from agent_persistence import (
     CheckpointingDisabledError,
-    CommitUnknown,
-    CorruptRow,
+    CommitUnknownError,
+    CorruptRowError,
     DatabaseError,
-    IdempotencyConflict,
-    InvalidInput,
+    IdempotencyConflictError,
+    InvalidInputError,
     NotMigratedError,
     Persistence,
     PersistenceError,
     PersistenceSettings,
-    PoolTimeout,
-    StateConflict,
-    StatementTimeout,
+    PoolTimeoutError,
+    StateConflictError,
+    StatementTimeoutError,
     StateNotFoundError,
     ThreadExistsError,
     ThreadNotFoundError,
@@ -293,19 +293,19 @@ async def test_without_a_lifespan_the_error_says_so(app: FastAPI) -> None:
 # --- Errors -----------------------------------------------------------------------------------------------------------
 
 ERRORS = [
-    (InvalidInput("limit", "must be an int"), 422, "limit: must be an int"),
+    (InvalidInputError("limit", "must be an int"), 422, "limit: must be an int"),
     (ThreadNotFoundError("t"), 404, "thread 't' does not exist"),
     (StateNotFoundError("t", 3), 404, "thread 't' has no state of version 3"),
     (ThreadExistsError("t"), 409, "thread 't' cannot be created: the id is taken"),
-    (IdempotencyConflict("t", "m"), 409, "message 'm' stands in thread 't' already, with other content"),
-    (StateConflict("t", 1, 2), 409, "thread 't' is at state version 2, not 1; read it again and retry"),
+    (IdempotencyConflictError("t", "m"), 409, "message 'm' stands in thread 't' already, with other content"),
+    (StateConflictError("t", 1, 2), 409, "thread 't' is at state version 2, not 1; read it again and retry"),
     (CheckpointingDisabledError(), 501, "states are not saved here"),
     (UnavailableError("canary"), 503, "the database is not available; try again"),
-    (PoolTimeout("canary"), 503, "the database is not available; try again"),
-    (StatementTimeout("canary"), 504, "the database took too long"),
-    (CommitUnknown("canary"), 500, "this may have been saved or not; read before you write again"),
+    (PoolTimeoutError("canary"), 503, "the database is not available; try again"),
+    (StatementTimeoutError("canary"), 504, "the database took too long"),
+    (CommitUnknownError("canary"), 500, "this may have been saved or not; read before you write again"),
     (DatabaseError("canary", sqlstate="23514", constraint="canary"), 500, "the server failed"),
-    (CorruptRow("messages", "canary", "canary"), 500, "the server failed"),
+    (CorruptRowError("messages", "canary", "canary"), 500, "the server failed"),
     (NotMigratedError("canary", "canary"), 500, "the server failed"),
 ]
 
@@ -382,7 +382,7 @@ async def test_an_exhausted_pool_is_a_503(settings_for: Settings) -> None:
 
     assert response.status_code == 503
     assert response.headers["retry-after"] == "1"
-    assert response.json()["error"] == "PoolTimeout"
+    assert response.json()["error"] == "PoolTimeoutError"
 
 
 async def test_a_lock_that_is_held_too_long_is_a_504(settings_for: Settings) -> None:
@@ -393,7 +393,7 @@ async def test_a_lock_that_is_held_too_long_is_a_504(settings_for: Settings) -> 
         response = await client.put("/threads/t-locked", headers=ALICE)
 
     assert response.status_code == 504
-    assert response.json()["error"] == "LockTimeout"
+    assert response.json()["error"] == "LockTimeoutError"
 
 
 @pytest.mark.parametrize(("error", "code"), [(ThreadNotFoundError("t"), 1008), (UnavailableError("canary"), 1011)])

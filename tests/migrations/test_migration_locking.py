@@ -19,10 +19,10 @@ from alembic import command
 from agent_persistence import migrate
 from agent_persistence.errors import (
     InvalidIndexError,
-    MigrationLockTimeout,
-    StatementTimeout,
+    MigrationLockTimeoutError,
+    StatementTimeoutError,
     UnavailableError,
-    UniqueConflict,
+    UniqueConflictError,
 )
 from agent_persistence.migrate import environment
 from agent_persistence.migrate.lock import lock_key
@@ -67,7 +67,7 @@ async def test_without_the_lock_two_upgrades_collide(database: Database, monkeyp
         second = asyncio.create_task(migrate.upgrade(database.settings(migration_ddl_lock_timeout_ms=60_000)))
         await _until_somebody_waits(database)
 
-    with pytest.raises(UniqueConflict):
+    with pytest.raises(UniqueConflictError):
         await second
 
 
@@ -99,7 +99,7 @@ async def test_waiting_for_the_lock_has_an_end(database: Database) -> None:
     async with database.connected() as other:
         await _take_lock(other)
 
-        with pytest.raises(MigrationLockTimeout, match="PERSISTENCE_MIGRATION_LOCK_TIMEOUT"):
+        with pytest.raises(MigrationLockTimeoutError, match="PERSISTENCE_MIGRATION_LOCK_TIMEOUT"):
             await migrate.upgrade(database.settings(migration_lock_timeout=0.3))
 
     assert await database.objects("public") == []
@@ -137,7 +137,7 @@ async def test_a_table_that_is_never_free_ends_the_migration(database: Database,
 
     async with database.connected() as reader, reader.transaction():
         await reader.fetch("SELECT * FROM messages")
-        with pytest.raises(StatementTimeout, match="PERSISTENCE_MIGRATION_LOCK_TIMEOUT"):
+        with pytest.raises(StatementTimeoutError, match="PERSISTENCE_MIGRATION_LOCK_TIMEOUT"):
             await alembic(settings, partial(command.upgrade, revision="head"), ini=ini)
 
     assert await migrate.current(settings) == migrate.head()

@@ -14,7 +14,7 @@ from agent_persistence import migrate
 from agent_persistence.errors import (
     DatabaseError,
     IdTypeMismatchError,
-    InvalidInput,
+    InvalidInputError,
     SchemaConflictError,
     SchemaError,
     SettingsError,
@@ -169,7 +169,7 @@ async def test_a_connection_inside_a_transaction_is_refused(database: Database) 
     settings = database.settings()
 
     async with database.engine() as engine, engine.begin() as connection:
-        with pytest.raises(InvalidInput, match="transaction"):
+        with pytest.raises(InvalidInputError, match="transaction"):
             await run(connection, migrate.alembic_config(settings), partial(command.upgrade, revision="head"))
 
 

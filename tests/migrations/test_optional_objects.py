@@ -16,11 +16,11 @@ from sqlalchemy import event
 from agent_persistence import migrate
 from agent_persistence.errors import (
     InvalidIndexError,
-    InvalidInput,
-    MigrationLockTimeout,
+    InvalidInputError,
+    MigrationLockTimeoutError,
     NotMigratedError,
     SchemaError,
-    StatementTimeout,
+    StatementTimeoutError,
 )
 from agent_persistence.migrate.lock import lock_key
 from agent_persistence.migrate.optional import OBJECTS
@@ -87,7 +87,7 @@ async def test_with_all_of_them_the_check_is_clean(database: Database, kind: str
 
 
 async def test_a_name_that_is_none_is_refused_with_those_that_there_are(database: Database) -> None:
-    with pytest.raises(InvalidInput, match="message-search, thread-search, thread-meta"):
+    with pytest.raises(InvalidInputError, match="message-search, thread-search, thread-meta"):
         await migrate.add_optional(database.settings(), "search")
 
 
@@ -101,7 +101,7 @@ async def test_nothing_is_added_while_a_migration_runs(database: Database) -> No
 
     async with database.connected() as migration:
         await migration.execute(f"SELECT pg_advisory_lock({lock_key('public', VERSION_TABLE)})")
-        with pytest.raises(MigrationLockTimeout):
+        with pytest.raises(MigrationLockTimeoutError):
             await migrate.add_optional(settings, "row-level-security")
 
 
@@ -143,7 +143,7 @@ async def test_an_interrupted_build_is_refused_at_the_start_and_mended_by_adding
         adding = asyncio.create_task(migrate.add_optional(settings, "thread-meta"))
         while not await database.values(f"SELECT pg_cancel_backend(pid) {build}"):  # noqa: ASYNC110  # another process
             await asyncio.sleep(0.01)
-        with pytest.raises(StatementTimeout):
+        with pytest.raises(StatementTimeoutError):
             await adding
     async with database.engine() as engine:
         with pytest.raises(InvalidIndexError, match="opt_threads_meta"):

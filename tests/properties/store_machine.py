@@ -21,9 +21,9 @@ from hypothesis.stateful import (
 )
 
 from agent_persistence.errors import (
-    IdempotencyConflict,
+    IdempotencyConflictError,
     MessageNotFoundError,
-    StateConflict,
+    StateConflictError,
     ThreadExistsError,
     ThreadNotFoundError,
 )
@@ -54,7 +54,7 @@ State = tuple[int, Any]
 """A version and what was saved as it."""
 
 
-class Undone(Exception):
+class UndoneError(Exception):
     """Raised inside a unit of work, so that it is rolled back."""
 
 
@@ -179,7 +179,7 @@ class StoreMachine(RuleBasedStateMachine):
         ]
         call = self.store.messages.append_many(thread_id, batch, user_id=self.user[owner])
         if thread.messages[message_id] != message:
-            with pytest.raises(IdempotencyConflict):
+            with pytest.raises(IdempotencyConflictError):
                 self.run(call)
         else:
             self.run(call)
@@ -225,7 +225,7 @@ class StoreMachine(RuleBasedStateMachine):
         expected = latest + 1 if stale else latest
         call = self.store.states.put(thread_id, data, user_id=self.user[owner], expected_version=expected)
         if stale:
-            with pytest.raises(StateConflict):
+            with pytest.raises(StateConflictError):
                 self.run(call)
         else:
             thread.states.append((self.run(call).version, data))
@@ -262,11 +262,11 @@ class StoreMachine(RuleBasedStateMachine):
             after.messages[message_id] = message
             after.states.append((state.version, data))
             if outcome == "undone":
-                raise Undone
+                raise UndoneError
 
         try:
             self.run(self.in_unit_of_work(owner, work))
-        except Undone:
+        except UndoneError:
             return
         self.model[thread_id] = after
 

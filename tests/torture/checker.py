@@ -218,7 +218,7 @@ def _end(call: Call) -> int:
 
 def _is_expected(call: Call, deletions: dict[str, int]) -> bool:
     error = call.result["error"]
-    if error == "StateConflict":
+    if error == "StateConflictError":
         return call.arguments.get("expected") is not None
     if error == "ThreadNotFoundError":
         return call.kind.startswith("foreign") or deletions.get(call.thread, call.returned) < call.returned

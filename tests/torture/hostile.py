@@ -1,4 +1,4 @@
-"""Bad inputs: each must give the right rows or an ``InvalidInput``, never another error and never a row too many."""
+"""Bad inputs: each must give the right rows or an ``InvalidInputError``, never another error or a row too many."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from random import Random
 from typing import Any
 
-from agent_persistence import InvalidInput, NewMessage
-from agent_persistence.errors import CommitUnknown, UnavailableError
+from agent_persistence import InvalidInputError, NewMessage
+from agent_persistence.errors import CommitUnknownError, UnavailableError
 from torture.history import Recorder
 from torture.workload import Store, describe_error
 
@@ -77,9 +77,9 @@ class Hostile:
         self.counts["tried"] += 1
         try:
             answer = await call
-        except InvalidInput:
+        except InvalidInputError:
             self.counts["refused"] += 1
-        except (UnavailableError, CommitUnknown) as error:  # a fault came between; the input was not judged
+        except (UnavailableError, CommitUnknownError) as error:  # a fault came between; the input was not judged
             self._recorder.write("error", kind=what, **describe_error(error))
         except Exception as error:  # noqa: BLE001 - any other is what is looked for
             self._wrong(f"{what} raised {type(error).__name__}: {error}")

@@ -72,7 +72,7 @@ def test_a_history_as_it_should_be_gives_no_finding() -> None:
         put(6, 8, 2),
         get(7, 8, 2),
         get(7, 9, 1),
-        call("put", 9, 10, tokens=["x"], expected=1, outcome="error", error="StateConflict", committed="no"),
+        call("put", 9, 10, tokens=["x"], expected=1, outcome="error", error="StateConflictError", committed="no"),
         call("page", 9, 10, shown=["c", "d"]),
         call("foreign_get", 9, 10, found=False),
     ]
@@ -135,7 +135,7 @@ def test_a_state_saved_over_another_than_expected_is_an_overwrite() -> None:
 
 def test_an_error_that_says_not_committed_must_mean_it() -> None:
     denied = append(0, 1, "a", outcome="error", error="UnavailableError", committed="no")
-    unknown = append(0, 1, "a", outcome="error", error="CommitUnknown", committed="unknown")
+    unknown = append(0, 1, "a", outcome="error", error="CommitUnknownError", committed="unknown")
 
     assert kinds([denied], tables("a")) == ["denied but stored", "error"]
     assert kinds([unknown], tables("a")) == ["error"]
@@ -143,7 +143,7 @@ def test_an_error_that_says_not_committed_must_mean_it() -> None:
 
 def test_only_errors_that_follow_from_what_callers_did_are_expected() -> None:
     missing = {"outcome": "error", "error": "ThreadNotFoundError", "committed": "no"}
-    conflict = {"outcome": "error", "error": "StateConflict", "committed": "no"}
+    conflict = {"outcome": "error", "error": "StateConflictError", "committed": "no"}
 
     assert kinds([append(0, 3, "a", **missing)], tables()) == ["error"]
     assert kinds([append(0, 3, "a", **missing), call("delete", 1, 2)], tables(threads=())) == []

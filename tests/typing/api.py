@@ -20,7 +20,7 @@ from agent_persistence import (
     Checkpoint,
     Checkpointer,
     CheckpointLimits,
-    CorruptRow,
+    CorruptRowError,
     Health,
     IdType,
     IdTypes,
@@ -159,7 +159,7 @@ def records_and_pages(
     assert_type(page.items, tuple[ThreadRecord[str, int], ...])
     assert_type([one.thread_id for one in page], list[str])
     assert_type(page.after, str | None)
-    assert_type(page.corrupt, tuple[CorruptRow, ...])
+    assert_type(page.corrupt, tuple[CorruptRowError, ...])
 
 
 def ids(kind: IdType[int]) -> None:

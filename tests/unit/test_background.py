@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from agent_persistence.concurrency.periodic import Background
+from agent_persistence.concurrency.periodic import PeriodicTasks
 from agent_persistence.errors import UnavailableError
 
 
@@ -28,7 +28,7 @@ class Work:
 
 async def repeat(work: Work) -> None:
     """Repeat the work until it has no more errors to raise, and was done once after the last of them."""
-    background = Background()
+    background = PeriodicTasks()
     background.every(0.001, work, "counting")
     try:
         async with asyncio.timeout(5):
@@ -74,7 +74,7 @@ async def test_work_without_trouble_is_not_logged(caplog: pytest.LogCaptureFixtu
 
 
 async def test_work_that_is_under_way_ends_when_it_is_stopped() -> None:
-    started, ended, background = asyncio.Event(), asyncio.Event(), Background()
+    started, ended, background = asyncio.Event(), asyncio.Event(), PeriodicTasks()
 
     async def work() -> None:
         started.set()

@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agent_persistence.encoding.chat_messages import MessageColumns, from_columns, to_columns
-from agent_persistence.errors import InvalidInput
+from agent_persistence.errors import InvalidInputError
 from agent_persistence.records import MessageRole
 
 CANARY = "canary-4711"
@@ -103,7 +103,7 @@ def test_a_role_that_this_version_does_not_know_reads_as_its_label() -> None:
     ],
 )
 def test_what_is_no_chat_message_is_refused_by_the_name_of_the_field(message: Any, field: str) -> None:
-    with pytest.raises(InvalidInput) as caught:
+    with pytest.raises(InvalidInputError) as caught:
         to_columns(message, "messages[3]")
 
     assert caught.value.field == field

@@ -16,7 +16,7 @@ from sqlalchemy.exc import (
     NotSupportedError,
     ProgrammingError,
 )
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.exc import TimeoutError as QueuePoolTimeout
 
 from agent_persistence.database.driver_errors import (
     Verdict,
@@ -27,16 +27,16 @@ from agent_persistence.database.driver_errors import (
     translated,
 )
 from agent_persistence.errors import (
-    CommitUnknown,
+    CommitUnknownError,
     DatabaseError,
-    InvalidInput,
-    LockTimeout,
+    InvalidInputError,
+    LockTimeoutError,
     PersistenceError,
-    PoolTimeout,
+    PoolTimeoutError,
     SchemaError,
-    StatementTimeout,
+    StatementTimeoutError,
     UnavailableError,
-    UniqueConflict,
+    UniqueConflictError,
 )
 
 CANARY = "canary-4711"
@@ -54,15 +54,15 @@ ANSWERS: list[tuple[Exception, type[PersistenceError]]] = [
     (driver.InvalidCachedStatementError(CANARY), UnavailableError),
     (driver.TargetServerAttributeNotMatched(CANARY), UnavailableError),
     (driver.InternalClientError(CANARY), UnavailableError),
-    (driver.QueryCanceledError(CANARY), StatementTimeout),
-    (driver.LockNotAvailableError(CANARY), LockTimeout),
-    (driver.IdleInTransactionSessionTimeoutError(CANARY), StatementTimeout),
+    (driver.QueryCanceledError(CANARY), StatementTimeoutError),
+    (driver.LockNotAvailableError(CANARY), LockTimeoutError),
+    (driver.IdleInTransactionSessionTimeoutError(CANARY), StatementTimeoutError),
     (driver.UndefinedTableError(CANARY), SchemaError),
     (driver.UndefinedColumnError(CANARY), SchemaError),
     (driver.UndefinedObjectError(CANARY), SchemaError),
     (driver.InvalidSchemaNameError(CANARY), SchemaError),
-    (driver.UniqueViolationError(CANARY), UniqueConflict),
-    (driver.ExclusionViolationError(CANARY), UniqueConflict),
+    (driver.UniqueViolationError(CANARY), UniqueConflictError),
+    (driver.ExclusionViolationError(CANARY), UniqueConflictError),
     (driver.ForeignKeyViolationError(CANARY), DatabaseError),
     (driver.DiskFullError(CANARY), DatabaseError),
     (driver.OutOfMemoryError(CANARY), DatabaseError),
@@ -109,7 +109,7 @@ def test_an_error_of_the_driver_is_answered_by_its_code(
         (FileNotFoundError(CANARY), UnavailableError),
         (TimeoutError(), UnavailableError),
         (asyncpg.InterfaceError(CANARY), DatabaseError),
-        (PoolTimeoutError(CANARY), PoolTimeout),
+        (QueuePoolTimeout(CANARY), PoolTimeoutError),
         (ArgumentError(CANARY), DatabaseError),
     ],
 )
@@ -142,7 +142,7 @@ def test_an_error_without_a_code_on_a_closed_connection_is_worth_a_retry() -> No
 def test_a_commit_is_unknown_only_where_it_may_have_arrived(error: Exception, committed: str) -> None:
     answer = translate(of_commit(error), committing=True)
 
-    assert isinstance(answer, CommitUnknown) is (committed == "unknown")
+    assert isinstance(answer, CommitUnknownError) is (committed == "unknown")
     assert answer.committed == committed
     assert CANARY not in str(answer)
 
@@ -208,7 +208,7 @@ CASES: dict[str, tuple[Exception, Verdict, Verdict]] = {
         Verdict.RETRY,
         Verdict.RETRY,
     ),
-    "the pool is empty": (PoolTimeoutError(CANARY), Verdict.RETRY, Verdict.AMBIGUOUS),
+    "the pool is empty": (QueuePoolTimeout(CANARY), Verdict.RETRY, Verdict.AMBIGUOUS),
     "a duplicate": (wrapped(driver.UniqueViolationError(CANARY), IntegrityError), Verdict.CONFLICT, Verdict.CONFLICT),
     "an overlap": (wrapped(driver.ExclusionViolationError(CANARY), IntegrityError), Verdict.CONFLICT, Verdict.CONFLICT),
     "a broken reference": (
@@ -271,7 +271,7 @@ def test_the_driver_s_own_error_is_the_cause(error: Exception) -> None:
     assert caught.value.__cause__ is error
 
 
-@pytest.mark.parametrize("error", [InvalidInput("name", "is bad"), ValueError(), asyncio.CancelledError()])
+@pytest.mark.parametrize("error", [InvalidInputError("name", "is bad"), ValueError(), asyncio.CancelledError()])
 def test_what_the_driver_did_not_raise_passes(error: BaseException) -> None:
     with pytest.raises(type(error)) as caught, translated():
         raise error

@@ -11,7 +11,7 @@ import pytest
 
 from agent_persistence.concurrency.batching import ALONE, IN_DOUBT, Alone, Batch
 from agent_persistence.concurrency.retries import Retries
-from agent_persistence.errors import CommitUnknown, PersistenceError, StatementTimeout, UnavailableError
+from agent_persistence.errors import CommitUnknownError, PersistenceError, StatementTimeoutError, UnavailableError
 from agent_persistence.operations.group_commit import GroupCommit, Written
 
 
@@ -53,10 +53,10 @@ async def run(*outcomes: PersistenceError | list[Any]) -> Any:
 async def test_items_that_are_left_are_in_doubt_once_a_reply_was_lost(
     first: list[PersistenceError], said: Alone
 ) -> None:
-    assert await run(*first, StatementTimeout("too slow")) == [said, said]
+    assert await run(*first, StatementTimeoutError("too slow")) == [said, said]
     assert await run(*first, ["done", ALONE]) == ["done", said]
 
 
 async def test_items_whose_reply_was_lost_for_good_are_unknown() -> None:
-    with pytest.raises(CommitUnknown):
+    with pytest.raises(CommitUnknownError):
         await run(lost_reply())

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import pytest
 from asyncpg.pgproto import pgproto
 
-from agent_persistence.errors import InvalidInput
+from agent_persistence.errors import InvalidInputError
 from agent_persistence.ids import BIGINT, ID_TYPES, INT, STRING, UUID, IdType, id_maker, uuid7
 
 CANARY = "canary-4711"
@@ -72,7 +72,7 @@ def test_an_id_of_the_right_kind_is_kept_as_it_is(kind: IdType[Any], value: Any)
     ],
 )
 def test_an_id_of_another_kind_is_refused_without_showing_it(kind: IdType[Any], value: object, reason: str) -> None:
-    with pytest.raises(InvalidInput) as caught:
+    with pytest.raises(InvalidInputError) as caught:
         kind.validate(value, "thread_id")
 
     assert caught.value.field == "thread_id"
@@ -109,7 +109,7 @@ def test_an_id_is_read_from_text(kind: IdType[Any], text: str, value: object) ->
     ],
 )
 def test_text_that_is_no_id_of_the_kind_is_refused_without_showing_it(kind: IdType[Any], text: str) -> None:
-    with pytest.raises(InvalidInput, match="^thread_id: ") as caught:
+    with pytest.raises(InvalidInputError, match="^thread_id: ") as caught:
         kind.parse(text, "thread_id")
 
     assert CANARY not in str(caught.value)

@@ -13,7 +13,7 @@ import orjson
 import pytest
 
 from agent_persistence.encoding.exact_json import UNDECODABLE, EncodedJSON, decode_json, encode_json, sanitize
-from agent_persistence.errors import InvalidInput
+from agent_persistence.errors import InvalidInputError
 
 CANARY = "canary-4711"
 
@@ -162,7 +162,7 @@ def test_floats_are_written_so_that_jsonb_prints_floats() -> None:
     ],
 )
 def test_a_value_that_would_not_come_back_is_refused_by_its_path(value: Any, where: str, reason: str) -> None:
-    with pytest.raises(InvalidInput) as caught:
+    with pytest.raises(InvalidInputError) as caught:
         encode_json(value, "state")
 
     assert caught.value.field == where
@@ -174,12 +174,12 @@ def test_a_value_is_refused_when_its_json_is_larger_than_the_limit() -> None:
     value = ["é" * 10]
 
     assert len(encode_json(value, "state", max_bytes=24)) == 24
-    with pytest.raises(InvalidInput, match=r"^state: takes 24 bytes as JSON, the limit is 23$"):
+    with pytest.raises(InvalidInputError, match=r"^state: takes 24 bytes as JSON, the limit is 23$"):
         encode_json(value, "state", max_bytes=23)
 
 
 def test_the_limit_counts_the_bytes_that_are_stored() -> None:
-    with pytest.raises(InvalidInput, match="takes 311 bytes"):
+    with pytest.raises(InvalidInputError, match="takes 311 bytes"):
         encode_json(1e308, "state", max_bytes=310)
 
 
@@ -230,5 +230,5 @@ def test_sanitizing_leaves_other_objects_to_the_encoder() -> None:
 
 @pytest.mark.parametrize("value", [nested(100_000), CYCLE], ids=["deep", "cycle"])
 def test_sanitizing_refuses_what_never_ends(value: Any) -> None:
-    with pytest.raises(InvalidInput, match=r"^state: is nested deeper"):
+    with pytest.raises(InvalidInputError, match=r"^state: is nested deeper"):
         sanitize(value, "state")

@@ -12,21 +12,21 @@ import pytest
 from agent_persistence.concurrency import retries
 from agent_persistence.concurrency.retries import Retries
 from agent_persistence.errors import (
-    CommitUnknown,
-    CorruptRow,
+    CommitUnknownError,
+    CorruptRowError,
     DatabaseError,
     ForkedError,
-    IdempotencyConflict,
-    InvalidInput,
-    LockTimeout,
+    IdempotencyConflictError,
+    InvalidInputError,
+    LockTimeoutError,
     NotMigratedError,
     PersistenceError,
-    PoolTimeout,
-    StateConflict,
-    StatementTimeout,
+    PoolTimeoutError,
+    StateConflictError,
+    StatementTimeoutError,
     ThreadNotFoundError,
     UnavailableError,
-    UniqueConflict,
+    UniqueConflictError,
     WrongLoopError,
 )
 
@@ -132,14 +132,14 @@ async def test_without_time_for_more_there_is_one_attempt(world: World) -> None:
 
 
 async def test_a_pool_without_a_free_connection_is_not_asked_again(world: World) -> None:
-    with pytest.raises(PoolTimeout):
-        await world.run([unavailable(), PoolTimeout("all in use")])
+    with pytest.raises(PoolTimeoutError):
+        await world.run([unavailable(), PoolTimeoutError("all in use")])
 
     assert len(world.attempts) == 2
 
 
 async def test_a_pool_is_asked_again_where_the_answer_is_worth_the_wait(world: World) -> None:
-    assert await world.run([PoolTimeout("all in use")] * 3, waits_for_pool=True) == "done"
+    assert await world.run([PoolTimeoutError("all in use")] * 3, waits_for_pool=True) == "done"
 
 
 async def test_what_nobody_waits_for_any_more_is_not_done_again(world: World) -> None:
@@ -157,10 +157,10 @@ async def test_what_nobody_waits_for_any_more_at_the_end_of_a_pause_is_not_done_
 
 
 async def test_a_lock_is_asked_for_once_more(world: World) -> None:
-    assert await world.run([LockTimeout("held")]) == "done"
+    assert await world.run([LockTimeoutError("held")]) == "done"
 
-    with pytest.raises(LockTimeout):
-        await world.run([LockTimeout("held"), unavailable(), LockTimeout("held")])
+    with pytest.raises(LockTimeoutError):
+        await world.run([LockTimeoutError("held"), unavailable(), LockTimeoutError("held")])
 
     assert len(world.attempts) == 2 + 3
 
@@ -168,15 +168,15 @@ async def test_a_lock_is_asked_for_once_more(world: World) -> None:
 @pytest.mark.parametrize(
     "error",
     [
-        StatementTimeout("slow"),
-        CommitUnknown("who knows"),
+        StatementTimeoutError("slow"),
+        CommitUnknownError("who knows"),
         DatabaseError("refused"),
-        UniqueConflict("uq"),
-        StateConflict("t", 1, 2),
-        IdempotencyConflict("t", "m"),
+        UniqueConflictError("uq"),
+        StateConflictError("t", 1, 2),
+        IdempotencyConflictError("t", "m"),
         ThreadNotFoundError("t"),
-        InvalidInput("name", "is bad"),
-        CorruptRow("messages", "m", "extra"),
+        InvalidInputError("name", "is bad"),
+        CorruptRowError("messages", "m", "extra"),
         NotMigratedError(None, "ap0001"),
         WrongLoopError(),
         ForkedError(1),

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 from typing_extensions import override
 
-from agent_persistence.errors import InvalidInput
+from agent_persistence.errors import InvalidInputError
 from agent_persistence.validation import check_datetime, check_limit, check_name, check_text
 
 CANARY = "canary-4711"
@@ -28,7 +28,7 @@ def test_text_with_control_characters_and_any_script_is_kept(text: str) -> None:
     ],
 )
 def test_text_that_cannot_be_stored_is_refused_without_showing_it(value: object, reason: str) -> None:
-    with pytest.raises(InvalidInput) as caught:
+    with pytest.raises(InvalidInputError) as caught:
         check_text(value, "content", max_length=50)
 
     assert caught.value.field == "content"
@@ -47,7 +47,7 @@ def test_a_name_may_be_missing_or_have_255_characters() -> None:
 
 @pytest.mark.parametrize("value", ["x" * 256, "a\0b", 5])
 def test_a_name_that_does_not_fit_is_refused(value: object) -> None:
-    with pytest.raises(InvalidInput, match=r"^name: "):
+    with pytest.raises(InvalidInputError, match=r"^name: "):
         check_name(value, "name")
 
 
@@ -77,7 +77,7 @@ class NoOffset(tzinfo):
     ],
 )
 def test_a_time_that_the_database_would_misread_is_refused(value: object, reason: str) -> None:
-    with pytest.raises(InvalidInput, match=r"^created_at: ") as caught:
+    with pytest.raises(InvalidInputError, match=r"^created_at: ") as caught:
         check_datetime(value, "created_at")
 
     assert reason in caught.value.reason
@@ -90,5 +90,5 @@ def test_a_limit_within_its_range_is_kept(limit: int) -> None:
 
 @pytest.mark.parametrize("value", [0, -1, 201, True, 1.0, "1", None])
 def test_a_limit_out_of_range_or_of_another_type_is_refused(value: Any) -> None:
-    with pytest.raises(InvalidInput, match=r"^limit: "):
+    with pytest.raises(InvalidInputError, match=r"^limit: "):
         check_limit(value, "limit", 200)

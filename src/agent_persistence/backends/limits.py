@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from agent_persistence.encoding.exact_json import MAX_JSON_BYTES, encode_json, sanitize
-from agent_persistence.errors import CheckpointingDisabledError, InvalidInput
+from agent_persistence.errors import CheckpointingDisabledError, InvalidInputError
 from agent_persistence.settings import PersistenceSettings
 from agent_persistence.validation import check_ttl
 
@@ -31,7 +31,7 @@ class CheckpointLimits:
 
     def __post_init__(self) -> None:
         if self.max_history < 0:
-            raise InvalidInput("max_history", "must not be negative; 0 keeps all")
+            raise InvalidInputError("max_history", "must not be negative; 0 keeps all")
         if self.ttl_seconds is not None:
             check_ttl(self.ttl_seconds, "ttl_seconds")
 
@@ -60,7 +60,7 @@ class CheckpointLimits:
         """Write a clean state as JSON that comes back equal; see ``encode_json``.
 
         Raises:
-            InvalidInput: it would not come back, or is too large.
+            InvalidInputError: it would not come back, or is too large.
         """
         return encode_json(state, "state", max_bytes=self.max_json_bytes)
 
@@ -68,6 +68,6 @@ class CheckpointLimits:
         """Return for how many seconds a state lives, ``None`` for ever.
 
         Raises:
-            InvalidInput: not a number of seconds between a millisecond and a hundred years.
+            InvalidInputError: not a number of seconds between a millisecond and a hundred years.
         """
         return self.ttl_seconds if ttl is None else check_ttl(ttl, "ttl")

@@ -22,7 +22,7 @@ from agent_persistence.checkpointer import Capability, Checkpoint, Checkpointer,
 from agent_persistence.encoding.cursors import decode_cursor, encode_cursor
 from agent_persistence.encoding.exact_json import decode_json
 from agent_persistence.encoding.timestamps import MICROSECONDS, moment, moment_or_none
-from agent_persistence.errors import StateConflict
+from agent_persistence.errors import StateConflictError
 from agent_persistence.ids import STRING
 from agent_persistence.records import Page
 from agent_persistence.settings import PersistenceSettings
@@ -166,7 +166,7 @@ class MemoryCheckpointer(Checkpointer):
             thread = self._store.get(place)
             found = thread.latest.version if thread else 0
             if expected_version is not None and expected_version != found:
-                raise StateConflict(thread_id, expected_version, found)
+                raise StateConflictError(thread_id, expected_version, found)
             saved = self._store.put(place, json, now=now, lifetime=lifetime, keep=self._limits.max_history)
         return Checkpoint(thread_id, saved.version, cleaned, moment(saved.created), moment_or_none(saved.expires))
 

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Final, Self
 from agent_persistence.backends.limits import CheckpointLimits
 from agent_persistence.checkpointer import Capability, Checkpoint, Checkpointer, ThreadSummary
 from agent_persistence.errors import (
-    InvalidInput,
+    InvalidInputError,
     SettingsError,
     ThreadExistsError,
     ThreadNotFoundError,
@@ -57,7 +57,7 @@ class PostgreSQLCheckpointer(Checkpointer):
         schema: str | None = None,
     ) -> None:
         if (persistence is None) == (url is None):
-            raise InvalidInput("persistence", "give either persistence or url")
+            raise InvalidInputError("persistence", "give either persistence or url")
         self._is_ours = persistence is None
         self._persistence = persistence or Persistence[Any, Any](_settings(url, schema))
         id_types = self._persistence.models.id_types
@@ -146,7 +146,7 @@ class PostgreSQLCheckpointer(Checkpointer):
     def _check(self, thread_id: str, expected_version: int | None, ttl: float | None) -> Any:
         key = self._thread_id(thread_id)
         if ttl is not None:
-            raise InvalidInput("ttl", _NO_TTL)
+            raise InvalidInputError("ttl", _NO_TTL)
         if expected_version is not None:
             check_version(expected_version, "expected_version")
         return key
@@ -176,10 +176,10 @@ def _settings(url: str | None, schema: str | None) -> PersistenceSettings:
 def _parse(kind: IdType[Any], text: str, field: str) -> Any:
     """Read an id; of a number only the usual way to write it, so that a text comes back as it was."""
     if not isinstance(text, str):
-        raise InvalidInput(field, f"must be a string, not {type(text).__name__}")
+        raise InvalidInputError(field, f"must be a string, not {type(text).__name__}")
     found = kind.parse(text, field)
     if str(found) != text:
-        raise InvalidInput(field, f"must be written as {kind.name}s usually are, without signs, spaces and braces")
+        raise InvalidInputError(field, f"must be written as {kind.name}s usually are, without signs, spaces and braces")
     return found
 
 
@@ -188,10 +188,10 @@ def _named_state() -> Iterator[None]:
     """The core calls ``data`` what is called ``state`` here."""
     try:
         yield
-    except InvalidInput as error:
+    except InvalidInputError as error:
         if not error.field.startswith("data"):
             raise
-        refusal = InvalidInput(f"state{error.field.removeprefix('data')}", error.reason)
+        refusal = InvalidInputError(f"state{error.field.removeprefix('data')}", error.reason)
     else:
         return
     raise refusal

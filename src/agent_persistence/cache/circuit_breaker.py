@@ -24,14 +24,14 @@ CALLS_AT_ONCE: Final = 100
 """No more are let through, so a client with as many connections never makes a call wait for one."""
 
 
-class CacheUnavailable(Exception):
+class CacheUnavailableError(Exception):
     """Redis did not answer in time, answered with an error, or is being left alone for a while."""
 
 
 _recovering: Final[ContextVar[bool]] = ContextVar("agent_persistence_recovering", default=False)
 
 
-class Guard:
+class CircuitBreaker:
     """Calls Redis within a budget, and stops calling for a while after three failures in a row.
 
     After the pause one call is let through as a probe; the others go on without the cache until it succeeds.
@@ -79,11 +79,11 @@ class Guard:
             callers: for how many; should it fail, it has failed them all.
 
         Raises:
-            CacheUnavailable: whatever went wrong. The cancellation of the caller passes through and counts for nothing.
+            CacheUnavailableError: whatever went wrong. The cancellation of the caller passes uncounted.
         """
         seconds = min(self._call_seconds, deadline - self._clock())
         if seconds <= 0 or self._calls >= CALLS_AT_ONCE:
-            raise CacheUnavailable  # our own doing: it says nothing about Redis
+            raise CacheUnavailableError  # our own doing: it says nothing about Redis
         probe = self._admit()
         self._calls += 1
         try:
@@ -91,14 +91,14 @@ class Guard:
                 result = await operation()
         except Exception as error:
             self._failed(error, probe=probe, times=callers)
-            raise CacheUnavailable from error
+            raise CacheUnavailableError from error
         finally:
             self._calls -= 1
             self._probing = self._probing and not probe
         if probe and self.recover is not None:
             self._probing = True
             start(self._recover(self.recover))
-            raise CacheUnavailable
+            raise CacheUnavailableError
         if probe or self.available:  # the success of a call that was under way when it opened changes nothing
             self._succeeded()
         return result
@@ -122,7 +122,7 @@ class Guard:
         if self.available or _recovering.get():
             return False
         if self._probing or self._clock() < self._closed_until:
-            raise CacheUnavailable
+            raise CacheUnavailableError
         self._probing = True
         return True
 

@@ -23,7 +23,7 @@ HEAD_BYTES: Final = 21
 MAX_BYTES: Final = 1024 * 1024
 
 
-class UnreadableValue(Exception):
+class UnreadableValueError(Exception):
     """A cached value is damaged, of another format, or somebody else's: a miss."""
 
 
@@ -48,11 +48,11 @@ def version_of(head: bytes) -> int:
     """Read the version from the first ``HEAD_BYTES`` of a cached value.
 
     Raises:
-        UnreadableValue: there is none.
+        UnreadableValueError: there is none.
     """
     digits = head[len(VALUE) : HEAD_BYTES]
     if len(head) < HEAD_BYTES or not digits.isdigit():
-        raise UnreadableValue
+        raise UnreadableValueError
     return int(digits)
 
 
@@ -60,7 +60,7 @@ def decode_state(value: bytes, thread_id: Any, user_id: Any) -> StateRecord[Any]
     """Read a cached state, or ``None`` for a thread without one.
 
     Raises:
-        UnreadableValue: it is not what was written for this thread and owner.
+        UnreadableValueError: it is not what was written for this thread and owner.
     """
     try:
         version = version_of(value)
@@ -73,7 +73,7 @@ def decode_state(value: bytes, thread_id: Any, user_id: Any) -> StateRecord[Any]
         created_at, updated_at = map(datetime.fromisoformat, envelope["times"])
         return StateRecord(thread_id, version, data, meta, created_at, updated_at)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UnreadableValue from error
+        raise UnreadableValueError from error
 
 
 def _check(envelope: dict[str, Any], thread_id: Any, user_id: Any, body: bytes) -> None:

@@ -6,7 +6,7 @@ import re
 from typing import Any, Final
 from urllib.parse import quote, unquote
 
-from agent_persistence.errors import InvalidInput
+from agent_persistence.errors import InvalidInputError
 from agent_persistence.ids import IdTypes
 from agent_persistence.records import TouchedState
 
@@ -28,7 +28,7 @@ def parse_state_key(namespace: str, key: bytes, id_types: IdTypes[Any, Any]) -> 
         state = TouchedState(
             id_types.id.parse(unquote(thread_id), "thread_id"), id_types.user.parse(unquote(user_id), "user_id")
         )
-    except InvalidInput:
+    except InvalidInputError:
         return None
     return state if state_key(namespace, *state) == key else None  # " 1" is an int too, but no key says it so
 

@@ -13,7 +13,7 @@ from urllib.parse import quote, unquote
 
 from redis.asyncio import Redis
 
-from agent_persistence.cache.circuit_breaker import CacheUnavailable, Guard
+from agent_persistence.cache.circuit_breaker import CacheUnavailableError, CircuitBreaker
 from agent_persistence.cache.state_cache import StateCache
 
 _MOST_KEPT: Final = 10_000
@@ -26,7 +26,7 @@ Name = tuple[str, str]
 class RedisValues:
     """Named values beside the cached states of a database, within limits of their own.
 
-    Every method raises ``CacheUnavailable`` where Redis does not answer in time.
+    Every method raises ``CacheUnavailableError`` where Redis does not answer in time.
 
     Args:
         call_seconds: the longest that one call may take.
@@ -35,7 +35,7 @@ class RedisValues:
     def __init__(self, cache: StateCache, *, call_seconds: float) -> None:
         self._cache = cache
         # Not the guard of the states: a large value that takes long must not have them left alone.
-        self._guard = Guard(call_seconds=call_seconds, budget_seconds=call_seconds)
+        self._guard = CircuitBreaker(call_seconds=call_seconds, budget_seconds=call_seconds)
 
     async def put(self, name: Name, value: bytes, *, ttl_seconds: int) -> None:
         """Set a value, for so long."""
@@ -64,7 +64,7 @@ class RedisValues:
 
     async def _call(self, operation: Callable[[Redis], Awaitable[Any]]) -> Any:
         if not self._cache.is_named:  # its keys would be those of any database
-            raise CacheUnavailable
+            raise CacheUnavailableError
         return await self._guard.call(partial(operation, self._cache.redis), self._guard.budget())
 
     def _key(self, name: Name) -> bytes:

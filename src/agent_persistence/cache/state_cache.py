@@ -12,14 +12,14 @@ from typing import Any, Final, NamedTuple, TypeVar
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from agent_persistence.cache.circuit_breaker import CacheUnavailable, Guard
-from agent_persistence.cache.codec import UnreadableValue, decode_state, encode_state
+from agent_persistence.cache.circuit_breaker import CacheUnavailableError, CircuitBreaker
+from agent_persistence.cache.codec import UnreadableValueError, decode_state, encode_state
 from agent_persistence.cache.keys import keys_pattern, state_key
 from agent_persistence.cache.register import QUARANTINE, KeyState, StateRegister, new_token
 from agent_persistence.concurrency.batching import Batch, Batcher
 from agent_persistence.concurrency.single_flight import SingleFlight
 from agent_persistence.encoding.exact_json import encode_json
-from agent_persistence.errors import InvalidInput
+from agent_persistence.errors import InvalidInputError
 from agent_persistence.records import SavedState, StateRecord, TouchedState
 
 T = TypeVar("T")
@@ -83,7 +83,7 @@ class StateCache:
         flights: the reads of the table that are under way in this process.
     """
 
-    def __init__(self, redis: Redis, guard: Guard, *, namespace: str, ttl_seconds: int) -> None:
+    def __init__(self, redis: Redis, guard: CircuitBreaker, *, namespace: str, ttl_seconds: int) -> None:
         self._register = StateRegister(redis)
         self._redis = redis
         self._guard = guard
@@ -112,7 +112,7 @@ class StateCache:
         """Ask Redis whether it is there."""
         try:
             return bool(await self._guard.call(partial(self._redis.execute_command, "PING"), self._guard.budget()))
-        except CacheUnavailable:
+        except CacheUnavailableError:
             return False
 
     async def look(self, thread_id: Any, user_id: Any) -> Hit | Miss:
@@ -120,13 +120,13 @@ class StateCache:
         key, deadline = self._key(thread_id, user_id), self._guard.budget()
         try:
             state, value = await self._reads.do((key, deadline), weight=self._usual_size)
-        except CacheUnavailable:
+        except CacheUnavailableError:
             self.counts.unavailable += 1
             state, value = KeyState.BUSY, b""
         if state is KeyState.VALUE:
             try:
                 hit = Hit(decode_state(value, thread_id, user_id))
-            except UnreadableValue:
+            except UnreadableValueError:
                 self.counts.unreadable += 1
                 await self._try(partial(self._register.invalidate, [key]), deadline, None)
             else:
@@ -145,7 +145,7 @@ class StateCache:
             return  # what the table holds is all that is known of it
         try:
             value = encode_state(thread_id, user_id, None if state is None else _saved(state))
-        except InvalidInput:
+        except InvalidInputError:
             return  # written by others, and more than our JSON can carry: not for the cache
         if value is None:
             return
@@ -202,7 +202,7 @@ class StateCache:
     async def _read_together(self, batch: Batch[tuple[bytes, float]]) -> list[tuple[KeyState, bytes]]:
         """Read what many ask for, within the budget of the first: together they count for as many failures."""
         if not self.is_named:
-            raise CacheUnavailable
+            raise CacheUnavailableError
         keys, deadline = [key for key, _ in batch.items], min(deadline for _, deadline in batch.items)
         found = await self._guard.call(partial(self._register.read, keys), deadline, callers=len(keys))
         # Large values are read few at a time: they must all arrive within the limit of one call.
@@ -215,9 +215,9 @@ class StateCache:
     async def _try(self, operation: Callable[[], Awaitable[T]], deadline: float, otherwise: Other) -> T | Other:
         try:
             if not self.is_named:
-                raise CacheUnavailable
+                raise CacheUnavailableError
             return await self._guard.call(operation, deadline)
-        except CacheUnavailable:
+        except CacheUnavailableError:
             self.counts.unavailable += 1
             return otherwise
 

@@ -20,7 +20,7 @@ from agent_persistence.checkpointer import Capability, Checkpointer
 from agent_persistence.cli.event_loop import run_until_terminated
 from agent_persistence.cli.output import note, out, visible
 from agent_persistence.cli.servers import configured, running, with_embedded_servers
-from agent_persistence.errors import SettingsError, StateConflict
+from agent_persistence.errors import SettingsError, StateConflictError
 from agent_persistence.ids import ID_TYPES, uuid7
 from agent_persistence.settings import PersistenceSettings
 
@@ -113,7 +113,7 @@ async def _work(checkpointer: Checkpointer, thread_id: str) -> None:
         version, read = saved.version, version
     try:
         await checkpointer.save_state(thread_id, {"step": "too late"}, expected_version=read)
-    except StateConflict as error:
+    except StateConflictError as error:
         out.print(Text(f"      refused     {visible(error)}"))
     started = time.perf_counter()
     found = await checkpointer.load_state(thread_id)

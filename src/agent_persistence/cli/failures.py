@@ -11,7 +11,7 @@ from agent_persistence.cli.output import err, note, visible
 from agent_persistence.errors import (
     DatabaseError,
     EmbeddedServerError,
-    InvalidInput,
+    InvalidInputError,
     MissingExtraError,
     PersistenceError,
     SettingsError,
@@ -32,7 +32,7 @@ class ExitCode(IntEnum):
 
 def exit_code_of(error: PersistenceError | OSError) -> ExitCode:
     """Return the exit code that stands for this error."""
-    if isinstance(error, SettingsError | InvalidInput | MissingExtraError):
+    if isinstance(error, SettingsError | InvalidInputError | MissingExtraError):
         return ExitCode.USAGE
     if isinstance(error, EmbeddedServerError) or _no_connection(error):
         return ExitCode.UNREACHABLE

@@ -14,7 +14,7 @@ from agent_persistence.cli.failures import ExitCode, say_error
 from agent_persistence.cli.options import Json
 from agent_persistence.cli.output import note, progress_bar, write_json
 from agent_persistence.cli.servers import run_on_data
-from agent_persistence.errors import InvalidInput
+from agent_persistence.errors import InvalidInputError
 from agent_persistence.persistence import Persistence
 from agent_persistence.transfer.langgraph import ImportedThread, import_threads, open_tables
 
@@ -80,7 +80,7 @@ async def _import(source: str, user: str | None, user_key: str | None, persisten
     def owner_of(metadata: Mapping[str, Any]) -> Any:
         found = None if user_key is None else metadata.get(user_key)
         if found is None and default is None:
-            raise InvalidInput("--user-key", "names nothing in the metadata; give --user for such threads")
+            raise InvalidInputError("--user-key", "names nothing in the metadata; give --user for such threads")
         return default if found is None else kind.parse(str(found), "--user-key")
 
     total, started = _Total(), time.monotonic()

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from agent_persistence import embedded
 from agent_persistence.cli.event_loop import run_until_terminated
 from agent_persistence.cli.output import note
-from agent_persistence.embedded.addresses import Servers
+from agent_persistence.embedded.addresses import ServerAddresses
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import ANY_USER, AnyUser
 from agent_persistence.settings import EMBEDDED, PersistenceSettings
@@ -42,7 +42,7 @@ def with_embedded_servers(settings: PersistenceSettings, **changes: Any) -> Pers
 def running(settings: PersistenceSettings) -> Iterator[PersistenceSettings]:
     """Run what the settings call ``embedded``, and put its addresses in place of the word."""
     # Migrations may have an address of their own, and need no other.
-    servers = Servers(settings, needs_database=settings.database_url is not None)
+    servers = ServerAddresses(settings, needs_database=settings.database_url is not None)
     try:
         yield servers.settings
     finally:

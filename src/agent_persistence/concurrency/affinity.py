@@ -22,7 +22,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_Process.forked)
 
 
-class Home:
+class Affinity:
     """Remembers the process and the event loop of the first use."""
 
     def __init__(self) -> None:

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
 from agent_persistence.errors import ClosedError
-from agent_persistence.frozen import value
+from agent_persistence.frozen import frozen
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
@@ -38,7 +38,7 @@ class _Entry(Generic[ItemT, ResultT]):
     future: asyncio.Future[ResultT]
 
 
-@value
+@frozen
 class Batch(Generic[ItemT]):
     """Items to be done together.
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 logger: Final = logging.getLogger("agent_persistence")
 
 
-class Background:
+class PeriodicTasks:
     """Repeats work until it is stopped. Trouble is logged when it begins and when it is over, not at every turn."""
 
     def __init__(self) -> None:

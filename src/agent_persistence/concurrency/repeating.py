@@ -6,17 +6,17 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from agent_persistence.concurrency.retries import Retries
-from agent_persistence.errors import CommitUnknown, PersistenceError, UnavailableError
+from agent_persistence.errors import CommitUnknownError, PersistenceError, UnavailableError
 
 T = TypeVar("T")
 
 
-class LostReply(UnavailableError):
+class LostReplyError(UnavailableError):
     """Something was sent, and no answer came: it may have been done. It does not leave this package."""
 
 
-class Repeating:
-    """Makes attempts, which raise ``UnavailableError``, or ``LostReply``.
+class LostReplyRetries:
+    """Makes attempts, which raise ``UnavailableError``, or ``LostReplyError``.
 
     Args:
         seconds: how long after the first attempt another one may begin.
@@ -29,22 +29,22 @@ class Repeating:
         """Do what may be done any number of times."""
         try:
             return await self._retries.run(attempt)
-        except LostReply as error:
+        except LostReplyError as error:
             raise UnavailableError(str(error)) from error.__cause__
 
     async def write(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """Do what recognizes that it has been done already.
 
         Raises:
-            CommitUnknown: the server did not come back in time to say whether it has.
+            CommitUnknownError: the server did not come back in time to say whether it has.
         """
-        lost: LostReply | None = None
+        lost: LostReplyError | None = None
 
         async def noted() -> T:
             nonlocal lost
             try:
                 return await attempt()
-            except LostReply as error:
+            except LostReplyError as error:
                 lost = error
                 raise
 
@@ -59,13 +59,13 @@ class Repeating:
         """Do what would give another answer if it were done again.
 
         Raises:
-            CommitUnknown: no answer came.
+            CommitUnknownError: no answer came.
         """
 
         async def once() -> T:
             try:
                 return await attempt()
-            except LostReply as error:
+            except LostReplyError as error:
                 raise _unknown(error) from error.__cause__
 
         return await self._retries.run(once)
@@ -75,5 +75,5 @@ async def _nothing(_: PersistenceError) -> None:
     pass
 
 
-def _unknown(error: LostReply) -> CommitUnknown:
-    return CommitUnknown(f"{error}: this may have been done; read before you write again")
+def _unknown(error: LostReplyError) -> CommitUnknownError:
+    return CommitUnknownError(f"{error}: this may have been done; read before you write again")

@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
-from agent_persistence.errors import LockTimeout, PersistenceError, PoolTimeout
+from agent_persistence.errors import LockTimeoutError, PersistenceError, PoolTimeoutError
 
 T = TypeVar("T")
 
@@ -60,8 +60,8 @@ class Retries:
             try:
                 return await work()
             except PersistenceError as error:
-                lock_timeouts += isinstance(error, LockTimeout)
-                may_help = _may_help(error, lock_timeouts) or (waits_for_pool and isinstance(error, PoolTimeout))
+                lock_timeouts += isinstance(error, LockTimeoutError)
+                may_help = _may_help(error, lock_timeouts) or (waits_for_pool and isinstance(error, PoolTimeoutError))
                 if not may_help or not is_wanted() or self._clock() + pause > deadline:
                     raise
                 await self._before_again(error)
@@ -73,6 +73,6 @@ class Retries:
 
 
 def _may_help(error: PersistenceError, lock_timeouts: int) -> bool:
-    if isinstance(error, LockTimeout):
+    if isinstance(error, LockTimeoutError):
         return lock_timeouts == 1
-    return error.retryable and not isinstance(error, PoolTimeout)
+    return error.retryable and not isinstance(error, PoolTimeoutError)

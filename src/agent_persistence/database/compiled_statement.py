@@ -17,7 +17,7 @@ MODELS_AT_ONCE: Final = 64
 _DIALECT: Final = PGDialect_asyncpg()  # type: ignore[no-untyped-call]  # SQLAlchemy leaves its making untyped
 
 
-class DriverStatement:
+class CompiledStatement:
     """One statement of the models, compiled for asyncpg.
 
     Building and compiling a statement costs a millisecond of CPU, finding it in SQLAlchemy's cache a tenth of that;

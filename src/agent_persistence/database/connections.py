@@ -18,9 +18,9 @@ from sqlalchemy import Engine, Executable, Result
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from agent_persistence.concurrency.shielding import start
-from agent_persistence.database.compiled_statement import DriverStatement
+from agent_persistence.database.compiled_statement import CompiledStatement
 from agent_persistence.database.driver_errors import DRIVER_ERRORS, translate, translated
-from agent_persistence.errors import PersistenceError, PoolTimeout, UnavailableError
+from agent_persistence.errors import PersistenceError, PoolTimeoutError, UnavailableError
 
 _statement_log: Final = logging.getLogger("sqlalchemy.engine.Engine")
 
@@ -29,7 +29,7 @@ _LONGEST_SECONDS: Final = 1.0  # then others who wait for the pool have their tu
 _CLOSED: Final = "the connection was closed; try again"
 
 
-class Lease:
+class PinnedConnection:
     """A connection that commits each statement, unless it is told to begin a transaction.
 
     Attributes:
@@ -42,7 +42,7 @@ class Lease:
         self._engine = engine
         self.since = self.used = now
 
-    async def fetch(self, statement: DriverStatement, **values: Any) -> list[Any]:
+    async def fetch(self, statement: CompiledStatement, **values: Any) -> list[Any]:
         """Run a compiled statement.
 
         Raises:
@@ -131,7 +131,7 @@ def _is_observed(engine: Engine) -> bool:
     return bool(told or _statement_log.isEnabledFor(logging.INFO))
 
 
-class Leases:
+class ConnectionPins:
     """Lends connections; whoever comes when all are lent waits for the next one that is given back.
 
     Args:
@@ -145,17 +145,17 @@ class Leases:
         self._most = most
         self._wait_seconds = wait_seconds
         self._taken = 0
-        self._idle: list[Lease] = []
+        self._idle: list[PinnedConnection] = []
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._renewed = 0.0
 
     @asynccontextmanager
-    async def lend(self) -> AsyncIterator[Lease]:
+    async def lend(self) -> AsyncIterator[PinnedConnection]:
         """Lend a connection for the length of a block.
 
         Raises:
-            PoolTimeout: none was given back in time.
+            PoolTimeoutError: none was given back in time.
         """
         lease = await self.take()
         try:
@@ -163,7 +163,7 @@ class Leases:
         finally:
             self.give_back(lease)
 
-    async def take(self) -> Lease:
+    async def take(self) -> PinnedConnection:
         """Borrow a connection; give it back."""
         while True:
             if self._idle:
@@ -176,7 +176,7 @@ class Leases:
             else:
                 await self._wait()
 
-    def give_back(self, lease: Lease) -> None:
+    def give_back(self, lease: PinnedConnection) -> None:
         """Let others have the connection; nothing is awaited, so a cancelled caller can do so as well."""
         lease.used = now = asyncio.get_running_loop().time()
         if not lease.is_clean or now - lease.since > _LONGEST_SECONDS or lease.since <= self._renewed:
@@ -201,7 +201,7 @@ class Leases:
         self._renewed = asyncio.get_running_loop().time()
         await self.aclose()
 
-    async def _open(self) -> Lease:
+    async def _open(self) -> PinnedConnection:
         self._taken += 1
         try:
             with translated():
@@ -211,7 +211,7 @@ class Leases:
             self._taken -= 1
             self._wake()
             raise
-        return Lease(connection, driver, self._engine.sync_engine, asyncio.get_running_loop().time())
+        return PinnedConnection(connection, driver, self._engine.sync_engine, asyncio.get_running_loop().time())
 
     async def _wait(self) -> None:
         waiter = asyncio.get_running_loop().create_future()
@@ -220,7 +220,7 @@ class Leases:
             async with asyncio.timeout(self._wait_seconds):
                 await waiter
         except TimeoutError as error:
-            raise PoolTimeout("every connection is in use; raise PERSISTENCE_POOL_SIZE") from error
+            raise PoolTimeoutError("every connection is in use; raise PERSISTENCE_POOL_SIZE") from error
         except asyncio.CancelledError:
             if waiter.done() and not waiter.cancelled():
                 self._wake()  # the connection that was meant for this one
@@ -242,10 +242,10 @@ class Leases:
             self._end(lease)
         self._timer = loop.call_later(_IDLE_SECONDS, self._return_idle) if self._idle else None
 
-    def _end(self, lease: Lease) -> None:
+    def _end(self, lease: PinnedConnection) -> None:
         start(self._close(lease))
 
-    async def _close(self, lease: Lease) -> None:
+    async def _close(self, lease: PinnedConnection) -> None:
         try:
             with suppress(*DRIVER_ERRORS):
                 if lease.is_clean and lease.since > self._renewed:

@@ -10,18 +10,18 @@ from typing import Final
 from asyncpg import InterfaceError, InternalClientError, PostgresError
 from sqlalchemy.exc import DBAPIError, InvalidRequestError, SQLAlchemyError
 from sqlalchemy.exc import InterfaceError as SQLAlchemyInterfaceError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.exc import TimeoutError as QueuePoolTimeout
 
 from agent_persistence.errors import (
-    CommitUnknown,
+    CommitUnknownError,
     DatabaseError,
-    LockTimeout,
+    LockTimeoutError,
     PersistenceError,
-    PoolTimeout,
+    PoolTimeoutError,
     SchemaError,
-    StatementTimeout,
+    StatementTimeoutError,
     UnavailableError,
-    UniqueConflict,
+    UniqueConflictError,
 )
 
 # SQLAlchemy 2.0 lets through as they are the driver's own errors of connecting; 2.1 wraps them.
@@ -110,17 +110,17 @@ def translate(error: BaseException, *, committing: bool = False) -> PersistenceE
     for candidate in _chain(error):
         _remove_detail(candidate)
     match classify(error, committing=committing):
-        case Verdict.RETRY if isinstance(error, PoolTimeoutError):
-            return PoolTimeout("every connection is in use; raise PERSISTENCE_POOL_SIZE or hold them shorter")
+        case Verdict.RETRY if isinstance(error, QueuePoolTimeout):
+            return PoolTimeoutError("every connection is in use; raise PERSISTENCE_POOL_SIZE or hold them shorter")
         case Verdict.RETRY:
             return UnavailableError(_UNREACHABLE + _advice(error))
         case Verdict.AMBIGUOUS:
-            return CommitUnknown("the connection closed during COMMIT; read before writing again")
+            return CommitUnknownError("the connection closed during COMMIT; read before writing again")
         case Verdict.CONFLICT:
-            return UniqueConflict(constraint_of(error))
+            return UniqueConflictError(constraint_of(error))
         case Verdict.TIMEOUT:
             sqlstate = sqlstate_of(error)
-            kind = LockTimeout if sqlstate == _LOCK_NOT_AVAILABLE else StatementTimeout
+            kind = LockTimeoutError if sqlstate == _LOCK_NOT_AVAILABLE else StatementTimeoutError
             return kind(f"a statement, lock or transaction exceeded its time limit (sqlstate {sqlstate})")
         case Verdict.FATAL:
             return _fatal(error)
@@ -145,7 +145,7 @@ def constraint_of(error: BaseException) -> str | None:
 
 
 def _is_passing(error: BaseException, sqlstate: str | None) -> bool:
-    if isinstance(error, OSError | PoolTimeoutError) or getattr(error, "connection_invalidated", False):
+    if isinstance(error, OSError | QueuePoolTimeout) or getattr(error, "connection_invalidated", False):
         return True  # TimeoutError, of the driver's own waits, is an OSError
     if sqlstate is not None and (sqlstate in _TRY_AGAIN or sqlstate.startswith("08")):
         return True

@@ -9,7 +9,7 @@ from agent_persistence.backends.postgresql import PostgreSQLCheckpointer
 from agent_persistence.checkpointer import Checkpoint, Checkpointer, ThreadSummary
 from agent_persistence.degraded.journal import FIRST_PROVISIONAL, Place
 from agent_persistence.encoding.exact_json import encode_json
-from agent_persistence.errors import StateConflict, UnavailableError
+from agent_persistence.errors import StateConflictError, UnavailableError
 from agent_persistence.records import Page
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class DegradedCheckpointer(Checkpointer):
         """Refuse at once what the database would refuse later, as far as this process can tell.
 
         Raises:
-            StateConflict: the thread is known to be further on.
+            StateConflictError: the thread is known to be further on.
         """
         journal, known = self._mode.journal, self._mode.known.version(place)
         waiting, settled = journal.latest(place), journal.settled(expected)
@@ -125,7 +125,7 @@ class DegradedCheckpointer(Checkpointer):
         else:  # a version above the known one may be another process's, unless it was made here
             found, is_passed = known, settled < known or settled >= FIRST_PROVISIONAL
         if is_passed:
-            raise StateConflict(place.thread_id, expected, found)
+            raise StateConflictError(place.thread_id, expected, found)
 
     def _place(self, thread_id: str) -> Place:
         self._direct.check_thread_id(thread_id)

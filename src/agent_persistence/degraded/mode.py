@@ -14,13 +14,13 @@ from agent_persistence.checkpointer import Checkpoint
 from agent_persistence.degraded.checkpointer import DegradedCheckpointer
 from agent_persistence.degraded.journal import Journal, KnownStates, PendingState, Place
 from agent_persistence.errors import (
-    CommitUnknown,
+    CommitUnknownError,
     PersistenceError,
-    StatementTimeout,
+    StatementTimeoutError,
     UnavailableError,
     UnsavedStatesError,
 )
-from agent_persistence.frozen import value
+from agent_persistence.frozen import frozen
 from agent_persistence.persistence import Persistence
 
 logger: Final = logging.getLogger("agent_persistence")
@@ -31,7 +31,7 @@ _MOST_TIMEOUTS: Final = 5  # of a state, before those that wait behind it come f
 _REMIND: Final = 30.0  # seconds between lines in the log while it is away
 
 
-@value
+@frozen
 class UnsavedState:
     """A state that was taken in while the database was away, and is not in it.
 
@@ -158,7 +158,7 @@ class DegradedMode:
                 return False
             while self.journal:
                 await self._write(self.journal.first)
-        except CommitUnknown:
+        except CommitUnknownError:
             self.journal.first.in_doubt = True
             return False
         except PersistenceError:
@@ -174,9 +174,9 @@ class DegradedMode:
                 saved = await direct.load_state(place.thread_id)
             if saved is None or saved.state != told.state:
                 saved = await direct.save_state(place.thread_id, told.state, expected_version=expected)
-        except (UnavailableError, CommitUnknown):
+        except (UnavailableError, CommitUnknownError):
             raise
-        except StatementTimeout as error:  # another's lock, or a database that is busy with coming back
+        except StatementTimeoutError as error:  # another's lock, or a database that is busy with coming back
             pending.timeouts += 1
             if pending.timeouts < _MOST_TIMEOUTS:
                 raise

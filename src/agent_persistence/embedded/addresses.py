@@ -12,7 +12,7 @@ from agent_persistence.errors import SettingsError
 from agent_persistence.settings import EMBEDDED, PersistenceSettings
 
 
-class Servers:
+class ServerAddresses:
     """The addresses to use. Where the settings say ``embedded``, the servers run from here until ``close``.
 
     Args:

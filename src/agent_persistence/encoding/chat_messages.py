@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from agent_persistence.errors import InvalidInput
-from agent_persistence.frozen import value
+from agent_persistence.errors import InvalidInputError
+from agent_persistence.frozen import frozen
 from agent_persistence.records import MessageRole
 
 # The last two are roles of the chat-completions API that the enum has no label for; ``extra`` keeps the word.
@@ -22,7 +22,7 @@ _ROLES: Final[dict[str, MessageRole]] = {role.value: role for role in MessageRol
 _MAX_TOOL_CALL_ID: Final = 255
 
 
-@value
+@frozen
 class MessageColumns:
     """A chat message, cut into the columns of ``messages``."""
 
@@ -38,7 +38,7 @@ def to_columns(message: Mapping[str, Any], field: str = "message") -> MessageCol
     """Cut a chat-completions message into columns.
 
     Raises:
-        InvalidInput: it is no mapping, its role is unknown, or its content is of no shape that the format has.
+        InvalidInputError: it is no mapping, its role is unknown, or its content is of no shape that the format has.
     """
     role = check_shape(message, field)
     content = _plain_text(message.get("content"))
@@ -58,17 +58,19 @@ def check_shape(message: object, field: str = "message") -> MessageRole:
     """Refuse what is no chat-completions message; return its role.
 
     Raises:
-        InvalidInput: it is no mapping, its role is unknown, or its content is of no shape that the format has.
+        InvalidInputError: it is no mapping, its role is unknown, or its content is of no shape that the format has.
     """
     if type(message) is not dict and not isinstance(message, Mapping):
-        raise InvalidInput(field, f"must be a mapping in the chat-completions shape, not {type(message).__name__}")
+        raise InvalidInputError(field, f"must be a mapping in the chat-completions shape, not {type(message).__name__}")
     content = message.get("content")
     if content is not None and not isinstance(content, str | list):
-        raise InvalidInput(f"{field}.content", f"must be text, None or a list of parts, not {type(content).__name__}")
+        raise InvalidInputError(
+            f"{field}.content", f"must be text, None or a list of parts, not {type(content).__name__}"
+        )
     role = message.get("role")
     if isinstance(role, str) and role in _ROLES:
         return _ROLES[role]
-    raise InvalidInput(f"{field}.role", f"must be one of {', '.join(_ROLES)}")
+    raise InvalidInputError(f"{field}.role", f"must be one of {', '.join(_ROLES)}")
 
 
 def from_columns(columns: MessageColumns) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import AsyncGenerator, AsyncIterable
 from typing import Any, Final
 
-from agent_persistence.errors import InvalidInput
+from agent_persistence.errors import InvalidInputError
 from agent_persistence.records import StateStream
 
 CHUNK_BYTES: Final = 1024 * 1024
@@ -52,12 +52,12 @@ async def cut(source: AsyncIterable[Any], field: str) -> AsyncGenerator[bytes, N
     """Cut a stream into chunks of one size, but for the last, whatever the pieces are that it comes in.
 
     Raises:
-        InvalidInput: it gives something else than bytes.
+        InvalidInputError: it gives something else than bytes.
     """
     waiting = bytearray()
     async for piece in source:
         if not isinstance(piece, bytes | bytearray | memoryview):
-            raise InvalidInput(field, f"must give bytes, not {type(piece).__name__}")
+            raise InvalidInputError(field, f"must give bytes, not {type(piece).__name__}")
         rest = memoryview(piece).cast("B")
         while rest:
             room = CHUNK_BYTES - len(waiting)

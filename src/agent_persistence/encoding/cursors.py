@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import orjson
 
-from agent_persistence.errors import InvalidInput
+from agent_persistence.errors import InvalidInputError
 
 T = TypeVar("T")
 
@@ -23,7 +23,7 @@ def decode_cursor(cursor: str, listing: str, field: str, read: Callable[..., T])
     """Read a position back through ``read``, which takes its parts.
 
     Raises:
-        InvalidInput: it is not a cursor of this kind of list.
+        InvalidInputError: it is not a cursor of this kind of list.
     """
     try:
         found, *position = orjson.loads(base64.urlsafe_b64decode(cursor.encode("ascii") + b"=="))
@@ -31,4 +31,6 @@ def decode_cursor(cursor: str, listing: str, field: str, read: Callable[..., T])
             raise ValueError
         return read(*position)
     except (ValueError, TypeError, AttributeError, OverflowError, binascii.Error):
-        raise InvalidInput(field, "is not a cursor of this list; pass page.before or page.after unchanged") from None
+        raise InvalidInputError(
+            field, "is not a cursor of this list; pass page.before or page.after unchanged"
+        ) from None

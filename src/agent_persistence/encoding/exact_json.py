@@ -18,7 +18,7 @@ from typing import Any, Final
 import orjson
 from pydantic_core import from_json
 
-from agent_persistence.errors import InvalidInput
+from agent_persistence.errors import InvalidInputError
 from agent_persistence.validation import text_refusal
 
 MAX_JSON_BYTES: Final = 16 * 1024 * 1024
@@ -62,14 +62,14 @@ def encode_json(value: object, field: str, *, max_bytes: int = MAX_JSON_BYTES) -
         max_bytes: the size from which on it is refused.
 
     Raises:
-        InvalidInput: the value would not come back; the path in ``field`` (``state.messages[3].score``) says what.
+        InvalidInputError: the value would not come back; the path in ``field`` (``state.messages[3].score``) says what.
     """
     encoded = _encode_usual(value)
     if encoded is None:
         spell_out = _check({field: value}, [])
         encoded = orjson.dumps(_spelled_out(value) if spell_out else value)
     if len(encoded) > max_bytes:
-        raise InvalidInput(field, f"takes {len(encoded)} bytes as JSON, the limit is {max_bytes}")
+        raise InvalidInputError(field, f"takes {len(encoded)} bytes as JSON, the limit is {max_bytes}")
     return encoded
 
 
@@ -113,7 +113,7 @@ def _is_negative_zero(value: float) -> bool:
 def _check(container: Any, path: list[str | int]) -> bool:
     """Refuse what would not come back; return whether a float must be spelled out."""
     if len(path) > MAX_JSON_DEPTH:
-        raise InvalidInput(str(path[0]), f"is nested deeper than {MAX_JSON_DEPTH} levels")
+        raise InvalidInputError(str(path[0]), f"is nested deeper than {MAX_JSON_DEPTH} levels")
     spell_out = False
     for key, value in _items(container, path):
         kind = type(value)
@@ -122,7 +122,7 @@ def _check(container: Any, path: list[str | int]) -> bool:
             spell_out = _check(value, path) or spell_out
             path.pop()
         elif reason := _refusal(kind, value):
-            raise InvalidInput(_name([*path, key]), reason)
+            raise InvalidInputError(_name([*path, key]), reason)
         elif kind is float:
             spell_out = spell_out or _needs_spelling_out(value)
     return spell_out
@@ -133,9 +133,9 @@ def _items(container: Any, path: list[str | int]) -> Iterable[tuple[Any, Any]]:
         return enumerate(container)
     for key in container:
         if type(key) is not str:
-            raise InvalidInput(_name(path), f"has a key of type {type(key).__name__}; JSON keys are plain str")
+            raise InvalidInputError(_name(path), f"has a key of type {type(key).__name__}; JSON keys are plain str")
         if reason := text_refusal(key):
-            raise InvalidInput(_name(path), f"has a key that {reason}")
+            raise InvalidInputError(_name(path), f"has a key that {reason}")
     items: Iterable[tuple[Any, Any]] = container.items()
     return items
 
@@ -223,12 +223,12 @@ def sanitize(value: object, field: str = "value") -> Any:
     key. Whatever else `encode_json` refuses is left to it.
 
     Raises:
-        InvalidInput: the value is nested deeper than `encode_json` accepts.
+        InvalidInputError: the value is nested deeper than `encode_json` accepts.
     """
     try:
         return _sanitized(value)
     except RecursionError:
-        raise InvalidInput(field, f"is nested deeper than {MAX_JSON_DEPTH} levels") from None
+        raise InvalidInputError(field, f"is nested deeper than {MAX_JSON_DEPTH} levels") from None
 
 
 def _sanitized(value: Any) -> Any:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, TypeVar
 
-from agent_persistence.errors import MissingExtraError, StateConflict
+from agent_persistence.errors import MissingExtraError, StateConflictError
 from agent_persistence.integrations.checkpointing import CheckpointMethods, Framework
 
 try:
@@ -29,7 +29,7 @@ __all__ = ["PersistenceCheckpointer"]
 StateT = TypeVar("StateT", bound=AgentState)
 
 
-def _overtaken(error: StateConflict) -> Exception:
+def _overtaken(error: StateConflictError) -> Exception:
     context = {"thread_id": error.thread_id, "expected_version": error.expected, "current_version": error.found}
     overtaken: Exception = StaleStateError(str(error), "STORAGE_CONFLICT_001", context)
     return overtaken

@@ -22,13 +22,13 @@ from typing import Annotated, Any, Final
 
 from agent_persistence.errors import (
     CheckpointingDisabledError,
-    CommitUnknown,
+    CommitUnknownError,
     ConflictError,
-    InvalidInput,
+    InvalidInputError,
     MissingExtraError,
     NotFoundError,
     PersistenceError,
-    StatementTimeout,
+    StatementTimeoutError,
     UnavailableError,
 )
 from agent_persistence.operations.unit_of_work import UnitOfWork
@@ -127,14 +127,14 @@ class _Answer:
 
 
 _ANSWERS: Final[Mapping[type, _Answer]] = {
-    InvalidInput: _Answer(HTTPStatus.UNPROCESSABLE_ENTITY),
+    InvalidInputError: _Answer(HTTPStatus.UNPROCESSABLE_ENTITY),
     NotFoundError: _Answer(HTTPStatus.NOT_FOUND),
     ConflictError: _Answer(HTTPStatus.CONFLICT),
     CheckpointingDisabledError: _Answer(HTTPStatus.NOT_IMPLEMENTED, "states are not saved here"),
     UnavailableError: _Answer(HTTPStatus.SERVICE_UNAVAILABLE, "the database is not available; try again"),
-    StatementTimeout: _Answer(HTTPStatus.GATEWAY_TIMEOUT, "the database took too long"),
+    StatementTimeoutError: _Answer(HTTPStatus.GATEWAY_TIMEOUT, "the database took too long"),
     # Not 503: clients and proxies repeat what was answered so, and this may be done already.
-    CommitUnknown: _Answer(
+    CommitUnknownError: _Answer(
         HTTPStatus.INTERNAL_SERVER_ERROR, "this may have been saved or not; read before you write again"
     ),
     PersistenceError: _Answer(HTTPStatus.INTERNAL_SERVER_ERROR, "the server failed"),

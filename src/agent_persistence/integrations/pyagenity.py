@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Final, TypeVar, get_args
 
-from agent_persistence.errors import InvalidInput, MissingExtraError
+from agent_persistence.errors import InvalidInputError, MissingExtraError
 from agent_persistence.integrations.checkpointing import CheckpointMethods, Framework
 
 try:
@@ -59,13 +59,13 @@ class PersistenceCheckpointer(CheckpointMethods, BaseCheckpointer[StateT]):  # t
         """Make a state of its dump.
 
         Raises:
-            InvalidInput: it is of another class, whose fields would be lost.
+            InvalidInputError: it is of another class, whose fields would be lost.
         """
         fields = dict(data)
         written = fields.pop(_HEADER, {}).get("class")
         state_type = self._state_class(config)
         if written not in (None, state_type.__name__):
-            raise InvalidInput(
+            raise InvalidInputError(
                 "state_class",
                 f"is {state_type.__name__}, but the state was saved as {written}: call bind_state_type({written})",
             )

@@ -36,7 +36,7 @@ async def upgrade(settings: PersistenceSettings, revision: str = "head") -> None
     Raises:
         SettingsError: no address is set.
         PoolerError: the address leads to a pooler.
-        MigrationLockTimeout: another migration took too long.
+        MigrationLockTimeoutError: another migration took too long.
         SchemaConflictError: another program's objects stand in the way; nothing was created.
         IdTypeMismatchError: the database was built with other id types.
         UnavailableError: the database cannot be reached.

@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from agent_persistence.database.driver_errors import translated
-from agent_persistence.errors import InvalidInput, PersistenceError
+from agent_persistence.errors import InvalidInputError, PersistenceError
 from agent_persistence.migrate import catalog, preflight
 from agent_persistence.migrate.autogenerate import comparison_options
 from agent_persistence.migrate.connection import migration_session, open_connection
@@ -51,7 +51,7 @@ async def _connect_and_run(engine: AsyncEngine | None, settings: PersistenceSett
 
 def _run(connection: Connection, settings: PersistenceSettings) -> None:
     if connection.in_transaction():
-        raise InvalidInput("connection", "is inside a transaction; a migration needs one that is not")
+        raise InvalidInputError("connection", "is inside a transaction; a migration needs one that is not")
     with migration_session(connection, settings.db_schema):
         if _changes_the_database():
             _migrate(connection, settings)

@@ -10,7 +10,7 @@ from typing import Final
 
 from sqlalchemy import Connection, func, select
 
-from agent_persistence.errors import MigrationLockTimeout
+from agent_persistence.errors import MigrationLockTimeoutError
 from agent_persistence.migrate.connection import pause
 
 _POLL_SECONDS: Final = 0.2
@@ -27,7 +27,7 @@ def migration_lock(
     long as that session's work on the server does, even when the process is killed.
 
     Raises:
-        MigrationLockTimeout: somebody else held it all the time.
+        MigrationLockTimeoutError: somebody else held it all the time.
     """
     key = lock_key(schema, version_table)
     _acquire(connection, key, timeout_seconds)
@@ -42,7 +42,7 @@ def _acquire(connection: Connection, key: int, timeout_seconds: float) -> None:
     while not _try(connection, key):
         waited = time.monotonic() - started
         if waited >= timeout_seconds:
-            raise MigrationLockTimeout(waited)
+            raise MigrationLockTimeoutError(waited)
         pause(connection, _POLL_SECONDS)
 
 

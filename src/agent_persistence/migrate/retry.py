@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from agent_persistence.database.driver_errors import sqlstate_of
-from agent_persistence.errors import StatementTimeout
+from agent_persistence.errors import StatementTimeoutError
 from agent_persistence.migrate.connection import pause
 
 logger = logging.getLogger("agent_persistence")
@@ -31,7 +31,7 @@ def run_patiently(connection: Connection, run_revisions: Callable[[], None], *, 
     the work.
 
     Raises:
-        StatementTimeout: traffic was in the way all the time.
+        StatementTimeoutError: traffic was in the way all the time.
     """
     paused, pause_seconds = 0.0, _FIRST_PAUSE_SECONDS
     while True:
@@ -42,7 +42,7 @@ def run_patiently(connection: Connection, run_revisions: Callable[[], None], *, 
             if sqlstate_of(error) not in _IN_THE_WAY:
                 raise
             if paused >= timeout_seconds:
-                raise StatementTimeout(
+                raise StatementTimeoutError(
                     "a table was in use all the time; end the transactions that use it, "
                     "or raise PERSISTENCE_MIGRATION_LOCK_TIMEOUT"
                 ) from error

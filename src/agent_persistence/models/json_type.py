@@ -13,7 +13,7 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 from typing_extensions import override
 
 from agent_persistence.encoding.exact_json import UNDECODABLE, EncodedJSON, decode_json, encode_json
-from agent_persistence.errors import InvalidInput
+from agent_persistence.errors import InvalidInputError
 
 
 class ExactJSON(TypeDecorator[Any]):
@@ -71,7 +71,7 @@ class _JSONBytes(TypeDecorator[Any]):
         return _from_driver
 
 
-class _Refused(InvalidInput, DontWrapMixin):
+class _RefusedError(InvalidInputError, DontWrapMixin):
     """Leaves SQLAlchemy as it is: the StatementError around it would print the parameters."""
 
 
@@ -82,8 +82,8 @@ def _to_driver(value: Any) -> str | None:
         return value.utf8.decode()
     try:
         return encode_json(value, "json").decode()
-    except InvalidInput as refusal:
-        raise _Refused(refusal.field, refusal.reason) from None
+    except InvalidInputError as refusal:
+        raise _RefusedError(refusal.field, refusal.reason) from None
 
 
 def _from_driver(value: Any) -> Any:

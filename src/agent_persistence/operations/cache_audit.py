@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
 
-from agent_persistence.cache.codec import VALUE, UnreadableValue, version_of
+from agent_persistence.cache.codec import VALUE, UnreadableValueError, version_of
 from agent_persistence.cache.keys import parse_state_key
 from agent_persistence.cache.state_cache import StateCache
 from agent_persistence.ids import IdTypes
@@ -120,5 +120,5 @@ async def _cached_versions(cache: StateCache, states: Sequence[TouchedState]) ->
 def _version(head: bytes) -> int | None:
     try:
         return version_of(head)
-    except UnreadableValue:
+    except UnreadableValueError:
         return None

@@ -12,12 +12,12 @@ from sqlalchemy import insert
 from agent_persistence.cache import StateCache
 from agent_persistence.concurrency.batching import ALONE, IN_DOUBT, Alone, Batch
 from agent_persistence.concurrency.retries import Retries
-from agent_persistence.database.connections import Lease, Leases
+from agent_persistence.database.connections import ConnectionPins, PinnedConnection
 from agent_persistence.database.driver_errors import DRIVER_ERRORS, Verdict, classify, translate, translated
-from agent_persistence.errors import CommitUnknown, PersistenceError, UnavailableError
+from agent_persistence.errors import CommitUnknownError, PersistenceError, UnavailableError
 from agent_persistence.models import Models
 from agent_persistence.records import Touched
-from agent_persistence.sessions.commit_evidence import Proof
+from agent_persistence.sessions.commit_evidence import CommitEvidence
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
@@ -34,7 +34,7 @@ class Written(Generic[ResultT]):
     """
 
     results: Sequence[ResultT | Alone]
-    proof: Proof | None
+    proof: CommitEvidence | None
     touched: Touched = field(default_factory=dict)
 
 
@@ -42,7 +42,7 @@ NO_REPLY: Final = "the connection closed before the reply; a message with an id 
 """Why nobody knows whether a message was added."""
 
 
-class _ReplyLost(UnavailableError):
+class _ReplyLostError(UnavailableError):
     """A statement that commits by itself may have done so before its connection was lost."""
 
 
@@ -55,11 +55,11 @@ class GroupCommit:
 
     def __init__(
         self,
-        leases: Leases,
+        leases: ConnectionPins,
         models: Models[Any, Any],
         cache: StateCache | None,
         retries: Retries,
-        settle: Callable[[Proof], Awaitable[bool | None]],
+        settle: Callable[[CommitEvidence], Awaitable[bool | None]],
     ) -> None:
         self._leases = leases
         self._models = models
@@ -70,7 +70,7 @@ class GroupCommit:
     async def run(
         self,
         batch: Batch[ItemT],
-        write: Callable[[Lease, list[ItemT]], Awaitable[Written[ResultT]]],
+        write: Callable[[PinnedConnection, list[ItemT]], Awaitable[Written[ResultT]]],
         *,
         is_repeatable: bool = False,
     ) -> Sequence[ResultT | Alone]:
@@ -84,7 +84,7 @@ class GroupCommit:
 
         Raises:
             UnavailableError: nobody's item could be written.
-            CommitUnknown: nobody knows whether they were.
+            CommitUnknownError: nobody knows whether they were.
         """
         attempt_once = self._in_statement if is_repeatable else self._in_transaction
         alone: Alone = ALONE
@@ -97,7 +97,7 @@ class GroupCommit:
                 return results
             try:
                 done = await attempt_once(batch.chosen(wanted), write)
-            except _ReplyLost:
+            except _ReplyLostError:
                 alone = IN_DOUBT
                 raise
             for place, result in zip(wanted, done, strict=True):
@@ -108,15 +108,15 @@ class GroupCommit:
             return await self._retries.run(attempt)
         except UnavailableError as error:
             if alone is IN_DOUBT:
-                raise CommitUnknown(NO_REPLY) from error
+                raise CommitUnknownError(NO_REPLY) from error
             raise
-        except CommitUnknown:
+        except CommitUnknownError:
             raise
         except PersistenceError:
             return [alone] * len(batch.items)
 
     async def _in_statement(
-        self, items: list[ItemT], write: Callable[[Lease, list[ItemT]], Awaitable[Written[ResultT]]]
+        self, items: list[ItemT], write: Callable[[PinnedConnection, list[ItemT]], Awaitable[Written[ResultT]]]
     ) -> Sequence[ResultT | Alone]:
         async with self._leases.lend() as lease:
             try:
@@ -124,10 +124,10 @@ class GroupCommit:
             except UnavailableError as error:
                 if error.__cause__ is None or classify(error.__cause__, committing=True) is not Verdict.AMBIGUOUS:
                     raise
-                raise _ReplyLost("the connection closed before the reply; try again") from error.__cause__
+                raise _ReplyLostError("the connection closed before the reply; try again") from error.__cause__
 
     async def _in_transaction(
-        self, items: list[ItemT], write: Callable[[Lease, list[ItemT]], Awaitable[Written[ResultT]]]
+        self, items: list[ItemT], write: Callable[[PinnedConnection, list[ItemT]], Awaitable[Written[ResultT]]]
     ) -> Sequence[ResultT | Alone]:
         lease = await self._leases.take()
         try:
@@ -146,7 +146,7 @@ class GroupCommit:
         finally:
             self._leases.give_back(lease)
 
-    async def _commit(self, lease: Lease, written: Written[Any], proof: Proof) -> None:
+    async def _commit(self, lease: PinnedConnection, written: Written[Any], proof: CommitEvidence) -> None:
         cache = self._cache if written.touched else None
         if cache is None:
             await self._end(lease, proof)
@@ -162,14 +162,14 @@ class GroupCommit:
         await self._end(lease, proof)  # from here on only a commit tells that it was one; else the quarantine stays
         await cache.after_commit(quarantine)
 
-    async def _end(self, lease: Lease, proof: Proof) -> None:
+    async def _end(self, lease: PinnedConnection, proof: CommitEvidence) -> None:
         """Commit, or raise."""
         try:
             await lease.commit()
         except DRIVER_ERRORS as error:
             failure = translate(error, committing=True)
             await lease.drop()
-            committed = await self._settle(proof) if isinstance(failure, CommitUnknown) else None
+            committed = await self._settle(proof) if isinstance(failure, CommitUnknownError) else None
             if committed is None:
                 raise failure from error
             if not committed:

@@ -7,28 +7,28 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from agent_persistence.concurrency.batching import ALONE, Alone
-from agent_persistence.database.connections import Lease
+from agent_persistence.database.connections import PinnedConnection
 from agent_persistence.encoding.recent_states import RecentStates
 from agent_persistence.models import Models
 from agent_persistence.models.base import table_of
 from agent_persistence.operations.group_commit import Written
 from agent_persistence.records import MessageRecord, StateRecord, Touched, TouchedState
-from agent_persistence.repositories.messages.prepared import NewMessages
+from agent_persistence.repositories.messages.prepared import PreparedAppend
 from agent_persistence.repositories.messages.rows import appended, appended_trace
 from agent_persistence.repositories.messages.statements import append_messages, columns_of_messages
-from agent_persistence.repositories.states.prepared import NewState, columns_of_states
+from agent_persistence.repositories.states.prepared import PreparedState, columns_of_states
 from agent_persistence.repositories.states.repository import saved_trace
 from agent_persistence.repositories.states.statements import save_states
-from agent_persistence.sessions.commit_evidence import Proof, Trace
-from agent_persistence.sessions.scope import Limits
+from agent_persistence.sessions.commit_evidence import CommitEvidence, RowEvidence
+from agent_persistence.sessions.scope import StoreOptions
 
 SavedTogether = Written[StateRecord[Any]]
 AppendedTogether = Written[tuple[MessageRecord[Any], ...]]
 
 
 def writer_of_states(
-    models: Models[Any, Any], limits: Limits[Any], recent: RecentStates
-) -> Callable[[Lease, list[NewState[Any]]], Awaitable[SavedTogether]]:
+    models: Models[Any, Any], limits: StoreOptions[Any], recent: RecentStates
+) -> Callable[[PinnedConnection, list[PreparedState[Any]]], Awaitable[SavedTogether]]:
     """Make what saves several states."""
     trace = saved_trace(table_of(models.State))
     statements = {
@@ -37,7 +37,7 @@ def writer_of_states(
         for one in (False, True)
     }
 
-    async def write(lease: Lease, states: list[NewState[Any]]) -> SavedTogether:
+    async def write(lease: PinnedConnection, states: list[PreparedState[Any]]) -> SavedTogether:
         places = _of_one_owner_a_thread(states)
         changes = any(states[place].change for place in places)
         one = len(places) == 1
@@ -63,7 +63,7 @@ def writer_of_states(
 
 def writer_of_messages(
     models: Models[Any, Any], touch_seconds: float
-) -> Callable[[Lease, list[NewMessages[Any]]], Awaitable[AppendedTogether]]:
+) -> Callable[[PinnedConnection, list[PreparedAppend[Any]]], Awaitable[AppendedTogether]]:
     """Make what adds the messages of several callers."""
     trace = appended_trace(table_of(models.Message))
     statements = {
@@ -72,7 +72,7 @@ def writer_of_messages(
         for one in (False, True)
     }
 
-    async def write(lease: Lease, items: list[NewMessages[Any]]) -> AppendedTogether:
+    async def write(lease: PinnedConnection, items: list[PreparedAppend[Any]]) -> AppendedTogether:
         results: list[tuple[MessageRecord[Any], ...] | Alone] = [ALONE] * len(items)
         found: list[Any] = []
         possible = _of_one_owner_a_thread(items)
@@ -95,12 +95,12 @@ def writer_of_messages(
     return write
 
 
-def has_one_kind_of_id(item: NewMessages[Any]) -> bool:
+def has_one_kind_of_id(item: PreparedAppend[Any]) -> bool:
     """Whether one statement can add the messages: all of them have ids, or the database makes them all."""
     return len({message.message_id is None for message in item.messages}) == 1
 
 
-def is_repeatable(item: NewMessages[Any]) -> bool:
+def is_repeatable(item: PreparedAppend[Any]) -> bool:
     """Whether adding it twice leaves what adding it once does: its ids make it known again.
 
     Several messages are added by one statement all or none only if no other message can have one of their ids.
@@ -108,7 +108,7 @@ def is_repeatable(item: NewMessages[Any]) -> bool:
     return item.has_new_ids or (len(item.messages) == 1 and _has_ids(item))
 
 
-def _of_one_owner_a_thread(items: Sequence[NewState[Any] | NewMessages[Any]]) -> list[int]:
+def _of_one_owner_a_thread(items: Sequence[PreparedState[Any] | PreparedAppend[Any]]) -> list[int]:
     """The places of what can share a statement: by its thread alone it must be clear whose a row is."""
     owner_of: dict[Any, Any] = {}
     return [place for place, item in enumerate(items) if owner_of.setdefault(item.thread_id, item.owner) == item.owner]
@@ -121,15 +121,15 @@ def _by_thread(rows: Sequence[Any], key: Callable[[Any], int]) -> defaultdict[An
     return found
 
 
-def _has_ids(item: NewMessages[Any]) -> bool:
+def _has_ids(item: PreparedAppend[Any]) -> bool:
     return item.messages[0].message_id is not None
 
 
-def _flat(items: Sequence[NewMessages[Any]]) -> list[tuple[Any, Any, Any]]:
+def _flat(items: Sequence[PreparedAppend[Any]]) -> list[tuple[Any, Any, Any]]:
     return [(item.thread_id, item.owner, message) for item in items for message in item.messages]
 
 
-def _by_id(items: Sequence[NewMessages[Any]], rows: Sequence[Any]) -> list[tuple[MessageRecord[Any], ...] | Alone]:
+def _by_id(items: Sequence[PreparedAppend[Any]], rows: Sequence[Any]) -> list[tuple[MessageRecord[Any], ...] | Alone]:
     """A row is its message's; of two callers with the same message the second one is to find it there."""
     row_of = {(row.thread_id, row.message_id): row for row in rows}
     results: list[tuple[MessageRecord[Any], ...] | Alone] = []
@@ -139,7 +139,9 @@ def _by_id(items: Sequence[NewMessages[Any]], rows: Sequence[Any]) -> list[tuple
     return results
 
 
-def _by_place(items: Sequence[NewMessages[Any]], rows: Sequence[Any]) -> list[tuple[MessageRecord[Any], ...] | Alone]:
+def _by_place(
+    items: Sequence[PreparedAppend[Any]], rows: Sequence[Any]
+) -> list[tuple[MessageRecord[Any], ...] | Alone]:
     """The rows of a thread are numbered in the order of its messages."""
     rows_of = _by_thread(rows, key=lambda row: int(row.seq))
     results: list[tuple[MessageRecord[Any], ...] | Alone] = []
@@ -150,14 +152,14 @@ def _by_place(items: Sequence[NewMessages[Any]], rows: Sequence[Any]) -> list[tu
     return results
 
 
-def _records(item: NewMessages[Any], rows: Sequence[Any]) -> tuple[MessageRecord[Any], ...] | Alone:
+def _records(item: PreparedAppend[Any], rows: Sequence[Any]) -> tuple[MessageRecord[Any], ...] | Alone:
     if None in rows:
         return ALONE
     return tuple(appended(item.thread_id, message, row) for message, row in zip(item.messages, rows, strict=True))
 
 
-def _proof(rows: Sequence[Any], trace: Callable[[Any], Trace]) -> Proof | None:
+def _proof(rows: Sequence[Any], trace: Callable[[Any], RowEvidence]) -> CommitEvidence | None:
     if not rows:
         return None
     last = max(rows, key=lambda row: row.created_at)
-    return Proof(None, last, made=[trace(last)])
+    return CommitEvidence(None, last, made=[trace(last)])

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from agent_persistence.concurrency.batching import Batch
 from agent_persistence.concurrency.retries import Retries
-from agent_persistence.database.connections import Leases
+from agent_persistence.database.connections import ConnectionPins
 from agent_persistence.models import Models
 from agent_persistence.records import StateRecord
 from agent_persistence.repositories.states.rows import whole_states
@@ -25,7 +25,7 @@ Found = StateRecord[Any] | None
 ReadTogether = Callable[[Batch[Wanted]], Awaitable[list[Found | Exception]]]
 
 
-def reader_of_latest_states(leases: Leases, models: Models[Any, Any], retries: Retries) -> ReadTogether:
+def reader_of_latest_states(leases: ConnectionPins, models: Models[Any, Any], retries: Retries) -> ReadTogether:
     """Make what reads several latest states in one round trip, and again while that may help."""
     one, many = latest_state(models, of_anybody=False), latest_states(models)
 

@@ -14,20 +14,20 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.pool import QueuePool
 
 from agent_persistence.cache import StateCache
-from agent_persistence.concurrency.affinity import Home
+from agent_persistence.concurrency.affinity import Affinity
 from agent_persistence.concurrency.batching import ALONE, IN_DOUBT, Alone, Batcher
 from agent_persistence.concurrency.retries import Retries
 from agent_persistence.concurrency.shielding import start, to_the_end
-from agent_persistence.database.connections import Leases
+from agent_persistence.database.connections import ConnectionPins
 from agent_persistence.database.driver_errors import DRIVER_ERRORS, sqlstate_of, translate, translated
 from agent_persistence.encoding.recent_states import RecentStates
 from agent_persistence.errors import (
     ClosedError,
-    CommitUnknown,
+    CommitUnknownError,
     ConflictError,
     NotFoundError,
     PersistenceError,
-    StatementTimeout,
+    StatementTimeoutError,
     UnavailableError,
 )
 from agent_persistence.ids import IdT, UserIdT
@@ -46,22 +46,22 @@ from agent_persistence.records import ANY_USER, AnyUser, MessageRecord, NewThrea
 from agent_persistence.repositories import (
     CheckpointRepository,
     EntityRepository,
-    Limits,
     MessageRepository,
     StateRepository,
+    StoreOptions,
     ThreadRepository,
     ToolResultRepository,
 )
 from agent_persistence.repositories.maintenance.database_identity import identity_of
-from agent_persistence.repositories.messages.append import Appending, is_copied
-from agent_persistence.repositories.messages.prepared import NewMessages, prepare_append
-from agent_persistence.repositories.states.prepared import NewState, prepare_state
+from agent_persistence.repositories.messages.append import MessageAppender, is_copied
+from agent_persistence.repositories.messages.prepared import PreparedAppend, prepare_append
+from agent_persistence.repositories.states.prepared import PreparedState, prepare_state
 from agent_persistence.repositories.states.repository import save_state
 from agent_persistence.repositories.states.streams import Upload, prepare_stream
 from agent_persistence.repositories.threads.bulk import PreparedThread, prepare_thread
-from agent_persistence.sessions.commit_evidence import Proof, proof_of, was_committed
-from agent_persistence.sessions.commit_hooks import Watch
-from agent_persistence.sessions.pooled_scope import LeasedScope
+from agent_persistence.sessions.commit_evidence import CommitEvidence, evidence_of, was_committed
+from agent_persistence.sessions.commit_hooks import CacheWatch
+from agent_persistence.sessions.pooled_scope import PooledScope
 from agent_persistence.sessions.session_scope import SessionScope
 from agent_persistence.sessions.sharing import is_shared, share
 from agent_persistence.sessions.watched_sessions import WatchedSession, watch_session
@@ -91,7 +91,7 @@ class Transactions(Generic[IdT, UserIdT]):
         self,
         engine: AsyncEngine,
         models: Models[IdT, UserIdT],
-        limits: Limits[IdT],
+        limits: StoreOptions[IdT],
         cache: StateCache | None,
         *,
         longest_transaction: float,
@@ -106,7 +106,7 @@ class Transactions(Generic[IdT, UserIdT]):
         self._cache = cache
         self._longest_transaction = longest_transaction
         self._limits_idling = limits_idling
-        self.home = Home()
+        self.home = Affinity()
         self._recent = RecentStates()
         self._operations: set[asyncio.Task[Any]] = set()
         self._retries = Retries(retry_seconds, before_again=self._before_again)
@@ -117,7 +117,7 @@ class Transactions(Generic[IdT, UserIdT]):
         alone = {} if limits.row_level_security else {"isolation_level": "AUTOCOMMIT"}
         translates = "schema_translate_map" in engine.get_execution_options()
         self._groups = groups and not limits.row_level_security and not translates
-        self._leases = Leases(engine, most=_leased_at_most(engine), wait_seconds=wait_seconds)
+        self._leases = ConnectionPins(engine, most=_leased_at_most(engine), wait_seconds=wait_seconds)
         together = GroupCommit(self._leases, models, cache, self._retries, self._settle)
         # Where the server does not end an idle transaction by itself, each writer has to ask it to.
         self._groups_states = self._groups and (cache is None or limits_idling) and not limits.max_states
@@ -128,7 +128,7 @@ class Transactions(Generic[IdT, UserIdT]):
             lambda wanted, _: self._read_alone(wanted),
             in_halves=True,
         )
-        self._to_save: Batcher[NewState[IdT], StateRecord[IdT]] = Batcher(
+        self._to_save: Batcher[PreparedState[IdT], StateRecord[IdT]] = Batcher(
             lambda batch: together.run(batch, save), lambda new, _: self._save_alone(new), in_halves=True
         )
         self._to_append = Batcher(
@@ -186,7 +186,7 @@ class Transactions(Generic[IdT, UserIdT]):
                 if took < self._longest_transaction:
                     raise
                 # The server closes a connection that idles without a word, and would do so the next time as well.
-                raise StatementTimeout("the transaction was open for longer than its time limits allow") from error
+                raise StatementTimeoutError("the transaction was open for longer than its time limits allow") from error
 
         return await self._to_the_end(attempt)
 
@@ -329,7 +329,7 @@ class Transactions(Generic[IdT, UserIdT]):
             own = session.get_bind(self._models.Thread).engine.pool is self._engine.sync_engine.pool
             idle_limit = None if own and self._limits_idling else LONGEST_IDLE
             rls = self._limits.row_level_security
-            watch_session(session.sync_session, Watch(self._cache, self._models, idle_limit, rls))
+            watch_session(session.sync_session, CacheWatch(self._cache, self._models, idle_limit, rls))
 
     async def _to_the_end(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """Make attempts, and let the one that is under way go on when the caller is cancelled; no other begins then.
@@ -360,8 +360,8 @@ class Transactions(Generic[IdT, UserIdT]):
             _session=session,
         )
 
-    def _reading(self, user_id: UserIdT | AnyUser) -> LeasedScope[IdT, UserIdT]:
-        return LeasedScope(self._models, self._owner(user_id), self._limits, self._recent, self._leases)
+    def _reading(self, user_id: UserIdT | AnyUser) -> PooledScope[IdT, UserIdT]:
+        return PooledScope(self._models, self._owner(user_id), self._limits, self._recent, self._leases)
 
     def _readers(self, user_id: UserIdT | AnyUser) -> Repositories[IdT, UserIdT]:
         scope = self._reading(user_id)
@@ -396,13 +396,13 @@ class Transactions(Generic[IdT, UserIdT]):
             return await self._to_read.do(Wanted(thread_id, user_id))
         return await self._read_alone(Wanted(thread_id, user_id))
 
-    async def _save_alone(self, new: NewState[IdT]) -> StateRecord[IdT]:
+    async def _save_alone(self, new: PreparedState[IdT]) -> StateRecord[IdT]:
         return await self.apart(lambda scope: save_state(scope, new), user_id=new.owner)
 
-    async def _append_alone(self, new: NewMessages[IdT], said: Alone = ALONE) -> tuple[MessageRecord[IdT], ...]:
+    async def _append_alone(self, new: PreparedAppend[IdT], said: Alone = ALONE) -> tuple[MessageRecord[IdT], ...]:
         async def attempt() -> tuple[MessageRecord[IdT], ...]:
             async with self._begin(new.owner) as scope:
-                return tuple(await Appending(scope).append(new)) if new.messages else ()
+                return tuple(await MessageAppender(scope).append(new)) if new.messages else ()
 
         try:
             return await self._to_the_end(attempt)
@@ -410,7 +410,7 @@ class Transactions(Generic[IdT, UserIdT]):
             raise  # the database has answered
         except PersistenceError as error:
             if said is IN_DOUBT:
-                raise CommitUnknown(NO_REPLY) from error
+                raise CommitUnknownError(NO_REPLY) from error
             raise
 
     async def _read_alone(self, wanted: Wanted) -> StateRecord[IdT] | None:
@@ -419,7 +419,7 @@ class Transactions(Generic[IdT, UserIdT]):
             return await StateRepository(self._scope(session, user_id)).get(thread_id)
 
     async def _commit(self, session: AsyncSession) -> None:
-        proof, shared = proof_of(session.sync_session), is_shared(session.sync_session)
+        proof, shared = evidence_of(session.sync_session), is_shared(session.sync_session)
         if shared:
             with translated():
                 await session.flush()  # the host's objects, apart from COMMIT: what fails here was certainly undone
@@ -427,7 +427,7 @@ class Transactions(Generic[IdT, UserIdT]):
             await session.commit()
         except DRIVER_ERRORS as error:
             failure = translate(error, committing=True)
-            if not isinstance(failure, CommitUnknown):
+            if not isinstance(failure, CommitUnknownError):
                 raise failure from error
             committed = await self._settle(proof) if proof else None if shared else False
             if committed is None:
@@ -435,7 +435,7 @@ class Transactions(Generic[IdT, UserIdT]):
             if not committed:
                 raise UnavailableError("the connection closed before COMMIT took effect; try again") from error
 
-    async def _settle(self, proof: Proof) -> bool | None:
+    async def _settle(self, proof: CommitEvidence) -> bool | None:
         """Ask the database what became of a transaction; ``None`` if it stays away, or cannot tell."""
 
         async def ask() -> bool | None:

@@ -7,7 +7,7 @@ from typing import Generic
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from agent_persistence.frozen import value
+from agent_persistence.frozen import frozen
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.operations.cached_states import CachedStates
 from agent_persistence.repositories import (
@@ -20,7 +20,7 @@ from agent_persistence.repositories import (
 from agent_persistence.sessions.sharing import share
 
 
-@value
+@frozen
 class Repositories(Generic[IdT, UserIdT]):
     """The repositories, scoped to one owner. What belongs to somebody else does not exist here."""
 
@@ -31,7 +31,7 @@ class Repositories(Generic[IdT, UserIdT]):
     tool_results: ToolResultRepository[IdT, UserIdT]
 
 
-@value
+@frozen
 class UnitOfWork(Repositories[IdT, UserIdT], Generic[IdT, UserIdT]):
     """The repositories over one session, scoped to one owner. What belongs to somebody else does not exist here."""
 

@@ -7,16 +7,16 @@ from agent_persistence.repositories.states.repository import StateRepository
 from agent_persistence.repositories.threads.bulk import PreparedThread
 from agent_persistence.repositories.threads.repository import ThreadRepository
 from agent_persistence.repositories.tool_results import ToolResultRepository
-from agent_persistence.sessions.scope import Limits, Scope
+from agent_persistence.sessions.scope import Scope, StoreOptions
 
 __all__ = [
     "CheckpointRepository",
     "EntityRepository",
-    "Limits",
     "MessageRepository",
     "PreparedThread",
     "Scope",
     "StateRepository",
+    "StoreOptions",
     "ThreadRepository",
     "ToolResultRepository",
 ]

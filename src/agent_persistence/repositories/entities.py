@@ -38,7 +38,7 @@ class EntityRepository(Generic[IdT, UserIdT]):
         """Return a thread's latest state with all of its ``state_data``, however it is kept; or ``None``.
 
         Raises:
-            CorruptRow: it cannot be read.
+            CorruptRowError: it cannot be read.
         """
         found = await self._load(_latest_state(self._scope.models, of_anybody=self._of_anybody), thread_id)
         if not found:

@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 from sqlalchemy import Column, ColumnElement, case, literal_column
 
 from agent_persistence.encoding.exact_json import UNDECODABLE
-from agent_persistence.errors import CorruptRow, InvalidInput
+from agent_persistence.errors import CorruptRowError, InvalidInputError
 
 RecordT = TypeVar("RecordT")
 
@@ -36,25 +36,25 @@ def check_readable(table: str, key: object, row: Any, *times: datetime | None) -
         times: the row's times.
 
     Raises:
-        CorruptRow: a JSON value that Python cannot read, or a time outside its calendar (see ``readable``).
+        CorruptRowError: a JSON value that Python cannot read, or a time outside its calendar (see ``readable``).
     """
     for time in times:
         if time is not None and time.tzinfo is None:
-            raise CorruptRow(table, key, row._fields[row.index(time)])
+            raise CorruptRowError(table, key, row._fields[row.index(time)])
     if UNDECODABLE in row:
-        raise CorruptRow(table, key, row._fields[row.index(UNDECODABLE)])
+        raise CorruptRowError(table, key, row._fields[row.index(UNDECODABLE)])
 
 
 def readable_records(
     rows: Sequence[Any], read: Callable[[Any], RecordT]
-) -> tuple[tuple[RecordT, ...], tuple[CorruptRow, ...]]:
+) -> tuple[tuple[RecordT, ...], tuple[CorruptRowError, ...]]:
     """Read every row that can be read, and name those that cannot."""
     records: list[RecordT] = []
-    corrupt: list[CorruptRow] = []
+    corrupt: list[CorruptRowError] = []
     for row in rows:
         try:
             records.append(read(row))
-        except CorruptRow as error:
+        except CorruptRowError as error:
             corrupt.append(error)
     return tuple(records), tuple(corrupt)
 
@@ -64,5 +64,5 @@ def json_object(value: object, field: str) -> dict[str, Any]:
     if value is None:
         return {}
     if type(value) is not dict and not isinstance(value, Mapping):
-        raise InvalidInput(field, f"must be a mapping, not {type(value).__name__}")
+        raise InvalidInputError(field, f"must be a mapping, not {type(value).__name__}")
     return dict(value)

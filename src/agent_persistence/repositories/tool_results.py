@@ -7,11 +7,11 @@ from typing import Any, Generic
 from sqlalchemy import Row, Table, literal, select
 from sqlalchemy.dialects.postgresql import insert
 
-from agent_persistence.errors import InvalidInput, ThreadNotFoundError
+from agent_persistence.errors import InvalidInputError, ThreadNotFoundError
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.models.tool_results import MAX_TOOL_CALL_ID
 from agent_persistence.repositories.rows import check_readable
-from agent_persistence.sessions.commit_evidence import Trace
+from agent_persistence.sessions.commit_evidence import RowEvidence
 from agent_persistence.sessions.scope import Scope
 from agent_persistence.validation import check_text
 
@@ -50,7 +50,7 @@ class ToolResultRepository(Generic[IdT, UserIdT]):
             ThreadNotFoundError: there is no such thread.
         """
         if result is None:
-            raise InvalidInput("result", "must not be None, which stands for no record")
+            raise InvalidInputError("result", "must not be None, which stands for no record")
         scope, results = self._scope, self._results
         call_id, encoded = _tool_call_id(tool_call_id), scope.json(result, "result")
         locked = scope.locked_thread(scope.thread_id(thread_id))
@@ -72,9 +72,9 @@ class ToolResultRepository(Generic[IdT, UserIdT]):
             raise ThreadNotFoundError(thread_id)
         return first
 
-    def _recorded(self, row: Row[Any]) -> Trace:
+    def _recorded(self, row: Row[Any]) -> RowEvidence:
         key = {"thread_id": row.thread_id, "tool_call_id": row.tool_call_id}
-        return Trace(self._results, key, ("created_at", row.created_at))
+        return RowEvidence(self._results, key, ("created_at", row.created_at))
 
 
 def _tool_call_id(value: object) -> str:

@@ -45,7 +45,7 @@ _STATISTICS: Final = table("pg_stat_bgwriter", column("stats_reset", DateTime(ti
 _LAST_CRASH: Final[ColumnElement[datetime]] = select(_STATISTICS.c.stats_reset).scalar_subquery()
 _NOT_GIVEN_OUT_YET: Final = "22023"  # invalid_parameter_value: the number is in the future
 
-MARKS: Final[tuple[Label[Any], ...]] = (
+TRANSACTION_MARKS: Final[tuple[Label[Any], ...]] = (
     cast(func.pg_current_xact_id(), Text).label("transaction_id"),
     func.now().label("transaction_started"),
     func.pg_postmaster_start_time().label("server_started"),
@@ -54,7 +54,7 @@ MARKS: Final[tuple[Label[Any], ...]] = (
 
 
 @dataclass(frozen=True, slots=True)
-class Trace:
+class RowEvidence:
     """A row that a transaction wrote.
 
     Attributes:
@@ -73,13 +73,13 @@ class Trace:
         found = exists(select(1).select_from(self.table).where(*(columns[name] == values[name] for name in values)))
         return ~found if self.time is None else found
 
-    def went_with(self, deleted: Trace) -> bool:
+    def went_with(self, deleted: RowEvidence) -> bool:
         """Whether the row was that one, or belonged to that thread."""
         return all(self.key.get(name) == value for name, value in deleted.key.items())
 
 
 @dataclass(slots=True)
-class Proof:
+class CommitEvidence:
     """What a transaction left behind, if it was committed.
 
     Attributes:
@@ -91,11 +91,11 @@ class Proof:
 
     transaction: SessionTransaction | None
     marks: Row[Any]
-    made: list[Trace] = field(default_factory=list)
-    deleted: Trace | None = None
+    made: list[RowEvidence] = field(default_factory=list)
+    deleted: RowEvidence | None = None
     wrote_rows: bool = False
 
-    def note(self, traces: Sequence[Trace], *, in_savepoint: bool) -> None:
+    def note(self, traces: Sequence[RowEvidence], *, in_savepoint: bool) -> None:
         """Add what one statement wrote."""
         for trace in traces:
             if trace.time is None:
@@ -114,21 +114,21 @@ class Proof:
         return None if self.wrote_rows or self.deleted is None else self.deleted.condition()
 
 
-def note_proof(session: Session, marks: Row[Any], traces: Sequence[Trace]) -> None:
+def record_evidence(session: Session, marks: Row[Any], traces: Sequence[RowEvidence]) -> None:
     """Remember what the transaction of this session has just written."""
-    proof = proof_of(session)
+    proof = evidence_of(session)
     if proof is None:
-        proof = session.info[_PROOF] = Proof(session.get_transaction(), marks)
+        proof = session.info[_PROOF] = CommitEvidence(session.get_transaction(), marks)
     proof.note(traces, in_savepoint=session.in_nested_transaction())
 
 
-def proof_of(session: Session) -> Proof | None:
+def evidence_of(session: Session) -> CommitEvidence | None:
     """Return the proof of the transaction that the session is in, or ``None`` if it is not known to write."""
-    proof: Proof | None = session.info.get(_PROOF)
+    proof: CommitEvidence | None = session.info.get(_PROOF)
     return proof if proof is not None and proof.transaction is session.get_transaction() else None
 
 
-async def was_committed(proof: Proof, execute: Callable[[Executable], Awaitable[Result[Any]]]) -> bool | None:
+async def was_committed(proof: CommitEvidence, execute: Callable[[Executable], Awaitable[Result[Any]]]) -> bool | None:
     """Ask the database what became of a transaction, through a scope that sees every owner's rows.
 
     ``None`` if it cannot tell. After a crash a row that somebody deleted or changed since makes it say that nothing

@@ -1,6 +1,6 @@
 """What must happen around the outermost commit, whoever issues it. The only place that knows session events.
 
-Repositories say what they changed (``touch``); the hooks of a ``Watch`` say what to do about it.
+Repositories say what they changed (``touch``); the hooks of a ``CacheWatch`` say what to do about it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.util import await_only
 
 from agent_persistence.concurrency.shielding import start
-from agent_persistence.errors import InvalidInput
+from agent_persistence.errors import InvalidInputError
 from agent_persistence.models import Models
 from agent_persistence.models.base import table_of
 from agent_persistence.records import ANY_USER, SavedState, Touched, TouchedState
@@ -51,7 +51,7 @@ class CommitHooks(Protocol):
 
 
 @dataclass(slots=True)
-class Watch:
+class CacheWatch:
     """What is watched for in a session, and how far its transaction has come.
 
     Attributes:
@@ -99,21 +99,23 @@ def has_touched(session: Session, thread_id: Any) -> bool:
     return any(touched.thread_id == thread_id for touched in watched.touched)
 
 
-def start_watch(session: Session, watch: Watch) -> bool:
+def start_watch(session: Session, watch: CacheWatch) -> bool:
     """Watch a session; say whether it was not watched yet.
 
     Raises:
-        InvalidInput: somebody else's hooks are called already.
+        InvalidInputError: somebody else's hooks are called already.
     """
     watched = session.info.setdefault(_WATCH, watch)
     if watched.hooks is not watch.hooks:
-        raise InvalidInput("session", "is bound to another Persistence; the caches of both would not hear of a commit")
+        raise InvalidInputError(
+            "session", "is bound to another Persistence; the caches of both would not hear of a commit"
+        )
     return watched is watch
 
 
-def watch_of(session: Session) -> Watch | None:
+def watch_of(session: Session) -> CacheWatch | None:
     """What is watched for in this session."""
-    watched: Watch | None = session.info.get(_WATCH)
+    watched: CacheWatch | None = session.info.get(_WATCH)
     return watched
 
 
@@ -152,10 +154,12 @@ def _before_commit(session: Session) -> None:
 def refuse_autocommit(*, yes: bool) -> None:
     """Engines, sessions and connections can be told to commit each statement; the cache hears of that too late."""
     if yes:
-        raise InvalidInput("session", "must not be in AUTOCOMMIT: the cache has to hear of a commit before it comes")
+        raise InvalidInputError(
+            "session", "must not be in AUTOCOMMIT: the cache has to hear of a commit before it comes"
+        )
 
 
-def _lock_written(session: Session, watched: Watch) -> None:
+def _lock_written(session: Session, watched: CacheWatch) -> None:
     """Find whose threads the host wrote to, and lock them as the repositories do: the lock is what orders writers."""
     if watched.row_level_security:
         say_owner(session, ANY_USER, bind=watched.models.Thread)

@@ -8,21 +8,21 @@ from typing import Any, NoReturn
 from sqlalchemy import Executable, Result, Table
 from typing_extensions import override
 
-from agent_persistence.database.compiled_statement import DriverStatement
-from agent_persistence.database.connections import Leases
+from agent_persistence.database.compiled_statement import CompiledStatement
+from agent_persistence.database.connections import ConnectionPins
 from agent_persistence.errors import MisuseError
-from agent_persistence.frozen import value
+from agent_persistence.frozen import frozen
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.records import SavedState, TouchedState
-from agent_persistence.sessions.commit_evidence import Trace
+from agent_persistence.sessions.commit_evidence import RowEvidence
 from agent_persistence.sessions.scope import Query, Scope
 
 
-@value
-class LeasedScope(Scope[IdT, UserIdT]):
+@frozen
+class PooledScope(Scope[IdT, UserIdT]):
     """One owner's data, to be read."""
 
-    leases: Leases
+    leases: ConnectionPins
 
     @override
     async def execute(self, statement: Executable) -> Result[Any]:
@@ -30,12 +30,14 @@ class LeasedScope(Scope[IdT, UserIdT]):
             return await lease.execute(statement)
 
     @override
-    async def fetch(self, statement: DriverStatement, **values: Any) -> Sequence[Any]:
+    async def fetch(self, statement: CompiledStatement, **values: Any) -> Sequence[Any]:
         async with self.leases.lend() as lease:
             return await lease.fetch(statement, **values)
 
     @override
-    async def write(self, statement: Query | DriverStatement, trace: Callable[[Any], Trace], **values: Any) -> NoReturn:
+    async def write(
+        self, statement: Query | CompiledStatement, trace: Callable[[Any], RowEvidence], **values: Any
+    ) -> NoReturn:
         raise MisuseError("what is written needs a transaction")
 
     @property

@@ -23,15 +23,15 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import REGCLASS
 
-from agent_persistence.database.compiled_statement import DriverStatement
+from agent_persistence.database.compiled_statement import CompiledStatement
 from agent_persistence.encoding.exact_json import EncodedJSON, encode_json, sanitize
 from agent_persistence.encoding.recent_states import RecentStates
-from agent_persistence.frozen import value
+from agent_persistence.frozen import frozen
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.models import Models
 from agent_persistence.models.base import table_of
 from agent_persistence.records import ANY_USER, AnyUser, SavedState, TouchedState
-from agent_persistence.sessions.commit_evidence import Trace
+from agent_persistence.sessions.commit_evidence import RowEvidence
 
 DRAWS: Final = 10
 """How often the database is asked for an id that nobody has taken; each time a run of taken ones is skipped."""
@@ -40,8 +40,8 @@ Query = Any
 """A SELECT. Its class is generic over one tuple in SQLAlchemy 2.0, over the columns in 2.1: no spelling fits both."""
 
 
-@value
-class Limits(Generic[IdT]):
+@frozen
+class StoreOptions(Generic[IdT]):
     """Choices of the settings that repositories obey.
 
     Attributes:
@@ -69,13 +69,13 @@ class Limits(Generic[IdT]):
     is_cached: bool = False
 
 
-@value
+@frozen
 class Scope(ABC, Generic[IdT, UserIdT]):
     """One owner's data. Everything else does not exist here."""
 
     models: Models[IdT, UserIdT]
     owner: UserIdT | AnyUser
-    limits: Limits[IdT]
+    limits: StoreOptions[IdT]
     recent: RecentStates
 
     @property
@@ -98,12 +98,12 @@ class Scope(ABC, Generic[IdT, UserIdT]):
         """Run a statement; driver errors leave in our own words."""
 
     @abstractmethod
-    async def fetch(self, statement: DriverStatement, **values: Any) -> Sequence[Any]:
+    async def fetch(self, statement: CompiledStatement, **values: Any) -> Sequence[Any]:
         """Run a statement that was compiled before; its rows have the names of its columns."""
 
     @abstractmethod
     async def write(
-        self, statement: Query | DriverStatement, trace: Callable[[Any], Trace], **values: Any
+        self, statement: Query | CompiledStatement, trace: Callable[[Any], RowEvidence], **values: Any
     ) -> Sequence[Any]:
         """Run a statement that returns the rows it writes.
 

@@ -10,13 +10,13 @@ from sqlalchemy import Executable, Result, Table
 from sqlalchemy.ext.asyncio import AsyncSession
 from typing_extensions import override
 
-from agent_persistence.database.compiled_statement import DriverStatement
+from agent_persistence.database.compiled_statement import CompiledStatement
 from agent_persistence.database.driver_errors import translated
 from agent_persistence.errors import UnitOfWorkInUseError
-from agent_persistence.frozen import value
+from agent_persistence.frozen import frozen
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.records import SavedState, TouchedState
-from agent_persistence.sessions.commit_evidence import MARKS, Trace, note_proof
+from agent_persistence.sessions.commit_evidence import TRANSACTION_MARKS, RowEvidence, record_evidence
 from agent_persistence.sessions.commit_hooks import has_touched, touch
 from agent_persistence.sessions.owner_setting import say_owner
 from agent_persistence.sessions.scope import Query, Scope
@@ -24,7 +24,7 @@ from agent_persistence.sessions.scope import Query, Scope
 _BUSY: Final = "agent_persistence.busy"
 
 
-@value
+@frozen
 class SessionScope(Scope[IdT, UserIdT]):
     """One owner's data in one session.
 
@@ -47,7 +47,7 @@ class SessionScope(Scope[IdT, UserIdT]):
             return (await self.session.scalars(statement, values)).all()
 
     @override
-    async def fetch(self, statement: DriverStatement, **values: Any) -> Sequence[Any]:
+    async def fetch(self, statement: CompiledStatement, **values: Any) -> Sequence[Any]:
         with translated(), _alone(self.session.sync_session.info):
             await self._prepare()
             connection = await self.session.connection(bind_arguments={"mapper": self.models.Thread})
@@ -59,14 +59,14 @@ class SessionScope(Scope[IdT, UserIdT]):
 
     @override
     async def write(
-        self, statement: Query | DriverStatement, trace: Callable[[Any], Trace], **values: Any
+        self, statement: Query | CompiledStatement, trace: Callable[[Any], RowEvidence], **values: Any
     ) -> Sequence[Any]:
-        if isinstance(statement, DriverStatement):
+        if isinstance(statement, CompiledStatement):
             rows = await self.fetch(statement, **values)
         else:
-            rows = (await self.execute(statement.returning(*MARKS))).all()
+            rows = (await self.execute(statement.returning(*TRANSACTION_MARKS))).all()
         if rows:
-            note_proof(self.session.sync_session, rows[-1], [trace(row) for row in rows])
+            record_evidence(self.session.sync_session, rows[-1], [trace(row) for row in rows])
         return rows
 
     @property

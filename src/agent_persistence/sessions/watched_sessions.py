@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy.orm import Session
 
-from agent_persistence.sessions.commit_hooks import Watch, listen_to_commits, start_watch
+from agent_persistence.sessions.commit_hooks import CacheWatch, listen_to_commits, start_watch
 from agent_persistence.sessions.orm_writes import listen_to_statements
 
 
@@ -16,11 +16,11 @@ listen_to_commits(WatchedSession)
 listen_to_statements(WatchedSession)
 
 
-def watch_session(session: Session, watch: Watch) -> None:
+def watch_session(session: Session, watch: CacheWatch) -> None:
     """Have the hooks called around the commits of this session, from now on.
 
     Raises:
-        InvalidInput: somebody else's hooks are called already.
+        InvalidInputError: somebody else's hooks are called already.
     """
     if start_watch(session, watch) and not isinstance(session, WatchedSession):
         listen_to_commits(session)

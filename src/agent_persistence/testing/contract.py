@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from agent_persistence.checkpointer import Capability, Checkpoint, Checkpointer
-from agent_persistence.errors import InvalidInput
+from agent_persistence.errors import InvalidInputError
 
 Test = TypeVar("Test", bound=Callable[..., Any])
 Named = Callable[..., list[str]]
@@ -96,7 +96,7 @@ class Contract:
 
 async def refused(work: Coroutine[Any, Any, Any]) -> str:
     """The field by whose name something was refused."""
-    with pytest.raises(InvalidInput) as refusal:
+    with pytest.raises(InvalidInputError) as refusal:
         await work
     return refusal.value.field
 

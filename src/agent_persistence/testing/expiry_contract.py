@@ -9,7 +9,7 @@ from typing import Any, Final
 import pytest
 
 from agent_persistence.checkpointer import Capability, Checkpointer
-from agent_persistence.errors import StateConflict
+from agent_persistence.errors import StateConflictError
 from agent_persistence.testing.contract import Contract, Named, for_lack_of, ids_of, needs, pages_of, refused
 
 _SHORT: Final = 0.25
@@ -45,7 +45,7 @@ class ExpiryContract(Contract):
         await self.let_pass(_SHORT + 0.05)
 
         if Capability.EXPECTED_VERSION in self.backend.capabilities:
-            with pytest.raises(StateConflict):
+            with pytest.raises(StateConflictError):
                 await checkpointer.save_state(thread_id, 2, expected_version=saved.version)
         again = await checkpointer.save_state(thread_id, "anew")
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 import pytest
 
 from agent_persistence.checkpointer import Capability, Checkpointer
-from agent_persistence.errors import StateConflict
+from agent_persistence.errors import StateConflictError
 from agent_persistence.testing.contract import Contract, exact, for_lack_of, needs, refused, state_of, together
 
 _EXACT: Final[tuple[Any, ...]] = (
@@ -139,7 +139,7 @@ class StatesContract(Contract):
         second = await checkpointer.save_state(thread_id, 2)
 
         for expected in (0, first.version, second.version + 1):
-            with pytest.raises(StateConflict) as conflict:
+            with pytest.raises(StateConflictError) as conflict:
                 await checkpointer.save_state(thread_id, 3, expected_version=expected)
             error = conflict.value
             assert (error.thread_id, error.expected, error.found) == (thread_id, expected, second.version)
@@ -150,7 +150,7 @@ class StatesContract(Contract):
     async def test_a_version_is_not_found_where_there_is_no_thread(
         self, checkpointer: Checkpointer, thread_id: str
     ) -> None:
-        with pytest.raises(StateConflict) as conflict:
+        with pytest.raises(StateConflictError) as conflict:
             await checkpointer.save_state(thread_id, 1, expected_version=7)
 
         assert conflict.value.found == 0
@@ -167,7 +167,7 @@ class StatesContract(Contract):
             [checkpointer.save_state(thread_id, writer, expected_version=read) for writer in range(8)]
         )
 
-        assert [type(error) for error in failed] == [StateConflict] * 7
+        assert [type(error) for error in failed] == [StateConflictError] * 7
         assert await checkpointer.load_state(thread_id) == saved[0]
 
     async def test_writers_without_a_version_save_one_after_the_other(

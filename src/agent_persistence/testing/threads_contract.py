@@ -8,7 +8,7 @@ from typing import Any, Final
 import pytest
 
 from agent_persistence.checkpointer import Capability, Checkpointer, ThreadSummary
-from agent_persistence.errors import StateConflict, ThreadExistsError
+from agent_persistence.errors import StateConflictError, ThreadExistsError
 from agent_persistence.testing.contract import (
     Contract,
     Named,
@@ -61,7 +61,7 @@ class ThreadsContract(Contract):
         saved = await checkpointer.save_state(thread_id, 1)
         await checkpointer.delete_thread(thread_id)
 
-        with pytest.raises(StateConflict) as conflict:
+        with pytest.raises(StateConflictError) as conflict:
             await checkpointer.save_state(thread_id, 2, expected_version=saved.version)
 
         assert conflict.value.found == 0

@@ -25,7 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from agent_persistence.database.driver_errors import translated
 from agent_persistence.database_url import DatabaseUrl
 from agent_persistence.encoding.exact_json import decode_json
-from agent_persistence.errors import InvalidInput, ThreadExistsError
+from agent_persistence.errors import InvalidInputError, ThreadExistsError
 from agent_persistence.ids import IdTypes
 from agent_persistence.integrations.checkpointing.json_escapes import to_storable
 from agent_persistence.integrations.checkpointing.kept_times import Times
@@ -81,7 +81,7 @@ async def copy_tables(
         schema: where its tables are.
 
     Raises:
-        InvalidInput: there are no such tables.
+        InvalidInputError: there are no such tables.
         UnavailableError: one of the two databases went away.
     """
     async with _reading(source) as connection:
@@ -109,7 +109,7 @@ async def _copy(persistence: Persistence[Any, Any], row: Any, content: Mapping[s
         await persistence.run(add, user_id=thread.owner)
     except ThreadExistsError:
         return Copied(row.thread_id, Outcome.PRESENT, 0, 0)
-    except InvalidInput as refusal:
+    except InvalidInputError as refusal:
         return Copied(row.thread_id, Outcome.REFUSED, 0, 0, str(refusal))
     return Copied(row.thread_id, Outcome.COPIED, len(messages), len(states))
 
@@ -168,7 +168,7 @@ def _json(found: str | None) -> Any:
     try:
         return decode_json(value) if isinstance(value, str) else value
     except ValueError as error:
-        raise InvalidInput("row", "holds a text where an object belongs") from error
+        raise InvalidInputError("row", "holds a text where an object belongs") from error
 
 
 # --- Reading ---
@@ -185,7 +185,7 @@ class _Tables:
         """Refuse a schema that no ``PgCheckpointer`` wrote to."""
         for name in _NEEDED:
             if not await self._has(name):
-                raise InvalidInput("schema", f"{self._schema} has no table {name}: no PgCheckpointer wrote to it")
+                raise InvalidInputError("schema", f"{self._schema} has no table {name}: no PgCheckpointer wrote to it")
 
     async def threads_after(self, last: Any) -> list[Any]:
         """Return the next threads, in the order of their ids."""

@@ -16,7 +16,7 @@ from frameworks import Framework, need_frameworks
 from redis.asyncio import ConnectionPool, Redis
 
 from agent_persistence.embedded import EmbeddedServers
-from agent_persistence.errors import ClosedError, InvalidInput, MisuseError
+from agent_persistence.errors import ClosedError, InvalidInputError, MisuseError
 from agent_persistence.integrations.checkpointing.store import CheckpointStore
 from agent_persistence.persistence import Persistence
 from agent_persistence.settings import PersistenceSettings
@@ -304,7 +304,7 @@ async def test_a_pool_that_decodes_json_is_refused(words: Framework, address: st
         await connection.set_type_codec("jsonb", encoder=str, decoder=len, schema="pg_catalog")
 
     async with asyncpg.create_pool(address, min_size=1, max_size=1, init=set_codec) as pool:
-        with pytest.raises(InvalidInput, match="pg_pool: has a type codec for jsonb"):
+        with pytest.raises(InvalidInputError, match="pg_pool: has a type codec for jsonb"):
             await words.ours(pg_pool=pool).asetup()
 
 
@@ -346,7 +346,7 @@ async def test_release_resources_closes_what_was_given(
 async def test_arguments_that_cannot_work_are_refused_by_name(
     words: Framework, arguments: dict[str, Any], field: str
 ) -> None:
-    with pytest.raises(InvalidInput) as refusal:
+    with pytest.raises(InvalidInputError) as refusal:
         await words.ours(**arguments).asetup()
 
     assert refusal.value.field == field
@@ -355,7 +355,7 @@ async def test_arguments_that_cannot_work_are_refused_by_name(
 async def test_a_persistence_goes_with_no_address(words: Framework, address: str) -> None:
     persistence = Persistence[Any, Any](PersistenceSettings(_env_file=None, database_url=address))
 
-    with pytest.raises(InvalidInput, match="postgres_dsn: cannot be given together with persistence"):
+    with pytest.raises(InvalidInputError, match="postgres_dsn: cannot be given together with persistence"):
         words.ours(address, persistence=persistence)
     await persistence.aclose()
 

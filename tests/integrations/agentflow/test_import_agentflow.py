@@ -20,7 +20,7 @@ from frameworks import Framework, framework, need_frameworks
 from agent_persistence import migrate
 from agent_persistence.database_url import DatabaseUrl
 from agent_persistence.embedded import EmbeddedServers
-from agent_persistence.errors import InvalidInput
+from agent_persistence.errors import InvalidInputError
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import ANY_USER
 from agent_persistence.settings import PersistenceSettings
@@ -225,5 +225,5 @@ async def test_a_database_without_such_tables_is_an_error(make_database: Callabl
     address = await make_database()
     await migrate.upgrade(PersistenceSettings(_env_file=None, database_url=address, db_schema=SCHEMA))
 
-    with pytest.raises(InvalidInput, match="schema: public has no table threads"):
+    with pytest.raises(InvalidInputError, match="schema: public has no table threads"):
         await copy(address, "string")

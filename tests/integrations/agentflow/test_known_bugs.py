@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 
 from agent_persistence import migrate
 from agent_persistence.embedded import EmbeddedServers
-from agent_persistence.errors import InvalidInput, NotMigratedError
+from agent_persistence.errors import InvalidInputError, NotMigratedError
 from agent_persistence.settings import PersistenceSettings
 
 need_frameworks()
@@ -95,7 +95,7 @@ async def test_a_mistake_of_the_caller_is_no_reason_to_try_again(words: Framewor
     checkpointer, started = make(words), time.monotonic()
 
     for config in ({}, {"thread_id": "t"}, {"user_id": "u"}, {"thread_id": "t\0", "user_id": "u"}):
-        with pytest.raises(InvalidInput):
+        with pytest.raises(InvalidInputError):
             await checkpointer.aput_state(config, words.state())
 
     assert time.monotonic() - started < 1
@@ -155,7 +155,7 @@ async def test_the_unsigned_numbers_that_the_framework_draws_can_be_stored(
     assert await checkpointer.alist_messages(config) == said
     assert await checkpointer.aget_message(config, 2**bits - 5) == said[0]
     said[0].message_id = 2**bits
-    with pytest.raises(InvalidInput, match=f"message_id: is outside the range of {kind}"):
+    with pytest.raises(InvalidInputError, match=f"message_id: is outside the range of {kind}"):
         await checkpointer.aput_messages(config, said)
 
 
@@ -167,7 +167,7 @@ async def test_what_only_looks_like_an_id_is_refused_by_name(
         words, postgres_dsn=await address_for(settings_for, "int", "int"), id_type="int", user_id_type="int"
     )
 
-    with pytest.raises(InvalidInput) as refusal:
+    with pytest.raises(InvalidInputError) as refusal:
         await checkpointer.aget_state({"thread_id": 7, "user_id": 7, **given})
 
     assert refusal.value.field == field
@@ -203,7 +203,7 @@ async def test_a_user_touches_nothing_of_another_s(words: Framework, make: Any, 
     ):
         with pytest.raises(words.storage_error):
             await write
-    with pytest.raises(InvalidInput, match="thread_info.user_id"):
+    with pytest.raises(InvalidInputError, match="thread_info.user_id"):
         await checkpointer.aput_thread(
             config, words.thread_info(thread_id=config["thread_id"], user_id="somebody else")
         )
@@ -267,7 +267,7 @@ async def test_a_late_cache_write_brings_no_deleted_thread_back(
 
 async def test_a_client_that_decodes_is_refused_by_name(words: Framework, make: Any, servers: EmbeddedServers) -> None:
     async with Redis.from_url(servers.redis_url, decode_responses=True) as client:
-        with pytest.raises(InvalidInput, match="redis: must return bytes"):
+        with pytest.raises(InvalidInputError, match="redis: must return bytes"):
             await make(words, redis=client).asetup()
 
 
@@ -376,7 +376,7 @@ async def test_what_is_no_json_is_refused_by_name(words: Framework, make: Any, c
         (checkpointer.aput_thread(config, info), "thread_info.metadata"),
         (checkpointer.aput_cache_value("n", "k", object()), "value"),
     ):
-        with pytest.raises(InvalidInput, match=f"^{field}: cannot be written as JSON"):
+        with pytest.raises(InvalidInputError, match=f"^{field}: cannot be written as JSON"):
             await call
     assert await checkpointer.aget_thread(config) is None
 
@@ -409,7 +409,7 @@ async def test_fields_of_a_state_are_not_lost_without_a_word(make: Any, config: 
 
     await make(pyagenity).aput_state(config, Order(number=7))
 
-    with pytest.raises(InvalidInput, match=r"call bind_state_type\(Order\)"):
+    with pytest.raises(InvalidInputError, match=r"call bind_state_type\(Order\)"):
         await make(pyagenity).aget_state(config)
     assert (await make(pyagenity).aget_state({**config, "state_class": Order})).number == 7
     assert (await make(pyagenity, ours=pyagenity.ours[Order]).aget_state(config)).number == 7
@@ -439,7 +439,7 @@ async def test_a_checkpoint_is_stored_whole_or_not_at_all(
     unstorable = agentflow.text("x")
     unstorable.message_id = "m" * 300
 
-    with pytest.raises(InvalidInput, match="message_id"):
+    with pytest.raises(InvalidInputError, match="message_id"):
         await checkpointer.aput_checkpoint(config, agentflow.state(), [agentflow.text("fine"), unstorable])
 
     assert await checkpointer.aget_state(config) is None

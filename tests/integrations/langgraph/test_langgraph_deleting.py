@@ -18,7 +18,7 @@ from typing_extensions import TypedDict
 from agent_persistence import Persistence, ThreadExistsError, ThreadNotFoundError
 from agent_persistence.ids import uuid7
 from agent_persistence.integrations.langgraph import PersistenceSaver
-from agent_persistence.repositories.checkpoints.reader import Reading
+from agent_persistence.repositories.checkpoints.reader import CheckpointReader
 
 
 def extend(state: list[str], writes: list[list[str]]) -> list[str]:
@@ -322,15 +322,15 @@ async def test_a_checkpoint_that_is_deleted_while_it_is_read_is_not_seen_in_part
     stored = config
     for number in range(1, 5):  # one row a message
         stored = await put(saver, stored, {"messages": messages[:number]}, versions={"messages": number})
-    fill = Reading._fill  # noqa: SLF001 - between both statements of a read
+    fill = CheckpointReader._fill  # noqa: SLF001 - between both statements of a read
 
     async def fill_late(*arguments: Any) -> None:
         """Whoever reads references meets somebody who deletes what they refer to."""
-        monkeypatch.setattr(Reading, "_fill", fill)
+        monkeypatch.setattr(CheckpointReader, "_fill", fill)
         await put(saver, stored, {"messages": messages[2:]}, versions={"messages": 5})
         await saver.aprune([config["configurable"]["thread_id"]])
         await fill(*arguments)
 
-    monkeypatch.setattr(Reading, "_fill", fill_late)
+    monkeypatch.setattr(CheckpointReader, "_fill", fill_late)
 
     assert await values_of(saver, config) == {"messages": messages[2:]}

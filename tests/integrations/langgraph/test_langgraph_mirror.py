@@ -15,7 +15,7 @@ from langgraph.graph.message import _messages_delta_reducer, add_messages
 from langgraph.types import Command, interrupt
 from typing_extensions import TypedDict
 
-from agent_persistence import InvalidInput, Persistence
+from agent_persistence import InvalidInputError, Persistence
 from agent_persistence.ids import uuid7
 from agent_persistence.integrations.langgraph import PersistenceSaver
 
@@ -166,5 +166,5 @@ async def test_ids_that_are_uuids_are_derived_from_the_messages(open_store: Any)
 
 
 async def test_numbers_are_no_ids_for_a_graphs_messages(open_store: Any) -> None:
-    with pytest.raises(InvalidInput, match="mirror"):
+    with pytest.raises(InvalidInputError, match="mirror"):
         PersistenceSaver(await open_store(("int", "string")), user_id="u-1", mirror="messages")

@@ -25,7 +25,7 @@ from agent_persistence import (
     ANY_USER,
     CheckpointingDisabledError,
     ClosedError,
-    InvalidInput,
+    InvalidInputError,
     Persistence,
     SyncInLoopError,
     ThreadExistsError,
@@ -151,7 +151,7 @@ async def test_a_filter_finds_what_json_can_hold(saver: PersistenceSaver, config
 async def test_a_filter_that_json_cannot_hold_is_refused(saver: PersistenceSaver, config: Any, wanted: Any) -> None:
     await put(saver, config, {}, metadata={"step": 1})
 
-    with pytest.raises(InvalidInput, match="filter.raw"):
+    with pytest.raises(InvalidInputError, match="filter.raw"):
         [one async for one in saver.alist(config, filter={"step": 1, "raw": wanted})]
 
 
@@ -235,9 +235,9 @@ async def test_each_config_may_say_whose_its_thread_is(persistence: Persistence[
     assert all(one and one.config["configurable"]["user_id"] == user for user, one in found.items())
     stolen = config_of(configs["ada"]["configurable"]["thread_id"], user_id="eve")
     assert await saver.aget_tuple(stolen) is None
-    with pytest.raises(InvalidInput, match="user_id"):
+    with pytest.raises(InvalidInputError, match="user_id"):
         await saver.aget_tuple(config_of("t-1"))
-    with pytest.raises(InvalidInput, match="for_user"):
+    with pytest.raises(InvalidInputError, match="for_user"):
         await saver.adelete_thread("t-1")
 
 
@@ -473,7 +473,7 @@ async def test_a_thread_id_is_one_of_the_databases_kind_or_refused(
 ) -> None:
     saver = PersistenceSaver(await open_store(pair), user_id="u-ids")
     if refused:
-        with pytest.raises(InvalidInput, match="thread_id"):
+        with pytest.raises(InvalidInputError, match="thread_id"):
             await saver.aget_tuple(config_of(thread_id))
         return
 
@@ -498,7 +498,7 @@ async def test_what_a_config_says_wrongly_is_named(
 ) -> None:
     config["configurable"].update(changes)
 
-    with pytest.raises(InvalidInput, match=field):
+    with pytest.raises(InvalidInputError, match=field):
         await saver.aget_tuple(config)
 
 
@@ -512,7 +512,7 @@ async def test_other_mistakes_are_named(saver: PersistenceSaver, config: Any) ->
         (anext(saver.alist(config, before=config_of("t", checkpoint_id="\0"))), "checkpoint_id"),
         (anext(saver.alist(None, before=config_of("t", checkpoint_id=7))), "checkpoint_id"),
     ):
-        with pytest.raises(InvalidInput, match=field):
+        with pytest.raises(InvalidInputError, match=field):
             await refused
 
 

@@ -13,8 +13,14 @@ from aiobotocore.config import AioConfig
 from botocore import exceptions
 
 from agent_persistence.backends.dynamodb.items import EXPIRY, INDEX, Item
-from agent_persistence.concurrency.repeating import LostReply
-from agent_persistence.errors import DatabaseError, InvalidInput, NotMigratedError, PersistenceError, UnavailableError
+from agent_persistence.concurrency.repeating import LostReplyError
+from agent_persistence.errors import (
+    DatabaseError,
+    InvalidInputError,
+    NotMigratedError,
+    PersistenceError,
+    UnavailableError,
+)
 
 _BUSY: Final = frozenset(
     {
@@ -39,7 +45,7 @@ _ANY_REGION: Final = "us-east-1"  # to a server that is not AWS it means nothing
 _NOT_SENT: Final = (exceptions.ConnectTimeoutError, exceptions.EndpointConnectionError, exceptions.ProxyConnectionError)
 
 
-class ConditionNotMet(Exception):
+class ConditionNotMetError(Exception):
     """The item is not what it was, or another transaction is at it."""
 
 
@@ -75,7 +81,7 @@ class Table:
             condition: what must hold of the first: ``ConditionExpression`` and what belongs to it.
 
         Raises:
-            ConditionNotMet: it does not.
+            ConditionNotMetError: it does not.
         """
         first = {"Put": {"TableName": self._name, "Item": item, **condition}}
         second = {"Put": {"TableName": self._name, "Item": other}}
@@ -86,7 +92,7 @@ class Table:
         """Change an item.
 
         Raises:
-            ConditionNotMet: it is not there, or not as it must be.
+            ConditionNotMetError: it is not there, or not as it must be.
         """
         with self._errors():
             await self._client.update_item(TableName=self._name, Key=key, **what)
@@ -95,7 +101,7 @@ class Table:
         """Delete an item.
 
         Raises:
-            ConditionNotMet: it is not as it must be.
+            ConditionNotMetError: it is not as it must be.
         """
         with self._errors():
             await self._client.delete_item(TableName=self._name, Key=key, **condition)
@@ -138,7 +144,7 @@ class Table:
             yield
         except exceptions.ClientError as error:
             if _is_unmet(error):
-                raise ConditionNotMet from error
+                raise ConditionNotMetError from error
             raise self._refusal(error) from error
         except exceptions.WaiterError as error:
             raise UnavailableError(f"table {self._name} of DynamoDB is not ready yet") from error
@@ -170,7 +176,7 @@ async def open_client(closing: AsyncExitStack, endpoint_url: str | None, region:
     """Open a client that does not repeat calls: that is done where it is known whether it is safe.
 
     Raises:
-        InvalidInput: the endpoint is not the address of a server.
+        InvalidInputError: the endpoint is not the address of a server.
         DatabaseError: nobody has said which region.
     """
     session: Any = aioboto3.Session()
@@ -180,7 +186,7 @@ async def open_client(closing: AsyncExitStack, endpoint_url: str | None, region:
         client = session.client("dynamodb", endpoint_url=endpoint_url, region_name=region, config=config)
         return await closing.enter_async_context(client)
     except ValueError:
-        raise InvalidInput("endpoint_url", "must be the http:// or https:// address of a server") from None
+        raise InvalidInputError("endpoint_url", "must be the http:// or https:// address of a server") from None
     except exceptions.BotoCoreError as error:
         raise _failure(error) from error
 
@@ -189,7 +195,7 @@ def _failure(error: exceptions.BotoCoreError) -> PersistenceError:
     if isinstance(error, _NOT_SENT):
         return UnavailableError("DynamoDB cannot be reached")
     if isinstance(error, exceptions.HTTPClientError):
-        return LostReply("DynamoDB did not answer")
+        return LostReplyError("DynamoDB did not answer")
     if isinstance(error, exceptions.NoRegionError):
         return DatabaseError("there is no AWS region; set AWS_DEFAULT_REGION or PERSISTENCE_DYNAMODB_REGION")
     if isinstance(error, exceptions.NoCredentialsError | exceptions.PartialCredentialsError):

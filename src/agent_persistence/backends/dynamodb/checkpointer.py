@@ -12,23 +12,23 @@ from dataclasses import replace
 from typing import Any, ClassVar, Final, Self
 
 from agent_persistence.backends.dynamodb.bodies import pack
-from agent_persistence.backends.dynamodb.calls import ConditionNotMet, Table, open_client
+from agent_persistence.backends.dynamodb.calls import ConditionNotMetError, Table, open_client
 from agent_persistence.backends.dynamodb.items import INDEX, Keys, State, Thread, deleted, number, unchanged
 from agent_persistence.backends.dynamodb.saving import NewState
 from agent_persistence.backends.dynamodb.states import States
 from agent_persistence.backends.limits import CheckpointLimits
 from agent_persistence.checkpointer import Capability, Checkpoint, Checkpointer, ThreadSummary
-from agent_persistence.concurrency.affinity import Home
-from agent_persistence.concurrency.repeating import Repeating
+from agent_persistence.concurrency.affinity import Affinity
+from agent_persistence.concurrency.repeating import LostReplyRetries
 from agent_persistence.encoding.cursors import decode_cursor, encode_cursor
 from agent_persistence.encoding.timestamps import MICROSECONDS, moment, moment_or_none
 from agent_persistence.errors import (
-    CommitUnknown,
-    CorruptRow,
-    InvalidInput,
+    CommitUnknownError,
+    CorruptRowError,
+    InvalidInputError,
     MisuseError,
     PersistenceError,
-    StateConflict,
+    StateConflictError,
 )
 from agent_persistence.ids import STRING
 from agent_persistence.records import Page
@@ -73,12 +73,12 @@ class DynamoDBCheckpointer(Checkpointer):
         clock: Callable[[], float] = time.time,
     ) -> None:
         if client is not None and (endpoint_url or region):
-            raise InvalidInput("client", "give either client, or endpoint_url and region")
+            raise InvalidInputError("client", "give either client, or endpoint_url and region")
         self._keys = Keys(check_namespace(namespace, "namespace"), STRING.validate(user_id, "user_id"))
         self._limits = limits or CheckpointLimits()
         self._clock = clock
-        self._repeating = Repeating(retry_seconds)
-        self._home = Home()
+        self._repeating = LostReplyRetries(retry_seconds)
+        self._home = Affinity()
         self._closing = AsyncExitStack()
         self._name = table
         self._where = endpoint_url, region
@@ -129,7 +129,7 @@ class DynamoDBCheckpointer(Checkpointer):
         new = NewState(thread_id, await pack(self._limits.encode(cleaned)), expected_version, lifetime)
         try:
             saved = await self._repeating.write(lambda: self._save(new))
-        except CommitUnknown:
+        except CommitUnknownError:
             raise
         except PersistenceError:
             with suppress(PersistenceError):  # nothing refers to them
@@ -215,12 +215,12 @@ class DynamoDBCheckpointer(Checkpointer):
             live = before if before is not None and before.lives(now) else None
             found = live.version if live else 0
             if new.expected is not None and new.expected != found:
-                raise StateConflict(new.thread_id, new.expected, found)
+                raise StateConflictError(new.thread_id, new.expected, found)
             thread = new.thread(before, live, now, keep=self._limits.max_history)
             await self._states.put_parts(new, thread)
             try:
                 return await self._put(new, before, thread)
-            except ConditionNotMet:  # another writer was faster: look again
+            except ConditionNotMetError:  # another writer was faster: look again
                 await asyncio.sleep(pause * random.random())
                 pause = min(pause * 2, _LONGEST_PAUSE)
 
@@ -268,7 +268,7 @@ class DynamoDBCheckpointer(Checkpointer):
             if isinstance(found, Checkpoint):
                 return found
             if thread == seen:
-                raise CorruptRow("DynamoDB", (thread_id, wanted), "body")
+                raise CorruptRowError("DynamoDB", (thread_id, wanted), "body")
             seen = thread  # it was saved or deleted between two reads
 
     async def _history(self, thread_id: str, limit: int, before: int | None) -> Page[Checkpoint]:
@@ -280,18 +280,18 @@ class DynamoDBCheckpointer(Checkpointer):
             newest = thread.version if before is None else min(thread.version, before - 1)
             found = await self._states.newest(thread.states, thread.oldest, newest, limit + 1, now)
             states = [await self._read(thread_id, thread, state) for state in found[:limit]]
-            corrupt = tuple(state for state in states if isinstance(state, CorruptRow))
+            corrupt = tuple(state for state in states if isinstance(state, CorruptRowError))
             if not corrupt or thread == seen:
                 items = tuple(state for state in states if isinstance(state, Checkpoint))
                 more = encode_cursor(_STATES, found[limit - 1].version) if len(found) > limit else None
                 return Page(items, None, more, corrupt)
             seen = thread  # it was saved or deleted between two reads
 
-    async def _read(self, thread_id: str, thread: Thread, state: State) -> Checkpoint | CorruptRow:
+    async def _read(self, thread_id: str, thread: Thread, state: State) -> Checkpoint | CorruptRowError:
         try:
             return _checkpoint(thread_id, state, await self._states.read(thread.states, state))
         except ValueError:
-            return CorruptRow("DynamoDB", (thread_id, state.version), "body")
+            return CorruptRowError("DynamoDB", (thread_id, state.version), "body")
 
     async def _list(self, count: int, start: dict[str, Any]) -> list[tuple[str, Thread]]:
         found: list[tuple[str, Thread]] = []
@@ -316,7 +316,7 @@ class DynamoDBCheckpointer(Checkpointer):
         """Make a thread disappear; return it if there is something left to remove."""
         now = self._now()
         while True:
-            with suppress(ConditionNotMet):  # it is not there, or gone already
+            with suppress(ConditionNotMetError):  # it is not there, or gone already
                 await self._table.update(self._keys.thread(thread_id), **deleted(token, now))
             thread = await self._thread(thread_id)
             if thread is None or not thread.lives(now):
@@ -324,7 +324,7 @@ class DynamoDBCheckpointer(Checkpointer):
 
     async def _remove(self, thread_id: str, doomed: Thread) -> None:
         await self._states.purge(doomed.states)
-        with suppress(ConditionNotMet):  # it has begun anew meanwhile
+        with suppress(ConditionNotMetError):  # it has begun anew meanwhile
             await self._table.delete(self._keys.thread(thread_id), **unchanged(doomed))
 
     def _position(self, cursor: str) -> dict[str, Any]:

@@ -14,9 +14,9 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from agent_persistence.backends.redis.scripts import Script
-from agent_persistence.concurrency.affinity import Home
-from agent_persistence.concurrency.repeating import LostReply, Repeating
-from agent_persistence.errors import DatabaseError, InvalidInput, PersistenceError, UnavailableError
+from agent_persistence.concurrency.affinity import Affinity
+from agent_persistence.concurrency.repeating import LostReplyError, LostReplyRetries
+from agent_persistence.errors import DatabaseError, InvalidInputError, PersistenceError, UnavailableError
 from agent_persistence.settings import PersistenceSettings
 
 Client = Redis | RedisCluster
@@ -39,7 +39,7 @@ def make_client(url: str, settings: PersistenceSettings) -> Redis:
     """Make a client with a pool of bounded size; the time limits are those of the database.
 
     Raises:
-        InvalidInput: it is not the address of a Redis.
+        InvalidInputError: it is not the address of a Redis.
     """
     try:
         pool = BlockingConnectionPool.from_url(
@@ -52,7 +52,7 @@ def make_client(url: str, settings: PersistenceSettings) -> Redis:
             decode_responses=False,
         )
     except (ValueError, AttributeError):  # the text could hold the password
-        raise InvalidInput("url", "must be the redis://, rediss:// or unix:// address of a server") from None
+        raise InvalidInputError("url", "must be the redis://, rediss:// or unix:// address of a server") from None
     return Redis.from_pool(pool)
 
 
@@ -65,10 +65,10 @@ class Calls:
 
     def __init__(self, client: Client, *, retry_seconds: float) -> None:
         if client.get_encoder().decode_responses:
-            raise InvalidInput("client", "must return bytes: make it without decode_responses")
+            raise InvalidInputError("client", "must return bytes: make it without decode_responses")
         self._client = client
-        self._home = Home()
-        self._repeating = Repeating(retry_seconds)
+        self._home = Affinity()
+        self._repeating = LostReplyRetries(retry_seconds)
 
     async def read(self, script: Script, keys: Sequence[str], *arguments: Any) -> Any:
         """Run a script that may run any number of times."""
@@ -78,7 +78,7 @@ class Calls:
         """Run a script that recognizes when it has run already.
 
         Raises:
-            CommitUnknown: Redis went away, and did not come back in time to say whether it has.
+            CommitUnknownError: Redis went away, and did not come back in time to say whether it has.
         """
         return await self._repeating.write(lambda: self._once(script, keys, arguments))
 
@@ -86,7 +86,7 @@ class Calls:
         """Run a script that would give another answer if it ran again.
 
         Raises:
-            CommitUnknown: Redis went away, and it may have run.
+            CommitUnknownError: Redis went away, and it may have run.
         """
         return await self._repeating.write_once(lambda: self._once(script, keys, arguments))
 
@@ -114,5 +114,5 @@ def _translated(error: exceptions.RedisError) -> PersistenceError:
     if isinstance(error, _NOT_READY) or isinstance(error.__context__, _NOBODY_THERE):
         return UnavailableError("Redis cannot be reached, or is not ready")
     if isinstance(error, _LOST):
-        return LostReply("Redis did not answer")
+        return LostReplyError("Redis did not answer")
     return DatabaseError(f"Redis refused: {type(error).__name__}")

@@ -11,11 +11,11 @@ from agent_persistence.backends.limits import CheckpointLimits
 from agent_persistence.backends.redis import scripts
 from agent_persistence.backends.redis.calls import Calls, Client, make_client
 from agent_persistence.checkpointer import Capability, Checkpoint, Checkpointer, ThreadSummary
-from agent_persistence.embedded.addresses import Servers
+from agent_persistence.embedded.addresses import ServerAddresses
 from agent_persistence.encoding.cursors import decode_cursor, encode_cursor
 from agent_persistence.encoding.exact_json import decode_json
 from agent_persistence.encoding.timestamps import MICROSECONDS, moment, moment_or_none
-from agent_persistence.errors import InvalidInput, StateConflict
+from agent_persistence.errors import InvalidInputError, StateConflictError
 from agent_persistence.ids import STRING
 from agent_persistence.records import Page
 from agent_persistence.settings import PersistenceSettings
@@ -60,7 +60,7 @@ class RedisCheckpointer(Checkpointer):
             client = make_client(url, PersistenceSettings())
             self._closing.push_async_callback(client.aclose)
         elif client is None or url is not None:
-            raise InvalidInput("client", "give either client or url")
+            raise InvalidInputError("client", "give either client or url")
         self._calls = Calls(client, retry_seconds=retry_seconds)
         self._closing.callback(self._calls.close)
 
@@ -73,7 +73,7 @@ class RedisCheckpointer(Checkpointer):
         """
         STRING.validate(user_id, "user_id")  # before anything is opened
         closing = AsyncExitStack()
-        servers = Servers(settings, needs_database=False)
+        servers = ServerAddresses(settings, needs_database=False)
         closing.callback(servers.close)
         client = make_client(servers.required_redis_url, settings)
         closing.push_async_callback(client.aclose)
@@ -107,7 +107,7 @@ class RedisCheckpointer(Checkpointer):
             scripts.SAVE, keys, thread_id, json, token, expected, microseconds, keep
         )
         if not is_saved:
-            raise StateConflict(thread_id, int(expected), int(version))
+            raise StateConflictError(thread_id, int(expected), int(version))
         return _checkpoint(thread_id, version, times[0], cleaned)
 
     async def load_state(self, thread_id: str, *, version: int | None = None) -> Checkpoint | None:

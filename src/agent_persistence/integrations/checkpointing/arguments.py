@@ -9,7 +9,7 @@ from typing import Any, Final
 from redis.asyncio import Redis
 
 from agent_persistence.cache.named_values import LocalValues
-from agent_persistence.errors import InvalidInput
+from agent_persistence.errors import InvalidInputError
 from agent_persistence.ids import IdTypes
 from agent_persistence.integrations.checkpointing.opening import Source
 from agent_persistence.persistence import Persistence
@@ -69,14 +69,14 @@ class Arguments:
         """Refuse what names no database, or two.
 
         Raises:
-            InvalidInput: it says what to pass.
+            InvalidInputError: it says what to pass.
         """
         others = {name: getattr(self, name) for name in ("postgres_dsn", "pg_pool", "redis_url", "redis", "redis_pool")}
         given = [name for name, found in others.items() if found is not None]
         if self.persistence is not None and given:
-            raise InvalidInput(given[0], "cannot be given together with persistence, which has its own")
+            raise InvalidInputError(given[0], "cannot be given together with persistence, which has its own")
         if self.persistence is None and self.pg_pool is None and self._settings(self.postgres_dsn).database_url is None:
-            raise InvalidInput("postgres_dsn", "must be given, or pg_pool, or persistence")
+            raise InvalidInputError("postgres_dsn", "must be given, or pg_pool, or persistence")
 
     def here(self, local: LocalValues) -> Source | None:
         """What belongs to the event loop of the caller: what the host has open."""
@@ -123,6 +123,8 @@ class Arguments:
 def _pool_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     for name in config:
         if name not in _POOL_SETTINGS and name not in _NEEDLESS:
-            raise InvalidInput(f"pool_config.{name}", "is not known here; put it into postgres_dsn, or pass pg_pool")
+            raise InvalidInputError(
+                f"pool_config.{name}", "is not known here; put it into postgres_dsn, or pass pg_pool"
+            )
     settings = {_POOL_SETTINGS[name]: found for name, found in config.items() if name in _POOL_SETTINGS}
     return {**settings, "max_overflow": 0} if "pool_size" in settings else settings

@@ -11,9 +11,9 @@ from typing import Any, ClassVar, Final, TypeVar
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from agent_persistence.errors import (
-    InvalidInput,
+    InvalidInputError,
     MessageNotFoundError,
-    StateConflict,
+    StateConflictError,
     ThreadExistsError,
     UnavailableError,
 )
@@ -58,11 +58,11 @@ class Framework:
     message: Any
     thread_info: Any
     refused: Callable[[str], Exception]
-    overtaken: Callable[[StateConflict], Exception]
+    overtaken: Callable[[StateConflictError], Exception]
     unavailable: Callable[[str], Exception]
 
 
-class NoSuchMessage(MessageNotFoundError, IndexError):
+class NoSuchMessageError(MessageNotFoundError, IndexError):
     """There is no such message in this thread for this user; also an ``IndexError``, as the frameworks have it."""
 
 
@@ -88,7 +88,7 @@ class AsyncMethods:
         enforce_user_isolation: whether a thread exists for its user only. A policy in the config goes before this.
 
     Raises:
-        InvalidInput: no database is named, or an argument is not known here.
+        InvalidInputError: no database is named, or an argument is not known here.
         SettingsError: an address is wrong.
     """
 
@@ -222,12 +222,12 @@ class AsyncMethods:
         """Return a message.
 
         Raises:
-            NoSuchMessage: there is none; it is an ``IndexError``, too.
+            NoSuchMessageError: there is none; it is an ``IndexError``, too.
         """
         place, key = self._place(config), message_key(message_id, self._id_types.id)
         found = await self._run(lambda store: store.get_message(place, key))
         if found is None:
-            raise NoSuchMessage(place.thread_id, key)
+            raise NoSuchMessageError(place.thread_id, key)
         return self._message(found)
 
     async def alist_messages(
@@ -242,11 +242,11 @@ class AsyncMethods:
         """Delete a message.
 
         Raises:
-            NoSuchMessage: there is none; it is an ``IndexError``, too.
+            NoSuchMessageError: there is none; it is an ``IndexError``, too.
         """
         place, key = self._place(config), message_key(message_id, self._id_types.id)
         if not await self._run(lambda store: store.delete_message(place, key)):
-            raise NoSuchMessage(place.thread_id, key)
+            raise NoSuchMessageError(place.thread_id, key)
         return True
 
     # --- Threads ---
@@ -256,7 +256,7 @@ class AsyncMethods:
         place = self._place(config)
         given = thread_info.user_id
         if given is not None and exact_id(given, self._id_types.user, "thread_info.user_id") != place.user_id:
-            raise InvalidInput("thread_info.user_id", "is not the user of the config")
+            raise InvalidInputError("thread_info.user_id", "is not the user of the config")
         meta = to_meta(self._jsonable(thread_info.metadata or {}, "thread_info.metadata"), thread_info.run_id)
         await self._run(lambda store: store.put_thread(place, thread_info.thread_name, meta))
         return True
@@ -292,7 +292,7 @@ class AsyncMethods:
         """Return whose a thread is, whoever asks, or ``None`` where there is none."""
         try:
             known = exact_id(thread_id, self._id_types.id, "thread_id")
-        except InvalidInput:
+        except InvalidInputError:
             return None
         return await self._run(lambda store: store.owner_of(known))
 
@@ -371,7 +371,7 @@ class AsyncMethods:
         framework = self._framework
         try:
             yield
-        except StateConflict as error:
+        except StateConflictError as error:
             raise framework.overtaken(error) from error
         except ThreadExistsError as error:
             raise framework.refused("the thread belongs to another user") from error
@@ -389,7 +389,7 @@ class AsyncMethods:
         try:
             return to_storable(self._dumped(state))
         except PydanticSerializationError as error:
-            raise InvalidInput("state", "cannot be written as JSON") from error
+            raise InvalidInputError("state", "cannot be written as JSON") from error
 
     def _state(self, config: Config, found: Version | None) -> Any:
         remember_version(config, found.version if found else None)
@@ -403,7 +403,7 @@ class AsyncMethods:
             try:
                 new = to_new_message(message.model_dump(mode="json"), self._id_types.id, given)
             except PydanticSerializationError as error:
-                raise InvalidInput(f"messages[{place}]", "cannot be written as JSON") from error
+                raise InvalidInputError(f"messages[{place}]", "cannot be written as JSON") from error
             made[new.message_id] = new
         return list(made.values())
 
@@ -425,14 +425,14 @@ class AsyncMethods:
         try:
             return to_jsonable_python(given, inf_nan_mode="constants")
         except PydanticSerializationError as error:
-            raise InvalidInput(field, "cannot be written as JSON") from error
+            raise InvalidInputError(field, "cannot be written as JSON") from error
 
 
 def _window(search: str | None, offset: int | None, limit: int | None) -> dict[str, Any]:
     """Check what part of a list is asked for; an empty search and a limit of 0 are none."""
     for field, given in (("offset", offset), ("limit", limit)):
         if given is not None and (type(given) is not int or given < 0):
-            raise InvalidInput(field, "must be an int from 0 on")
+            raise InvalidInputError(field, "must be an int from 0 on")
     return {"search": search or None, "offset": offset or 0, "limit": limit or None}
 
 

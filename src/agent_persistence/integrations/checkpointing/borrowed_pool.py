@@ -8,7 +8,7 @@ import asyncpg
 from sqlalchemy import NullPool
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from agent_persistence.errors import InvalidInput, PoolTimeout
+from agent_persistence.errors import InvalidInputError, PoolTimeoutError
 from agent_persistence.settings import PersistenceSettings
 
 _INSTEAD: Final = "; pass postgres_dsn, or an open Persistence"
@@ -21,20 +21,24 @@ async def engine_over(pool: Any, settings: PersistenceSettings) -> AsyncEngine:
     transactions are those that the pool's connections have.
 
     Raises:
-        InvalidInput: this is no pool, or its connections decode JSON by themselves.
+        InvalidInputError: this is no pool, or its connections decode JSON by themselves.
     """
     if not isinstance(pool, asyncpg.Pool):
-        raise InvalidInput("pg_pool", f"must be an asyncpg.Pool, not {type(pool).__name__}{_INSTEAD}")
+        raise InvalidInputError("pg_pool", f"must be an asyncpg.Pool, not {type(pool).__name__}{_INSTEAD}")
     await pool  # made by create_pool() without await, it is not ready yet; otherwise this does nothing
     async with pool.acquire() as connection:
         if type(await connection.fetchval("SELECT '{}'::jsonb")) is not str:
-            raise InvalidInput("pg_pool", f"has a type codec for jsonb, which would write our JSON twice{_INSTEAD}")
+            raise InvalidInputError(
+                "pg_pool", f"has a type codec for jsonb, which would write our JSON twice{_INSTEAD}"
+            )
 
     async def borrow() -> Any:
         try:
             return Borrowed(pool, await pool.acquire(timeout=settings.pool_timeout))
         except TimeoutError:
-            raise PoolTimeout(f"the given pool has had no connection free for {settings.pool_timeout:g} s") from None
+            raise PoolTimeoutError(
+                f"the given pool has had no connection free for {settings.pool_timeout:g} s"
+            ) from None
 
     engine = create_async_engine(
         "postgresql+asyncpg://", async_creator=borrow, poolclass=NullPool, hide_parameters=True

@@ -10,9 +10,9 @@ from typing import Any, Final
 
 import orjson
 
-from agent_persistence.cache.circuit_breaker import CacheUnavailable
+from agent_persistence.cache.circuit_breaker import CacheUnavailableError
 from agent_persistence.cache.named_values import Name, NamedValues
-from agent_persistence.frozen import value
+from agent_persistence.frozen import frozen
 from agent_persistence.integrations.checkpointing.places import Place
 from agent_persistence.records import ANY_USER
 
@@ -20,7 +20,7 @@ NO_VERSION: Final = 0
 _NAMESPACE: Final = "drafts"
 
 
-@value
+@frozen
 class Draft:
     """A state that goes on from a version."""
 
@@ -39,7 +39,7 @@ class Drafts:
         """Keep a draft; say whether that could be done."""
         try:
             await self._values.put(_name(place), orjson.dumps([draft.base, draft.data]), ttl_seconds=self._ttl_seconds)
-        except CacheUnavailable:
+        except CacheUnavailableError:
             return False
         return True
 
@@ -47,7 +47,7 @@ class Drafts:
         """Return the draft, if one can be had."""
         try:
             found = await self._values.get(_name(place))
-        except CacheUnavailable:
+        except CacheUnavailableError:
             return None
         return None if found is None else Draft(*orjson.loads(found))
 
@@ -55,7 +55,7 @@ class Drafts:
         """Forget the draft, if there is one."""
         try:
             await self._values.delete(_name(place))
-        except CacheUnavailable:
+        except CacheUnavailableError:
             return  # once nothing is saved, only a draft that goes on from nothing could be taken for the latest
 
 

@@ -9,13 +9,13 @@ from typing import Any
 from sqlalchemy import bindparam, update
 
 from agent_persistence.database.driver_errors import translated
-from agent_persistence.frozen import value
+from agent_persistence.frozen import frozen
 from agent_persistence.models import Models
 from agent_persistence.models.base import table_of
 from agent_persistence.operations.unit_of_work import UnitOfWork
 
 
-@value
+@frozen
 class Times:
     """When a thread was made and used last, and when its messages were said, by their ids; ``None`` if not known."""
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, MutableMapping
 from typing import Any, Final
 
-from agent_persistence.errors import InvalidInput
-from agent_persistence.frozen import value
+from agent_persistence.errors import InvalidInputError
+from agent_persistence.frozen import frozen
 from agent_persistence.ids import IdType, IdTypes
 from agent_persistence.records import ANY_USER, AnyUser
 
@@ -14,7 +14,7 @@ VERSION_KEY: Final = "_checkpoint_version"
 """Where a run keeps the version of the state that it goes on from."""
 
 
-@value
+@frozen
 class Place:
     """A thread, and who asks.
 
@@ -35,7 +35,7 @@ def place_of(config: Mapping[str, Any], id_types: IdTypes[Any, Any], *, isolates
     """Read a config.
 
     Raises:
-        InvalidInput: the thread or the user is not named, or not by an id of this database's kind.
+        InvalidInputError: the thread or the user is not named, or not by an id of this database's kind.
     """
     user_id = user_of(config, id_types)
     return Place(
@@ -70,14 +70,14 @@ def exact_id(given: object, kind: IdType[Any], field: str) -> Any:
     """Return an id in the column's type; ``7`` and ``"7"`` name the same, ``"07"`` and ``7.0`` name nothing.
 
     Raises:
-        InvalidInput: it is no id of this kind.
+        InvalidInputError: it is no id of this kind.
     """
     if kind.python_type is str and type(given) is int:
         given = str(given)
     elif kind.python_type is not str and isinstance(given, str):
         found = kind.parse(given, field)
         if str(found) != given:
-            raise InvalidInput(field, f"must be {kind.name} in its usual spelling")
+            raise InvalidInputError(field, f"must be {kind.name} in its usual spelling")
         return found
     return kind.validate(given, field)
 
@@ -98,5 +98,5 @@ def message_key(given: object, kind: IdType[Any]) -> Any:
 def _given(config: Mapping[str, Any], name: str) -> object:
     found = config.get(name)
     if found is None or found == "":
-        raise InvalidInput(name, "must be given in the config")
+        raise InvalidInputError(name, "must be given in the config")
     return found

@@ -9,14 +9,14 @@ from typing import Any, Final, TypeVar
 
 import orjson
 
-from agent_persistence.cache.circuit_breaker import CacheUnavailable
+from agent_persistence.cache.circuit_breaker import CacheUnavailableError
 from agent_persistence.cache.named_values import NamedValues
 from agent_persistence.errors import (
-    IdempotencyConflict,
+    IdempotencyConflictError,
     ThreadExistsError,
     ThreadNotFoundError,
 )
-from agent_persistence.frozen import value
+from agent_persistence.frozen import frozen
 from agent_persistence.integrations.checkpointing.drafts import NO_VERSION, Draft, Drafts
 from agent_persistence.integrations.checkpointing.places import Place
 from agent_persistence.operations.unit_of_work import UnitOfWork
@@ -30,7 +30,7 @@ Work = Callable[[UnitOfWork[Any, Any]], Awaitable[T]]
 _PAGE: Final = 1000
 
 
-@value
+@frozen
 class Version:
     """A state and its version; a draft has that which it goes on from, or ``None``."""
 
@@ -60,7 +60,7 @@ class CheckpointStore:
         """Save a state and messages, both or none, and return the version.
 
         Raises:
-            StateConflict: the latest version is not the expected one.
+            StateConflictError: the latest version is not the expected one.
             ThreadExistsError: the thread is somebody else's.
         """
         if not messages:
@@ -110,7 +110,7 @@ class CheckpointStore:
         """
         try:
             await self.persistence.messages.append_many(place.thread_id, messages, user_id=place.owner)
-        except (ThreadNotFoundError, IdempotencyConflict):
+        except (ThreadNotFoundError, IdempotencyConflictError):
             await self._in_thread(place, lambda uow: _upsert(uow, place.thread_id, messages))
 
     async def get_message(self, place: Place, message_id: Any) -> MessageRecord[Any] | None:
@@ -123,7 +123,7 @@ class CheckpointStore:
         """Return messages from the beginning of the thread on.
 
         Raises:
-            CorruptRow: one of them cannot be read back.
+            CorruptRowError: one of them cannot be read back.
         """
 
         async def read(after: str | None, wanted: int) -> Page[MessageRecord[Any]]:
@@ -200,7 +200,7 @@ class CheckpointStore:
             await self._values.put(
                 _name(namespace, key), orjson.dumps(given), ttl_seconds=ttl_seconds or self._ttl_seconds
             )
-        except CacheUnavailable:
+        except CacheUnavailableError:
             return False
         return True
 
@@ -208,7 +208,7 @@ class CheckpointStore:
         """Return a value, or ``None``."""
         try:
             found = await self._values.get(_name(namespace, key))
-        except CacheUnavailable:
+        except CacheUnavailableError:
             return None
         return None if found is None else orjson.loads(found)
 
@@ -216,14 +216,14 @@ class CheckpointStore:
         """Forget a value; say whether there was one."""
         try:
             return await self._values.delete(_name(namespace, key))
-        except CacheUnavailable:
+        except CacheUnavailableError:
             return False
 
     async def value_keys(self, namespace: str) -> list[str]:
         """Return the keys of a namespace, in no order."""
         try:
             return await self._values.names(_namespace(namespace))
-        except CacheUnavailable:
+        except CacheUnavailableError:
             return []
 
     async def _in_thread(self, place: Place, work: Work[T]) -> T:
@@ -252,7 +252,7 @@ async def _create(uow: UnitOfWork[Any, Any], place: Place) -> None:
 async def _upsert(uow: UnitOfWork[Any, Any], thread_id: Any, messages: Sequence[NewMessage[Any]]) -> None:
     try:
         await uow.messages.append_many(thread_id, messages)
-    except IdempotencyConflict:
+    except IdempotencyConflictError:
         for message in messages:
             await _put_one(uow, thread_id, message)
 
@@ -260,7 +260,7 @@ async def _upsert(uow: UnitOfWork[Any, Any], thread_id: Any, messages: Sequence[
 async def _put_one(uow: UnitOfWork[Any, Any], thread_id: Any, message: NewMessage[Any]) -> None:
     try:
         await uow.messages.append(thread_id, message)
-    except IdempotencyConflict:
+    except IdempotencyConflictError:
         await uow.messages.update(
             thread_id,
             message.message_id,

@@ -7,13 +7,13 @@ from typing import Any
 
 from langchain_core.runnables import RunnableConfig
 
-from agent_persistence.errors import InvalidInput
-from agent_persistence.frozen import value
+from agent_persistence.errors import InvalidInputError
+from agent_persistence.frozen import frozen
 from agent_persistence.ids import IdTypes
 from agent_persistence.validation import check_text
 
 
-@value
+@frozen
 class Address:
     """What a config names.
 
@@ -45,11 +45,11 @@ def address_of(config: RunnableConfig, id_types: IdTypes[Any, Any], owner: Any) 
         owner: whose threads these are; ``None`` where each config says it, as ``user_id``.
 
     Raises:
-        InvalidInput: the thread or the owner is not named, or is no id of its kind.
+        InvalidInputError: the thread or the owner is not named, or is no id of its kind.
     """
     configurable = config.get("configurable") or {}
     if "thread_id" not in configurable:
-        raise InvalidInput("thread_id", "must be given in config['configurable']")
+        raise InvalidInputError("thread_id", "must be given in config['configurable']")
     given = configurable["thread_id"]
     said = {"thread_id": given}
     if owner is None:
@@ -73,7 +73,7 @@ def owner_of(configurable: Mapping[str, Any], id_types: IdTypes[Any, Any], owner
     if owner is not None:
         return owner
     if configurable.get("user_id") is None:
-        raise InvalidInput("user_id", "must be given: in config['configurable'], or by saver.for_user(user_id)")
+        raise InvalidInputError("user_id", "must be given: in config['configurable'], or by saver.for_user(user_id)")
     return _exact(configurable["user_id"], id_types.user, "user_id")
 
 
@@ -87,7 +87,7 @@ def _exact(given: Any, kind: Any, field: str) -> Any:
         return kind.validate(given, field)
     parsed = kind.parse(given, field)
     if str(parsed) != given:  # else two texts would be one thread
-        raise InvalidInput(field, f"is no {kind.name} in its usual form")
+        raise InvalidInputError(field, f"is no {kind.name} in its usual form")
     return parsed
 
 

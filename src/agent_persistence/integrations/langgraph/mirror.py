@@ -17,7 +17,7 @@ from langchain_core.messages import (
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
 from agent_persistence.encoding.exact_json import encode_json, sanitize
-from agent_persistence.errors import IdempotencyConflict, InvalidInput
+from agent_persistence.errors import IdempotencyConflictError, InvalidInputError
 from agent_persistence.ids import IdType
 from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.records import NewMessage
@@ -35,12 +35,12 @@ class Mirror:
         id_type: the kind of the messages' ids.
 
     Raises:
-        InvalidInput: ids are numbers, which no message's own id fits.
+        InvalidInputError: ids are numbers, which no message's own id fits.
     """
 
     def __init__(self, channel: str, id_type: IdType[Any]) -> None:
         if id_type.python_type is int:
-            raise InvalidInput("mirror", "needs PERSISTENCE_ID_TYPE=string or uuid: a message keeps its own id")
+            raise InvalidInputError("mirror", "needs PERSISTENCE_ID_TYPE=string or uuid: a message keeps its own id")
         self.channel = channel
         self._id_type = id_type
 
@@ -68,7 +68,7 @@ class Mirror:
             return
         try:
             await uow.messages.append_many(thread_id, new)
-        except IdempotencyConflict:
+        except IdempotencyConflictError:
             for one in new:
                 await _put(uow, thread_id, one)
 
@@ -82,14 +82,14 @@ class Mirror:
                 encode_json(clean, "message")
                 own_id = known.id if known.id and not number else f"{known.id or place}/{number}"
                 yield NewMessage(message=clean, message_id=self._message_id(own_id), **_usage(known))
-        except (InvalidInput, NotImplementedError, TypeError, ValueError) as refusal:
+        except (InvalidInputError, NotImplementedError, TypeError, ValueError) as refusal:
             logger.warning("a message of a graph is not mirrored: %s", type(refusal).__name__)
 
     def _message_id(self, own_id: str) -> Any:
         """The message's own id, or one that is derived from it where that is none of ours."""
         try:
             return self._id_type.parse(own_id, "message_id")
-        except InvalidInput:
+        except InvalidInputError:
             derived = uuid.uuid5(_NAMESPACE, own_id.encode(errors="backslashreplace").decode())
             return derived if self._id_type.python_type is uuid.UUID else str(derived)
 

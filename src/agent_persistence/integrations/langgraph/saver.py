@@ -20,7 +20,7 @@ from langgraph.checkpoint.base import (
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from typing_extensions import override
 
-from agent_persistence.errors import InvalidInput
+from agent_persistence.errors import InvalidInputError
 from agent_persistence.integrations.langgraph.addresses import (
     Address,
     address_of,
@@ -363,7 +363,7 @@ class PersistenceSaver(BaseCheckpointSaver[Any]):
         if not writes:
             return
         if address.checkpoint_id is None:
-            raise InvalidInput("checkpoint_id", "must be given in config['configurable']")
+            raise InvalidInputError("checkpoint_id", "must be given in config['configurable']")
         new = NewWrites(
             thread_id=address.thread_id,
             checkpoint_ns=address.namespace,
@@ -395,7 +395,7 @@ class PersistenceSaver(BaseCheckpointSaver[Any]):
     async def _prune(self, thread_ids: Sequence[str], strategy: str) -> None:
         checkpoints, owner = self._persistence.checkpoints, self._one_owner()
         if strategy not in _STRATEGIES:
-            raise InvalidInput("strategy", f"must be one of {', '.join(_STRATEGIES)}")
+            raise InvalidInputError("strategy", f"must be one of {', '.join(_STRATEGIES)}")
         prune = checkpoints.delete_all if strategy == "delete" else checkpoints.keep_latest
         for thread_id in thread_ids:
             await prune(self._thread_id(thread_id), user_id=owner)

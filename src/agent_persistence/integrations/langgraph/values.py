@@ -12,7 +12,7 @@ from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
 from agent_persistence.encoding.exact_json import encode_json, sanitize
-from agent_persistence.errors import InvalidInput
+from agent_persistence.errors import InvalidInputError
 from agent_persistence.integrations.langgraph.surrogates import dump_blob, load_blob
 from agent_persistence.repositories.checkpoints.packing import Blob
 from agent_persistence.repositories.checkpoints.records import ChannelValue
@@ -66,7 +66,7 @@ def split_metadata(serde: SerializerProtocol, metadata: dict[str, Any]) -> tuple
     """Return what of the metadata can be filtered by, and all of it where that is not the same."""
     try:
         encode_json(metadata, "metadata")
-    except InvalidInput:
+    except InvalidInputError:
         return searchable(metadata), dump_blob(serde, metadata)
     return metadata, None
 
@@ -91,7 +91,7 @@ def searchable(metadata: Mapping[str, Any]) -> dict[str, Any]:
         try:
             clean = sanitize({key: value}, "metadata")
             encode_json(clean, "metadata")
-        except InvalidInput:
+        except InvalidInputError:
             continue
         found.update(clean)
     return found

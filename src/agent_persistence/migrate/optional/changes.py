@@ -11,7 +11,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from agent_persistence.database.driver_errors import sqlstate_of, translated
-from agent_persistence.errors import InvalidInput, SchemaError
+from agent_persistence.errors import InvalidInputError, SchemaError
 from agent_persistence.ids import IdKind
 from agent_persistence.migrate import catalog
 from agent_persistence.migrate.connection import migration_session, open_connection
@@ -75,7 +75,7 @@ async def add_optional(settings: PersistenceSettings, name: str) -> None:
     """Add an optional object, or bring it up to date. Traffic goes on meanwhile; an index is built beside it.
 
     Raises:
-        InvalidInput: there is none of this name.
+        InvalidInputError: there is none of this name.
         NotMigratedError: the database is behind this version.
         SchemaError: the server lacks an extension, or this role may not create it; or what ``upgrade`` raises.
     """
@@ -86,7 +86,7 @@ async def remove_optional(settings: PersistenceSettings, name: str) -> None:
     """Take an optional object away; nothing happens where it is not there. An extension stays: others may use it.
 
     Raises:
-        InvalidInput: there is none of this name.
+        InvalidInputError: there is none of this name.
         SchemaError: what ``upgrade`` raises.
     """
     await _change(settings, partial(_remove, _known(name)))
@@ -100,7 +100,7 @@ def present(connection: Connection, schema: str) -> dict[str, bool]:
 
 def _known(name: str) -> OptionalObject:
     if name not in OBJECTS:
-        raise InvalidInput("name", f"must be one of {', '.join(OBJECTS)}")
+        raise InvalidInputError("name", f"must be one of {', '.join(OBJECTS)}")
     return OBJECTS[name]
 
 

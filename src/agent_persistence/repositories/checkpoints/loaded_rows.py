@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
-from agent_persistence.frozen import value
+from agent_persistence.frozen import frozen
 from agent_persistence.repositories.checkpoints.packing import MOST_BASES, WINDOW, Blob, bases_of, size_of, unpack
 from agent_persistence.repositories.checkpoints.records import ChannelValue, PendingWrite
 from agent_persistence.repositories.checkpoints.refs import Handed, InlineRef, ListRef, Ref, Span, WholeRef
@@ -25,7 +25,7 @@ class GoneError(Exception):
     """Something that is referred to was deleted since the reference was read."""
 
 
-@value
+@frozen
 class _Written:
     """One thing that a task has written, where it is stored."""
 

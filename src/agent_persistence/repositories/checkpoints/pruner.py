@@ -24,7 +24,7 @@ from sqlalchemy import (
 )
 
 from agent_persistence.repositories.checkpoints.packing import HEAD_BYTES, LIKE_ROWS, bases_of
-from agent_persistence.repositories.checkpoints.reader import Home, Reading, Rows, merged_spans
+from agent_persistence.repositories.checkpoints.reader import CheckpointReader, Home, Rows, merged_spans
 from agent_persistence.repositories.checkpoints.records import CheckpointQuery
 from agent_persistence.repositories.checkpoints.refs import Ref, Refs, read_refs, write_refs
 from agent_persistence.sessions.scope import Query, Scope
@@ -34,7 +34,7 @@ COUNTERS: Final = "counters_since_delta_snapshot"
 """The key of the metadata that names the channels whose values are to be found at ancestors."""
 
 
-class Deleting:
+class CheckpointPruner:
     """Deletes within one unit of work, under the lock of one thread."""
 
     def __init__(self, scope: Scope[Any, Any], thread_id: Any) -> None:
@@ -126,7 +126,7 @@ class Deleting:
         channels = [channel for channel in counters or () if channel not in refs.channels]
         if channels:
             query = CheckpointQuery(row.thread_id, row.checkpoint_ns, row.checkpoint_id)
-            reading = Reading(self._scope)
+            reading = CheckpointReader(self._scope)
             walk = await reading.walk(query, channels)
             shelf = await reading.resolve((row.thread_id, row.checkpoint_ns), walk)
             refs = Refs(refs.channels, {channel: walk.history(channel, shelf) for channel in channels})

@@ -11,7 +11,7 @@ from sqlalchemy import Row, literal, select, tuple_
 
 from agent_persistence.concurrency.offload import aside
 from agent_persistence.encoding.exact_json import UNDECODABLE
-from agent_persistence.errors import CorruptRow
+from agent_persistence.errors import CorruptRowError
 from agent_persistence.records import ANY_USER
 from agent_persistence.repositories.checkpoints.loaded_rows import GoneError, Shelf
 from agent_persistence.repositories.checkpoints.packing import unpack_blob
@@ -42,7 +42,7 @@ _READS: Final = 5  # that something is deleted between both statements again and
 _ANCESTORS_AT_ONCE: Final = 200
 
 
-class Reading:
+class CheckpointReader:
     """Reads what belongs to one owner."""
 
     def __init__(self, scope: Scope[Any, Any]) -> None:
@@ -55,7 +55,7 @@ class Reading:
         """Return checkpoints, the latest first; ``after`` leads on.
 
         Raises:
-            CorruptRow: one of them cannot be read.
+            CorruptRowError: one of them cannot be read.
         """
         statement = self._select(query).limit(limit)
         if after is not None:
@@ -77,7 +77,7 @@ class Reading:
                 return await aside(partial(_records, rows, refs, shelves), size=sum(map(len, shelves.values())))
             except GoneError:
                 continue
-        raise CorruptRow("graph_checkpoints", query.thread_id, "refs")
+        raise CorruptRowError("graph_checkpoints", query.thread_id, "refs")
 
     async def history(self, query: CheckpointQuery, channels: Sequence[str]) -> dict[str, ChannelHistory]:
         """Return what was written to channels on the way to a checkpoint, since each had a value."""
@@ -86,7 +86,7 @@ class Reading:
                 return await self._history(query, channels)
             except GoneError:
                 continue
-        raise CorruptRow("graph_checkpoints", query.thread_id, "refs")
+        raise CorruptRowError("graph_checkpoints", query.thread_id, "refs")
 
     async def walk(self, query: CheckpointQuery, channels: Sequence[str]) -> Walk:
         """Follow a checkpoint's ancestors until each of the channels has a value."""
@@ -321,7 +321,7 @@ def _histories(walk: Walk, shelf: Shelf) -> dict[str, ChannelHistory]:
 
 def _record(row: Any, refs: Refs, shelf: Shelf) -> CheckpointRecord:
     if row.metadata is UNDECODABLE:
-        raise CorruptRow("graph_checkpoints", (row.thread_id, row.checkpoint_ns, row.checkpoint_id), "metadata")
+        raise CorruptRowError("graph_checkpoints", (row.thread_id, row.checkpoint_ns, row.checkpoint_id), "metadata")
     return CheckpointRecord(
         thread_id=row.thread_id,
         user_id=row.user_id,

@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
 from typing import Any
 
-from agent_persistence.frozen import value
+from agent_persistence.frozen import frozen
 from agent_persistence.repositories.checkpoints.packing import Blob
 
 ChannelValue = Blob | list[Blob]
 """A value, or the items of a list, each serialised by itself."""
 
 
-@value
+@frozen
 class NewCheckpoint:
     """A checkpoint to be saved.
 
@@ -42,7 +42,7 @@ class NewCheckpoint:
     may_start_thread: bool = True
 
 
-@value
+@frozen
 class NewWrites:
     """What a task has written, before the checkpoint that takes it up.
 
@@ -60,7 +60,7 @@ class NewWrites:
     may_start_thread: bool = False
 
 
-@value
+@frozen
 class PendingWrite:
     """One thing that a task has written."""
 
@@ -71,7 +71,7 @@ class PendingWrite:
     value: ChannelValue = field(repr=False)
 
 
-@value
+@frozen
 class CheckpointRecord:
     """A checkpoint as it is stored."""
 
@@ -87,7 +87,7 @@ class CheckpointRecord:
     writes: Sequence[PendingWrite] = field(repr=False)
 
 
-@value
+@frozen
 class ChannelHistory:
     """What was written to a channel on the way to a checkpoint, the oldest first, and on top of what."""
 
@@ -95,7 +95,7 @@ class ChannelHistory:
     writes: Sequence[tuple[str, ChannelValue]]
 
 
-@value
+@frozen
 class CheckpointQuery:
     """Which checkpoints to read, the latest first.
 

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from agent_persistence.frozen import value
+from agent_persistence.frozen import frozen
 from agent_persistence.repositories.checkpoints.packing import Blob, pack_json, unpack_json
 from agent_persistence.repositories.checkpoints.value_rows import Place, StoredItem
 
 
-@value
+@frozen
 class Span:
     """All items of a channel from one place to another, both included."""
 
@@ -20,7 +20,7 @@ class Span:
     last: Place
 
 
-@value
+@frozen
 class ListRef:
     """A list: the items of its spans, one after the other; ``length`` shows whether all of them are there."""
 
@@ -28,14 +28,14 @@ class ListRef:
     spans: Sequence[Span]
 
 
-@value
+@frozen
 class WholeRef:
     """A value that is stored as one item."""
 
     place: Place
 
 
-@value
+@frozen
 class InlineRef:
     """A value that is small enough to stand here itself."""
 
@@ -45,7 +45,7 @@ class InlineRef:
 Ref = ListRef | WholeRef | InlineRef
 
 
-@value
+@frozen
 class Handed:
     """A write to a channel that a checkpoint has from an ancestor that is gone."""
 
@@ -53,7 +53,7 @@ class Handed:
     ref: Ref
 
 
-@value
+@frozen
 class History:
     """What a channel that is kept as its changes had before a checkpoint whose ancestors are gone.
 
@@ -66,7 +66,7 @@ class History:
     writes: Sequence[Handed]
 
 
-@value
+@frozen
 class Refs:
     """Where the values of a checkpoint's channels are.
 
@@ -147,7 +147,7 @@ def _from_json(written: list[Any]) -> Ref:
     return ListRef(length, spans)
 
 
-@value
+@frozen
 class Layout:
     """How a list is made of items that are known, and of others that have to be added behind them.
 

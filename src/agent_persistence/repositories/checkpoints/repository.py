@@ -9,8 +9,8 @@ from sqlalchemy import ARRAY, Text, any_, exists, insert, literal, select
 
 from agent_persistence.errors import ThreadExistsError, ThreadNotFoundError
 from agent_persistence.ids import IdT, UserIdT
-from agent_persistence.repositories.checkpoints.pruner import Deleting
-from agent_persistence.repositories.checkpoints.reader import Reading
+from agent_persistence.repositories.checkpoints.pruner import CheckpointPruner
+from agent_persistence.repositories.checkpoints.reader import CheckpointReader
 from agent_persistence.repositories.checkpoints.records import (
     ChannelHistory,
     CheckpointQuery,
@@ -19,7 +19,7 @@ from agent_persistence.repositories.checkpoints.records import (
     NewWrites,
     PendingWrite,
 )
-from agent_persistence.repositories.checkpoints.writer import Saving
+from agent_persistence.repositories.checkpoints.writer import CheckpointWriter
 from agent_persistence.repositories.threads.repository import ThreadRepository
 from agent_persistence.sessions.scope import Scope
 
@@ -37,7 +37,7 @@ class CheckpointRepository(Generic[IdT, UserIdT]):
             ThreadNotFoundError: there is no such thread, and it may not be made.
             ThreadExistsError: the thread is somebody else's.
         """
-        return await Saving(self._scope).checkpoint(new)
+        return await CheckpointWriter(self._scope).checkpoint(new)
 
     async def put_writes(self, new: NewWrites) -> None:
         """Save what a task has written; of the same place written twice the first counts, of a special one the last.
@@ -46,32 +46,32 @@ class CheckpointRepository(Generic[IdT, UserIdT]):
             ThreadNotFoundError: there is no such thread, and it may not be made.
             ThreadExistsError: the thread is somebody else's.
         """
-        await Saving(self._scope).writes(new)
+        await CheckpointWriter(self._scope).writes(new)
 
     async def page(
         self, query: CheckpointQuery, *, limit: int, after: CheckpointRecord | None = None
     ) -> list[CheckpointRecord]:
         """Read checkpoints, the latest first; ``after``, the last one of a page, leads on."""
-        return await Reading(self._scope).latest(query, limit=limit, after=after)
+        return await CheckpointReader(self._scope).latest(query, limit=limit, after=after)
 
     async def history(self, query: CheckpointQuery, channels: Sequence[str]) -> dict[str, ChannelHistory]:
         """Read what was written to channels on the way to a checkpoint, since each had a value."""
-        return await Reading(self._scope).history(query, channels)
+        return await CheckpointReader(self._scope).history(query, channels)
 
     async def written(self, thread_id: IdT, checkpoint_ns: str, checkpoint_id: str, channel: str) -> list[PendingWrite]:
         """Read what tasks have written to a channel at a checkpoint, in the order in which it takes effect."""
-        shelf = await Reading(self._scope).written((thread_id, checkpoint_ns), checkpoint_id, [channel])
+        shelf = await CheckpointReader(self._scope).written((thread_id, checkpoint_ns), checkpoint_id, [channel])
         return [write for write in shelf.pending(checkpoint_id) if write.channel == channel]
 
     async def delete_all(self, thread_id: IdT) -> None:
         """Delete all checkpoints of a thread; the thread stays."""
-        deleting = Deleting(self._scope, thread_id)
+        deleting = CheckpointPruner(self._scope, thread_id)
         if await deleting.lock():
             await deleting.all()
 
     async def keep_latest(self, thread_id: IdT) -> None:
         """Delete all but the latest checkpoint of each namespace, which reads as before."""
-        deleting = Deleting(self._scope, thread_id)
+        deleting = CheckpointPruner(self._scope, thread_id)
         if await deleting.lock():
             await deleting.all_but_latest()
 
@@ -89,7 +89,7 @@ class CheckpointRepository(Generic[IdT, UserIdT]):
 
     async def delete_runs(self, thread_id: IdT, run_ids: Sequence[str]) -> None:
         """Delete what runs have saved of a thread; the checkpoints of others read as before."""
-        deleting = Deleting(self._scope, thread_id)
+        deleting = CheckpointPruner(self._scope, thread_id)
         if await deleting.lock():
             await deleting.runs(run_ids)
 

@@ -24,19 +24,19 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.types import TypeEngine
 
-from agent_persistence.database.compiled_statement import MODELS_AT_ONCE, DriverStatement
+from agent_persistence.database.compiled_statement import MODELS_AT_ONCE, CompiledStatement
 from agent_persistence.models import Models
 from agent_persistence.models.base import table_of
 from agent_persistence.repositories.checkpoints.value_rows import LIGHT
 from agent_persistence.repositories.locks import locked_threads, touched_threads
-from agent_persistence.sessions.commit_evidence import MARKS
+from agent_persistence.sessions.commit_evidence import TRANSACTION_MARKS
 
 THE_LAST: Final = 2**63 - 1
 """A number that no row has: all rows from another one on."""
 
 
 @lru_cache(MODELS_AT_ONCE)
-def lock_thread(models: Models[Any, Any], *, touch_seconds: float, of_anybody: bool) -> DriverStatement:
+def lock_thread(models: Models[Any, Any], *, touch_seconds: float, of_anybody: bool) -> CompiledStatement:
     """Lock a thread, move its activity, and return the refs of one of its checkpoints, if that is there."""
     checkpoint, locked = models.graph.checkpoints, _locked(models, of_anybody=of_anybody)
     is_parent = and_(
@@ -44,7 +44,7 @@ def lock_thread(models: Models[Any, Any], *, touch_seconds: float, of_anybody: b
         checkpoint.c.checkpoint_ns == bindparam("checkpoint_ns", type_=Text()),
         checkpoint.c.checkpoint_id == bindparam("parent_id", type_=Text()),
     )
-    return DriverStatement(
+    return CompiledStatement(
         select(locked.c.thread_id, checkpoint.c.refs)
         .select_from(locked.outerjoin(checkpoint, is_parent))
         .add_cte(touched_threads(table_of(models.Thread), locked, touch_seconds))
@@ -52,7 +52,7 @@ def lock_thread(models: Models[Any, Any], *, touch_seconds: float, of_anybody: b
 
 
 @lru_cache(MODELS_AT_ONCE)
-def add_values(models: Models[Any, Any], *, touch_seconds: float, of_anybody: bool) -> DriverStatement:
+def add_values(models: Models[Any, Any], *, touch_seconds: float, of_anybody: bool) -> CompiledStatement:
     """Lock a thread, move its activity and add rows of values; nothing comes back where there is no such thread."""
     values, locked = models.graph.values, _locked(models, of_anybody=of_anybody)
     names = ("channel", "cells", "content")
@@ -63,22 +63,22 @@ def add_values(models: Models[Any, Any], *, touch_seconds: float, of_anybody: bo
         .select_from(locked.join(rows, true()))
         .order_by(rows.c.place)
     )
-    return DriverStatement(
+    return CompiledStatement(
         insert(values)
         .from_select(["thread_id", *same, *names], chosen, include_defaults=False)
         .add_cte(touched_threads(table_of(models.Thread), locked, touch_seconds))
-        .returning(values.c.thread_id, values.c.value_no, values.c.created_at, *MARKS)
+        .returning(values.c.thread_id, values.c.value_no, values.c.created_at, *TRANSACTION_MARKS)
     )
 
 
 @lru_cache(MODELS_AT_ONCE)
-def save_checkpoint(models: Models[Any, Any]) -> DriverStatement:
+def save_checkpoint(models: Models[Any, Any]) -> CompiledStatement:
     """Add a checkpoint to a thread that is locked, or write it anew."""
     checkpoint = models.graph.checkpoints
     columns = [one for one in checkpoint.c if one.name != "created_at"]
     added = insert(checkpoint).values({one.name: bindparam(f"new_{one.name}", type_=one.type) for one in columns})
     changes = {one.name: added.excluded[one.name] for one in columns if not one.primary_key}
-    return DriverStatement(
+    return CompiledStatement(
         added.on_conflict_do_update(
             index_elements=list(checkpoint.primary_key.columns), set_={**changes, "created_at": func.now()}
         ).returning(
@@ -86,13 +86,13 @@ def save_checkpoint(models: Models[Any, Any]) -> DriverStatement:
             checkpoint.c.checkpoint_ns,
             checkpoint.c.checkpoint_id,
             checkpoint.c.created_at,
-            *MARKS,
+            *TRANSACTION_MARKS,
         )
     )
 
 
 @lru_cache(MODELS_AT_ONCE)
-def known_cells(models: Models[Any, Any]) -> DriverStatement:
+def known_cells(models: Models[Any, Any]) -> CompiledStatement:
     """What is in rows of a thread and namespace: those of some channels from some numbers on, and one checkpoint's."""
     values = models.graph.values
     wanted = _rows_of_arrays("wanted", {"channel": Text(), "first_no": BigInteger()})
@@ -107,13 +107,13 @@ def known_cells(models: Models[Any, Any]) -> DriverStatement:
         values.c.checkpoint_id == bindparam("parent_id", type_=Text()),
         values.c.channel == any_(bindparam("changed", type_=ARRAY(Text()))),
     )
-    return DriverStatement(
+    return CompiledStatement(
         select(*chosen).select_from(wanted.join(values, later)).union(select(*chosen).where(pending))
     )
 
 
 @lru_cache(MODELS_AT_ONCE)
-def read_values(models: Models[Any, Any], *, of_anybody: bool) -> DriverStatement:
+def read_values(models: Models[Any, Any], *, of_anybody: bool) -> CompiledStatement:
     """Rows of values that references name, and those of tasks at some checkpoints.
 
     Of the latter, only rows that may hold what is written to the channels ``written_to``, unless that is null.
@@ -163,7 +163,7 @@ def read_values(models: Models[Any, Any], *, of_anybody: bool) -> DriverStatemen
         )
         .add_columns(_constant("is_write", value=True))
     )
-    return DriverStatement(union_all(referred, written))
+    return CompiledStatement(union_all(referred, written))
 
 
 def _constant(name: str, *, value: bool) -> Any:

@@ -12,7 +12,7 @@ from functools import lru_cache
 from itertools import count
 from typing import Final
 
-from agent_persistence.frozen import value
+from agent_persistence.frozen import frozen
 from agent_persistence.repositories.checkpoints.packing import (
     Blob,
     fingerprint,
@@ -40,7 +40,7 @@ Place = tuple[int, int]
 """Where an item is: the number of its row, and its own within that."""
 
 
-@value
+@frozen
 class Cell:
     """A value for a channel.
 
@@ -62,7 +62,7 @@ class Cell:
         return not self.is_list and size_of(self.items) <= SMALL
 
 
-@value
+@frozen
 class NewRow:
     """A row to be added; ``channel`` is whose items it holds, beside small cells of any channel."""
 
@@ -71,7 +71,7 @@ class NewRow:
     content: bytes
 
 
-@value
+@frozen
 class Task:
     """Who wrote a row."""
 
@@ -79,7 +79,7 @@ class Task:
     path: str
 
 
-@value
+@frozen
 class StoredItem:
     """An item where it is stored; ``print`` is empty for what is small."""
 
@@ -89,7 +89,7 @@ class StoredItem:
     print: str
 
 
-@value
+@frozen
 class StoredCell:
     """A cell where it is stored."""
 

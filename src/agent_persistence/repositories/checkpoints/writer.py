@@ -13,7 +13,7 @@ from agent_persistence.errors import CheckpointingDisabledError, ThreadExistsErr
 from agent_persistence.records import ANY_USER
 from agent_persistence.repositories.checkpoints.loaded_rows import known_items
 from agent_persistence.repositories.checkpoints.packing import Blob, fingerprint, pack_blob, size_of
-from agent_persistence.repositories.checkpoints.reader import Reading
+from agent_persistence.repositories.checkpoints.reader import CheckpointReader
 from agent_persistence.repositories.checkpoints.records import ChannelValue, NewCheckpoint, NewWrites
 from agent_persistence.repositories.checkpoints.refs import (
     NO_REFS,
@@ -44,7 +44,7 @@ from agent_persistence.repositories.checkpoints.value_rows import (
     stored_cells,
 )
 from agent_persistence.repositories.threads.repository import ThreadRepository
-from agent_persistence.sessions.commit_evidence import Trace
+from agent_persistence.sessions.commit_evidence import RowEvidence
 from agent_persistence.sessions.scope import Scope
 
 _INPUT: Final = "__start__"
@@ -53,7 +53,7 @@ _TASK_OF_INPUT: Final = f"~__pregel_pull, {_INPUT}"
 """The path of the task that hands it over to the other channels."""
 
 
-class Saving:
+class CheckpointWriter:
     """Saves within one unit of work."""
 
     def __init__(self, scope: Scope[Any, Any]) -> None:
@@ -148,7 +148,7 @@ class Saving:
 
     async def _bases(self, new: NewCheckpoint, channels: Sequence[str]) -> dict[str, dict[int, bytes]]:
         """What tasks have written at the parent: what a channel made of that is mostly like it."""
-        home, reading = (new.thread_id, new.checkpoint_ns), Reading(self._scope)
+        home, reading = (new.thread_id, new.checkpoint_ns), CheckpointReader(self._scope)
         bases: dict[str, dict[int, bytes]] = {}
         if channels and new.parent_id is not None:
             shelf = await reading.written(home, new.parent_id, channels)
@@ -163,7 +163,7 @@ class Saving:
         ref = refs.channels.get(_INPUT)
         if not isinstance(ref, WholeRef):
             return {}
-        shelf = await Reading(self._scope).referred((new.thread_id, new.checkpoint_ns), _INPUT, ref)
+        shelf = await CheckpointReader(self._scope).referred((new.thread_id, new.checkpoint_ns), _INPUT, ref)
         return shelf.base(ref.place[0])
 
     async def _save(self, new: NewCheckpoint, refs: Refs) -> None:
@@ -191,13 +191,13 @@ class Saving:
     def _thread(self, thread_id: Any) -> dict[str, Any]:
         return {"thread_ids": [thread_id], "owners": [None if self._of_anybody else self._scope.owner]}
 
-    def _added(self, row: Any) -> Trace:
+    def _added(self, row: Any) -> RowEvidence:
         key = {"thread_id": row.thread_id, "value_no": row.value_no}
-        return Trace(self._tables.values, key, ("created_at", row.created_at))
+        return RowEvidence(self._tables.values, key, ("created_at", row.created_at))
 
-    def _saved(self, row: Any) -> Trace:
+    def _saved(self, row: Any) -> RowEvidence:
         key = {name: getattr(row, name) for name in ("thread_id", "checkpoint_ns", "checkpoint_id")}
-        return Trace(self._tables.checkpoints, key, ("created_at", row.created_at))
+        return RowEvidence(self._tables.checkpoints, key, ("created_at", row.created_at))
 
 
 class Changes:

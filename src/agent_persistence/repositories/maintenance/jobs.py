@@ -12,7 +12,7 @@ from typing import Any, Final
 from sqlalchemy import func, update
 from sqlalchemy.dialects.postgresql import insert
 
-from agent_persistence.frozen import value
+from agent_persistence.frozen import frozen
 from agent_persistence.sessions.scope import Scope
 
 PURGE: Final = "purge"
@@ -20,7 +20,7 @@ HELD_FOR: Final = timedelta(minutes=1)
 """Whoever has a job renews this. If it dies, others have the job after so long."""
 
 
-@value
+@frozen
 class Job:
     """A job, as one holder of it sees it.
 

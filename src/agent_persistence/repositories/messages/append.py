@@ -8,11 +8,11 @@ from typing import Any, Final, Generic
 
 from sqlalchemy import Row, delete
 
-from agent_persistence.errors import CorruptRow, IdempotencyConflict, ThreadNotFoundError
+from agent_persistence.errors import CorruptRowError, IdempotencyConflictError, ThreadNotFoundError
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.records import ANY_USER, MessageRecord
 from agent_persistence.repositories.messages.copy import copy_messages, last_messages, lock_thread
-from agent_persistence.repositories.messages.prepared import NewMessages, PreparedMessage
+from agent_persistence.repositories.messages.prepared import PreparedAppend, PreparedMessage
 from agent_persistence.repositories.messages.rows import appended, appended_trace, deleted_trace, message_record
 from agent_persistence.repositories.messages.statements import append_messages, columns_of_messages, select_messages
 from agent_persistence.sessions.scope import DRAWS, Scope
@@ -21,19 +21,19 @@ COPIED_FROM: Final = 200
 """So many messages and more are added by COPY, if nothing in the thread can have their ids."""
 
 
-class Appending(Generic[IdT, UserIdT]):
+class MessageAppender(Generic[IdT, UserIdT]):
     """Adds messages within one unit of work."""
 
     def __init__(self, scope: Scope[IdT, UserIdT]) -> None:
         self._scope = scope
         self._message = scope.messages
 
-    async def append(self, new: NewMessages[IdT]) -> list[MessageRecord[IdT]]:
+    async def append(self, new: PreparedAppend[IdT]) -> list[MessageRecord[IdT]]:
         """Add messages at the end of a thread, in this order; all of them or none.
 
         Raises:
             ThreadNotFoundError: there is no such thread.
-            IdempotencyConflict: one has the id of another message in the thread.
+            IdempotencyConflictError: one has the id of another message in the thread.
         """
         thread_id = new.thread_id
         if is_copied(new) and self._scope.can_copy:
@@ -44,13 +44,13 @@ class Appending(Generic[IdT, UserIdT]):
             # The database numbers messages that came without an id: they cannot share a statement with the others.
             for _, group in groupby(new.messages, key=lambda message: message.message_id is None):
                 records += await self._append_alike(thread_id, list(group), inserted)
-        except (IdempotencyConflict, CorruptRow):
+        except (IdempotencyConflictError, CorruptRowError):
             # All or none: a caller that catches the error and commits must not keep a part of the batch.
             await self._take_back(thread_id, inserted)
             raise
         return records
 
-    async def _append_by_copy(self, new: NewMessages[IdT]) -> list[MessageRecord[IdT]]:
+    async def _append_by_copy(self, new: PreparedAppend[IdT]) -> list[MessageRecord[IdT]]:
         scope, thread_id, messages = self._scope, new.thread_id, new.messages
         lock = lock_thread(scope.models, touch_seconds=scope.limits.touch_interval, of_anybody=scope.owner is ANY_USER)
         if not await scope.fetch(lock, thread_ids=thread_id, owners=new.owner):
@@ -115,10 +115,10 @@ class Appending(Generic[IdT, UserIdT]):
         for message in messages:
             found = stored.get(message.message_id)
             if found is None or found.message != message.message:
-                raise IdempotencyConflict(thread_id, message.message_id)
+                raise IdempotencyConflictError(thread_id, message.message_id)
         return [stored[message.message_id] for message in messages]
 
 
-def is_copied(new: NewMessages[Any]) -> bool:
+def is_copied(new: PreparedAppend[Any]) -> bool:
     """Whether COPY adds messages, where it can."""
     return new.has_new_ids and len(new.messages) >= COPIED_FROM

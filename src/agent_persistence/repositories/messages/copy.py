@@ -8,14 +8,14 @@ from typing import Any, Final
 
 from sqlalchemy import Integer, Table, bindparam, select
 
-from agent_persistence.database.compiled_statement import MODELS_AT_ONCE, DriverStatement
+from agent_persistence.database.compiled_statement import MODELS_AT_ONCE, CompiledStatement
 from agent_persistence.encoding.exact_json import EncodedJSON
 from agent_persistence.models import Models
 from agent_persistence.models.base import table_of
 from agent_persistence.repositories.locks import locked_threads, touched_threads
 from agent_persistence.repositories.messages.prepared import EMPTY_OBJECT, PreparedMessage
 from agent_persistence.repositories.messages.statements import columns_of_messages
-from agent_persistence.sessions.commit_evidence import MARKS
+from agent_persistence.sessions.commit_evidence import TRANSACTION_MARKS
 from agent_persistence.sessions.scope import Scope
 
 _DEFAULTS: Final[dict[str, Any]] = {
@@ -48,20 +48,20 @@ async def copy_rows(scope: Scope[Any, Any], table: Table, columns: dict[str, lis
 
 
 @lru_cache(MODELS_AT_ONCE)
-def lock_thread(models: Models[Any, Any], *, touch_seconds: float, of_anybody: bool) -> DriverStatement:
+def lock_thread(models: Models[Any, Any], *, touch_seconds: float, of_anybody: bool) -> CompiledStatement:
     """Lock the thread ``thread_ids``, if it is ``owners``', and move its activity; nothing comes back for another."""
     thread = table_of(models.Thread)
     locked = locked_threads(models, thread, of_anybody=of_anybody, waits=True, one=True)
-    return DriverStatement(select(locked.c.thread_id).add_cte(touched_threads(thread, locked, touch_seconds)))
+    return CompiledStatement(select(locked.c.thread_id).add_cte(touched_threads(thread, locked, touch_seconds)))
 
 
 @lru_cache(MODELS_AT_ONCE)
-def last_messages(models: Models[Any, Any]) -> DriverStatement:
+def last_messages(models: Models[Any, Any]) -> CompiledStatement:
     """What the database made of the last ``wanted`` messages of ``thread_id``, which this transaction has locked."""
     message = table_of(models.Message)
     made = [message.c[name] for name in ("thread_id", "message_id", "seq", "created_at", "updated_at")]
-    return DriverStatement(
-        select(*made, *MARKS)
+    return CompiledStatement(
+        select(*made, *TRANSACTION_MARKS)
         .where(message.c.thread_id == bindparam("thread_id"))
         .order_by(message.c.seq.desc())
         .limit(bindparam("wanted", type_=Integer()))

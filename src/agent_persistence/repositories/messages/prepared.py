@@ -8,8 +8,8 @@ from typing import Any, Final, Generic
 
 from agent_persistence.encoding.chat_messages import MessageColumns, to_columns
 from agent_persistence.encoding.exact_json import EncodedJSON
-from agent_persistence.errors import InvalidInput
-from agent_persistence.frozen import value
+from agent_persistence.errors import InvalidInputError
+from agent_persistence.frozen import frozen
 from agent_persistence.ids import IdT
 from agent_persistence.records import NewMessage
 from agent_persistence.repositories.rows import json_object
@@ -22,7 +22,7 @@ _BARE: Final[NewMessage[Any]] = NewMessage(message={})
 """What is said about a message by its mapping alone."""
 
 
-@value
+@frozen
 class PreparedMessage(Generic[IdT]):
     """A message that was checked and encoded, ready for the table."""
 
@@ -46,7 +46,7 @@ def prepare(
     """Check and encode a message before any SQL runs.
 
     Raises:
-        InvalidInput: a part of it cannot be stored; the field is named, the value is not.
+        InvalidInputError: a part of it cannot be stored; the field is named, the value is not.
     """
     given: NewMessage[IdT] = new if isinstance(new, NewMessage) else _BARE
     bare = new.message if isinstance(new, NewMessage) else new
@@ -89,18 +89,18 @@ def _object(scope: Scope[Any, Any], value: Any, field: str, name: str) -> tuple[
 def _encoded_extra(scope: Scope[Any, Any], extra: Any, field: str) -> EncodedJSON:
     try:
         return scope.encoded(extra, field)
-    except InvalidInput as refusal:  # in the message there is no "set": its caller would look for it in vain
-        raise InvalidInput(refusal.field.replace(f"{field}.set", field, 1), refusal.reason) from None
+    except InvalidInputError as refusal:  # in the message there is no "set": its caller would look for it in vain
+        raise InvalidInputError(refusal.field.replace(f"{field}.set", field, 1), refusal.reason) from None
 
 
 def _tokens(value: object, field: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MAX_TOKENS:
-        raise InvalidInput(f"{field}.total_tokens", f"must be an int from 0 to {_MAX_TOKENS}")
+        raise InvalidInputError(f"{field}.total_tokens", f"must be an int from 0 to {_MAX_TOKENS}")
     return value
 
 
-@value
-class NewMessages(Generic[IdT]):
+@frozen
+class PreparedAppend(Generic[IdT]):
     """Messages that were checked and encoded, to be added to a thread.
 
     Attributes:
@@ -123,15 +123,15 @@ def prepare_append(
     thread_id: IdT,
     messages: Sequence[Mapping[str, Any] | NewMessage[IdT]],
     field: str = "message",
-) -> NewMessages[IdT]:
+) -> PreparedAppend[IdT]:
     """Check and encode messages before any SQL runs.
 
     Raises:
-        InvalidInput: a part of one cannot be stored, or two have the same id.
+        InvalidInputError: a part of one cannot be stored, or two have the same id.
     """
     prepared = prepare_messages(scope, messages, field)
     is_drawn = scope.limits.draws_ids and not any(map(_has_id, messages))
-    return NewMessages(scope.thread_id(thread_id), scope.owner, prepared, is_drawn)
+    return PreparedAppend(scope.thread_id(thread_id), scope.owner, prepared, is_drawn)
 
 
 def prepare_messages(
@@ -165,5 +165,5 @@ def _refuse_repeated_ids(messages: Sequence[PreparedMessage[Any]]) -> None:
     seen: set[Any] = set()
     for place, message in enumerate(messages):
         if message.message_id is not None and message.message_id in seen:
-            raise InvalidInput(f"messages[{place}].message_id", "is given twice")
+            raise InvalidInputError(f"messages[{place}].message_id", "is given twice")
         seen.add(message.message_id)

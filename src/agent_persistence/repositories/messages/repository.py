@@ -7,15 +7,15 @@ from typing import Any, Final, Generic
 
 from sqlalchemy import delete, update
 
-from agent_persistence.database.compiled_statement import DriverStatement
+from agent_persistence.database.compiled_statement import CompiledStatement
 from agent_persistence.encoding.cursors import decode_cursor, encode_cursor
 from agent_persistence.errors import (
-    InvalidInput,
+    InvalidInputError,
     MessageNotFoundError,
 )
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.records import ANY_USER, UNSET, MessageRecord, NewMessage, Page, Unchanged
-from agent_persistence.repositories.messages.append import Appending
+from agent_persistence.repositories.messages.append import MessageAppender
 from agent_persistence.repositories.messages.prepared import (
     prepare,
     prepare_append,
@@ -59,10 +59,10 @@ class MessageRepository(Generic[IdT, UserIdT]):
 
         Raises:
             ThreadNotFoundError: there is no such thread.
-            IdempotencyConflict: a message of this id, with other content, is there already.
+            IdempotencyConflictError: a message of this id, with other content, is there already.
         """
         new = prepare_append(self._scope, thread_id, [with_id(message, message_id)])
-        return (await Appending(self._scope).append(new))[0]
+        return (await MessageAppender(self._scope).append(new))[0]
 
     async def append_many(
         self, thread_id: IdT, messages: Sequence[ChatMessage | NewMessage[IdT]]
@@ -71,10 +71,10 @@ class MessageRepository(Generic[IdT, UserIdT]):
 
         Raises:
             ThreadNotFoundError: there is no such thread.
-            IdempotencyConflict: one has the id of another message in the thread.
+            IdempotencyConflictError: one has the id of another message in the thread.
         """
         new = prepare_append(self._scope, thread_id, messages, "messages")
-        return tuple(await Appending(self._scope).append(new)) if new.messages else ()
+        return tuple(await MessageAppender(self._scope).append(new)) if new.messages else ()
 
     async def get(self, thread_id: IdT, message_id: IdT) -> MessageRecord[IdT] | None:
         """Return a message, or ``None``."""
@@ -114,7 +114,7 @@ class MessageRepository(Generic[IdT, UserIdT]):
         """
         check_limit(limit, "limit", 1000)
         if before is not None and after is not None:
-            raise InvalidInput("after", "cannot be given together with before")
+            raise InvalidInputError("after", "cannot be given together with before")
         scope = self._scope
         values: dict[str, Any] = {"thread_id": scope.thread_id(thread_id), "owner": scope.owner, "limit": limit + 1}
         if search is not None:
@@ -182,7 +182,7 @@ class MessageRepository(Generic[IdT, UserIdT]):
             return Page(items, None, after)
         return Page(items, encode_cursor(_LISTING, shown[0].seq), encode_cursor(_LISTING, shown[-1].seq), corrupt)
 
-    def _page(self, values: dict[str, Any], *, backwards: bool) -> DriverStatement:
+    def _page(self, values: dict[str, Any], *, backwards: bool) -> CompiledStatement:
         of_anybody, searches = self._scope.owner is ANY_USER, "text" in values
         return page_of_messages(self._scope.models, backwards=backwards, of_anybody=of_anybody, searches=searches)
 
@@ -206,7 +206,7 @@ class MessageRepository(Generic[IdT, UserIdT]):
             name: prepared.encoded[name] for name, given in (("usages", usages), ("meta", meta)) if given is not UNSET
         }
         if not changes:
-            raise InvalidInput("message", "nothing to update was given")
+            raise InvalidInputError("message", "nothing to update was given")
         return changes
 
 

@@ -9,19 +9,19 @@ from sqlalchemy import Table
 
 from agent_persistence.encoding.chat_messages import message_of
 from agent_persistence.encoding.exact_json import UNDECODABLE
-from agent_persistence.errors import CorruptRow
+from agent_persistence.errors import CorruptRowError
 from agent_persistence.ids import IdT
 from agent_persistence.records import MessageRecord
 from agent_persistence.repositories.messages.prepared import PreparedMessage
 from agent_persistence.repositories.rows import check_readable
-from agent_persistence.sessions.commit_evidence import Trace
+from agent_persistence.sessions.commit_evidence import RowEvidence
 
 
 def message_record(row: Any) -> MessageRecord[Any]:
     """Make a record of a row with ``message_columns``.
 
     Raises:
-        CorruptRow: a part of it cannot be read.
+        CorruptRowError: a part of it cannot be read.
     """
     # By place, as message_columns has them: by name it takes twice as long.
     thread_id, message_id, seq, role, content, calls, call_id, reasoning, extra, *rest = row
@@ -32,7 +32,7 @@ def message_record(row: Any) -> MessageRecord[Any]:
     try:
         message = message_of(role, content, calls, call_id, reasoning, extra)
     except (AttributeError, TypeError, ValueError):  # JSON, but no difference between two messages
-        raise CorruptRow("messages", (thread_id, message_id), "extra") from None
+        raise CorruptRowError("messages", (thread_id, message_id), "extra") from None
     return MessageRecord(thread_id, message_id, seq, role, message, content, tokens, usages, meta, created, updated)
 
 
@@ -54,20 +54,20 @@ def appended(thread_id: IdT, message: PreparedMessage[IdT], row: Any) -> Message
     )
 
 
-def appended_trace(table: Table) -> Callable[[Any], Trace]:
+def appended_trace(table: Table) -> Callable[[Any], RowEvidence]:
     """What shows that a message was committed."""
 
-    def trace(row: Any) -> Trace:
-        return Trace(table, {"thread_id": row.thread_id, "seq": row.seq}, ("created_at", row.created_at))
+    def trace(row: Any) -> RowEvidence:
+        return RowEvidence(table, {"thread_id": row.thread_id, "seq": row.seq}, ("created_at", row.created_at))
 
     return trace
 
 
-def changed_trace(table: Table) -> Callable[[Any], Trace]:
+def changed_trace(table: Table) -> Callable[[Any], RowEvidence]:
     """What shows that the change of a message was committed."""
-    return lambda row: Trace(table, {"thread_id": row.thread_id, "seq": row.seq}, ("updated_at", row.updated_at))
+    return lambda row: RowEvidence(table, {"thread_id": row.thread_id, "seq": row.seq}, ("updated_at", row.updated_at))
 
 
-def deleted_trace(table: Table, thread_id: Any) -> Callable[[Any], Trace]:
+def deleted_trace(table: Table, thread_id: Any) -> Callable[[Any], RowEvidence]:
     """What shows that the deletion of a message was committed."""
-    return lambda row: Trace(table, {"thread_id": thread_id, "seq": row.seq})
+    return lambda row: RowEvidence(table, {"thread_id": thread_id, "seq": row.seq})

@@ -10,7 +10,7 @@ from sqlalchemy import Integer, Table, Text, bindparam, cast, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.types import TypeEngine
 
-from agent_persistence.database.compiled_statement import MODELS_AT_ONCE, DriverStatement
+from agent_persistence.database.compiled_statement import MODELS_AT_ONCE, CompiledStatement
 from agent_persistence.ids import IdT
 from agent_persistence.models import Models
 from agent_persistence.models.base import table_of
@@ -25,7 +25,7 @@ from agent_persistence.repositories.locks import (
 )
 from agent_persistence.repositories.messages.prepared import PreparedMessage
 from agent_persistence.repositories.rows import readable
-from agent_persistence.sessions.commit_evidence import MARKS
+from agent_persistence.sessions.commit_evidence import TRANSACTION_MARKS
 from agent_persistence.sessions.scope import Query, Scope
 
 LIKE_ESCAPE: Final = "/"
@@ -60,7 +60,7 @@ def append_messages(
     of_anybody: bool = False,
     waits: bool = True,
     one: bool = False,
-) -> DriverStatement:
+) -> CompiledStatement:
     """Lock threads, move their activity and add messages, in one round trip; a row comes back for each that is new.
 
     Args:
@@ -86,12 +86,12 @@ def append_messages(
         table.c.created_at,
         table.c.updated_at,
     ]
-    return DriverStatement(
+    return CompiledStatement(
         insert(table)
         .from_select(["thread_id", *kinds], values, include_defaults=False)
         .add_cte(locked, touched_threads(thread, locked, touch_seconds))
         .on_conflict_do_nothing(index_elements=[table.c.thread_id, table.c.message_id])
-        .returning(*added, *MARKS)
+        .returning(*added, *TRANSACTION_MARKS)
     )
 
 
@@ -134,7 +134,7 @@ def _kinds(models: Models[Any, Any], *, with_ids: bool) -> dict[str, TypeEngine[
 @lru_cache(MODELS_AT_ONCE)
 def page_of_messages(
     models: Models[Any, Any], *, backwards: bool, of_anybody: bool = False, searches: bool = False
-) -> DriverStatement:
+) -> CompiledStatement:
     """At most ``limit`` messages of ``thread_id``, if it is ``owner``'s, from the place ``seq`` on, without it.
 
     Args:
@@ -151,7 +151,7 @@ def page_of_messages(
         conditions.append(thread.c.user_id == bindparam("owner"))
     if searches:
         conditions.append(message.c.content.icontains(bindparam("text", type_=Text()), escape=LIKE_ESCAPE))
-    return DriverStatement(
+    return CompiledStatement(
         select(*message_columns(message))
         .join(thread, thread.c.thread_id == message.c.thread_id)
         .where(*conditions)

@@ -10,19 +10,19 @@ from typing import Any, Final, Generic
 from agent_persistence.encoding.exact_json import EncodedJSON, encode_json
 from agent_persistence.encoding.recent_states import MOST_BYTES, Origin, RecentState, RecentStates
 from agent_persistence.encoding.state_patches import Cut, cut, patch_between
-from agent_persistence.errors import CheckpointingDisabledError, InvalidInput
-from agent_persistence.frozen import value
+from agent_persistence.errors import CheckpointingDisabledError, InvalidInputError
+from agent_persistence.frozen import frozen
 from agent_persistence.ids import IdT
 from agent_persistence.records import ANY_USER, SavedState, StateRecord
 from agent_persistence.repositories.locks import values_of
 from agent_persistence.repositories.rows import json_object
-from agent_persistence.sessions.scope import Limits, Scope
+from agent_persistence.sessions.scope import Scope, StoreOptions
 
 _ROW: Final = 200  # bytes that a row costs whoever reads it, whatever is in it
 _MOST_READ: Final = 4  # times its own size
 
 
-@value
+@frozen
 class Change:
     """What a state is kept as instead of itself.
 
@@ -35,7 +35,7 @@ class Change:
 
 
 @dataclass(slots=True, repr=False)  # its repr would be a user's state
-class NewState(Generic[IdT]):
+class PreparedState(Generic[IdT]):
     """A state that is ready for the table.
 
     Attributes:
@@ -69,7 +69,7 @@ class NewState(Generic[IdT]):
         data = self.change.patch if self.change else self.encoded_data
         return len(data.utf8) + len(self.encoded_meta.utf8)
 
-    def whole(self) -> NewState[IdT]:
+    def whole(self) -> PreparedState[IdT]:
         """The same, not as a change: its base is gone."""
         size = len(self.encoded_data.utf8)
         return replace(self, change=None, origin=Origin(size, size, 0))
@@ -91,11 +91,13 @@ class NewState(Generic[IdT]):
             recent.put(self.thread_id, RecentState(row.state_id, row.mark, row.created_at, self.cut, self.origin))
 
 
-def prepare_state(scope: Scope[IdT, Any], thread_id: IdT, data: Any, meta: Mapping[str, Any] | None) -> NewState[IdT]:
+def prepare_state(
+    scope: Scope[IdT, Any], thread_id: IdT, data: Any, meta: Mapping[str, Any] | None
+) -> PreparedState[IdT]:
     """Check and encode a state before any SQL runs.
 
     Raises:
-        InvalidInput: a part of it cannot be stored.
+        InvalidInputError: a part of it cannot be stored.
         CheckpointingDisabledError: the settings turned states off.
     """
     limits = scope.limits
@@ -111,14 +113,14 @@ def prepare_state(scope: Scope[IdT, Any], thread_id: IdT, data: Any, meta: Mappi
         if new is not None and (changed := _changed(limits, base, new, data)):
             # The cache is told the whole state, as it is now.
             whole = scope.encoded(data, "data") if limits.is_cached else None
-            return NewState(*fields, new, *changed, whole)
+            return PreparedState(*fields, new, *changed, whole)
     whole = scope.encoded(data, "data")
     size = len(whole.utf8)
     is_compared = limits.patches_from and limits.patches_from <= size <= MOST_BYTES
-    return NewState(*fields, cut(data) if is_compared else None, None, Origin(size, size, 0), whole)
+    return PreparedState(*fields, cut(data) if is_compared else None, None, Origin(size, size, 0), whole)
 
 
-def _changed(limits: Limits[Any], base: RecentState, new: Cut, data: Any) -> tuple[Change, Origin] | None:
+def _changed(limits: StoreOptions[Any], base: RecentState, new: Cut, data: Any) -> tuple[Change, Origin] | None:
     """Say what changed; ``None`` where the whole state is the better choice, or tells better what is wrong with it.
 
     The patches since a whole version weigh no more than it does, so that they double what a read costs, at most; and
@@ -127,7 +129,7 @@ def _changed(limits: Limits[Any], base: RecentState, new: Cut, data: Any) -> tup
     origin = base.origin
     try:
         patch = encode_json(patch_between(base.cut, new, data), "data", max_bytes=limits.max_json_bytes)
-    except InvalidInput:
+    except InvalidInputError:
         return None
     size, patches = origin.size + len(patch), origin.patches + len(patch) + _ROW
     is_worth_it = patches <= origin.whole and origin.whole + patches <= _MOST_READ * new.size
@@ -136,7 +138,7 @@ def _changed(limits: Limits[Any], base: RecentState, new: Cut, data: Any) -> tup
     return Change(base, EncodedJSON(patch)), Origin(size, origin.whole, patches)
 
 
-def columns_of_states(states: Sequence[NewState[Any]], *, changes: bool, one: bool) -> dict[str, Any]:
+def columns_of_states(states: Sequence[PreparedState[Any]], *, changes: bool, one: bool) -> dict[str, Any]:
     """The parameters of ``save_states``."""
     columns: dict[str, list[Any]] = {
         "thread_ids": [state.thread_id for state in states],

@@ -10,15 +10,15 @@ from sqlalchemy import CTE, Row, Table, select
 
 from agent_persistence.encoding.cursors import decode_cursor, encode_cursor
 from agent_persistence.errors import (
-    CorruptRow,
-    InvalidInput,
-    StateConflict,
+    CorruptRowError,
+    InvalidInputError,
+    StateConflictError,
     StateNotFoundError,
     ThreadNotFoundError,
 )
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.records import ANY_USER, Page, StateRecord, TouchedState
-from agent_persistence.repositories.states.prepared import NewState, columns_of_states, prepare_state
+from agent_persistence.repositories.states.prepared import PreparedState, columns_of_states, prepare_state
 from agent_persistence.repositories.states.retention import MAX_KEPT
 from agent_persistence.repositories.states.rows import readable_state, whole_states
 from agent_persistence.repositories.states.statements import (
@@ -29,14 +29,14 @@ from agent_persistence.repositories.states.statements import (
     save_states,
     state_columns,
 )
-from agent_persistence.sessions.commit_evidence import Trace
+from agent_persistence.sessions.commit_evidence import RowEvidence
 from agent_persistence.sessions.scope import Query, Scope
 from agent_persistence.validation import check_datetime, check_limit, check_version
 
 _LISTING: Final = "states"
 
 
-async def save_state(scope: Scope[IdT, Any], new: NewState[IdT]) -> StateRecord[IdT]:
+async def save_state(scope: Scope[IdT, Any], new: PreparedState[IdT]) -> StateRecord[IdT]:
     """Save what was prepared, in the transaction of a unit of work.
 
     Raises:
@@ -63,7 +63,7 @@ async def keep_newest(scope: Scope[IdT, Any], thread_id: IdT) -> None:
         await scope.execute(delete_states(states, _doomed(states, thread_id, due)))
 
 
-async def _save(scope: Scope[IdT, Any], new: NewState[IdT]) -> Any:
+async def _save(scope: Scope[IdT, Any], new: PreparedState[IdT]) -> Any:
     """Save it; ``None`` where its thread, or the version that it changes, is not there."""
     of_anybody, changes = scope.owner is ANY_USER, new.change is not None
     statement = save_states(
@@ -96,24 +96,26 @@ async def expect_version(scope: Scope[IdT, Any], thread_id: IdT, expected: int) 
 
     Raises:
         ThreadNotFoundError: there is no such thread.
-        StateConflict: that is not its latest version.
+        StateConflictError: that is not its latest version.
     """
     lock = lock_to_compare(scope.models, of_anybody=scope.owner is ANY_USER)
     locked = await scope.fetch(lock, thread_ids=thread_id, owners=scope.owner)
     if not locked:
         raise ThreadNotFoundError(thread_id)
     if locked[0].isolation != "read committed":
-        raise InvalidInput("expected_version", "needs READ COMMITTED: this transaction cannot see what came since")
+        raise InvalidInputError("expected_version", "needs READ COMMITTED: this transaction cannot see what came since")
     (latest,) = await scope.fetch(latest_version(scope.models), thread_id=thread_id)
     if latest.version != expected:
-        raise StateConflict(thread_id, expected, latest.version)
+        raise StateConflictError(thread_id, expected, latest.version)
 
 
-def saved_trace(table: Table) -> Callable[[Any], Trace]:
+def saved_trace(table: Table) -> Callable[[Any], RowEvidence]:
     """What shows that a state was committed."""
 
-    def trace(row: Any) -> Trace:
-        return Trace(table, {"thread_id": row.thread_id, "state_id": row.state_id}, ("created_at", row.created_at))
+    def trace(row: Any) -> RowEvidence:
+        return RowEvidence(
+            table, {"thread_id": row.thread_id, "state_id": row.state_id}, ("created_at", row.created_at)
+        )
 
     return trace
 
@@ -142,7 +144,7 @@ class StateRepository(Generic[IdT, UserIdT]):
 
         Raises:
             ThreadNotFoundError: there is no such thread.
-            StateConflict: ``expected_version`` is not the latest version.
+            StateConflictError: ``expected_version`` is not the latest version.
             CheckpointingDisabledError: the settings turned states off.
         """
         scope, new = self._scope, prepare_state(self._scope, thread_id, data, meta)
@@ -188,7 +190,7 @@ class StateRepository(Generic[IdT, UserIdT]):
         rows = (await self._scope.execute(statement)).all()
         found = await whole_states(self._scope.fetch, self._scope.models, rows[:limit])
         items = tuple(state for state in found if isinstance(state, StateRecord))
-        corrupt = tuple(state for state in found if isinstance(state, CorruptRow))
+        corrupt = tuple(state for state in found if isinstance(state, CorruptRowError))
         more = encode_cursor(_LISTING, rows[limit - 1].state_id) if len(rows) > limit else None
         return Page(items, None, more, corrupt)
 
@@ -211,11 +213,11 @@ class StateRepository(Generic[IdT, UserIdT]):
             older_than: delete only what was saved before this time.
 
         Raises:
-            InvalidInput: neither is given.
+            InvalidInputError: neither is given.
             ThreadNotFoundError: there is no such thread.
         """
         if keep_last is None and older_than is None:
-            raise InvalidInput("keep_last", "give keep_last, older_than or both")
+            raise InvalidInputError("keep_last", "give keep_last, older_than or both")
         keep = 1 if keep_last is None else check_limit(keep_last, "keep_last", MAX_KEPT)
         thread_id = self._scope.thread_id(thread_id)
         due = self._state.c.state_id <= newest_to_go(self._state, thread_id, keep)
@@ -250,8 +252,8 @@ class StateRepository(Generic[IdT, UserIdT]):
         rows = await self._scope.write(statement, self._gone(thread_id))
         return owner, len(rows)
 
-    def _gone(self, thread_id: IdT) -> Callable[[Row[Any]], Trace]:
-        return lambda row: Trace(self._state, {"thread_id": thread_id, "state_id": row.state_id})
+    def _gone(self, thread_id: IdT) -> Callable[[Row[Any]], RowEvidence]:
+        return lambda row: RowEvidence(self._state, {"thread_id": thread_id, "state_id": row.state_id})
 
     def _select(self, thread_id: IdT) -> Query:
         state, thread = self._state, self._thread

@@ -7,14 +7,14 @@ from typing import Any
 
 from agent_persistence.encoding.exact_json import decode_json
 from agent_persistence.encoding.state_patches import patched
-from agent_persistence.errors import CorruptRow
+from agent_persistence.errors import CorruptRowError
 from agent_persistence.models import Models
 from agent_persistence.records import StateRecord, StateStream
 from agent_persistence.repositories.rows import check_readable
 from agent_persistence.repositories.states.statements import links_of_states
 
 Fetch = Callable[..., Awaitable[Sequence[Any]]]
-Read = StateRecord[Any] | CorruptRow | None
+Read = StateRecord[Any] | CorruptRowError | None
 
 
 async def whole_states(fetch: Fetch, models: Models[Any, Any], rows: Sequence[Any]) -> list[Read]:
@@ -34,7 +34,7 @@ async def whole_states(fetch: Fetch, models: Models[Any, Any], rows: Sequence[An
 
 def readable_state(found: Read) -> StateRecord[Any] | None:
     """Return what was found, or raise why it cannot be read."""
-    if isinstance(found, CorruptRow):
+    if isinstance(found, CorruptRowError):
         raise found
     return found
 
@@ -50,19 +50,19 @@ def _whole(row: Any, links: Mapping[tuple[Any, int], Any]) -> Read:
             link = links[row.thread_id, link.base_id]
         data = patched(decode_json(link.state_data), map(decode_json, reversed(patches)))
     except (ValueError, LookupError, TypeError):  # somebody else's work
-        return CorruptRow("states", (row.thread_id, row.state_id), "patch")
+        return CorruptRowError("states", (row.thread_id, row.state_id), "patch")
     return _record(row, data)
 
 
-def _record(row: Any, data: Any) -> StateRecord[Any] | CorruptRow:
+def _record(row: Any, data: Any) -> StateRecord[Any] | CorruptRowError:
     try:
         check_readable("states", (row.thread_id, row.state_id), row, row.created_at, row.updated_at)
-    except CorruptRow as error:  # the others can be read
+    except CorruptRowError as error:  # the others can be read
         return error
     if row.stream_id is None:
         return StateRecord(row.thread_id, row.state_id, data, row.meta, row.created_at, row.updated_at)
     try:
         stream = StateStream(data["bytes"], data["sha256"], data["chunks"])
     except (KeyError, TypeError):  # somebody else's work
-        return CorruptRow("states", (row.thread_id, row.state_id), "state_data")
+        return CorruptRowError("states", (row.thread_id, row.state_id), "state_data")
     return StateRecord(row.thread_id, row.state_id, None, row.meta, row.created_at, row.updated_at, stream)

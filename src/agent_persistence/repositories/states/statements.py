@@ -26,7 +26,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from agent_persistence.database.compiled_statement import MODELS_AT_ONCE, DriverStatement
+from agent_persistence.database.compiled_statement import MODELS_AT_ONCE, CompiledStatement
 from agent_persistence.models import Models
 from agent_persistence.models.base import table_of
 from agent_persistence.models.json_type import json_bytes
@@ -39,7 +39,7 @@ from agent_persistence.repositories.locks import (
     touched_threads,
 )
 from agent_persistence.repositories.rows import readable
-from agent_persistence.sessions.commit_evidence import MARKS
+from agent_persistence.sessions.commit_evidence import TRANSACTION_MARKS
 
 _ONE: Final[Any] = literal_column("1")
 _MARK: Final[ColumnElement[str]] = literal_column("xmin::text || ctid::text", Text)
@@ -61,11 +61,11 @@ def state_columns(state: Table) -> list[Any]:
 
 
 @lru_cache(MODELS_AT_ONCE)
-def latest_state(models: Models[Any, Any], *, of_anybody: bool) -> DriverStatement:
+def latest_state(models: Models[Any, Any], *, of_anybody: bool) -> CompiledStatement:
     """The latest state of ``thread_id``, if it is ``owner``'s."""
     state, thread = table_of(models.State), table_of(models.Thread)
     owns = true() if of_anybody else thread.c.user_id == bindparam("owner")
-    return DriverStatement(
+    return CompiledStatement(
         select(*state_columns(state))
         .join(thread, thread.c.thread_id == state.c.thread_id)
         .where(state.c.thread_id == bindparam("thread_id"), owns)
@@ -75,7 +75,7 @@ def latest_state(models: Models[Any, Any], *, of_anybody: bool) -> DriverStateme
 
 
 @lru_cache(MODELS_AT_ONCE)
-def latest_states(models: Models[Any, Any]) -> DriverStatement:
+def latest_states(models: Models[Any, Any]) -> CompiledStatement:
     """The latest state of each of ``thread_ids`` that is the one's of ``owners`` in the same place; and that place."""
     state, thread = table_of(models.State), table_of(models.Thread)
     ids, users = models.id_types.id.array_type(), models.id_types.user.array_type()
@@ -92,28 +92,30 @@ def latest_states(models: Models[Any, Any]) -> DriverStatement:
         .lateral("latest")
     )
     owned = (thread.c.thread_id == wanted.c.thread_id) & (thread.c.user_id == wanted.c.owner)
-    return DriverStatement(select(wanted.c.place, latest).select_from(wanted.join(thread, owned).join(latest, true())))
+    return CompiledStatement(
+        select(wanted.c.place, latest).select_from(wanted.join(thread, owned).join(latest, true()))
+    )
 
 
 @lru_cache(MODELS_AT_ONCE)
-def lock_to_compare(models: Models[Any, Any], *, of_anybody: bool) -> DriverStatement:
+def lock_to_compare(models: Models[Any, Any], *, of_anybody: bool) -> CompiledStatement:
     """Lock the thread ``thread_ids``, if it is ``owners``', and say how its transaction is isolated."""
     thread = table_of(models.Thread)
     locked = locked_threads(models, thread, of_anybody=of_anybody, waits=True, one=True)
     isolation = func.current_setting("transaction_isolation").label("isolation")
-    return DriverStatement(select(locked.c.thread_id, isolation))
+    return CompiledStatement(select(locked.c.thread_id, isolation))
 
 
 @lru_cache(MODELS_AT_ONCE)
-def latest_version(models: Models[Any, Any]) -> DriverStatement:
+def latest_version(models: Models[Any, Any]) -> CompiledStatement:
     """The version of the latest state of ``thread_id``, or 0."""
     state = table_of(models.State)
     latest = func.coalesce(func.max(state.c.state_id), 0).label("version")
-    return DriverStatement(select(latest).where(state.c.thread_id == bindparam("thread_id")))
+    return CompiledStatement(select(latest).where(state.c.thread_id == bindparam("thread_id")))
 
 
 @lru_cache(MODELS_AT_ONCE)
-def links_of_states(models: Models[Any, Any]) -> DriverStatement:
+def links_of_states(models: Models[Any, Any]) -> CompiledStatement:
     """Each of ``versions``, of the one of ``thread_ids`` in the same place, and what it rests on; JSON as bytes."""
     state = table_of(models.State)
     ids: Any = models.id_types.id.array_type()
@@ -129,7 +131,7 @@ def links_of_states(models: Models[Any, Any]) -> DriverStatement:
     chain = chain.union(select(*key).select_from(chain.join(state, base)))  # each version once: several may share it
     json = [func.convert_to(cast(state.c[name], Text), "UTF8").label(name) for name in ("state_data", "patch")]
     same = (state.c.thread_id == chain.c.thread_id) & (state.c.state_id == chain.c.state_id)
-    return DriverStatement(select(*key, *json).select_from(chain.join(state, same)))
+    return CompiledStatement(select(*key, *json).select_from(chain.join(state, same)))
 
 
 @lru_cache(MODELS_AT_ONCE)
@@ -141,7 +143,7 @@ def save_states(
     of_anybody: bool = False,
     waits: bool = True,
     one: bool = False,
-) -> DriverStatement:
+) -> CompiledStatement:
     """Lock threads, move their activity and add states, in one round trip; a row comes back for each that was added.
 
     Args:
@@ -168,11 +170,11 @@ def save_states(
         values = values.where(rows.c.base_id.is_(None) | base.c.state_id.is_not(None))
     owner = [owner_of(locked)] if of_anybody else []
     returned = [state.c.thread_id, state.c.state_id, state.c.created_at, state.c.updated_at, _MARK.label("mark")]
-    return DriverStatement(
+    return CompiledStatement(
         insert(state)
         .from_select(["thread_id", *names], values.select_from(source), include_defaults=False)
         .add_cte(locked, touched_threads(thread, locked, touch_seconds))
-        .returning(*returned, *owner, *MARKS)
+        .returning(*returned, *owner, *TRANSACTION_MARKS)
     )
 
 

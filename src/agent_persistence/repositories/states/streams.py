@@ -21,14 +21,14 @@ from agent_persistence.encoding.chunks import ENCODING, Tally, cut
 from agent_persistence.encoding.exact_json import EncodedJSON, encode_json
 from agent_persistence.errors import (
     CheckpointingDisabledError,
-    CorruptRow,
-    InvalidInput,
+    CorruptRowError,
+    InvalidInputError,
     PersistenceError,
-    StatementTimeout,
+    StatementTimeoutError,
     StateNotFoundError,
     ThreadNotFoundError,
 )
-from agent_persistence.frozen import value
+from agent_persistence.frozen import frozen
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.models import ExactJSON, Models
 from agent_persistence.records import StateRecord, StateStream, TouchedState
@@ -60,7 +60,7 @@ class Run(Protocol):
         ...
 
 
-@value
+@frozen
 class NewStream(Generic[IdT]):
     """What is said about a state that is to be streamed in, checked."""
 
@@ -81,13 +81,13 @@ def prepare_stream(
     """Check what is said about a state before any SQL runs.
 
     Raises:
-        InvalidInput: a part of it cannot be stored, or ``source`` is no asynchronous iterable.
+        InvalidInputError: a part of it cannot be stored, or ``source`` is no asynchronous iterable.
         CheckpointingDisabledError: the settings turned states off.
     """
     if not scope.limits.save_states:
         raise CheckpointingDisabledError
     if not hasattr(source, "__aiter__"):
-        raise InvalidInput("source", f"must be an asynchronous iterable of bytes, not {type(source).__name__}")
+        raise InvalidInputError("source", f"must be an asynchronous iterable of bytes, not {type(source).__name__}")
     checked_meta: dict[str, Any] = scope.clean(json_object(meta, "meta"), "meta")
     expected = None if expected_version is None else check_version(expected_version, "expected_version")
     return NewStream(scope.thread_id(thread_id), source, checked_meta, scope.encoded(checked_meta, "meta"), expected)
@@ -115,7 +115,7 @@ class Upload(Generic[IdT]):
 
         Raises:
             ThreadNotFoundError: the thread was deleted meanwhile.
-            StatementTimeout: it took longer than a day.
+            StatementTimeoutError: it took longer than a day.
         """
         place = 0
         async with aclosing(cut(self._new.source, "source")) as chunks:
@@ -129,8 +129,8 @@ class Upload(Generic[IdT]):
 
         Raises:
             ThreadNotFoundError: the thread was deleted meanwhile.
-            StateConflict: ``expected_version`` is not the latest version.
-            StatementTimeout: it took longer than a day.
+            StateConflictError: ``expected_version`` is not the latest version.
+            StatementTimeoutError: it took longer than a day.
         """
         return await self._run(self._publish)
 
@@ -205,7 +205,7 @@ class Upload(Generic[IdT]):
         found = select(thread.c.thread_id).where(scope.thread_of(self._new.thread_id))
         if (await scope.execute(found)).scalar_one_or_none() is None:
             return ThreadNotFoundError(self._new.thread_id)
-        return StatementTimeout("the stream took longer than a day to arrive, and its beginning was swept away")
+        return StatementTimeoutError("the stream took longer than a day to arrive, and its beginning was swept away")
 
     async def _discard(self, scope: Scope[Any, Any]) -> None:
         await scope.execute(delete(scope.models.streamed.streams).where(self._unclaimed(scope)))
@@ -220,7 +220,7 @@ async def read_stream(run: Run, thread_id: Any, version: int | None) -> AsyncGen
 
     Raises:
         StateNotFoundError: there is none, or it was deleted while it was read.
-        CorruptRow: it is not what was streamed in.
+        CorruptRowError: it is not what was streamed in.
     """
     state = await run(partial(_find, thread_id, version))
     if state.stream is None:
@@ -263,7 +263,7 @@ class StreamedStates(StateRepository[IdT, UserIdT], Generic[IdT, UserIdT]):
 
         Raises:
             ThreadNotFoundError: there is no such thread.
-            StateConflict: ``expected_version`` is not the latest version.
+            StateConflictError: ``expected_version`` is not the latest version.
             CheckpointingDisabledError: the settings turned states off.
         """
         upload = Upload(self._here, prepare_stream(self._scope, thread_id, source, meta, expected_version))
@@ -284,7 +284,7 @@ class StreamedStates(StateRepository[IdT, UserIdT], Generic[IdT, UserIdT]):
 
         Raises:
             StateNotFoundError: (the first step, and every other) there is none, or it was deleted meanwhile.
-            CorruptRow: it is not what was streamed in; the last piece is not given out then.
+            CorruptRowError: it is not what was streamed in; the last piece is not given out then.
         """
         return read_stream(self._here, thread_id, version)
 
@@ -345,5 +345,5 @@ async def _read_chunk(state: StateRecord[Any], place: int, scope: Scope[Any, Any
     return bytes(row.data)
 
 
-def _damaged(state: StateRecord[Any], place: int) -> CorruptRow:
-    return CorruptRow("state_chunks", (state.thread_id, state.version, place), "data")
+def _damaged(state: StateRecord[Any], place: int) -> CorruptRowError:
+    return CorruptRowError("state_chunks", (state.thread_id, state.version, place), "data")

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Interval, Text, delete, func, literal_column, select
 from sqlalchemy.dialects.postgresql import insert
 
-from agent_persistence.database.compiled_statement import MODELS_AT_ONCE, DriverStatement
+from agent_persistence.database.compiled_statement import MODELS_AT_ONCE, CompiledStatement
 from agent_persistence.encoding.exact_json import EncodedJSON, decode_json
 from agent_persistence.errors import CheckpointingDisabledError, ThreadExistsError
 from agent_persistence.ids import IdT, UserIdT
@@ -18,13 +18,13 @@ from agent_persistence.models import ExactJSON, Models
 from agent_persistence.models.base import table_of
 from agent_persistence.records import NewThread, TouchedState
 from agent_persistence.repositories.locks import new_rows
-from agent_persistence.repositories.messages.append import Appending
+from agent_persistence.repositories.messages.append import MessageAppender
 from agent_persistence.repositories.messages.copy import copy_messages, copy_rows
-from agent_persistence.repositories.messages.prepared import NewMessages, PreparedMessage, prepare_messages
+from agent_persistence.repositories.messages.prepared import PreparedAppend, PreparedMessage, prepare_messages
 from agent_persistence.repositories.rows import json_object
 from agent_persistence.repositories.states.prepared import prepare_state
 from agent_persistence.repositories.states.repository import save_state
-from agent_persistence.sessions.commit_evidence import MARKS, Trace
+from agent_persistence.sessions.commit_evidence import TRANSACTION_MARKS, RowEvidence
 from agent_persistence.sessions.scope import Scope
 from agent_persistence.validation import check_name
 
@@ -50,7 +50,7 @@ def prepare_thread(scope: Scope[IdT, Any], new: NewThread[IdT], prefix: str = ""
         prefix: what its fields are called in an error, before their names.
 
     Raises:
-        InvalidInput: a part of it cannot be stored.
+        InvalidInputError: a part of it cannot be stored.
         CheckpointingDisabledError: it has states, and the settings turned them off.
     """
     limits = scope.limits
@@ -74,7 +74,7 @@ async def add_threads(scope: Scope[IdT, UserIdT], owner: UserIdT, threads: Seque
     ids = [thread.thread_id for thread in threads]
     rows = await scope.write(
         _add_threads(scope.models),
-        lambda row: Trace(scope.threads, {"thread_id": row.thread_id}, ("created_at", row.created_at)),
+        lambda row: RowEvidence(scope.threads, {"thread_id": row.thread_id}, ("created_at", row.created_at)),
         thread_ids=ids,
         owners=[owner] * len(threads),
         thread_name=[thread.name for thread in threads],
@@ -84,7 +84,7 @@ async def add_threads(scope: Scope[IdT, UserIdT], owner: UserIdT, threads: Seque
         added = [row.thread_id for row in rows]
         # All or none: a caller that catches the error and commits must not keep a part of them.
         mine = delete(scope.threads).where(scope.threads.c.thread_id.in_(added)).returning(scope.threads.c.thread_id)
-        await scope.write(mine, lambda row: Trace(scope.threads, {"thread_id": row.thread_id}))
+        await scope.write(mine, lambda row: RowEvidence(scope.threads, {"thread_id": row.thread_id}))
         raise ThreadExistsError(next(iter(Counter(ids) - Counter(added))))
 
 
@@ -106,7 +106,7 @@ async def fill_threads(scope: Scope[IdT, UserIdT], owner: UserIdT, threads: Mapp
 
 async def _insert_contents(scope: Scope[IdT, UserIdT], thread_id: IdT, thread: PreparedThread) -> None:
     if thread.messages:
-        await Appending(scope).append(NewMessages(thread_id, scope.owner, thread.messages))
+        await MessageAppender(scope).append(PreparedAppend(thread_id, scope.owner, thread.messages))
     for state in thread.states:
         await save_state(scope, prepare_state(scope, thread_id, decode_json(state.utf8), None))
 
@@ -116,16 +116,16 @@ def _has_one_kind_of_id(thread: PreparedThread) -> bool:
 
 
 @lru_cache(MODELS_AT_ONCE)
-def _add_threads(models: Models[Any, Any]) -> DriverStatement:
+def _add_threads(models: Models[Any, Any]) -> CompiledStatement:
     thread = table_of(models.Thread)
     kinds = {"thread_name": Text(), "meta": ExactJSON()}
     rows = new_rows(models, kinds)
     # A microsecond apart, so that lists by age have them in their order.
     made_at = func.now() + rows.c.place * literal_column("interval '1 microsecond'", Interval())
     values = select(rows.c.thread_id, rows.c.owner, *(rows.c[name] for name in kinds), made_at, made_at)
-    return DriverStatement(
+    return CompiledStatement(
         insert(thread)
         .from_select(["thread_id", "user_id", *kinds, "created_at", "updated_at"], values, include_defaults=False)
         .on_conflict_do_nothing(index_elements=[thread.c.thread_id])
-        .returning(thread.c.thread_id, thread.c.created_at, *MARKS)
+        .returning(thread.c.thread_id, thread.c.created_at, *TRANSACTION_MARKS)
     )

@@ -10,12 +10,12 @@ from sqlalchemy import ColumnElement, Row, delete, func, literal, select, tuple_
 from sqlalchemy.dialects.postgresql import insert
 
 from agent_persistence.encoding.cursors import decode_cursor, encode_cursor
-from agent_persistence.errors import InvalidInput, ThreadExistsError, ThreadNotFoundError
+from agent_persistence.errors import InvalidInputError, ThreadExistsError, ThreadNotFoundError
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.records import ANY_USER, UNSET, NewThread, Page, ThreadRecord, TouchedState, Unchanged
 from agent_persistence.repositories.rows import check_readable, json_object, readable, readable_records
 from agent_persistence.repositories.threads.bulk import PreparedThread, add_threads, fill_threads, prepare_thread
-from agent_persistence.sessions.commit_evidence import Trace
+from agent_persistence.sessions.commit_evidence import RowEvidence
 from agent_persistence.sessions.scope import DRAWS, Query, Scope
 from agent_persistence.validation import check_limit, check_name, check_text
 
@@ -59,7 +59,7 @@ class ThreadRepository(Generic[IdT, UserIdT]):
         """Check and encode a thread for ``create_many``, for example while another call of it is under way.
 
         Raises:
-            InvalidInput: a part of it cannot be stored.
+            InvalidInputError: a part of it cannot be stored.
         """
         return prepare_thread(self._scope, thread)
 
@@ -142,7 +142,7 @@ class ThreadRepository(Generic[IdT, UserIdT]):
 
         Raises:
             ThreadNotFoundError: there is none.
-            InvalidInput: nothing to change was given.
+            InvalidInputError: nothing to change was given.
         """
         changes: dict[str, Any] = {}
         if name is not UNSET:
@@ -150,7 +150,7 @@ class ThreadRepository(Generic[IdT, UserIdT]):
         if meta is not UNSET:
             changes["meta"] = self._scope.json(json_object(meta, "meta"), "meta")
         if not changes:
-            raise InvalidInput("name", "nothing to update was given")
+            raise InvalidInputError("name", "nothing to update was given")
         return await self._change(thread_id, changes)
 
     async def archive(self, thread_id: IdT) -> ThreadRecord[IdT, UserIdT]:
@@ -176,7 +176,7 @@ class ThreadRepository(Generic[IdT, UserIdT]):
             .where(self._scope.thread_of(self._scope.thread_id(thread_id)))
             .returning(self._thread.c.user_id)
         )
-        rows = await self._scope.write(statement, lambda _: Trace(self._thread, {"thread_id": thread_id}))
+        rows = await self._scope.write(statement, lambda _: RowEvidence(self._thread, {"thread_id": thread_id}))
         for row in rows:
             self._scope.touch(TouchedState(thread_id, row.user_id))
         return bool(rows)
@@ -222,11 +222,11 @@ class ThreadRepository(Generic[IdT, UserIdT]):
             raise ThreadNotFoundError(thread_id)
         return self._record(rows[0])
 
-    def _created(self, row: Row[Any]) -> Trace:
-        return Trace(self._thread, {"thread_id": row.thread_id}, ("created_at", row.created_at))
+    def _created(self, row: Row[Any]) -> RowEvidence:
+        return RowEvidence(self._thread, {"thread_id": row.thread_id}, ("created_at", row.created_at))
 
-    def _changed(self, row: Row[Any]) -> Trace:
-        return Trace(self._thread, {"thread_id": row.thread_id}, ("updated_at", row.updated_at))
+    def _changed(self, row: Row[Any]) -> RowEvidence:
+        return RowEvidence(self._thread, {"thread_id": row.thread_id}, ("updated_at", row.updated_at))
 
     def _list(self, *, archived: bool) -> Query:
         thread = self._thread
@@ -243,7 +243,7 @@ class ThreadRepository(Generic[IdT, UserIdT]):
             filters.append(self._thread.c.thread_name.icontains(check_text(search, "search"), autoescape=True))
         if meta is not None:
             if not meta:
-                raise InvalidInput("meta", "must not be empty: an empty filter matches everything")
+                raise InvalidInputError("meta", "must not be empty: an empty filter matches everything")
             wanted = literal(self._scope.json(json_object(meta, "meta"), "meta"), self._thread.c.meta.type)
             filters.append(self._thread.c.meta.bool_op("@>")(wanted))
         return filters
@@ -273,7 +273,7 @@ class ThreadRepository(Generic[IdT, UserIdT]):
     def _owner(self, user_id: UserIdT | None) -> UserIdT:
         if self._scope.owner is not ANY_USER:
             if user_id is not None and user_id != self._scope.owner:
-                raise InvalidInput("user_id", "is not the owner of this unit of work")
+                raise InvalidInputError("user_id", "is not the owner of this unit of work")
             return self._scope.owner
         return self._scope.models.id_types.user.validate(user_id, "user_id")
 

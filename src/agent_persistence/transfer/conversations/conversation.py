@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple, Self
 
 from agent_persistence.encoding.chat_messages import check_shape, to_columns
 from agent_persistence.encoding.exact_json import decode_json, sanitize
-from agent_persistence.errors import InvalidInput
+from agent_persistence.errors import InvalidInputError
 from agent_persistence.ids import IdType, IdValue
 from agent_persistence.records import MessageRole
 from agent_persistence.validation import check_text
@@ -58,14 +58,14 @@ class Conversation:
             replace_unstorable: replace NUL and lone surrogates instead of refusing them.
 
         Raises:
-            InvalidInput: it is no JSON object with ``messages``; the field is named, its value is not.
+            InvalidInputError: it is no JSON object with ``messages``; the field is named, its value is not.
         """
         fields = _json_object(line)
         if replace_unstorable:
             fields = sanitize(fields, "line")
         messages = fields.pop("messages", None)
         if not isinstance(messages, list):
-            raise InvalidInput("messages", "must be a list of messages")
+            raise InvalidInputError("messages", "must be a list of messages")
         for place, message in enumerate(messages):
             check_shape(message, f"messages[{place}]")
         if "id" not in fields:
@@ -94,7 +94,7 @@ class Conversation:
             return None
         try:
             own: IdValue = kind.parse(self.id, "id")
-        except InvalidInput:
+        except InvalidInputError:
             made = uuid.uuid5(NAMESPACE, self.id)
             return made if kind.python_type is uuid.UUID else str(made)
         return own
@@ -104,11 +104,13 @@ def _json_object(line: bytes) -> dict[str, Any]:
     try:
         fields = _decoded(line)
     except json.JSONDecodeError as error:
-        raise InvalidInput("JSON", f"{error.msg} (column {error.colno})") from None
+        raise InvalidInputError("JSON", f"{error.msg} (column {error.colno})") from None
     except (ValueError, RecursionError):
-        raise InvalidInput("JSON", "cannot be read: no UTF-8, too deeply nested, or with an endless number") from None
+        raise InvalidInputError(
+            "JSON", "cannot be read: no UTF-8, too deeply nested, or with an endless number"
+        ) from None
     if not isinstance(fields, dict):
-        raise InvalidInput("JSON", 'must be an object: {"id": ..., "source": ..., "messages": [...]}')
+        raise InvalidInputError("JSON", 'must be an object: {"id": ..., "source": ..., "messages": [...]}')
     return fields
 
 
@@ -121,7 +123,7 @@ def _decoded(line: bytes) -> Any:
 
 def _checked_id(value: object) -> str:
     if not check_text(value, "id"):
-        raise InvalidInput("id", "must not be empty; leave it out to have one made")
+        raise InvalidInputError("id", "must not be empty; leave it out to have one made")
     return str(value)
 
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 from sqlalchemy import any_, bindparam, func, select
 
 from agent_persistence.database.driver_errors import translated
-from agent_persistence.errors import ConflictError, CorruptRow, InvalidInput
+from agent_persistence.errors import ConflictError, CorruptRowError, InvalidInputError
 from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import NewThread
@@ -145,7 +145,7 @@ class ConversationImporter:
         """Read a line as the settings have it.
 
         Raises:
-            InvalidInput: it holds no conversation.
+            InvalidInputError: it holds no conversation.
         """
         return Conversation.parse(line, replace_unstorable=self._settings.sanitize == "replace")
 
@@ -154,7 +154,7 @@ class ConversationImporter:
         try:
             conversation = self.parse(line)
             return ReadLine(number, len(line), conversation, self._prepared(conversation))
-        except InvalidInput as error:
+        except InvalidInputError as error:
             return ReadLine(number, len(line), refusal=str(error))
 
     async def put_some(self, lines: Sequence[ReadLine]) -> list[ImportedLine]:
@@ -201,16 +201,16 @@ class ConversationImporter:
             return line.refused(line.refusal)
         try:
             return line.imported(await self.put(line.conversation))
-        except (InvalidInput, ConflictError, CorruptRow) as error:
+        except (InvalidInputError, ConflictError, CorruptRowError) as error:
             return line.refused(error)
 
     async def put(self, conversation: Conversation) -> Outcome:
         """Write a conversation, or what is missing of it.
 
         Raises:
-            InvalidInput: a part of it cannot be stored.
+            InvalidInputError: a part of it cannot be stored.
             ConflictError: its thread holds something else, or belongs to somebody else.
-            CorruptRow: its thread cannot be read.
+            CorruptRowError: its thread cannot be read.
         """
         thread_id = await self._thread_id(conversation)
         async with self._persistence.begin(user_id=self._user_id) as uow:

@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import Any, Final
 
 from agent_persistence.encoding.exact_json import encode_json
-from agent_persistence.errors import InvalidInput, PersistenceError, UnavailableError
+from agent_persistence.errors import InvalidInputError, PersistenceError, UnavailableError
 from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.persistence import Persistence
 from agent_persistence.repositories.checkpoints.records import (
@@ -52,7 +52,7 @@ async def import_threads(
 
     Args:
         owner_of: is given the metadata of a thread's latest checkpoint, and returns whose the thread will be; it may
-            raise ``InvalidInput``.
+            raise ``InvalidInputError``.
 
     Raises:
         UnavailableError: one of the databases cannot be reached any more.
@@ -62,7 +62,7 @@ async def import_threads(
         try:
             own_id = persistence.models.id_types.id.parse(thread_id, "thread_id")
             if str(own_id) != thread_id:
-                raise InvalidInput("thread_id", "is not written in the usual form")
+                raise InvalidInputError("thread_id", "is not written in the usual form")
             owner = owner_of(await tables.latest_metadata(thread_id))
             await _Importing(persistence, own_id, owner, found).all_of(tables)
         except UnavailableError:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from agent_persistence.frozen import value
+from agent_persistence.frozen import frozen
 
 
-@value
+@frozen
 class _Format:
     """What follows the first byte of a value: a number, bytes, and values within it.
 

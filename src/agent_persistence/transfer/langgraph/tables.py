@@ -14,8 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from agent_persistence.database.driver_errors import translated
 from agent_persistence.database_url import DatabaseUrl
 from agent_persistence.encoding.exact_json import decode_json
-from agent_persistence.errors import InvalidInput
-from agent_persistence.frozen import value
+from agent_persistence.errors import InvalidInputError
+from agent_persistence.frozen import frozen
 from agent_persistence.repositories.checkpoints.packing import Blob
 from agent_persistence.repositories.checkpoints.records import ChannelValue
 from agent_persistence.transfer.langgraph.msgpack import items_of, numbers_only
@@ -59,7 +59,7 @@ _OF_NONE: Final = """NOT EXISTS (SELECT FROM checkpoints WHERE checkpoints.threa
     AND checkpoints.checkpoint_ns = written.checkpoint_ns AND checkpoints.checkpoint_id = written.checkpoint_id)"""
 
 
-@value
+@frozen
 class SourceWrite:
     """A row of ``checkpoint_writes``."""
 
@@ -72,7 +72,7 @@ class SourceWrite:
     value: ChannelValue = field(repr=False)
 
 
-@value
+@frozen
 class SourceCheckpoint:
     """A row of ``checkpoints``, with what is new in it.
 
@@ -112,11 +112,11 @@ class Tables:
         """The metadata of a thread's latest checkpoint.
 
         Raises:
-            InvalidInput: the thread was deleted meanwhile.
+            InvalidInputError: the thread was deleted meanwhile.
         """
         rows = await self._rows(_LATEST, thread_id=thread_id)
         if not rows:
-            raise InvalidInput("thread_id", "is not there any more: it was deleted meanwhile")
+            raise InvalidInputError("thread_id", "is not there any more: it was deleted meanwhile")
         return _object(rows[0][0], "metadata")
 
     async def checkpoints(self, thread_id: str, *, at_once: int) -> AsyncIterator[list[SourceCheckpoint]]:
@@ -184,7 +184,7 @@ async def open_tables(url: str) -> AsyncIterator[Tables]:
 
     Raises:
         SettingsError: the URL is wrong.
-        InvalidInput: it has no such tables.
+        InvalidInputError: it has no such tables.
         UnavailableError: it cannot be reached.
     """
     address = DatabaseUrl.parse(url, "--from")
@@ -202,7 +202,9 @@ async def open_tables(url: str) -> AsyncIterator[Tables]:
                 )
             columns = found.scalars().all()
             if not columns:
-                raise InvalidInput("--from", "names a database without the tables checkpoints and checkpoint_writes")
+                raise InvalidInputError(
+                    "--from", "names a database without the tables checkpoints and checkpoint_writes"
+                )
             yield Tables(connection, has_task_path="task_path" in columns)
         finally:
             await connection.close()
@@ -216,7 +218,7 @@ def _object(text_of_json: str, field: str) -> dict[str, Any]:
 
 def _checked(found: Any, field: str) -> dict[str, Any]:
     if not isinstance(found, dict):
-        raise InvalidInput(field, "is not what LangGraph writes there")
+        raise InvalidInputError(field, "is not what LangGraph writes there")
     return found
 
 
