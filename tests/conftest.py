@@ -16,8 +16,10 @@ import asyncpg
 import pytest
 import pytest_asyncio
 from connections import all_are_back
+from hardening.hardening_servers import own_postgresql
 from leaks import watched_for_leaks, with_password
 from redis.asyncio import Redis
+from torture.servers import PostgreSQL
 
 from agent_persistence import embedded, migrate
 from agent_persistence.embedded import EmbeddedServers
@@ -30,6 +32,11 @@ for name in [name for name in os.environ if name.startswith("PERSISTENCE_") and 
 
 ID_PAIRS = list(itertools.product(ID_TYPES, ID_TYPES))
 MakeDatabase = Callable[[], Awaitable[str]]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Know pytest-cov's marker where that plugin is not installed."""
+    config.addinivalue_line("markers", "no_cover: not measured, even with --cov")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -64,6 +71,13 @@ def servers() -> Iterator[EmbeddedServers]:
     finally:
         embedded.stop(folder)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest_asyncio.fixture(scope="session")
+async def postgresql() -> AsyncIterator[PostgreSQL]:
+    """A server that tests may crash, as long as they start it again."""
+    async with own_postgresql() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

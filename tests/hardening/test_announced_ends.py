@@ -8,11 +8,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from hardening.hardening_servers import Store, errors_of_the_driver, migrated_settings, settings_of
 from sqlalchemy import event, text
 from torture.servers import PostgreSQL
 
 from agent_persistence.persistence import Persistence
-from hardening_servers import Store, errors_of_the_driver, migrated_settings, settings_of
 
 USER = "ada"
 

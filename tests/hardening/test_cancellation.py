@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from connections import all_are_back
+from hardening.hardening_servers import errors_of_the_driver
 from sqlalchemy import event, text
 
 from agent_persistence.concurrency.shielding import drain
@@ -20,7 +21,6 @@ from agent_persistence.errors import UnavailableError
 from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.persistence import Persistence
 from agent_persistence.settings import PersistenceSettings
-from hardening_servers import errors_of_the_driver
 
 pytestmark = pytest.mark.no_cover
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from hardening.hardening_servers import REPLY_LOST, LossyProxy, Store, migrated_settings
 from torture.servers import PostgreSQL
 
 from agent_persistence import (
@@ -22,7 +23,6 @@ from agent_persistence import (
 )
 from agent_persistence.degraded import DegradedCheckpointer, DegradedMode
 from agent_persistence.testing import CheckpointerContract
-from hardening_servers import REPLY_LOST, LossyProxy, Store, migrated_settings
 
 FAST = {
     "retry_deadline": 0.2,

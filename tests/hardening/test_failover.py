@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from hardening.hardening_servers import Store, ask, proven, settings_of
 from torture.servers import PostgreSQL, stop_all
 
 from agent_persistence import migrate
 from agent_persistence.embedded.server_user import server_user
 from agent_persistence.errors import UnavailableError
-from hardening_servers import Store, ask, proven, settings_of
 
 USER = "ada"
 

@@ -11,11 +11,11 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
+from hardening.hardening_servers import migrated_settings
 from torture.servers import PostgreSQL
 
 from agent_persistence.errors import PersistenceError
 from agent_persistence.persistence import Persistence
-from hardening_servers import migrated_settings
 
 LIMIT = 1.0
 GRACE = 0.5

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from connections import all_are_back
+from hardening.hardening_servers import errors_of_the_driver
 from sqlalchemy import Connection, event, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.util import await_only
@@ -21,7 +22,6 @@ from agent_persistence.operations import transactions
 from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.persistence import Persistence
 from agent_persistence.settings import PersistenceSettings
-from hardening_servers import errors_of_the_driver
 
 Store = Persistence[str, str]
 HELLO = {"role": "user", "content": "hello"}

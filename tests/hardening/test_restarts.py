@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from hardening.hardening_servers import Store, crash, migrated_settings
 from torture.servers import PostgreSQL
 
 from agent_persistence.operations.unit_of_work import UnitOfWork
-from hardening_servers import Store, crash, migrated_settings
 
 pytestmark = pytest.mark.slow
 

@@ -12,13 +12,13 @@ import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from integration.repository_testing import HELLO, SettingsFor, counted_statements
 
 from agent_persistence.encoding.cursors import encode_cursor
 from agent_persistence.errors import InvalidInputError
 from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import ANY_USER, NewMessage
-from repository_testing import HELLO, SettingsFor, counted_statements
 
 Call = Callable[..., Awaitable[Any]]
 CANARY = "canary-4711"

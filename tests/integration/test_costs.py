@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from integration.repository_testing import HELLO
 from sqlalchemy import text
 
 from agent_persistence import migrate
@@ -18,7 +19,6 @@ from agent_persistence.repositories.messages.statements import append_messages, 
 from agent_persistence.repositories.states.statements import latest_state, latest_states, save_states
 from agent_persistence.settings import PersistenceSettings
 from benchmarks.writes import counted_writes, start_counting
-from repository_testing import HELLO
 
 Store = Persistence[str, str]
 Call = Callable[[Store], Awaitable[Any]]

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from integration.repository_testing import SettingsFor, until_somebody_waits_for_a_lock
 
 from agent_persistence.errors import (
     IdempotencyConflictError,
@@ -16,7 +17,6 @@ from agent_persistence.errors import (
 from agent_persistence.ids import ID_TYPES
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import MessageRecord, NewMessage, StateRecord
-from repository_testing import SettingsFor, until_somebody_waits_for_a_lock
 
 WRITERS = 32
 

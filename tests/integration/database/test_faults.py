@@ -6,6 +6,15 @@ from collections.abc import Awaitable
 from typing import Any
 
 import pytest
+from integration.repository_testing import (
+    CALLS,
+    HELLO,
+    Call,
+    Place,
+    SettingsFor,
+    run_sql,
+    until_somebody_waits_for_a_lock,
+)
 from sqlalchemy import text
 
 from agent_persistence import migrate
@@ -22,7 +31,6 @@ from agent_persistence.errors import (
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import NewThread
 from agent_persistence.settings import PersistenceSettings
-from repository_testing import CALLS, HELLO, Call, Place, SettingsFor, run_sql, until_somebody_waits_for_a_lock
 
 NOWHERE = Place("t", "m", 1)
 EVERY_CALL: dict[str, Call] = CALLS | {

@@ -4,6 +4,7 @@ import inspect
 from typing import Any
 
 import pytest
+from integration.repository_testing import HELLO, counted_statements, run_sql
 
 from agent_persistence.errors import IdempotencyConflictError, InvalidInputError, ThreadNotFoundError
 from agent_persistence.operations.cached_states import CachedStates
@@ -12,7 +13,6 @@ from agent_persistence.persistence import Persistence
 from agent_persistence.records import ANY_USER, NewMessage
 from agent_persistence.repositories import MessageRepository, ThreadRepository, ToolResultRepository
 from agent_persistence.repositories.messages.append import COPIED_FROM
-from repository_testing import HELLO, counted_statements, run_sql
 
 PAIRS = [
     (OneCallThreads, ThreadRepository),

@@ -6,6 +6,7 @@ from collections.abc import Awaitable
 from typing import Any
 
 import pytest
+from integration.repository_testing import CALLS, HELLO, Call, Place, run_sql
 
 from agent_persistence.errors import PersistenceError
 from agent_persistence.operations.cached_states import CachedStates
@@ -19,7 +20,6 @@ from agent_persistence.operations.one_call import (
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import ANY_USER, Page
 from agent_persistence.repositories import EntityRepository, MessageRepository, ThreadRepository, ToolResultRepository
-from repository_testing import CALLS, HELLO, Call, Place, run_sql
 
 # Calls with the arguments that take another way through the code.
 VARIANTS: dict[str, Call] = {

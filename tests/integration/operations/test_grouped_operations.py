@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 from connections import all_are_back
+from integration.repository_testing import counted_statements, until_somebody_waits_for_a_lock
 
 from agent_persistence.errors import IdempotencyConflictError, ThreadNotFoundError
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import NewMessage
 from agent_persistence.settings import PersistenceSettings
-from repository_testing import counted_statements, until_somebody_waits_for_a_lock
 
 AnyStore = Persistence[Any, Any]
 Store = Persistence[str, str]

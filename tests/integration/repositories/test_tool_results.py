@@ -4,11 +4,11 @@ import asyncio
 from typing import Any
 
 import pytest
+from integration.repository_testing import run_sql
 
 from agent_persistence.errors import InvalidInputError, ThreadNotFoundError
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import ANY_USER
-from repository_testing import run_sql
 
 RESULT = {"charged": 12.5, "receipt": ["a", None]}
 

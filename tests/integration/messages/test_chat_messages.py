@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from agent_persistence.persistence import Persistence
 
-FOLDER = Path(os.environ.get("PERSISTENCE_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
+FOLDER = Path(os.environ.get("PERSISTENCE_TEST_DATA", Path(__file__).parents[4] / "shared" / "data"))
 REAL_FILE = FOLDER / "conversations.jsonl"
 
 storable_texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)

@@ -12,13 +12,13 @@ from typing import Any
 import asyncpg
 import pytest
 import pytest_asyncio
+from hardening.hardening_servers import Store, ask, crash, migrated_settings, proven
 from sqlalchemy import text
 from torture.servers import PostgreSQL
 
 from agent_persistence.errors import IdempotencyConflictError, UnavailableError
 from agent_persistence.records import NewMessage
 from agent_persistence.sessions.commit_evidence import CommitEvidence, evidence_of
-from hardening_servers import Store, ask, crash, migrated_settings, proven
 
 USER = "ada"
 HELLO = {"role": "user", "content": "hello"}

@@ -6,12 +6,12 @@ import asyncio
 from typing import Any
 
 import pytest
+from integration.repository_testing import HELLO, SettingsFor, counted_statements, run_sql
 
 from agent_persistence.errors import IdempotencyConflictError, ThreadNotFoundError
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import ANY_USER, NewMessage
 from agent_persistence.repositories.messages.append import COPIED_FROM
-from repository_testing import HELLO, SettingsFor, counted_statements, run_sql
 
 Store = Persistence[Any, Any]
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from connections import all_are_back
+from hardening.hardening_servers import NEVER_ARRIVED, REPLY_LOST, LossyProxy, Store, migrated_settings
 from sqlalchemy import text
 from torture.servers import PostgreSQL
 
@@ -20,7 +21,6 @@ from agent_persistence.errors import CommitUnknownError, ThreadNotFoundError, Un
 from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.records import NewMessage
 from agent_persistence.repositories.messages.append import COPIED_FROM
-from hardening_servers import NEVER_ARRIVED, REPLY_LOST, LossyProxy, Store, migrated_settings
 
 HELLO = {"role": "user", "content": "hello"}
 FATES = [REPLY_LOST, NEVER_ARRIVED]

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from integration.repository_testing import run_sql
 from leaks import CANARY, watched_for_leaks, with_password
 from sqlalchemy import insert, text
 
@@ -21,7 +22,6 @@ from agent_persistence.models.base import table_of
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import NewMessage
 from agent_persistence.settings import PersistenceSettings
-from repository_testing import run_sql
 
 OWNER = "ann"
 SECRET = {"role": "user", "content": CANARY, "name": CANARY}

@@ -15,6 +15,7 @@ from typing import Any
 import asyncpg
 import pytest
 import pytest_asyncio
+from integration.repository_testing import CALLS, HELLO, Call, Place, SettingsFor, run_sql
 from redis_clients import WatchedRedis
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -31,7 +32,6 @@ from agent_persistence.errors import (
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import NewMessage, Page
 from agent_persistence.settings import PersistenceSettings
-from repository_testing import CALLS, HELLO, Call, Place, SettingsFor, run_sql
 
 pytestmark = pytest.mark.no_cover
 

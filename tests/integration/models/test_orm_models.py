@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from integration.repository_testing import HELLO, run_sql
 from sqlalchemy import BigInteger, ForeignKeyConstraint, Identity, MetaData, String, Uuid, func, inspect, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
@@ -32,7 +33,6 @@ from agent_persistence.models import (
 )
 from agent_persistence.persistence import Persistence
 from agent_persistence.settings import PersistenceSettings
-from repository_testing import HELLO, run_sql
 
 META = {"a": [1, 1.0, True, None, 1e23, -0.0, "😀"]}
 

@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from integration.repository_testing import SettingsFor, counted_statements, run_sql
 from sqlalchemy import event, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.util import await_only
@@ -18,7 +19,6 @@ from agent_persistence import migrate
 from agent_persistence.errors import CorruptRowError, InvalidInputError, ThreadNotFoundError
 from agent_persistence.persistence import Persistence
 from agent_persistence.settings import PersistenceSettings
-from repository_testing import SettingsFor, counted_statements, run_sql
 
 Store = Persistence[str, str]
 

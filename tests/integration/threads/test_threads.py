@@ -2,13 +2,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from integration.repository_testing import HELLO, SettingsFor, all_pages, run_sql
 
 from agent_persistence import migrate
 from agent_persistence.errors import InvalidInputError, ThreadExistsError, ThreadNotFoundError
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import ANY_USER, NewMessage
 from agent_persistence.settings import PersistenceSettings
-from repository_testing import HELLO, SettingsFor, all_pages, run_sql
 
 META = {"a": {"b": [1, 1.0, True, None, 1e23, -0.0]}, "": "😀"}
 

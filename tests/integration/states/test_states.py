@@ -3,6 +3,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from integration.repository_testing import SettingsFor, all_pages, run_sql
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from agent_persistence.errors import (
@@ -13,7 +14,6 @@ from agent_persistence.errors import (
     ThreadNotFoundError,
 )
 from agent_persistence.persistence import Persistence
-from repository_testing import SettingsFor, all_pages, run_sql
 
 DATA = {"step": 3, "scores": [1, 1.0, True, None, 1e23, -0.0, 2**63 - 1], "": {"text": "😀\r\n\x1b[31m"}}
 

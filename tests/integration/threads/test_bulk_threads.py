@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from integration.repository_testing import SettingsFor, counted_statements
 
 from agent_persistence.errors import CheckpointingDisabledError, InvalidInputError, ThreadExistsError
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import ANY_USER, NewMessage, NewThread
-from repository_testing import SettingsFor, counted_statements
 
 Store = Persistence[Any, Any]
 CALL = {"role": "assistant", "content": None, "tool_calls": [{"id": "c1"}], "reasoning_content": "hm"}

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from integration.repository_testing import HELLO, counted_statements, run_sql
 from sqlalchemy import inspect
 
 from agent_persistence.errors import InvalidInputError
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import ANY_USER
-from repository_testing import HELLO, counted_statements, run_sql
 
 Store = Persistence[Any, Any]
 GROWN = {"step": 1, "messages": ["x" * 1000] * 10}

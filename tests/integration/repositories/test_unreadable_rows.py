@@ -3,13 +3,13 @@
 from typing import Any
 
 import pytest
+from integration.repository_testing import run_sql
 
 from agent_persistence import migrate
 from agent_persistence.errors import CorruptRowError, IdempotencyConflictError
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import MessageRole, NewMessage
 from agent_persistence.settings import PersistenceSettings
-from repository_testing import run_sql
 
 HUGE_NUMBER = "'{\"a\": 1e5000}'::jsonb"
 TIMES = {
