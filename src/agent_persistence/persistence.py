@@ -26,6 +26,7 @@ from agent_persistence.embedded.addresses import ServerAddresses
 from agent_persistence.errors import InvalidInputError, SettingsError, UnavailableError
 from agent_persistence.ids import ID_TYPES, IdT, UserIdT
 from agent_persistence.models import Models, build_models
+from agent_persistence.operations.batched_calls import BatchedCalls
 from agent_persistence.operations.cache_audit import CacheAudit, audit
 from agent_persistence.operations.cache_sweep import sweep_batch
 from agent_persistence.operations.one_call import (
@@ -37,9 +38,10 @@ from agent_persistence.operations.one_call import (
     OneCallToolResults,
 )
 from agent_persistence.operations.purging import Purging
+from agent_persistence.operations.session_factory import SessionFactory
 from agent_persistence.operations.transactions import Transactions
 from agent_persistence.operations.unit_of_work import UnitOfWork
-from agent_persistence.records import AnyUser, TouchedState
+from agent_persistence.records import ANY_USER, AnyUser, TouchedState
 from agent_persistence.repositories import StoreOptions
 from agent_persistence.repositories.maintenance.latest_versions import latest_versions
 from agent_persistence.repositories.states.retention import MAX_KEPT
@@ -102,29 +104,33 @@ class Persistence(Generic[IdT, UserIdT]):
         self.cache = self._make_cache(redis or self._make_redis())
         self._cut_connections: Callable[[], None] = lambda: None
         self.engine = engine or self._make_engine()
-        self._transactions: Transactions[IdT, UserIdT] = Transactions(
+        self._sessions: SessionFactory[IdT, UserIdT] = SessionFactory(
             self.engine,
             self.models,
-            _limits(settings, is_cached=self.cache is not None),
+            _options(settings, is_cached=self.cache is not None),
             self.cache,
-            longest_transaction=min(settings.transaction_timeout, settings.idle_in_transaction_timeout),
             limits_idling=engine is None and not settings.pgbouncer,
-            retry_seconds=settings.retry_deadline,
             groups=settings.batching and not settings.pgbouncer,
             wait_seconds=settings.pool_timeout,
         )
+        self._transactions = Transactions(
+            self._sessions,
+            longest_transaction=min(settings.transaction_timeout, settings.idle_in_transaction_timeout),
+            retry_seconds=settings.retry_deadline,
+        )
+        batched = BatchedCalls(self._transactions)
         self._background = PeriodicTasks()
         self._purging = Purging(
             self._transactions,
             keep_last=settings.max_checkpoint_history,
             interval=settings.checkpoint_cleanup_interval,
         )
-        self.threads = OneCallThreads(self._transactions)
-        self.messages = OneCallMessages(self._transactions)
-        self.states = OneCallStates(self._transactions)
+        self.threads = OneCallThreads(self._transactions, batched)
+        self.messages = OneCallMessages(self._transactions, batched)
+        self.states = OneCallStates(self._transactions, batched)
         self.entities = OneCallEntities(self._transactions)
-        self.checkpoints = OneCallCheckpoints(self._transactions)
-        self.tool_results = OneCallToolResults(self._transactions)
+        self.checkpoints = OneCallCheckpoints(self._transactions, batched)
+        self.tool_results = OneCallToolResults(self._transactions, batched)
         if settings.sql_log_level is not None:
             logging.getLogger("sqlalchemy.engine").setLevel(settings.sql_log_level)
 
@@ -144,7 +150,7 @@ class Persistence(Generic[IdT, UserIdT]):
             if self.settings.auto_migrate:
                 await migrate.upgrade(self._servers.settings)
             await self.check()
-            await self._transactions.ready()
+            await self._sessions.ready()
         except BaseException:
             await self.aclose()
             raise
@@ -163,7 +169,7 @@ class Persistence(Generic[IdT, UserIdT]):
     @property
     def closed(self) -> bool:
         """Whether it was closed, or is being closed: it cannot be used any more then."""
-        return self._transactions.home.is_closed
+        return self._sessions.affinity.is_closed
 
     async def check(self) -> None:
         """Say what is wrong with the database, and which command mends it.
@@ -174,7 +180,7 @@ class Persistence(Generic[IdT, UserIdT]):
             IdTypeMismatchError: it was built with another id type.
             InvalidIndexError: an index was left unfinished.
         """
-        self._transactions.home.check()
+        self._sessions.affinity.check()
         try:
             await self._verify()
         except UnavailableError:  # of a connection from before a restart; the next one is new
@@ -182,11 +188,11 @@ class Persistence(Generic[IdT, UserIdT]):
 
     async def health(self) -> Health:
         """Ask both servers whether they are there; neither's absence is an error."""
-        self._transactions.home.check()
+        self._sessions.affinity.check()
         database: Literal["up", "down"] = "up"
         try:
-            async with self._transactions.single_reads() as session:
-                await session.execute(text("SELECT 1"))
+            async with self._sessions.single_read(ANY_USER) as scope:
+                await scope.session.execute(text("SELECT 1"))
         except DRIVER_ERRORS:
             database = "down"
         if self.cache is None:
@@ -196,7 +202,7 @@ class Persistence(Generic[IdT, UserIdT]):
     @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
         """The event loop that it belongs to: that of its first use, and ``None`` before."""
-        return self._transactions.home.loop
+        return self._sessions.affinity.loop
 
     def begin(self, *, user_id: UserIdT | AnyUser) -> AbstractAsyncContextManager[UnitOfWork[IdT, UserIdT]]:
         """Open a unit of work of one owner: committed at the end of the block, rolled back by an exception.
@@ -280,7 +286,7 @@ class Persistence(Generic[IdT, UserIdT]):
         wanted = check_limit(sample, "sample", _MOST_AUDITED)
         if self.cache is None:
             return CacheAudit(checked=0, stale=0, stale_beyond_bound=0, unreadable=0)
-        await self._transactions.ready()
+        await self._sessions.ready()
 
         def latest(states: Collection[TouchedState]) -> Awaitable[Mapping[TouchedState, int]]:
             return self._transactions.maintain(partial(latest_versions, of=states))
@@ -361,7 +367,7 @@ def _id_maker(settings: PersistenceSettings) -> Callable[[], Any] | None:
     return lambda: kind.validate(make(), "PERSISTENCE_ID_GENERATOR")
 
 
-def _limits(settings: PersistenceSettings, *, is_cached: bool) -> StoreOptions[Any]:
+def _options(settings: PersistenceSettings, *, is_cached: bool) -> StoreOptions[Any]:
     new_id = _id_maker(settings)
     return StoreOptions(
         new_id=new_id,

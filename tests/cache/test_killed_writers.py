@@ -24,7 +24,7 @@ KILLS = 100
 AT_ONCE = 4
 
 
-def values_of(persistence: Persistence[str, str]) -> dict[str, Any]:
+def parameters_of(persistence: Persistence[str, str]) -> dict[str, Any]:
     """The settings of another process that is to share the cache."""
     settings = persistence.settings
     assert settings.database_url is not None
@@ -45,7 +45,7 @@ async def test_a_writer_killed_around_its_commit_leaves_the_committed_state_to_r
     thread = await persistence.threads.create(user_id=user_id)
     await persistence.states.put(thread.thread_id, "old", user_id=user_id)
     key = state_key(persistence.cache.namespace, thread.thread_id, user_id)
-    command = [str(WRITER), moment, thread.thread_id, user_id, json.dumps(values_of(persistence))]
+    command = [str(WRITER), moment, thread.thread_id, user_id, json.dumps(parameters_of(persistence))]
     writer = await asyncio.create_subprocess_exec(sys.executable, *command, stdout=asyncio.subprocess.PIPE)
     assert writer.stdout is not None
     assert await writer.stdout.readline() == b"standing still\n"
@@ -72,7 +72,7 @@ async def test_a_hundred_writers_killed_at_any_moment_leave_no_wrong_value(
     async def kill_one() -> None:
         thread = await persistence.threads.create(user_id=user_id)
         acknowledged, told = context.Pipe(duplex=False)
-        arguments = (values_of(persistence), thread.thread_id, user_id, told)
+        arguments = (parameters_of(persistence), thread.thread_id, user_id, told)
         writer = context.Process(target=write_until_killed, args=arguments)
         writer.start()
         told.close()

@@ -56,17 +56,17 @@ def selects_of(store: Store) -> list[str]:
 
 def hold_reads(store: Store) -> tuple[asyncio.Event, asyncio.Event]:
     """Let the first read of the table wait, once it has read, until it may go on."""
-    transactions: Any = store._transactions  # noqa: SLF001 - behind the API
-    read, has_read, proceed = transactions._read_latest_state, asyncio.Event(), asyncio.Event()  # noqa: SLF001 - behind the API
+    reader: Any = store._transactions.state_reader  # noqa: SLF001 - behind the API
+    read, has_read, proceed = reader.latest, asyncio.Event(), asyncio.Event()
 
     async def wait(thread_id: str, user_id: str) -> StateRecord[str] | None:
-        transactions._read_latest_state = read  # noqa: SLF001 - behind the API
+        reader.latest = read
         state: StateRecord[str] | None = await read(thread_id, user_id)
         has_read.set()
         await proceed.wait()
         return state
 
-    transactions._read_latest_state = wait  # noqa: SLF001 - behind the API
+    reader.latest = wait
     return has_read, proceed
 
 
@@ -184,7 +184,7 @@ async def test_a_reader_who_looks_for_long_shares_what_was_read_meanwhile(
 
     assert await slow == quick
     assert len(sent) == 1
-    assert cache.flights._visitors == {}  # noqa: SLF001 - nothing shows it
+    assert cache.loads._callers == {}  # noqa: SLF001 - nothing shows it
 
 
 async def test_a_reader_that_is_cancelled_takes_nobody_down(persistence: Store, thread_id: str, user_id: str) -> None:

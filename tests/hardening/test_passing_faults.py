@@ -18,7 +18,7 @@ from sqlalchemy.util import await_only
 from agent_persistence import migrate
 from agent_persistence.database.driver_errors import sqlstate_of
 from agent_persistence.errors import DatabaseError, StatementTimeoutError, UnavailableError
-from agent_persistence.operations import transactions
+from agent_persistence.operations import session_factory
 from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.persistence import Persistence
 from agent_persistence.settings import PersistenceSettings
@@ -336,7 +336,7 @@ async def put_by_a_session_of_the_host(engine: AsyncEngine, store: Store, user_i
 async def test_on_an_engine_of_the_host_s_a_stall_before_commit_is_ended_as_well_and_the_limit_is_gone_afterwards(
     host_s_engine: AsyncEngine, store: Store, user_id: str, put: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transactions, "LONGEST_IDLE", 0.1)
+    monkeypatch.setattr(session_factory, "LONGEST_IDLE", 0.1)
     thread_id = (await store.threads.create(user_id=user_id)).thread_id
 
     with stalled_before_commit(host_s_engine, store) as limits:

@@ -80,7 +80,7 @@ class StateCache:
     Attributes:
         namespace: what every key begins with; the database's own name is part of it, once that is known.
         is_named: whether it is. No key is touched before.
-        flights: the reads of the table that are under way in this process.
+        loads: the reads of the table that are under way in this process.
     """
 
     def __init__(self, redis: Redis, guard: CircuitBreaker, *, namespace: str, ttl_seconds: int) -> None:
@@ -93,7 +93,7 @@ class StateCache:
         self.counts = CacheCounts()
         self._reads = Batcher(self._read_together)
         self._usual_size = 0
-        self.flights: SingleFlight[StateRecord[Any] | None] = SingleFlight()
+        self.loads: SingleFlight[StateRecord[Any] | None] = SingleFlight()
 
     @property
     def redis(self) -> Redis:
@@ -119,7 +119,7 @@ class StateCache:
         """Look a state up."""
         key, deadline = self._key(thread_id, user_id), self._guard.budget()
         try:
-            state, value = await self._reads.do((key, deadline), weight=self._usual_size)
+            state, value = await self._reads.submit((key, deadline), size=self._usual_size)
         except CacheUnavailableError:
             self.counts.unavailable += 1
             state, value = KeyState.BUSY, b""

@@ -1,4 +1,4 @@
-"""Where a store was opened: its connections work in that process and event loop only."""
+"""Affinity: a store's connections work only in the process and the event loop in which it was first used."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from agent_persistence.errors import ClosedError, ForkedError, WrongLoopError
 
 
 class _Process:
-    """Which process this is; asking the kernel for each operation would cost a system call."""
+    """The id of this process, cached: ``os.getpid`` for each operation would cost a system call."""
 
     id = os.getpid()
 
@@ -23,7 +23,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class Affinity:
-    """Remembers the process and the event loop of the first use."""
+    """Binds an object to the process and the event loop of its first use."""
 
     def __init__(self) -> None:
         self._closed = False
@@ -36,28 +36,30 @@ class Affinity:
         return self._loop
 
     def close(self) -> None:
-        """Refuse to be used at all from now on."""
+        """Make every later check raise ``ClosedError``."""
         self._closed = True
 
     @property
     def is_closed(self) -> bool:
-        """Whether nobody may use it any more."""
+        """Whether ``close`` was called."""
         return self._closed
 
     def check_open(self) -> None:
-        """Refuse to be used after the end, in whatever thread.
+        """Raise unless the object is open; works in every thread.
 
         Raises:
-            ClosedError: it is closed.
+            ClosedError: ``close`` was called.
         """
         if self._closed:
             raise ClosedError
 
     def check(self) -> None:
-        """Refuse to be used elsewhere, which the driver would answer with "another operation is in progress" at best.
+        """Raise unless the object is open and used where it belongs; the first call binds it.
+
+        The driver would answer with "another operation is in progress" at best.
 
         Raises:
-            ClosedError: it is closed.
+            ClosedError: ``close`` was called.
             ForkedError: this is a child process.
             WrongLoopError: this is another event loop.
         """

@@ -1,4 +1,4 @@
-"""What a store does by itself from time to time."""
+"""Background tasks that repeat at an interval."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ logger: Final = logging.getLogger("agent_persistence")
 
 
 class PeriodicTasks:
-    """Repeats work until it is stopped. Trouble is logged when it begins and when it is over, not at every turn."""
+    """Runs functions at intervals until stopped. A failure is logged when it starts and when it ends, not each time."""
 
     def __init__(self) -> None:
         self._tasks: list[asyncio.Task[None]] = []
 
     def every(self, seconds: float, work: Callable[[], Awaitable[Any]], name: str) -> None:
-        """Start to repeat some work, the first time after one interval.
+        """Start to run a function at an interval, for the first time after one interval.
 
         Args:
-            seconds: the longest interval; it is up to a fifth shorter, so that many processes do not come at once.
-            name: what the work is called in the log.
+            seconds: the longest interval. Each is up to a fifth shorter, so that many processes spread out.
+            name: names the function in the log.
         """
         self._tasks.append(asyncio.create_task(_repeat(seconds, work, name), name=f"agent-persistence {name}"))
 
     async def stop(self, timeout_seconds: float) -> None:
-        """End all work, and wait for it to end."""
+        """Cancel all tasks, and wait until they have ended or the timeout has passed."""
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -41,9 +41,9 @@ async def _repeat(seconds: float, work: Callable[[], Awaitable[Any]], name: str)
         await asyncio.sleep(seconds * random.uniform(0.8, 1.0))
         try:
             await work()
-        except Exception as error:  # noqa: BLE001 - whatever it was, the next turn must come
+        except Exception as error:  # noqa: BLE001 - whatever it was, the next run must follow
             if not failing:
-                logger.warning("%s failed, and will be tried again: %s", name, type(error).__name__)
+                logger.warning("%s failed and will be retried: %s", name, type(error).__name__)
             failing = True
         else:
             if failing:

@@ -1,4 +1,4 @@
-"""Doing work again until it succeeds, or its time is up."""
+"""Retries: work repeated until it succeeds, its deadline passes, or its caller stops waiting."""
 
 from __future__ import annotations
 
@@ -6,73 +6,151 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final, TypeVar
 
-from agent_persistence.errors import LockTimeoutError, PersistenceError, PoolTimeoutError
+from agent_persistence.errors import (
+    CommitUnknownError,
+    LockTimeoutError,
+    PersistenceError,
+    PoolTimeoutError,
+    UnavailableError,
+)
 
 T = TypeVar("T")
+
+Attempt = Callable[[], Awaitable[T]]
 
 _FIRST_PAUSE: Final = 0.02
 _LONGEST_PAUSE: Final = 1.0
 
 
 class Retries:
-    """Runs work again, as a whole, where an error says that this may help.
+    """Repeats work as a whole after errors that are worth a retry (``PersistenceError.retryable``).
 
-    A pool that has no connection left is not asked again: the wait for one has been long enough already. A lock that
-    could not be had is asked for once more.
+    A pool timeout is not retried, because the caller has waited long enough for a connection. A lock timeout is retried
+    once.
 
     Args:
-        deadline_seconds: how long after the first attempt another one may begin.
-        before_again: told of the error before each further attempt.
-        clock: a monotonic clock.
+        deadline_seconds: how long after the first attempt another one may start.
+        before_retry: called with the error before each further attempt.
+        clock: a monotonic clock, in seconds.
     """
 
     def __init__(
         self,
         deadline_seconds: float,
         *,
-        before_again: Callable[[PersistenceError], Awaitable[None]],
+        before_retry: Callable[[PersistenceError], Awaitable[None]] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._deadline_seconds = deadline_seconds
-        self._before_again = before_again
+        self._before_retry = before_retry
         self._clock = clock
 
     async def run(
-        self,
-        work: Callable[[], Awaitable[T]],
-        *,
-        is_wanted: Callable[[], bool] = lambda: True,
-        waits_for_pool: bool = False,
+        self, attempt: Attempt[T], *, is_wanted: Callable[[], bool] | None = None, waits_for_pool: bool = False
     ) -> T:
-        """Run the work until it succeeds.
+        """Run attempts until one succeeds, and return its result.
 
         Args:
-            is_wanted: whether anybody still waits for it; no further attempt begins otherwise.
-            waits_for_pool: ask for a connection again, however long the wait has been.
+            attempt: makes one attempt each time it is called.
+            is_wanted: whether a caller still waits for the result; if not, no further attempt starts.
+            waits_for_pool: retry pool timeouts as well.
 
         Raises:
-            PersistenceError: that of the last attempt.
+            PersistenceError: the error of the last attempt.
         """
         deadline, pause, lock_timeouts = self._clock() + self._deadline_seconds, _FIRST_PAUSE, 0
         while True:
             try:
-                return await work()
+                return await attempt()
             except PersistenceError as error:
                 lock_timeouts += isinstance(error, LockTimeoutError)
                 may_help = _may_help(error, lock_timeouts) or (waits_for_pool and isinstance(error, PoolTimeoutError))
-                if not may_help or not is_wanted() or self._clock() + pause > deadline:
+                if not may_help or _is_abandoned(is_wanted) or self._clock() + pause > deadline:
                     raise
-                await self._before_again(error)
+                if self._before_retry is not None:
+                    await self._before_retry(error)
                 failure = error
+            # Jitter: writers that collided once would otherwise collide again at the same moment.
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))
-            if not is_wanted():
+            if _is_abandoned(is_wanted):
                 raise failure
             pause = min(pause * 2, _LONGEST_PAUSE)
+
+
+class LostReplyError(UnavailableError):
+    """A request was sent and its reply was lost, so the server may have executed it. Never leaves this package."""
+
+
+class LostReplyRetries:
+    """Retries for stores without transactions: safe calls are repeated, others raise when a reply is lost.
+
+    Attempts raise ``UnavailableError`` where the request was certainly not executed, ``LostReplyError`` where it may
+    have been.
+
+    Args:
+        deadline_seconds: how long after the first attempt another one may start.
+    """
+
+    def __init__(self, deadline_seconds: float) -> None:
+        self._retries = Retries(deadline_seconds)
+
+    async def read(self, attempt: Attempt[T]) -> T:
+        """Run an attempt that changes nothing, however often it is repeated."""
+        try:
+            return await self._retries.run(attempt)
+        except LostReplyError as error:
+            raise UnavailableError(str(error)) from error.__cause__
+
+    async def write(self, attempt: Attempt[T]) -> T:
+        """Run an idempotent attempt: one that recognises what an earlier attempt has already done.
+
+        Raises:
+            CommitUnknownError: a reply was lost, and the server did not come back within the deadline.
+        """
+        lost: list[LostReplyError] = []
+        try:
+            return await self._retries.run(partial(_noting_lost_replies, attempt, lost))
+        except UnavailableError as error:
+            if not lost:
+                raise
+            raise _unknown(lost[-1]) from error.__cause__
+
+    async def write_once(self, attempt: Attempt[T]) -> T:
+        """Run an attempt that would answer differently if it were executed twice, so a lost reply ends it.
+
+        Raises:
+            CommitUnknownError: the reply was lost.
+        """
+        return await self._retries.run(partial(_failing_on_a_lost_reply, attempt))
 
 
 def _may_help(error: PersistenceError, lock_timeouts: int) -> bool:
     if isinstance(error, LockTimeoutError):
         return lock_timeouts == 1
     return error.retryable and not isinstance(error, PoolTimeoutError)
+
+
+def _is_abandoned(is_wanted: Callable[[], bool] | None) -> bool:
+    return is_wanted is not None and not is_wanted()
+
+
+async def _noting_lost_replies(attempt: Attempt[T], lost: list[LostReplyError]) -> T:
+    try:
+        return await attempt()
+    except LostReplyError as error:
+        lost.append(error)
+        raise
+
+
+async def _failing_on_a_lost_reply(attempt: Attempt[T]) -> T:
+    try:
+        return await attempt()
+    except LostReplyError as error:
+        raise _unknown(error) from error.__cause__
+
+
+def _unknown(error: LostReplyError) -> CommitUnknownError:
+    return CommitUnknownError(f"{error}: the request may have been executed; read before you write again")

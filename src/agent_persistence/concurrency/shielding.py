@@ -1,7 +1,7 @@
-"""Work that goes on to its end when its caller is cancelled.
+"""Work that runs to its end although its caller is cancelled.
 
-A cancelled statement costs its connection: the driver can only close it. A cancelled COMMIT costs the answer. So a
-cancelled caller is let go, the work goes on without it, and closing waits for what is left.
+Cancelling a statement costs its connection: the driver can only close it. Cancelling COMMIT costs the answer. So the
+cancelled caller returns at once, the work continues in a task, and closing a store waits for such tasks (``drain``).
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
 
+# The event loop keeps weak references only: without this set a running task could be garbage-collected.
 _running: Final[set[asyncio.Task[Any]]] = set()
 
 
 def start(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-    """Start work that nobody's cancellation reaches; await ``asyncio.shield`` of it."""
+    """Start a task that no caller's cancellation reaches; await ``asyncio.shield`` of it."""
     task = asyncio.ensure_future(work)
     _running.add(task)
     task.add_done_callback(_finished)
@@ -24,12 +25,12 @@ def start(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
 
 
 async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
-    """Await work that goes on when its caller is cancelled."""
+    """Await work that continues if the caller is cancelled."""
     return await asyncio.shield(start(work))
 
 
 async def drain(timeout_seconds: float) -> None:
-    """Wait for the work of this event loop that is still under way."""
+    """Wait until the shielded tasks of this event loop are done, or the timeout has passed."""
     mine = [task for task in _running if task.get_loop() is asyncio.get_running_loop()]
     if mine:
         await asyncio.wait(mine, timeout=timeout_seconds)
@@ -38,4 +39,4 @@ async def drain(timeout_seconds: float) -> None:
 def _finished(task: asyncio.Task[Any]) -> None:
     _running.discard(task)
     if not task.cancelled():
-        task.exception()  # a caller that was cancelled does not ask: the error counts as seen
+        task.exception()  # a cancelled caller never asks: without this asyncio would log "never retrieved"

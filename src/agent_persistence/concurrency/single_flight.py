@@ -1,20 +1,32 @@
-"""Simultaneous callers who want the same thing, served by one of them."""
+"""Single flight: concurrent callers that want the same value share one load."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Hashable
+from collections.abc import Coroutine, Hashable
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from functools import partial
+from typing import Any, Generic, Protocol, TypeVar
 
 from agent_persistence.concurrency.shielding import start
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Work(Protocol[T_co]):
+    """Loads a value. ``waited`` says whether the load has waited for an earlier one of the same key."""
+
+    def __call__(self, *, waited: bool) -> Coroutine[Any, Any, T_co]:
+        """Load it."""
+        ...
 
 
 @dataclass(slots=True, eq=False)
-class _Flight(Generic[T]):
+class _Load(Generic[T]):
+    """One load of a key; its number is drawn when it starts."""
+
     task: asyncio.Task[T] = field(init=False)
     number: int = 0
 
@@ -23,61 +35,61 @@ class _Flight(Generic[T]):
 
 
 class SingleFlight(Generic[T]):
-    """Runs one piece of work a key at a time; whoever came before it started shares its result, however late they ask.
+    """Runs one load a key at a time. Callers that arrived before it started share its result; later ones get the next.
 
-    Who came later waits for the next run: what this one reads may be older than what the latecomer has been told.
-    A flight is a task of its own, so a caller that is cancelled takes nobody down.
+    A later caller must not share it: the load may have read the table before the change that this caller knows of. Each
+    load is a task, so a cancelled caller does not cancel it for the others.
     """
 
     def __init__(self) -> None:
-        self._departures = 0
-        self._visitors: dict[Hashable, int] = {}
-        self._boarding: dict[Hashable, _Flight[T]] = {}
-        self._departed: dict[Hashable, _Flight[T]] = {}
+        self._loads_started = 0
+        self._callers: dict[Hashable, int] = {}
+        self._queued: dict[Hashable, _Load[T]] = {}
+        self._started: dict[Hashable, _Load[T]] = {}
 
-    def come(self, key: Hashable) -> int:
-        """Announce a caller who may want to fly, and who says so when it leaves; return what ``fly`` asks for."""
-        self._visitors[key] = self._visitors.get(key, 0) + 1
-        return self._departures
+    def register(self, key: Hashable) -> int:
+        """Register a caller that may want a load, and return its ticket for ``load``; ``unregister`` must follow."""
+        self._callers[key] = self._callers.get(key, 0) + 1
+        return self._loads_started
 
-    def leave(self, key: Hashable) -> None:
-        """Say that a caller who came is done. With the last one goes what was kept for them."""
-        self._visitors[key] -= 1
-        if not self._visitors[key]:
-            del self._visitors[key]
-            flight = self._departed.get(key)
-            if flight is not None and flight.task.done():
-                del self._departed[key]
+    def unregister(self, key: Hashable) -> None:
+        """Unregister a caller; the last one of a key drops the kept result."""
+        self._callers[key] -= 1
+        if not self._callers[key]:
+            del self._callers[key]
+            load = self._started.get(key)
+            if load is not None and load.task.done():
+                del self._started[key]
 
-    async def fly(self, key: Hashable, work: Callable[[bool], Coroutine[Any, Any, T]], *, came: int) -> T:
-        """Run the work, or share a run; nobody shares the very objects with anybody.
+    async def load(self, key: Hashable, work: Work[T], *, ticket: int) -> T:
+        """Load a value, or share a load that started after the caller registered. Each caller gets a copy.
 
         Args:
-            work: is told whether it has waited for an earlier run.
-            came: what ``come`` returned.
+            work: loads the value.
+            ticket: what ``register`` returned.
         """
-        flight = self._departed.get(key)
-        if flight is None or flight.number <= came or flight.has_failed():
-            flight = self._boarding.get(key)
-        if flight is None:
-            flight = self._boarding[key] = _Flight()  # before its task, which an eager loop runs at once
-            flight.task = start(self._depart(key, work))
-            flight.task.add_done_callback(lambda _: self._clear(key, flight))
-        result = await asyncio.shield(flight.task)
-        return deepcopy(result) if self._visitors[key] > 1 else result
+        load = self._started.get(key)
+        if load is None or load.number <= ticket or load.has_failed():
+            load = self._queued.get(key)
+        if load is None:
+            load = self._queued[key] = _Load()  # before its task, which an eager event loop runs at once
+            load.task = start(self._run(key, work))
+            load.task.add_done_callback(partial(self._forget, key, load))
+        result = await asyncio.shield(load.task)
+        return deepcopy(result) if self._callers[key] > 1 else result
 
-    async def _depart(self, key: Hashable, work: Callable[[bool], Coroutine[Any, Any, T]]) -> T:
-        earlier = self._departed.get(key)
-        under_way = None if earlier is None or earlier.task.done() else earlier.task
-        if under_way is not None:
-            await asyncio.wait([under_way])
-        flight = self._departed[key] = self._boarding.pop(key)
-        flight.number = self._departures = self._departures + 1
-        return await work(under_way is not None)
+    async def _run(self, key: Hashable, work: Work[T]) -> T:
+        earlier = self._started.get(key)
+        running = None if earlier is None or earlier.task.done() else earlier.task
+        if running is not None:
+            await asyncio.wait([running])
+        load = self._started[key] = self._queued.pop(key)
+        load.number = self._loads_started = self._loads_started + 1
+        return await work(waited=running is not None)
 
-    def _clear(self, key: Hashable, flight: _Flight[T]) -> None:
-        """Forget a flight that has ended when nobody is left to share it, or that was cancelled before it departed."""
-        if self._boarding.get(key) is flight:
-            del self._boarding[key]
-        if self._departed.get(key) is flight and key not in self._visitors:
-            del self._departed[key]
+    def _forget(self, key: Hashable, load: _Load[T], _task: asyncio.Task[T]) -> None:
+        """Forget a load that no registered caller can share, and one that was cancelled before it started."""
+        if self._queued.get(key) is load:
+            del self._queued[key]
+        if self._started.get(key) is load and key not in self._callers:
+            del self._started[key]

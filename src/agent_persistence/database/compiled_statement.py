@@ -1,4 +1,4 @@
-"""Statements that SQLAlchemy compiles once: what meets the driver is their text and a tuple of arguments."""
+"""Statements compiled once: SQL text and a tuple of arguments are all that reaches the driver."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.types import TypeEngine
 
 MODELS_AT_ONCE: Final = 64
-"""For so many choices of models the compiled statements are kept."""
+"""How many sets of models keep their compiled statements (the size of each builder's ``lru_cache``)."""
 
-_DIALECT: Final = PGDialect_asyncpg()  # type: ignore[no-untyped-call]  # SQLAlchemy leaves its making untyped
+_DIALECT: Final = PGDialect_asyncpg()  # type: ignore[no-untyped-call]  # SQLAlchemy leaves its constructor untyped
 
 
 class CompiledStatement:
-    """One statement of the models, compiled for asyncpg.
+    """A statement compiled for asyncpg.
 
     Building and compiling a statement costs a millisecond of CPU, finding it in SQLAlchemy's cache a tenth of that;
     this costs a microsecond a value.
 
     Args:
-        statement: with a named ``bindparam`` for whatever differs from call to call.
+        statement: has a named ``bindparam`` for each value that differs from call to call.
 
     Attributes:
-        statement: what was compiled.
+        statement: the statement that was compiled.
         text: the SQL, with ``$1`` for the first argument.
     """
 
@@ -37,14 +37,14 @@ class CompiledStatement:
         self.text = str(compiled)
         self._translated: dict[frozenset[tuple[str | None, str]], str] = {}
         binds = [compiled.binds[name] for name in compiled.positiontup]
-        self._parameters = [(bind.key, bind.value, _writer(bind.type)) for bind in binds]
+        self._parameters = [(bind.key, bind.value, _bind_processor(bind.type)) for bind in binds]
         columns = list(statement.exported_columns)
         self._make_row = partial(tuple.__new__, _row_class([str(column.name) for column in columns]))
-        readers = [_processors(column.type).result_processor(_DIALECT, None) for column in columns]
-        self._readers = [(place, read) for place, read in enumerate(readers) if read is not None]
+        readers = [_dialect_type(column.type).result_processor(_DIALECT, None) for column in columns]
+        self._readers = [(index, read) for index, read in enumerate(readers) if read is not None]
 
     def translated(self, schemas: Mapping[str | None, str]) -> str:
-        """The SQL for other schemas, as ``schema_translate_map`` names them."""
+        """Return the SQL for other schemas, given as in SQLAlchemy's ``schema_translate_map``."""
         key = frozenset(schemas.items())
         if key not in self._translated:
             options: dict[str, Any] = {"schema_translate_map": schemas, "render_schema_translate": True}
@@ -52,33 +52,37 @@ class CompiledStatement:
         return self._translated[key]
 
     def arguments(self, values: Mapping[str, Any]) -> tuple[Any, ...]:
-        """Put the values in their places."""
+        """Return the driver's arguments: the values by parameter name, or the parameters' defaults."""
         return tuple(
             [
-                values.get(name, given) if write is None else write(values.get(name, given))
-                for name, given, write in self._parameters
+                values.get(name, default) if write is None else write(values.get(name, default))
+                for name, default, write in self._parameters
             ]
         )
 
     def rows(self, raw: Sequence[Iterable[Any]]) -> list[Any]:
-        """Read what the driver returned, as the types of the columns say; a named tuple a row."""
+        """Convert the driver's rows by the types of their columns, to named tuples."""
         columns: list[Iterable[Any]] = list(zip(*raw, strict=True))  # by columns: half the time of going by rows
         if not columns:
             return []
-        for place, read in self._readers:
-            columns[place] = [None if value is None else read(value) for value in columns[place]]
+        for index, read in self._readers:
+            columns[index] = [None if value is None else read(value) for value in columns[index]]
         return list(map(self._make_row, zip(*columns, strict=True)))
 
 
-def _writer(kind: TypeEngine[Any]) -> Callable[[Any], Any] | None:
-    """What turns a value into the driver's. SQLAlchemy's own for arrays looks for arrays in each item of them."""
+def _bind_processor(kind: TypeEngine[Any]) -> Callable[[Any], Any] | None:
+    """Return what converts a value for the driver. SQLAlchemy's own for arrays looks for arrays in each item."""
     if not isinstance(kind, ARRAY):
-        return _processors(kind).bind_processor(_DIALECT)
-    write = _writer(kind.item_type)
-    return None if write is None else lambda items: [write(item) for item in items]
+        return _dialect_type(kind).bind_processor(_DIALECT)
+    write = _bind_processor(kind.item_type)
+    return None if write is None else partial(_each, write)
 
 
-def _processors(kind: TypeEngine[Any]) -> TypeEngine[Any]:
+def _each(write: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
+    return [write(item) for item in items]
+
+
+def _dialect_type(kind: TypeEngine[Any]) -> TypeEngine[Any]:
     return kind.dialect_impl(_DIALECT)
 
 

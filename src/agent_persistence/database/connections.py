@@ -1,7 +1,7 @@
-"""Connections of the engine's pool, lent to one statement after the other for as long as there is work.
+"""Connections of the engine's pool that stay checked out between statements while there is work.
 
-A checkout passes through two greenlets and several listeners, which costs more than a short statement does. So a
-connection is kept between statements, for milliseconds: then it is back in the pool, for whoever uses the engine.
+A checkout passes two greenlets and several event listeners, which costs more than a short statement does. So a
+connection is kept for some milliseconds after a statement, and then returned to the pool for the engine's other users.
 """
 
 from __future__ import annotations
@@ -25,44 +25,47 @@ from agent_persistence.errors import PersistenceError, PoolTimeoutError, Unavail
 _statement_log: Final = logging.getLogger("sqlalchemy.engine.Engine")
 
 _IDLE_SECONDS: Final = 0.02
-_LONGEST_SECONDS: Final = 1.0  # then others who wait for the pool have their turn
+_LONGEST_SECONDS: Final = 1.0  # then the pool's other users have their turn
 _CLOSED: Final = "the connection was closed; try again"
 
 
 class PinnedConnection:
-    """A connection that commits each statement, unless it is told to begin a transaction.
+    """A connection that stays checked out between statements. Each one commits, unless ``begin`` was called.
 
     Attributes:
-        connection: SQLAlchemy's, for statements that are not compiled.
+        connection: SQLAlchemy's connection, for statements that are not compiled.
+        checked_out_at: when it was checked out, in the event loop's time.
+        used_at: when it was last released.
     """
 
     def __init__(self, connection: AsyncConnection, driver: asyncpg.Connection, engine: Engine, now: float) -> None:
         self.connection = connection
         self._driver = driver
         self._engine = engine
-        self.since = self.used = now
+        self.checked_out_at = self.used_at = now
 
     async def fetch(self, statement: CompiledStatement, **values: Any) -> list[Any]:
-        """Run a compiled statement.
+        """Run a compiled statement, and return its rows as named tuples.
 
         Raises:
-            PersistenceError: what the driver raised, in our words.
+            PersistenceError: the driver's error, translated.
         """
         arguments = statement.arguments(values)
         try:
             if _is_observed(self._engine):
                 rows = list(await self._observed(self.connection.exec_driver_sql(statement.text, arguments)))
             else:
+                # asyncpg directly: SQLAlchemy's cursor, result and event layers cost three times a short statement.
                 rows = await self._driver.fetch(statement.text, *arguments)
         except DRIVER_ERRORS as error:
-            raise self._in_our_words(error) from error
+            raise self._translated(error) from error
         return statement.rows(rows)
 
     async def execute(self, statement: Executable, rows: Sequence[Mapping[str, Any]] | None = None) -> Result[Any]:
-        """Run a statement that is not compiled.
+        """Run a statement that is not compiled, once for each row of parameters.
 
         Raises:
-            PersistenceError: what the driver raised, in our words.
+            PersistenceError: the driver's error, translated.
         """
         with translated():
             return await self._observed(self.connection.execute(statement, rows))
@@ -71,20 +74,20 @@ class PinnedConnection:
         """Begin a transaction.
 
         Raises:
-            PersistenceError: what the driver raised, in our words.
+            PersistenceError: the driver's error, translated.
         """
         try:
             await self._driver.execute("BEGIN;")
         except DRIVER_ERRORS as error:
-            raise self._in_our_words(error) from error
+            raise self._translated(error) from error
 
     async def commit(self) -> None:
-        """Commit it. The driver's errors leave as they are, as from `roll_back`.
+        """Commit the transaction. Driver errors pass unchanged, so that the caller can tell what became of it.
 
         Raises:
-            UnavailableError: the connection was closed before, so nothing was sent.
+            UnavailableError: the connection was closed before COMMIT was sent.
         """
-        if _is_observed(self._engine):  # SQLAlchemy itself sends nothing
+        if _is_observed(self._engine):  # for the listeners: in AUTOCOMMIT SQLAlchemy itself sends nothing
             if not self.connection.in_transaction():
                 await self.connection.begin()
             await self.connection.commit()
@@ -92,50 +95,50 @@ class PinnedConnection:
             raise UnavailableError(_CLOSED)
         await self._driver.execute("COMMIT;")
 
-    async def roll_back(self) -> None:
-        """Undo what is not committed, if anything is."""
+    async def rollback(self) -> None:
+        """Roll the transaction back, if there is one. Driver errors pass unchanged."""
         if self.connection.in_transaction():
             await self.connection.rollback()
         if self._driver.is_in_transaction():
             await self._driver.execute("ROLLBACK;")
 
-    async def drop(self) -> None:
-        """Close the connection, which makes room for another."""
+    async def discard(self) -> None:
+        """Close the connection instead of returning it, so that the pool can open another one."""
         with suppress(*DRIVER_ERRORS):
             await self.connection.invalidate()
         with suppress(*DRIVER_ERRORS):
             await self.connection.close()
 
+    @property
+    def is_clean(self) -> bool:
+        """Whether another statement may run: the connection is open and in no transaction."""
+        return not self._driver.is_closed() and not self._driver.is_in_transaction()
+
     async def _observed(self, execution: Awaitable[Result[Any]]) -> Result[Any]:
-        """Let SQLAlchemy run a statement; what it takes for a transaction then is none, unless one was begun."""
+        """Let SQLAlchemy run a statement, and end the transaction it believes in unless ``begin`` was called."""
         result = await execution
         if not self._driver.is_in_transaction():
             await self.connection.rollback()
         return result
 
-    def _in_our_words(self, error: BaseException) -> PersistenceError:
+    def _translated(self, error: BaseException) -> PersistenceError:
         if isinstance(error, asyncpg.InterfaceError) and self._driver.is_closed():
             return UnavailableError(_CLOSED)
         return translate(error)
 
-    @property
-    def is_clean(self) -> bool:
-        """Whether another statement may run on it."""
-        return not self._driver.is_closed() and not self._driver.is_in_transaction()
-
 
 def _is_observed(engine: Engine) -> bool:
-    """Whether somebody listens to the engine's statements, or has them logged; then they go the long way."""
+    """Whether the engine has statement listeners, or logs statements: then statements must pass through SQLAlchemy."""
     listeners = engine.dispatch
     told = listeners.before_cursor_execute or listeners.after_cursor_execute or listeners.commit
     return bool(told or _statement_log.isEnabledFor(logging.INFO))
 
 
-class ConnectionPins:
-    """Lends connections; whoever comes when all are lent waits for the next one that is given back.
+class PinnedConnections:
+    """Pins connections of the pool for one caller at a time; callers beyond their number wait for a release.
 
     Args:
-        most: so many are taken from the pool at most.
+        most: maximum number of connections taken from the pool.
         wait_seconds: the longest wait for one.
     """
 
@@ -144,71 +147,79 @@ class ConnectionPins:
         self._committing = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._most = most
         self._wait_seconds = wait_seconds
-        self._taken = 0
+        self._checked_out = 0
         self._idle: list[PinnedConnection] = []
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._timer: asyncio.TimerHandle | None = None
-        self._renewed = 0.0
+        self._invalidated_at = 0.0
 
     @asynccontextmanager
-    async def lend(self) -> AsyncIterator[PinnedConnection]:
-        """Lend a connection for the length of a block.
+    async def use(self) -> AsyncIterator[PinnedConnection]:
+        """Acquire a connection for the length of a block.
 
         Raises:
-            PoolTimeoutError: none was given back in time.
+            PoolTimeoutError: no connection was released in time.
         """
-        lease = await self.take()
+        pinned = await self.acquire()
         try:
-            yield lease
+            yield pinned
         finally:
-            self.give_back(lease)
+            self.release(pinned)
 
-    async def take(self) -> PinnedConnection:
-        """Borrow a connection; give it back."""
+    async def acquire(self) -> PinnedConnection:
+        """Acquire a connection; ``release`` must follow.
+
+        Raises:
+            PoolTimeoutError: no connection was released in time.
+        """
         while True:
             if self._idle:
-                lease = self._idle.pop()
-                if lease.is_clean:
-                    return lease
-                self._end(lease)
-            elif self._taken < self._most:
-                return await self._open()
+                pinned = self._idle.pop()  # the last one used: the others become idle for long enough to be returned
+                if pinned.is_clean:
+                    return pinned
+                self._return(pinned)
+            elif self._checked_out < self._most:
+                return await self._check_out()
             else:
                 await self._wait()
 
-    def give_back(self, lease: PinnedConnection) -> None:
-        """Let others have the connection; nothing is awaited, so a cancelled caller can do so as well."""
-        lease.used = now = asyncio.get_running_loop().time()
-        if not lease.is_clean or now - lease.since > _LONGEST_SECONDS or lease.since <= self._renewed:
-            self._end(lease)
+    def release(self, pinned: PinnedConnection) -> None:
+        """Release a connection to the next caller. Nothing is awaited, so a cancelled caller can do it too."""
+        pinned.used_at = now = asyncio.get_running_loop().time()
+        is_old = now - pinned.checked_out_at > _LONGEST_SECONDS or pinned.checked_out_at <= self._invalidated_at
+        if is_old or not pinned.is_clean:
+            self._return(pinned)
             return
-        self._idle.append(lease)
+        self._idle.append(pinned)
         self._wake()
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_IDLE_SECONDS, self._return_idle)
 
     async def aclose(self) -> None:
-        """Give every idle connection back to the pool."""
+        """Return every idle connection to the pool."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         idle, self._idle = self._idle, []
-        for lease in idle:
-            await self._close(lease)
+        for pinned in idle:
+            await self._close(pinned)
 
-    async def renew(self) -> None:
-        """Before the engine is disposed of: its old pool closes nothing that comes back later, so that is done here."""
-        self._renewed = asyncio.get_running_loop().time()
+    async def invalidate(self) -> None:
+        """Close all pinned connections, now or when they are released; call it before the engine is disposed of.
+
+        The disposed pool would not close those that come back later.
+        """
+        self._invalidated_at = asyncio.get_running_loop().time()
         await self.aclose()
 
-    async def _open(self) -> PinnedConnection:
-        self._taken += 1
+    async def _check_out(self) -> PinnedConnection:
+        self._checked_out += 1
         try:
             with translated():
                 connection = await self._committing.connect()
                 driver: Any = (await connection.get_raw_connection()).driver_connection
         except BaseException:
-            self._taken -= 1
+            self._checked_out -= 1
             self._wake()
             raise
         return PinnedConnection(connection, driver, self._engine.sync_engine, asyncio.get_running_loop().time())
@@ -223,7 +234,7 @@ class ConnectionPins:
             raise PoolTimeoutError("every connection is in use; raise PERSISTENCE_POOL_SIZE") from error
         except asyncio.CancelledError:
             if waiter.done() and not waiter.cancelled():
-                self._wake()  # the connection that was meant for this one
+                self._wake()  # hand the released connection on to the next caller
             raise
 
     def _wake(self) -> None:
@@ -234,24 +245,24 @@ class ConnectionPins:
                 return
 
     def _return_idle(self) -> None:
-        """Return what has not been used for a while; what is in use returns later."""
+        """Return connections that were not used for a while; look again later for the others."""
         loop = asyncio.get_running_loop()
         due = loop.time() - _IDLE_SECONDS
-        for lease in [lease for lease in self._idle if lease.used <= due]:
-            self._idle.remove(lease)
-            self._end(lease)
+        for pinned in [pinned for pinned in self._idle if pinned.used_at <= due]:
+            self._idle.remove(pinned)
+            self._return(pinned)
         self._timer = loop.call_later(_IDLE_SECONDS, self._return_idle) if self._idle else None
 
-    def _end(self, lease: PinnedConnection) -> None:
-        start(self._close(lease))
+    def _return(self, pinned: PinnedConnection) -> None:
+        start(self._close(pinned))
 
-    async def _close(self, lease: PinnedConnection) -> None:
+    async def _close(self, pinned: PinnedConnection) -> None:
         try:
             with suppress(*DRIVER_ERRORS):
-                if lease.is_clean and lease.since > self._renewed:
-                    await lease.connection.close()
-                elif not lease.connection.closed:
-                    await lease.drop()
+                if pinned.is_clean and pinned.checked_out_at > self._invalidated_at:
+                    await pinned.connection.close()
+                elif not pinned.connection.closed:
+                    await pinned.discard()
         finally:
-            self._taken -= 1
+            self._checked_out -= 1
             self._wake()

@@ -1,4 +1,4 @@
-"""What the driver says, in the words of this package: by connection state and sqlstate, never by English text."""
+"""Maps driver errors to this package's exceptions: by connection state and sqlstate, never by English text."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from agent_persistence.errors import (
     UniqueConflictError,
 )
 
-# SQLAlchemy 2.0 lets through as they are the driver's own errors of connecting; 2.1 wraps them.
+# SQLAlchemy 2.0 does not wrap the driver's errors of connecting; 2.1 does.
 DRIVER_ERRORS: Final = (SQLAlchemyError, OSError, PostgresError, InterfaceError, InternalClientError)
 
 _TRY_AGAIN: Final = {
@@ -47,11 +47,11 @@ _TOO_SLOW: Final = {
     "25P03",  # idle_in_transaction_session_timeout
     "25P04",  # transaction_timeout
 }
-# None has a code worth reading: a plan from before a migration, no server of the kind that the URL asks for, and a
-# connection that the server has announced to end, but not ended yet ("cannot switch to state").
-_PASSING: Final = {"InvalidCachedStatementError", "TargetServerAttributeNotMatched", "InternalClientError"}
+# Transient errors without a useful code: a cached plan from before a migration, no server of the kind that the URL asks
+# for, and a connection whose end the server has announced ("cannot switch to state").
+_TRANSIENT: Final = {"InvalidCachedStatementError", "TargetServerAttributeNotMatched", "InternalClientError"}
 _NO_SCHEMA: Final = {"42P01", "42703", "42704", "3F000"}  # undefined table, column, object, schema
-# Of a pooler that prepared statements and start-up parameters were sent to; of other protocol errors as well.
+# Sent by a pooler that met prepared statements or start-up parameters, and for other protocol errors too.
 _POOLER: Final = {
     "08P01",  # protocol_violation: an unsupported start-up parameter
     "26000",  # invalid_sql_statement_name: it was prepared on another connection of the server
@@ -64,7 +64,7 @@ _UNREACHABLE: Final = "the database cannot be reached, or closed the connection;
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Let only errors of this package leave the block; the driver's own is the cause."""
+    """Translate driver errors that leave the block; the driver's error is the cause."""
     try:
         yield
     except DRIVER_ERRORS as error:
@@ -72,46 +72,48 @@ def translated() -> Iterator[None]:
 
 
 class Verdict(StrEnum):
-    """What an error of the driver means for the work that met it."""
+    """The consequence of a driver error for the work that met it."""
 
     RETRY = "retry"
-    """Nothing was committed, and the same work may succeed when it is done again."""
+    """Nothing was committed; a retry may succeed."""
     AMBIGUOUS = "ambiguous"
-    """The connection closed during COMMIT: it may have arrived or not."""
+    """The connection closed during COMMIT: the work may be committed or not."""
     CONFLICT = "conflict"
-    """Nothing was committed: somebody else has what may exist once."""
+    """Nothing was committed: a unique value is taken."""
     TIMEOUT = "timeout"
-    """Nothing was committed: the server's limit for a statement, a lock or a transaction was reached."""
+    """Nothing was committed: a statement, lock or transaction timeout of the server passed."""
     FATAL = "fatal"
-    """Nothing was committed, and nothing would be the next time."""
+    """Nothing was committed; a retry would fail as well."""
 
 
 def classify(error: BaseException, *, committing: bool = False) -> Verdict:
-    """Say what became of the work that met this error, and whether doing it again may help.
+    """Classify an error: what became of the work, and whether a retry may help.
 
     Args:
-        committing: whether COMMIT was under way.
+        committing: whether the error came from COMMIT.
     """
     sqlstate = sqlstate_of(error)
     if sqlstate in _TAKEN:
         return Verdict.CONFLICT
     if sqlstate in _TOO_SLOW:
         return Verdict.TIMEOUT
-    if not _is_passing(error, sqlstate):
+    if not _is_transient(error, sqlstate):
         return Verdict.FATAL
     return Verdict.AMBIGUOUS if committing and not _certainly_undone(error) else Verdict.RETRY
 
 
 def translate(error: BaseException, *, committing: bool = False) -> PersistenceError:
-    """Say in our own words what SQLAlchemy or the driver raised.
+    """Return this package's exception for an error of SQLAlchemy or the driver.
 
-    The driver's error loses its DETAIL, which repeats rows: it would stand in every traceback that is logged.
+    The DETAIL is removed from the driver's error: it repeats row contents, which would reach every logged traceback.
     """
     for candidate in _chain(error):
         _remove_detail(candidate)
     match classify(error, committing=committing):
         case Verdict.RETRY if isinstance(error, QueuePoolTimeout):
-            return PoolTimeoutError("every connection is in use; raise PERSISTENCE_POOL_SIZE or hold them shorter")
+            return PoolTimeoutError(
+                "every connection is in use; raise PERSISTENCE_POOL_SIZE or release connections sooner"
+            )
         case Verdict.RETRY:
             return UnavailableError(_UNREACHABLE + _advice(error))
         case Verdict.AMBIGUOUS:
@@ -127,7 +129,7 @@ def translate(error: BaseException, *, committing: bool = False) -> PersistenceE
 
 
 def sqlstate_of(error: BaseException) -> str | None:
-    """Return the server's five-character code, or ``None`` where the server did not speak."""
+    """Return the server's five-character code, or ``None`` if the error did not come from the server."""
     for candidate in _chain(error):
         code = getattr(candidate, "sqlstate", None)
         if isinstance(code, str):
@@ -136,7 +138,7 @@ def sqlstate_of(error: BaseException) -> str | None:
 
 
 def constraint_of(error: BaseException) -> str | None:
-    """Return the name of the constraint that refused, or ``None``."""
+    """Return the name of the violated constraint, or ``None``."""
     for candidate in _chain(error):
         name = getattr(candidate, "constraint_name", None)
         if isinstance(name, str):
@@ -144,17 +146,17 @@ def constraint_of(error: BaseException) -> str | None:
     return None
 
 
-def _is_passing(error: BaseException, sqlstate: str | None) -> bool:
+def _is_transient(error: BaseException, sqlstate: str | None) -> bool:
     if isinstance(error, OSError | QueuePoolTimeout) or getattr(error, "connection_invalidated", False):
-        return True  # TimeoutError, of the driver's own waits, is an OSError
+        return True  # the driver's timeouts are OSErrors too
     if sqlstate is not None and (sqlstate in _TRY_AGAIN or sqlstate.startswith("08")):
         return True
-    return any(type(candidate).__name__ in _PASSING for candidate in _chain(error))
+    return any(type(candidate).__name__ in _TRANSIENT for candidate in _chain(error))
 
 
 def _fatal(error: BaseException) -> PersistenceError:
     if isinstance(error, InvalidRequestError):
-        return DatabaseError("the session cannot be used: its unit of work is over, has failed, or two tasks share it")
+        return DatabaseError("the session cannot be used: its unit of work has ended or failed, or two tasks share it")
     if isinstance(error, SQLAlchemyError) and not isinstance(error, DBAPIError):
         return DatabaseError(f"SQLAlchemy refused: {type(error).__name__}")
     sqlstate = sqlstate_of(error)
@@ -169,9 +171,10 @@ def _advice(error: BaseException) -> str:
 
 
 def _certainly_undone(error: BaseException) -> bool:
-    """Whether the server refused the COMMIT, or the driver did not send it because it knew of the closed connection.
+    """Whether COMMIT was refused, or never sent.
 
-    Or whether the connection was lost before, by a statement that the session ran first: COMMIT is none of those.
+    It was not sent where the driver knew that the connection was closed, or where a statement that the session runs
+    before COMMIT met the error.
     """
     if getattr(error, "statement", None) is not None:
         return True
@@ -183,7 +186,7 @@ def _certainly_undone(error: BaseException) -> bool:
 
 def _remove_detail(error: BaseException) -> None:
     if getattr(error, "detail", None):
-        error.detail = None  # type: ignore[attr-defined]  # asyncpg's, and what SQLAlchemy makes of it
+        error.detail = None  # type: ignore[attr-defined]  # asyncpg's attribute, and that of SQLAlchemy's wrapper
     error.args = tuple(one.partition(_DETAIL)[0] if isinstance(one, str) else one for one in error.args)
 
 

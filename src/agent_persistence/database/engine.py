@@ -1,4 +1,4 @@
-"""The engine, with the limits that the settings name."""
+"""The SQLAlchemy engine, with the time limits of the settings."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ _GRACE_SECONDS: Final = 2.0
 
 
 def make_engine(url: DatabaseUrl, settings: PersistenceSettings, *, keeps_cache: bool) -> AsyncEngine:
-    """Make an engine whose every wait has an end. Nothing connects yet.
+    """Create an engine on which every wait has a time limit. Nothing connects yet.
 
     Args:
-        keeps_cache: whether its writers tell the cache themselves, so that the triggers of ``outside-writes`` need not.
+        keeps_cache: whether this process invalidates cached states itself, so that the triggers of ``outside-writes``
+            skip its writes.
     """
     engine = create_async_engine(
         url.sqlalchemy_url,
@@ -29,7 +30,7 @@ def make_engine(url: DatabaseUrl, settings: PersistenceSettings, *, keeps_cache:
         max_overflow=settings.max_overflow,
         pool_timeout=settings.pool_timeout,
         pool_recycle=settings.pool_recycle,
-        hide_parameters=True,  # they are message contents: they must not stand in exceptions and logs
+        hide_parameters=True,  # parameters are message contents, which must not reach exceptions and logs
     )
     if not settings.pgbouncer:
         _limit_transactions(engine, settings.transaction_timeout)
@@ -37,12 +38,12 @@ def make_engine(url: DatabaseUrl, settings: PersistenceSettings, *, keeps_cache:
 
 
 def _connect_args(url: DatabaseUrl, settings: PersistenceSettings, *, keeps_cache: bool) -> dict[str, Any]:
-    # The server ends a statement by itself; the client's own limit is for a server that no longer answers.
+    # The server's statement_timeout comes first; the client's limit is for a server that no longer answers.
     patience = {"timeout": settings.connect_timeout, "command_timeout": settings.statement_timeout + _GRACE_SECONDS}
     arguments = {**patience, **url.connect_args}
     if settings.pgbouncer:
-        # Unnamed statements only: named ones live on a server connection that the next transaction may not get.
-        # The pooler also refuses start-up parameters; set the timeouts with ALTER ROLE there.
+        # Unnamed statements only: a named one exists on one server connection, which the next transaction may not get.
+        # The pooler also refuses start-up parameters, so there the timeouts are set with ALTER ROLE.
         return {**arguments, "statement_cache_size": 0, "prepared_statement_cache_size": 0}
     limits = {
         "statement_timeout": settings.statement_timeout,
@@ -55,7 +56,7 @@ def _connect_args(url: DatabaseUrl, settings: PersistenceSettings, *, keeps_cach
 
 
 def _limit_transactions(engine: AsyncEngine, seconds: float) -> None:
-    """Keep transactions shorter than the cache's quarantine; a server before 17 knows no such limit."""
+    """Keep transactions shorter than the cache's quarantine, on PostgreSQL 17 or newer."""
 
     @event.listens_for(engine.sync_engine, "connect")
     def set_transaction_timeout(connection: Any, _record: Any) -> None:
@@ -65,9 +66,9 @@ def _limit_transactions(engine: AsyncEngine, seconds: float) -> None:
 
 
 def terminator_of(engine: AsyncEngine) -> Callable[[], None]:
-    """Make what closes all connections of a new engine at once, without a word to a server that may not listen.
+    """Return a function that closes all connections of a new engine at once, without telling the server.
 
-    Whoever waits for an answer on one of them is told that it was closed.
+    It is for a server that no longer answers. Callers that wait on a connection get an error.
     """
     connections: WeakSet[Any] = WeakSet()
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from sqlalchemy import insert
 
 from agent_persistence.cache import StateCache
 from agent_persistence.concurrency.batching import ALONE, IN_DOUBT, Alone, Batch
 from agent_persistence.concurrency.retries import Retries
-from agent_persistence.database.connections import ConnectionPins, PinnedConnection
-from agent_persistence.database.driver_errors import DRIVER_ERRORS, Verdict, classify, translate, translated
+from agent_persistence.database.connections import PinnedConnection, PinnedConnections
+from agent_persistence.database.driver_errors import DRIVER_ERRORS, Verdict, classify, translated
 from agent_persistence.errors import CommitUnknownError, PersistenceError, UnavailableError
 from agent_persistence.models import Models
 from agent_persistence.records import Touched
@@ -25,43 +25,88 @@ ResultT = TypeVar("ResultT")
 
 @dataclass(slots=True)
 class Written(Generic[ResultT]):
-    """What a transaction has written, before its COMMIT.
+    """The result of a write, before its COMMIT.
 
     Attributes:
-        results: one for each item, in their order; ``ALONE`` where its rows could not be written with the others'.
-        proof: what shows that it was committed; ``None`` if there is nothing to commit.
-        touched: the latest states that it leaves behind.
+        results: one for each item, in their order; ``ALONE`` for an item that could not be written with the others.
+        evidence: shows afterwards whether the transaction was committed; ``None`` if there is nothing to commit.
+        touched: the latest states that the transaction leaves.
     """
 
     results: Sequence[ResultT | Alone]
-    proof: CommitEvidence | None
+    evidence: CommitEvidence | None
     touched: Touched = field(default_factory=dict)
 
 
+Write = Callable[[PinnedConnection, list[ItemT]], Awaitable[Written[ResultT]]]
+Execute = Callable[[list[ItemT], Write[ItemT, ResultT]], Awaitable[Sequence[ResultT | Alone]]]
+
 NO_REPLY: Final = "the connection closed before the reply; a message with an id of yours can be sent again"
-"""Why nobody knows whether a message was added."""
+"""Why it is unknown whether a message was added."""
+
+
+class Settle(Protocol):
+    """Returns if a transaction is committed although its COMMIT raised; see ``Commit.settle``."""
+
+    async def __call__(
+        self, error: BaseException, evidence: CommitEvidence | None, /, *, otherwise: bool | None
+    ) -> None:
+        """Settle it, or raise."""
 
 
 class _ReplyLostError(UnavailableError):
     """A statement that commits by itself may have done so before its connection was lost."""
 
 
+@dataclass(slots=True)
+class _GroupWrite(Generic[ItemT, ResultT]):
+    """A batch over all of its attempts.
+
+    Attributes:
+        alone: what items without a result get: ``IN_DOUBT`` once the reply to an attempt was lost.
+    """
+
+    batch: Batch[ItemT]
+    write: Write[ItemT, ResultT]
+    execute: Execute[ItemT, ResultT]
+    alone: Alone = ALONE
+
+    async def attempt(self) -> Sequence[ResultT | Alone]:
+        """Write the items whose callers still wait."""
+        wanted = self.batch.wanted()
+        results = self.all_alone()
+        if not wanted:
+            return results
+        try:
+            done = await self.execute(self.batch.chosen(wanted), self.write)
+        except _ReplyLostError:
+            self.alone = IN_DOUBT
+            raise
+        for index, result in zip(wanted, done, strict=True):
+            results[index] = self.alone if result is ALONE else result
+        return results
+
+    def all_alone(self) -> list[ResultT | Alone]:
+        """Return the result that lets each item run alone."""
+        return [self.alone] * len(self.batch.items)
+
+
 class GroupCommit:
-    """Commits what several callers write at once, with the cache's protocol around it; all of it or nothing.
+    """Commits writes of several callers in one transaction, following the cache protocol; all of them or none.
 
     Args:
-        settle: says what became of a transaction whose COMMIT got no reply; ``None`` if nobody knows.
+        settle: settles a COMMIT that raised.
     """
 
     def __init__(
         self,
-        leases: ConnectionPins,
+        connections: PinnedConnections,
         models: Models[Any, Any],
         cache: StateCache | None,
         retries: Retries,
-        settle: Callable[[CommitEvidence], Awaitable[bool | None]],
+        settle: Settle,
     ) -> None:
-        self._leases = leases
+        self._connections = connections
         self._models = models
         self._cache = cache
         self._retries = retries
@@ -70,86 +115,66 @@ class GroupCommit:
     async def run(
         self,
         batch: Batch[ItemT],
-        write: Callable[[PinnedConnection, list[ItemT]], Awaitable[Written[ResultT]]],
         *,
-        is_repeatable: bool = False,
+        write: Write[ItemT, ResultT],
+        is_repeatable: Callable[[ItemT], bool] | None = None,
     ) -> Sequence[ResultT | Alone]:
-        """Write items, again while that may help and for whom it is still wanted.
+        """Write the items; retry transient errors for callers that still wait.
 
-        An error that one item may have caused makes each be written alone, where it finds the one that did.
+        After an error that one item may have caused, each is written alone, where the error meets its own caller.
 
         Args:
-            is_repeatable: whether it is one statement that does no harm when it is run once more, however late: then it
-                commits by itself, and nothing need be asked when its reply is lost.
+            is_repeatable: whether an item does no harm if it is written twice, however late. If that holds for all
+                of them, the statement commits by itself, which saves two round trips, and a lost reply needs no
+                settlement.
 
         Raises:
-            UnavailableError: nobody's item could be written.
-            CommitUnknownError: nobody knows whether they were.
+            UnavailableError: no item was written.
+            CommitUnknownError: it is unknown whether the items were written.
         """
-        attempt_once = self._in_statement if is_repeatable else self._in_transaction
-        alone: Alone = ALONE
-
-        async def attempt() -> Sequence[ResultT | Alone]:
-            nonlocal alone
-            wanted = batch.wanted()
-            results: list[ResultT | Alone] = [alone] * len(batch.items)
-            if not wanted:
-                return results
-            try:
-                done = await attempt_once(batch.chosen(wanted), write)
-            except _ReplyLostError:
-                alone = IN_DOUBT
-                raise
-            for place, result in zip(wanted, done, strict=True):
-                results[place] = alone if result is ALONE else result
-            return results
-
+        commits_alone = is_repeatable is not None and all(map(is_repeatable, batch.items))
+        execute: Execute[ItemT, ResultT] = self._in_statement if commits_alone else self._in_transaction
+        group = _GroupWrite(batch, write, execute)
         try:
-            return await self._retries.run(attempt)
+            return await self._retries.run(group.attempt)
         except UnavailableError as error:
-            if alone is IN_DOUBT:
+            if group.alone is IN_DOUBT:
                 raise CommitUnknownError(NO_REPLY) from error
             raise
         except CommitUnknownError:
             raise
         except PersistenceError:
-            return [alone] * len(batch.items)
+            return group.all_alone()
 
-    async def _in_statement(
-        self, items: list[ItemT], write: Callable[[PinnedConnection, list[ItemT]], Awaitable[Written[ResultT]]]
-    ) -> Sequence[ResultT | Alone]:
-        async with self._leases.lend() as lease:
+    async def _in_statement(self, items: list[ItemT], write: Write[ItemT, ResultT]) -> Sequence[ResultT | Alone]:
+        async with self._connections.use() as connection:
             try:
-                return (await write(lease, items)).results
+                return (await write(connection, items)).results
             except UnavailableError as error:
                 if error.__cause__ is None or classify(error.__cause__, committing=True) is not Verdict.AMBIGUOUS:
                     raise
                 raise _ReplyLostError("the connection closed before the reply; try again") from error.__cause__
 
-    async def _in_transaction(
-        self, items: list[ItemT], write: Callable[[PinnedConnection, list[ItemT]], Awaitable[Written[ResultT]]]
-    ) -> Sequence[ResultT | Alone]:
-        lease = await self._leases.take()
-        try:
-            await lease.begin()
-            written = await write(lease, items)
-            if written.proof is None:
-                with translated():
-                    await lease.roll_back()
-            else:
-                await self._commit(lease, written, written.proof)
+    async def _in_transaction(self, items: list[ItemT], write: Write[ItemT, ResultT]) -> Sequence[ResultT | Alone]:
+        async with self._connections.use() as connection:
+            try:
+                await connection.begin()
+                written = await write(connection, items)
+                if written.evidence is None:
+                    with translated():
+                        await connection.rollback()
+                else:
+                    await self._commit(connection, written, written.evidence)
+            except BaseException:
+                with suppress(*DRIVER_ERRORS, PersistenceError):
+                    await connection.rollback()
+                raise
             return written.results
-        except BaseException:
-            with suppress(*DRIVER_ERRORS, PersistenceError):
-                await lease.roll_back()
-            raise
-        finally:
-            self._leases.give_back(lease)
 
-    async def _commit(self, lease: PinnedConnection, written: Written[Any], proof: CommitEvidence) -> None:
+    async def _commit(self, connection: PinnedConnection, written: Written[Any], evidence: CommitEvidence) -> None:
         cache = self._cache if written.touched else None
         if cache is None:
-            await self._end(lease, proof)
+            await self._send_commit(connection, evidence)
             return
         quarantine = cache.prepare(written.touched)
         try:
@@ -158,19 +183,14 @@ class GroupCommit:
             await cache.after_rollback(quarantine)
             raise
         if untold:
-            await lease.execute(insert(self._models.outbox), [state._asdict() for state in untold])
-        await self._end(lease, proof)  # from here on only a commit tells that it was one; else the quarantine stays
+            await connection.execute(insert(self._models.outbox), [state._asdict() for state in untold])
+        # An error from here on does not prove a rollback, so only a commit lifts the quarantine; else it expires.
+        await self._send_commit(connection, evidence)
         await cache.after_commit(quarantine)
 
-    async def _end(self, lease: PinnedConnection, proof: CommitEvidence) -> None:
-        """Commit, or raise."""
+    async def _send_commit(self, connection: PinnedConnection, evidence: CommitEvidence) -> None:
         try:
-            await lease.commit()
+            await connection.commit()
         except DRIVER_ERRORS as error:
-            failure = translate(error, committing=True)
-            await lease.drop()
-            committed = await self._settle(proof) if isinstance(failure, CommitUnknownError) else None
-            if committed is None:
-                raise failure from error
-            if not committed:
-                raise UnavailableError("the connection closed before COMMIT took effect; try again") from error
+            await connection.discard()  # before the database is asked: the pool may have no other connection
+            await self._settle(error, evidence, otherwise=None)

@@ -1,22 +1,26 @@
-"""The repositories as one-call operations: each runs in a unit of work of its own.
+"""The repositories as one-call operations: each call is one transaction.
 
-It is done again, as a whole, while that may help, and goes on to its end when its caller is cancelled. Reads take a
-connection without a transaction around them, and a cache hit takes none at all.
+A call is repeated as a whole while a retry may help, and runs to its end if the caller is cancelled. Reads need no
+transaction, and a cache hit needs no connection.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Any, Generic
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 from agent_persistence.concurrency.shielding import start
 from agent_persistence.errors import StateNotFoundError
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.models import MessageMixin, StateMixin, ThreadMixin
+from agent_persistence.operations.batched_calls import BatchedCalls
+from agent_persistence.operations.cached_states import CachedStates
 from agent_persistence.operations.transactions import Transactions
+from agent_persistence.operations.unit_of_work import Repositories
 from agent_persistence.records import (
     UNSET,
     AnyUser,
@@ -28,6 +32,14 @@ from agent_persistence.records import (
     ThreadRecord,
     Unchanged,
 )
+from agent_persistence.repositories import (
+    CheckpointRepository,
+    EntityRepository,
+    MessageRepository,
+    PreparedThread,
+    ThreadRepository,
+    ToolResultRepository,
+)
 from agent_persistence.repositories.checkpoints.records import (
     ChannelHistory,
     CheckpointQuery,
@@ -35,25 +47,61 @@ from agent_persistence.repositories.checkpoints.records import (
     NewWrites,
 )
 from agent_persistence.repositories.messages.prepared import with_id
-from agent_persistence.repositories.states.streams import Upload, read_stream
-from agent_persistence.repositories.threads.bulk import PreparedThread
+from agent_persistence.repositories.states.streams import Upload, prepare_stream, read_stream
+from agent_persistence.repositories.threads.bulk import prepare_thread
+
+P = ParamSpec("P")
+T = TypeVar("T")
+RepositoryT = TypeVar("RepositoryT")
 
 
-class _OneCall(Generic[IdT, UserIdT]):
-    def __init__(self, transactions: Transactions[IdT, UserIdT]) -> None:
-        self._latest_state = transactions.latest_state
-        self._put_state = transactions.put_state
-        self._append = transactions.append
-        self._prepare_thread = transactions.prepare_thread
-        self._read = transactions.read
-        self._read_entities = transactions.read_entities
-        self._apart = transactions.apart
-        self._upload = transactions.upload
-        self._write = transactions.write
+class _OneCall(ABC, Generic[RepositoryT, IdT, UserIdT]):
+    """Calls methods of one repository, each in a transaction."""
+
+    def __init__(self, transactions: Transactions[IdT, UserIdT], batched: BatchedCalls[IdT, UserIdT]) -> None:
+        self._transactions = transactions
+        self._batched = batched
+
+    @abstractmethod
+    def _repository(self, repositories: Repositories[IdT, UserIdT]) -> RepositoryT:
+        """Return the repository of a unit of work whose methods are called."""
+
+    async def _read(
+        self,
+        method: Callable[Concatenate[RepositoryT, P], Awaitable[T]],
+        user_id: UserIdT | AnyUser,
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        return await self._transactions.read(self._call_of(method, *args, **kwargs), user_id=user_id)
+
+    async def _write(
+        self,
+        method: Callable[Concatenate[RepositoryT, P], Awaitable[T]],
+        user_id: UserIdT | AnyUser,
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        return await self._transactions.write(self._call_of(method, *args, **kwargs), user_id=user_id)
+
+    def _call_of(
+        self, method: Callable[Concatenate[RepositoryT, P], Awaitable[T]], *args: P.args, **kwargs: P.kwargs
+    ) -> Callable[[Repositories[IdT, UserIdT]], Awaitable[T]]:
+        def call(repositories: Repositories[IdT, UserIdT]) -> Awaitable[T]:
+            return method(self._repository(repositories), *args, **kwargs)
+
+        return call
 
 
-class OneCallThreads(_OneCall[IdT, UserIdT]):
-    """``ThreadRepository``, one call at a time."""
+class OneCallThreads(_OneCall[ThreadRepository[IdT, UserIdT], IdT, UserIdT]):
+    """``ThreadRepository``, one call at a time.
+
+    Each method takes ``user_id``: the owner, or ``ANY_USER`` for administration where the method allows it. Threads of
+    other owners do not exist. Each may raise ``UnavailableError`` and ``StatementTimeoutError``; one that writes,
+    ``CommitUnknownError``.
+    """
 
     async def create(
         self,
@@ -63,28 +111,73 @@ class OneCallThreads(_OneCall[IdT, UserIdT]):
         name: str | None = None,
         meta: Mapping[str, Any] | None = None,
     ) -> ThreadRecord[IdT, UserIdT]:
-        """Start a thread; see ``ThreadRepository.create``."""
-        return await self._write(
-            lambda uow: uow.threads.create(thread_id=thread_id, name=name, meta=meta), user_id=user_id
-        )
+        """Create a thread.
+
+        Args:
+            user_id: the owner.
+            thread_id: made as the settings say if left out.
+            name: a title, at most 255 characters.
+            meta: a JSON object.
+
+        Returns:
+            The thread as it was stored.
+
+        Raises:
+            InvalidInputError: an argument cannot be stored.
+            ThreadExistsError: the id is taken.
+        """
+        return await self._write(ThreadRepository.create, user_id, thread_id=thread_id, name=name, meta=meta)
 
     async def create_many(
         self, threads: Sequence[NewThread[IdT] | PreparedThread], *, user_id: UserIdT
     ) -> tuple[IdT, ...]:
-        """Add new threads with all that is in them, all or none; see ``ThreadRepository.create_many``."""
-        return await self._write(lambda uow: uow.threads.create_many(threads), user_id=user_id)
+        """Add threads with their messages and states, all or none: the fastest import.
+
+        Args:
+            threads: new threads, checked already (``prepare``) or not.
+            user_id: the owner of all of them.
+
+        Returns:
+            Their ids, in the same order.
+
+        Raises:
+            InvalidInputError: a part of one cannot be stored; ``field`` names it.
+            ThreadExistsError: an id is taken, or given twice.
+            CheckpointingDisabledError: one has states, and the settings refuse states.
+        """
+        return await self._write(ThreadRepository.create_many, user_id, threads)
 
     def prepare(self, thread: NewThread[IdT], *, user_id: UserIdT) -> PreparedThread:
-        """Check and encode a thread for ``create_many``; see ``ThreadRepository.prepare``."""
-        return self._prepare_thread(thread, user_id=user_id)
+        """Check and encode a thread for ``create_many``, for example while another batch is being written.
+
+        Args:
+            thread: the thread, its messages and its states.
+            user_id: the owner.
+
+        Raises:
+            InvalidInputError: a part of it cannot be stored; ``field`` names it.
+            CheckpointingDisabledError: it has states, and the settings refuse states.
+        """
+        return prepare_thread(self._transactions.sessions.reading(user_id), thread)
 
     async def get(self, thread_id: IdT, *, user_id: UserIdT | AnyUser) -> ThreadRecord[IdT, UserIdT] | None:
-        """Return a thread, or ``None``."""
-        return await self._read(lambda uow: uow.threads.get(thread_id), user_id=user_id)
+        """Return a thread, or ``None`` if it does not exist.
+
+        Raises:
+            InvalidInputError: the id is not of the configured type.
+            CorruptRowError: the stored row cannot be read.
+        """
+        return await self._read(ThreadRepository.get, user_id, thread_id)
 
     async def require(self, thread_id: IdT, *, user_id: UserIdT | AnyUser) -> ThreadRecord[IdT, UserIdT]:
-        """Return a thread, or raise ``ThreadNotFoundError``."""
-        return await self._read(lambda uow: uow.threads.require(thread_id), user_id=user_id)
+        """Return a thread.
+
+        Raises:
+            InvalidInputError: the id is not of the configured type.
+            ThreadNotFoundError: it does not exist.
+            CorruptRowError: the stored row cannot be read.
+        """
+        return await self._read(ThreadRepository.require, user_id, thread_id)
 
     async def page(
         self,
@@ -96,10 +189,26 @@ class OneCallThreads(_OneCall[IdT, UserIdT]):
         meta: Mapping[str, Any] | None = None,
         archived: bool = False,
     ) -> Page[ThreadRecord[IdT, UserIdT]]:
-        """List threads, the most recently active first; see ``ThreadRepository.page``."""
+        """List threads, the most recently active first.
+
+        A thread that becomes active while the list is read moves to its top.
+
+        Args:
+            user_id: the owner, or ``ANY_USER``.
+            limit: how many at most, 1 to 1,000.
+            after: ``after`` of the previous page; the first page if left out.
+            search: text that the name must contain, in any case; ``%`` and ``_`` mean themselves.
+            meta: what ``meta`` must contain (PostgreSQL's ``@>``).
+            archived: list the archived threads instead of the others.
+
+        Returns:
+            A page; rows that cannot be read are in its ``corrupt``.
+
+        Raises:
+            InvalidInputError: an argument cannot be valid.
+        """
         return await self._read(
-            lambda uow: uow.threads.page(limit=limit, after=after, search=search, meta=meta, archived=archived),
-            user_id=user_id,
+            ThreadRepository.page, user_id, limit=limit, after=after, search=search, meta=meta, archived=archived
         )
 
     async def update(
@@ -110,24 +219,58 @@ class OneCallThreads(_OneCall[IdT, UserIdT]):
         name: str | Unchanged | None = UNSET,
         meta: Mapping[str, Any] | Unchanged = UNSET,
     ) -> ThreadRecord[IdT, UserIdT]:
-        """Rename a thread, or replace its ``meta``."""
-        return await self._write(lambda uow: uow.threads.update(thread_id, name=name, meta=meta), user_id=user_id)
+        """Rename a thread, or replace its ``meta``; what is left out stays.
+
+        Args:
+            thread_id: the thread.
+            user_id: the owner, or ``ANY_USER``.
+            name: the new title, or ``None`` for no title.
+            meta: the new JSON object, which replaces the old one as a whole.
+
+        Returns:
+            The thread as it is stored now.
+
+        Raises:
+            InvalidInputError: nothing to change was given, or it cannot be stored.
+            ThreadNotFoundError: the thread does not exist.
+        """
+        return await self._write(ThreadRepository.update, user_id, thread_id, name=name, meta=meta)
 
     async def archive(self, thread_id: IdT, *, user_id: UserIdT | AnyUser) -> ThreadRecord[IdT, UserIdT]:
-        """Take a thread out of the list without deleting it."""
-        return await self._write(lambda uow: uow.threads.archive(thread_id), user_id=user_id)
+        """Archive a thread: it leaves the list, and can still be read and written. A second call changes nothing.
+
+        Raises:
+            ThreadNotFoundError: the thread does not exist.
+        """
+        return await self._write(ThreadRepository.archive, user_id, thread_id)
 
     async def unarchive(self, thread_id: IdT, *, user_id: UserIdT | AnyUser) -> ThreadRecord[IdT, UserIdT]:
-        """Put an archived thread back into the list."""
-        return await self._write(lambda uow: uow.threads.unarchive(thread_id), user_id=user_id)
+        """Return an archived thread to the list.
+
+        Raises:
+            ThreadNotFoundError: the thread does not exist.
+        """
+        return await self._write(ThreadRepository.unarchive, user_id, thread_id)
 
     async def delete(self, thread_id: IdT, *, user_id: UserIdT | AnyUser) -> bool:
-        """Delete a thread with its messages and states; say whether there was one."""
-        return await self._write(lambda uow: uow.threads.delete(thread_id), user_id=user_id)
+        """Delete a thread with its messages, states and everything else in it; return whether it existed.
+
+        Raises:
+            InvalidInputError: the id is not of the configured type.
+        """
+        return await self._write(ThreadRepository.delete, user_id, thread_id)
+
+    def _repository(self, repositories: Repositories[IdT, UserIdT]) -> ThreadRepository[IdT, UserIdT]:
+        return repositories.threads
 
 
-class OneCallMessages(_OneCall[IdT, UserIdT]):
-    """``MessageRepository``, one call at a time."""
+class OneCallMessages(_OneCall[MessageRepository[IdT, UserIdT], IdT, UserIdT]):
+    """``MessageRepository``, one call at a time.
+
+    Each method takes ``user_id``: the owner of the thread, or ``ANY_USER`` for administration. Threads of other owners
+    do not exist. Each may raise ``UnavailableError`` and ``StatementTimeoutError``; one that writes,
+    ``CommitUnknownError``.
+    """
 
     async def append(
         self,
@@ -137,8 +280,23 @@ class OneCallMessages(_OneCall[IdT, UserIdT]):
         user_id: UserIdT | AnyUser,
         message_id: IdT | None = None,
     ) -> MessageRecord[IdT]:
-        """Add a message at the end of a thread; see ``MessageRepository.append``."""
-        [made] = await self._append(thread_id, [with_id(message, message_id)], user_id=user_id, field="message")
+        """Add a message at the end of a thread.
+
+        Args:
+            thread_id: the thread.
+            message: a mapping in the chat-completions shape, or a ``NewMessage``.
+            user_id: the owner, or ``ANY_USER``.
+            message_id: makes the call safe to repeat: a second call with the same id and message changes nothing.
+
+        Returns:
+            The message as it was stored.
+
+        Raises:
+            InvalidInputError: a part of the message cannot be stored; ``field`` names it.
+            ThreadNotFoundError: the thread does not exist.
+            IdempotencyConflictError: the thread has a message with this id and different content.
+        """
+        [made] = await self._batched.append(thread_id, [with_id(message, message_id)], user_id=user_id, field="message")
         return made
 
     async def append_many(
@@ -148,16 +306,41 @@ class OneCallMessages(_OneCall[IdT, UserIdT]):
         *,
         user_id: UserIdT | AnyUser,
     ) -> tuple[MessageRecord[IdT], ...]:
-        """Add messages at the end of a thread, in this order; all of them or none."""
-        return await self._append(thread_id, messages, user_id=user_id, field="messages")
+        """Add messages at the end of a thread, in this order; all of them or none.
+
+        Args:
+            thread_id: the thread.
+            messages: mappings in the chat-completions shape, or ``NewMessage`` objects.
+            user_id: the owner, or ``ANY_USER``.
+
+        Returns:
+            The messages as they were stored, in the same order.
+
+        Raises:
+            InvalidInputError: a part of one cannot be stored, or two have the same id; ``field`` names it.
+            ThreadNotFoundError: the thread does not exist.
+            IdempotencyConflictError: one has the id of a message in the thread with different content.
+        """
+        return await self._batched.append(thread_id, messages, user_id=user_id, field="messages")
 
     async def get(self, thread_id: IdT, message_id: IdT, *, user_id: UserIdT | AnyUser) -> MessageRecord[IdT] | None:
-        """Return a message, or ``None``."""
-        return await self._read(lambda uow: uow.messages.get(thread_id, message_id), user_id=user_id)
+        """Return a message, or ``None`` if it does not exist.
+
+        Raises:
+            InvalidInputError: an id is not of the configured type.
+            CorruptRowError: the stored row cannot be read.
+        """
+        return await self._read(MessageRepository.get, user_id, thread_id, message_id)
 
     async def require(self, thread_id: IdT, message_id: IdT, *, user_id: UserIdT | AnyUser) -> MessageRecord[IdT]:
-        """Return a message, or raise ``MessageNotFoundError``."""
-        return await self._read(lambda uow: uow.messages.require(thread_id, message_id), user_id=user_id)
+        """Return a message.
+
+        Raises:
+            InvalidInputError: an id is not of the configured type.
+            MessageNotFoundError: it does not exist.
+            CorruptRowError: the stored row cannot be read.
+        """
+        return await self._read(MessageRepository.require, user_id, thread_id, message_id)
 
     async def page(
         self,
@@ -169,10 +352,26 @@ class OneCallMessages(_OneCall[IdT, UserIdT]):
         after: str | None = None,
         search: str | None = None,
     ) -> Page[MessageRecord[IdT]]:
-        """Read messages in the order they were said; see ``MessageRepository.page``."""
+        """Read messages in the order of the thread: the newest, or those before or after a cursor.
+
+        No message is skipped or repeated while others write: the order is that of commits.
+
+        Args:
+            thread_id: the thread; an empty page if it does not exist.
+            user_id: the owner, or ``ANY_USER``.
+            limit: how many at most, 1 to 1,000.
+            before: ``before`` of another page: read the messages before that page.
+            after: ``after`` of another page: read the messages that follow it. Keep it to poll for new ones.
+            search: text that the message must contain, in any case; ``%`` and ``_`` mean themselves.
+
+        Returns:
+            A page; rows that cannot be read are in its ``corrupt``.
+
+        Raises:
+            InvalidInputError: an argument cannot be valid.
+        """
         return await self._read(
-            lambda uow: uow.messages.page(thread_id, limit=limit, before=before, after=after, search=search),
-            user_id=user_id,
+            MessageRepository.page, user_id, thread_id, limit=limit, before=before, after=after, search=search
         )
 
     async def update(
@@ -186,21 +385,54 @@ class OneCallMessages(_OneCall[IdT, UserIdT]):
         usages: Mapping[str, Any] | Unchanged = UNSET,
         meta: Mapping[str, Any] | Unchanged = UNSET,
     ) -> MessageRecord[IdT]:
-        """Replace parts of a message."""
+        """Replace parts of a message; what is left out stays, and so does its position.
+
+        Args:
+            thread_id: the thread.
+            message_id: the message.
+            user_id: the owner, or ``ANY_USER``.
+            message: a mapping in the chat-completions shape.
+            total_tokens: 0 to 2,147,483,647.
+            usages: a JSON object.
+            meta: a JSON object.
+
+        Returns:
+            The message as it is stored now.
+
+        Raises:
+            InvalidInputError: nothing to change was given, or it cannot be stored.
+            MessageNotFoundError: the message does not exist.
+        """
         return await self._write(
-            lambda uow: uow.messages.update(
-                thread_id, message_id, message=message, total_tokens=total_tokens, usages=usages, meta=meta
-            ),
-            user_id=user_id,
+            MessageRepository.update,
+            user_id,
+            thread_id,
+            message_id,
+            message=message,
+            total_tokens=total_tokens,
+            usages=usages,
+            meta=meta,
         )
 
     async def delete(self, thread_id: IdT, message_id: IdT, *, user_id: UserIdT | AnyUser) -> bool:
-        """Delete a message; say whether there was one."""
-        return await self._write(lambda uow: uow.messages.delete(thread_id, message_id), user_id=user_id)
+        """Delete a message; return whether it existed.
+
+        Raises:
+            InvalidInputError: an id is not of the configured type.
+        """
+        return await self._write(MessageRepository.delete, user_id, thread_id, message_id)
+
+    def _repository(self, repositories: Repositories[IdT, UserIdT]) -> MessageRepository[IdT, UserIdT]:
+        return repositories.messages
 
 
-class OneCallStates(_OneCall[IdT, UserIdT]):
-    """``StateRepository`` behind the cache, one call at a time."""
+class OneCallStates(_OneCall[CachedStates[IdT, UserIdT], IdT, UserIdT]):
+    """``StateRepository`` behind the cache, one call at a time.
+
+    Each method takes ``user_id``: the owner of the thread, or ``ANY_USER`` for administration. Threads of other owners
+    do not exist. Each may raise ``UnavailableError`` and ``StatementTimeoutError``; one that writes,
+    ``CommitUnknownError``.
+    """
 
     async def put(
         self,
@@ -211,8 +443,27 @@ class OneCallStates(_OneCall[IdT, UserIdT]):
         meta: Mapping[str, Any] | None = None,
         expected_version: int | None = None,
     ) -> StateRecord[IdT]:
-        """Save a state as the thread's latest; see ``StateRepository.put``."""
-        return await self._put_state(thread_id, data, user_id=user_id, meta=meta, expected_version=expected_version)
+        """Save a state as the thread's latest.
+
+        Args:
+            thread_id: the thread.
+            data: any JSON value.
+            user_id: the owner, or ``ANY_USER``.
+            meta: a JSON object.
+            expected_version: save only if this is still the latest version (0: the thread has no state yet).
+
+        Returns:
+            The state with its new version.
+
+        Raises:
+            InvalidInputError: a part of it cannot be stored; ``field`` names it.
+            ThreadNotFoundError: the thread does not exist.
+            StateConflictError: ``expected_version`` is not the latest version.
+            CheckpointingDisabledError: the settings refuse states.
+        """
+        return await self._batched.put_state(
+            thread_id, data, user_id=user_id, meta=meta, expected_version=expected_version
+        )
 
     async def get(
         self,
@@ -222,8 +473,19 @@ class OneCallStates(_OneCall[IdT, UserIdT]):
         fresh: bool = False,
         min_version: int | None = None,
     ) -> StateRecord[IdT] | None:
-        """Return the thread's latest state, or ``None``."""
-        return await self._latest_state(thread_id, user_id=user_id, fresh=fresh, min_version=min_version)
+        """Return a thread's latest state, or ``None``.
+
+        Args:
+            thread_id: the thread.
+            user_id: the owner, or ``ANY_USER``.
+            fresh: read the table, whatever the cache holds.
+            min_version: do not accept an older version from the cache.
+
+        Raises:
+            InvalidInputError: an argument cannot be valid.
+            CorruptRowError: the stored state cannot be read.
+        """
+        return await self._batched.latest_state(thread_id, user_id=user_id, fresh=fresh, min_version=min_version)
 
     async def require(
         self,
@@ -233,21 +495,43 @@ class OneCallStates(_OneCall[IdT, UserIdT]):
         fresh: bool = False,
         min_version: int | None = None,
     ) -> StateRecord[IdT]:
-        """Return the thread's latest state, or raise ``StateNotFoundError``."""
-        state = await self._latest_state(thread_id, user_id=user_id, fresh=fresh, min_version=min_version)
+        """Return a thread's latest state; arguments and errors are those of ``get``.
+
+        Raises:
+            StateNotFoundError: the thread has no state, or does not exist.
+        """
+        state = await self.get(thread_id, user_id=user_id, fresh=fresh, min_version=min_version)
         if state is None:
             raise StateNotFoundError(thread_id)
         return state
 
     async def get_version(self, thread_id: IdT, version: int, *, user_id: UserIdT | AnyUser) -> StateRecord[IdT] | None:
-        """Return one version of the thread's state, or ``None``."""
-        return await self._read(lambda uow: uow.states.get_version(thread_id, version), user_id=user_id)
+        """Return one version of a thread's state, or ``None`` if it does not exist.
+
+        Raises:
+            InvalidInputError: an argument cannot be valid.
+            CorruptRowError: the stored state cannot be read.
+        """
+        return await self._read(CachedStates.get_version, user_id, thread_id, version)
 
     async def page(
         self, thread_id: IdT, *, user_id: UserIdT | AnyUser, limit: int = 20, after: str | None = None
     ) -> Page[StateRecord[IdT]]:
-        """List a thread's states, the latest first."""
-        return await self._read(lambda uow: uow.states.page(thread_id, limit=limit, after=after), user_id=user_id)
+        """List a thread's states, the latest first.
+
+        Args:
+            thread_id: the thread; an empty page if it does not exist.
+            user_id: the owner, or ``ANY_USER``.
+            limit: how many at most, 1 to 1,000.
+            after: ``after`` of the previous page; the first page if left out.
+
+        Returns:
+            A page; rows that cannot be read are in its ``corrupt``.
+
+        Raises:
+            InvalidInputError: an argument cannot be valid.
+        """
+        return await self._read(CachedStates.page, user_id, thread_id, limit=limit, after=after)
 
     async def put_stream(
         self,
@@ -258,37 +542,71 @@ class OneCallStates(_OneCall[IdT, UserIdT]):
         meta: Mapping[str, Any] | None = None,
         expected_version: int | None = None,
     ) -> StateRecord[IdT]:
-        """Save what a stream gives as the thread's latest state; see ``StateRepository.put_stream``.
+        """Save a stream as the thread's latest state, with a few megabytes in memory.
 
-        The pieces are written as they come, each in a transaction of its own, and nobody sees them before they are all
-        there. No transaction is open, and no lock is held, while the source is waited for.
+        Each chunk is written in its own transaction, and no reader sees them before all are there. No transaction is
+        open, and no lock is held, while the source is waited for.
+
+        Args:
+            thread_id: the thread.
+            source: yields the state in pieces of any size.
+            user_id: the owner, or ``ANY_USER``.
+            meta: a JSON object.
+            expected_version: publish only if this is still the latest version (0: the thread has no state yet).
+
+        Returns:
+            A record without ``data``; its ``stream`` has size and digest.
+
+        Raises:
+            InvalidInputError: an argument cannot be stored.
+            ThreadNotFoundError: the thread does not exist, or was deleted before the end of the stream.
+            StateConflictError: ``expected_version`` is not the latest version.
+            StatementTimeoutError: the stream took longer than a day.
+            CheckpointingDisabledError: the settings refuse states.
         """
-        upload = self._upload(thread_id, source, user_id=user_id, meta=meta, expected_version=expected_version)
+        upload = self._upload(thread_id, source, user_id, meta=meta, expected_version=expected_version)
         beginning = start(upload.begin())
         try:
             await asyncio.shield(beginning)
             await upload.receive()
             return await upload.publish()
         except BaseException:
-            start(_discarded(upload, beginning))  # who is cancelled, or told of an error, need not wait for it
+            start(_discard(upload, beginning))  # in the background: the caller need not wait for it
             raise
 
     def open_stream(
         self, thread_id: IdT, *, user_id: UserIdT | AnyUser, version: int | None = None
     ) -> AsyncGenerator[bytes, None]:
-        """Read a state as bytes, in pieces; see ``StateRepository.open_stream``.
+        """Read a state as bytes, in chunks: those of ``put_stream``, or the JSON of a state that ``put`` saved.
 
-        No connection is held between two pieces, so a slow reader costs nothing.
+        No connection is held between two chunks, so a slow reader costs nothing.
+
+        Args:
+            thread_id: the thread.
+            user_id: the owner, or ``ANY_USER``.
+            version: the latest if left out.
+
+        Raises:
+            StateNotFoundError: (when iterated) there is no such state, or it was deleted during the read.
+            CorruptRowError: (when iterated) the bytes are not those that were saved; the last chunk is withheld.
         """
-        return read_stream(partial(self._apart, user_id=user_id), thread_id, version)
+        return read_stream(partial(self._transactions.write_in_scope, user_id=user_id), thread_id, version)
 
     async def touch(self, thread_id: IdT, *, user_id: UserIdT | AnyUser) -> None:
-        """Say that SQL of your own has changed the thread's states, and is committed: the cache forgets them."""
-        await self._write(lambda uow: uow.states.touch(thread_id), user_id=user_id)
+        """Invalidate the cached state of a thread, after SQL of yours changed its states and was committed.
+
+        Raises:
+            ThreadNotFoundError: the thread does not exist.
+        """
+        await self._write(CachedStates.touch, user_id, thread_id)
 
     async def clear(self, thread_id: IdT, *, user_id: UserIdT | AnyUser) -> int:
-        """Delete every state of a thread; say how many there were."""
-        return await self._write(lambda uow: uow.states.clear(thread_id), user_id=user_id)
+        """Delete all states of a thread; return their number.
+
+        Raises:
+            ThreadNotFoundError: the thread does not exist.
+        """
+        return await self._write(CachedStates.clear, user_id, thread_id)
 
     async def prune(
         self,
@@ -298,36 +616,89 @@ class OneCallStates(_OneCall[IdT, UserIdT]):
         keep_last: int | None = None,
         older_than: datetime | None = None,
     ) -> int:
-        """Delete old states of a thread; the latest always stays."""
-        return await self._write(
-            lambda uow: uow.states.prune(thread_id, keep_last=keep_last, older_than=older_than), user_id=user_id
-        )
+        """Delete old states of a thread; return their number. The latest state is never deleted.
+
+        Args:
+            thread_id: the thread.
+            user_id: the owner, or ``ANY_USER``.
+            keep_last: how many of the newest stay, at least 1.
+            older_than: delete only states that were saved before this time, which has a time zone.
+
+        Raises:
+            InvalidInputError: neither is given, or one cannot be valid.
+            ThreadNotFoundError: the thread does not exist.
+        """
+        return await self._write(CachedStates.prune, user_id, thread_id, keep_last=keep_last, older_than=older_than)
+
+    def _upload(
+        self,
+        thread_id: IdT,
+        source: AsyncIterable[bytes],
+        user_id: UserIdT | AnyUser,
+        *,
+        meta: Mapping[str, Any] | None = None,
+        expected_version: int | None = None,
+    ) -> Upload[IdT]:
+        scope = self._transactions.sessions.reading(user_id)
+        new = prepare_stream(scope, thread_id, source, meta, expected_version)
+        return Upload(partial(self._transactions.write_in_scope, user_id=user_id), new)
+
+    def _repository(self, repositories: Repositories[IdT, UserIdT]) -> CachedStates[IdT, UserIdT]:
+        return repositories.states
 
 
-class OneCallEntities(_OneCall[IdT, UserIdT]):
-    """``EntityRepository``, one call at a time; what it returns is detached, and ``session.add`` attaches it."""
+class OneCallEntities(Generic[IdT, UserIdT]):
+    """``EntityRepository``, one call at a time; the objects are detached, and ``session.add`` attaches them.
+
+    Each method takes ``user_id``: the owner, or ``ANY_USER`` for administration.
+    """
+
+    def __init__(self, transactions: Transactions[IdT, UserIdT]) -> None:
+        self._read = transactions.read_entities
 
     async def get_thread(self, thread_id: IdT, *, user_id: UserIdT | AnyUser) -> ThreadMixin[IdT, UserIdT] | None:
-        """Return a thread, or ``None``."""
-        return await self._read_entities(lambda found: found.get_thread(thread_id), user_id=user_id)
+        """Return a thread, or ``None`` if it does not exist.
+
+        Raises:
+            InvalidInputError: the id is not of the configured type.
+        """
+        return await self._read(partial(EntityRepository.get_thread, thread_id=thread_id), user_id=user_id)
 
     async def get_latest_state(self, thread_id: IdT, *, user_id: UserIdT | AnyUser) -> StateMixin[IdT] | None:
-        """Return a thread's latest state; see ``EntityRepository.get_latest_state``."""
-        return await self._read_entities(lambda found: found.get_latest_state(thread_id), user_id=user_id)
+        """Return a thread's latest state with all of its ``state_data``, or ``None``.
+
+        Raises:
+            InvalidInputError: the id is not of the configured type.
+            CorruptRowError: the stored state cannot be read.
+        """
+        return await self._read(partial(EntityRepository.get_latest_state, thread_id=thread_id), user_id=user_id)
 
     async def get_last_messages(
         self, thread_id: IdT, *, user_id: UserIdT | AnyUser, limit: int = 50
     ) -> Sequence[MessageMixin[IdT]]:
-        """Return the newest messages of a thread; see ``EntityRepository.get_last_messages``."""
-        return await self._read_entities(lambda found: found.get_last_messages(thread_id, limit=limit), user_id=user_id)
+        """Return the newest messages of a thread, the oldest of them first.
+
+        Args:
+            thread_id: the thread.
+            user_id: the owner, or ``ANY_USER``.
+            limit: how many at most, 1 to 1,000.
+
+        Raises:
+            InvalidInputError: an argument cannot be valid.
+        """
+        read = partial(EntityRepository.get_last_messages, thread_id=thread_id, limit=limit)
+        return await self._read(read, user_id=user_id)
 
 
-class OneCallCheckpoints(_OneCall[IdT, UserIdT]):
-    """``CheckpointRepository``, one call at a time."""
+class OneCallCheckpoints(_OneCall[CheckpointRepository[IdT, UserIdT], IdT, UserIdT]):
+    """``CheckpointRepository``, one call at a time.
+
+    Each method takes ``user_id``: the owner of the threads, or ``ANY_USER``.
+    """
 
     async def put_writes(self, new: NewWrites, *, user_id: UserIdT | AnyUser) -> None:
-        """Save what a task has written; see ``CheckpointRepository.put_writes``."""
-        await self._write(lambda uow: uow.checkpoints.put_writes(new), user_id=user_id)
+        """Save the writes of a task; see ``CheckpointRepository.put_writes``."""
+        await self._write(CheckpointRepository.put_writes, user_id, new)
 
     async def page(
         self,
@@ -338,48 +709,70 @@ class OneCallCheckpoints(_OneCall[IdT, UserIdT]):
         after: CheckpointRecord | None = None,
     ) -> list[CheckpointRecord]:
         """Read checkpoints, the latest first; see ``CheckpointRepository.page``."""
-        return await self._read(lambda uow: uow.checkpoints.page(query, limit=limit, after=after), user_id=user_id)
+        return await self._read(CheckpointRepository.page, user_id, query, limit=limit, after=after)
 
     async def history(
         self, query: CheckpointQuery, channels: Sequence[str], *, user_id: UserIdT | AnyUser
     ) -> dict[str, ChannelHistory]:
-        """Read what was written to channels on the way to a checkpoint."""
-        return await self._read(lambda uow: uow.checkpoints.history(query, channels), user_id=user_id)
+        """Read the writes to channels on the way to a checkpoint; see ``CheckpointRepository.history``."""
+        return await self._read(CheckpointRepository.history, user_id, query, channels)
 
     async def delete_all(self, thread_id: IdT, *, user_id: UserIdT | AnyUser) -> None:
         """Delete all checkpoints of a thread; the thread stays."""
-        await self._write(lambda uow: uow.checkpoints.delete_all(thread_id), user_id=user_id)
+        await self._write(CheckpointRepository.delete_all, user_id, thread_id)
 
     async def keep_latest(self, thread_id: IdT, *, user_id: UserIdT | AnyUser) -> None:
         """Delete all but the latest checkpoint of each namespace."""
-        await self._write(lambda uow: uow.checkpoints.keep_latest(thread_id), user_id=user_id)
+        await self._write(CheckpointRepository.keep_latest, user_id, thread_id)
 
     async def delete_runs(self, run_ids: Sequence[str], *, user_id: UserIdT | AnyUser) -> None:
-        """Delete what runs have saved, thread by thread, each in a transaction of its own."""
-        for thread_id in await self._read(lambda uow: uow.checkpoints.threads_of_runs(run_ids), user_id=user_id):
-            await self._delete_runs(thread_id, run_ids, user_id)
+        """Delete the checkpoints of runs, one transaction a thread."""
+        for thread_id in await self._read(CheckpointRepository.threads_of_runs, user_id, run_ids):
+            await self._write(CheckpointRepository.delete_runs, user_id, thread_id, run_ids)
 
     async def copy(self, source_id: IdT, target_id: IdT, *, user_id: UserIdT | AnyUser) -> None:
         """Copy all checkpoints of a thread into another one; see ``CheckpointRepository.copy``."""
-        await self._write(lambda uow: uow.checkpoints.copy(source_id, target_id), user_id=user_id)
+        await self._write(CheckpointRepository.copy, user_id, source_id, target_id)
 
-    async def _delete_runs(self, thread_id: IdT, run_ids: Sequence[str], user_id: UserIdT | AnyUser) -> None:
-        await self._write(lambda uow: uow.checkpoints.delete_runs(thread_id, run_ids), user_id=user_id)
+    def _repository(self, repositories: Repositories[IdT, UserIdT]) -> CheckpointRepository[IdT, UserIdT]:
+        return repositories.checkpoints
 
 
-class OneCallToolResults(_OneCall[IdT, UserIdT]):
-    """``ToolResultRepository``, one call at a time."""
+class OneCallToolResults(_OneCall[ToolResultRepository[IdT, UserIdT], IdT, UserIdT]):
+    """``ToolResultRepository``, one call at a time.
+
+    Each method takes ``user_id``: the owner of the thread, or ``ANY_USER``.
+    """
 
     async def get(self, thread_id: IdT, tool_call_id: str, *, user_id: UserIdT | AnyUser) -> Any:
-        """Return what a tool call returned, or ``None`` where nothing is recorded."""
-        return await self._read(lambda uow: uow.tool_results.get(thread_id, tool_call_id), user_id=user_id)
+        """Return the recorded result of a tool call, or ``None`` if there is none.
+
+        Raises:
+            InvalidInputError: an argument cannot be valid.
+            CorruptRowError: the stored result cannot be read.
+        """
+        return await self._read(ToolResultRepository.get, user_id, thread_id, tool_call_id)
 
     async def record(self, thread_id: IdT, tool_call_id: str, result: Any, *, user_id: UserIdT | AnyUser) -> Any:
-        """Record what a tool call returned, once; see ``ToolResultRepository.record``."""
-        return await self._write(lambda uow: uow.tool_results.record(thread_id, tool_call_id, result), user_id=user_id)
+        """Record the result of a tool call, unless one is recorded; return the recorded one.
+
+        Args:
+            thread_id: the thread.
+            tool_call_id: the id of the call, unique within the thread.
+            result: any JSON value except ``None``.
+            user_id: the owner, or ``ANY_USER``.
+
+        Raises:
+            InvalidInputError: an argument cannot be stored.
+            ThreadNotFoundError: the thread does not exist.
+        """
+        return await self._write(ToolResultRepository.record, user_id, thread_id, tool_call_id, result)
+
+    def _repository(self, repositories: Repositories[IdT, UserIdT]) -> ToolResultRepository[IdT, UserIdT]:
+        return repositories.tool_results
 
 
-async def _discarded(upload: Upload[Any], beginning: asyncio.Task[None]) -> None:
-    """Discard an upload once it is known where it began, which goes on when its caller is cancelled."""
+async def _discard(upload: Upload[Any], beginning: asyncio.Task[None]) -> None:
+    """Discard an upload after its beginning, which runs to its end although the caller was cancelled."""
     await asyncio.wait([beginning])
     await upload.discard()

@@ -1,15 +1,16 @@
-"""One owner's threads, messages and states in one transaction."""
+"""The repositories of one owner over one scope, each made when it is first used."""
 
 from __future__ import annotations
 
-from dataclasses import field
+from functools import cached_property
 from typing import Generic
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from agent_persistence.frozen import frozen
+from agent_persistence.cache import StateCache
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.operations.cached_states import CachedStates
+from agent_persistence.operations.state_reader import StateReader
 from agent_persistence.repositories import (
     CheckpointRepository,
     EntityRepository,
@@ -17,29 +18,61 @@ from agent_persistence.repositories import (
     ThreadRepository,
     ToolResultRepository,
 )
-from agent_persistence.sessions.sharing import share
+from agent_persistence.sessions.commit_hooks import share
+from agent_persistence.sessions.scope import Scope
+from agent_persistence.sessions.session_scope import SessionScope
 
 
-@frozen
 class Repositories(Generic[IdT, UserIdT]):
-    """The repositories, scoped to one owner. What belongs to somebody else does not exist here."""
+    """The repositories of one owner. Rows of other owners do not exist here."""
 
-    threads: ThreadRepository[IdT, UserIdT]
-    messages: MessageRepository[IdT, UserIdT]
-    states: CachedStates[IdT, UserIdT]
-    checkpoints: CheckpointRepository[IdT, UserIdT]
-    tool_results: ToolResultRepository[IdT, UserIdT]
+    def __init__(self, scope: Scope[IdT, UserIdT], cache: StateCache | None, reader: StateReader[IdT, UserIdT]) -> None:
+        self._scope = scope
+        self._cache = cache
+        self._reader = reader
+
+    @cached_property
+    def threads(self) -> ThreadRepository[IdT, UserIdT]:
+        """The owner's threads."""
+        return ThreadRepository(self._scope)
+
+    @cached_property
+    def messages(self) -> MessageRepository[IdT, UserIdT]:
+        """The messages of the owner's threads."""
+        return MessageRepository(self._scope)
+
+    @cached_property
+    def states(self) -> CachedStates[IdT, UserIdT]:
+        """The states of the owner's threads, behind the cache."""
+        return CachedStates(self._scope, self._cache, self._reader)
+
+    @cached_property
+    def checkpoints(self) -> CheckpointRepository[IdT, UserIdT]:
+        """The checkpoints of graphs in the owner's threads."""
+        return CheckpointRepository(self._scope)
+
+    @cached_property
+    def tool_results(self) -> ToolResultRepository[IdT, UserIdT]:
+        """The results of tool calls in the owner's threads."""
+        return ToolResultRepository(self._scope)
 
 
-@frozen
 class UnitOfWork(Repositories[IdT, UserIdT], Generic[IdT, UserIdT]):
-    """The repositories over one session, scoped to one owner. What belongs to somebody else does not exist here."""
+    """The repositories of one owner in one transaction. Rows of other owners do not exist here."""
 
-    entities: EntityRepository[IdT, UserIdT]
-    _session: AsyncSession = field(repr=False)
+    def __init__(
+        self, scope: SessionScope[IdT, UserIdT], cache: StateCache | None, reader: StateReader[IdT, UserIdT]
+    ) -> None:
+        super().__init__(scope, cache, reader)
+        self._session_scope = scope
+
+    @cached_property
+    def entities(self) -> EntityRepository[IdT, UserIdT]:
+        """The owner's rows as objects of the mapped classes."""
+        return EntityRepository(self._session_scope)
 
     @property
     def session(self) -> AsyncSession:
-        """The session that they share; work of the host's own in it commits or rolls back with theirs."""
-        share(self._session.sync_session)
-        return self._session
+        """The session of the unit of work; what the host does in it commits or rolls back with the rest."""
+        share(self._session_scope.session.sync_session)
+        return self._session_scope.session

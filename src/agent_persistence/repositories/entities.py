@@ -31,7 +31,7 @@ class EntityRepository(Generic[IdT, UserIdT]):
 
     async def get_thread(self, thread_id: IdT) -> ThreadMixin[IdT, UserIdT] | None:
         """Return a thread, or ``None``."""
-        found = await self._load(_thread(self._scope.models, of_anybody=self._of_anybody), thread_id)
+        found = await self._load(_thread(self._scope.models, of_any_user=self._of_anybody), thread_id)
         return found[0] if found else None
 
     async def get_latest_state(self, thread_id: IdT) -> StateMixin[IdT] | None:
@@ -40,7 +40,7 @@ class EntityRepository(Generic[IdT, UserIdT]):
         Raises:
             CorruptRowError: it cannot be read.
         """
-        found = await self._load(_latest_state(self._scope.models, of_anybody=self._of_anybody), thread_id)
+        found = await self._load(_latest_state(self._scope.models, of_any_user=self._of_anybody), thread_id)
         if not found:
             return None
         state: StateMixin[IdT] = found[0]
@@ -58,7 +58,7 @@ class EntityRepository(Generic[IdT, UserIdT]):
             limit: how many at most, up to 1,000.
         """
         wanted = check_limit(limit, "limit", 1000)
-        statement = _last_messages(self._scope.models, of_anybody=self._of_anybody)
+        statement = _last_messages(self._scope.models, of_any_user=self._of_anybody)
         return (await self._load(statement, thread_id, wanted=wanted))[::-1]
 
     async def _load(self, statement: Query, thread_id: IdT, **values: Any) -> Sequence[Any]:
@@ -67,34 +67,34 @@ class EntityRepository(Generic[IdT, UserIdT]):
 
 
 @lru_cache(MODELS_AT_ONCE)
-def _thread(models: Models[Any, Any], *, of_anybody: bool) -> Query:
+def _thread(models: Models[Any, Any], *, of_any_user: bool) -> Query:
     return select(models.Thread).where(
-        models.Thread.thread_id == bindparam("thread_id"), _owns(models, of_anybody=of_anybody)
+        models.Thread.thread_id == bindparam("thread_id"), _owns(models, of_any_user=of_any_user)
     )
 
 
 @lru_cache(MODELS_AT_ONCE)
-def _latest_state(models: Models[Any, Any], *, of_anybody: bool) -> Query:
+def _latest_state(models: Models[Any, Any], *, of_any_user: bool) -> Query:
     return (
-        _of_thread(models, models.State, of_anybody=of_anybody)
+        _of_thread(models, models.State, of_any_user=of_any_user)
         .order_by(models.State.state_id.desc())
         .limit(literal_column("1"))
     )
 
 
 @lru_cache(MODELS_AT_ONCE)
-def _last_messages(models: Models[Any, Any], *, of_anybody: bool) -> Query:
-    newest_first = _of_thread(models, models.Message, of_anybody=of_anybody).order_by(models.Message.seq.desc())
+def _last_messages(models: Models[Any, Any], *, of_any_user: bool) -> Query:
+    newest_first = _of_thread(models, models.Message, of_any_user=of_any_user).order_by(models.Message.seq.desc())
     return newest_first.limit(bindparam("wanted"))
 
 
-def _of_thread(models: Models[Any, Any], rows: Any, *, of_anybody: bool) -> Query:
+def _of_thread(models: Models[Any, Any], rows: Any, *, of_any_user: bool) -> Query:
     return (
         select(rows)
         .join(models.Thread, models.Thread.thread_id == rows.thread_id)
-        .where(rows.thread_id == bindparam("thread_id"), _owns(models, of_anybody=of_anybody))
+        .where(rows.thread_id == bindparam("thread_id"), _owns(models, of_any_user=of_any_user))
     )
 
 
-def _owns(models: Models[Any, Any], *, of_anybody: bool) -> Any:
-    return true() if of_anybody else models.Thread.user_id == bindparam("owner")
+def _owns(models: Models[Any, Any], *, of_any_user: bool) -> Any:
+    return true() if of_any_user else models.Thread.user_id == bindparam("owner")

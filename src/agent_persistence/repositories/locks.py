@@ -1,15 +1,16 @@
-"""Parts of statements that write to several threads: their rows, and the locks that order them."""
+"""Parts of statements that write to threads: the row lock, the touch, and rows given as arrays."""
 
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import (
     ARRAY,
     CTE,
     BindParameter,
-    Table,
+    ColumnElement,
     any_,
     bindparam,
     column,
@@ -21,48 +22,58 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
+from agent_persistence.database.compiled_statement import MODELS_AT_ONCE, CompiledStatement
+from agent_persistence.errors import ThreadNotFoundError
+from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.models import Models
+from agent_persistence.models.base import table_of
+from agent_persistence.sessions.scope import Scope
+from agent_persistence.sessions.thread_lock import select_and_lock
 
 
-def new_rows(models: Models[Any, Any], columns: dict[str, TypeEngine[Any]], *, one: bool = False) -> Any:
-    """The rows to write, as a table: one array a column, so the statement's text does not depend on how many there are.
+async def lock_thread(scope: Scope[IdT, UserIdT], thread_id: IdT) -> UserIdT:
+    """Lock a thread of the owner until the transaction ends, and return who owns it.
 
-    Beside the columns it has ``thread_id``, ``owner`` and ``place``.
-
-    Args:
-        one: it is one row, of plain values: half of what arrays of one cost the server.
+    Raises:
+        ThreadNotFoundError: the thread does not exist.
     """
-    parameters = {"thread_id": thread_ids(models, one=one), "owner": owners(models, one=one)}
-    parameters |= {name: _parameter(name, kind, one=one) for name, kind in columns.items()}
-    if one:
-        values = [value.label(name) for name, value in parameters.items()]
-        return select(*values, literal_column("1").label("place")).subquery("new")
-    kinds = {"thread_id": _id_type(models), "owner": _owner_type(models), **columns}
-    names = [column(name, kind) for name, kind in kinds.items()]
-    return func.unnest(*parameters.values()).table_valued(*names, with_ordinality="place").render_derived(name="new")
+    locked = (await scope.execute(select_and_lock(scope.threads.c, scope.thread_of(thread_id)))).one_or_none()
+    if locked is None:
+        raise ThreadNotFoundError(thread_id)
+    owner: UserIdT = locked.user_id
+    return owner
 
 
-def locked_threads(models: Models[Any, Any], thread: Table, *, of_anybody: bool, waits: bool, one: bool = False) -> CTE:
-    """Lock the threads' rows until the transaction ends; those of other owners are not among them.
+def locked_thread(scope: Scope[IdT, Any], thread_id: IdT) -> CTE:
+    """Return a CTE that locks a thread of the owner until the transaction ends; empty if there is none.
 
-    Whatever numbers a statement draws below these locks are in the order of commits.
+    A number that the statement draws below this lock follows the order of commits.
+    """
+    locked: CTE = select_and_lock(scope.threads.c, scope.thread_of(thread_id)).cte("locked")
+    return locked
+
+
+def locked_threads(models: Models[Any, Any], *, of_any_user: bool, waits: bool, one: bool = False) -> CTE:
+    """Return a CTE that locks the threads ``thread_ids`` of ``owners`` until the transaction ends.
 
     Args:
-        waits: ``False`` leaves out what somebody else has locked.
+        waits: ``False`` leaves out threads that another transaction has locked.
         one: as for ``new_rows``.
     """
-    wanted, users = thread_ids(models, one=one), owners(models, one=one)
-    owned = true() if of_anybody else thread.c.user_id == (users if one else any_(users))
-    return (
-        select(thread.c.thread_id, thread.c.user_id)
-        .where(thread.c.thread_id == (wanted if one else any_(wanted)), owned)
-        .with_for_update(key_share=True, skip_locked=not waits)
-        .cte("locked")
-    )
+    thread = table_of(models.Thread).c
+    ids, users = thread_ids(models, one=one), owners(models, one=one)
+    owned = true() if of_any_user else thread.user_id == (users if one else any_(users))
+    is_wanted = thread.thread_id == (ids if one else any_(ids))
+    locked: CTE = select_and_lock(thread, is_wanted, owned, skip_locked=not waits).cte("locked")
+    return locked
 
 
-def touched_threads(thread: Table, locked: CTE, seconds: float) -> CTE:
-    """Move ``updated_at``, at most once in so many seconds: it is indexed, so each move costs."""
+def touched_threads(models: Models[Any, Any], locked: CTE, seconds: float) -> CTE:
+    """Return a CTE that sets ``updated_at`` of the locked threads.
+
+    At most once in so many seconds: the column is indexed, so each change costs a new row version and index entries.
+    """
+    thread = table_of(models.Thread)
     due = func.now() - timedelta(seconds=seconds)
     return (
         update(thread)
@@ -72,29 +83,71 @@ def touched_threads(thread: Table, locked: CTE, seconds: float) -> CTE:
     )
 
 
-def rows_of_locked(rows: Any, locked: CTE, *, of_anybody: bool) -> Any:
-    """Join the new rows to the locked threads that they belong to."""
+def touched_thread(scope: Scope[Any, Any], locked: CTE) -> CTE:
+    """Return a CTE that sets ``updated_at`` of a locked thread; see ``touched_threads``."""
+    return touched_threads(scope.models, locked, scope.options.touch_interval)
+
+
+@lru_cache(MODELS_AT_ONCE)
+def lock_and_touch(models: Models[Any, Any], *, touch_seconds: float, of_any_user: bool) -> CompiledStatement:
+    """Lock the thread ``thread_ids`` of ``owners`` and set its ``updated_at``; returns its id, if there is one."""
+    locked = locked_threads(models, of_any_user=of_any_user, waits=True, one=True)
+    return CompiledStatement(select(locked.c.thread_id).add_cte(touched_threads(models, locked, touch_seconds)))
+
+
+def unnest(name: str, *, numbered: bool = False, **arrays: ColumnElement[Any]) -> Any:
+    """Return a table of rows given as one array a column, so that the SQL does not depend on their number.
+
+    Args:
+        name: names the table in the statement.
+        numbered: add a column ``ordinal``, which counts the rows from 1.
+        arrays: the array expressions by column name.
+    """
+    columns = [column(each, array.type.item_type) for each, array in arrays.items()]  # type: ignore[attr-defined]  # ARRAY
+    ordinality = {"with_ordinality": "ordinal"} if numbered else {}
+    return func.unnest(*arrays.values()).table_valued(*columns, **ordinality).render_derived(name=name)
+
+
+def new_rows(models: Models[Any, Any], columns: dict[str, TypeEngine[Any]], *, one: bool = False) -> Any:
+    """Return the rows to write as a table, with parameters named like its columns.
+
+    Beside the columns it has ``thread_id`` and ``owner`` (of the parameters ``thread_ids`` and ``owners``), and
+    ``ordinal``.
+
+    Args:
+        one: it is one row, given as plain values. Arrays of one cost the server twice as much.
+    """
+    parameters = {"thread_id": thread_ids(models, one=one), "owner": owners(models, one=one)}
+    parameters |= {name: _parameter(name, kind, one=one) for name, kind in columns.items()}
+    if one:
+        values = [value.label(name) for name, value in parameters.items()]
+        return select(*values, literal_column("1").label("ordinal")).subquery("new")
+    return unnest("new", numbered=True, **parameters)
+
+
+def rows_of_locked(rows: Any, locked: CTE, *, of_any_user: bool) -> Any:
+    """Join rows to the locked threads that they belong to."""
     same = rows.c.thread_id == locked.c.thread_id
-    return locked.join(rows, same if of_anybody else same & (rows.c.owner == locked.c.user_id))
+    return locked.join(rows, same if of_any_user else same & (rows.c.owner == locked.c.user_id))
 
 
 def owner_of(locked: CTE) -> Any:
-    """Whose the one locked thread is, as the column ``owner``."""
+    """Return the owner of the one locked thread, as the column ``owner``."""
     return select(locked.c.user_id).scalar_subquery().label("owner")
 
 
-def thread_ids(models: Models[Any, Any], *, one: bool) -> BindParameter[Any]:
-    """The parameter ``thread_ids``."""
-    return _parameter("thread_ids", _id_type(models), one=one)
+def thread_ids(models: Models[Any, Any], *, one: bool = False) -> BindParameter[Any]:
+    """Return the parameter ``thread_ids``: an array, or one id."""
+    return _parameter("thread_ids", _element(models.id_types.id), one=one)
 
 
-def owners(models: Models[Any, Any], *, one: bool) -> BindParameter[Any]:
-    """The parameter ``owners``; anything will do where anybody's threads are meant."""
-    return _parameter("owners", _owner_type(models), one=one)
+def owners(models: Models[Any, Any], *, one: bool = False) -> BindParameter[Any]:
+    """Return the parameter ``owners``: an array, or one owner; unused where threads of any user are meant."""
+    return _parameter("owners", _element(models.id_types.user), one=one)
 
 
-def values_of(columns: dict[str, list[Any]], *, one: bool) -> dict[str, Any]:
-    """The parameters for ``new_rows``, of the columns of what is to be written."""
+def parameters_of(columns: dict[str, list[Any]], *, one: bool) -> dict[str, Any]:
+    """Return the parameters of ``new_rows``, given the values of each column."""
     return {name: values[0] for name, values in columns.items()} if one else columns
 
 
@@ -102,9 +155,5 @@ def _parameter(name: str, kind: TypeEngine[Any], *, one: bool) -> BindParameter[
     return bindparam(name, type_=kind if one else ARRAY(kind))
 
 
-def _id_type(models: Models[Any, Any]) -> Any:
-    return models.id_types.id.array_type().item_type
-
-
-def _owner_type(models: Models[Any, Any]) -> Any:
-    return models.id_types.user.array_type().item_type
+def _element(id_type: Any) -> Any:
+    return id_type.array_type().item_type

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Any, Generic
 
-from sqlalchemy import Row, Table, literal, select
+from sqlalchemy import Table, literal, select
 from sqlalchemy.dialects.postgresql import insert
 
 from agent_persistence.errors import InvalidInputError, ThreadNotFoundError
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.models.tool_results import MAX_TOOL_CALL_ID
+from agent_persistence.repositories.locks import locked_thread
 from agent_persistence.repositories.rows import check_readable
-from agent_persistence.sessions.commit_evidence import RowEvidence
+from agent_persistence.sessions.commit_evidence import row_evidence
 from agent_persistence.sessions.scope import Scope
 from agent_persistence.validation import check_text
 
@@ -53,7 +54,7 @@ class ToolResultRepository(Generic[IdT, UserIdT]):
             raise InvalidInputError("result", "must not be None, which stands for no record")
         scope, results = self._scope, self._results
         call_id, encoded = _tool_call_id(tool_call_id), scope.json(result, "result")
-        locked = scope.locked_thread(scope.thread_id(thread_id))
+        locked = locked_thread(scope, scope.thread_id(thread_id))
         values = select(
             locked.c.thread_id,
             literal(call_id, results.c.tool_call_id.type),
@@ -65,16 +66,12 @@ class ToolResultRepository(Generic[IdT, UserIdT]):
             .on_conflict_do_nothing(index_elements=[results.c.thread_id, results.c.tool_call_id])
             .returning(results.c.thread_id, results.c.tool_call_id, results.c.created_at)
         )
-        if await scope.write(statement, self._recorded):
+        if await scope.write(statement, row_evidence(results, "thread_id", "tool_call_id", time="created_at")):
             return result
         first = await self.get(thread_id, tool_call_id)
         if first is None:
             raise ThreadNotFoundError(thread_id)
         return first
-
-    def _recorded(self, row: Row[Any]) -> RowEvidence:
-        key = {"thread_id": row.thread_id, "tool_call_id": row.tool_call_id}
-        return RowEvidence(self._results, key, ("created_at", row.created_at))
 
 
 def _tool_call_id(value: object) -> str:

@@ -1,8 +1,8 @@
-"""What shows afterwards whether a transaction was committed, when the reply to its COMMIT was lost.
+"""Evidence that a transaction was committed, for when the reply to its COMMIT was lost.
 
-Its number is asked for along with a row that it writes, which costs no round trip. While the server runs on, that
-number settles it (``pg_xact_status``). After a crash it does not: a number of which nothing had reached the disk is
-given out again, and another transaction's fate would be taken for this one's. Then the row decides.
+The number of the transaction is returned with a row that it writes, which costs no round trip. While the server keeps
+running, ``pg_xact_status`` of that number settles it. After a crash it does not: a number of which nothing reached the
+disk is given out again, and another transaction's status would be read. Then the row decides.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -33,24 +34,24 @@ from sqlalchemy.orm import Session, SessionTransaction
 
 from agent_persistence.errors import DatabaseError, UnavailableError
 
-_PROOF: Final = "agent_persistence.proof"
-_TRACES_KEPT: Final = 7
-# A standby knows what it was sent so far: what it knows nothing of may be committed all the same.
+_EVIDENCE: Final = "agent_persistence.commit_evidence"
+_ROWS_KEPT: Final = 7
+# A standby knows what it has received so far: a transaction that it does not know may be committed all the same.
 _STATUS: Final = text(
     "SELECT CASE WHEN pg_is_in_recovery() THEN 'in recovery' ELSE pg_xact_status(CAST(:transaction_id AS xid8)) END"
 )
 _NOT_OVER: Final = {"in recovery", "in progress"}
-# A server that was not shut down properly counts from anew, even if its first process lives on.
+# Crash recovery resets the statistics, even if the first process of the server lives on.
 _STATISTICS: Final = table("pg_stat_bgwriter", column("stats_reset", DateTime(timezone=True)))
 _LAST_CRASH: Final[ColumnElement[datetime]] = select(_STATISTICS.c.stats_reset).scalar_subquery()
-_NOT_GIVEN_OUT_YET: Final = "22023"  # invalid_parameter_value: the number is in the future
+_NOT_ASSIGNED_YET: Final = "22023"  # invalid_parameter_value: the number is in the future
 
 TRANSACTION_MARKS: Final[tuple[Label[Any], ...]] = (
     cast(func.pg_current_xact_id(), Text).label("transaction_id"),
     func.now().label("transaction_started"),
     func.pg_postmaster_start_time().label("server_started"),
 )
-"""What a statement that writes returns beside its rows."""
+"""Columns that every writing statement returns, beside those of its rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +59,9 @@ class RowEvidence:
     """A row that a transaction wrote.
 
     Attributes:
-        key: what picks the row.
-        time: the column, and its value, that tells the row as it was written; ``None`` if the row was deleted.
+        key: selects the row.
+        time: a column and its value that tell the row as it was written from later versions of it; ``None`` if the row
+            was deleted.
     """
 
     table: Table
@@ -67,26 +69,41 @@ class RowEvidence:
     time: tuple[str, datetime] | None = None
 
     def condition(self) -> ColumnElement[bool]:
-        """What holds once the transaction is committed."""
+        """Return the condition that holds once the transaction is committed."""
         values = dict(self.key) if self.time is None else {**self.key, self.time[0]: self.time[1]}
         columns = self.table.c
         found = exists(select(1).select_from(self.table).where(*(columns[name] == values[name] for name in values)))
         return ~found if self.time is None else found
 
     def went_with(self, deleted: RowEvidence) -> bool:
-        """Whether the row was that one, or belonged to that thread."""
+        """Whether the deleted row is this one, or the thread of this one."""
         return all(self.key.get(name) == value for name, value in deleted.key.items())
+
+
+def row_evidence(table: Table, *key: str, time: str | None = None) -> Callable[[Any], RowEvidence]:
+    """Return the function that makes evidence of a returned row.
+
+    Args:
+        key: the columns that select the row.
+        time: the column that tells the row as it was written; ``None`` where rows are deleted.
+    """
+    return partial(_row_evidence, table, key, time)
+
+
+def _row_evidence(table: Table, key: Sequence[str], time: str | None, row: Any) -> RowEvidence:
+    values = {name: getattr(row, name) for name in key}
+    return RowEvidence(table, values, None if time is None else (time, getattr(row, time)))
 
 
 @dataclass(slots=True)
 class CommitEvidence:
-    """What a transaction left behind, if it was committed.
+    """What shows afterwards whether a transaction was committed.
 
     Attributes:
-        marks: its number, when it started, and when its server did.
-        made: rows that it wrote and did not delete again, the latest of them.
-        deleted: a row that it deleted, if it did nothing else.
-        wrote_rows: whether it wrote any; those within savepoints may have been undone, and prove nothing.
+        marks: the transaction's number, its start, and the server's start.
+        made: the latest rows that it wrote and did not delete again.
+        deleted: a row that it deleted; counts only if it wrote none.
+        wrote_rows: whether it wrote any. Rows within savepoints may have been undone, so they prove nothing.
     """
 
     transaction: SessionTransaction | None
@@ -95,61 +112,68 @@ class CommitEvidence:
     deleted: RowEvidence | None = None
     wrote_rows: bool = False
 
-    def note(self, traces: Sequence[RowEvidence], *, in_savepoint: bool) -> None:
-        """Add what one statement wrote."""
-        for trace in traces:
-            if trace.time is None:
-                self.made = [made for made in self.made if not made.went_with(trace)]
-        last = traces[-1]
+    def note(self, rows: Sequence[RowEvidence], *, in_savepoint: bool) -> None:
+        """Add the rows that one statement wrote."""
+        for row in rows:
+            if row.time is None:
+                self.made = [made for made in self.made if not made.went_with(row)]
+        last = rows[-1]
         if last.time is None:
             self.deleted = last
         self.wrote_rows |= last.time is not None or in_savepoint
         if last.time is not None and not in_savepoint:
-            self.made = [*self.made[-_TRACES_KEPT:], last]
+            self.made = [*self.made[-_ROWS_KEPT:], last]
 
-    def evidence(self) -> ColumnElement[bool] | None:
-        """The condition that tells; ``None`` where the rows do not."""
+    def condition(self) -> ColumnElement[bool] | None:
+        """Return the condition that holds if it was committed; ``None`` where the rows do not tell."""
         if self.made:
             return self.made[-1].condition()
         return None if self.wrote_rows or self.deleted is None else self.deleted.condition()
 
 
-def record_evidence(session: Session, marks: Row[Any], traces: Sequence[RowEvidence]) -> None:
-    """Remember what the transaction of this session has just written."""
-    proof = evidence_of(session)
-    if proof is None:
-        proof = session.info[_PROOF] = CommitEvidence(session.get_transaction(), marks)
-    proof.note(traces, in_savepoint=session.in_nested_transaction())
+def record_evidence(session: Session, marks: Row[Any], rows: Sequence[RowEvidence]) -> None:
+    """Record what the transaction of this session has just written."""
+    evidence = evidence_of(session)
+    if evidence is None:
+        evidence = session.info[_EVIDENCE] = CommitEvidence(session.get_transaction(), marks)
+    evidence.note(rows, in_savepoint=session.in_nested_transaction())
 
 
 def evidence_of(session: Session) -> CommitEvidence | None:
-    """Return the proof of the transaction that the session is in, or ``None`` if it is not known to write."""
-    proof: CommitEvidence | None = session.info.get(_PROOF)
-    return proof if proof is not None and proof.transaction is session.get_transaction() else None
+    """Return the evidence of the session's transaction; ``None`` if no write of it was recorded."""
+    evidence: CommitEvidence | None = session.info.get(_EVIDENCE)
+    return evidence if evidence is not None and evidence.transaction is session.get_transaction() else None
 
 
-async def was_committed(proof: CommitEvidence, execute: Callable[[Executable], Awaitable[Result[Any]]]) -> bool | None:
-    """Ask the database what became of a transaction, through a scope that sees every owner's rows.
+async def was_committed(
+    evidence: CommitEvidence, execute: Callable[[Executable], Awaitable[Result[Any]]]
+) -> bool | None:
+    """Ask the database whether a transaction was committed.
 
-    ``None`` if it cannot tell. After a crash a row that somebody deleted or changed since makes it say that nothing
-    was committed.
+    After a crash, a row that another transaction has changed or deleted since counts as not committed.
+
+    Args:
+        execute: runs a statement that sees the rows of every owner.
+
+    Returns:
+        ``None`` if the database cannot tell.
 
     Raises:
-        UnavailableError: it is still under way, or the database cannot be reached.
+        UnavailableError: the transaction is still in progress, or the database cannot be reached.
     """
-    marks, evidence = proof.marks, proof.evidence()
+    marks, condition = evidence.marks, evidence.condition()
     try:
         status = (await execute(_STATUS.bindparams(transaction_id=marks.transaction_id))).scalar_one()
     except DatabaseError as error:
-        if error.sqlstate == _NOT_GIVEN_OUT_YET:
-            return False  # another server took over before it heard of this transaction
+        if error.sqlstate == _NOT_ASSIGNED_YET:
+            return False  # a promoted standby that never received this transaction
         raise
     if status in _NOT_OVER:
-        raise UnavailableError("the transaction is still under way; ask again")
+        raise UnavailableError("the transaction is still in progress; ask again")
     if status == "aborted":
         return False
-    # A statement of its own: the row must be looked for after the transaction is known to be over.
+    # A second statement: the row must be looked for after the transaction is known to be over.
     same = (func.pg_postmaster_start_time() == marks.server_started) & (marks.transaction_started > _LAST_CRASH)
     if (await execute(select(same))).scalar_one():
         return True
-    return None if evidence is None else bool((await execute(select(evidence))).scalar_one())
+    return None if condition is None else bool((await execute(select(condition))).scalar_one())

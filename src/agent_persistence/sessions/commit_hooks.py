@@ -1,6 +1,6 @@
-"""What must happen around the outermost commit, whoever issues it. The only place that knows session events.
+"""Hooks around the outermost commit of a session, whoever issues it; the only place that knows session events.
 
-Repositories say what they changed (``touch``); the hooks of a ``CacheWatch`` say what to do about it.
+Repositories report what they changed (``touch``); the hooks of a ``CacheWatch`` act on it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Collection, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
-from sqlalchemy import Connection, Table, any_, event, insert, literal, select
+from sqlalchemy import Connection, any_, event, insert, literal, select
 from sqlalchemy.orm import Session, SessionTransaction
 
 # Internal upstream (2.1 calls it await_ and keeps this name); imported here and nowhere else, tested on both lines.
@@ -22,44 +22,47 @@ from agent_persistence.errors import InvalidInputError
 from agent_persistence.models import Models
 from agent_persistence.models.base import table_of
 from agent_persistence.records import ANY_USER, SavedState, Touched, TouchedState
-from agent_persistence.sessions.owner_setting import say_owner, set_local
-from agent_persistence.sessions.sharing import is_shared
+from agent_persistence.sessions.owner_setting import set_local, set_owner
+from agent_persistence.sessions.thread_lock import select_and_lock
 
 logger = logging.getLogger("agent_persistence")
 
 _WATCH: Final = "agent_persistence.watch"
+_SHARED: Final = "agent_persistence.shared"
 
 
 class CommitHooks(Protocol):
-    """What somebody wants to do around a commit that changed states. None of it may raise."""
+    """Functions called around a commit that changed states. None of them may raise."""
 
     def prepare(self, touched: Mapping[TouchedState, SavedState | None], /) -> Any:
-        """Make what the other three are called with."""
+        """Return the ticket that the other three are called with."""
 
     async def before_commit(self, ticket: Any, /) -> Collection[TouchedState]:
-        """Run after the last write was flushed, so with the row locks held; return what could not be seen to.
+        """Run after the last flush, while the row locks are held; return the states that the cache was not told of.
 
-        That is written into the outbox, in the same transaction.
+        Those are written to the outbox in the same transaction.
         """
         ...
 
     async def after_commit(self, ticket: Any, /) -> None:
-        """Run once the work is durable."""
+        """Run once the transaction is durable."""
 
     async def after_rollback(self, ticket: Any, /) -> None:
-        """Run once the work is certainly undone."""
+        """Run once the transaction is certainly rolled back."""
 
 
 @dataclass(slots=True)
 class CacheWatch:
-    """What is watched for in a session, and how far its transaction has come.
+    """The hooks of a session, and the state of its transaction.
 
     Attributes:
-        idle_limit: the longest that the transaction may idle once the hooks ran, in seconds; ``None`` where the
-            connection is limited already.
-        row_level_security: whether the database shows an owner only the rows of their own.
-        written: threads whose states the host wrote through the mapped classes; their owners are looked up.
-        savepoints: what was touched and written before each savepoint.
+        idle_limit: how long the transaction may idle once the hooks ran, in seconds; ``None`` where the connection has
+            such a limit already.
+        row_level_security: whether policies show an owner only their rows.
+        touched: states that repositories changed.
+        written: threads whose states the host changed through the mapped classes; their owners are looked up.
+        savepoints: ``touched`` and ``written`` as they were before each savepoint.
+        sent: whether the hooks before the commit ran: from then on only a seen commit or rollback ends the quarantine.
     """
 
     hooks: CommitHooks
@@ -76,51 +79,65 @@ class CacheWatch:
 
 
 def touch(session: Session, state: TouchedState, latest: SavedState | None = None) -> None:
-    """Say that the transaction changed a thread's latest state, and to what where that is known."""
-    watched = watch_of(session)
-    if watched is not None:
-        watched.touched[state] = latest
+    """Note that the transaction changed a thread's latest state, and its new value where that is known."""
+    watch = watch_of(session)
+    if watch is not None:
+        watch.touched[state] = latest
 
 
 def touch_written(session: Session, thread_id: Any) -> None:
-    """Say that the host wrote states of a thread, whoever owns it."""
-    watched = watch_of(session)
-    if watched is not None:
-        watched.written.add(thread_id)
+    """Note that the host changed states of a thread, whoever owns it."""
+    watch = watch_of(session)
+    if watch is not None:
+        watch.written.add(thread_id)
 
 
 def has_touched(session: Session, thread_id: Any) -> bool:
-    """Whether the transaction changed this thread's state, or may do so, so that its reads must go to the table."""
-    watched = watch_of(session)
-    if watched is None:
+    """Whether the transaction changed this thread's state, or may do so, so that it must read the table."""
+    watch = watch_of(session)
+    if watch is None:
         return False
-    if session.new or session.dirty or session.deleted or thread_id in watched.written:
+    if session.new or session.dirty or session.deleted or thread_id in watch.written:
         return True
-    return any(touched.thread_id == thread_id for touched in watched.touched)
+    return any(touched.thread_id == thread_id for touched in watch.touched)
+
+
+def share(session: Session) -> None:
+    """Note that the host uses this session too: SQL, savepoints, whatever a session can do."""
+    session.info[_SHARED] = True
+
+
+def is_shared(session: Session) -> bool:
+    """Whether the host may have done something in this session that this package did not see.
+
+    Then values written in it may have been undone, so they are not passed on to the cache, and its transaction may hold
+    more than the evidence of its commit.
+    """
+    return _SHARED in session.info
 
 
 def start_watch(session: Session, watch: CacheWatch) -> bool:
-    """Watch a session; say whether it was not watched yet.
+    """Watch a session; return whether it was not watched before.
 
     Raises:
-        InvalidInputError: somebody else's hooks are called already.
+        InvalidInputError: the session is bound to another ``Persistence``.
     """
-    watched = session.info.setdefault(_WATCH, watch)
-    if watched.hooks is not watch.hooks:
+    current = session.info.setdefault(_WATCH, watch)
+    if current.hooks is not watch.hooks:
         raise InvalidInputError(
             "session", "is bound to another Persistence; the caches of both would not hear of a commit"
         )
-    return watched is watch
+    return current is watch
 
 
 def watch_of(session: Session) -> CacheWatch | None:
-    """What is watched for in this session."""
-    watched: CacheWatch | None = session.info.get(_WATCH)
-    return watched
+    """Return the watch of a session, or ``None``."""
+    watch: CacheWatch | None = session.info.get(_WATCH)
+    return watch
 
 
 def listen_to_commits(session: Session | type[Session]) -> None:
-    """Have the commits of a session, or of a class of sessions, heard of."""
+    """Listen to the transactions of a session, or of a class of sessions."""
     event.listen(session, "before_commit", _before_commit)
     event.listen(session, "after_commit", _after_commit)
     event.listen(session, "after_transaction_create", _after_transaction_create)
@@ -128,100 +145,100 @@ def listen_to_commits(session: Session | type[Session]) -> None:
     event.listen(session, "after_transaction_end", _after_transaction_end)
 
 
-def _before_commit(session: Session) -> None:
-    watched = watch_of(session)
-    if watched is None:
-        return
-    session.flush()
-    if watched.written:
-        _lock_written(session, watched)
-    if not watched.touched or session.in_nested_transaction():
-        return  # a released savepoint is not durable yet
-    watched.connection = session.connection(bind_arguments={"mapper": watched.models.Thread})
-    driver_connection = watched.connection.connection.dbapi_connection
-    refuse_autocommit(yes=getattr(driver_connection, "autocommit", False))
-    if watched.idle_limit is not None:
-        _limit_idling(watched.connection, watched.idle_limit)
-    # A host may have undone values behind the session's back, with a savepoint of the connection.
-    touched = dict.fromkeys(watched.touched) if is_shared(session) else watched.touched
-    watched.ticket = watched.hooks.prepare(touched)
-    untold = await_only(watched.hooks.before_commit(watched.ticket))
-    watched.sent = True  # from here on only a commit tells that it was one
-    if untold:
-        watched.connection.execute(insert(watched.models.outbox), [state._asdict() for state in untold])
-
-
 def refuse_autocommit(*, yes: bool) -> None:
-    """Engines, sessions and connections can be told to commit each statement; the cache hears of that too late."""
+    """Refuse sessions and connections in AUTOCOMMIT: the cache would hear of each commit too late.
+
+    Raises:
+        InvalidInputError: ``yes``.
+    """
     if yes:
         raise InvalidInputError(
             "session", "must not be in AUTOCOMMIT: the cache has to hear of a commit before it comes"
         )
 
 
-def _lock_written(session: Session, watched: CacheWatch) -> None:
-    """Find whose threads the host wrote to, and lock them as the repositories do: the lock is what orders writers."""
-    if watched.row_level_security:
-        say_owner(session, ANY_USER, bind=watched.models.Thread)
-    thread: Table = table_of(watched.models.Thread)
-    statement = (
-        select(thread.c.thread_id, thread.c.user_id)
-        .where(thread.c.thread_id == any_(literal(list(watched.written), watched.models.id_types.id.array_type())))
-        .order_by(thread.c.thread_id)
-        .with_for_update(key_share=True)
-    )
-    for row in session.execute(statement, bind_arguments={"mapper": watched.models.Thread}):
-        watched.touched[TouchedState(row.thread_id, row.user_id)] = None
+def _before_commit(session: Session) -> None:
+    watch = watch_of(session)
+    if watch is None:
+        return
+    session.flush()
+    if watch.written:
+        _lock_written(session, watch)
+    if not watch.touched or session.in_nested_transaction():
+        return  # a released savepoint is not durable yet
+    watch.connection = session.connection(bind_arguments={"mapper": watch.models.Thread})
+    driver_connection = watch.connection.connection.dbapi_connection
+    refuse_autocommit(yes=getattr(driver_connection, "autocommit", False))
+    if watch.idle_limit is not None:
+        _limit_idling(watch.connection, watch.idle_limit)
+    # The host may have undone values unseen, by a savepoint of the connection: then no value is published.
+    touched = dict.fromkeys(watch.touched) if is_shared(session) else watch.touched
+    watch.ticket = watch.hooks.prepare(touched)
+    untold = await_only(watch.hooks.before_commit(watch.ticket))
+    watch.sent = True
+    if untold:
+        watch.connection.execute(insert(watch.models.outbox), [state._asdict() for state in untold])
+
+
+def _lock_written(session: Session, watch: CacheWatch) -> None:
+    """Look up the owners of the threads that the host wrote to, and lock these threads as the repositories do."""
+    if watch.row_level_security:
+        set_owner(session, ANY_USER, bind=watch.models.Thread)
+    thread = table_of(watch.models.Thread).c
+    ids = literal(list(watch.written), watch.models.id_types.id.array_type())
+    statement = select_and_lock(thread, thread.thread_id == any_(ids)).order_by(thread.thread_id)
+    for row in session.execute(statement, bind_arguments={"mapper": watch.models.Thread}):
+        watch.touched[TouchedState(row.thread_id, row.user_id)] = None
 
 
 def _limit_idling(connection: Connection, seconds: float) -> None:
-    """Have the server end the transaction before what the hooks set expires, should this process stall now."""
+    """Let the server end the transaction before the quarantine expires, should this process stall now."""
     milliseconds = str(int(seconds * 1000))
     connection.execute(select(set_local("idle_in_transaction_session_timeout", milliseconds)))
 
 
 def _after_commit(session: Session) -> None:
-    watched = watch_of(session)
-    if watched is None or session.in_nested_transaction():
+    watch = watch_of(session)
+    if watch is None or session.in_nested_transaction():
         return
-    if watched.connection is None:
-        if watched.touched:  # SQLAlchemy spoke of the savepoint only, and has committed both
+    if watch.connection is None:
+        if watch.touched:  # SQLAlchemy announced only the savepoint, and has committed both
             logger.warning("a transaction was committed with a savepoint open: cached states are withdrawn after it")
-            watched.ticket, watched.committed = watched.hooks.prepare(dict.fromkeys(watched.touched)), True
+            watch.ticket, watch.committed = watch.hooks.prepare(dict.fromkeys(watch.touched)), True
         return
-    # A session that was joined to a transaction of its connection has committed nothing yet.
-    watched.committed = not watched.connection.in_transaction()
+    # A session that joined a transaction of its connection has committed nothing yet.
+    watch.committed = not watch.connection.in_transaction()
 
 
 def _after_transaction_create(session: Session, transaction: SessionTransaction) -> None:
-    watched = watch_of(session)
-    if watched is not None and transaction.nested:
-        watched.savepoints[transaction] = dict(watched.touched), set(watched.written)
+    watch = watch_of(session)
+    if watch is not None and transaction.nested:
+        watch.savepoints[transaction] = dict(watch.touched), set(watch.written)
 
 
 def _after_soft_rollback(session: Session, transaction: SessionTransaction) -> None:
-    """Forget what a savepoint touched: its locks are gone too, so its keys are no longer ours to quarantine."""
-    watched = watch_of(session)
-    if watched is not None and transaction.nested:
-        watched.touched, watched.written = watched.savepoints.get(transaction, ({}, set()))
+    """Forget what a savepoint touched: its row locks are gone, so these keys must not be quarantined."""
+    watch = watch_of(session)
+    if watch is not None and transaction.nested:
+        watch.touched, watch.written = watch.savepoints.get(transaction, ({}, set()))
 
 
 def _after_transaction_end(session: Session, transaction: SessionTransaction) -> None:
-    """The one event that comes however a transaction ends: a session may be closed without commit or rollback."""
-    watched = watch_of(session)
-    if watched is None or transaction.parent is not None:
+    """Run the hooks of the end. Only this event follows every transaction: a session may close without a rollback."""
+    watch = watch_of(session)
+    if watch is None or transaction.parent is not None:
         return
-    ticket, committed, undone = watched.ticket, watched.committed, not watched.sent
-    watched.ticket = watched.connection = None
-    watched.sent = watched.committed = False
-    watched.touched, watched.written, watched.savepoints = {}, set(), {}
+    ticket, committed, undone = watch.ticket, watch.committed, not watch.sent
+    watch.ticket = watch.connection = None
+    watch.sent = watch.committed = False
+    watch.touched, watch.written, watch.savepoints = {}, set(), {}
     if ticket is not None and (committed or undone):
-        _run_to_the_end(watched.hooks.after_commit(ticket) if committed else watched.hooks.after_rollback(ticket))
+        _run_to_the_end(watch.hooks.after_commit(ticket) if committed else watch.hooks.after_rollback(ticket))
 
 
 def _run_to_the_end(work: Coroutine[Any, Any, None]) -> None:
     try:
         await_only(asyncio.shield(start(work)))
     except Exception:
-        # The rows are committed: commit() must not fail for what comes after it.
+        # The rows are committed: commit() must not fail because of what follows it.
         logger.warning("work after a commit failed", exc_info=True)

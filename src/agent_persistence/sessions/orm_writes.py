@@ -1,7 +1,7 @@
-"""What a host writes through the mapped classes themselves, so that cached states hear of it.
+"""Watches writes of the host through the mapped classes, so that cached states follow them.
 
-Objects that a flush writes, and ORM-enabled ``insert()``, ``update()`` and ``delete()``. What passes the ORM by (Core
-statements on the table, text, the legacy bulk methods, an insert from a select) is not seen: say it with
+Seen are flushed objects and ORM-enabled ``insert()``, ``update()`` and ``delete()``. Writes that bypass the ORM (Core
+statements on the table, text, the legacy bulk methods, an insert from a select) are not seen: report them with
 ``uow.states.touch``.
 """
 
@@ -17,16 +17,37 @@ from sqlalchemy.orm import Mapper, ORMExecuteState, Session, object_session
 from agent_persistence.models import StateMixin, ThreadMixin
 from agent_persistence.models.base import table_of
 from agent_persistence.records import TouchedState
-from agent_persistence.sessions.commit_hooks import touch, touch_written, watch_of
-from agent_persistence.sessions.scope import Query
+from agent_persistence.sessions.commit_hooks import (
+    CacheWatch,
+    listen_to_commits,
+    start_watch,
+    touch,
+    touch_written,
+    watch_of,
+)
+from agent_persistence.sessions.thread_lock import select_and_lock
 
-# The names of a compiled INSERT's parameters: of one row, and of several.
+# A compiled INSERT names its parameters so, for one row and for several.
 _THREAD_PARAMETER: Final = re.compile(r"thread_id(_m\d+)?")
 
 
-def listen_to_statements(session: Session | type[Session]) -> None:
-    """Have the ORM-enabled statements of a session, or of a class of sessions, seen. Flushes are seen without."""
-    event.listen(session, "do_orm_execute", _before_statement)
+def watch_session(session: Session, watch: CacheWatch) -> None:
+    """Call the hooks of a watch around the commits of a session, from now on.
+
+    Raises:
+        InvalidInputError: the session is bound to another ``Persistence``.
+    """
+    if start_watch(session, watch) and not isinstance(session, WatchedSession):
+        _listen(session)
+
+
+class WatchedSession(Session):
+    """A session whose class has the listeners: adding them to each session would cost ten microseconds apiece."""
+
+
+def _listen(session: Session | type[Session]) -> None:
+    listen_to_commits(session)
+    event.listen(session, "do_orm_execute", _before_statement)  # flushes are seen by the listeners of the mixins
 
 
 @event.listens_for(StateMixin, "after_insert", propagate=True)
@@ -35,7 +56,7 @@ def listen_to_statements(session: Session | type[Session]) -> None:
 def _after_state(_mapper: Mapper[Any], _connection: Connection, state: StateMixin[Any]) -> None:
     session, of = object_session(state), inspect(state)
     if session is not None:
-        # Both where a host gave a state to another thread; a new one has no identity yet.
+        # Two threads where the host moved a state to another one; a new state has no identity yet.
         for thread_id in {of.dict.get("thread_id"), *(of.identity or ())[:1]} - {None}:
             touch_written(session, thread_id)
 
@@ -45,12 +66,12 @@ def _before_deletion(_mapper: Mapper[Any], connection: Connection, thread: Threa
     session = object_session(thread)
     if session is not None and watch_of(session) is not None:
         table, [thread_id] = table_of(type(thread)), inspect(thread).identity
-        _touch(session, connection.execute(_lock(table.c).where(table.c.thread_id == thread_id)))
+        _touch(session, connection.execute(select_and_lock(table.c, table.c.thread_id == thread_id)))
 
 
 @event.listens_for(ThreadMixin, "before_update", propagate=True)
 def _before_change(mapper: Mapper[Any], connection: Connection, thread: ThreadMixin[Any, Any]) -> None:
-    """A thread that goes to another owner must not be shown to its owner so far any more."""
+    """Withdraw the cached state of a thread that gets another owner: its previous owner must not read it any more."""
     if inspect(thread).attrs.user_id.history.has_changes():
         _before_deletion(mapper, connection, thread)
 
@@ -63,12 +84,12 @@ def _before_statement(execution: ORMExecuteState) -> None:
         for thread_id in _threads_written(execution, mapper):
             touch_written(execution.session, thread_id)
     elif issubclass(mapper.class_, ThreadMixin) and not execution.is_insert:
-        for rows in _rows_of(execution, mapper.class_, _lock(mapper.class_)):
+        for rows in _rows_of(execution, mapper.class_, select_and_lock(mapper.class_)):
             _touch(execution.session, rows)
 
 
 def _threads_written(execution: ORMExecuteState, mapper: Mapper[Any]) -> Iterator[Any]:
-    """The threads that a statement names, and those of the rows that it picks."""
+    """Yield the threads that a statement names, and those of the rows that it will change."""
     yield from (row["thread_id"] for row in _parameters(execution) if "thread_id" in row)
     yield from _threads_in_values(execution.statement, execution.session.get_bind(mapper).dialect)
     if not execution.is_insert:
@@ -77,20 +98,20 @@ def _threads_written(execution: ORMExecuteState, mapper: Mapper[Any]) -> Iterato
 
 
 def _threads_in_values(statement: Executable, dialect: Dialect) -> Iterator[Any]:
-    """The threads that stand in the ``values()`` of an INSERT or UPDATE."""
+    """Yield the threads in the ``values()`` of an INSERT or UPDATE."""
     if isinstance(statement, Insert):
-        # An INSERT of many rows could only be compiled with its rows at hand; only what is in the statement is wanted.
-        statement = statement._annotate({"dml_strategy": "raw"})  # noqa: SLF001 - there is no public way to say so
+        # An INSERT of many rows compiles only together with its rows; wanted are the values in the statement alone.
+        statement = statement._annotate({"dml_strategy": "raw"})  # noqa: SLF001 - SQLAlchemy has no public way
     if isinstance(statement, Insert | Update):
         values = statement.compile(dialect=dialect).params.items()
         yield from (value for name, value in values if value is not None and _THREAD_PARAMETER.fullmatch(name))
 
 
-def _rows_of(execution: ORMExecuteState, model: Any, statement: Query) -> Iterator[Result[Any]]:
-    """Select what an UPDATE or DELETE is about to write, by its own condition; what waits to be flushed comes first."""
+def _rows_of(execution: ORMExecuteState, model: Any, statement: Any) -> Iterator[Result[Any]]:
+    """Select the rows that an UPDATE or DELETE will change, by its condition; pending objects are flushed first."""
     where, parameters = getattr(execution.statement, "whereclause", None), _parameters(execution) or [{}]
     if where is None and isinstance(execution.parameters, list):
-        # The keys of the rows are named, and with them the threads: what is to be found out is who owned them so far.
+        # A bulk UPDATE by primary key names the threads; to be found out are their owners so far.
         where, parameters = model.thread_id == bindparam("thread_id"), [row for row in parameters if "user_id" in row]
     for row in parameters:
         found = statement if where is None else statement.where(where)
@@ -102,11 +123,10 @@ def _parameters(execution: ORMExecuteState) -> Sequence[Mapping[str, Any]]:
     return [parameters] if isinstance(parameters, Mapping) else parameters
 
 
-def _lock(thread: Any) -> Query:
-    return select(thread.thread_id, thread.user_id).with_for_update(key_share=True)
-
-
 def _touch(session: Session, rows: Result[Any]) -> None:
     for row in rows:
         touch(session, TouchedState(row.thread_id, row.user_id))
         touch_written(session, row.thread_id)
+
+
+_listen(WatchedSession)

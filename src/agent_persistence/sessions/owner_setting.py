@@ -1,4 +1,4 @@
-"""Telling PostgreSQL whose rows a transaction may see: what the policies of ``row-level-security`` ask."""
+"""The owner's name as a setting of the transaction, which the policies of ``row-level-security`` read."""
 
 from __future__ import annotations
 
@@ -9,24 +9,29 @@ from sqlalchemy.orm import Session
 
 from agent_persistence.records import ANY_USER
 
-_SAID: Final = "agent_persistence.said_owner"
+_OWNER: Final = "agent_persistence.owner"
 
 
-def say_owner(session: Session, owner: Any, *, bind: type[Any]) -> None:
-    """Name the owner to the database, unless this transaction has; a round trip each time it is another.
+def set_owner(session: Session, owner: Any, *, bind: type[Any]) -> None:
+    """Set the owner for the rest of the transaction, unless it is set already; costs a round trip.
 
-    A savepoint that is rolled back takes the owner back to who it was before, so the owner is named anew wherever the
-    innermost savepoint is not the one that it was named in.
+    A rolled-back savepoint restores the earlier owner, so the owner is set again whenever the innermost savepoint is
+    not the one in which it was set.
 
     Args:
-        bind: the class whose connection is told, for sessions that have several.
+        bind: the mapped class whose connection is told, for sessions with several.
     """
-    said = session.info.get(_SAID)
-    if said == (_innermost(session), owner):
+    current = session.info.get(_OWNER)
+    if current == (_innermost(session), owner):
         return
     with session.no_autoflush:  # what waits to be flushed needs the owner too
         session.execute(_settings(owner), bind_arguments={"mapper": bind})
-    session.info[_SAID] = (_innermost(session), owner)
+    session.info[_OWNER] = (_innermost(session), owner)
+
+
+def set_local(name: str, value: str) -> Any:
+    """Return ``SET LOCAL`` as a function call: a pooler lets it through, and one SELECT can make several."""
+    return func.set_config(name, value, true())
 
 
 def _innermost(session: Session) -> Any:
@@ -34,14 +39,9 @@ def _innermost(session: Session) -> Any:
 
 
 def _settings(owner: Any) -> Any:
-    """Set both for the rest of the transaction: a connection goes back to its pool knowing nobody."""
+    # Both, and for this transaction only: a connection goes back to its pool without an owner.
     user_id, any_user = ("", "on") if owner is ANY_USER else (str(owner), "")
     return select(
         set_local("agent_persistence.user_id", user_id),
         set_local("agent_persistence.any_user", any_user),
     )
-
-
-def set_local(name: str, value: str) -> Any:
-    """``SET LOCAL`` as a function, which a pooler lets through and a SELECT can call several times."""
-    return func.set_config(name, value, true())

@@ -1,31 +1,19 @@
-"""What the three repositories of a unit of work have in common: models, owner, limits, and where statements run."""
+"""The scope of repositories: models, one owner, options, and the connection on which their statements run."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from datetime import timedelta
 from typing import Any, Final, Generic
 
-from sqlalchemy import (
-    CTE,
-    Column,
-    ColumnElement,
-    Executable,
-    Result,
-    Table,
-    cast,
-    func,
-    select,
-    true,
-    update,
-)
+from sqlalchemy import Column, ColumnElement, Executable, Result, Table, cast, func, select, true
 from sqlalchemy.dialects.postgresql import REGCLASS
 
 from agent_persistence.database.compiled_statement import CompiledStatement
 from agent_persistence.encoding.exact_json import EncodedJSON, encode_json, sanitize
 from agent_persistence.encoding.recent_states import RecentStates
+from agent_persistence.errors import MisuseError
 from agent_persistence.frozen import frozen
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.models import Models
@@ -34,27 +22,29 @@ from agent_persistence.records import ANY_USER, AnyUser, SavedState, TouchedStat
 from agent_persistence.sessions.commit_evidence import RowEvidence
 
 DRAWS: Final = 10
-"""How often the database is asked for an id that nobody has taken; each time a run of taken ones is skipped."""
+"""How often the database is asked for an id that is not taken; each time a run of taken ids is skipped."""
 
 Query = Any
 """A SELECT. Its class is generic over one tuple in SQLAlchemy 2.0, over the columns in 2.1: no spelling fits both."""
 
+_NEEDS_TRANSACTION: Final = "a write needs a transaction"
+
 
 @frozen
 class StoreOptions(Generic[IdT]):
-    """Choices of the settings that repositories obey.
+    """The settings that repositories obey.
 
     Attributes:
-        new_id: makes ids in Python; ``None`` where the database makes them.
-        draws_ids: these are random, so that nobody else can have one of them.
-        touch_interval: a thread's ``updated_at`` moves at most so often, in seconds.
-        max_states: a thread keeps so many of its newest states; 0 keeps all.
-        max_json_bytes: no JSON value may be longer, encoded.
+        new_id: makes an id in Python; ``None`` where the database makes ids.
+        draws_ids: whether these ids are random, so that no other row can have one of them.
+        touch_interval: the shortest time between two changes of a thread's ``updated_at``, in seconds.
+        max_states: how many of its newest states a thread keeps; 0 keeps all.
+        max_json_bytes: the largest encoded JSON value, in bytes.
         replace_unstorable: replace NUL and lone surrogates instead of refusing them.
         save_states: ``False`` refuses to save states.
-        row_level_security: name the owner to the database before its rows are asked for.
-        patches_from: states of so many bytes and more are kept as what changed; 0 keeps all of them whole.
-        is_cached: whether a cache is told of states.
+        row_level_security: name the owner to the database before its rows are read.
+        patches_from: from this size on, in bytes, states are kept as changes; 0 keeps every state whole.
+        is_cached: whether a cache must be told of changed states.
     """
 
     new_id: Callable[[], IdT] | None = None
@@ -71,16 +61,19 @@ class StoreOptions(Generic[IdT]):
 
 @frozen
 class Scope(ABC, Generic[IdT, UserIdT]):
-    """One owner's data. Everything else does not exist here."""
+    """One owner's data. Rows of other owners do not exist here.
+
+    This base class reads; ``SessionScope`` writes as well.
+    """
 
     models: Models[IdT, UserIdT]
     owner: UserIdT | AnyUser
-    limits: StoreOptions[IdT]
+    options: StoreOptions[IdT]
     recent: RecentStates
 
     @property
     def threads(self) -> Table:
-        """The table of threads. Statements are Core ones: they pass the identity map by, and cost less."""
+        """The table of threads. Core statements on tables bypass the ORM's identity map, and cost less."""
         return table_of(self.models.Thread)
 
     @property
@@ -93,127 +86,138 @@ class Scope(ABC, Generic[IdT, UserIdT]):
         """The table of messages."""
         return table_of(self.models.Message)
 
+    @property
+    def is_any_user(self) -> bool:
+        """Whether the scope is that of administration: the rows of every owner."""
+        return self.owner is ANY_USER
+
     @abstractmethod
     async def execute(self, statement: Executable) -> Result[Any]:
-        """Run a statement; driver errors leave in our own words."""
+        """Run a statement.
+
+        Raises:
+            PersistenceError: the driver's error, translated.
+        """
 
     @abstractmethod
     async def fetch(self, statement: CompiledStatement, **values: Any) -> Sequence[Any]:
-        """Run a statement that was compiled before; its rows have the names of its columns."""
+        """Run a compiled statement with these parameters, and return its rows as named tuples.
 
-    @abstractmethod
+        Raises:
+            PersistenceError: the driver's error, translated.
+        """
+
     async def write(
-        self, statement: Query | CompiledStatement, trace: Callable[[Any], RowEvidence], **values: Any
+        self, statement: Query | CompiledStatement, evidence: Callable[[Any], RowEvidence], **values: Any
     ) -> Sequence[Any]:
         """Run a statement that returns the rows it writes.
 
         Args:
-            statement: where it is compiled, it returns ``MARKS`` as well.
-            values: of the parameters of a compiled statement.
-            trace: what shows of such a row that its transaction was committed.
+            statement: if compiled, it returns ``TRANSACTION_MARKS`` too.
+            evidence: makes of a returned row what proves afterwards that its transaction was committed.
+            values: the parameters of a compiled statement.
+
+        Raises:
+            MisuseError: the scope has no transaction.
+            PersistenceError: the driver's error, translated.
         """
+        raise MisuseError(_NEEDS_TRANSACTION)
 
     @property
-    @abstractmethod
     def can_copy(self) -> bool:
         """Whether ``copy`` works here."""
+        return False
 
-    @abstractmethod
     async def copy(self, table: Table, columns: Sequence[str], rows: Iterable[tuple[Any, ...]]) -> None:
-        """Add rows by COPY, which tells nothing of them."""
+        """Add rows by COPY, which returns nothing about them.
 
-    @abstractmethod
+        Raises:
+            MisuseError: the scope has no transaction.
+        """
+        raise MisuseError(_NEEDS_TRANSACTION)
+
     def touch(self, state: TouchedState, saved: SavedState | None = None) -> None:
-        """Have the cache told of a changed state around the commit; see ``commit_hooks``."""
+        """Tell the cache of a changed state around the commit; see ``commit_hooks``.
+
+        Raises:
+            MisuseError: the scope has no transaction.
+        """
+        raise MisuseError(_NEEDS_TRANSACTION)
 
     @property
-    @abstractmethod
     def in_unit_of_work(self) -> bool:
-        """Whether its statements belong to one transaction."""
+        """Whether the statements belong to one transaction."""
+        return False
 
     @property
-    @abstractmethod
     def has_snapshot(self) -> bool:
-        """Whether a transaction is open, which may see less than has been committed since, and more than others do."""
+        """Whether a transaction is open, which may see less than has been committed since, and its uncommitted rows."""
+        return False
 
-    @abstractmethod
     def has_touched(self, thread_id: IdT) -> bool:
-        """Whether the transaction has changed the state of a thread."""
+        """Whether the transaction has changed a thread's state."""
+        return False
 
     def owns(self) -> ColumnElement[bool]:
-        """The condition that a thread belongs to the owner."""
-        if self.owner is ANY_USER:
-            return true()
-        return self.threads.c.user_id == self.owner
+        """Return the condition that a thread belongs to the owner."""
+        return true() if self.is_any_user else self.threads.c.user_id == self.owner
 
     def thread_of(self, thread_id: IdT) -> ColumnElement[bool]:
-        """The condition that picks one thread of the owner."""
+        """Return the condition that selects one thread of the owner."""
         return (self.threads.c.thread_id == thread_id) & self.owns()
 
-    def locked_thread(self, thread_id: IdT) -> CTE:
-        """Lock the thread's row until the transaction ends; empty where it is not the owner's.
-
-        Whatever numbers a statement draws below this lock are in the order of commits.
-        """
-        locked: CTE = self.lock_thread(thread_id).cte("locked")
-        return locked
-
-    def lock_thread(self, thread_id: IdT) -> Query:
-        """Select one thread of the owner FOR NO KEY UPDATE, which lets foreign-key checks of others pass."""
-        thread = self.threads
-        return (
-            select(thread.c.thread_id, thread.c.user_id)
-            .where(self.thread_of(thread_id))
-            .with_for_update(key_share=True)
-        )
-
-    def touched_thread(self, locked: CTE) -> CTE:
-        """Move the locked thread's ``updated_at``, at most once an interval: it is indexed, so each move costs."""
-        thread = self.threads
-        due = func.now() - timedelta(seconds=self.limits.touch_interval)
-        return (
-            update(thread)
-            .where(thread.c.thread_id == locked.c.thread_id, thread.c.updated_at <= due)
-            .values(updated_at=func.now())
-            .cte("touched")
-        )
-
     def json(self, value: Any, field: str) -> EncodedJSON:
-        """Encode a JSON value for a column, or refuse it by name."""
+        """Encode a JSON value for a column, after ``clean``.
+
+        Raises:
+            InvalidInputError: the value of this field cannot be stored.
+        """
         return self.encoded(self.clean(value, field), field)
 
     def encoded(self, clean: Any, field: str) -> EncodedJSON:
-        """Encode a JSON value that is clean already."""
-        return EncodedJSON(encode_json(clean, field, max_bytes=self.limits.max_json_bytes))
+        """Encode a JSON value that was cleaned.
+
+        Raises:
+            InvalidInputError: the value of this field cannot be stored.
+        """
+        return EncodedJSON(encode_json(clean, field, max_bytes=self.options.max_json_bytes))
 
     def clean(self, value: Any, field: str) -> Any:
-        """Return the value, with what PostgreSQL cannot store replaced where the settings say so."""
-        return sanitize(value, field) if self.limits.replace_unstorable else value
+        """Return the value, with NUL and lone surrogates replaced where the settings say so."""
+        return sanitize(value, field) if self.options.replace_unstorable else value
 
     def make_id(self) -> IdT | None:
-        """Make a new id, or ``None`` where the database will."""
-        return None if self.limits.new_id is None else self.limits.new_id()
+        """Make a new id, or return ``None`` where the database makes ids."""
+        return None if self.options.new_id is None else self.options.new_id()
 
     async def skip_taken(self, column: Column[Any], *within: ColumnElement[bool]) -> None:
-        """Move the database's numbering past a run of ids that were given by hand and that it has run into.
+        """Advance the sequence past explicitly inserted ids that it collided with.
 
-        Called after a collision, not when an id is given: that would leave the numbering where somebody's greatest id
-        is, even if it was rolled back. Setting it back by a race with others costs them a collision, no more.
+        Called after a collision, not when an id is given: that would move the sequence to the greatest id of any
+        caller, even one that is rolled back. A race can set it back, which costs others one collision more.
         """
         table = ".".join(f'"{part}"' for part in (self.threads.schema, column.table.name) if part)
-        counter = cast(func.pg_get_serial_sequence(table, column.name), REGCLASS)
-        last = select(func.pg_sequence_last_value(counter)).scalar_subquery()  # evaluated once, so an index serves it
+        sequence = cast(func.pg_get_serial_sequence(table, column.name), REGCLASS)
+        last = select(func.pg_sequence_last_value(sequence)).scalar_subquery()  # evaluated once, so an index serves it
         following = func.lead(column).over(order_by=column).label("following")
         run = select(column.label("id"), following).where(column >= last, *within).subquery()
         end = select(func.min(run.c.id)).where(run.c.following.is_(None) | (run.c.following - run.c.id > 1))
         is_taken = select(column).where(column == last, *within).exists()
-        everybodys = replace(self, owner=ANY_USER)  # an owner does not see the ids of others, and runs into them
-        await everybodys.execute(select(func.setval(counter, end.scalar_subquery())).where(is_taken))
+        every_owner = replace(self, owner=ANY_USER)  # ids of other owners collide too
+        await every_owner.execute(select(func.setval(sequence, end.scalar_subquery())).where(is_taken))
 
     def thread_id(self, value: object) -> IdT:
-        """Return a thread id, or refuse it."""
+        """Return a thread id.
+
+        Raises:
+            InvalidInputError: it is not an id of the configured type.
+        """
         return self.models.id_types.id.validate(value, "thread_id")
 
     def message_id(self, value: object) -> IdT:
-        """Return a message id, or refuse it."""
+        """Return a message id.
+
+        Raises:
+            InvalidInputError: it is not an id of the configured type.
+        """
         return self.models.id_types.id.validate(value, "message_id")

@@ -1,4 +1,4 @@
-"""A scope in a session: its statements belong to the session's transaction."""
+"""A scope in a session: statements run in the session's transaction."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.records import SavedState, TouchedState
 from agent_persistence.sessions.commit_evidence import TRANSACTION_MARKS, RowEvidence, record_evidence
 from agent_persistence.sessions.commit_hooks import has_touched, touch
-from agent_persistence.sessions.owner_setting import say_owner
+from agent_persistence.sessions.owner_setting import set_owner
 from agent_persistence.sessions.scope import Query, Scope
 
 _BUSY: Final = "agent_persistence.busy"
@@ -29,7 +29,7 @@ class SessionScope(Scope[IdT, UserIdT]):
     """One owner's data in one session.
 
     Raises:
-        UnitOfWorkInUseError: (every statement) another task is running one.
+        UnitOfWorkInUseError: (every statement) another task is running a statement in the session.
     """
 
     session: AsyncSession
@@ -41,7 +41,7 @@ class SessionScope(Scope[IdT, UserIdT]):
             return await self.session.execute(statement)
 
     async def entities(self, statement: Query, **values: Any) -> Sequence[Any]:
-        """Run a query for objects of one mapped class; they belong to the session."""
+        """Run a query for objects of one mapped class, and return them; they are attached to the session."""
         with translated(), _alone(self.session.sync_session.info):
             await self._prepare()
             return (await self.session.scalars(statement, values)).all()
@@ -59,22 +59,22 @@ class SessionScope(Scope[IdT, UserIdT]):
 
     @override
     async def write(
-        self, statement: Query | CompiledStatement, trace: Callable[[Any], RowEvidence], **values: Any
+        self, statement: Query | CompiledStatement, evidence: Callable[[Any], RowEvidence], **values: Any
     ) -> Sequence[Any]:
         if isinstance(statement, CompiledStatement):
             rows = await self.fetch(statement, **values)
         else:
             rows = (await self.execute(statement.returning(*TRANSACTION_MARKS))).all()
         if rows:
-            record_evidence(self.session.sync_session, rows[-1], [trace(row) for row in rows])
+            record_evidence(self.session.sync_session, rows[-1], [evidence(row) for row in rows])
         return rows
 
     @property
     @override
     def can_copy(self) -> bool:
-        # PostgreSQL copies nothing under row-level security, and what a schema is translated to SQLAlchemy knows.
+        # PostgreSQL refuses COPY under row-level security, and only SQLAlchemy knows what a schema is translated to.
         options = self.session.get_bind(self.models.Thread).get_execution_options()
-        return not self.limits.row_level_security and "schema_translate_map" not in options
+        return not self.options.row_level_security and "schema_translate_map" not in options
 
     @override
     async def copy(self, table: Table, columns: Sequence[str], rows: Iterable[tuple[Any, ...]]) -> None:
@@ -104,15 +104,15 @@ class SessionScope(Scope[IdT, UserIdT]):
 
     async def _prepare(self) -> None:
         session = self.session
-        if self.limits.row_level_security:
-            await session.run_sync(say_owner, self.owner, bind=self.models.Thread)
+        if self.options.row_level_security:
+            await session.run_sync(set_owner, self.owner, bind=self.models.Thread)
         if session.autoflush and (session.new or session.dirty or session.deleted):
-            await session.flush()  # SQLAlchemy 2.0 does not do so for Core statements, 2.1 does
+            await session.flush()  # SQLAlchemy 2.1 does this for Core statements, 2.0 does not
 
 
 @contextmanager
 def _alone(info: dict[Any, Any]) -> Iterator[None]:
-    """Refuse a second task before it breaks what the first one is doing: a session is no place for two."""
+    """Refuse a second task: a session cannot serve two at once, and would break the statement of the first."""
     if info.get(_BUSY):
         raise UnitOfWorkInUseError
     info[_BUSY] = True

@@ -11,7 +11,7 @@ import pytest_asyncio
 from connections import all_are_back
 from sqlalchemy import event
 
-from agent_persistence.database.connections import ConnectionPins
+from agent_persistence.database.connections import PinnedConnections
 from agent_persistence.errors import PoolTimeoutError
 from agent_persistence.persistence import Persistence
 from agent_persistence.settings import PersistenceSettings
@@ -29,8 +29,8 @@ async def store(settings_for: SettingsFor) -> AsyncIterator[Store]:
 
 
 @pytest.fixture
-def leases(store: Store) -> ConnectionPins:
-    return ConnectionPins(store.engine, most=1, wait_seconds=0.2)
+def pinned(store: Store) -> PinnedConnections:
+    return PinnedConnections(store.engine, most=1, wait_seconds=0.2)
 
 
 def counted(store: Store, name: str) -> list[Any]:
@@ -77,41 +77,41 @@ async def test_a_crowd_of_readers_leaves_a_turn_to_units_of_work(store: Store, u
     assert await store.threads.get(made.thread_id, user_id=user_id) == made
 
 
-async def test_who_waits_too_long_is_told_so(leases: ConnectionPins) -> None:
-    lease = await leases.take()
+async def test_who_waits_too_long_is_told_so(pinned: PinnedConnections) -> None:
+    connection = await pinned.acquire()
 
     with pytest.raises(PoolTimeoutError):
-        await leases.take()
+        await pinned.acquire()
 
-    leases.give_back(lease)
-    await leases.aclose()
+    pinned.release(connection)
+    await pinned.aclose()
 
 
-async def test_one_who_gives_up_waiting_takes_nothing_from_the_next(leases: ConnectionPins) -> None:
-    lease = await leases.take()
-    first, second = asyncio.create_task(leases.take()), asyncio.create_task(leases.take())
+async def test_one_who_gives_up_waiting_takes_nothing_from_the_next(pinned: PinnedConnections) -> None:
+    connection = await pinned.acquire()
+    first, second = asyncio.create_task(pinned.acquire()), asyncio.create_task(pinned.acquire())
     await asyncio.sleep(0)
 
-    leases.give_back(lease)
+    pinned.release(connection)
     first.cancel()
 
-    assert await second is lease
-    leases.give_back(lease)
-    await leases.aclose()
+    assert await second is connection
+    pinned.release(connection)
+    await pinned.aclose()
 
 
 async def test_a_connection_that_was_left_in_a_transaction_is_not_lent_again(
-    store: Store, leases: ConnectionPins
+    store: Store, pinned: PinnedConnections
 ) -> None:
-    lease = await leases.take()
-    await lease.begin()
-    leases.give_back(lease)
+    connection = await pinned.acquire()
+    await connection.begin()
+    pinned.release(connection)
 
-    other = await leases.take()
+    other = await pinned.acquire()
 
-    assert other is not lease
-    leases.give_back(other)
-    await leases.aclose()
+    assert other is not connection
+    pinned.release(other)
+    await pinned.aclose()
     assert await all_are_back(store)
 
 
@@ -131,17 +131,17 @@ async def test_an_engine_that_is_disposed_of_leaves_no_connection_open_and_is_le
     settings_for: SettingsFor,
 ) -> None:
     async with Store(await settings_for(pool_size=2, redis_url=None)) as store:
-        leases = ConnectionPins(store.engine, most=2, wait_seconds=1)
-        early, late = await leases.take(), await leases.take()
+        pinned = PinnedConnections(store.engine, most=2, wait_seconds=1)
+        early, late = await pinned.acquire(), await pinned.acquire()
         raw = (await late.connection.get_raw_connection()).driver_connection
         assert raw is not None
-        leases.give_back(early)
+        pinned.release(early)
 
-        await leases.renew()
+        await pinned.invalidate()
         await store.engine.dispose()
-        leases.give_back(late)
-        after = await leases.take()
-        leases.give_back(after)
+        pinned.release(late)
+        after = await pinned.acquire()
+        pinned.release(after)
 
         assert after not in {early, late}
         assert await all_are_back(store)

@@ -312,7 +312,7 @@ async def test_a_lone_statement_whose_reply_is_lost_is_asked_after_and_unknown_w
     values = world.store.settings.model_dump(exclude_unset=True) | {"retry_deadline": 0.3}
     hasty = Store(type(world.store.settings)(_env_file=None, **values))
     async with hasty:
-        to_append: Any = hasty._transactions._to_append  # noqa: SLF001 - the moment is not to be had from outside
+        to_append: Any = hasty.messages._batched._appends  # noqa: SLF001 - the moment is not to be had from outside
         ask = to_append._alone  # noqa: SLF001 - see above
 
         async def ask_too_late(*arguments: Any) -> Any:

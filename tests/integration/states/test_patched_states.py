@@ -210,7 +210,7 @@ async def test_a_version_that_its_own_transaction_changed_is_no_base(persistence
 async def test_another_version_of_the_same_number_is_no_base(persistence: Store, user_id: str) -> None:
     states = growing(2)
     thread_id, _ = await saved(persistence, user_id, states[:1])
-    recent = persistence._transactions._recent  # noqa: SLF001 - what a process remembers is nobody else's business
+    recent = persistence._sessions.recent  # noqa: SLF001 - what a process remembers is nobody else's business
     remembered = recent.get(thread_id)
     assert remembered is not None
     # As if it had been lost in a failover, and number, transaction and place had been given out again.

@@ -436,8 +436,8 @@ async def test_what_became_a_state_is_not_discarded_by_a_caller_who_does_not_kno
     persistence: Store, user_id: str
 ) -> None:
     thread_id = await a_thread(persistence, user_id)
-    upload = persistence._transactions.upload(  # noqa: SLF001 - what put_stream does, step by step
-        thread_id, source(), user_id=user_id, meta=None, expected_version=None
+    upload = persistence.states._upload(  # noqa: SLF001 - what put_stream does, step by step
+        thread_id, source(), user_id
     )
     await upload.begin()
     await upload.receive()
@@ -470,8 +470,8 @@ async def test_abandoned_streams_are_swept_by_their_size(make_database: Any, mon
     async with Persistence[Any, Any](settings) as store:
         thread_id = await a_thread(store, "ann")
         for _ in range(5):
-            upload = store._transactions.upload(  # noqa: SLF001 - what put_stream does, step by step
-                thread_id, source(CONTENT[: 2 * CHUNK_BYTES]), user_id="ann", meta=None, expected_version=None
+            upload = store.states._upload(  # noqa: SLF001 - what put_stream does, step by step
+                thread_id, source(CONTENT[: 2 * CHUNK_BYTES]), "ann"
             )
             await upload.begin()
             await upload.receive()

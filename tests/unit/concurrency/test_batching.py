@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from agent_persistence.concurrency import batching
 from agent_persistence.concurrency.batching import ALONE, IN_DOUBT, Alone, Batch, Batcher
 from agent_persistence.errors import ClosedError
 
@@ -24,12 +25,12 @@ class Work:
         self.said: list[Alone] = []
         self.proceed = asyncio.Event()
         self.proceed_alone = asyncio.Event()
-        self.given_up: Callable[[int], bool] = bool
+        self.is_abandoned: Callable[[int], bool] = bool
         self._answer = answer
 
     async def together(self, batch: Batch[str]) -> Sequence[Result]:
         self.batches.append(batch.items)
-        self.given_up = batch.given_up
+        self.is_abandoned = batch.is_abandoned
         await self.proceed.wait()
         return [self._answer(item) for item in batch.items]
 
@@ -43,7 +44,7 @@ class Work:
 
 
 async def ask(batcher: Batcher[str, str], *items: str, **options: Any) -> list[asyncio.Task[str]]:
-    tasks = [asyncio.create_task(batcher.do(item, **options)) for item in items]
+    tasks = [asyncio.create_task(batcher.submit(item, **options)) for item in items]
     await turns()
     return tasks
 
@@ -77,9 +78,10 @@ async def test_who_comes_while_a_batch_is_under_way_is_in_the_next() -> None:
     assert work.batches == [["a", "b"], ["c", "d"]]
 
 
-async def test_a_batch_holds_no_more_than_it_may() -> None:
+async def test_a_batch_holds_no_more_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "MOST_ITEMS", 2)
     work = Work()
-    batcher = Batcher(work.together, work.one, most=2)
+    batcher = Batcher(work.together, work.one)
     work.proceed.set()
 
     assert await asyncio.gather(*await ask(batcher, "a", "b", "c")) == ["a", "b", "c"]
@@ -87,16 +89,17 @@ async def test_a_batch_holds_no_more_than_it_may() -> None:
 
 
 @pytest.mark.parametrize(
-    ("weights", "batches"), [([4, 4, 4], [["0", "1"], ["2"]]), ([20, 1], [["0"], ["1"]]), ([1, 20], [["0"], ["1"]])]
+    ("sizes", "batches"), [([4, 4, 4], [["0", "1"], ["2"]]), ([20, 1], [["0"], ["1"]]), ([1, 20], [["0"], ["1"]])]
 )
 async def test_a_batch_weighs_no_more_than_it_may_but_for_a_single_item(
-    weights: list[int], batches: list[list[str]]
+    sizes: list[int], batches: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(batching, "MOST_BYTES", 10)
     work = Work()
-    batcher = Batcher(work.together, work.one, most_weight=10)
+    batcher = Batcher(work.together, work.one)
     work.proceed.set()
 
-    await asyncio.gather(*(batcher.do(str(place), weight=weight) for place, weight in enumerate(weights)))
+    await asyncio.gather(*(batcher.submit(str(index), size=size) for index, size in enumerate(sizes)))
 
     assert work.batches == batches
 
@@ -128,7 +131,7 @@ async def test_what_nobody_expected_reaches_everybody_in_the_batch_and_nobody_af
     results = await asyncio.gather(*await ask(batcher, "a", "bad"), return_exceptions=True)
 
     assert [type(result) for result in results] == [RuntimeError, RuntimeError]
-    assert await batcher.do("b") == "b"
+    assert await batcher.submit("b") == "b"
 
 
 async def test_nothing_of_a_key_overtakes_what_is_done_alone() -> None:
@@ -167,7 +170,7 @@ async def test_who_gives_up_later_is_known_to_the_batch_and_costs_the_others_not
     [given_up, stayed] = await ask(batcher, "a", "b")
     given_up.cancel()
     await turns()
-    known = [work.given_up(0), work.given_up(1)]
+    known = [work.is_abandoned(0), work.is_abandoned(1)]
     work.proceed.set()
 
     assert await stayed == "b"
@@ -201,17 +204,17 @@ async def test_closing_refuses_what_waits_and_what_is_under_way() -> None:
     assert [type(result) for result in results] == [ClosedError] * 3
 
 
-async def test_drained_waits_for_everything() -> None:
+async def test_flushed_waits_for_everything() -> None:
     work = Work(lambda item: ALONE if item == "slow" else item)
     batcher = Batcher(work.together, work.one)
     tasks = await ask(batcher, "a", "slow")
-    drained = asyncio.create_task(batcher.drained())
+    flushed = asyncio.create_task(batcher.flush())
     await turns()
-    before = drained.done()
+    before = flushed.done()
 
     work.proceed.set()
     work.proceed_alone.set()
-    await drained
+    await flushed
 
     assert not before
     assert all(task.done() for task in tasks)

@@ -41,7 +41,7 @@ def told(caplog: pytest.LogCaptureFixture) -> list[Any]:
     return [(record.levelno, record.getMessage()) for record in caplog.records if "counting" in record.getMessage()]
 
 
-FAILED = (logging.WARNING, "counting failed, and will be tried again: RuntimeError")
+FAILED = (logging.WARNING, "counting failed and will be retried: RuntimeError")
 WORKS = (logging.INFO, "counting works again")
 
 

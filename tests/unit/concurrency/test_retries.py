@@ -60,7 +60,7 @@ class World:
 
     async def run(self, errors: Sequence[BaseException], deadline_seconds: float = DEADLINE, **options: Any) -> str:
         self.errors = list(errors)
-        retries = Retries(deadline_seconds, before_again=self.tell, clock=lambda: self.now)
+        retries = Retries(deadline_seconds, before_retry=self.tell, clock=lambda: self.now)
         return await retries.run(self.work, **options)
 
 

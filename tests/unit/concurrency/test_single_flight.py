@@ -20,7 +20,7 @@ class Work:
         self.told: list[bool] = []
         self.started, self.proceed = asyncio.Event(), asyncio.Event()
 
-    async def __call__(self, waited: bool) -> Any:
+    async def __call__(self, *, waited: bool) -> Any:
         self.told.append(waited)
         self.started.set()
         await self.proceed.wait()
@@ -30,34 +30,34 @@ class Work:
         return outcome
 
 
-async def fly(flights: SingleFlight[Any], work: Work, key: str = "key", looks: asyncio.Event | None = None) -> Any:
-    """Come, look for as long as it takes, and fly."""
-    came = flights.come(key)
+async def load(loads: SingleFlight[Any], work: Work, key: str = "key", looks: asyncio.Event | None = None) -> Any:
+    """Register, look for as long as it takes, and load."""
+    ticket = loads.register(key)
     try:
         if looks is not None:
             await looks.wait()
-        return await flights.fly(key, work, came=came)
+        return await loads.load(key, work, ticket=ticket)
     finally:
-        flights.leave(key)
+        loads.unregister(key)
 
 
 async def test_an_error_reaches_everybody_who_waits_and_nobody_after_them() -> None:
-    flights, work = SingleFlight[Any](), Work(UnavailableError("away"), "back")
+    loads, work = SingleFlight[Any](), Work(UnavailableError("away"), "back")
     work.proceed.set()
 
-    together = await asyncio.gather(*(fly(flights, work) for _ in range(3)), return_exceptions=True)
-    afterwards = await fly(flights, work)
+    together = await asyncio.gather(*(load(loads, work) for _ in range(3)), return_exceptions=True)
+    afterwards = await load(loads, work)
 
     assert [type(outcome) for outcome in together] == [UnavailableError] * 3
     assert afterwards == "back"
 
 
 async def test_who_comes_while_one_is_under_way_shares_the_next_one() -> None:
-    flights, work = SingleFlight[Any](), Work("first", "second")
-    early = asyncio.create_task(fly(flights, work))
+    loads, work = SingleFlight[Any](), Work("first", "second")
+    early = asyncio.create_task(load(loads, work))
     await asyncio.wait_for(work.started.wait(), 5)
 
-    late = [asyncio.create_task(fly(flights, work)) for _ in range(3)]
+    late = [asyncio.create_task(load(loads, work)) for _ in range(3)]
     await asyncio.sleep(0)
     work.proceed.set()
 
@@ -68,10 +68,10 @@ async def test_who_comes_while_one_is_under_way_shares_the_next_one() -> None:
 
 @pytest.mark.parametrize("ended", [False, True])
 async def test_who_came_before_one_started_shares_it_however_late_they_ask(ended: bool) -> None:
-    flights, work, looked = SingleFlight[Any](), Work({"first": 1}, "second"), asyncio.Event()
-    late = asyncio.create_task(fly(flights, work, looks=looked))
+    loads, work, looked = SingleFlight[Any](), Work({"first": 1}, "second"), asyncio.Event()
+    late = asyncio.create_task(load(loads, work, looks=looked))
     await asyncio.sleep(0)
-    early = asyncio.create_task(fly(flights, work))
+    early = asyncio.create_task(load(loads, work))
     await asyncio.wait_for(work.started.wait(), 5)
     if ended:
         work.proceed.set()
@@ -83,52 +83,52 @@ async def test_who_came_before_one_started_shares_it_however_late_they_ask(ended
     assert await late == {"first": 1}
     assert await early == {"first": "of my own" if ended else 1}
     assert work.told == [False]
-    assert await fly(flights, work) == "second"
+    assert await load(loads, work) == "second"
 
 
 async def test_who_came_before_one_that_failed_and_asks_after_it_tries_anew() -> None:
-    flights, work, looked = SingleFlight[Any](), Work(UnavailableError("away"), "back"), asyncio.Event()
-    late = asyncio.create_task(fly(flights, work, looks=looked))
+    loads, work, looked = SingleFlight[Any](), Work(UnavailableError("away"), "back"), asyncio.Event()
+    late = asyncio.create_task(load(loads, work, looks=looked))
     await asyncio.sleep(0)
     work.proceed.set()
     with pytest.raises(UnavailableError):
-        await fly(flights, work)
+        await load(loads, work)
     looked.set()
 
     assert await late == "back"
 
 
 async def test_nothing_is_kept_once_all_have_gone() -> None:
-    flights, work = SingleFlight[Any](), Work("there", "there", "there")
-    gone = asyncio.create_task(fly(flights, work))
+    loads, work = SingleFlight[Any](), Work("there", "there", "there")
+    gone = asyncio.create_task(load(loads, work))
     await asyncio.wait_for(work.started.wait(), 5)
     gone.cancel()
     await asyncio.wait([gone])
     work.proceed.set()
 
-    await asyncio.gather(*(fly(flights, work) for _ in range(3)))
+    await asyncio.gather(*(load(loads, work) for _ in range(3)))
     await asyncio.sleep(0)  # what is to be done at the end of a task has been done
 
-    assert (flights._visitors, flights._boarding, flights._departed) == ({}, {}, {})  # noqa: SLF001 - nothing shows
+    assert (loads._callers, loads._queued, loads._started) == ({}, {}, {})  # noqa: SLF001 - nothing shows
 
 
 @pytest.mark.parametrize("cancelled", [0, 1])
 async def test_whoever_is_cancelled_the_others_arrive(cancelled: int) -> None:
-    flights, work = SingleFlight[Any](), Work("there")
-    travellers = [asyncio.create_task(fly(flights, work)) for _ in range(3)]
+    loads, work = SingleFlight[Any](), Work("there")
+    callers = [asyncio.create_task(load(loads, work)) for _ in range(3)]
     await asyncio.wait_for(work.started.wait(), 5)
 
-    travellers.pop(cancelled).cancel()
+    callers.pop(cancelled).cancel()
     work.proceed.set()
 
-    assert await asyncio.gather(*travellers) == ["there"] * 2
+    assert await asyncio.gather(*callers) == ["there"] * 2
 
 
 async def test_an_error_before_the_next_one_does_not_keep_it_from_starting() -> None:
-    flights, work = SingleFlight[Any](), Work(UnavailableError("away"), "back")
-    early = asyncio.create_task(fly(flights, work))
+    loads, work = SingleFlight[Any](), Work(UnavailableError("away"), "back")
+    early = asyncio.create_task(load(loads, work))
     await asyncio.wait_for(work.started.wait(), 5)
-    late = asyncio.create_task(fly(flights, work))
+    late = asyncio.create_task(load(loads, work))
     await asyncio.sleep(0)
     work.proceed.set()
 
@@ -138,11 +138,11 @@ async def test_an_error_before_the_next_one_does_not_keep_it_from_starting() -> 
 
 
 async def test_different_keys_do_not_wait_for_each_other() -> None:
-    flights, waiting, done = SingleFlight[Any](), Work("late"), Work("early")
+    loads, waiting, done = SingleFlight[Any](), Work("late"), Work("early")
     done.proceed.set()
-    first = asyncio.create_task(fly(flights, waiting, "one"))
+    first = asyncio.create_task(load(loads, waiting, "one"))
 
-    assert await fly(flights, done, "other") == "early"
+    assert await load(loads, done, "other") == "early"
 
     waiting.proceed.set()
     assert await first == "late"
@@ -150,14 +150,14 @@ async def test_different_keys_do_not_wait_for_each_other() -> None:
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with Python 3.12")
 async def test_a_loop_that_starts_tasks_at_once_changes_nothing() -> None:
-    loop, flights, work = asyncio.get_running_loop(), SingleFlight[Any](), Work("first", "second", "third")
+    loop, loads, work = asyncio.get_running_loop(), SingleFlight[Any](), Work("first", "second", "third")
     before = loop.get_task_factory()
     loop.set_task_factory(asyncio.eager_task_factory)
     try:
-        together = [asyncio.create_task(fly(flights, work)) for _ in range(3)]
+        together = [asyncio.create_task(load(loads, work)) for _ in range(3)]
         work.proceed.set()
         outcomes = await asyncio.gather(*together)
-        afterwards = await fly(flights, work)
+        afterwards = await load(loads, work)
     finally:
         loop.set_task_factory(before)
 
@@ -165,16 +165,16 @@ async def test_a_loop_that_starts_tasks_at_once_changes_nothing() -> None:
 
 
 async def test_a_flight_that_ends_before_it_departs_keeps_nobody_on_the_ground() -> None:
-    flights, work = SingleFlight[Any](), Work("first", "second")
-    early = asyncio.create_task(fly(flights, work))
+    loads, work = SingleFlight[Any](), Work("first", "second")
+    early = asyncio.create_task(load(loads, work))
     await asyncio.wait_for(work.started.wait(), 5)
-    late = asyncio.create_task(fly(flights, work))
+    late = asyncio.create_task(load(loads, work))
     await asyncio.sleep(0)
 
-    flights._boarding["key"].task.cancel()  # noqa: SLF001 - as the end of an event loop does it
+    loads._queued["key"].task.cancel()  # noqa: SLF001 - as the end of an event loop does it
     with pytest.raises(asyncio.CancelledError):
         await late
     work.proceed.set()
 
     assert await early == "first"
-    assert await fly(flights, work) == "second"
+    assert await load(loads, work) == "second"

@@ -239,7 +239,7 @@ def test_what_a_statement_met_that_ran_before_commit_is_not_unknown() -> None:
 
 
 def test_a_session_that_is_over_says_so() -> None:
-    assert "unit of work is over" in str(translate(InvalidRequestError(CANARY)))
+    assert "unit of work has ended" in str(translate(InvalidRequestError(CANARY)))
 
 
 def test_a_refusal_of_the_server_carries_code_and_constraint() -> None:

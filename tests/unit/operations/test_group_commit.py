@@ -19,7 +19,7 @@ class Connections:
     """Lends nothing that is used."""
 
     @asynccontextmanager
-    async def lend(self) -> AsyncIterator[None]:
+    async def use(self) -> AsyncIterator[None]:
         yield
 
 
@@ -44,9 +44,9 @@ async def run(*outcomes: PersistenceError | list[Any]) -> Any:
         return Written(outcome, None)
 
     connections: Any = Connections()
-    retries = Retries(0.5 if left[1:] else 0, before_again=nothing)
+    retries = Retries(0.5 if left[1:] else 0, before_retry=nothing)
     together = GroupCommit(connections, None, None, retries, nothing)  # type: ignore[arg-type]  # models are not looked at
-    return await together.run(Batch(["a", "b"], lambda _: False), write, is_repeatable=True)
+    return await together.run(Batch(["a", "b"], lambda _: False), write=write, is_repeatable=bool)
 
 
 @pytest.mark.parametrize(("first", "said"), [([], ALONE), ([lost_reply()], IN_DOUBT)])

@@ -13,7 +13,7 @@ from aiobotocore.config import AioConfig
 from botocore import exceptions
 
 from agent_persistence.backends.dynamodb.items import EXPIRY, INDEX, Item
-from agent_persistence.concurrency.repeating import LostReplyError
+from agent_persistence.concurrency.retries import LostReplyError
 from agent_persistence.errors import (
     DatabaseError,
     InvalidInputError,

@@ -19,7 +19,7 @@ from agent_persistence.backends.dynamodb.states import States
 from agent_persistence.backends.limits import CheckpointLimits
 from agent_persistence.checkpointer import Capability, Checkpoint, Checkpointer, ThreadSummary
 from agent_persistence.concurrency.affinity import Affinity
-from agent_persistence.concurrency.repeating import LostReplyRetries
+from agent_persistence.concurrency.retries import LostReplyRetries
 from agent_persistence.encoding.cursors import decode_cursor, encode_cursor
 from agent_persistence.encoding.timestamps import MICROSECONDS, moment, moment_or_none
 from agent_persistence.errors import (

@@ -15,7 +15,7 @@ from redis.backoff import NoBackoff
 
 from agent_persistence.backends.redis.scripts import Script
 from agent_persistence.concurrency.affinity import Affinity
-from agent_persistence.concurrency.repeating import LostReplyError, LostReplyRetries
+from agent_persistence.concurrency.retries import LostReplyError, LostReplyRetries
 from agent_persistence.errors import DatabaseError, InvalidInputError, PersistenceError, UnavailableError
 from agent_persistence.settings import PersistenceSettings
 

@@ -23,10 +23,12 @@ from sqlalchemy import (
     update,
 )
 
+from agent_persistence.errors import ThreadNotFoundError
 from agent_persistence.repositories.checkpoints.packing import HEAD_BYTES, LIKE_ROWS, bases_of
 from agent_persistence.repositories.checkpoints.reader import CheckpointReader, Home, Rows, merged_spans
 from agent_persistence.repositories.checkpoints.records import CheckpointQuery
 from agent_persistence.repositories.checkpoints.refs import Ref, Refs, read_refs, write_refs
+from agent_persistence.repositories.locks import lock_thread
 from agent_persistence.sessions.scope import Query, Scope
 
 _AT_ONCE: Final = 500
@@ -46,7 +48,11 @@ class CheckpointPruner:
 
     async def lock(self) -> bool:
         """Lock the thread; say whether it is there."""
-        return (await self._scope.execute(self._scope.lock_thread(self._thread_id))).one_or_none() is not None
+        try:
+            await lock_thread(self._scope, self._thread_id)
+        except ThreadNotFoundError:
+            return False
+        return True
 
     async def all(self) -> None:
         """Delete all checkpoints of the thread."""

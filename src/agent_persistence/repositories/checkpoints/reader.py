@@ -194,7 +194,7 @@ class CheckpointReader:
             return
         scope = self._scope
         rows = await scope.fetch(
-            read_values(scope.models, of_anybody=scope.owner is ANY_USER),
+            read_values(scope.models, of_any_user=scope.owner is ANY_USER),
             owner=scope.owner,
             span_thread_id=[home[0] for home, *_ in spans],
             span_checkpoint_ns=[home[1] for home, *_ in spans],

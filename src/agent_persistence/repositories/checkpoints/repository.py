@@ -7,7 +7,7 @@ from typing import Generic
 
 from sqlalchemy import ARRAY, Text, any_, exists, insert, literal, select
 
-from agent_persistence.errors import ThreadExistsError, ThreadNotFoundError
+from agent_persistence.errors import ThreadExistsError
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.repositories.checkpoints.pruner import CheckpointPruner
 from agent_persistence.repositories.checkpoints.reader import CheckpointReader
@@ -20,6 +20,7 @@ from agent_persistence.repositories.checkpoints.records import (
     PendingWrite,
 )
 from agent_persistence.repositories.checkpoints.writer import CheckpointWriter
+from agent_persistence.repositories.locks import lock_thread
 from agent_persistence.repositories.threads.repository import ThreadRepository
 from agent_persistence.sessions.scope import Scope
 
@@ -101,13 +102,11 @@ class CheckpointRepository(Generic[IdT, UserIdT]):
             ThreadExistsError: the target has checkpoints, or is somebody else's.
         """
         scope = self._scope
-        source = (await scope.execute(scope.lock_thread(source_id))).one_or_none()
-        if source is None:
-            raise ThreadNotFoundError(source_id)
+        owner = await lock_thread(scope, source_id)
         threads = ThreadRepository(scope)
         if await threads.get(target_id) is None:
-            await threads.create(thread_id=target_id, user_id=source.user_id)
-        await scope.execute(scope.lock_thread(target_id))
+            await threads.create(thread_id=target_id, user_id=owner)
+        await lock_thread(scope, target_id)
         tables = (scope.models.graph.checkpoints, scope.models.graph.values)
         taken = select(exists().where(tables[0].c.thread_id == target_id))
         if (await scope.execute(taken)).scalar_one():

@@ -36,9 +36,9 @@ THE_LAST: Final = 2**63 - 1
 
 
 @lru_cache(MODELS_AT_ONCE)
-def lock_thread(models: Models[Any, Any], *, touch_seconds: float, of_anybody: bool) -> CompiledStatement:
+def lock_thread(models: Models[Any, Any], *, touch_seconds: float, of_any_user: bool) -> CompiledStatement:
     """Lock a thread, move its activity, and return the refs of one of its checkpoints, if that is there."""
-    checkpoint, locked = models.graph.checkpoints, _locked(models, of_anybody=of_anybody)
+    checkpoint, locked = models.graph.checkpoints, _locked(models, of_any_user=of_any_user)
     is_parent = and_(
         checkpoint.c.thread_id == locked.c.thread_id,
         checkpoint.c.checkpoint_ns == bindparam("checkpoint_ns", type_=Text()),
@@ -47,14 +47,14 @@ def lock_thread(models: Models[Any, Any], *, touch_seconds: float, of_anybody: b
     return CompiledStatement(
         select(locked.c.thread_id, checkpoint.c.refs)
         .select_from(locked.outerjoin(checkpoint, is_parent))
-        .add_cte(touched_threads(table_of(models.Thread), locked, touch_seconds))
+        .add_cte(touched_threads(models, locked, touch_seconds))
     )
 
 
 @lru_cache(MODELS_AT_ONCE)
-def add_values(models: Models[Any, Any], *, touch_seconds: float, of_anybody: bool) -> CompiledStatement:
+def add_values(models: Models[Any, Any], *, touch_seconds: float, of_any_user: bool) -> CompiledStatement:
     """Lock a thread, move its activity and add rows of values; nothing comes back where there is no such thread."""
-    values, locked = models.graph.values, _locked(models, of_anybody=of_anybody)
+    values, locked = models.graph.values, _locked(models, of_any_user=of_any_user)
     names = ("channel", "cells", "content")
     rows = _rows_of_arrays("new", {"channel": Text(), "cells": LargeBinary(), "content": LargeBinary()})
     same = ("checkpoint_ns", "checkpoint_id")
@@ -66,7 +66,7 @@ def add_values(models: Models[Any, Any], *, touch_seconds: float, of_anybody: bo
     return CompiledStatement(
         insert(values)
         .from_select(["thread_id", *same, *names], chosen, include_defaults=False)
-        .add_cte(touched_threads(table_of(models.Thread), locked, touch_seconds))
+        .add_cte(touched_threads(models, locked, touch_seconds))
         .returning(values.c.thread_id, values.c.value_no, values.c.created_at, *TRANSACTION_MARKS)
     )
 
@@ -113,7 +113,7 @@ def known_cells(models: Models[Any, Any]) -> CompiledStatement:
 
 
 @lru_cache(MODELS_AT_ONCE)
-def read_values(models: Models[Any, Any], *, of_anybody: bool) -> CompiledStatement:
+def read_values(models: Models[Any, Any], *, of_any_user: bool) -> CompiledStatement:
     """Rows of values that references name, and those of tasks at some checkpoints.
 
     Of the latter, only rows that may hold what is written to the channels ``written_to``, unless that is null.
@@ -138,7 +138,7 @@ def read_values(models: Models[Any, Any], *, of_anybody: bool) -> CompiledStatem
                     or_(spans.c.channel.is_(None), spans.c.channel == values.c.channel),
                     values.c.value_no.between(spans.c.first_no, spans.c.last_no),
                 ),
-            ).join(*_owned(models, values, of_anybody=of_anybody))
+            ).join(*_owned(models, values, of_any_user=of_any_user))
         )
         .add_columns(_constant("is_write", value=False))
     )
@@ -152,7 +152,7 @@ def read_values(models: Models[Any, Any], *, of_anybody: bool) -> CompiledStatem
                     *(name == pending.c[name.name] for name in names),
                     values.c.checkpoint_id == pending.c.checkpoint_id,
                 ),
-            ).join(*_owned(models, values, of_anybody=of_anybody))
+            ).join(*_owned(models, values, of_any_user=of_any_user))
         )
         .where(
             or_(
@@ -170,14 +170,14 @@ def _constant(name: str, *, value: bool) -> Any:
     return (true() if value else ~true()).label(name)
 
 
-def _locked(models: Models[Any, Any], *, of_anybody: bool) -> Any:
-    return locked_threads(models, table_of(models.Thread), of_anybody=of_anybody, waits=True)
+def _locked(models: Models[Any, Any], *, of_any_user: bool) -> Any:
+    return locked_threads(models, of_any_user=of_any_user, waits=True)
 
 
-def _owned(models: Models[Any, Any], rows: Table, *, of_anybody: bool) -> tuple[Any, Any]:
+def _owned(models: Models[Any, Any], rows: Table, *, of_any_user: bool) -> tuple[Any, Any]:
     thread = table_of(models.Thread)
     same = thread.c.thread_id == rows.c.thread_id
-    return thread, same if of_anybody else same & (thread.c.user_id == bindparam("owner", type_=thread.c.user_id.type))
+    return thread, same if of_any_user else same & (thread.c.user_id == bindparam("owner", type_=thread.c.user_id.type))
 
 
 def _rows_of_arrays(name: str, columns: dict[str, TypeEngine[Any]]) -> Any:

@@ -108,7 +108,7 @@ class CheckpointWriter:
 
     async def _lock(self, thread_id: Any, namespace: str, parent_id: str | None, *, starts: bool) -> Refs:
         statement = lock_thread(
-            self._scope.models, touch_seconds=self._scope.limits.touch_interval, of_anybody=self._of_anybody
+            self._scope.models, touch_seconds=self._scope.options.touch_interval, of_any_user=self._of_anybody
         )
         values = {"checkpoint_ns": namespace, "parent_id": parent_id, **self._thread(thread_id)}
         rows = await self._scope.fetch(statement, **values)
@@ -132,7 +132,7 @@ class CheckpointWriter:
         self, new: NewCheckpoint | NewWrites, rows: Sequence[NewRow], checkpoint_id: str | None
     ) -> list[tuple[int, NewRow]]:
         scope = self._scope
-        statement = add_values(scope.models, touch_seconds=scope.limits.touch_interval, of_anybody=self._of_anybody)
+        statement = add_values(scope.models, touch_seconds=scope.options.touch_interval, of_any_user=self._of_anybody)
         added = await scope.write(
             statement,
             self._added,
@@ -182,7 +182,7 @@ class CheckpointWriter:
         )
 
     def _refuse_if_disabled(self) -> None:
-        if not self._scope.limits.save_states:
+        if not self._scope.options.save_states:
             raise CheckpointingDisabledError
 
     def _encoded(self, metadata: Mapping[str, Any]) -> EncodedJSON:

@@ -11,10 +11,12 @@ from sqlalchemy import Row, delete
 from agent_persistence.errors import CorruptRowError, IdempotencyConflictError, ThreadNotFoundError
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.records import ANY_USER, MessageRecord
-from agent_persistence.repositories.messages.copy import copy_messages, last_messages, lock_thread
+from agent_persistence.repositories.locks import lock_and_touch, lock_thread
+from agent_persistence.repositories.messages.copy import copy_messages, last_messages
 from agent_persistence.repositories.messages.prepared import PreparedAppend, PreparedMessage
-from agent_persistence.repositories.messages.rows import appended, appended_trace, deleted_trace, message_record
+from agent_persistence.repositories.messages.rows import appended, message_record
 from agent_persistence.repositories.messages.statements import append_messages, columns_of_messages, select_messages
+from agent_persistence.sessions.commit_evidence import row_evidence
 from agent_persistence.sessions.scope import DRAWS, Scope
 
 COPIED_FROM: Final = 200
@@ -27,6 +29,7 @@ class MessageAppender(Generic[IdT, UserIdT]):
     def __init__(self, scope: Scope[IdT, UserIdT]) -> None:
         self._scope = scope
         self._message = scope.messages
+        self._added = row_evidence(self._message, "thread_id", "seq", time="created_at")
 
     async def append(self, new: PreparedAppend[IdT]) -> list[MessageRecord[IdT]]:
         """Add messages at the end of a thread, in this order; all of them or none.
@@ -52,12 +55,14 @@ class MessageAppender(Generic[IdT, UserIdT]):
 
     async def _append_by_copy(self, new: PreparedAppend[IdT]) -> list[MessageRecord[IdT]]:
         scope, thread_id, messages = self._scope, new.thread_id, new.messages
-        lock = lock_thread(scope.models, touch_seconds=scope.limits.touch_interval, of_anybody=scope.owner is ANY_USER)
+        lock = lock_and_touch(
+            scope.models, touch_seconds=scope.options.touch_interval, of_any_user=scope.owner is ANY_USER
+        )
         if not await scope.fetch(lock, thread_ids=thread_id, owners=new.owner):
             raise ThreadNotFoundError(thread_id)
         await copy_messages(scope, [(thread_id, scope.owner, message) for message in messages])
         made = last_messages(scope.models)
-        rows = await scope.write(made, appended_trace(self._message), thread_id=thread_id, wanted=len(messages))
+        rows = await scope.write(made, self._added, thread_id=thread_id, wanted=len(messages))
         return [appended(thread_id, *pair) for pair in zip(messages, reversed(rows), strict=True)]
 
     async def _append_alike(
@@ -76,13 +81,13 @@ class MessageAppender(Generic[IdT, UserIdT]):
         statement = append_messages(
             scope.models,
             with_ids=with_ids,
-            touch_seconds=scope.limits.touch_interval,
-            of_anybody=scope.owner is ANY_USER,
+            touch_seconds=scope.options.touch_interval,
+            of_any_user=scope.owner is ANY_USER,
             one=one,
         )
         new = [(thread_id, scope.owner, message) for message in messages]
         values = columns_of_messages(new, with_ids=with_ids, one=one)
-        rows = await scope.write(statement, appended_trace(self._message), **values)
+        rows = await scope.write(statement, self._added, **values)
         return sorted(rows, key=lambda row: int(row.seq))
 
     async def _insert_renumbered(
@@ -90,8 +95,7 @@ class MessageAppender(Generic[IdT, UserIdT]):
     ) -> list[Row[Any]]:
         """The database has run into ids that were given by hand, unless it is the thread that is not there."""
         for _ in range(DRAWS):
-            if (await self._scope.execute(self._scope.lock_thread(thread_id))).one_or_none() is None:
-                raise ThreadNotFoundError(thread_id)
+            await lock_thread(self._scope, thread_id)
             await self._take_back(thread_id, [row.seq for row in rows])
             message_id = self._message.c.message_id
             await self._scope.skip_taken(message_id, self._message.c.thread_id == thread_id)
@@ -103,7 +107,9 @@ class MessageAppender(Generic[IdT, UserIdT]):
     async def _take_back(self, thread_id: IdT, inserted: Sequence[int]) -> None:
         message = self._message
         mine = delete(message).where(message.c.thread_id == thread_id, message.c.seq.in_(inserted))
-        await self._scope.write(mine.returning(message.c.seq), deleted_trace(message, thread_id))
+        await self._scope.write(
+            mine.returning(message.c.thread_id, message.c.seq), row_evidence(message, "thread_id", "seq")
+        )
 
     async def _repeated(self, thread_id: IdT, messages: Sequence[PreparedMessage[IdT]]) -> list[MessageRecord[IdT]]:
         """Some were not inserted: either the thread is not there, or they stand in it already."""

@@ -12,7 +12,6 @@ from agent_persistence.database.compiled_statement import MODELS_AT_ONCE, Compil
 from agent_persistence.encoding.exact_json import EncodedJSON
 from agent_persistence.models import Models
 from agent_persistence.models.base import table_of
-from agent_persistence.repositories.locks import locked_threads, touched_threads
 from agent_persistence.repositories.messages.prepared import EMPTY_OBJECT, PreparedMessage
 from agent_persistence.repositories.messages.statements import columns_of_messages
 from agent_persistence.sessions.commit_evidence import TRANSACTION_MARKS
@@ -45,14 +44,6 @@ async def copy_rows(scope: Scope[Any, Any], table: Table, columns: dict[str, lis
             for values in columns.values()
         ]
         await scope.copy(table, list(columns), zip(*texts, strict=True))
-
-
-@lru_cache(MODELS_AT_ONCE)
-def lock_thread(models: Models[Any, Any], *, touch_seconds: float, of_anybody: bool) -> CompiledStatement:
-    """Lock the thread ``thread_ids``, if it is ``owners``', and move its activity; nothing comes back for another."""
-    thread = table_of(models.Thread)
-    locked = locked_threads(models, thread, of_anybody=of_anybody, waits=True, one=True)
-    return CompiledStatement(select(locked.c.thread_id).add_cte(touched_threads(thread, locked, touch_seconds)))
 
 
 @lru_cache(MODELS_AT_ONCE)

@@ -54,7 +54,7 @@ def prepare(
     columns = to_columns(message, field)
     for name in ("content", "tool_call_id", "reasoning"):
         if (text := getattr(columns, name)) is not None:
-            _check_text(text, field, name, scope.limits.max_json_bytes)
+            _check_text(text, field, name, scope.options.max_json_bytes)
     usages, encoded_usages = _object(scope, given.usages, field, "usages")
     meta, encoded_meta = _object(scope, given.meta, field, "meta")
     calls = columns.tool_calls
@@ -130,7 +130,7 @@ def prepare_append(
         InvalidInputError: a part of one cannot be stored, or two have the same id.
     """
     prepared = prepare_messages(scope, messages, field)
-    is_drawn = scope.limits.draws_ids and not any(map(_has_id, messages))
+    is_drawn = scope.options.draws_ids and not any(map(_has_id, messages))
     return PreparedAppend(scope.thread_id(thread_id), scope.owner, prepared, is_drawn)
 
 

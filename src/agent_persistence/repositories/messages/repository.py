@@ -15,13 +15,14 @@ from agent_persistence.errors import (
 )
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.records import ANY_USER, UNSET, MessageRecord, NewMessage, Page, Unchanged
+from agent_persistence.repositories.locks import locked_thread, touched_thread
 from agent_persistence.repositories.messages.append import MessageAppender
 from agent_persistence.repositories.messages.prepared import (
     prepare,
     prepare_append,
     with_id,
 )
-from agent_persistence.repositories.messages.rows import changed_trace, deleted_trace, message_record
+from agent_persistence.repositories.messages.rows import message_record
 from agent_persistence.repositories.messages.statements import (
     escaped,
     message_columns,
@@ -29,6 +30,7 @@ from agent_persistence.repositories.messages.statements import (
     select_messages,
 )
 from agent_persistence.repositories.rows import readable_records
+from agent_persistence.sessions.commit_evidence import row_evidence
 from agent_persistence.sessions.scope import Scope
 from agent_persistence.validation import check_limit, check_text
 
@@ -139,31 +141,31 @@ class MessageRepository(Generic[IdT, UserIdT]):
             MessageNotFoundError: there is none.
         """
         changes = self._changes(message, total_tokens, usages, meta)
-        locked = self._scope.locked_thread(self._scope.thread_id(thread_id))
+        locked = locked_thread(self._scope, self._scope.thread_id(thread_id))
         table = self._message
         statement = (
             update(table)
             .where(table.c.thread_id == locked.c.thread_id, table.c.message_id == self._scope.message_id(message_id))
             .values(changes)
-            .add_cte(self._scope.touched_thread(locked))
+            .add_cte(touched_thread(self._scope, locked))
             .returning(*message_columns(table))
         )
-        rows = await self._scope.write(statement, changed_trace(table))
+        rows = await self._scope.write(statement, row_evidence(table, "thread_id", "seq", time="updated_at"))
         if not rows:
             raise MessageNotFoundError(thread_id, message_id)
         return message_record(rows[0])
 
     async def delete(self, thread_id: IdT, message_id: IdT) -> bool:
         """Delete a message; say whether there was one."""
-        locked = self._scope.locked_thread(self._scope.thread_id(thread_id))
+        locked = locked_thread(self._scope, self._scope.thread_id(thread_id))
         table = self._message
         statement = (
             delete(table)
             .where(table.c.thread_id == locked.c.thread_id, table.c.message_id == self._scope.message_id(message_id))
-            .add_cte(self._scope.touched_thread(locked))
-            .returning(table.c.seq)
+            .add_cte(touched_thread(self._scope, locked))
+            .returning(table.c.thread_id, table.c.seq)
         )
-        return bool(await self._scope.write(statement, deleted_trace(table, thread_id)))
+        return bool(await self._scope.write(statement, row_evidence(table, "thread_id", "seq")))
 
     async def _page_before(self, values: dict[str, Any], before: str | None, limit: int) -> Page[MessageRecord[IdT]]:
         values["seq"] = _PAST_THE_LAST if before is None else _seq(before, "before")
@@ -183,8 +185,8 @@ class MessageRepository(Generic[IdT, UserIdT]):
         return Page(items, encode_cursor(_LISTING, shown[0].seq), encode_cursor(_LISTING, shown[-1].seq), corrupt)
 
     def _page(self, values: dict[str, Any], *, backwards: bool) -> CompiledStatement:
-        of_anybody, searches = self._scope.owner is ANY_USER, "text" in values
-        return page_of_messages(self._scope.models, backwards=backwards, of_anybody=of_anybody, searches=searches)
+        of_any_user, searches = self._scope.owner is ANY_USER, "text" in values
+        return page_of_messages(self._scope.models, backwards=backwards, of_any_user=of_any_user, searches=searches)
 
     def _changes(self, message: Any, total_tokens: Any, usages: Any, meta: Any) -> dict[str, Any]:
         new: NewMessage[IdT] = NewMessage(

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
-
-from sqlalchemy import Table
 
 from agent_persistence.encoding.chat_messages import message_of
 from agent_persistence.encoding.exact_json import UNDECODABLE
@@ -14,7 +11,6 @@ from agent_persistence.ids import IdT
 from agent_persistence.records import MessageRecord
 from agent_persistence.repositories.messages.prepared import PreparedMessage
 from agent_persistence.repositories.rows import check_readable
-from agent_persistence.sessions.commit_evidence import RowEvidence
 
 
 def message_record(row: Any) -> MessageRecord[Any]:
@@ -52,22 +48,3 @@ def appended(thread_id: IdT, message: PreparedMessage[IdT], row: Any) -> Message
         row.created_at,
         row.updated_at,
     )
-
-
-def appended_trace(table: Table) -> Callable[[Any], RowEvidence]:
-    """What shows that a message was committed."""
-
-    def trace(row: Any) -> RowEvidence:
-        return RowEvidence(table, {"thread_id": row.thread_id, "seq": row.seq}, ("created_at", row.created_at))
-
-    return trace
-
-
-def changed_trace(table: Table) -> Callable[[Any], RowEvidence]:
-    """What shows that the change of a message was committed."""
-    return lambda row: RowEvidence(table, {"thread_id": row.thread_id, "seq": row.seq}, ("updated_at", row.updated_at))
-
-
-def deleted_trace(table: Table, thread_id: Any) -> Callable[[Any], RowEvidence]:
-    """What shows that the deletion of a message was committed."""
-    return lambda row: RowEvidence(table, {"thread_id": thread_id, "seq": row.seq})

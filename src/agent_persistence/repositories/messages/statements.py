@@ -19,9 +19,9 @@ from agent_persistence.records import ANY_USER
 from agent_persistence.repositories.locks import (
     locked_threads,
     new_rows,
+    parameters_of,
     rows_of_locked,
     touched_threads,
-    values_of,
 )
 from agent_persistence.repositories.messages.prepared import PreparedMessage
 from agent_persistence.repositories.rows import readable
@@ -57,7 +57,7 @@ def append_messages(
     *,
     with_ids: bool,
     touch_seconds: float,
-    of_anybody: bool = False,
+    of_any_user: bool = False,
     waits: bool = True,
     one: bool = False,
 ) -> CompiledStatement:
@@ -65,19 +65,19 @@ def append_messages(
 
     Args:
         with_ids: whether the messages have ids; otherwise the database makes them.
-        of_anybody: add to threads whoever owns them.
+        of_any_user: add to threads whoever owns them.
         waits: ``False`` leaves out threads that somebody else has locked.
         one: it is one message.
     """
-    table, thread = table_of(models.Message), table_of(models.Thread)
+    table = table_of(models.Message)
     kinds = _kinds(models, with_ids=with_ids)
     rows = new_rows(models, kinds, one=one)
-    locked = locked_threads(models, thread, of_anybody=of_anybody, waits=waits, one=one)
+    locked = locked_threads(models, of_any_user=of_any_user, waits=waits, one=one)
     chosen = [cast(rows.c[name], table.c.role.type) if name == "role" else rows.c[name] for name in kinds]
     values = (
         select(locked.c.thread_id, *chosen)
-        .select_from(rows_of_locked(rows, locked, of_anybody=of_anybody))
-        .order_by(rows.c.place)
+        .select_from(rows_of_locked(rows, locked, of_any_user=of_any_user))
+        .order_by(rows.c.ordinal)
     )
     added = [
         table.c.thread_id,
@@ -89,7 +89,7 @@ def append_messages(
     return CompiledStatement(
         insert(table)
         .from_select(["thread_id", *kinds], values, include_defaults=False)
-        .add_cte(locked, touched_threads(thread, locked, touch_seconds))
+        .add_cte(locked, touched_threads(models, locked, touch_seconds))
         .on_conflict_do_nothing(index_elements=[table.c.thread_id, table.c.message_id])
         .returning(*added, *TRANSACTION_MARKS)
     )
@@ -113,7 +113,7 @@ def columns_of_messages(
         columns[name] = [message.encoded[name] for message in new]
     if with_ids:
         columns["message_id"] = [message.message_id for message in new]
-    return values_of(columns, one=one)
+    return parameters_of(columns, one=one)
 
 
 def _kinds(models: Models[Any, Any], *, with_ids: bool) -> dict[str, TypeEngine[Any]]:
@@ -133,7 +133,7 @@ def _kinds(models: Models[Any, Any], *, with_ids: bool) -> dict[str, TypeEngine[
 
 @lru_cache(MODELS_AT_ONCE)
 def page_of_messages(
-    models: Models[Any, Any], *, backwards: bool, of_anybody: bool = False, searches: bool = False
+    models: Models[Any, Any], *, backwards: bool, of_any_user: bool = False, searches: bool = False
 ) -> CompiledStatement:
     """At most ``limit`` messages of ``thread_id``, if it is ``owner``'s, from the place ``seq`` on, without it.
 
@@ -147,7 +147,7 @@ def page_of_messages(
         message.c.thread_id == bindparam("thread_id"),
         message.c.seq < place if backwards else message.c.seq > place,
     ]
-    if not of_anybody:
+    if not of_any_user:
         conditions.append(thread.c.user_id == bindparam("owner"))
     if searches:
         conditions.append(message.c.content.icontains(bindparam("text", type_=Text()), escape=LIKE_ESCAPE))

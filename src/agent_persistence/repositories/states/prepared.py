@@ -14,7 +14,7 @@ from agent_persistence.errors import CheckpointingDisabledError, InvalidInputErr
 from agent_persistence.frozen import frozen
 from agent_persistence.ids import IdT
 from agent_persistence.records import ANY_USER, SavedState, StateRecord
-from agent_persistence.repositories.locks import values_of
+from agent_persistence.repositories.locks import parameters_of
 from agent_persistence.repositories.rows import json_object
 from agent_persistence.sessions.scope import Scope, StoreOptions
 
@@ -100,7 +100,7 @@ def prepare_state(
         InvalidInputError: a part of it cannot be stored.
         CheckpointingDisabledError: the settings turned states off.
     """
-    limits = scope.limits
+    limits = scope.options
     if not limits.save_states:
         raise CheckpointingDisabledError
     thread_id = scope.thread_id(thread_id)
@@ -154,4 +154,4 @@ def columns_of_states(states: Sequence[PreparedState[Any]], *, changes: bool, on
             "base_mark": [base and base.mark for base in bases],
             "base_created_at": [base and base.created_at for base in bases],
         }
-    return values_of(columns, one=one)
+    return parameters_of(columns, one=one)

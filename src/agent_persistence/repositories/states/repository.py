@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final, Generic
 
-from sqlalchemy import CTE, Row, Table, select
+from sqlalchemy import CTE, Table, select
 
 from agent_persistence.encoding.cursors import decode_cursor, encode_cursor
 from agent_persistence.errors import (
@@ -18,8 +18,9 @@ from agent_persistence.errors import (
 )
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.records import ANY_USER, Page, StateRecord, TouchedState
+from agent_persistence.repositories.locks import lock_thread
 from agent_persistence.repositories.states.prepared import PreparedState, columns_of_states, prepare_state
-from agent_persistence.repositories.states.retention import MAX_KEPT
+from agent_persistence.repositories.states.retention import MAX_KEPT, newest_to_go
 from agent_persistence.repositories.states.rows import readable_state, whole_states
 from agent_persistence.repositories.states.statements import (
     delete_states,
@@ -29,7 +30,7 @@ from agent_persistence.repositories.states.statements import (
     save_states,
     state_columns,
 )
-from agent_persistence.sessions.commit_evidence import RowEvidence
+from agent_persistence.sessions.commit_evidence import row_evidence
 from agent_persistence.sessions.scope import Query, Scope
 from agent_persistence.validation import check_datetime, check_limit, check_version
 
@@ -49,7 +50,7 @@ async def save_state(scope: Scope[IdT, Any], new: PreparedState[IdT]) -> StateRe
     if row is None:
         raise ThreadNotFoundError(new.thread_id)
     owner = row.owner if scope.owner is ANY_USER else scope.owner
-    scope.touch(TouchedState(new.thread_id, owner), new.saved(row) if scope.limits.is_cached else None)
+    scope.touch(TouchedState(new.thread_id, owner), new.saved(row) if scope.options.is_cached else None)
     await keep_newest(scope, new.thread_id)
     new.remember(scope.recent, row)
     return new.record(row)
@@ -57,38 +58,28 @@ async def save_state(scope: Scope[IdT, Any], new: PreparedState[IdT]) -> StateRe
 
 async def keep_newest(scope: Scope[IdT, Any], thread_id: IdT) -> None:
     """Delete what a thread, which is locked, has beyond the limit."""
-    if scope.limits.max_states:
+    if scope.options.max_states:
         states = scope.states
-        due = states.c.state_id <= newest_to_go(states, thread_id, scope.limits.max_states)
+        due = states.c.state_id <= newest_to_go(states, thread_id, scope.options.max_states)
         await scope.execute(delete_states(states, _doomed(states, thread_id, due)))
 
 
 async def _save(scope: Scope[IdT, Any], new: PreparedState[IdT]) -> Any:
     """Save it; ``None`` where its thread, or the version that it changes, is not there."""
-    of_anybody, changes = scope.owner is ANY_USER, new.change is not None
+    of_any_user, changes = scope.owner is ANY_USER, new.change is not None
     statement = save_states(
-        scope.models, touch_seconds=scope.limits.touch_interval, changes=changes, of_anybody=of_anybody, one=True
+        scope.models, touch_seconds=scope.options.touch_interval, changes=changes, of_any_user=of_any_user, one=True
     )
     rows = await scope.write(
-        statement, saved_trace(scope.states), **columns_of_states([new], changes=changes, one=True)
+        statement,
+        row_evidence(scope.states, "thread_id", "state_id", time="created_at"),
+        **columns_of_states([new], changes=changes, one=True),
     )
     return rows[0] if rows else None
 
 
 def _doomed(states: Table, thread_id: Any, due: Any) -> CTE:
     return select(states.c.thread_id, states.c.state_id).where(states.c.thread_id == thread_id, due).cte("doomed")
-
-
-def newest_to_go(state: Table, thread_id: Any, keep: int) -> Any:
-    """The newest version of a thread that is not among the last ones to keep."""
-    return (
-        select(state.c.state_id)
-        .where(state.c.thread_id == thread_id)
-        .order_by(state.c.state_id.desc())
-        .offset(keep)
-        .limit(1)
-        .scalar_subquery()
-    )
 
 
 async def expect_version(scope: Scope[IdT, Any], thread_id: IdT, expected: int) -> None:
@@ -98,7 +89,7 @@ async def expect_version(scope: Scope[IdT, Any], thread_id: IdT, expected: int) 
         ThreadNotFoundError: there is no such thread.
         StateConflictError: that is not its latest version.
     """
-    lock = lock_to_compare(scope.models, of_anybody=scope.owner is ANY_USER)
+    lock = lock_to_compare(scope.models, of_any_user=scope.owner is ANY_USER)
     locked = await scope.fetch(lock, thread_ids=thread_id, owners=scope.owner)
     if not locked:
         raise ThreadNotFoundError(thread_id)
@@ -107,17 +98,6 @@ async def expect_version(scope: Scope[IdT, Any], thread_id: IdT, expected: int) 
     (latest,) = await scope.fetch(latest_version(scope.models), thread_id=thread_id)
     if latest.version != expected:
         raise StateConflictError(thread_id, expected, latest.version)
-
-
-def saved_trace(table: Table) -> Callable[[Any], RowEvidence]:
-    """What shows that a state was committed."""
-
-    def trace(row: Any) -> RowEvidence:
-        return RowEvidence(
-            table, {"thread_id": row.thread_id, "state_id": row.state_id}, ("created_at", row.created_at)
-        )
-
-    return trace
 
 
 class StateRepository(Generic[IdT, UserIdT]):
@@ -155,7 +135,7 @@ class StateRepository(Generic[IdT, UserIdT]):
     async def get(self, thread_id: IdT) -> StateRecord[IdT] | None:
         """Return the thread's latest state from the table, or ``None``."""
         scope = self._scope
-        statement = latest_state(scope.models, of_anybody=scope.owner is ANY_USER)
+        statement = latest_state(scope.models, of_any_user=scope.owner is ANY_USER)
         while True:
             rows = await scope.fetch(statement, thread_id=scope.thread_id(thread_id), owner=scope.owner)
             found = await whole_states(scope.fetch, scope.models, rows)
@@ -235,25 +215,14 @@ class StateRepository(Generic[IdT, UserIdT]):
             ThreadNotFoundError: there is no such thread.
         """
         thread_id = self._scope.thread_id(thread_id)
-        self._scope.touch(TouchedState(thread_id, await self._lock(thread_id)))
-
-    async def _lock(self, thread_id: IdT) -> UserIdT:
-        """Lock a thread of the owner, and say whose it is."""
-        locked = (await self._scope.execute(self._scope.lock_thread(thread_id))).one_or_none()
-        if locked is None:
-            raise ThreadNotFoundError(thread_id)
-        owner: UserIdT = locked.user_id
-        return owner
+        self._scope.touch(TouchedState(thread_id, await lock_thread(self._scope, thread_id)))
 
     async def _delete(self, thread_id: IdT, due: Any) -> tuple[UserIdT, int]:
         thread_id = self._scope.thread_id(thread_id)
-        owner = await self._lock(thread_id)
+        owner = await lock_thread(self._scope, thread_id)
         statement = delete_states(self._state, _doomed(self._state, thread_id, due))
-        rows = await self._scope.write(statement, self._gone(thread_id))
+        rows = await self._scope.write(statement, row_evidence(self._state, "thread_id", "state_id"))
         return owner, len(rows)
-
-    def _gone(self, thread_id: IdT) -> Callable[[Row[Any]], RowEvidence]:
-        return lambda row: RowEvidence(self._state, {"thread_id": thread_id, "state_id": row.state_id})
 
     def _select(self, thread_id: IdT) -> Query:
         state, thread = self._state, self._thread

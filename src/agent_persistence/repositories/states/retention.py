@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import ARRAY, BigInteger, Table, any_, bindparam, case, cast, column, func, literal, select, true
+from sqlalchemy import ARRAY, BigInteger, Table, any_, case, cast, func, literal, select, true
 
-from agent_persistence.repositories.batches import within
+from agent_persistence.repositories.locks import unnest
 from agent_persistence.repositories.states.statements import delete_states
 from agent_persistence.sessions.scope import Scope
+from agent_persistence.sessions.thread_lock import select_and_lock
 
 MAX_KEPT: Final = 2**31 - 1
 THREADS_A_BATCH: Final = 500
@@ -76,20 +77,19 @@ async def _locked(
         .limit(1)
         .scalar_subquery()
     )
-    has_due = _newest_to_go(states, threads.c.thread_id, keep_last).is_not(None)
+    has_due = newest_to_go(states, threads.c.thread_id, keep_last).is_not(None)
     if older_than is not None:
         has_due &= oldest < older_than
-    ids = bindparam("thread_ids", page, type_=scope.models.id_types.id.array_type())
-    lock = select(threads.c.thread_id).where(threads.c.thread_id == any_(ids), has_due)
-    return (await scope.execute(lock.with_for_update(key_share=True, skip_locked=True))).scalars().all()
+    ids = literal(page, scope.models.id_types.id.array_type())
+    lock = select_and_lock(threads.c, threads.c.thread_id == any_(ids), has_due, skip_locked=True)
+    return (await scope.execute(lock)).scalars().all()
 
 
 async def _due(
     scope: Scope[Any, Any], thread_ids: Sequence[Any], keep_last: int, older_than: datetime | None
 ) -> Sequence[Any]:
     states = scope.states
-    ids = func.unnest(bindparam("thread_ids", thread_ids, type_=scope.models.id_types.id.array_type()))
-    thread = ids.table_valued(column("thread_id", states.c.thread_id.type)).render_derived(name="thread")
+    thread = unnest("thread", thread_id=literal(thread_ids, scope.models.id_types.id.array_type()))
     streamed = cast(func.jsonb_extract_path_text(states.c.state_data, "bytes"), BigInteger)
     statement = (
         select(
@@ -99,7 +99,7 @@ async def _due(
         )
         .join(thread, states.c.thread_id == thread.c.thread_id)
         .where(
-            states.c.state_id <= _newest_to_go(states, thread.c.thread_id, keep_last),
+            states.c.state_id <= newest_to_go(states, thread.c.thread_id, keep_last),
             true() if older_than is None else states.c.created_at < older_than,
         )
         .order_by(states.c.thread_id, states.c.state_id)
@@ -112,13 +112,13 @@ async def _delete(scope: Scope[Any, Any], rows: Sequence[Any]) -> int:
     ids = literal([row.thread_id for row in rows], scope.models.id_types.id.array_type())
     versions = literal([row.state_id for row in rows], ARRAY(BigInteger))
     states = scope.states
-    columns = column("thread_id", states.c.thread_id.type), column("state_id", BigInteger)
-    named = func.unnest(ids, versions).table_valued(*columns).render_derived(name="named")
+    named = unnest("named", thread_id=ids, state_id=versions)
     doomed = select(named.c.thread_id, named.c.state_id).cte("doomed")
     return len((await scope.execute(delete_states(states, doomed))).all())
 
 
-def _newest_to_go(states: Table, thread_id: Any, keep_last: int) -> Any:
+def newest_to_go(states: Table, thread_id: Any, keep_last: int) -> Any:
+    """Return the newest version of a thread that is not among its last ones."""
     newer = states.alias()
     return (
         select(newer.c.state_id)
@@ -128,3 +128,13 @@ def _newest_to_go(states: Table, thread_id: Any, keep_last: int) -> Any:
         .limit(1)
         .scalar_subquery()
     )
+
+
+def within(rows: Iterable[Any], most: int) -> Iterator[Any]:
+    """Give the first of the rows, as long as their ``size`` makes no more than that; the very first one anyway."""
+    size = 0
+    for row in rows:
+        if size and size + row.size > most:
+            return
+        size += row.size
+        yield row

@@ -15,7 +15,6 @@ from sqlalchemy import (
     Text,
     bindparam,
     cast,
-    column,
     delete,
     func,
     insert,
@@ -35,8 +34,11 @@ from agent_persistence.repositories.locks import (
     locked_threads,
     new_rows,
     owner_of,
+    owners,
     rows_of_locked,
+    thread_ids,
     touched_threads,
+    unnest,
 )
 from agent_persistence.repositories.rows import readable
 from agent_persistence.sessions.commit_evidence import TRANSACTION_MARKS
@@ -61,10 +63,10 @@ def state_columns(state: Table) -> list[Any]:
 
 
 @lru_cache(MODELS_AT_ONCE)
-def latest_state(models: Models[Any, Any], *, of_anybody: bool) -> CompiledStatement:
+def latest_state(models: Models[Any, Any], *, of_any_user: bool) -> CompiledStatement:
     """The latest state of ``thread_id``, if it is ``owner``'s."""
     state, thread = table_of(models.State), table_of(models.Thread)
-    owns = true() if of_anybody else thread.c.user_id == bindparam("owner")
+    owns = true() if of_any_user else thread.c.user_id == bindparam("owner")
     return CompiledStatement(
         select(*state_columns(state))
         .join(thread, thread.c.thread_id == state.c.thread_id)
@@ -78,12 +80,7 @@ def latest_state(models: Models[Any, Any], *, of_anybody: bool) -> CompiledState
 def latest_states(models: Models[Any, Any]) -> CompiledStatement:
     """The latest state of each of ``thread_ids`` that is the one's of ``owners`` in the same place; and that place."""
     state, thread = table_of(models.State), table_of(models.Thread)
-    ids, users = models.id_types.id.array_type(), models.id_types.user.array_type()
-    wanted = (
-        func.unnest(bindparam("thread_ids", type_=ids), bindparam("owners", type_=users))
-        .table_valued(column("thread_id", ids.item_type), column("owner", users.item_type), with_ordinality="place")
-        .render_derived(name="wanted")
-    )
+    wanted = unnest("wanted", numbered=True, thread_id=thread_ids(models), owner=owners(models))
     latest = (
         select(*state_columns(state))
         .where(state.c.thread_id == wanted.c.thread_id)
@@ -93,15 +90,14 @@ def latest_states(models: Models[Any, Any]) -> CompiledStatement:
     )
     owned = (thread.c.thread_id == wanted.c.thread_id) & (thread.c.user_id == wanted.c.owner)
     return CompiledStatement(
-        select(wanted.c.place, latest).select_from(wanted.join(thread, owned).join(latest, true()))
+        select(wanted.c.ordinal, latest).select_from(wanted.join(thread, owned).join(latest, true()))
     )
 
 
 @lru_cache(MODELS_AT_ONCE)
-def lock_to_compare(models: Models[Any, Any], *, of_anybody: bool) -> CompiledStatement:
+def lock_to_compare(models: Models[Any, Any], *, of_any_user: bool) -> CompiledStatement:
     """Lock the thread ``thread_ids``, if it is ``owners``', and say how its transaction is isolated."""
-    thread = table_of(models.Thread)
-    locked = locked_threads(models, thread, of_anybody=of_anybody, waits=True, one=True)
+    locked = locked_threads(models, of_any_user=of_any_user, waits=True, one=True)
     isolation = func.current_setting("transaction_isolation").label("isolation")
     return CompiledStatement(select(locked.c.thread_id, isolation))
 
@@ -118,12 +114,8 @@ def latest_version(models: Models[Any, Any]) -> CompiledStatement:
 def links_of_states(models: Models[Any, Any]) -> CompiledStatement:
     """Each of ``versions``, of the one of ``thread_ids`` in the same place, and what it rests on; JSON as bytes."""
     state = table_of(models.State)
-    ids: Any = models.id_types.id.array_type()
-    wanted = (
-        func.unnest(bindparam("thread_ids", type_=ids), bindparam("versions", type_=ARRAY(BigInteger)))
-        .table_valued(column("thread_id", ids.item_type), column("state_id", BigInteger))
-        .render_derived(name="wanted")
-    )
+    versions = bindparam("versions", type_=ARRAY(BigInteger))
+    wanted = unnest("wanted", thread_id=thread_ids(models), state_id=versions)
     key = [state.c.thread_id, state.c.state_id, state.c.base_id]
     first = state.join(wanted, (state.c.thread_id == wanted.c.thread_id) & (state.c.state_id == wanted.c.state_id))
     chain = select(*key).select_from(first).cte("chain", recursive=True)
@@ -140,7 +132,7 @@ def save_states(
     *,
     touch_seconds: float,
     changes: bool = False,
-    of_anybody: bool = False,
+    of_any_user: bool = False,
     waits: bool = True,
     one: bool = False,
 ) -> CompiledStatement:
@@ -148,11 +140,11 @@ def save_states(
 
     Args:
         changes: some are kept as changes of another version; where that is not there as it was, nothing is added.
-        of_anybody: add to one thread, whoever owns it, and say who does.
+        of_any_user: add to one thread, whoever owns it, and say who does.
         waits: ``False`` leaves out threads that somebody else has locked.
         one: it is one state.
     """
-    state, thread = table_of(models.State), table_of(models.Thread)
+    state = table_of(models.State)
     names = ["state_data", "meta", *(["patch", "base_id"] if changes else [])]
     # JSON goes as bytes: as text it would be decoded here and encoded by the driver, each a copy of the state.
     json = {"state_data", "patch"}
@@ -160,20 +152,20 @@ def save_states(
     if changes:
         columns |= {"base_mark": Text(), "base_created_at": DateTime(timezone=True)}
     rows = new_rows(models, columns, one=one)
-    locked = locked_threads(models, thread, of_anybody=of_anybody, waits=waits, one=one)
-    source = rows_of_locked(rows, locked, of_anybody=of_anybody)
+    locked = locked_threads(models, of_any_user=of_any_user, waits=waits, one=one)
+    source = rows_of_locked(rows, locked, of_any_user=of_any_user)
     chosen = [_from_bytes(rows.c[name]) if name in json else rows.c[name] for name in names]
-    values = select(locked.c.thread_id, *chosen).order_by(rows.c.place)
+    values = select(locked.c.thread_id, *chosen).order_by(rows.c.ordinal)
     if changes:
         base = state.alias("base")
         source = source.outerjoin(base, _is_base(base, rows))
         values = values.where(rows.c.base_id.is_(None) | base.c.state_id.is_not(None))
-    owner = [owner_of(locked)] if of_anybody else []
+    owner = [owner_of(locked)] if of_any_user else []
     returned = [state.c.thread_id, state.c.state_id, state.c.created_at, state.c.updated_at, _MARK.label("mark")]
     return CompiledStatement(
         insert(state)
         .from_select(["thread_id", *names], values.select_from(source), include_defaults=False)
-        .add_cte(locked, touched_threads(thread, locked, touch_seconds))
+        .add_cte(locked, touched_threads(models, locked, touch_seconds))
         .returning(*returned, *owner, *TRANSACTION_MARKS)
     )
 
@@ -219,4 +211,4 @@ def delete_states(state: Table, doomed: Any) -> Any:
         .cte("folded")
     )
     due = (state.c.thread_id == doomed.c.thread_id) & (state.c.state_id == doomed.c.state_id)
-    return delete(state).where(due).add_cte(folded).returning(state.c.state_id)
+    return delete(state).where(due).add_cte(folded).returning(state.c.thread_id, state.c.state_id)

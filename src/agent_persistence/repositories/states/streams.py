@@ -32,14 +32,15 @@ from agent_persistence.frozen import frozen
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.models import ExactJSON, Models
 from agent_persistence.records import StateRecord, StateStream, TouchedState
-from agent_persistence.repositories.batches import within
+from agent_persistence.repositories.locks import locked_thread, owner_of, touched_thread
 from agent_persistence.repositories.rows import json_object
 from agent_persistence.repositories.states.repository import (
     StateRepository,
     expect_version,
     keep_newest,
-    saved_trace,
 )
+from agent_persistence.repositories.states.retention import within
+from agent_persistence.sessions.commit_evidence import row_evidence
 from agent_persistence.sessions.scope import Scope
 from agent_persistence.validation import check_version
 
@@ -84,7 +85,7 @@ def prepare_stream(
         InvalidInputError: a part of it cannot be stored, or ``source`` is no asynchronous iterable.
         CheckpointingDisabledError: the settings turned states off.
     """
-    if not scope.limits.save_states:
+    if not scope.options.save_states:
         raise CheckpointingDisabledError
     if not hasattr(source, "__aiter__"):
         raise InvalidInputError("source", f"must be an asynchronous iterable of bytes, not {type(source).__name__}")
@@ -167,7 +168,7 @@ class Upload(Generic[IdT]):
         new, stream, states = self._new, self._tally.stream, scope.states
         if new.expected_version is not None:
             await expect_version(scope, new.thread_id, new.expected_version)
-        locked = scope.locked_thread(new.thread_id)
+        locked = locked_thread(scope, new.thread_id)
         columns = {"state_data": _description(stream), "meta": new.encoded_meta}
         values = [literal(json, ExactJSON()).label(name) for name, json in columns.items()]
         statement = (
@@ -177,13 +178,13 @@ class Upload(Generic[IdT]):
                 select(locked.c.thread_id, *values, literal(self._stream_id)),
                 include_defaults=False,
             )
-            .add_cte(locked, scope.touched_thread(locked))
+            .add_cte(locked, touched_thread(scope, locked))
             .returning(
                 *[states.c[name] for name in ("thread_id", "state_id", "created_at", "updated_at")],
-                select(locked.c.user_id).scalar_subquery().label("owner"),
+                owner_of(locked),
             )
         )
-        rows = await scope.write(statement, saved_trace(states))
+        rows = await scope.write(statement, row_evidence(states, "thread_id", "state_id", time="created_at"))
         if not rows:
             raise ThreadNotFoundError(new.thread_id)
         [row] = rows

@@ -24,7 +24,7 @@ from agent_persistence.repositories.messages.prepared import PreparedAppend, Pre
 from agent_persistence.repositories.rows import json_object
 from agent_persistence.repositories.states.prepared import prepare_state
 from agent_persistence.repositories.states.repository import save_state
-from agent_persistence.sessions.commit_evidence import TRANSACTION_MARKS, RowEvidence
+from agent_persistence.sessions.commit_evidence import TRANSACTION_MARKS, row_evidence
 from agent_persistence.sessions.scope import Scope
 from agent_persistence.validation import check_name
 
@@ -53,7 +53,7 @@ def prepare_thread(scope: Scope[IdT, Any], new: NewThread[IdT], prefix: str = ""
         InvalidInputError: a part of it cannot be stored.
         CheckpointingDisabledError: it has states, and the settings turned them off.
     """
-    limits = scope.limits
+    limits = scope.options
     if new.states and not limits.save_states:
         raise CheckpointingDisabledError
     return PreparedThread(
@@ -74,7 +74,7 @@ async def add_threads(scope: Scope[IdT, UserIdT], owner: UserIdT, threads: Seque
     ids = [thread.thread_id for thread in threads]
     rows = await scope.write(
         _add_threads(scope.models),
-        lambda row: RowEvidence(scope.threads, {"thread_id": row.thread_id}, ("created_at", row.created_at)),
+        row_evidence(scope.threads, "thread_id", time="created_at"),
         thread_ids=ids,
         owners=[owner] * len(threads),
         thread_name=[thread.name for thread in threads],
@@ -84,7 +84,7 @@ async def add_threads(scope: Scope[IdT, UserIdT], owner: UserIdT, threads: Seque
         added = [row.thread_id for row in rows]
         # All or none: a caller that catches the error and commits must not keep a part of them.
         mine = delete(scope.threads).where(scope.threads.c.thread_id.in_(added)).returning(scope.threads.c.thread_id)
-        await scope.write(mine, lambda row: RowEvidence(scope.threads, {"thread_id": row.thread_id}))
+        await scope.write(mine, row_evidence(scope.threads, "thread_id"))
         raise ThreadExistsError(next(iter(Counter(ids) - Counter(added))))
 
 
@@ -121,7 +121,7 @@ def _add_threads(models: Models[Any, Any]) -> CompiledStatement:
     kinds = {"thread_name": Text(), "meta": ExactJSON()}
     rows = new_rows(models, kinds)
     # A microsecond apart, so that lists by age have them in their order.
-    made_at = func.now() + rows.c.place * literal_column("interval '1 microsecond'", Interval())
+    made_at = func.now() + rows.c.ordinal * literal_column("interval '1 microsecond'", Interval())
     values = select(rows.c.thread_id, rows.c.owner, *(rows.c[name] for name in kinds), made_at, made_at)
     return CompiledStatement(
         insert(thread)

@@ -15,7 +15,7 @@ from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.records import ANY_USER, UNSET, NewThread, Page, ThreadRecord, TouchedState, Unchanged
 from agent_persistence.repositories.rows import check_readable, json_object, readable, readable_records
 from agent_persistence.repositories.threads.bulk import PreparedThread, add_threads, fill_threads, prepare_thread
-from agent_persistence.sessions.commit_evidence import RowEvidence
+from agent_persistence.sessions.commit_evidence import row_evidence
 from agent_persistence.sessions.scope import DRAWS, Query, Scope
 from agent_persistence.validation import check_limit, check_name, check_text
 
@@ -79,7 +79,7 @@ class ThreadRepository(Generic[IdT, UserIdT]):
             .returning(*self._columns())
         )
         for _ in range(DRAWS):
-            rows = await self._scope.write(statement, self._created)
+            rows = await self._scope.write(statement, row_evidence(self._thread, "thread_id", time="created_at"))
             if rows:
                 return rows[0]
             if new_id is not None:
@@ -174,9 +174,9 @@ class ThreadRepository(Generic[IdT, UserIdT]):
         statement = (
             delete(self._thread)
             .where(self._scope.thread_of(self._scope.thread_id(thread_id)))
-            .returning(self._thread.c.user_id)
+            .returning(self._thread.c.thread_id, self._thread.c.user_id)
         )
-        rows = await self._scope.write(statement, lambda _: RowEvidence(self._thread, {"thread_id": thread_id}))
+        rows = await self._scope.write(statement, row_evidence(self._thread, "thread_id"))
         for row in rows:
             self._scope.touch(TouchedState(thread_id, row.user_id))
         return bool(rows)
@@ -217,16 +217,10 @@ class ThreadRepository(Generic[IdT, UserIdT]):
             .values(**changes, updated_at=func.now())
             .returning(*self._columns())
         )
-        rows = await self._scope.write(statement, self._changed)
+        rows = await self._scope.write(statement, row_evidence(self._thread, "thread_id", time="updated_at"))
         if not rows:
             raise ThreadNotFoundError(thread_id)
         return self._record(rows[0])
-
-    def _created(self, row: Row[Any]) -> RowEvidence:
-        return RowEvidence(self._thread, {"thread_id": row.thread_id}, ("created_at", row.created_at))
-
-    def _changed(self, row: Row[Any]) -> RowEvidence:
-        return RowEvidence(self._thread, {"thread_id": row.thread_id}, ("updated_at", row.updated_at))
 
     def _list(self, *, archived: bool) -> Query:
         thread = self._thread

@@ -1,0 +1,133 @@
+"""The three calls that are made most: which way each goes, together with those of other callers or alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, Generic
+
+from agent_persistence.concurrency.batching import ALONE, IN_DOUBT, Alone, Batcher
+from agent_persistence.errors import CommitUnknownError, ConflictError, NotFoundError, PersistenceError
+from agent_persistence.ids import IdT, UserIdT
+from agent_persistence.operations.cached_states import CachedStates
+from agent_persistence.operations.group_commit import NO_REPLY, GroupCommit
+from agent_persistence.operations.group_writes import (
+    MessageGroupWriter,
+    StateGroupWriter,
+    has_one_kind_of_id,
+    is_repeatable,
+)
+from agent_persistence.operations.transactions import Transactions
+from agent_persistence.operations.unit_of_work import Repositories
+from agent_persistence.records import ANY_USER, AnyUser, MessageRecord, StateRecord
+from agent_persistence.repositories.messages.append import MessageAppender, is_copied
+from agent_persistence.repositories.messages.prepared import PreparedAppend, prepare_append
+from agent_persistence.repositories.states.prepared import PreparedState, prepare_state
+from agent_persistence.repositories.states.repository import StateRepository, save_state
+from agent_persistence.sessions.session_scope import SessionScope
+
+
+class BatchedCalls(Generic[IdT, UserIdT]):
+    """``states.get``, ``states.put`` and ``messages.append``: concurrent calls share statements and transactions.
+
+    Alone go calls of administration, of stores that do not group, and those that need a transaction of their session:
+    ``expected_version``, a limit of states a thread, COPY, messages with and without ids in one call.
+    """
+
+    def __init__(self, transactions: Transactions[IdT, UserIdT]) -> None:
+        sessions = transactions.sessions
+        self._transactions = transactions
+        self._sessions = sessions
+        options = sessions.options
+        group = GroupCommit(
+            sessions.connections, sessions.models, sessions.cache, transactions.retries, transactions.commit.settle
+        )
+        # Where the server does not end an idle transaction by itself, each writer has to ask for that limit.
+        is_limited = sessions.cache is None or sessions.limits_idling
+        self._groups_states = sessions.groups and is_limited and not options.max_states
+        states = StateGroupWriter(sessions.models, options, sessions.recent)
+        messages = MessageGroupWriter(sessions.models, options.touch_interval)
+        self._saves: Batcher[PreparedState[IdT], StateRecord[IdT]] = transactions.batcher(
+            partial(group.run, write=states.write), self._save_alone
+        )
+        self._appends: Batcher[PreparedAppend[IdT], tuple[MessageRecord[IdT], ...]] = transactions.batcher(
+            partial(group.run, write=messages.write, is_repeatable=is_repeatable), self._append_alone
+        )
+
+    async def latest_state(
+        self, thread_id: IdT, *, user_id: UserIdT | AnyUser, fresh: bool, min_version: int | None
+    ) -> StateRecord[IdT] | None:
+        """Return a thread's latest state, or ``None``; see ``CachedStates.get``."""
+        if not self._sessions.groups or user_id is ANY_USER:
+            read = partial(_latest_state, thread_id=thread_id, fresh=fresh, min_version=min_version)
+            return await self._transactions.read(read, user_id=user_id)
+        # No task around it: a cache hit costs less than a task would, and the reads below run in tasks.
+        await self._sessions.ready()
+        reader = self._transactions.state_reader
+        states = CachedStates(self._sessions.reading(user_id), self._sessions.cache, reader)
+        return await states.get(thread_id, fresh=fresh, min_version=min_version)
+
+    async def put_state(
+        self,
+        thread_id: IdT,
+        data: Any,
+        *,
+        user_id: UserIdT | AnyUser,
+        meta: Mapping[str, Any] | None,
+        expected_version: int | None,
+    ) -> StateRecord[IdT]:
+        """Save a state as the thread's latest; see ``StateRepository.put``."""
+        if not self._groups_states or user_id is ANY_USER or expected_version is not None:
+            put = partial(_put, thread_id=thread_id, data=data, meta=meta, expected_version=expected_version)
+            return await self._transactions.write_in_scope(put, user_id=user_id)
+        await self._sessions.ready()
+        new = prepare_state(self._sessions.reading(user_id), thread_id, data, meta)
+        return await self._saves.submit(new, key=new.thread_id, size=new.size)
+
+    async def append(
+        self, thread_id: IdT, messages: Sequence[Any], *, user_id: UserIdT | AnyUser, field: str
+    ) -> tuple[MessageRecord[IdT], ...]:
+        """Add messages at the end of a thread; see ``MessageRepository.append_many``.
+
+        Args:
+            field: what the messages are called in errors.
+        """
+        await self._sessions.ready()
+        new = prepare_append(self._sessions.reading(user_id), thread_id, messages, field)
+        if self._sessions.groups and user_id is not ANY_USER and has_one_kind_of_id(new) and not is_copied(new):
+            return await self._appends.submit(new, key=new.thread_id, size=new.size)
+        return await self._append_alone(new)
+
+    async def _save_alone(self, new: PreparedState[IdT], _reason: Alone) -> StateRecord[IdT]:
+        return await self._transactions.write_in_scope(partial(save_state, new=new), user_id=new.owner)
+
+    async def _append_alone(self, new: PreparedAppend[IdT], reason: Alone = ALONE) -> tuple[MessageRecord[IdT], ...]:
+        try:
+            return await self._transactions.write_in_scope(partial(_append, new=new), user_id=new.owner)
+        except (NotFoundError, ConflictError):
+            raise  # the database has answered
+        except PersistenceError as error:
+            if reason is IN_DOUBT:
+                raise CommitUnknownError(NO_REPLY) from error
+            raise
+
+
+async def _latest_state(
+    repositories: Repositories[IdT, Any], *, thread_id: IdT, fresh: bool, min_version: int | None
+) -> StateRecord[IdT] | None:
+    return await repositories.states.get(thread_id, fresh=fresh, min_version=min_version)
+
+
+async def _put(
+    scope: SessionScope[IdT, Any],
+    *,
+    thread_id: IdT,
+    data: Any,
+    meta: Mapping[str, Any] | None,
+    expected_version: int | None,
+) -> StateRecord[IdT]:
+    return await StateRepository(scope).put(thread_id, data, meta=meta, expected_version=expected_version)
+
+
+async def _append(scope: SessionScope[IdT, Any], *, new: PreparedAppend[IdT]) -> tuple[MessageRecord[IdT], ...]:
+    return tuple(await MessageAppender(scope).append(new)) if new.messages else ()

@@ -1,0 +1,74 @@
+"""COMMIT, and the settlement of one whose reply was lost: for sessions and for grouped writes."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from agent_persistence.concurrency.retries import Retries
+from agent_persistence.database.driver_errors import DRIVER_ERRORS, translate, translated
+from agent_persistence.errors import CommitUnknownError, PersistenceError, UnavailableError
+from agent_persistence.operations.session_factory import SessionFactory
+from agent_persistence.records import ANY_USER
+from agent_persistence.sessions.commit_evidence import CommitEvidence, evidence_of, was_committed
+from agent_persistence.sessions.commit_hooks import is_shared
+
+
+class Commit:
+    """Commits transactions; asks the database what became of those whose connection closed during COMMIT."""
+
+    def __init__(self, sessions: SessionFactory[Any, Any], retries: Retries) -> None:
+        self._sessions = sessions
+        self._retries = retries
+
+    async def session(self, session: AsyncSession) -> None:
+        """Commit a session.
+
+        Raises:
+            UnavailableError: the transaction is rolled back.
+            CommitUnknownError: the database cannot tell what became of it.
+            PersistenceError: the database refused a statement of the flush, or the COMMIT.
+        """
+        evidence, shared = evidence_of(session.sync_session), is_shared(session.sync_session)
+        if shared:
+            with translated():
+                await session.flush()  # apart from COMMIT, so that its errors are known to mean a rollback
+        try:
+            await session.commit()
+        except DRIVER_ERRORS as error:
+            # Without evidence nothing of ours was written; only the host may have written something.
+            await self.settle(error, evidence, otherwise=None if shared else False)
+
+    async def settle(self, error: BaseException, evidence: CommitEvidence | None, *, otherwise: bool | None) -> None:
+        """Return if a transaction is committed although its COMMIT raised.
+
+        Args:
+            error: the driver's error.
+            otherwise: the answer where there is no evidence; ``None`` if it is unknown.
+
+        Raises:
+            UnavailableError: the transaction is rolled back.
+            CommitUnknownError: the database cannot tell what became of it.
+            PersistenceError: the database refused the COMMIT.
+        """
+        failure = translate(error, committing=True)
+        if not isinstance(failure, CommitUnknownError):
+            raise failure from error
+        committed = await self._ask(evidence) if evidence else otherwise
+        if committed is None:
+            raise failure from error
+        if not committed:
+            raise UnavailableError("the connection closed before COMMIT took effect; try again") from error
+
+    async def _ask(self, evidence: CommitEvidence) -> bool | None:
+        """Ask the database, as long as retries may last; ``None`` if it stays away or cannot tell."""
+        try:
+            return await self._retries.run(partial(self._ask_once, evidence), waits_for_pool=True)
+        except PersistenceError:
+            return None
+
+    async def _ask_once(self, evidence: CommitEvidence) -> bool | None:
+        async with self._sessions.single_read(ANY_USER) as scope:
+            return await was_committed(evidence, scope.execute)

@@ -1,0 +1,178 @@
+"""Sessions and scopes on one engine, bound to one process, one event loop and one cache."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Final, Generic
+
+from sqlalchemy import Engine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+from sqlalchemy.pool import QueuePool
+
+from agent_persistence.cache import StateCache
+from agent_persistence.concurrency.affinity import Affinity
+from agent_persistence.concurrency.shielding import to_the_end
+from agent_persistence.database.connections import PinnedConnections
+from agent_persistence.database.driver_errors import DRIVER_ERRORS
+from agent_persistence.encoding.recent_states import RecentStates
+from agent_persistence.ids import IdT, UserIdT
+from agent_persistence.models import Models
+from agent_persistence.records import ANY_USER, AnyUser
+from agent_persistence.repositories.maintenance.database_identity import identity_of
+from agent_persistence.sessions.commit_hooks import CacheWatch, share
+from agent_persistence.sessions.orm_writes import WatchedSession, watch_session
+from agent_persistence.sessions.pooled_scope import PooledScope
+from agent_persistence.sessions.scope import StoreOptions
+from agent_persistence.sessions.session_scope import SessionScope
+from agent_persistence.settings import QUARANTINE_SECONDS
+
+LONGEST_IDLE: Final = QUARANTINE_SECONDS - 2
+"""Seconds after which the server ends a transaction that idles before its COMMIT: before its quarantine expires."""
+
+_MOST_PINNED: Final = 10
+"""How many connections are pinned where the engine's pool has no size."""
+
+
+class SessionFactory(Generic[IdT, UserIdT]):
+    """Opens sessions and scopes on one engine.
+
+    Args:
+        limits_idling: whether the engine's connections end idle transactions before the cache's quarantine expires.
+        groups: whether concurrent operations may share statements, on connections that stay pinned between them.
+        wait_seconds: the longest wait for a pinned connection.
+
+    Attributes:
+        affinity: the process and event loop to which the sessions belong.
+        connections: the pinned connections.
+        groups: whether concurrent operations share statements. Not under row-level security, where each transaction
+            names one owner, and not where schemas are translated, which only SQLAlchemy can do.
+        recent: states that this process saved last, to compute changes against.
+    """
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        models: Models[IdT, UserIdT],
+        options: StoreOptions[IdT],
+        cache: StateCache | None,
+        *,
+        limits_idling: bool,
+        groups: bool,
+        wait_seconds: float,
+    ) -> None:
+        self.engine = engine
+        self.models = models
+        self.options = options
+        self.cache = cache
+        self.limits_idling = limits_idling
+        self.affinity = Affinity()
+        self.recent = RecentStates()
+        self.connections = PinnedConnections(engine, most=_most_pinned(engine), wait_seconds=wait_seconds)
+        translates = "schema_translate_map" in engine.get_execution_options()
+        self.groups = groups and not options.row_level_security and not translates
+        # close_resets_only=False: a unit of work that is used after its end raises, instead of losing what it writes.
+        session_options: dict[str, Any] = {"expire_on_commit": False, "close_resets_only": False}
+        self._sessions = async_sessionmaker(engine, sync_session_class=WatchedSession, **session_options)
+        # AUTOCOMMIT: one statement without a transaction is one round trip instead of three. Setting the owner needs
+        # the transaction.
+        alone = {} if options.row_level_security else {"isolation_level": "AUTOCOMMIT"}
+        self._single_reads = async_sessionmaker(engine.execution_options(**alone), **session_options)
+
+    async def ready(self) -> None:
+        """Check process and event loop; on first use, name the cache after this database.
+
+        Raises:
+            MisuseError: the store is closed, or used in another process or event loop.
+        """
+        self.affinity.check()
+        if self.cache is not None and not self.cache.is_named:
+            async with self.single_read(ANY_USER) as scope:
+                identity = await identity_of(scope)
+            if identity is not None and not self.cache.is_named:
+                self.cache.name(identity)
+
+    @asynccontextmanager
+    async def transaction(
+        self, user_id: UserIdT | AnyUser, *, watched: bool = True
+    ) -> AsyncIterator[SessionScope[IdT, UserIdT]]:
+        """Open a session, which the caller commits.
+
+        Args:
+            watched: whether the cache follows its commits.
+        """
+        await self.ready()
+        async with _closed_quietly(self._sessions()) as session:
+            if watched:
+                self._watch(session)
+            yield self._scope(session, user_id)
+
+    @asynccontextmanager
+    async def single_read(self, user_id: UserIdT | AnyUser) -> AsyncIterator[SessionScope[IdT, UserIdT]]:
+        """Open a session for one statement that reads."""
+        async with _closed_quietly(self._single_reads()) as session:
+            yield self._scope(session, user_id)
+
+    def reading(self, user_id: UserIdT | AnyUser) -> PooledScope[IdT, UserIdT]:
+        """Return a scope whose statements run on pinned connections."""
+        return PooledScope(self.models, self._owner(user_id), self.options, self.recent, self.connections)
+
+    def join(self, session: AsyncSession, user_id: UserIdT | AnyUser) -> SessionScope[IdT, UserIdT]:
+        """Return a scope in a session of the host, whose commits the cache follows from now on.
+
+        Raises:
+            ClosedError: the store is closed.
+            InvalidInputError: the session is bound to another ``Persistence``.
+        """
+        self.affinity.check_open()
+        share(session.sync_session)
+        self._watch(session)
+        return self._scope(session, user_id)
+
+    def cache_for(self, session: AsyncSession) -> StateCache | None:
+        """Return the cache if it holds what this session would read, else ``None``.
+
+        It does not for another database, nor for a session that joined a transaction of its connection, which may hold
+        uncommitted states that the session does not know of.
+        """
+        bind, own = session.get_bind(self.models.Thread), self.engine.sync_engine
+        if not isinstance(bind, Engine) or "schema_translate_map" in bind.get_execution_options():
+            return None
+        return self.cache if bind.pool is own.pool or bind.url == own.url else None
+
+    async def discard_connections(self) -> None:
+        """Close all connections of the engine: they lead to a server that is no longer the primary."""
+        await self.connections.invalidate()
+        await self.engine.dispose()
+
+    def _watch(self, session: AsyncSession) -> None:
+        if self.cache is not None:
+            own = session.get_bind(self.models.Thread).engine.pool is self.engine.sync_engine.pool
+            idle_limit = None if own and self.limits_idling else LONGEST_IDLE
+            rls = self.options.row_level_security
+            watch_session(session.sync_session, CacheWatch(self.cache, self.models, idle_limit, rls))
+
+    def _scope(self, session: AsyncSession, user_id: UserIdT | AnyUser) -> SessionScope[IdT, UserIdT]:
+        return SessionScope(self.models, self._owner(user_id), self.options, self.recent, session)
+
+    def _owner(self, user_id: UserIdT | AnyUser) -> UserIdT | AnyUser:
+        return user_id if user_id is ANY_USER else self.models.id_types.user.validate(user_id, "user_id")
+
+
+def _most_pinned(engine: AsyncEngine) -> int:
+    """Return the size of the engine's pool; its overflow is left to units of work and to the host."""
+    pool = engine.sync_engine.pool
+    return pool.size() if isinstance(pool, QueuePool) and pool.size() else _MOST_PINNED
+
+
+@asynccontextmanager
+async def _closed_quietly(session: AsyncSession) -> AsyncIterator[AsyncSession]:
+    """Close a session at the end of the block without replacing the block's error.
+
+    A ROLLBACK that does not arrive is no error: the uncommitted work ends with its connection.
+    """
+    try:
+        yield session
+    finally:
+        with suppress(*DRIVER_ERRORS):
+            await to_the_end(session.close())
