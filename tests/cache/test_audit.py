@@ -96,7 +96,7 @@ async def test_a_value_that_a_sweep_withdraws_is_within_the_bound(
         if looks == 3:  # once for the sample, twice to compare
             async with persistence.engine.begin() as connection:
                 row = {"thread_id": stale, "user_id": user_id}
-                await connection.execute(insert(persistence.models.outbox), [row])
+                await connection.execute(insert(persistence.models.side_tables.outbox), [row])
         return found
 
     persistence.cache.heads = tell_the_outbox_after_the_second_look  # type: ignore[method-assign]  # to be there at that moment

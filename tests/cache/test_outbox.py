@@ -60,11 +60,11 @@ def key(store: Store, thread_id: str, user_id: str) -> bytes:
 
 async def clear_outbox(store: Store) -> None:
     async with store.engine.begin() as connection:
-        await connection.execute(delete(store.models.outbox))
+        await connection.execute(delete(store.models.side_tables.outbox))
 
 
 async def outbox(store: Store) -> list[tuple[str, str]]:
-    table = store.models.outbox
+    table = store.models.side_tables.outbox
     async with store.engine.connect() as connection:
         return [tuple(row) for row in await connection.execute(select(table.c.thread_id, table.c.user_id))]
 
@@ -196,7 +196,7 @@ async def test_a_redis_that_was_away_is_believed_only_after_a_sweep(
 async def fill_outbox(store: Store, count: int) -> None:
     rows = [{"thread_id": str(number), "user_id": "ada"} for number in range(count)]
     async with store.engine.begin() as connection:
-        await connection.execute(insert(store.models.outbox), rows)
+        await connection.execute(insert(store.models.side_tables.outbox), rows)
 
 
 async def test_of_two_sweepers_at_once_each_takes_rows_of_its_own(store: Store) -> None:

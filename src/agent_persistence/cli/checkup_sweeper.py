@@ -32,7 +32,7 @@ async def examine_sweeper(engine: AsyncEngine, settings: PersistenceSettings) ->
 
 def _finding(connection: Connection, settings: PersistenceSettings) -> Finding:
     models = build_models(settings.id_types, schema=settings.db_schema)
-    jobs, age = models.jobs, func.extract("epoch", func.now() - models.jobs.c.finished_at)
+    jobs, age = models.side_tables.jobs, func.extract("epoch", func.now() - models.side_tables.jobs.c.finished_at)
     job = connection.execute(select(jobs, age.label("seconds_ago")).where(jobs.c.job == PURGE)).one_or_none()
     due, abandoned = _due(connection, models, settings.max_checkpoint_history), _abandoned(connection, models)
     interval = settings.checkpoint_cleanup_interval
@@ -80,6 +80,6 @@ def _due(connection: Connection, models: Models[Any, Any], keep_last: int) -> st
 
 
 def _abandoned(connection: Connection, models: Models[Any, Any]) -> int:
-    streams = models.streamed.streams
+    streams = models.side_tables.streamed.streams
     count: int = connection.execute(select(func.count()).select_from(streams).where(is_abandoned(models))).scalar_one()
     return count

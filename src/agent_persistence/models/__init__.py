@@ -1,8 +1,7 @@
-"""The mapped classes: mixins for a host's own ``Base``, and ``build_models`` for everybody else."""
+"""The mapped classes: mixins for a host's ``Base``, or ready-made by ``build_models``."""
 
-from agent_persistence.models.base import NAMING_CONVENTION, HasIdTypes
+from agent_persistence.models.base import NAMING_CONVENTION, HasIdTypes, thread_id_type, user_id_type
 from agent_persistence.models.factory import Models, build_models, config_table
-from agent_persistence.models.id_columns import thread_id_type, user_id_type
 from agent_persistence.models.json_type import ExactJSON
 from agent_persistence.models.message import MessageMixin
 from agent_persistence.models.roles import RoleType

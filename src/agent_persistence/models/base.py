@@ -1,4 +1,4 @@
-"""What every mapped class of this package shares."""
+"""Mixins and types that the mapped classes share."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any, ClassVar, Final
 
 from sqlalchemy import DateTime, MetaData, Table, func, text
 from sqlalchemy.orm import Mapped, declared_attr, mapped_column
+from sqlalchemy.types import TypeEngine
 
-from agent_persistence.ids import IdTypes
+from agent_persistence.ids import IdT, IdTypes, UserIdT
 from agent_persistence.models.json_type import ExactJSON
 
 NAMING_CONVENTION: Final = {
@@ -21,10 +22,10 @@ NAMING_CONVENTION: Final = {
 
 
 class HasIdTypes:
-    """What a mixin reads off the declarative base it is mapped on.
+    """The attributes of a declarative base that the mixins read.
 
     Attributes:
-        __id_types__: the id types of the database; a host's ``Base`` names them once for all three models.
+        __id_types__: the id types of the database, declared once on a host's ``Base`` for all three models.
     """
 
     __id_types__: ClassVar[IdTypes[Any, Any]]
@@ -33,7 +34,7 @@ class HasIdTypes:
 
 
 class TimestampMixin:
-    """``created_at`` and ``updated_at``, aware, set by the database's clock."""
+    """``created_at`` and ``updated_at``: times with a time zone, set by the database's clock."""
 
     @declared_attr
     @classmethod
@@ -48,7 +49,7 @@ class TimestampMixin:
 
 
 class MetaMixin:
-    """``meta``: a JSON object of the application's own."""
+    """``meta``: a JSON object for the application."""
 
     @declared_attr
     @classmethod
@@ -60,3 +61,17 @@ def table_of(model: type[HasIdTypes]) -> Table:
     """Return the table that a model is mapped to."""
     table: Table = model.__table__
     return table
+
+
+def thread_id_type(id_types: IdTypes[IdT, Any]) -> TypeEngine[IdT]:
+    """Return the type for a host's column that refers to a thread or a message.
+
+    A column of another type or collation can refer to a thread as well, but PostgreSQL does not use an index on it when
+    it looks for the rows of one thread.
+    """
+    return id_types.id.sql_type()
+
+
+def user_id_type(id_types: IdTypes[Any, UserIdT]) -> TypeEngine[UserIdT]:
+    """Return the type for a host's column that holds a user's id, as ``threads.user_id`` does."""
+    return id_types.user.sql_type()

@@ -1,29 +1,205 @@
-"""The table ``cache_outbox``: cached states that Redis could not be told of, until somebody tells it."""
+"""Tables that belong to no mapped class: the repositories use them, and a host never maps them."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Final, NamedTuple
 
-from sqlalchemy import BigInteger, Column, DateTime, Identity, MetaData, Table, func
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    DateTime,
+    ForeignKeyConstraint,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    func,
+)
 
 from agent_persistence.ids import IdTypes
 from agent_persistence.models.base import NAMING_CONVENTION
+from agent_persistence.models.json_type import ExactJSON
+
+MAX_TOOL_CALL_ID: Final = 255
 
 
-def outbox_table(metadata: MetaData, id_types: IdTypes[Any, Any]) -> Table:
-    """Add the table to a metadata. It refers to no thread: a deleted one is what the cache has to hear of."""
+@dataclass(frozen=True, slots=True)
+class GraphTables:
+    """The tables of graphs.
+
+    Attributes:
+        checkpoints: a row a checkpoint; ``refs`` says where in ``values`` the values of its channels are.
+        values: channel values and writes of tasks, each stored once; a row holds several.
+    """
+
+    checkpoints: Table
+    values: Table
+
+
+class StreamTables(NamedTuple):
+    """The tables of streamed states. A stream without a state is being written, or was abandoned."""
+
+    streams: Table
+    chunks: Table
+
+
+@dataclass(frozen=True, slots=True)
+class SideTables:
+    """The tables beside those of threads, states and messages.
+
+    Attributes:
+        outbox: cache invalidations that were not delivered to Redis yet.
+        jobs: a row a background job: which process runs it, and when it was run last.
+        tool_results: results of tool calls, so that no call is made twice.
+        graph: checkpoints of graphs.
+        streamed: states that were streamed in.
+    """
+
+    outbox: Table
+    jobs: Table
+    tool_results: Table
+    graph: GraphTables
+    streamed: StreamTables
+
+
+@cache
+def side_tables_of(schema: str | None, id_types: IdTypes[Any, Any]) -> SideTables:
+    """Return the tables of a schema in a metadata of theirs, so that a host's metadata does not hold them."""
+    return add_side_tables(MetaData(naming_convention=NAMING_CONVENTION, schema=schema), id_types, refers=False)
+
+
+def add_side_tables(metadata: MetaData, id_types: IdTypes[Any, Any], *, refers: bool = True) -> SideTables:
+    """Add the tables to a metadata.
+
+    Args:
+        refers: whether the metadata holds ``threads`` and ``states`` for foreign keys.
+    """
+    return SideTables(
+        outbox=_outbox(metadata, id_types),
+        jobs=_jobs(metadata),
+        tool_results=_tool_results(metadata, id_types, refers=refers),
+        graph=_graph(metadata, id_types, refers=refers),
+        streamed=_streamed(metadata, id_types, refers=refers),
+    )
+
+
+def _outbox(metadata: MetaData, id_types: IdTypes[Any, Any]) -> Table:
+    # Without a foreign key: the cached state of a deleted thread must be invalidated too.
     return Table(
         "cache_outbox",
         metadata,
         Column("outbox_id", BigInteger, Identity(), primary_key=True),
         Column("thread_id", id_types.id.sql_type(), nullable=False),
         Column("user_id", id_types.user.sql_type(), nullable=False),
-        Column("created_at", DateTime(timezone=True), server_default=func.now(), nullable=False),
+        _created_at(),
     )
 
 
-@cache
-def outbox_in(schema: str | None, id_types: IdTypes[Any, Any]) -> Table:
-    """Return the table beside the threads of a schema; a host's own metadata knows nothing of it."""
-    return outbox_table(MetaData(naming_convention=NAMING_CONVENTION, schema=schema), id_types)
+def _jobs(metadata: MetaData) -> Table:
+    return Table(
+        "persistence_jobs",
+        metadata,
+        Column("job", Text, primary_key=True),
+        Column("holder", Text),
+        Column("held_until", DateTime(timezone=True)),
+        Column("started_at", DateTime(timezone=True)),
+        Column("finished_at", DateTime(timezone=True)),
+        Column("removed", BigInteger),
+    )
+
+
+def _tool_results(metadata: MetaData, id_types: IdTypes[Any, Any], *, refers: bool) -> Table:
+    return Table(
+        "tool_results",
+        metadata,
+        _thread_id(id_types, primary_key=True),
+        Column("tool_call_id", String(MAX_TOOL_CALL_ID), primary_key=True),
+        Column("result", ExactJSON(), nullable=False),
+        _created_at(),
+        *_refers(metadata, ["thread_id"], "threads", when=refers),
+    )
+
+
+def _graph(metadata: MetaData, id_types: IdTypes[Any, Any], *, refers: bool) -> GraphTables:
+    checkpoints = Table(
+        "graph_checkpoints",
+        metadata,
+        _thread_id(id_types, primary_key=True),
+        Column("checkpoint_ns", _bytewise(), primary_key=True),
+        Column("checkpoint_id", _bytewise(), primary_key=True),
+        Column("parent_id", _bytewise()),
+        Column("run_id", _bytewise()),
+        _created_at(),
+        Column("metadata", ExactJSON(), nullable=False),
+        Column("exact_metadata", LargeBinary()),
+        Column("body", LargeBinary(), nullable=False),
+        Column("refs", LargeBinary(), nullable=False),
+        *_refers(metadata, ["thread_id"], "threads", when=refers),
+    )
+    values = Table(
+        "graph_values",
+        metadata,
+        _thread_id(id_types, primary_key=True),
+        Column("checkpoint_ns", _bytewise(), primary_key=True),
+        # Drawn while the thread's row is locked, so the values of a thread are numbered in the order of commits.
+        Column("value_no", BigInteger, Identity(), primary_key=True),
+        _created_at(),
+        # The checkpoint at which a task wrote it; NULL for the values of a checkpoint.
+        Column("checkpoint_id", _bytewise()),
+        Column("channel", _bytewise(), nullable=False),
+        Column("cells", LargeBinary(), nullable=False),
+        Column("content", LargeBinary(), nullable=False),
+        *_refers(metadata, ["thread_id"], "threads", when=refers),
+    )
+    run_id, written_at = checkpoints.c.run_id, values.c.checkpoint_id
+    Index("ix_graph_checkpoints_run_id", run_id, postgresql_where=run_id.is_not(None))
+    Index("ix_graph_values_checkpoint_id", written_at, postgresql_where=written_at.is_not(None))
+    return GraphTables(checkpoints, values)
+
+
+def _streamed(metadata: MetaData, id_types: IdTypes[Any, Any], *, refers: bool) -> StreamTables:
+    streams = Table(
+        "state_streams",
+        metadata,
+        Column("stream_id", BigInteger, Identity(), primary_key=True),
+        _thread_id(id_types),
+        Column("state_id", BigInteger),
+        _created_at(),
+        *_refers(metadata, ["thread_id"], "threads", when=refers),
+        *_refers(metadata, ["thread_id", "state_id"], "states", when=refers),
+    )
+    chunks = Table(
+        "state_chunks",
+        metadata,
+        Column("stream_id", BigInteger, primary_key=True, autoincrement=False),
+        Column("place", Integer, primary_key=True, autoincrement=False),
+        Column("data", LargeBinary, nullable=False),
+        *_refers(metadata, ["stream_id"], "state_streams", when=refers),
+    )
+    Index("ix_state_streams_thread_id_state_id", streams.c.thread_id, streams.c.state_id)
+    return StreamTables(streams, chunks)
+
+
+def _thread_id(id_types: IdTypes[Any, Any], *, primary_key: bool = False) -> Column[Any]:
+    return Column("thread_id", id_types.id.sql_type(), primary_key=primary_key, autoincrement=False, nullable=False)
+
+
+def _created_at() -> Column[Any]:
+    return Column("created_at", DateTime(timezone=True), server_default=func.now(), nullable=False)
+
+
+def _bytewise() -> Text:
+    return Text(collation="C")  # Python's order of strings, by which LangGraph finds its latest checkpoint
+
+
+def _refers(metadata: MetaData, columns: list[str], table: str, *, when: bool) -> list[ForeignKeyConstraint]:
+    """Return a foreign key to columns of the same names, whose rows take those of this table along."""
+    schema = f"{metadata.schema}." if metadata.schema else ""
+    targets = [f"{schema}{table}.{name}" for name in columns]
+    return [ForeignKeyConstraint(columns, targets, ondelete="CASCADE")] if when else []

@@ -183,7 +183,7 @@ class GroupCommit:
             await cache.after_rollback(quarantine)
             raise
         if untold:
-            await connection.execute(insert(self._models.outbox), [state._asdict() for state in untold])
+            await connection.execute(insert(self._models.side_tables.outbox), [state._asdict() for state in untold])
         # An error from here on does not prove a rollback, so only a commit lifts the quarantine; else it expires.
         await self._send_commit(connection, evidence)
         await cache.after_commit(quarantine)

@@ -9,7 +9,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from agent_persistence.errors import InvalidInputError, ThreadNotFoundError
 from agent_persistence.ids import IdT, UserIdT
-from agent_persistence.models.tool_results import MAX_TOOL_CALL_ID
+from agent_persistence.models.side_tables import MAX_TOOL_CALL_ID
 from agent_persistence.repositories.locks import locked_thread
 from agent_persistence.repositories.rows import check_readable
 from agent_persistence.sessions.commit_evidence import row_evidence
@@ -22,7 +22,7 @@ class ToolResultRepository(Generic[IdT, UserIdT]):
 
     def __init__(self, scope: Scope[IdT, UserIdT]) -> None:
         self._scope = scope
-        self._results: Table = scope.models.tool_results
+        self._results: Table = scope.models.side_tables.tool_results
 
     async def get(self, thread_id: IdT, tool_call_id: str) -> Any:
         """Return what a tool call returned, or ``None`` where nothing is recorded."""

@@ -177,7 +177,7 @@ def _before_commit(session: Session) -> None:
     untold = await_only(watch.hooks.before_commit(watch.ticket))
     watch.sent = True
     if untold:
-        watch.connection.execute(insert(watch.models.outbox), [state._asdict() for state in untold])
+        watch.connection.execute(insert(watch.models.side_tables.outbox), [state._asdict() for state in untold])
 
 
 def _lock_written(session: Session, watch: CacheWatch) -> None:

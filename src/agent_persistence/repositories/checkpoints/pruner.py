@@ -42,8 +42,8 @@ class CheckpointPruner:
     def __init__(self, scope: Scope[Any, Any], thread_id: Any) -> None:
         self._scope = scope
         self._thread_id = thread_id
-        self._checkpoint = scope.models.graph.checkpoints
-        self._values = scope.models.graph.values
+        self._checkpoint = scope.models.side_tables.graph.checkpoints
+        self._values = scope.models.side_tables.graph.values
         self._here = self._checkpoint.c.thread_id == thread_id
 
     async def lock(self) -> bool:

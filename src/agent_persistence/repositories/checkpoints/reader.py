@@ -47,7 +47,7 @@ class CheckpointReader:
 
     def __init__(self, scope: Scope[Any, Any]) -> None:
         self._scope = scope
-        self._checkpoint = scope.models.graph.checkpoints
+        self._checkpoint = scope.models.side_tables.graph.checkpoints
 
     async def latest(
         self, query: CheckpointQuery, *, limit: int, after: CheckpointRecord | None = None

@@ -78,7 +78,7 @@ class CheckpointRepository(Generic[IdT, UserIdT]):
 
     async def threads_of_runs(self, run_ids: Sequence[str]) -> list[IdT]:
         """The threads that have checkpoints of these runs."""
-        checkpoint, thread = self._scope.models.graph.checkpoints, self._scope.threads
+        checkpoint, thread = self._scope.models.side_tables.graph.checkpoints, self._scope.threads
         statement = (
             select(checkpoint.c.thread_id)
             .distinct()
@@ -107,7 +107,7 @@ class CheckpointRepository(Generic[IdT, UserIdT]):
         if await threads.get(target_id) is None:
             await threads.create(thread_id=target_id, user_id=owner)
         await lock_thread(scope, target_id)
-        tables = (scope.models.graph.checkpoints, scope.models.graph.values)
+        tables = (scope.models.side_tables.graph.checkpoints, scope.models.side_tables.graph.values)
         taken = select(exists().where(tables[0].c.thread_id == target_id))
         if (await scope.execute(taken)).scalar_one():
             raise ThreadExistsError(target_id)

@@ -38,7 +38,7 @@ THE_LAST: Final = 2**63 - 1
 @lru_cache(MODELS_AT_ONCE)
 def lock_thread(models: Models[Any, Any], *, touch_seconds: float, of_any_user: bool) -> CompiledStatement:
     """Lock a thread, move its activity, and return the refs of one of its checkpoints, if that is there."""
-    checkpoint, locked = models.graph.checkpoints, _locked(models, of_any_user=of_any_user)
+    checkpoint, locked = models.side_tables.graph.checkpoints, _locked(models, of_any_user=of_any_user)
     is_parent = and_(
         checkpoint.c.thread_id == locked.c.thread_id,
         checkpoint.c.checkpoint_ns == bindparam("checkpoint_ns", type_=Text()),
@@ -54,7 +54,7 @@ def lock_thread(models: Models[Any, Any], *, touch_seconds: float, of_any_user: 
 @lru_cache(MODELS_AT_ONCE)
 def add_values(models: Models[Any, Any], *, touch_seconds: float, of_any_user: bool) -> CompiledStatement:
     """Lock a thread, move its activity and add rows of values; nothing comes back where there is no such thread."""
-    values, locked = models.graph.values, _locked(models, of_any_user=of_any_user)
+    values, locked = models.side_tables.graph.values, _locked(models, of_any_user=of_any_user)
     names = ("channel", "cells", "content")
     rows = _rows_of_arrays("new", {"channel": Text(), "cells": LargeBinary(), "content": LargeBinary()})
     same = ("checkpoint_ns", "checkpoint_id")
@@ -74,7 +74,7 @@ def add_values(models: Models[Any, Any], *, touch_seconds: float, of_any_user: b
 @lru_cache(MODELS_AT_ONCE)
 def save_checkpoint(models: Models[Any, Any]) -> CompiledStatement:
     """Add a checkpoint to a thread that is locked, or write it anew."""
-    checkpoint = models.graph.checkpoints
+    checkpoint = models.side_tables.graph.checkpoints
     columns = [one for one in checkpoint.c if one.name != "created_at"]
     added = insert(checkpoint).values({one.name: bindparam(f"new_{one.name}", type_=one.type) for one in columns})
     changes = {one.name: added.excluded[one.name] for one in columns if not one.primary_key}
@@ -94,7 +94,7 @@ def save_checkpoint(models: Models[Any, Any]) -> CompiledStatement:
 @lru_cache(MODELS_AT_ONCE)
 def known_cells(models: Models[Any, Any]) -> CompiledStatement:
     """What is in rows of a thread and namespace: those of some channels from some numbers on, and one checkpoint's."""
-    values = models.graph.values
+    values = models.side_tables.graph.values
     wanted = _rows_of_arrays("wanted", {"channel": Text(), "first_no": BigInteger()})
     here = and_(
         values.c.thread_id == bindparam("thread_id", type_=values.c.thread_id.type),
@@ -118,7 +118,7 @@ def read_values(models: Models[Any, Any], *, of_any_user: bool) -> CompiledState
 
     Of the latter, only rows that may hold what is written to the channels ``written_to``, unless that is null.
     """
-    values = models.graph.values
+    values = models.side_tables.graph.values
     names = (values.c.thread_id, values.c.checkpoint_ns)
     kinds: dict[str, TypeEngine[Any]] = {
         "thread_id": models.id_types.id.array_type().item_type,

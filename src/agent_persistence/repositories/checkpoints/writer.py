@@ -58,7 +58,7 @@ class CheckpointWriter:
 
     def __init__(self, scope: Scope[Any, Any]) -> None:
         self._scope = scope
-        self._tables = scope.models.graph
+        self._tables = scope.models.side_tables.graph
         self._of_anybody = scope.owner is ANY_USER
 
     async def checkpoint(self, new: NewCheckpoint) -> dict[str, list[int]]:

@@ -34,7 +34,7 @@ class Job:
 
     async def take(self, scope: Scope[Any, Any], *, rest: timedelta) -> bool:
         """Take the job; ``False`` where somebody else has it, or ended it less than ``rest`` ago."""
-        jobs, now = scope.models.jobs, func.now()
+        jobs, now = scope.models.side_tables.jobs, func.now()
         mine = {"holder": self.holder, "held_until": now + HELD_FOR, "started_at": now}
         # Mine already where the reply to the first attempt was lost.
         is_free = jobs.c.holder.is_(None) | (jobs.c.held_until < now) | (jobs.c.holder == self.holder)
@@ -56,7 +56,7 @@ class Job:
         return await self._change(scope, holder=None, held_until=None, finished_at=func.now(), removed=removed)
 
     async def _change(self, scope: Scope[Any, Any], **values: Any) -> bool:
-        jobs = scope.models.jobs
+        jobs = scope.models.side_tables.jobs
         mine = (jobs.c.job == self.name) & (jobs.c.holder == self.holder)
         changed = update(jobs).where(mine).values(values).returning(jobs.c.job)
         return (await scope.execute(changed)).scalar_one_or_none() is not None

@@ -17,7 +17,7 @@ async def take_from_outbox(scope: Scope[Any, Any]) -> frozenset[TouchedState]:
 
     Several callers at once take different rows.
     """
-    outbox = scope.models.outbox
+    outbox = scope.models.side_tables.outbox
     oldest = select(outbox.c.outbox_id).order_by(outbox.c.outbox_id).limit(ROWS_A_BATCH)
     batch = oldest.with_for_update(skip_locked=True).cte("batch")
     taken = delete(outbox).where(outbox.c.outbox_id == batch.c.outbox_id)

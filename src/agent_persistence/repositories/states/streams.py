@@ -141,7 +141,7 @@ class Upload(Generic[IdT]):
             await self._run(self._discard)
 
     async def _begin(self, scope: Scope[Any, Any]) -> int:
-        streams, thread = scope.models.streamed.streams, scope.threads
+        streams, thread = scope.models.side_tables.streamed.streams, scope.threads
         thread_id = self._new.thread_id
         owned = select(thread.c.thread_id).where(scope.thread_of(thread_id))
         made = insert(streams).from_select(["thread_id"], owned).returning(streams.c.stream_id)
@@ -151,7 +151,7 @@ class Upload(Generic[IdT]):
         return stream_id
 
     async def _write(self, place: int, packed: bytes, scope: Scope[Any, Any]) -> None:
-        streams, chunks = scope.models.streamed
+        streams, chunks = scope.models.side_tables.streamed
         # Locked, so that it does not go between this and the check of the chunk's foreign key.
         lock = select(streams.c.stream_id).where(self._unclaimed(scope)).with_for_update(read=True, key_share=True)
         stream = lock.cte("stream")
@@ -195,7 +195,7 @@ class Upload(Generic[IdT]):
 
     async def _claim(self, scope: Scope[Any, Any], version: int) -> None:
         """Say which state the chunks are."""
-        streams = scope.models.streamed.streams
+        streams = scope.models.side_tables.streamed.streams
         claimed = update(streams).where(self._unclaimed(scope)).values(state_id=version).returning(streams.c.stream_id)
         if (await scope.execute(claimed)).scalar_one_or_none() is None:
             raise await self._lost(scope)
@@ -209,10 +209,10 @@ class Upload(Generic[IdT]):
         return StatementTimeoutError("the stream took longer than a day to arrive, and its beginning was swept away")
 
     async def _discard(self, scope: Scope[Any, Any]) -> None:
-        await scope.execute(delete(scope.models.streamed.streams).where(self._unclaimed(scope)))
+        await scope.execute(delete(scope.models.side_tables.streamed.streams).where(self._unclaimed(scope)))
 
     def _unclaimed(self, scope: Scope[Any, Any]) -> ColumnElement[bool]:
-        streams = scope.models.streamed.streams
+        streams = scope.models.side_tables.streamed.streams
         return (streams.c.stream_id == self._stream_id) & streams.c.state_id.is_(None)
 
 
@@ -295,7 +295,7 @@ class StreamedStates(StateRepository[IdT, UserIdT], Generic[IdT, UserIdT]):
 
 async def sweep_abandoned(scope: Scope[Any, Any]) -> int:
     """Delete some streams that were begun long ago and became no state; say how many."""
-    streams, chunks = scope.models.streamed
+    streams, chunks = scope.models.side_tables.streamed
     last = select(func.max(chunks.c.place)).where(chunks.c.stream_id == streams.c.stream_id).scalar_subquery()
     oldest = (
         select(streams.c.stream_id, (func.coalesce(last, -1) + 1).label("size"))
@@ -312,7 +312,7 @@ async def sweep_abandoned(scope: Scope[Any, Any]) -> int:
 
 def is_abandoned(models: Models[Any, Any]) -> ColumnElement[bool]:
     """That a stream was begun long ago and became no state."""
-    streams = models.streamed.streams
+    streams = models.side_tables.streamed.streams
     return streams.c.state_id.is_(None) & (streams.c.created_at < func.now() - ABANDONED_AFTER)
 
 
@@ -331,7 +331,7 @@ async def _find(thread_id: Any, version: int | None, scope: Scope[Any, Any]) -> 
 
 
 async def _read_chunk(state: StateRecord[Any], place: int, scope: Scope[Any, Any]) -> bytes:
-    states, threads, chunks = scope.states, scope.threads, scope.models.streamed.chunks
+    states, threads, chunks = scope.states, scope.threads, scope.models.side_tables.streamed.chunks
     is_chunk = (chunks.c.stream_id == states.c.stream_id) & (chunks.c.place == place)
     statement = (
         select(chunks.c.data)
