@@ -103,7 +103,7 @@ async def test_what_is_under_way_is_to_be_asked_for_again_until_it_is_over(store
         await uow.threads.create()
         proof = proven(uow)
 
-        with pytest.raises(UnavailableError, match="still under way"):
+        with pytest.raises(UnavailableError, match="still in progress"):
             await ask(store, proof)
 
     assert await ask(store, proof) is True
