@@ -1,4 +1,4 @@
-"""The read-through cache of the latest state."""
+"""Internal: the read-through cache of latest states in Redis."""
 
 from agent_persistence.cache.circuit_breaker import CircuitBreaker
 from agent_persistence.cache.client import make_redis

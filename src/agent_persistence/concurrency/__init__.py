@@ -1,1 +1,1 @@
-"""Tools for asyncio that know no database."""
+"""Internal: asyncio tools that know no database."""

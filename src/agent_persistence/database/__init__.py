@@ -1,1 +1,1 @@
-"""The driver: engine, connections, compiled statements, errors."""
+"""Internal: the driver: engine, connections, compiled statements, errors."""

@@ -1,1 +1,1 @@
-"""How values become what is stored, and back; no I/O."""
+"""Encodings of values for storage; no I/O. Public for authors of a checkpointer: ``exact_json`` and ``cursors``."""

@@ -1,1 +1,1 @@
-"""One call, one transaction: opened, shared, repeated, committed."""
+"""Internal: operations, each one call and one transaction: opened, shared, repeated, committed."""

@@ -1,4 +1,7 @@
-"""CRUD in a session that somebody else commits."""
+"""Internal: repositories, which run SQL on the rows of one owner; a folder a table. ``Persistence`` offers them.
+
+They run statements in the scope they are given, and never commit.
+"""
 
 from agent_persistence.repositories.checkpoints import CheckpointRepository
 from agent_persistence.repositories.entities import EntityRepository

@@ -1,4 +1,4 @@
-"""Mapped objects instead of records, for hosts whose code speaks SQLAlchemy's ORM; by statements built once."""
+"""Rows as objects of the mapped classes, for hosts that use SQLAlchemy's ORM; by statements built once."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from agent_persistence.validation import check_limit
 
 
 class EntityRepository(Generic[IdT, UserIdT]):
-    """One owner's rows as objects of the mapped classes, as they are in the database and past the cache.
+    """One owner's rows as objects of the mapped classes, read from the database and not from the cache.
 
-    Building such a query takes SQLAlchemy as long as running it does, so these are built once.
+    SQLAlchemy takes as long to build such a query as to run it, so each is built once.
     """
 
     def __init__(self, scope: SessionScope[IdT, UserIdT]) -> None:
@@ -30,15 +30,22 @@ class EntityRepository(Generic[IdT, UserIdT]):
         self._of_anybody = scope.owner is ANY_USER
 
     async def get_thread(self, thread_id: IdT) -> ThreadMixin[IdT, UserIdT] | None:
-        """Return a thread, or ``None``."""
+        """Return a thread, or ``None`` if it does not exist.
+
+        Raises:
+            InvalidInputError: the id is not of the configured type.
+        """
         found = await self._load(_thread(self._scope.models, of_any_user=self._of_anybody), thread_id)
         return found[0] if found else None
 
     async def get_latest_state(self, thread_id: IdT) -> StateMixin[IdT] | None:
-        """Return a thread's latest state with all of its ``state_data``, however it is kept; or ``None``.
+        """Return a thread's latest state with all of its ``state_data``, or ``None``.
+
+        ``state_data`` is complete even where the row holds only what changed since another version.
 
         Raises:
-            CorruptRowError: it cannot be read.
+            InvalidInputError: the id is not of the configured type.
+            CorruptRowError: the stored state cannot be read.
         """
         found = await self._load(_latest_state(self._scope.models, of_any_user=self._of_anybody), thread_id)
         if not found:
@@ -46,7 +53,7 @@ class EntityRepository(Generic[IdT, UserIdT]):
         state: StateMixin[IdT] = found[0]
         if state.base_id is not None:
             whole = await StateRepository(self._scope).get_version(thread_id, state.state_id)
-            if whole is None:  # deleted between two statements, so it is not the latest any more
+            if whole is None:  # deleted between two statements, so no longer the latest
                 return await self.get_latest_state(thread_id)
             set_committed_value(state, "state_data", whole.data)
         return state
@@ -55,7 +62,11 @@ class EntityRepository(Generic[IdT, UserIdT]):
         """Return the newest messages of a thread, the oldest of them first.
 
         Args:
-            limit: how many at most, up to 1,000.
+            thread_id: the thread; no messages if it does not exist.
+            limit: how many at most, 1 to 1,000.
+
+        Raises:
+            InvalidInputError: an argument cannot be valid.
         """
         wanted = check_limit(limit, "limit", 1000)
         statement = _last_messages(self._scope.models, of_any_user=self._of_anybody)

@@ -1,4 +1,4 @@
-"""Tool results: what a tool call returned, so that an agent that starts again does not make it twice."""
+"""Results of tool calls, recorded so that an agent that is restarted does not repeat a call."""
 
 from __future__ import annotations
 
@@ -18,14 +18,19 @@ from agent_persistence.validation import check_text
 
 
 class ToolResultRepository(Generic[IdT, UserIdT]):
-    """What the tool calls of one owner's threads returned. They go with their thread."""
+    """The results of tool calls in one owner's threads; deleted with their thread."""
 
     def __init__(self, scope: Scope[IdT, UserIdT]) -> None:
         self._scope = scope
         self._results: Table = scope.models.side_tables.tool_results
 
     async def get(self, thread_id: IdT, tool_call_id: str) -> Any:
-        """Return what a tool call returned, or ``None`` where nothing is recorded."""
+        """Return the recorded result of a tool call, or ``None`` if there is none.
+
+        Raises:
+            InvalidInputError: an argument cannot be valid.
+            CorruptRowError: the stored result cannot be read.
+        """
         results, threads = self._results, self._scope.threads
         statement = (
             select(results.c.tool_call_id, results.c.result)
@@ -42,16 +47,19 @@ class ToolResultRepository(Generic[IdT, UserIdT]):
         return row.result
 
     async def record(self, thread_id: IdT, tool_call_id: str, result: Any) -> Any:
-        """Record what a tool call returned, once: return what counts, which is what was recorded first.
+        """Record the result of a tool call, unless one is recorded; return the recorded one.
 
         Args:
-            result: any JSON value but ``None``.
+            thread_id: the thread.
+            tool_call_id: the id of the call, unique within the thread; at most 255 characters.
+            result: any JSON value except ``None``.
 
         Raises:
-            ThreadNotFoundError: there is no such thread.
+            InvalidInputError: an argument cannot be stored.
+            ThreadNotFoundError: the thread does not exist.
         """
         if result is None:
-            raise InvalidInputError("result", "must not be None, which stands for no record")
+            raise InvalidInputError("result", "must not be None, which means that nothing is recorded")
         scope, results = self._scope, self._results
         call_id, encoded = _tool_call_id(tool_call_id), scope.json(result, "result")
         locked = locked_thread(scope, scope.thread_id(thread_id))

@@ -1,1 +1,1 @@
-"""A session, its owner, and what happens around its commit."""
+"""Internal: sessions of one owner, and hooks around their commits."""

@@ -1,1 +1,1 @@
-"""Import and export: files, and the tables of other stores."""
+"""Internal: imports and exports of conversations, and of the tables of other stores."""

@@ -1,1 +1,1 @@
-"""Rows that stores keep for themselves."""
+"""Rows that stores keep about themselves: background jobs, the outbox, the database's identity."""

@@ -1,4 +1,4 @@
-"""Which database this is, for those who must not mix it up with another one."""
+"""The identity of a database, by which a shared cache keeps the states of databases apart."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _NOT_ALLOWED: Final = "42501"  # insufficient_privilege
 
 
 async def identity_of(scope: SessionScope[Any, Any]) -> str | None:
-    """Return twelve characters that stand for the table of threads in this very database; ``None`` without the table.
+    """Return twelve characters that identify the table of threads in this database; ``None`` if there is no table.
 
-    A standby has those of its primary; a copy by dump and restore, another schema or a new table have others.
+    A standby has the identity of its primary. A restored dump, another schema and a recreated table have others.
     """
     threads = scope.session.get_bind(scope.models.Thread).dialect.identifier_preparer.format_table(scope.threads)
     row = (await scope.execute(_TABLE.bindparams(threads=threads))).one()
@@ -32,7 +32,7 @@ async def identity_of(scope: SessionScope[Any, Any]) -> str | None:
 
 
 async def _cluster(scope: SessionScope[Any, Any]) -> int:
-    """Return the number that was drawn for the cluster of databases when it was made; 0 where we may not know it."""
+    """Return the system identifier of the database cluster; 0 where the role may not read it."""
     try:
         return int((await scope.execute(_CLUSTER)).scalar_one())
     except DatabaseError as error:

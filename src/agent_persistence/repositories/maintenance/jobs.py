@@ -1,7 +1,7 @@
-"""Who does a job that one process at a time is enough for.
+"""Background jobs that one process at a time runs.
 
-A row says who has it, and until when. A job is many transactions: a lock of the server's would end with one of them or,
-behind a pooler, belong to a connection that the next one does not get.
+A row names the process that holds a job, and until when. A job is many transactions, so an advisory lock lost: it would
+end with one of them or, behind a pooler, belong to a connection that the next transaction does not get.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from agent_persistence.sessions.scope import Scope
 
 PURGE: Final = "purge"
 HELD_FOR: Final = timedelta(minutes=1)
-"""Whoever has a job renews this. If it dies, others have the job after so long."""
+"""How long a process holds a job without renewing it; after that another process can take it."""
 
 
 @frozen
 class Job:
-    """A job, as one holder of it sees it.
+    """A background job, for one process.
 
     Attributes:
         name: the row's key.
-        holder: a name that nobody else has.
+        holder: a name that is unique to this process.
     """
 
     name: str
     holder: str
 
     async def take(self, scope: Scope[Any, Any], *, rest: timedelta) -> bool:
-        """Take the job; ``False`` where somebody else has it, or ended it less than ``rest`` ago."""
+        """Take the job; return ``False`` if another process holds it, or ended it less than ``rest`` ago."""
         jobs, now = scope.models.side_tables.jobs, func.now()
         mine = {"holder": self.holder, "held_until": now + HELD_FOR, "started_at": now}
-        # Mine already where the reply to the first attempt was lost.
+        # Held by this process already where the reply to the first attempt was lost.
         is_free = jobs.c.holder.is_(None) | (jobs.c.held_until < now) | (jobs.c.holder == self.holder)
         has_rested = jobs.c.finished_at.is_(None) | (jobs.c.finished_at <= now - rest)
         taken = (
@@ -48,11 +48,11 @@ class Job:
         return (await scope.execute(taken)).scalar_one_or_none() is not None
 
     async def keep(self, scope: Scope[Any, Any]) -> bool:
-        """Have it for longer; ``False`` where it was taken away."""
+        """Renew the job; return ``False`` if another process has taken it."""
         return await self._change(scope, held_until=func.now() + HELD_FOR)
 
     async def end(self, scope: Scope[Any, Any], *, removed: int) -> bool:
-        """Give it back, and say how much was removed."""
+        """End the job, and record how many rows it removed; return ``False`` if another process has taken it."""
         return await self._change(scope, holder=None, held_until=None, finished_at=func.now(), removed=removed)
 
     async def _change(self, scope: Scope[Any, Any], **values: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Which version is the latest of each of many threads."""
+"""The latest versions of many threads, by one statement."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from agent_persistence.sessions.scope import Scope
 
 
 async def latest_versions(scope: Scope[Any, Any], *, of: Iterable[TouchedState]) -> dict[TouchedState, int]:
-    """Return the latest version of each state, by one statement; 0 where that owner's thread has none."""
+    """Return the latest version of each thread's state; 0 where the owner's thread has none."""
     threads, states = scope.threads, scope.states
     latest = select(func.max(states.c.state_id)).where(states.c.thread_id == threads.c.thread_id).scalar_subquery()
     wanted = dict.fromkeys(of, 0)

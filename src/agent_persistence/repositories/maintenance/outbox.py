@@ -1,4 +1,4 @@
-"""The outbox: states whose cached values nobody could withdraw, taken out once somebody can."""
+"""The outbox of cache invalidations that were not delivered to Redis."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ ROWS_A_BATCH: Final = 100
 
 
 async def take_from_outbox(scope: Scope[Any, Any]) -> frozenset[TouchedState]:
-    """Take the oldest states out. Roll back unless they are dealt with: then they stay where they were.
+    """Delete the oldest rows of the outbox and return their states; roll back if they cannot be delivered.
 
-    Several callers at once take different rows.
+    Concurrent callers take different rows.
     """
     outbox = scope.models.side_tables.outbox
     oldest = select(outbox.c.outbox_id).order_by(outbox.c.outbox_id).limit(ROWS_A_BATCH)

@@ -1,1 +1,1 @@
-"""Messages."""
+"""The table ``messages``."""

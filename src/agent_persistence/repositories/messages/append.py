@@ -1,4 +1,4 @@
-"""Adding messages to a thread, and what to do where some stand in it already."""
+"""Appends of messages to a thread, also where the thread has some of them already."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from agent_persistence.sessions.commit_evidence import row_evidence
 from agent_persistence.sessions.scope import DRAWS, Scope
 
 COPIED_FROM: Final = 200
-"""So many messages and more are added by COPY, if nothing in the thread can have their ids."""
+"""From this number on, messages are added by COPY, if no message of the thread can have their ids."""
 
 
 class MessageAppender(Generic[IdT, UserIdT]):
-    """Adds messages within one unit of work."""
+    """Appends messages within one unit of work."""
 
     def __init__(self, scope: Scope[IdT, UserIdT]) -> None:
         self._scope = scope
@@ -32,11 +32,11 @@ class MessageAppender(Generic[IdT, UserIdT]):
         self._added = row_evidence(self._message, "thread_id", "seq", time="created_at")
 
     async def append(self, new: PreparedAppend[IdT]) -> list[MessageRecord[IdT]]:
-        """Add messages at the end of a thread, in this order; all of them or none.
+        """Append messages in this order; all of them or none.
 
         Raises:
-            ThreadNotFoundError: there is no such thread.
-            IdempotencyConflictError: one has the id of another message in the thread.
+            ThreadNotFoundError: the thread does not exist.
+            IdempotencyConflictError: one has the id of a message in the thread with different content.
         """
         thread_id = new.thread_id
         if is_copied(new) and self._scope.can_copy:
@@ -44,11 +44,11 @@ class MessageAppender(Generic[IdT, UserIdT]):
         records: list[MessageRecord[IdT]] = []
         inserted: list[int] = []
         try:
-            # The database numbers messages that came without an id: they cannot share a statement with the others.
+            # One INSERT either gives the ids or lets the database make them, so each run of either kind is a statement.
             for _, group in groupby(new.messages, key=lambda message: message.message_id is None):
                 records += await self._append_alike(thread_id, list(group), inserted)
         except (IdempotencyConflictError, CorruptRowError):
-            # All or none: a caller that catches the error and commits must not keep a part of the batch.
+            # All or none: a caller that catches the error and commits must not keep some of them.
             await self._take_back(thread_id, inserted)
             raise
         return records
@@ -93,7 +93,7 @@ class MessageAppender(Generic[IdT, UserIdT]):
     async def _insert_renumbered(
         self, thread_id: IdT, messages: Sequence[PreparedMessage[IdT]], rows: list[Row[Any]]
     ) -> list[Row[Any]]:
-        """The database has run into ids that were given by hand, unless it is the thread that is not there."""
+        """Insert again after the sequence collided with explicitly given ids, if the thread exists."""
         for _ in range(DRAWS):
             await lock_thread(self._scope, thread_id)
             await self._take_back(thread_id, [row.seq for row in rows])
@@ -112,7 +112,7 @@ class MessageAppender(Generic[IdT, UserIdT]):
         )
 
     async def _repeated(self, thread_id: IdT, messages: Sequence[PreparedMessage[IdT]]) -> list[MessageRecord[IdT]]:
-        """Some were not inserted: either the thread is not there, or they stand in it already."""
+        """Return the stored messages where some were not inserted: the thread has them, or does not exist."""
         is_one = self._message.c.message_id.in_([message.message_id for message in messages])
         rows = (await self._scope.execute(select_messages(self._scope, thread_id).where(is_one))).all()
         stored = {row.message_id: message_record(row) for row in rows}
@@ -126,5 +126,5 @@ class MessageAppender(Generic[IdT, UserIdT]):
 
 
 def is_copied(new: PreparedAppend[Any]) -> bool:
-    """Whether COPY adds messages, where it can."""
+    """Whether the messages are added by COPY, where the scope can."""
     return new.has_new_ids and len(new.messages) >= COPIED_FROM

@@ -1,4 +1,4 @@
-"""Messages to be added: checked and encoded before any SQL runs."""
+"""Messages checked and encoded for the table, before any SQL runs."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from agent_persistence.validation import check_text, text_refusal
 _MAX_TOKENS: Final = 2**31 - 1
 EMPTY_OBJECT: Final = EncodedJSON(b"{}")
 _BARE: Final[NewMessage[Any]] = NewMessage(message={})
-"""What is said about a message by its mapping alone."""
+"""The fields of a message that is given as a mapping only."""
 
 
 @frozen
 class PreparedMessage(Generic[IdT]):
-    """A message that was checked and encoded, ready for the table."""
+    """A checked and encoded message."""
 
     message_id: IdT | None
     message: dict[str, Any]
@@ -36,17 +36,17 @@ class PreparedMessage(Generic[IdT]):
 
     @property
     def size(self) -> int:
-        """How many bytes are sent, about."""
+        """The approximate size of what is sent, in bytes."""
         return len(self.columns.content) + sum(len(part.utf8) for part in self.encoded.values() if part)
 
 
 def prepare(
     scope: Scope[IdT, Any], new: Mapping[str, Any] | NewMessage[IdT], field: str = "message"
 ) -> PreparedMessage[IdT]:
-    """Check and encode a message before any SQL runs.
+    """Check and encode a message.
 
     Raises:
-        InvalidInputError: a part of it cannot be stored; the field is named, the value is not.
+        InvalidInputError: a part of it cannot be stored; ``field`` names it, and the error does not hold its value.
     """
     given: NewMessage[IdT] = new if isinstance(new, NewMessage) else _BARE
     bare = new.message if isinstance(new, NewMessage) else new
@@ -89,7 +89,7 @@ def _object(scope: Scope[Any, Any], value: Any, field: str, name: str) -> tuple[
 def _encoded_extra(scope: Scope[Any, Any], extra: Any, field: str) -> EncodedJSON:
     try:
         return scope.encoded(extra, field)
-    except InvalidInputError as refusal:  # in the message there is no "set": its caller would look for it in vain
+    except InvalidInputError as refusal:  # "set" exists in the encoding only, not in the caller's message
         raise InvalidInputError(refusal.field.replace(f"{field}.set", field, 1), refusal.reason) from None
 
 
@@ -101,10 +101,10 @@ def _tokens(value: object, field: str) -> int:
 
 @frozen
 class PreparedAppend(Generic[IdT]):
-    """Messages that were checked and encoded, to be added to a thread.
+    """Checked and encoded messages, to be appended to a thread.
 
     Attributes:
-        has_new_ids: whether all of their ids were drawn here, so that none of them can stand in the thread already.
+        has_new_ids: whether all ids were drawn in this process, so that no message of the thread can have one.
     """
 
     thread_id: IdT
@@ -114,7 +114,7 @@ class PreparedAppend(Generic[IdT]):
 
     @property
     def size(self) -> int:
-        """How many bytes are sent, about."""
+        """The approximate size of what is sent, in bytes."""
         return sum(message.size for message in self.messages)
 
 
@@ -124,7 +124,7 @@ def prepare_append(
     messages: Sequence[Mapping[str, Any] | NewMessage[IdT]],
     field: str = "message",
 ) -> PreparedAppend[IdT]:
-    """Check and encode messages before any SQL runs.
+    """Check and encode messages of one thread.
 
     Raises:
         InvalidInputError: a part of one cannot be stored, or two have the same id.
@@ -137,10 +137,10 @@ def prepare_append(
 def prepare_messages(
     scope: Scope[IdT, Any], messages: Sequence[Mapping[str, Any] | NewMessage[IdT]], field: str
 ) -> list[PreparedMessage[IdT]]:
-    """Check and encode messages of one thread before any SQL runs."""
+    """Check and encode messages of one thread; ``field`` names them in errors."""
     prepared = []
-    for place, message in enumerate(messages):
-        name = field if field == "message" else f"{field}[{place}]"
+    for index, message in enumerate(messages):
+        name = field if field == "message" else f"{field}[{index}]"
         prepared.append(prepare(scope, message, name))
     _refuse_repeated_ids(prepared)
     return prepared
@@ -149,7 +149,7 @@ def prepare_messages(
 def with_id(
     message: Mapping[str, Any] | NewMessage[IdT], message_id: IdT | None
 ) -> Mapping[str, Any] | NewMessage[IdT]:
-    """Give a message an id, unless there is none to give."""
+    """Return the message with this id, or unchanged if the id is ``None``."""
     if message_id is None:
         return message
     if isinstance(message, NewMessage):
@@ -163,7 +163,7 @@ def _has_id(message: Mapping[str, Any] | NewMessage[Any]) -> bool:
 
 def _refuse_repeated_ids(messages: Sequence[PreparedMessage[Any]]) -> None:
     seen: set[Any] = set()
-    for place, message in enumerate(messages):
+    for index, message in enumerate(messages):
         if message.message_id is not None and message.message_id in seen:
-            raise InvalidInputError(f"messages[{place}].message_id", "is given twice")
+            raise InvalidInputError(f"messages[{index}].message_id", "is given twice")
         seen.add(message.message_id)

@@ -1,4 +1,4 @@
-"""Messages: what was said in a thread, in the order of commits."""
+"""The messages of a thread, in the order of commits."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ ChatMessage = Mapping[str, Any]
 _LISTING: Final = "messages"
 _PAST_THE_LAST: Final = 2**63 - 1
 BEFORE_THE_FIRST: Final = encode_cursor(_LISTING, 0)
-"""The cursor to read a thread from its beginning: places are counted from 1."""
+"""The cursor to read a thread from its beginning: positions are counted from 1."""
 
 
 class MessageRepository(Generic[IdT, UserIdT]):
@@ -56,12 +56,17 @@ class MessageRepository(Generic[IdT, UserIdT]):
         """Add a message at the end of a thread.
 
         Args:
+            thread_id: the thread.
             message: a mapping in the chat-completions shape, or a ``NewMessage``.
-            message_id: makes the call safe to repeat: the same id and message again changes nothing.
+            message_id: makes the call safe to repeat: a second call with the same id and message changes nothing.
+
+        Returns:
+            The message as it was stored.
 
         Raises:
-            ThreadNotFoundError: there is no such thread.
-            IdempotencyConflictError: a message of this id, with other content, is there already.
+            InvalidInputError: a part of the message cannot be stored; ``field`` names it.
+            ThreadNotFoundError: the thread does not exist.
+            IdempotencyConflictError: the thread has a message with this id and different content.
         """
         new = prepare_append(self._scope, thread_id, [with_id(message, message_id)])
         return (await MessageAppender(self._scope).append(new))[0]
@@ -69,17 +74,30 @@ class MessageRepository(Generic[IdT, UserIdT]):
     async def append_many(
         self, thread_id: IdT, messages: Sequence[ChatMessage | NewMessage[IdT]]
     ) -> tuple[MessageRecord[IdT], ...]:
-        """Add messages at the end of a thread, in this order, in one statement; all of them or none.
+        """Add messages at the end of a thread, in this order; all of them or none.
+
+        Args:
+            thread_id: the thread.
+            messages: mappings in the chat-completions shape, or ``NewMessage`` objects.
+
+        Returns:
+            The messages as they were stored, in the same order.
 
         Raises:
-            ThreadNotFoundError: there is no such thread.
-            IdempotencyConflictError: one has the id of another message in the thread.
+            InvalidInputError: a part of one cannot be stored, or two have the same id; ``field`` names it.
+            ThreadNotFoundError: the thread does not exist.
+            IdempotencyConflictError: one has the id of a message in the thread with different content.
         """
         new = prepare_append(self._scope, thread_id, messages, "messages")
         return tuple(await MessageAppender(self._scope).append(new)) if new.messages else ()
 
     async def get(self, thread_id: IdT, message_id: IdT) -> MessageRecord[IdT] | None:
-        """Return a message, or ``None``."""
+        """Return a message, or ``None`` if it does not exist.
+
+        Raises:
+            InvalidInputError: an id is not of the configured type.
+            CorruptRowError: the stored row cannot be read.
+        """
         found = self._message.c.message_id == self._scope.message_id(message_id)
         row = (await self._scope.execute(select_messages(self._scope, thread_id).where(found))).one_or_none()
         return None if row is None else message_record(row)
@@ -88,7 +106,9 @@ class MessageRepository(Generic[IdT, UserIdT]):
         """Return a message.
 
         Raises:
-            MessageNotFoundError: there is none.
+            InvalidInputError: an id is not of the configured type.
+            MessageNotFoundError: it does not exist.
+            CorruptRowError: the stored row cannot be read.
         """
         message = await self.get(thread_id, message_id)
         if message is None:
@@ -104,15 +124,22 @@ class MessageRepository(Generic[IdT, UserIdT]):
         after: str | None = None,
         search: str | None = None,
     ) -> Page[MessageRecord[IdT]]:
-        """Read messages in the order they were said: the newest, or those around a cursor.
+        """Read messages in the order of the thread: the newest, or those before or after a cursor.
 
-        Nothing is skipped and nothing comes twice while others write: the order is that of commits.
+        No message is skipped or repeated while others write: the order is that of commits.
 
         Args:
-            limit: how many, 1 to 1,000.
-            before: ``page.before`` of an earlier page: what was said before it.
-            after: ``page.after`` of an earlier page: what was said since. Keep it to ask again later.
-            search: text that the message must contain, whatever its case; ``%`` and ``_`` mean themselves.
+            thread_id: the thread; an empty page if it does not exist.
+            limit: how many at most, 1 to 1,000.
+            before: ``before`` of another page: read the messages before that page.
+            after: ``after`` of another page: read the messages that follow it. Keep it to poll for new ones.
+            search: text that the message must contain, in any case; ``%`` and ``_`` mean themselves.
+
+        Returns:
+            A page; rows that cannot be read are in its ``corrupt``.
+
+        Raises:
+            InvalidInputError: an argument cannot be valid.
         """
         check_limit(limit, "limit", 1000)
         if before is not None and after is not None:
@@ -135,10 +162,22 @@ class MessageRepository(Generic[IdT, UserIdT]):
         usages: Mapping[str, Any] | Unchanged = UNSET,
         meta: Mapping[str, Any] | Unchanged = UNSET,
     ) -> MessageRecord[IdT]:
-        """Replace parts of a message; what is left out stays, and so does its place.
+        """Replace parts of a message; what is left out stays, and so does its position.
+
+        Args:
+            thread_id: the thread.
+            message_id: the message.
+            message: a mapping in the chat-completions shape.
+            total_tokens: 0 to 2,147,483,647.
+            usages: a JSON object.
+            meta: a JSON object.
+
+        Returns:
+            The message as it is stored now.
 
         Raises:
-            MessageNotFoundError: there is none.
+            InvalidInputError: nothing to change was given, or it cannot be stored.
+            MessageNotFoundError: the message does not exist.
         """
         changes = self._changes(message, total_tokens, usages, meta)
         locked = locked_thread(self._scope, self._scope.thread_id(thread_id))
@@ -156,7 +195,11 @@ class MessageRepository(Generic[IdT, UserIdT]):
         return message_record(rows[0])
 
     async def delete(self, thread_id: IdT, message_id: IdT) -> bool:
-        """Delete a message; say whether there was one."""
+        """Delete a message; return whether it existed.
+
+        Raises:
+            InvalidInputError: an id is not of the configured type.
+        """
         locked = locked_thread(self._scope, self._scope.thread_id(thread_id))
         table = self._message
         statement = (
@@ -213,9 +256,10 @@ class MessageRepository(Generic[IdT, UserIdT]):
 
 
 def _seq(cursor: str, field: str) -> int:
-    def read(seq: int) -> int:
-        if type(seq) is not int or not 0 <= seq < 2**63:
-            raise ValueError
-        return seq
+    return decode_cursor(cursor, _LISTING, field, _checked_seq)
 
-    return decode_cursor(cursor, _LISTING, field, read)
+
+def _checked_seq(seq: int) -> int:
+    if type(seq) is not int or not 0 <= seq < 2**63:
+        raise ValueError
+    return seq

@@ -1,4 +1,4 @@
-"""Messages as they come back from the table."""
+"""Rows of messages as records."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from agent_persistence.repositories.rows import check_readable
 
 
 def message_record(row: Any) -> MessageRecord[Any]:
-    """Make a record of a row with ``message_columns``.
+    """Return the record of a row with ``message_columns``.
 
     Raises:
-        CorruptRowError: a part of it cannot be read.
+        CorruptRowError: a column cannot be decoded.
     """
-    # By place, as message_columns has them: by name it takes twice as long.
+    # Unpacked by position, in the order of message_columns: access by name takes twice as long.
     thread_id, message_id, seq, role, content, calls, call_id, reasoning, extra, *rest = row
     tokens, usages, meta, created, updated = rest[:5]
-    # Not in the whole row, which would compare it with every text.
+    # Looked for in the JSON columns only: in the whole row it would be compared with every text.
     if UNDECODABLE in (calls, extra, usages, meta) or created.tzinfo is None or updated.tzinfo is None:
         check_readable("messages", (thread_id, message_id), row, created, updated)
     try:
         message = message_of(role, content, calls, call_id, reasoning, extra)
-    except (AttributeError, TypeError, ValueError):  # JSON, but no difference between two messages
+    except (AttributeError, TypeError, ValueError):  # valid JSON that encodes no message
         raise CorruptRowError("messages", (thread_id, message_id), "extra") from None
     return MessageRecord(thread_id, message_id, seq, role, message, content, tokens, usages, meta, created, updated)
 
 
 def appended(thread_id: IdT, message: PreparedMessage[IdT], row: Any) -> MessageRecord[IdT]:
-    """Make the record of a message that was added, of the row that came back for it."""
+    """Return the record of a message that was added, given the row that the INSERT returned."""
     columns = message.columns
     return MessageRecord(
         thread_id,

@@ -1,4 +1,4 @@
-"""Statements about messages, compiled once for each choice of models."""
+"""Statements on messages, compiled once for each set of models."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LIKE_ESCAPE: Final = "/"
 
 
 def message_columns(message: Table) -> list[Any]:
-    """What a ``MessageRecord`` is made of."""
+    """Return the columns of a ``MessageRecord``."""
     return [
         message.c.thread_id,
         message.c.message_id,
@@ -61,12 +61,12 @@ def append_messages(
     waits: bool = True,
     one: bool = False,
 ) -> CompiledStatement:
-    """Lock threads, move their activity and add messages, in one round trip; a row comes back for each that is new.
+    """Lock threads, set their ``updated_at`` and add messages, in one round trip; returns a row for each new message.
 
     Args:
         with_ids: whether the messages have ids; otherwise the database makes them.
-        of_any_user: add to threads whoever owns them.
-        waits: ``False`` leaves out threads that somebody else has locked.
+        of_any_user: add to the threads of every owner.
+        waits: ``False`` leaves out threads that another transaction has locked.
         one: it is one message.
     """
     table = table_of(models.Message)
@@ -98,7 +98,7 @@ def append_messages(
 def columns_of_messages(
     messages: Sequence[tuple[Any, Any, PreparedMessage[Any]]], *, with_ids: bool, one: bool = False
 ) -> dict[str, Any]:
-    """The parameters of ``append_messages``, of messages with their threads and owners."""
+    """Return the parameters of ``append_messages``, given messages with their threads and owners."""
     new = [message for _, _, message in messages]
     columns: dict[str, list[Any]] = {
         "thread_ids": [thread_id for thread_id, _, _ in messages],
@@ -135,17 +135,17 @@ def _kinds(models: Models[Any, Any], *, with_ids: bool) -> dict[str, TypeEngine[
 def page_of_messages(
     models: Models[Any, Any], *, backwards: bool, of_any_user: bool = False, searches: bool = False
 ) -> CompiledStatement:
-    """At most ``limit`` messages of ``thread_id``, if it is ``owner``'s, from the place ``seq`` on, without it.
+    """Read at most ``limit`` messages of the thread ``thread_id`` of ``owner`` that follow the position ``seq``.
 
     Args:
-        backwards: from there towards the beginning.
-        searches: only those that contain ``text``, whatever its case.
+        backwards: read those before it, the nearest first.
+        searches: only messages that contain ``text``, in any case.
     """
     message, thread = table_of(models.Message), table_of(models.Thread)
-    place = bindparam("seq", type_=message.c.seq.type)
+    position = bindparam("seq", type_=message.c.seq.type)
     conditions = [
         message.c.thread_id == bindparam("thread_id"),
-        message.c.seq < place if backwards else message.c.seq > place,
+        message.c.seq < position if backwards else message.c.seq > position,
     ]
     if not of_any_user:
         conditions.append(thread.c.user_id == bindparam("owner"))
@@ -161,14 +161,14 @@ def page_of_messages(
 
 
 def escaped(text: str) -> str:
-    """A text to search for, in which nothing stands for anything else."""
+    """Return a text with the wildcards of LIKE escaped."""
     for special in (LIKE_ESCAPE, "%", "_"):
         text = text.replace(special, LIKE_ESCAPE + special)
     return text
 
 
 def select_messages(scope: Scope[IdT, Any], thread_id: IdT) -> Query:
-    """Select the messages of a thread, if it is the owner's."""
+    """Return the SELECT of all messages of a thread of the owner."""
     message, thread = scope.messages, scope.threads
     return (
         select(*message_columns(message))

@@ -1,1 +1,1 @@
-"""States."""
+"""The table ``states``, and streamed states."""

@@ -1,4 +1,4 @@
-"""A state that was checked and encoded: whole, or as what changed since this process saved the thread's last one."""
+"""States checked and encoded for the table: whole, or as a change of the last one that this process saved."""
 
 from __future__ import annotations
 
@@ -18,29 +18,32 @@ from agent_persistence.repositories.locks import parameters_of
 from agent_persistence.repositories.rows import json_object
 from agent_persistence.sessions.scope import Scope, StoreOptions
 
-_ROW: Final = 200  # bytes that a row costs whoever reads it, whatever is in it
-_MOST_READ: Final = 4  # times its own size
+_ROW: Final = 200  # bytes that reading a row costs beside its contents
+_MOST_READ: Final = 4  # times the size of the state
 
 
 @frozen
 class Change:
-    """What a state is kept as instead of itself.
+    """A state as a change of another version.
 
     Attributes:
-        base: the version that it changes.
+        base: the version that is changed.
+        patch: the change; see ``encoding.state_patches``.
     """
 
     base: RecentState
     patch: EncodedJSON
 
 
-@dataclass(slots=True, repr=False)  # its repr would be a user's state
+@dataclass(slots=True, repr=False)  # a repr would show a user's state
 class PreparedState(Generic[IdT]):
-    """A state that is ready for the table.
+    """A checked and encoded state.
 
     Attributes:
-        cut: what the next state is compared with; ``None`` if it is not to be.
-        change: ``None`` for a state that is kept whole.
+        cut: the state in pieces, to which the next one is compared; ``None`` if it is not to be.
+        change: the change that is stored; ``None`` for a state that is stored whole.
+        origin: sizes of the versions that a reader of this state must read.
+        whole_data: the encoded state, if it was needed so far.
     """
 
     thread_id: IdT
@@ -55,9 +58,9 @@ class PreparedState(Generic[IdT]):
 
     @property
     def encoded_data(self) -> EncodedJSON:
-        """All of it."""
+        """The whole state, encoded."""
         if self.whole_data is None:
-            # Of the cut, not of `data`, which its caller may have changed since.
+            # From the pieces, not from `data`, which the caller may have changed since.
             self.whole_data = EncodedJSON(
                 encode_json(self.cut.state() if self.cut else self.data, "data", max_bytes=sys.maxsize)
             )
@@ -65,26 +68,26 @@ class PreparedState(Generic[IdT]):
 
     @property
     def size(self) -> int:
-        """How many bytes are sent."""
+        """The size of what is sent, in bytes."""
         data = self.change.patch if self.change else self.encoded_data
         return len(data.utf8) + len(self.encoded_meta.utf8)
 
     def whole(self) -> PreparedState[IdT]:
-        """The same, not as a change: its base is gone."""
+        """Return the same state to be stored whole: its base does not exist any more."""
         size = len(self.encoded_data.utf8)
         return replace(self, change=None, origin=Origin(size, size, 0))
 
     def saved(self, row: Any) -> SavedState:
-        """What the cache keeps, once the table has made this row of it."""
+        """Return what the cache keeps, given the row that the INSERT returned."""
         data, meta = self.encoded_data.utf8, self.encoded_meta.utf8
         return SavedState(row.state_id, data, meta, row.created_at, row.updated_at)
 
     def record(self, row: Any) -> StateRecord[IdT]:
-        """What its caller is told."""
+        """Return the caller's record, given the row that the INSERT returned."""
         return StateRecord(self.thread_id, row.state_id, self.data, self.meta, row.created_at, row.updated_at)
 
     def remember(self, recent: RecentStates, row: Any) -> None:
-        """Compare the thread's next state with this one. The row may yet be rolled back: then it is no base."""
+        """Remember this state, to compare the thread's next one to it. If its row is rolled back it is no base."""
         if self.cut is None:
             recent.forget(self.thread_id)
         else:
@@ -97,8 +100,8 @@ def prepare_state(
     """Check and encode a state before any SQL runs.
 
     Raises:
-        InvalidInputError: a part of it cannot be stored.
-        CheckpointingDisabledError: the settings turned states off.
+        InvalidInputError: a part of it cannot be stored; ``field`` names it.
+        CheckpointingDisabledError: the settings refuse states.
     """
     limits = scope.options
     if not limits.save_states:
@@ -111,7 +114,7 @@ def prepare_state(
     if limits.patches_from and (base := scope.recent.get(thread_id)):
         new = cut(data)
         if new is not None and (changed := _changed(limits, base, new, data)):
-            # The cache is told the whole state, as it is now.
+            # The cache needs the whole state, and as it is now.
             whole = scope.encoded(data, "data") if limits.is_cached else None
             return PreparedState(*fields, new, *changed, whole)
     whole = scope.encoded(data, "data")
@@ -121,16 +124,16 @@ def prepare_state(
 
 
 def _changed(limits: StoreOptions[Any], base: RecentState, new: Cut, data: Any) -> tuple[Change, Origin] | None:
-    """Say what changed; ``None`` where the whole state is the better choice, or tells better what is wrong with it.
+    """Return the change since the base, or ``None`` where the state should be stored whole.
 
-    The patches since a whole version weigh no more than it does, so that they double what a read costs, at most; and
-    all that is read for a state is not more than four times the state.
+    The patches since a whole version are together no larger than it, so they at most double the cost of a read; and all
+    that is read for a state is at most four times its size.
     """
     origin = base.origin
     try:
         patch = encode_json(patch_between(base.cut, new, data), "data", max_bytes=limits.max_json_bytes)
     except InvalidInputError:
-        return None
+        return None  # encoding it whole names the field in the caller's words
     size, patches = origin.size + len(patch), origin.patches + len(patch) + _ROW
     is_worth_it = patches <= origin.whole and origin.whole + patches <= _MOST_READ * new.size
     if not is_worth_it or new.size < limits.patches_from or size > limits.max_json_bytes:
@@ -139,7 +142,7 @@ def _changed(limits: StoreOptions[Any], base: RecentState, new: Cut, data: Any) 
 
 
 def columns_of_states(states: Sequence[PreparedState[Any]], *, changes: bool, one: bool) -> dict[str, Any]:
-    """The parameters of ``save_states``."""
+    """Return the parameters of ``save_states``."""
     columns: dict[str, list[Any]] = {
         "thread_ids": [state.thread_id for state in states],
         "owners": [None if state.owner is ANY_USER else state.owner for state in states],

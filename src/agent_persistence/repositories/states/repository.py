@@ -1,9 +1,10 @@
-"""States: what an agent resumes from, one row a version."""
+"""The states of a thread, one row a version; an agent resumes from the latest."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from functools import partial
 from typing import Any, Final, Generic
 
 from sqlalchemy import CTE, Table, select
@@ -38,10 +39,10 @@ _LISTING: Final = "states"
 
 
 async def save_state(scope: Scope[IdT, Any], new: PreparedState[IdT]) -> StateRecord[IdT]:
-    """Save what was prepared, in the transaction of a unit of work.
+    """Save a prepared state, in the transaction of a unit of work.
 
     Raises:
-        ThreadNotFoundError: there is no such thread.
+        ThreadNotFoundError: the thread does not exist.
     """
     row = await _save(scope, new)
     if row is None and new.change is not None:
@@ -57,7 +58,7 @@ async def save_state(scope: Scope[IdT, Any], new: PreparedState[IdT]) -> StateRe
 
 
 async def keep_newest(scope: Scope[IdT, Any], thread_id: IdT) -> None:
-    """Delete what a thread, which is locked, has beyond the limit."""
+    """Delete the states of a locked thread that exceed the configured number."""
     if scope.options.max_states:
         states = scope.states
         due = states.c.state_id <= newest_to_go(states, thread_id, scope.options.max_states)
@@ -65,7 +66,7 @@ async def keep_newest(scope: Scope[IdT, Any], thread_id: IdT) -> None:
 
 
 async def _save(scope: Scope[IdT, Any], new: PreparedState[IdT]) -> Any:
-    """Save it; ``None`` where its thread, or the version that it changes, is not there."""
+    """Insert a state; return ``None`` if its thread, or the version that it is a change of, does not exist."""
     of_any_user, changes = scope.owner is ANY_USER, new.change is not None
     statement = save_states(
         scope.models, touch_seconds=scope.options.touch_interval, changes=changes, of_any_user=of_any_user, one=True
@@ -83,18 +84,21 @@ def _doomed(states: Table, thread_id: Any, due: Any) -> CTE:
 
 
 async def expect_version(scope: Scope[IdT, Any], thread_id: IdT, expected: int) -> None:
-    """Lock first, compare after: a snapshot older than the lock could miss the version that it has to see.
+    """Lock a thread, and compare its latest version.
+
+    Two statements: a snapshot that is older than the lock could miss the version that the comparison must see.
 
     Raises:
-        ThreadNotFoundError: there is no such thread.
-        StateConflictError: that is not its latest version.
+        InvalidInputError: the transaction is not READ COMMITTED.
+        ThreadNotFoundError: the thread does not exist.
+        StateConflictError: ``expected`` is not its latest version.
     """
     lock = lock_to_compare(scope.models, of_any_user=scope.owner is ANY_USER)
     locked = await scope.fetch(lock, thread_ids=thread_id, owners=scope.owner)
     if not locked:
         raise ThreadNotFoundError(thread_id)
     if locked[0].isolation != "read committed":
-        raise InvalidInputError("expected_version", "needs READ COMMITTED: this transaction cannot see what came since")
+        raise InvalidInputError("expected_version", "needs READ COMMITTED: this transaction cannot see later commits")
     (latest,) = await scope.fetch(latest_version(scope.models), thread_id=thread_id)
     if latest.version != expected:
         raise StateConflictError(thread_id, expected, latest.version)
@@ -119,13 +123,19 @@ class StateRepository(Generic[IdT, UserIdT]):
         """Save a state as the thread's latest.
 
         Args:
+            thread_id: the thread.
             data: any JSON value.
+            meta: a JSON object.
             expected_version: save only if this is still the latest version (0: the thread has no state yet).
 
+        Returns:
+            The state with its new version.
+
         Raises:
-            ThreadNotFoundError: there is no such thread.
+            InvalidInputError: a part of it cannot be stored; ``field`` names it.
+            ThreadNotFoundError: the thread does not exist.
             StateConflictError: ``expected_version`` is not the latest version.
-            CheckpointingDisabledError: the settings turned states off.
+            CheckpointingDisabledError: the settings refuse states.
         """
         scope, new = self._scope, prepare_state(self._scope, thread_id, data, meta)
         if expected_version is not None:
@@ -133,20 +143,27 @@ class StateRepository(Generic[IdT, UserIdT]):
         return await save_state(scope, new)
 
     async def get(self, thread_id: IdT) -> StateRecord[IdT] | None:
-        """Return the thread's latest state from the table, or ``None``."""
+        """Return a thread's latest state from the table, or ``None``.
+
+        Raises:
+            InvalidInputError: the id is not of the configured type.
+            CorruptRowError: the stored state cannot be read.
+        """
         scope = self._scope
         statement = latest_state(scope.models, of_any_user=scope.owner is ANY_USER)
         while True:
             rows = await scope.fetch(statement, thread_id=scope.thread_id(thread_id), owner=scope.owner)
             found = await whole_states(scope.fetch, scope.models, rows)
-            if found != [None]:  # else it was deleted between two statements, and another one is the latest
+            if found != [None]:  # [None]: deleted between two statements, so another version is the latest
                 return readable_state(found[0]) if found else None
 
     async def require(self, thread_id: IdT) -> StateRecord[IdT]:
-        """Return the thread's latest state.
+        """Return a thread's latest state.
 
         Raises:
-            StateNotFoundError: there is none.
+            InvalidInputError: the id is not of the configured type.
+            StateNotFoundError: the thread has no state, or does not exist.
+            CorruptRowError: the stored state cannot be read.
         """
         state = await self.get(thread_id)
         if state is None:
@@ -154,18 +171,35 @@ class StateRepository(Generic[IdT, UserIdT]):
         return state
 
     async def get_version(self, thread_id: IdT, version: int) -> StateRecord[IdT] | None:
-        """Return one version of the thread's state, or ``None``."""
+        """Return one version of a thread's state, or ``None`` if it does not exist.
+
+        Raises:
+            InvalidInputError: an argument cannot be valid.
+            CorruptRowError: the stored state cannot be read.
+        """
         statement = self._select(thread_id).where(self._state.c.state_id == check_version(version, "version"))
         rows = (await self._scope.execute(statement)).all()
         found = await whole_states(self._scope.fetch, self._scope.models, rows)
         return readable_state(found[0]) if found else None
 
     async def page(self, thread_id: IdT, *, limit: int = 20, after: str | None = None) -> Page[StateRecord[IdT]]:
-        """List a thread's states, the latest first; ``page.after`` leads on to older ones."""
+        """List a thread's states, the latest first.
+
+        Args:
+            thread_id: the thread; an empty page if it does not exist.
+            limit: how many at most, 1 to 1,000.
+            after: ``after`` of the previous page; the first page if left out.
+
+        Returns:
+            A page; rows that cannot be read are in its ``corrupt``.
+
+        Raises:
+            InvalidInputError: an argument cannot be valid.
+        """
         check_limit(limit, "limit", 1000)
         statement = self._select(thread_id).order_by(self._state.c.state_id.desc()).limit(limit + 1)
         if after is not None:
-            version = decode_cursor(after, _LISTING, "after", lambda version: check_version(version, "after"))
+            version = decode_cursor(after, _LISTING, "after", partial(check_version, field="after"))
             statement = statement.where(self._state.c.state_id < version)
         rows = (await self._scope.execute(statement)).all()
         found = await whole_states(self._scope.fetch, self._scope.models, rows[:limit])
@@ -175,10 +209,11 @@ class StateRepository(Generic[IdT, UserIdT]):
         return Page(items, None, more, corrupt)
 
     async def clear(self, thread_id: IdT) -> int:
-        """Delete every state of a thread; say how many there were.
+        """Delete all states of a thread; return their number.
 
         Raises:
-            ThreadNotFoundError: there is no such thread.
+            InvalidInputError: the id is not of the configured type.
+            ThreadNotFoundError: the thread does not exist.
         """
         owner, deleted = await self._delete(thread_id, self._state.c.state_id > 0)
         if deleted:
@@ -186,15 +221,16 @@ class StateRepository(Generic[IdT, UserIdT]):
         return deleted
 
     async def prune(self, thread_id: IdT, *, keep_last: int | None = None, older_than: datetime | None = None) -> int:
-        """Delete old states of a thread; say how many. The latest state always stays.
+        """Delete old states of a thread; return their number. The latest state is never deleted.
 
         Args:
-            keep_last: keep so many of the newest (at least 1).
-            older_than: delete only what was saved before this time.
+            thread_id: the thread.
+            keep_last: how many of the newest stay, at least 1.
+            older_than: delete only states that were saved before this time, which has a time zone.
 
         Raises:
-            InvalidInputError: neither is given.
-            ThreadNotFoundError: there is no such thread.
+            InvalidInputError: neither is given, or one cannot be valid.
+            ThreadNotFoundError: the thread does not exist.
         """
         if keep_last is None and older_than is None:
             raise InvalidInputError("keep_last", "give keep_last, older_than or both")
@@ -207,12 +243,13 @@ class StateRepository(Generic[IdT, UserIdT]):
         return deleted
 
     async def touch(self, thread_id: IdT) -> None:
-        """Say that this transaction changes the thread's states by other means than this package: by SQL of your own.
+        """Report that SQL of yours changes the thread's states in this transaction.
 
-        Call it in the same transaction: the thread's row is locked, and its cached state is gone with the commit.
+        The thread's row is locked, and its cached state is invalidated with the commit.
 
         Raises:
-            ThreadNotFoundError: there is no such thread.
+            InvalidInputError: the id is not of the configured type.
+            ThreadNotFoundError: the thread does not exist.
         """
         thread_id = self._scope.thread_id(thread_id)
         self._scope.touch(TouchedState(thread_id, await lock_thread(self._scope, thread_id)))

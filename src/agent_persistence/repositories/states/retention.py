@@ -1,4 +1,4 @@
-"""Deleting old states of every owner's threads, a batch at a time."""
+"""The purge of old states of all owners, a batch a transaction."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ MAX_KEPT: Final = 2**31 - 1
 THREADS_A_BATCH: Final = 500
 STATES_A_BATCH: Final = 1000
 BYTES_A_BATCH: Final = 2**30
-"""Of streamed states: to delete so many takes a second, and a transaction must not take long."""
+"""Of streamed states. Deleting so many takes a second, and a transaction must stay short."""
 
 
 class Purged(NamedTuple):
-    """What a batch did.
+    """The result of one batch.
 
     Attributes:
-        deleted: how many states went.
-        last: the thread to go on behind.
-        more: whether there may be more.
+        deleted: the number of deleted states.
+        last: the thread after which the next batch starts.
+        more: whether there may be more to delete.
     """
 
     deleted: int
@@ -37,11 +37,16 @@ class Purged(NamedTuple):
 async def purge_states(
     scope: Scope[Any, Any], *, keep_last: int, older_than: datetime | None = None, after: Any = None
 ) -> Purged:
-    """Delete old states of the next threads, in the order of their ids; not all, if they are many.
+    """Delete old states of the next threads in the order of their ids, up to the size of a batch.
 
-    Several callers at once take different threads, and none waits for a writer: a thread whose row is locked is passed
-    over. Threads that have nothing to go are looked at, and not locked. The latest state of a thread always stays, so
-    no cached value changes.
+    Concurrent callers take different threads, and none waits for a writer: a thread whose row is locked is skipped.
+    Threads without old states are not locked. The latest state of a thread stays, so no cached value changes.
+
+    Args:
+        scope: the transaction.
+        keep_last: how many states of a thread stay.
+        older_than: delete only states that were saved before this time.
+        after: the thread after which to start; ``None`` for the first one.
     """
     page = await _threads_after(scope, after)
     if not page:
@@ -49,7 +54,7 @@ async def purge_states(
     threads = await _locked(scope, page, keep_last, older_than)
     if not threads:
         return Purged(0, page[-1], more=True)
-    # From a snapshot that is younger than the locks.
+    # A statement with a snapshot younger than the locks, which sees every committed state of the locked threads.
     due = await _due(scope, threads, keep_last, older_than)
     doomed = list(within(due, BYTES_A_BATCH))
     deleted = await _delete(scope, doomed) if doomed else 0
@@ -68,7 +73,7 @@ async def _threads_after(scope: Scope[Any, Any], after: Any) -> Sequence[Any]:
 async def _locked(
     scope: Scope[Any, Any], page: Sequence[Any], keep_last: int, older_than: datetime | None
 ) -> Sequence[Any]:
-    """Lock those of the threads that have states to go, by the look of it."""
+    """Lock the threads that seem to have old states, and return their ids."""
     threads, states = scope.threads, scope.states
     oldest = (
         select(states.c.created_at)
@@ -131,7 +136,7 @@ def newest_to_go(states: Table, thread_id: Any, keep_last: int) -> Any:
 
 
 def within(rows: Iterable[Any], most: int) -> Iterator[Any]:
-    """Give the first of the rows, as long as their ``size`` makes no more than that; the very first one anyway."""
+    """Yield the first row, and further ones until their ``size`` exceeds the maximum."""
     size = 0
     for row in rows:
         if size and size + row.size > most:

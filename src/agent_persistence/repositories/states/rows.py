@@ -1,4 +1,4 @@
-"""States as records, those that are kept as changes put together."""
+"""Rows of states as records; changes are applied to the versions that they rest on."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ Read = StateRecord[Any] | CorruptRowError | None
 
 
 async def whole_states(fetch: Fetch, models: Models[Any, Any], rows: Sequence[Any]) -> list[Read]:
-    """Make records of rows with ``state_columns``; a second statement reads what the patches among them rest on.
+    """Return the records of rows with ``state_columns``; a second statement reads the versions that changes rest on.
 
     Returns:
-        For each row a record, or why it cannot be read; ``None`` for a version that was deleted meanwhile.
+        For each row a record, or the error that explains why it cannot be read; ``None`` for a version that was deleted
+        between the statements.
     """
     changes = [row for row in rows if row.base_id is not None]
     if not changes:
@@ -33,7 +34,7 @@ async def whole_states(fetch: Fetch, models: Models[Any, Any], rows: Sequence[An
 
 
 def readable_state(found: Read) -> StateRecord[Any] | None:
-    """Return what was found, or raise why it cannot be read."""
+    """Return a record of ``whole_states``, or raise its error."""
     if isinstance(found, CorruptRowError):
         raise found
     return found
@@ -49,7 +50,7 @@ def _whole(row: Any, links: Mapping[tuple[Any, int], Any]) -> Read:
             patches.append(link.patch)
             link = links[row.thread_id, link.base_id]
         data = patched(decode_json(link.state_data), map(decode_json, reversed(patches)))
-    except (ValueError, LookupError, TypeError):  # somebody else's work
+    except (ValueError, LookupError, TypeError):  # not written by this package
         return CorruptRowError("states", (row.thread_id, row.state_id), "patch")
     return _record(row, data)
 
@@ -57,12 +58,12 @@ def _whole(row: Any, links: Mapping[tuple[Any, int], Any]) -> Read:
 def _record(row: Any, data: Any) -> StateRecord[Any] | CorruptRowError:
     try:
         check_readable("states", (row.thread_id, row.state_id), row, row.created_at, row.updated_at)
-    except CorruptRowError as error:  # the others can be read
+    except CorruptRowError as error:  # returned, not raised: the other rows can be read
         return error
     if row.stream_id is None:
         return StateRecord(row.thread_id, row.state_id, data, row.meta, row.created_at, row.updated_at)
     try:
         stream = StateStream(data["bytes"], data["sha256"], data["chunks"])
-    except (KeyError, TypeError):  # somebody else's work
+    except (KeyError, TypeError):  # not written by this package
         return CorruptRowError("states", (row.thread_id, row.state_id), "state_data")
     return StateRecord(row.thread_id, row.state_id, None, row.meta, row.created_at, row.updated_at, stream)

@@ -1,4 +1,4 @@
-"""Statements about states, compiled once for each choice of models."""
+"""Statements on states, compiled once for each set of models."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ from agent_persistence.sessions.commit_evidence import TRANSACTION_MARKS
 
 _ONE: Final[Any] = literal_column("1")
 _MARK: Final[ColumnElement[str]] = literal_column("xmin::text || ctid::text", Text)
-"""The transaction that wrote a row or changed it last, and where it lies: within one transaction only that moves."""
+"""A row's last writer and its location: a second change within one transaction moves only the location."""
 
 
 def state_columns(state: Table) -> list[Any]:
-    """What a ``StateRecord`` is made of, by ``whole_states``."""
+    """Return the columns from which ``whole_states`` makes a ``StateRecord``."""
     return [
         state.c.thread_id,
         state.c.state_id,
@@ -64,7 +64,7 @@ def state_columns(state: Table) -> list[Any]:
 
 @lru_cache(MODELS_AT_ONCE)
 def latest_state(models: Models[Any, Any], *, of_any_user: bool) -> CompiledStatement:
-    """The latest state of ``thread_id``, if it is ``owner``'s."""
+    """Read the latest state of the thread ``thread_id`` of ``owner``."""
     state, thread = table_of(models.State), table_of(models.Thread)
     owns = true() if of_any_user else thread.c.user_id == bindparam("owner")
     return CompiledStatement(
@@ -78,7 +78,7 @@ def latest_state(models: Models[Any, Any], *, of_any_user: bool) -> CompiledStat
 
 @lru_cache(MODELS_AT_ONCE)
 def latest_states(models: Models[Any, Any]) -> CompiledStatement:
-    """The latest state of each of ``thread_ids`` that is the one's of ``owners`` in the same place; and that place."""
+    """Read the latest states of ``thread_ids``, each of the owner at the same index, and that index from 1."""
     state, thread = table_of(models.State), table_of(models.Thread)
     wanted = unnest("wanted", numbered=True, thread_id=thread_ids(models), owner=owners(models))
     latest = (
@@ -96,7 +96,7 @@ def latest_states(models: Models[Any, Any]) -> CompiledStatement:
 
 @lru_cache(MODELS_AT_ONCE)
 def lock_to_compare(models: Models[Any, Any], *, of_any_user: bool) -> CompiledStatement:
-    """Lock the thread ``thread_ids``, if it is ``owners``', and say how its transaction is isolated."""
+    """Lock the thread ``thread_ids`` of ``owners``, and return the isolation level of the transaction."""
     locked = locked_threads(models, of_any_user=of_any_user, waits=True, one=True)
     isolation = func.current_setting("transaction_isolation").label("isolation")
     return CompiledStatement(select(locked.c.thread_id, isolation))
@@ -104,7 +104,7 @@ def lock_to_compare(models: Models[Any, Any], *, of_any_user: bool) -> CompiledS
 
 @lru_cache(MODELS_AT_ONCE)
 def latest_version(models: Models[Any, Any]) -> CompiledStatement:
-    """The version of the latest state of ``thread_id``, or 0."""
+    """Read the latest version of ``thread_id``, or 0."""
     state = table_of(models.State)
     latest = func.coalesce(func.max(state.c.state_id), 0).label("version")
     return CompiledStatement(select(latest).where(state.c.thread_id == bindparam("thread_id")))
@@ -112,7 +112,7 @@ def latest_version(models: Models[Any, Any]) -> CompiledStatement:
 
 @lru_cache(MODELS_AT_ONCE)
 def links_of_states(models: Models[Any, Any]) -> CompiledStatement:
-    """Each of ``versions``, of the one of ``thread_ids`` in the same place, and what it rests on; JSON as bytes."""
+    """Read ``versions`` of ``thread_ids`` and all versions that these rest on, with JSON as bytes."""
     state = table_of(models.State)
     versions = bindparam("versions", type_=ARRAY(BigInteger))
     wanted = unnest("wanted", thread_id=thread_ids(models), state_id=versions)
@@ -120,7 +120,9 @@ def links_of_states(models: Models[Any, Any]) -> CompiledStatement:
     first = state.join(wanted, (state.c.thread_id == wanted.c.thread_id) & (state.c.state_id == wanted.c.state_id))
     chain = select(*key).select_from(first).cte("chain", recursive=True)
     base = (state.c.thread_id == chain.c.thread_id) & (state.c.state_id == chain.c.base_id)
-    chain = chain.union(select(*key).select_from(chain.join(state, base)))  # each version once: several may share it
+    chain = chain.union(
+        select(*key).select_from(chain.join(state, base))
+    )  # UNION: a version that several rest on is read once
     json = [func.convert_to(cast(state.c[name], Text), "UTF8").label(name) for name in ("state_data", "patch")]
     same = (state.c.thread_id == chain.c.thread_id) & (state.c.state_id == chain.c.state_id)
     return CompiledStatement(select(*key, *json).select_from(chain.join(state, same)))
@@ -136,12 +138,12 @@ def save_states(
     waits: bool = True,
     one: bool = False,
 ) -> CompiledStatement:
-    """Lock threads, move their activity and add states, in one round trip; a row comes back for each that was added.
+    """Lock threads, set their ``updated_at`` and add states, in one round trip; returns a row for each added state.
 
     Args:
-        changes: some are kept as changes of another version; where that is not there as it was, nothing is added.
-        of_any_user: add to one thread, whoever owns it, and say who does.
-        waits: ``False`` leaves out threads that somebody else has locked.
+        changes: some states are changes of another version; if that is not as it was, they are not added.
+        of_any_user: add to one thread of any owner, and return the owner.
+        waits: ``False`` leaves out threads that another transaction has locked.
         one: it is one state.
     """
     state = table_of(models.State)
@@ -175,7 +177,7 @@ def _from_bytes(utf8: ColumnElement[bytes]) -> ColumnElement[Any]:
 
 
 def _is_base(base: Any, rows: Any) -> Any:
-    """That a version is the one a row was compared with: nobody wrote it again, nor another one of its number."""
+    """Return the condition that a version is the one that a row was compared to, and not rewritten since."""
     return (
         (base.c.thread_id == rows.c.thread_id)
         & (base.c.state_id == rows.c.base_id)
@@ -185,12 +187,12 @@ def _is_base(base: Any, rows: Any) -> Any:
 
 
 def delete_states(state: Table, doomed: Any) -> Any:
-    """Delete versions, and make whole before what is kept as a change of one of them.
+    """Return the DELETE of versions; those that rest on them and stay are made whole first.
 
-    Whoever calls it has locked the threads by a statement before: this one has to see every version.
+    The caller has locked the threads by an earlier statement: this one must see every version.
 
     Args:
-        doomed: selects ``thread_id`` and ``state_id`` of what is to go, as a CTE.
+        doomed: a CTE with ``thread_id`` and ``state_id`` of the versions to delete.
     """
     also = doomed.alias("also")
     view = state_versions(state)
@@ -202,7 +204,7 @@ def delete_states(state: Table, doomed: Any) -> Any:
         "state_data": whole.scalar_subquery(),
         "base_id": None,
         "patch": None,
-        "updated_at": state.c.updated_at,  # what it says is the same
+        "updated_at": state.c.updated_at,  # the state itself does not change
     }
     folded = (
         update(state)

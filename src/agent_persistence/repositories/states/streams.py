@@ -1,7 +1,7 @@
-"""States that are streamed in and out, with a few chunks in memory.
+"""States streamed in and out, with a few chunks in memory.
 
-The chunks are written first, where nobody sees them. What makes them a state is one short step at the end, which locks
-the thread and draws the version as every other save does.
+The chunks are written first, where no reader sees them. One short step at the end makes them a state: it locks the
+thread and draws the version like every other save.
 """
 
 from __future__ import annotations
@@ -47,23 +47,23 @@ from agent_persistence.validation import check_version
 T = TypeVar("T")
 
 ABANDONED_AFTER: Final = timedelta(days=1)
-"""A stream that has not become a state by then will not become one."""
+"""A stream that is not a state by then counts as abandoned."""
 CHUNKS_A_BATCH: Final = 1000
-"""How many are swept in one transaction, which must not take long, unless one stream has more."""
+"""How many are swept in one transaction, unless one stream has more."""
 _SWEPT_AT_ONCE: Final = 100
 
 
 class Run(Protocol):
-    """Runs work on a scope: in the transaction of a unit of work, or in one of its own each time, maybe repeated."""
+    """Runs work on a scope: in the transaction of a unit of work, or each time in a new one, with retries."""
 
     def __call__(self, work: Callable[[Scope[Any, Any]], Awaitable[T]], /) -> Awaitable[T]:
-        """Run it."""
+        """Run the work, and return its result."""
         ...
 
 
 @frozen
 class NewStream(Generic[IdT]):
-    """What is said about a state that is to be streamed in, checked."""
+    """The checked arguments of ``put_stream``."""
 
     thread_id: IdT
     source: AsyncIterable[bytes]
@@ -79,11 +79,11 @@ def prepare_stream(
     meta: Mapping[str, Any] | None,
     expected_version: int | None,
 ) -> NewStream[IdT]:
-    """Check what is said about a state before any SQL runs.
+    """Check the arguments of ``put_stream`` before any SQL runs.
 
     Raises:
-        InvalidInputError: a part of it cannot be stored, or ``source`` is no asynchronous iterable.
-        CheckpointingDisabledError: the settings turned states off.
+        InvalidInputError: one cannot be stored, or ``source`` is not an asynchronous iterable.
+        CheckpointingDisabledError: the settings refuse states.
     """
     if not scope.options.save_states:
         raise CheckpointingDisabledError
@@ -95,7 +95,7 @@ def prepare_stream(
 
 
 class Upload(Generic[IdT]):
-    """A state on its way in."""
+    """A state that is being streamed in: ``begin``, ``receive``, then ``publish`` or ``discard``."""
 
     def __init__(self, run: Run, new: NewStream[IdT]) -> None:
         self._run = run
@@ -104,10 +104,10 @@ class Upload(Generic[IdT]):
         self._stream_id = 0
 
     async def begin(self) -> None:
-        """Make room for the chunks.
+        """Insert the row to which the chunks refer.
 
         Raises:
-            ThreadNotFoundError: there is no such thread.
+            ThreadNotFoundError: the thread does not exist.
         """
         self._stream_id = await self._run(self._begin)
 
@@ -115,28 +115,29 @@ class Upload(Generic[IdT]):
         """Write the chunks, each as soon as it is complete.
 
         Raises:
-            ThreadNotFoundError: the thread was deleted meanwhile.
-            StatementTimeoutError: it took longer than a day.
+            InvalidInputError: the source yields something that is not bytes.
+            ThreadNotFoundError: the thread was deleted.
+            StatementTimeoutError: the stream took longer than a day.
         """
-        place = 0
+        index = 0
         async with aclosing(cut(self._new.source, "source")) as chunks:
             async for chunk in chunks:
                 packed = await asyncio.to_thread(self._tally.pack, chunk)
-                await self._run(partial(self._write, place, packed))
-                place += 1
+                await self._run(partial(self._write, index, packed))
+                index += 1
 
     async def publish(self) -> StateRecord[IdT]:
-        """Make it the thread's latest state.
+        """Make the chunks the thread's latest state, and return its record.
 
         Raises:
-            ThreadNotFoundError: the thread was deleted meanwhile.
+            ThreadNotFoundError: the thread was deleted.
             StateConflictError: ``expected_version`` is not the latest version.
-            StatementTimeoutError: it took longer than a day.
+            StatementTimeoutError: the stream took longer than a day.
         """
         return await self._run(self._publish)
 
     async def discard(self) -> None:
-        """Delete what was written, unless it became a state."""
+        """Delete the chunks, unless they are a state."""
         if self._stream_id:
             await self._run(self._discard)
 
@@ -150,14 +151,14 @@ class Upload(Generic[IdT]):
             raise ThreadNotFoundError(thread_id)
         return stream_id
 
-    async def _write(self, place: int, packed: bytes, scope: Scope[Any, Any]) -> None:
+    async def _write(self, index: int, packed: bytes, scope: Scope[Any, Any]) -> None:
         streams, chunks = scope.models.side_tables.streamed
-        # Locked, so that it does not go between this and the check of the chunk's foreign key.
+        # Locked, so that the stream is not swept before the chunk's foreign key is checked.
         lock = select(streams.c.stream_id).where(self._unclaimed(scope)).with_for_update(read=True, key_share=True)
         stream = lock.cte("stream")
-        values = literal(place, Integer).label("place"), literal(packed, LargeBinary).label("data")
+        values = literal(index, Integer).label("place"), literal(packed, LargeBinary).label("data")
         statement = insert_or(chunks).from_select(["stream_id", "place", "data"], select(stream.c.stream_id, *values))
-        # It may stand there already, where the reply to the first attempt was lost.
+        # The chunk is stored already where the reply to the first attempt was lost.
         again = statement.on_conflict_do_update(
             index_elements=[chunks.c.stream_id, chunks.c.place], set_={"place": statement.excluded.place}
         )
@@ -194,19 +195,19 @@ class Upload(Generic[IdT]):
         return StateRecord(new.thread_id, row.state_id, None, new.meta, row.created_at, row.updated_at, stream)
 
     async def _claim(self, scope: Scope[Any, Any], version: int) -> None:
-        """Say which state the chunks are."""
+        """Refer from the chunks' stream to its state."""
         streams = scope.models.side_tables.streamed.streams
         claimed = update(streams).where(self._unclaimed(scope)).values(state_id=version).returning(streams.c.stream_id)
         if (await scope.execute(claimed)).scalar_one_or_none() is None:
             raise await self._lost(scope)
 
     async def _lost(self, scope: Scope[Any, Any]) -> PersistenceError:
-        """Why the stream is not there any more."""
+        """Return the error that explains why the stream does not exist any more."""
         thread = scope.threads
         found = select(thread.c.thread_id).where(scope.thread_of(self._new.thread_id))
         if (await scope.execute(found)).scalar_one_or_none() is None:
             return ThreadNotFoundError(self._new.thread_id)
-        return StatementTimeoutError("the stream took longer than a day to arrive, and its beginning was swept away")
+        return StatementTimeoutError("the stream took longer than a day, and its first chunks were swept")
 
     async def _discard(self, scope: Scope[Any, Any]) -> None:
         await scope.execute(delete(scope.models.side_tables.streamed.streams).where(self._unclaimed(scope)))
@@ -217,30 +218,30 @@ class Upload(Generic[IdT]):
 
 
 async def read_stream(run: Run, thread_id: Any, version: int | None) -> AsyncGenerator[bytes, None]:
-    """Read a state as bytes, a chunk at a time. The last one is given out once length and digest were compared.
+    """Yield a state as bytes, a chunk at a time; the last one after size and digest were compared.
 
     Raises:
-        StateNotFoundError: there is none, or it was deleted while it was read.
-        CorruptRowError: it is not what was streamed in.
+        StateNotFoundError: there is no such state, or it was deleted during the read.
+        CorruptRowError: the bytes are not those that were saved.
     """
     state = await run(partial(_find, thread_id, version))
     if state.stream is None:
         yield encode_json(state.data, "data")
         return
     tally = Tally()
-    for place in range(state.stream.chunks):
-        packed = await run(partial(_read_chunk, state, place))
+    for index in range(state.stream.chunks):
+        packed = await run(partial(_read_chunk, state, index))
         try:
             chunk = await asyncio.to_thread(tally.unpack, packed)
         except zlib.error as error:
-            raise _damaged(state, place) from error
-        if place == state.stream.chunks - 1 and tally.stream != state.stream:
-            raise _damaged(state, place)
+            raise _damaged(state, index) from error
+        if index == state.stream.chunks - 1 and tally.stream != state.stream:
+            raise _damaged(state, index)
         yield chunk
 
 
 class StreamedStates(StateRepository[IdT, UserIdT], Generic[IdT, UserIdT]):
-    """The states of one owner's threads, also those that are too large to be in memory."""
+    """The states of one owner's threads, also those that are too large for memory."""
 
     async def put_stream(
         self,
@@ -250,42 +251,46 @@ class StreamedStates(StateRepository[IdT, UserIdT], Generic[IdT, UserIdT]):
         meta: Mapping[str, Any] | None = None,
         expected_version: int | None = None,
     ) -> StateRecord[IdT]:
-        """Save what a stream gives as the thread's latest state, with a few megabytes in memory.
+        """Save a stream as the thread's latest state, with a few megabytes in memory.
 
-        All of it belongs to this transaction, and has to arrive within ``PERSISTENCE_TRANSACTION_TIMEOUT``. The same
-        call of ``persistence.states`` takes as long as it takes.
+        All chunks belong to this transaction, so the stream must end within ``PERSISTENCE_TRANSACTION_TIMEOUT``;
+        ``persistence.states.put_stream`` has no such limit.
 
         Args:
-            source: gives the state in pieces of any size.
-            expected_version: save only if this is still the latest version (0: the thread has no state yet).
+            thread_id: the thread.
+            source: yields the state in pieces of any size.
+            meta: a JSON object.
+            expected_version: publish only if this is still the latest version (0: the thread has no state yet).
 
         Returns:
-            A record without ``data``; its ``stream`` says how long the state is.
+            A record without ``data``; its ``stream`` has size and digest.
 
         Raises:
-            ThreadNotFoundError: there is no such thread.
+            InvalidInputError: an argument cannot be stored.
+            ThreadNotFoundError: the thread does not exist.
             StateConflictError: ``expected_version`` is not the latest version.
-            CheckpointingDisabledError: the settings turned states off.
+            CheckpointingDisabledError: the settings refuse states.
         """
         upload = Upload(self._here, prepare_stream(self._scope, thread_id, source, meta, expected_version))
         await upload.begin()
         try:
             await upload.receive()
             return await upload.publish()
-        except (Exception, asyncio.CancelledError):  # a unit of work may go on after a timeout
-            with suppress(PersistenceError):  # the transaction has failed, and takes the chunks with it
+        except (Exception, asyncio.CancelledError):  # the host may use the unit of work after a timeout
+            with suppress(PersistenceError):  # in a failed transaction the chunks are rolled back
                 await upload.discard()
             raise
 
     def open_stream(self, thread_id: IdT, *, version: int | None = None) -> AsyncGenerator[bytes, None]:
-        """Read a state as bytes, in pieces: what was streamed in, or the JSON of what was saved by ``put``.
+        """Read a state as bytes, in chunks: those of ``put_stream``, or the JSON of a state that ``put`` saved.
 
         Args:
+            thread_id: the thread.
             version: the latest if left out.
 
         Raises:
-            StateNotFoundError: (the first step, and every other) there is none, or it was deleted meanwhile.
-            CorruptRowError: it is not what was streamed in; the last piece is not given out then.
+            StateNotFoundError: (when iterated) there is no such state, or it was deleted during the read.
+            CorruptRowError: (when iterated) the bytes are not those that were saved; the last chunk is withheld.
         """
         return read_stream(self._here, thread_id, version)
 
@@ -294,7 +299,7 @@ class StreamedStates(StateRepository[IdT, UserIdT], Generic[IdT, UserIdT]):
 
 
 async def sweep_abandoned(scope: Scope[Any, Any]) -> int:
-    """Delete some streams that were begun long ago and became no state; say how many."""
+    """Delete a batch of abandoned streams; return their number."""
     streams, chunks = scope.models.side_tables.streamed
     last = select(func.max(chunks.c.place)).where(chunks.c.stream_id == streams.c.stream_id).scalar_subquery()
     oldest = (
@@ -311,13 +316,13 @@ async def sweep_abandoned(scope: Scope[Any, Any]) -> int:
 
 
 def is_abandoned(models: Models[Any, Any]) -> ColumnElement[bool]:
-    """That a stream was begun long ago and became no state."""
+    """Return the condition that a stream was begun long ago and is no state."""
     streams = models.side_tables.streamed.streams
     return streams.c.state_id.is_(None) & (streams.c.created_at < func.now() - ABANDONED_AFTER)
 
 
 def _description(stream: StateStream) -> EncodedJSON:
-    """What stands in the state's own column, for whoever looks there."""
+    """Return the value of the state's ``state_data``: a description of the stream."""
     words = {"bytes": stream.size, "sha256": stream.sha256, "chunks": stream.chunks, "encoding": ENCODING}
     return EncodedJSON(encode_json(words, "data"))
 
@@ -330,9 +335,9 @@ async def _find(thread_id: Any, version: int | None, scope: Scope[Any, Any]) -> 
     return found
 
 
-async def _read_chunk(state: StateRecord[Any], place: int, scope: Scope[Any, Any]) -> bytes:
+async def _read_chunk(state: StateRecord[Any], index: int, scope: Scope[Any, Any]) -> bytes:
     states, threads, chunks = scope.states, scope.threads, scope.models.side_tables.streamed.chunks
-    is_chunk = (chunks.c.stream_id == states.c.stream_id) & (chunks.c.place == place)
+    is_chunk = (chunks.c.stream_id == states.c.stream_id) & (chunks.c.place == index)
     statement = (
         select(chunks.c.data)
         .select_from(states.join(threads, threads.c.thread_id == states.c.thread_id).outerjoin(chunks, is_chunk))
@@ -342,9 +347,9 @@ async def _read_chunk(state: StateRecord[Any], place: int, scope: Scope[Any, Any
     if row is None:
         raise StateNotFoundError(state.thread_id, state.version)
     if row.data is None:
-        raise _damaged(state, place)
+        raise _damaged(state, index)
     return bytes(row.data)
 
 
-def _damaged(state: StateRecord[Any], place: int) -> CorruptRowError:
-    return CorruptRowError("state_chunks", (state.thread_id, state.version, place), "data")
+def _damaged(state: StateRecord[Any], index: int) -> CorruptRowError:
+    return CorruptRowError("state_chunks", (state.thread_id, state.version, index), "data")

@@ -1,1 +1,1 @@
-"""Threads."""
+"""The table ``threads``."""

@@ -1,4 +1,4 @@
-"""Threads with all that is in them, added by COPY: several times as fast as by INSERT."""
+"""Threads added with their messages and states by COPY, several times as fast as by INSERT."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class PreparedThread(NamedTuple):
     """A thread that was checked and encoded.
 
     Attributes:
-        thread_id: ``None`` where the database makes it.
+        thread_id: ``None`` where the database makes the id.
     """
 
     thread_id: Any
@@ -44,14 +44,16 @@ class PreparedThread(NamedTuple):
 
 
 def prepare_thread(scope: Scope[IdT, Any], new: NewThread[IdT], prefix: str = "") -> PreparedThread:
-    """Check and encode a thread and all that is in it, before any SQL runs.
+    """Check and encode a thread with its messages and states, before any SQL runs.
 
     Args:
-        prefix: what its fields are called in an error, before their names.
+        scope: the owner and the options.
+        new: the thread.
+        prefix: stands before the names of its fields in errors.
 
     Raises:
-        InvalidInputError: a part of it cannot be stored.
-        CheckpointingDisabledError: it has states, and the settings turned them off.
+        InvalidInputError: a part of it cannot be stored; ``field`` names it.
+        CheckpointingDisabledError: it has states, and the settings refuse states.
     """
     limits = scope.options
     if new.states and not limits.save_states:
@@ -61,12 +63,12 @@ def prepare_thread(scope: Scope[IdT, Any], new: NewThread[IdT], prefix: str = ""
         check_name(scope.clean(new.name, f"{prefix}name"), f"{prefix}name"),
         scope.json(json_object(new.meta, f"{prefix}meta"), f"{prefix}meta"),
         prepare_messages(scope, new.messages, f"{prefix}messages"),
-        [scope.json(state, f"{prefix}states[{place}]") for place, state in enumerate(new.states)][-limits.max_states :],
+        [scope.json(state, f"{prefix}states[{index}]") for index, state in enumerate(new.states)][-limits.max_states :],
     )
 
 
 async def add_threads(scope: Scope[IdT, UserIdT], owner: UserIdT, threads: Sequence[PreparedThread]) -> None:
-    """Add the rows of threads that have ids, without what is in them.
+    """Insert the rows of threads that have ids, without their messages and states.
 
     Raises:
         ThreadExistsError: an id is taken, or given twice.
@@ -82,14 +84,14 @@ async def add_threads(scope: Scope[IdT, UserIdT], owner: UserIdT, threads: Seque
     )
     if len(rows) < len(threads):
         added = [row.thread_id for row in rows]
-        # All or none: a caller that catches the error and commits must not keep a part of them.
+        # All or none: a caller that catches the error and commits must not keep some of them.
         mine = delete(scope.threads).where(scope.threads.c.thread_id.in_(added)).returning(scope.threads.c.thread_id)
         await scope.write(mine, row_evidence(scope.threads, "thread_id"))
         raise ThreadExistsError(next(iter(Counter(ids) - Counter(added))))
 
 
 async def fill_threads(scope: Scope[IdT, UserIdT], owner: UserIdT, threads: Mapping[IdT, PreparedThread]) -> None:
-    """Add what is in threads that this transaction has made."""
+    """Add the messages and states of threads that this transaction has inserted."""
     copied = {one: thread for one, thread in threads.items() if scope.can_copy and _has_one_kind_of_id(thread)}
     messages = [(one, owner, message) for one, thread in copied.items() for message in thread.messages]
     await copy_messages(scope, messages)
@@ -120,7 +122,7 @@ def _add_threads(models: Models[Any, Any]) -> CompiledStatement:
     thread = table_of(models.Thread)
     kinds = {"thread_name": Text(), "meta": ExactJSON()}
     rows = new_rows(models, kinds)
-    # A microsecond apart, so that lists by age have them in their order.
+    # A microsecond apart, so that lists by age show them in their order.
     made_at = func.now() + rows.c.ordinal * literal_column("interval '1 microsecond'", Interval())
     values = select(rows.c.thread_id, rows.c.owner, *(rows.c[name] for name in kinds), made_at, made_at)
     return CompiledStatement(

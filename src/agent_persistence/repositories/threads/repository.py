@@ -39,12 +39,19 @@ class ThreadRepository(Generic[IdT, UserIdT]):
         meta: Mapping[str, Any] | None = None,
         user_id: UserIdT | None = None,
     ) -> ThreadRecord[IdT, UserIdT]:
-        """Start a thread. Its id is made unless given; its owner is the unit of work's.
+        """Create a thread for the owner of the unit of work.
 
         Args:
-            user_id: the owner, to be named only (and always) where the unit of work is everybody's.
+            thread_id: made as the settings say if left out.
+            name: a title, at most 255 characters.
+            meta: a JSON object.
+            user_id: the owner; required, and allowed, only in a unit of work of ``ANY_USER``.
+
+        Returns:
+            The thread as it was stored.
 
         Raises:
+            InvalidInputError: an argument cannot be stored.
             ThreadExistsError: the id is taken.
         """
         values: dict[str, Any] = {
@@ -56,15 +63,16 @@ class ThreadRepository(Generic[IdT, UserIdT]):
         return self._record(await self._add(new_id, values))
 
     def prepare(self, thread: NewThread[IdT]) -> PreparedThread:
-        """Check and encode a thread for ``create_many``, for example while another call of it is under way.
+        """Check and encode a thread for ``create_many``, for example while another batch is being written.
 
         Raises:
-            InvalidInputError: a part of it cannot be stored.
+            InvalidInputError: a part of it cannot be stored; ``field`` names it.
+            CheckpointingDisabledError: it has states, and the settings refuse states.
         """
         return prepare_thread(self._scope, thread)
 
     async def _added(self, thread: PreparedThread, owner: UserIdT) -> IdT:
-        """Add a thread that the database numbers, and return its number."""
+        """Insert a thread whose id the database makes; return that id."""
         row = await self._add(None, {"user_id": owner, "thread_name": thread.name, "meta": thread.meta})
         thread_id: IdT = row.thread_id
         return thread_id
@@ -75,7 +83,7 @@ class ThreadRepository(Generic[IdT, UserIdT]):
         statement = (
             insert(self._thread)
             .values(values)
-            .on_conflict_do_nothing(index_elements=[self._thread.c.thread_id])  # what the host made unique raises
+            .on_conflict_do_nothing(index_elements=[self._thread.c.thread_id])  # a unique index of the host raises
             .returning(*self._columns())
         )
         for _ in range(DRAWS):
@@ -90,24 +98,30 @@ class ThreadRepository(Generic[IdT, UserIdT]):
     async def create_many(
         self, threads: Sequence[NewThread[IdT] | PreparedThread], *, user_id: UserIdT | None = None
     ) -> tuple[IdT, ...]:
-        """Add new threads with all that is in them, all or none, and return their ids: the fastest way in.
+        """Add threads with their messages and states, all or none: the fastest import.
 
         Messages and states go by COPY, several times as fast as ``append_many`` and ``put``.
 
         Args:
-            user_id: the owner, to be named only (and always) where the unit of work is everybody's.
+            threads: new threads, checked already (``prepare``) or not.
+            user_id: the owner; required, and allowed, only in a unit of work of ``ANY_USER``.
+
+        Returns:
+            The ids, in the same order.
 
         Raises:
+            InvalidInputError: a part of one cannot be stored; ``field`` names it.
             ThreadExistsError: an id is taken, or given twice.
+            CheckpointingDisabledError: one has states, and the settings refuse states.
         """
         scope, owner = self._scope, self._owner(user_id)
         prepared = [
-            thread if isinstance(thread, PreparedThread) else prepare_thread(scope, thread, f"threads[{place}].")
-            for place, thread in enumerate(threads)
+            thread if isinstance(thread, PreparedThread) else prepare_thread(scope, thread, f"threads[{index}].")
+            for index, thread in enumerate(threads)
         ]
         if named := [thread for thread in prepared if thread.thread_id is not None]:
             await add_threads(scope, owner, named)
-        # Where the database numbers threads it does not say which is which: they are added one by one.
+        # An INSERT of several rows does not say which generated id belongs to which row: these are added one by one.
         ids = [
             await self._added(thread, owner) if thread.thread_id is None else thread.thread_id for thread in prepared
         ]
@@ -115,7 +129,12 @@ class ThreadRepository(Generic[IdT, UserIdT]):
         return tuple(ids)
 
     async def get(self, thread_id: IdT) -> ThreadRecord[IdT, UserIdT] | None:
-        """Return a thread, or ``None``."""
+        """Return a thread, or ``None`` if it does not exist.
+
+        Raises:
+            InvalidInputError: the id is not of the configured type.
+            CorruptRowError: the stored row cannot be read.
+        """
         statement = select(*self._columns()).where(self._scope.thread_of(self._scope.thread_id(thread_id)))
         row = (await self._scope.execute(statement)).one_or_none()
         return None if row is None else self._record(row)
@@ -124,7 +143,9 @@ class ThreadRepository(Generic[IdT, UserIdT]):
         """Return a thread.
 
         Raises:
-            ThreadNotFoundError: there is none.
+            InvalidInputError: the id is not of the configured type.
+            ThreadNotFoundError: it does not exist.
+            CorruptRowError: the stored row cannot be read.
         """
         thread = await self.get(thread_id)
         if thread is None:
@@ -140,9 +161,17 @@ class ThreadRepository(Generic[IdT, UserIdT]):
     ) -> ThreadRecord[IdT, UserIdT]:
         """Rename a thread, or replace its ``meta``; what is left out stays.
 
+        Args:
+            thread_id: the thread.
+            name: the new title, or ``None`` for no title.
+            meta: the new JSON object, which replaces the old one as a whole.
+
+        Returns:
+            The thread as it is stored now.
+
         Raises:
-            ThreadNotFoundError: there is none.
-            InvalidInputError: nothing to change was given.
+            InvalidInputError: nothing to change was given, or it cannot be stored.
+            ThreadNotFoundError: the thread does not exist.
         """
         changes: dict[str, Any] = {}
         if name is not UNSET:
@@ -154,23 +183,23 @@ class ThreadRepository(Generic[IdT, UserIdT]):
         return await self._change(thread_id, changes)
 
     async def archive(self, thread_id: IdT) -> ThreadRecord[IdT, UserIdT]:
-        """Take a thread out of the list without deleting it; archiving twice keeps the first time.
+        """Archive a thread: it leaves the list, and can still be read and written. A second call changes nothing.
 
         Raises:
-            ThreadNotFoundError: there is none.
+            ThreadNotFoundError: the thread does not exist.
         """
         return await self._change(thread_id, {"archived_at": func.coalesce(self._thread.c.archived_at, func.now())})
 
     async def unarchive(self, thread_id: IdT) -> ThreadRecord[IdT, UserIdT]:
-        """Put an archived thread back into the list.
+        """Return an archived thread to the list.
 
         Raises:
-            ThreadNotFoundError: there is none.
+            ThreadNotFoundError: the thread does not exist.
         """
         return await self._change(thread_id, {"archived_at": None})
 
     async def delete(self, thread_id: IdT) -> bool:
-        """Delete a thread with its messages and states; say whether there was one."""
+        """Delete a thread with its messages, states and everything else in it; return whether it existed."""
         statement = (
             delete(self._thread)
             .where(self._scope.thread_of(self._scope.thread_id(thread_id)))
@@ -190,16 +219,22 @@ class ThreadRepository(Generic[IdT, UserIdT]):
         meta: Mapping[str, Any] | None = None,
         archived: bool = False,
     ) -> Page[ThreadRecord[IdT, UserIdT]]:
-        """List threads, the most recently active first; ``page.after`` leads on.
+        """List threads, the most recently active first.
 
         A thread that becomes active while the list is read moves to its top.
 
         Args:
-            limit: how many, 1 to 1,000.
-            after: the cursor of an earlier page.
-            search: text that the name must contain, whatever its case; ``%`` and ``_`` mean themselves.
+            limit: how many at most, 1 to 1,000.
+            after: ``after`` of the previous page; the first page if left out.
+            search: text that the name must contain, in any case; ``%`` and ``_`` mean themselves.
             meta: what ``meta`` must contain (PostgreSQL's ``@>``).
-            archived: list the archived threads instead.
+            archived: list the archived threads instead of the others.
+
+        Returns:
+            A page; rows that cannot be read are in its ``corrupt``.
+
+        Raises:
+            InvalidInputError: an argument cannot be valid.
         """
         check_limit(limit, "limit", 1000)
         statement = self._list(archived=archived).where(*self._filters(search, meta)).limit(limit + 1)
@@ -224,10 +259,10 @@ class ThreadRepository(Generic[IdT, UserIdT]):
 
     def _list(self, *, archived: bool) -> Query:
         thread = self._thread
-        shelf = thread.c.archived_at.is_not(None) if archived else thread.c.archived_at.is_(None)
+        is_listed = thread.c.archived_at.is_not(None) if archived else thread.c.archived_at.is_(None)
         return (
             select(*self._columns())
-            .where(self._scope.owns(), shelf)
+            .where(self._scope.owns(), is_listed)
             .order_by(thread.c.updated_at.desc(), thread.c.thread_id.desc())
         )
 
@@ -260,7 +295,7 @@ class ThreadRepository(Generic[IdT, UserIdT]):
 
     def _time(self, microseconds: int | None, thread_id: IdT) -> ColumnElement[datetime]:
         column = self._thread.c.updated_at
-        if microseconds is None:  # a time that Python cannot hold: the thread itself knows it
+        if microseconds is None:  # a time outside Python's calendar: the thread's row holds it
             return select(column).where(self._scope.thread_of(thread_id)).correlate(None).scalar_subquery()
         return literal(_EPOCH + microseconds * _MICROSECOND, column.type)
 
