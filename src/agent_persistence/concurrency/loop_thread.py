@@ -1,4 +1,4 @@
-"""An event loop in a thread of its own: there from the first call on, gone with ``stop``."""
+"""An event loop in a daemon thread, for callers in other event loops or in none."""
 
 from __future__ import annotations
 
@@ -8,21 +8,26 @@ import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, nullcontext
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class LoopThread:
-    """Runs coroutines for whoever asks, in whatever thread, with a running loop or without.
+    """An event loop in a daemon thread: started by the first ``submit``, ended by ``stop``, started again if needed.
+
+    Every thread may submit to it, with a running event loop or without. A forked child process starts its own thread.
 
     Args:
-        life: what is entered in the loop when it begins, and left when it ends.
+        name: the name of the thread.
+        lifespan: makes a context manager that the loop enters before any work, and leaves when it is stopped. An error
+            on entering is raised by the ``submit`` that started the loop, one on leaving by ``stop``.
     """
 
-    def __init__(self, name: str, life: Callable[[], AbstractAsyncContextManager[None]] = nullcontext) -> None:
+    def __init__(self, name: str, lifespan: Callable[[], AbstractAsyncContextManager[object]] = nullcontext) -> None:
         self._name = name
-        self._life = life
+        self._lifespan = lifespan
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -32,17 +37,31 @@ class LoopThread:
 
     @property
     def is_current(self) -> bool:
-        """Whether the caller runs in this loop."""
+        """Whether the caller runs in this thread; waiting for a submitted call would deadlock there."""
         return self._thread is not None and threading.current_thread() is self._thread
 
-    def submit(self, make: Callable[[], Coroutine[Any, Any, T]]) -> Future[T]:
-        """Run a coroutine, and start the thread for it if need be; what a stop leaves undone is cancelled."""
+    @property
+    def is_running(self) -> bool:
+        """Whether the thread was started in this process and not stopped."""
+        # Threads do not survive a fork: in the child, the parent's thread is an object without a thread.
+        return self._thread is not None and self._pid == os.getpid()
+
+    def submit(self, function: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Schedule ``function(*args, **kwargs)`` in the loop, which is started if it does not run.
+
+        Returns:
+            The future of the result. ``stop`` cancels it if it is not done by then.
+        """
+        # Under the lock, no stop() can end the loop before the coroutine is scheduled, so its future always ends.
         with self._lock:
-            loop = self._loop if self.is_running else None
-            return asyncio.run_coroutine_threadsafe(make(), loop or self._start())
+            loop = self._loop if self._loop is not None and self.is_running else self._start()
+            return asyncio.run_coroutine_threadsafe(function(*args, **kwargs), loop)
 
     def stop(self) -> None:
-        """End the loop with all that still runs in it, and wait for the thread; nobody starts another meanwhile."""
+        """End the loop, cancel the work that still runs in it, and wait for the thread; do nothing if it does not run.
+
+        Calls of ``submit`` wait until the thread has ended, and then start another one.
+        """
         with self._lock:
             if self._thread is None or self._loop is None or not self.is_running:
                 return
@@ -51,29 +70,28 @@ class LoopThread:
             self._thread = None
             self._ended.result()
 
-    @property
-    def is_running(self) -> bool:
-        """Whether it was started, in this process, and not stopped."""
-        return self._thread is not None and self._pid == os.getpid()
-
     def _start(self) -> asyncio.AbstractEventLoop:
         started: Future[asyncio.AbstractEventLoop] = Future()
         self._ended, self._stop, self._pid = Future(), asyncio.Event(), os.getpid()
-        # A daemon: a program that ends without release() is not kept from it.
+        # A daemon thread: it must not keep a program alive that ends without calling stop().
         self._thread = threading.Thread(target=self._run, args=(started, self._ended), name=self._name, daemon=True)
         self._thread.start()
-        self._loop = started.result()
+        try:
+            self._loop = started.result()
+        except BaseException:
+            self._thread = None
+            raise
         return self._loop
 
     def _run(self, started: Future[asyncio.AbstractEventLoop], ended: Future[None]) -> None:
         try:
             asyncio.run(self._until_stopped(started))
-        except BaseException as error:  # noqa: BLE001 - whoever stops it is told
-            ended.set_exception(error)
+        except BaseException as error:  # noqa: BLE001 - raised by submit() or stop()
+            (ended if started.done() else started).set_exception(error)
         else:
             ended.set_result(None)
 
     async def _until_stopped(self, started: Future[asyncio.AbstractEventLoop]) -> None:
-        async with self._life():
+        async with self._lifespan():
             started.set_result(asyncio.get_running_loop())
             await self._stop.wait()

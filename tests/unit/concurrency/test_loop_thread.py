@@ -1,4 +1,4 @@
-"""An event loop in a thread of its own starts when it is needed, works for all threads, and ends."""
+"""An event loop in a thread starts with the first call, serves every thread, and ends with ``stop``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import asyncio
 import subprocess
 import sys
 import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -100,4 +102,35 @@ def test_an_error_reaches_the_caller() -> None:
 
     with pytest.raises(ZeroDivisionError):
         loop.submit(fail).result()
+    loop.stop()
+
+
+def test_a_lifespan_that_cannot_be_entered_is_an_error_of_submit_and_is_entered_again() -> None:
+    entered: list[str] = []
+
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        entered.append(threading.current_thread().name)
+        if len(entered) == 1:
+            raise ZeroDivisionError
+        yield
+
+    loop = LoopThread("of a test", lifespan)
+    with pytest.raises(ZeroDivisionError):
+        loop.submit(where)
+    assert not loop.is_running
+
+    name, _ = loop.submit(where).result()
+
+    assert entered == ["of a test", "of a test"] == [name] * 2
+    loop.stop()
+
+
+def test_arguments_are_passed_on() -> None:
+    loop = LoopThread("of a test")
+
+    async def pair(one: int, *, other: int) -> tuple[int, int]:
+        return one, other
+
+    assert loop.submit(pair, 1, other=2).result() == (1, 2)
     loop.stop()
