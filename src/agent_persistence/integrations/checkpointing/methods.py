@@ -1,4 +1,4 @@
-"""Every method of the two frameworks' checkpointers: each asynchronous one has a synchronous twin."""
+"""The checkpointer that both frameworks share: ``AsyncMethods``, and a synchronous twin of each method."""
 
 from __future__ import annotations
 
@@ -8,97 +8,107 @@ from agent_persistence.integrations.checkpointing.async_methods import AsyncMeth
 
 
 class CheckpointMethods(AsyncMethods):
-    """The twins run in a thread of the checkpointer's own: a caller inside a running event loop blocks that loop only.
+    """The methods of both frameworks' checkpointers, asynchronous and synchronous.
+
+    A synchronous method runs its asynchronous twin in the checkpointer's thread and waits for it. It may be called in
+    any thread; if an event loop runs there, that loop is blocked until the call is done.
+
+    Each synchronous method raises the errors of its twin, and:
 
     Raises:
-        MisuseError: by each of them, where only what belongs to the host's event loop was given.
+        MisuseError: the checkpointer was made with resources of the host's event loop only, and has no addresses.
+        ClosedError: another thread called ``release`` during the call.
     """
 
     def setup(self) -> bool:
-        """Do as ``asetup``."""
+        """Connect and check the schema; see ``asetup``."""
         return self._stores.block(self.asetup)
 
     def release(self) -> bool:
-        """Do as ``arelease``."""
+        """Close the connections that the checkpointer opened; see ``arelease``.
+
+        Raises:
+            MisuseError: resources of the host's event loop are to be closed: await ``arelease`` there.
+        """
         self._stores.release_blocking()
         return True
 
     def put_state(self, config: Config, state: Any) -> Any:
-        """Do as ``aput_state``."""
-        return self._stores.block(lambda: self.aput_state(config, state))
+        """Save a state and return it; see ``aput_state``."""
+        return self._stores.block(self.aput_state, config, state)
 
     def get_state(self, config: Config) -> Any:
-        """Do as ``aget_state``."""
-        return self._stores.block(lambda: self.aget_state(config))
+        """Return the latest saved state, or ``None``; see ``aget_state``."""
+        return self._stores.block(self.aget_state, config)
 
     def clear_state(self, config: Config) -> bool:
-        """Do as ``aclear_state``."""
-        return self._stores.block(lambda: self.aclear_state(config))
+        """Delete all states of a thread; see ``aclear_state``."""
+        return self._stores.block(self.aclear_state, config)
 
     def put_state_cache(self, config: Config, state: Any) -> Any:
-        """Do as ``aput_state_cache``."""
-        return self._stores.block(lambda: self.aput_state_cache(config, state))
+        """Keep a draft between two checkpoints; see ``aput_state_cache``."""
+        return self._stores.block(self.aput_state_cache, config, state)
 
     def get_state_cache(self, config: Config) -> Any:
-        """Do as ``aget_state_cache``."""
-        return self._stores.block(lambda: self.aget_state_cache(config))
+        """Return the draft or the latest saved state; see ``aget_state_cache``."""
+        return self._stores.block(self.aget_state_cache, config)
 
     def put_messages(self, config: Config, messages: list[Any], metadata: dict[str, Any] | None = None) -> bool:
-        """Do as ``aput_messages``."""
-        return self._stores.block(lambda: self.aput_messages(config, messages, metadata))
+        """Append messages, or replace those with the same id; see ``aput_messages``."""
+        return self._stores.block(self.aput_messages, config, messages, metadata)
 
     def get_message(self, config: Config, message_id: str | int) -> Any:
-        """Do as ``aget_message``."""
-        return self._stores.block(lambda: self.aget_message(config, message_id))
+        """Return a message, or raise ``IndexError``; see ``aget_message``."""
+        return self._stores.block(self.aget_message, config, message_id)
 
     def list_messages(
         self, config: Config, search: str | None = None, offset: int | None = None, limit: int | None = None
     ) -> list[Any]:
-        """Do as ``alist_messages``."""
-        return self._stores.block(lambda: self.alist_messages(config, search, offset, limit))
+        """List messages in the order of the thread; see ``alist_messages``."""
+        return self._stores.block(self.alist_messages, config, search, offset, limit)
 
     def delete_message(self, config: Config, message_id: str | int) -> bool:
-        """Do as ``adelete_message``."""
-        return self._stores.block(lambda: self.adelete_message(config, message_id))
+        """Delete a message, or raise ``IndexError``; see ``adelete_message``."""
+        return self._stores.block(self.adelete_message, config, message_id)
 
     def put_thread(self, config: Config, thread_info: Any) -> bool:
-        """Do as ``aput_thread``."""
-        return self._stores.block(lambda: self.aput_thread(config, thread_info))
+        """Create a thread or update its name and metadata; see ``aput_thread``."""
+        return self._stores.block(self.aput_thread, config, thread_info)
 
     def get_thread(self, config: Config) -> Any:
-        """Do as ``aget_thread``."""
-        return self._stores.block(lambda: self.aget_thread(config))
+        """Return a thread, or ``None``; see ``aget_thread``."""
+        return self._stores.block(self.aget_thread, config)
 
     def list_threads(
         self, config: Config, search: str | None = None, offset: int | None = None, limit: int | None = None
     ) -> list[Any]:
-        """Do as ``alist_threads``."""
-        return self._stores.block(lambda: self.alist_threads(config, search, offset, limit))
+        """List threads, the most recently active first; see ``alist_threads``."""
+        return self._stores.block(self.alist_threads, config, search, offset, limit)
 
     def clean_thread(self, config: Config) -> bool:
-        """Do as ``aclean_thread``."""
-        return self._stores.block(lambda: self.aclean_thread(config))
+        """Delete a thread with its contents; see ``aclean_thread``."""
+        return self._stores.block(self.aclean_thread, config)
 
     def put_cache_value(self, namespace: str, key: str, value: Any, ttl_seconds: int | None = None) -> Any:
-        """Do as ``aput_cache_value``."""
-        return self._stores.block(lambda: self.aput_cache_value(namespace, key, value, ttl_seconds))
+        """Cache a JSON value for all users; see ``aput_cache_value``."""
+        return self._stores.block(self.aput_cache_value, namespace, key, value, ttl_seconds)
 
     def get_cache_value(self, namespace: str, key: str) -> Any:
-        """Do as ``aget_cache_value``."""
-        return self._stores.block(lambda: self.aget_cache_value(namespace, key))
+        """Return a cached value, or ``None``; see ``aget_cache_value``."""
+        return self._stores.block(self.aget_cache_value, namespace, key)
 
     def clear_cache_value(self, namespace: str, key: str) -> bool:
-        """Do as ``aclear_cache_value``."""
-        return self._stores.block(lambda: self.aclear_cache_value(namespace, key))
+        """Delete a cached value; see ``aclear_cache_value``."""
+        return self._stores.block(self.aclear_cache_value, namespace, key)
 
     def request_stop(self, config: Config) -> bool:
-        """Do as ``arequest_stop``."""
-        return self._stores.block(lambda: self.arequest_stop(config))
+        """Ask the run of a thread to stop; see ``arequest_stop``."""
+        return self._stores.block(self.arequest_stop, config)
 
     def is_stop_requested(self, config: Config) -> bool:
-        """Do as ``ais_stop_requested``."""
-        return self._stores.block(lambda: self.ais_stop_requested(config))
+        """Whether the run of a thread was asked to stop; see ``ais_stop_requested``."""
+        return self._stores.block(self.ais_stop_requested, config)
 
     def clear_stop_request(self, config: Config) -> bool:
-        """Do as ``aclear_stop_request``."""
-        return self._stores.block(lambda: self.aclear_stop_request(config))
+        """Delete the request to stop; see ``aclear_stop_request``."""
+        return self._stores.block(self.aclear_stop_request, config)

@@ -1,102 +1,117 @@
-"""Where a checkpointer's calls run: in the caller's event loop, or in one of its own."""
+"""Routes the calls of a checkpointer to the event loop that its connections belong to."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from concurrent.futures import CancelledError, Future
-from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from contextlib import aclosing, asynccontextmanager
+from functools import partial
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from agent_persistence.cache.named_values import LocalValues
 from agent_persistence.concurrency.loop_thread import LoopThread
 from agent_persistence.errors import ClosedError, MisuseError
 from agent_persistence.integrations.checkpointing.arguments import Arguments
-from agent_persistence.integrations.checkpointing.opening import Opening, store_over
+from agent_persistence.integrations.checkpointing.lazy_store import LazyStore, store_over
 from agent_persistence.integrations.checkpointing.store import CheckpointStore
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class Stores:
-    """The open stores of a checkpointer.
+    """The stores of a checkpointer: one over the host's resources, one in the checkpointer's thread.
 
-    Connections belong to an event loop, and frameworks start a new one for each run. So what is made of addresses lives
-    in a thread of our own, for all loops and for none. What the host has opened lives where the host opened it.
+    Connections belong to an event loop, and the frameworks start a new loop for each synchronous run. Connections that
+    are made of addresses therefore live in a thread with an event loop, which serves every loop and every thread.
+    Resources that the host has opened are used in the host's event loop.
 
     Attributes:
         id_types: the id types of the database.
+
+    Raises:
+        InvalidInputError: the arguments name no database, or two.
     """
 
     def __init__(self, arguments: Arguments) -> None:
         arguments.check()
-        self._arguments = arguments
-        self._local = LocalValues()
-        here, apart = arguments.here(self._local), arguments.apart(self._local)
-        self._here = None if here is None else Opening(here)
-        self._source_apart = apart
-        self._apart: Opening | None = None
-        self._thread = LoopThread("agent-persistence checkpointer", self._life_apart)
-        given, ttl_seconds = arguments.persistence, arguments.ttl_seconds
-        self._given = None if given is None else store_over(given, self._local, ttl_seconds=ttl_seconds)
+        persistence, local = arguments.persistence, LocalValues()
         self.id_types = arguments.id_types
+        self._arguments = arguments
+        self._given = None if persistence is None else store_over(persistence, local, ttl_seconds=arguments.ttl_seconds)
+        self._host_store = arguments.host_store(local)
+        self._thread_store: LazyStore | None = None
+        self._thread: LoopThread | None = None
+        if (make_thread_store := arguments.thread_store(local)) is not None:
+            lifespan = partial(self._thread_lifespan, make_thread_store)
+            self._thread = LoopThread("agent-persistence checkpointer", lifespan)
 
-    async def run(self, operation: Callable[[CheckpointStore], Awaitable[T]]) -> T:
-        """Run an operation on the store that belongs to this place."""
-        if self._apart is not None and self._thread.is_current:
-            return await operation(await self._apart.store())
-        if self._given is not None:
-            return await operation(self._given)
-        if self._here is not None:
-            return await operation(await self._here.store())
-        return await _awaited(self._thread.submit(lambda: self.run(operation)))
-
-    def block(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Run a coroutine in our thread, and wait: only the calling thread is blocked, whatever runs in it.
+    async def run(
+        self, operation: Callable[Concatenate[CheckpointStore, P], Awaitable[T]], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Return ``await operation(store, *args, **kwargs)``, with the store of this event loop or in the thread.
 
         Raises:
-            MisuseError: only what belongs to the host's event loop was given.
-            ClosedError: it was released meanwhile.
+            ClosedError: ``release`` ended the thread during the operation.
         """
-        if self._source_apart is None:
-            raise MisuseError(
-                "this checkpointer has only what belongs to your event loop: await the async method, or make it "
-                "with postgres_dsn (and redis_url, where a Redis client is given)"
-            )
-        if self._thread.is_current:
-            raise MisuseError("a synchronous method was called in the thread that would have to do its work")
+        if self._thread_store is not None and self._required_thread.is_current:
+            return await operation(await self._thread_store.open(), *args, **kwargs)
+        if self._given is not None:
+            return await operation(self._given, *args, **kwargs)
+        if self._host_store is not None:
+            return await operation(await self._host_store.open(), *args, **kwargs)
+        return await _result(self._required_thread.submit(partial(self.run, operation, *args, **kwargs)))
+
+    def block(self, method: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run ``method`` in the thread and wait; an event loop that runs in the calling thread is blocked until then.
+
+        Raises:
+            MisuseError: the checkpointer has only resources of the host's event loop, or this is its thread.
+            ClosedError: ``release`` ended the thread during the call.
+        """
+        thread = self._required_thread
+        if thread.is_current:
+            raise MisuseError("a synchronous method in the checkpointer's thread would wait for itself")
         try:
-            return self._thread.submit(make).result()
+            return thread.submit(method, *args, **kwargs).result()
         except CancelledError:
             raise ClosedError from None
 
     async def release(self) -> None:
-        """Close what was opened here, and what the host wants closed."""
-        if self._here is not None:
-            await self._here.close()
-        await asyncio.to_thread(self._thread.stop)
+        """Close the connections that the checkpointer opened, and the host's too with ``release_resources``."""
+        if self._host_store is not None:
+            await self._host_store.aclose()
+        if self._thread is not None:
+            await asyncio.to_thread(self._thread.stop)
         if self._arguments.release_resources:
             await self._release_given()
 
     def release_blocking(self) -> None:
-        """Do the same without an event loop.
+        """Close the connections of the checkpointer's thread.
 
         Raises:
-            MisuseError: something is open that belongs to the host's event loop.
+            MisuseError: connections are open that belong to the host's event loop, or the host's are to be closed.
         """
-        if (self._here is not None and self._here.is_open) or self._arguments.release_resources:
-            raise MisuseError("what was opened in your event loop has to be closed there: await arelease()")
-        self._thread.stop()
+        if (self._host_store is not None and self._host_store.is_open) or self._arguments.release_resources:
+            raise MisuseError("connections that belong to your event loop must be closed there: await arelease()")
+        if self._thread is not None:
+            self._thread.stop()
+
+    @property
+    def _required_thread(self) -> LoopThread:
+        if self._thread is None:
+            raise MisuseError(
+                "this checkpointer has only resources of your event loop: await the async method, or make it with "
+                "postgres_dsn (and redis_url, if a Redis client is given)"
+            )
+        return self._thread
 
     @asynccontextmanager
-    async def _life_apart(self) -> AsyncIterator[None]:
-        """What our thread has open, from its start to its end."""
-        opening = self._apart = None if self._source_apart is None else Opening(self._source_apart)
-        try:
+    async def _thread_lifespan(self, make_store: Callable[[], LazyStore]) -> AsyncIterator[None]:
+        # A new store for each start: in a forked child, the old one holds connections of the parent.
+        async with aclosing(make_store()) as self._thread_store:
             yield
-        finally:
-            if opening is not None:
-                await opening.close()
 
     async def _release_given(self) -> None:
         given, client = self._arguments, self._arguments.client
@@ -108,15 +123,11 @@ class Stores:
             await given.pg_pool.close()
 
 
-async def _awaited(future: Future[T]) -> T:
-    """Await what runs in our thread.
-
-    Raises:
-        ClosedError: it was ended there; a caller who was not cancelled must not be told so.
-    """
+async def _result(future: Future[T]) -> T:
     try:
         return await asyncio.wrap_future(future)
     except asyncio.CancelledError:
+        # The end of the thread cancels the future, too; a task that was not cancelled must not see CancelledError.
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise
