@@ -1,4 +1,4 @@
-"""``import-agentflow``: what Agentflow's and PyAgenity's own PgCheckpointer has stored."""
+"""``import-agentflow``: copies the tables of Agentflow's or PyAgenity's ``PgCheckpointer``."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from agent_persistence.cli.output import note, progress_bar, write_json
 from agent_persistence.cli.servers import run_on_data
 from agent_persistence.database_url import DatabaseUrl
 from agent_persistence.persistence import Persistence
-from agent_persistence.transfer.agentflow import Outcome, copy_tables
+from agent_persistence.transfer.agentflow import CopyOutcome, copy_tables
 
 
 def import_agentflow(
     source: Annotated[str, typer.Argument(metavar="URL", help="The database that the PgCheckpointer wrote to.")],
     *,
-    schema: Annotated[str, typer.Option(metavar="NAME", help="Where its tables are.")] = "public",
+    schema: Annotated[str, typer.Option(metavar="NAME", help="The schema of its tables.")] = "public",
     as_json: Json = False,
 ) -> None:
     """Copy threads, messages, states and tool results from the tables of a PgCheckpointer of Agentflow or PyAgenity.
 
-    Each thread is copied in one transaction. Run it again, after a failure or after more was written: threads that
-    are here already are left alone.
+    Each thread is copied in one transaction. Threads that exist here are left alone, so the command can be run again,
+    after a failure or to copy newer threads.
     """
     url = DatabaseUrl.parse(source, "URL")
     counts = run_on_data(partial(_copy, url, schema))
     if as_json:
         write_json(dict(counts))
     else:
-        outcomes = [f"{counts[outcome]:,} {outcome}" for outcome in Outcome if counts[outcome]]
+        outcomes = [f"{counts[outcome]:,} {outcome}" for outcome in CopyOutcome if counts[outcome]]
         totals = f"{counts['messages']:,} messages, {counts['states']:,} states"
         note(f"threads: {', '.join(outcomes) or 'none'} ({totals})")
-    if counts[Outcome.REFUSED]:
+    if counts[CopyOutcome.REFUSED]:
         raise typer.Exit(ExitCode.WRONG)
 
 
 async def _copy(source: DatabaseUrl, schema: str, persistence: Persistence[Any, Any]) -> Counter[str]:
-    counts: Counter[str] = Counter({outcome.value: 0 for outcome in Outcome} | {"messages": 0, "states": 0})
+    counts: Counter[str] = Counter({outcome.value: 0 for outcome in CopyOutcome} | {"messages": 0, "states": 0})
     copying = aclosing(copy_tables(source, persistence, schema=schema))
     with progress_bar("Copying", None) as advance:
         async with copying as threads:

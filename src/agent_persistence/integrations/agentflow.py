@@ -1,4 +1,4 @@
-"""Agentflow: a checkpointer over the same threads, states and messages that everything else here reads and writes.
+"""A checkpointer for Agentflow over this package's threads, states and messages.
 
 checkpointer = PersistenceCheckpointer(postgres_dsn="postgresql://...", redis_url="redis://...")
 app = graph.compile(checkpointer=checkpointer)
@@ -6,7 +6,7 @@ await app.ainvoke({"messages": [Message.text_message("Hi")]}, config={"thread_id
 """
 
 # pyright: reportMissingImports=false
-# The package needs Python 3.12: the checks run on an older one, too.
+# The frameworks need Python 3.12; the checks run on older ones, too.
 
 from __future__ import annotations
 
@@ -29,32 +29,29 @@ __all__ = ["PersistenceCheckpointer"]
 StateT = TypeVar("StateT", bound=AgentState)
 
 
-def _overtaken(error: StateConflictError) -> Exception:
+def _stale_state(error: StateConflictError) -> Exception:
     context = {"thread_id": error.thread_id, "expected_version": error.expected, "current_version": error.found}
-    overtaken: Exception = StaleStateError(str(error), "STORAGE_CONFLICT_001", context)
-    return overtaken
+    stale: Exception = StaleStateError(str(error), "STORAGE_CONFLICT_001", context)
+    return stale
 
 
 class PersistenceCheckpointer(CheckpointMethods, BaseCheckpointer[StateT]):  # type: ignore[misc,unused-ignore]  # Any without the package
-    """A checkpointer for Agentflow, made with the arguments of its ``PgCheckpointer``; ``AsyncMethods`` lists them."""
+    """A checkpointer for Agentflow that takes the arguments of its ``PgCheckpointer``; see ``__init__``."""
 
     _framework: ClassVar[Framework] = Framework(
+        container=InjectQ,
         message=Message,
         thread_info=ThreadInfo,
-        refused=lambda text: StorageError(text, "STORAGE_FORBIDDEN_001"),
-        overtaken=_overtaken,
+        forbidden=lambda text: StorageError(text, "STORAGE_FORBIDDEN_001"),
+        conflict=_stale_state,
         unavailable=lambda text: TransientStorageError(text, "STORAGE_TRANSIENT_001"),
     )
 
-    def _default_id_type(self) -> str | None:
-        found: str | None = InjectQ.get_instance().try_get("generated_id_type", None)
-        return found
-
-    def _dumped(self, state: Any) -> dict[str, Any]:
+    def _dump_state(self, state: Any) -> dict[str, Any]:
         dump: dict[str, Any] = self._encode_state(state)
         return dump
 
-    def _revived(self, data: dict[str, Any], config: dict[str, Any]) -> Any:  # noqa: ARG002 - the class is bound
+    def _load_state(self, data: dict[str, Any], config: dict[str, Any]) -> Any:  # noqa: ARG002 - compile() binds the class
         return self._decode_state(data)
 
     def _isolates(self, config: dict[str, Any]) -> bool:

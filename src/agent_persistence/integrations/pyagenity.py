@@ -1,12 +1,7 @@
-"""PyAgenity: a checkpointer over the same threads, states and messages that everything else here reads and writes.
-
-checkpointer = PersistenceCheckpointer(postgres_dsn="postgresql://...", redis_url="redis://...")
-app = graph.compile(checkpointer=checkpointer)
-await app.ainvoke({"messages": [Message.text_message("Hi")]}, config={"thread_id": "t-1", "user_id": "u-42"})
-"""
+"""A checkpointer for PyAgenity, Agentflow's predecessor; used like the one of ``integrations.agentflow``."""
 
 # pyright: reportMissingImports=false
-# The package needs Python 3.12: the checks run on an older one, too.
+# The frameworks need Python 3.12; the checks run on older ones, too.
 
 from __future__ import annotations
 
@@ -28,42 +23,40 @@ __all__ = ["PersistenceCheckpointer"]
 
 StateT = TypeVar("StateT", bound=AgentState)
 
+# The header of a state in Agentflow, whose checkpointer reads what this one saved.
 _HEADER: Final = "__state_meta__"
 _FORMAT: Final = 1
 
 
 class PersistenceCheckpointer(CheckpointMethods, BaseCheckpointer[StateT]):  # type: ignore[misc,unused-ignore]  # Any without the package
-    """A checkpointer for PyAgenity, made with the arguments of its ``PgCheckpointer``; ``AsyncMethods`` lists them."""
+    """A checkpointer for PyAgenity that takes the arguments of its ``PgCheckpointer``; see ``__init__``.
+
+    The class of its states is ``state_class`` of the config, or the one of ``bind_state_type``, or the parameter of
+    ``PersistenceCheckpointer[MyState](...)``, or ``AgentState``.
+    """
 
     _framework: ClassVar[Framework] = Framework(
+        container=InjectQ,
         message=Message,
         thread_info=ThreadInfo,
-        refused=StorageError,
-        overtaken=lambda error: StorageError(str(error)),
+        forbidden=StorageError,
+        conflict=lambda error: StorageError(str(error)),
         unavailable=TransientStorageError,
     )
     _state_type: type[AgentState] | None = None
 
     def bind_state_type(self, state_type: type[AgentState]) -> None:
-        """Say which class the states of the graph are made of; PyAgenity's graphs do not say so themselves."""
+        """Set the class of the graph's states, which PyAgenity's graphs do not tell their checkpointer."""
         self._state_type = state_type
 
-    def _default_id_type(self) -> str | None:
-        found: str | None = InjectQ.get_instance().try_get("generated_id_type", None)
-        return found
-
-    def _dumped(self, state: Any) -> dict[str, Any]:
+    def _dump_state(self, state: Any) -> dict[str, Any]:
         return {**state.model_dump(mode="json"), _HEADER: {"format": _FORMAT, "class": type(state).__name__}}
 
-    def _revived(self, data: dict[str, Any], config: dict[str, Any]) -> Any:
-        """Make a state of its dump.
-
-        Raises:
-            InvalidInputError: it is of another class, whose fields would be lost.
-        """
+    def _load_state(self, data: dict[str, Any], config: dict[str, Any]) -> Any:
         fields = dict(data)
         written = fields.pop(_HEADER, {}).get("class")
         state_type = self._state_class(config)
+        # Another class would ignore the fields that it lacks, and the next save would lose them.
         if written not in (None, state_type.__name__):
             raise InvalidInputError(
                 "state_class",
@@ -75,8 +68,8 @@ class PersistenceCheckpointer(CheckpointMethods, BaseCheckpointer[StateT]):  # t
         declared = get_args(getattr(self, "__orig_class__", None))
         return config.get("state_class") or self._state_type or (declared[0] if declared else AgentState)
 
-    def _expected(self, config: dict[str, Any]) -> int | None:  # noqa: ARG002 - the framework has no word for a conflict
+    def _expected_version(self, config: dict[str, Any]) -> int | None:  # noqa: ARG002 - PyAgenity has no error for a conflict
         return None
 
-    def _isolates(self, config: dict[str, Any]) -> bool:  # noqa: ARG002 - the framework has no policies
+    def _isolates(self, config: dict[str, Any]) -> bool:  # noqa: ARG002 - PyAgenity has no policies
         return self.enforce_user_isolation

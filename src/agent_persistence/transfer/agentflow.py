@@ -1,24 +1,27 @@
-"""The tables of the frameworks' own ``PgCheckpointer``, copied thread by thread."""
+"""Copies the tables of the frameworks' ``PgCheckpointer``, a thread at a time."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
 from enum import StrEnum
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import (
     ColumnElement,
     NullPool,
-    TableClause,
     Text,
+    bindparam,
     cast,
     column,
     func,
     literal_column,
     select,
     table,
+    update,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
@@ -27,64 +30,77 @@ from agent_persistence.database_url import DatabaseUrl
 from agent_persistence.encoding.exact_json import decode_json
 from agent_persistence.errors import InvalidInputError, ThreadExistsError
 from agent_persistence.ids import IdTypes
+from agent_persistence.integrations.checkpointing.conversion import thread_meta, to_new_message
 from agent_persistence.integrations.checkpointing.json_escapes import to_storable
-from agent_persistence.integrations.checkpointing.kept_times import Times
-from agent_persistence.integrations.checkpointing.message_form import to_new_message
-from agent_persistence.integrations.checkpointing.places import exact_id, message_key
-from agent_persistence.integrations.checkpointing.thread_form import to_meta
+from agent_persistence.integrations.checkpointing.run_config import exact_id, message_key
+from agent_persistence.models import Models
+from agent_persistence.models.base import table_of
 from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import NewThread
 from agent_persistence.sessions.scope import Query
 
-_THREADS_AT_ONCE: Final = 100
-_NEEDED: Final = ("threads", "messages", "states")
-_LEDGER: Final = "tool_executions"  # of Agentflow only
+_BATCH_SIZE: Final = 100
+_REQUIRED_TABLES: Final = ("threads", "messages", "states")
+_THREAD_ID: Final[ColumnElement[Any]] = column("thread_id")
+_TOOL_RESULTS: Final = "tool_executions"  # only Agentflow has this table
 
 
-class Outcome(StrEnum):
-    """What became of a thread."""
+class CopyOutcome(StrEnum):
+    """The outcome of copying a thread."""
 
     COPIED = "copied"
     PRESENT = "present already"
     REFUSED = "refused"
 
 
-class Copied(NamedTuple):
-    """A thread that was dealt with.
+class CopiedThread(NamedTuple):
+    """A thread of the old tables, and the outcome of copying it.
 
     Attributes:
-        reason: why it was refused.
+        thread_id: as in the old tables.
+        messages, states: how many were copied.
+        reason: why the thread was refused.
     """
 
     thread_id: Any
-    outcome: Outcome
-    messages: int
-    states: int
+    outcome: CopyOutcome
+    messages: int = 0
+    states: int = 0
     reason: str | None = None
 
 
 class _Thread(NamedTuple):
+    """A thread to be created; its times are ``None``, or absent from ``message_times``, where they are not known."""
+
     new: NewThread[Any]
     owner: Any
-    results: Mapping[str, Any]
-    times: Times
+    tool_results: Mapping[str, Any]
+    created_at: datetime | None
+    updated_at: datetime | None
+    message_times: Mapping[Any, datetime]
 
 
 async def copy_tables(
     source: DatabaseUrl, persistence: Persistence[Any, Any], *, schema: str
-) -> AsyncGenerator[Copied, None]:
-    """Copy each thread with its messages, states and tool results, in one transaction; what is there already stays.
+) -> AsyncGenerator[CopiedThread, None]:
+    """Copy each thread with its messages, states and tool results in one transaction; leave existing threads alone.
+
+    The old tables are read in one snapshot: rows that are written during the copy are not seen.
 
     Args:
         source: the database that a ``PgCheckpointer`` wrote to.
-        schema: where its tables are.
+        persistence: the open store to copy to.
+        schema: the schema of the old tables.
+
+    Yields:
+        Each thread, when it is copied.
 
     Raises:
-        InvalidInputError: there are no such tables.
-        UnavailableError: one of the two databases went away.
+        InvalidInputError: the schema has no such tables.
+        UnavailableError: the connection to one of the databases was lost.
     """
-    async with _reading(source) as connection:
+    async with _snapshot(source) as connection:
         tables = _Tables(connection, schema)
         await tables.check()
         last: Any = None
@@ -95,45 +111,73 @@ async def copy_tables(
                 yield await _copy(persistence, thread, contents[thread.thread_id])
 
 
-async def _copy(persistence: Persistence[Any, Any], row: Any, content: Mapping[str, list[Any]]) -> Copied:
-    messages, states = content["messages"], content["states"]
+# --- Writing ---
+
+
+async def _copy(persistence: Persistence[Any, Any], row: Any, content: Mapping[str, list[Any]]) -> CopiedThread:
     try:
-        thread = _made_of(row, content, persistence.models.id_types)
-
-        async def add(uow: UnitOfWork[Any, Any]) -> None:
-            await uow.threads.create_many([thread.new])
-            await thread.times.keep(uow, persistence.models, thread.new.thread_id)
-            for call_id, result in thread.results.items():
-                await uow.tool_results.record(thread.new.thread_id, call_id, result)
-
-        await persistence.run(add, user_id=thread.owner)
+        thread = _converted(row, content, persistence.models.id_types)
+        await persistence.run(partial(_add, models=persistence.models, thread=thread), user_id=thread.owner)
     except ThreadExistsError:
-        return Copied(row.thread_id, Outcome.PRESENT, 0, 0)
+        return CopiedThread(row.thread_id, CopyOutcome.PRESENT)
     except InvalidInputError as refusal:
-        return Copied(row.thread_id, Outcome.REFUSED, 0, 0, str(refusal))
-    return Copied(row.thread_id, Outcome.COPIED, len(messages), len(states))
+        return CopiedThread(row.thread_id, CopyOutcome.REFUSED, reason=str(refusal))
+    return CopiedThread(row.thread_id, CopyOutcome.COPIED, len(content["messages"]), len(content["states"]))
 
 
-def _made_of(row: Any, content: Mapping[str, list[Any]], id_types: IdTypes[Any, Any]) -> _Thread:
+async def _add(uow: UnitOfWork[Any, Any], *, models: Models[Any, Any], thread: _Thread) -> None:
+    thread_id = thread.new.thread_id
+    await uow.threads.create_many([thread.new])
+    await _set_times(uow, models, thread)
+    for tool_call_id, result in thread.tool_results.items():
+        await uow.tool_results.record(thread_id, tool_call_id, result)
+
+
+async def _set_times(uow: UnitOfWork[Any, Any], models: Models[Any, Any], thread: _Thread) -> None:
+    """Replace the times of the copy by the original ones, as far as they are known."""
+    threads, messages, thread_id = table_of(models.Thread), table_of(models.Message), thread.new.thread_id
+    used = [time for time in (thread.updated_at, *thread.message_times.values()) if time is not None]
+    known = {"created_at": thread.created_at, "updated_at": max(used, default=None)}
+    values = {name: time for name, time in known.items() if time is not None}
+    rows = [{"id": message_id, "time": time} for message_id, time in thread.message_times.items()]
+    is_message = (messages.c.thread_id == thread_id) & (messages.c.message_id == bindparam("id"))
+    with translated():
+        if values:
+            await uow.session.execute(update(threads).where(threads.c.thread_id == thread_id).values(values))
+        if rows:
+            await uow.session.execute(update(messages).where(is_message).values(created_at=bindparam("time")), rows)
+
+
+# --- Converting ---
+
+
+def _converted(row: Any, content: Mapping[str, list[Any]], id_types: IdTypes[Any, Any]) -> _Thread:
     metadata = _json(row.meta) or {}
     run_id = metadata.pop("run_id", None)
+    messages = content["messages"]
     new: NewThread[Any] = NewThread(
         thread_id=exact_id(row.thread_id, id_types.id, "thread_id"),
         name=row.thread_name,
-        meta=to_meta(metadata, run_id),
-        messages=[to_new_message(_dump(message), id_types.id, None) for message in content["messages"]],
+        meta=thread_meta(metadata, run_id),
+        messages=[to_new_message(_dump(message), id_types.id, None) for message in messages],
         states=[to_storable(_json(state.state_data)) for state in content["states"]],
     )
-    results = {result.tool_call_id: to_storable(_json(result.result)) for result in content["results"]}
-    said_at = {
-        message_key(one.message_id, id_types.id): one.created_at for one in content["messages"] if one.created_at
-    }
-    times = Times(row.created_at, row.updated_at, said_at)
-    return _Thread(new, exact_id(row.user_id, id_types.user, "user_id"), results, times)
+    return _Thread(
+        new,
+        exact_id(row.user_id, id_types.user, "user_id"),
+        {result.tool_call_id: to_storable(_json(result.result)) for result in content["results"]},
+        row.created_at,
+        row.updated_at,
+        {
+            message_key(message.message_id, id_types.id): message.created_at
+            for message in messages
+            if message.created_at
+        },
+    )
 
 
 def _dump(row: Any) -> dict[str, Any]:
-    """A message as its framework would read it from the row."""
+    """Return the dump of the message that the framework would read from a row."""
     return {
         "message_id": row.message_id,
         "role": row.role,
@@ -151,107 +195,102 @@ def _dump(row: Any) -> dict[str, Any]:
 
 def _blocks(content: str) -> list[Any]:
     try:
-        found = decode_json(content)
+        decoded = decode_json(content)
     except ValueError:
-        found = None
-    blocks = found if isinstance(found, list) else [found]
+        decoded = None
+    blocks = decoded if isinstance(decoded, list) else [decoded]
     return blocks if all(map(_is_block, blocks)) else [{"type": "text", "text": content, "annotations": []}]
 
 
-def _is_block(found: Any) -> bool:
-    return isinstance(found, dict) and isinstance(found.get("type"), str)
+def _is_block(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("type"), str)
 
 
-def _json(found: str | None) -> Any:
-    """Read an object or a list; where a pool had a codec for JSON, it was written twice."""
-    value = None if found is None else decode_json(found)
+def _json(text: str | None) -> Any:
+    """Decode an object or a list; a pool with a codec for JSON has encoded it twice."""
+    value = None if text is None else decode_json(text)
     try:
         return decode_json(value) if isinstance(value, str) else value
     except ValueError as error:
-        raise InvalidInputError("row", "holds a text where an object belongs") from error
+        raise InvalidInputError("row", "holds text where a JSON object belongs") from error
 
 
 # --- Reading ---
 
 
 class _Tables:
-    """The old tables, in one snapshot."""
+    """The old tables, read through one connection."""
 
     def __init__(self, connection: AsyncConnection, schema: str) -> None:
         self._connection = connection
         self._schema = schema
 
     async def check(self) -> None:
-        """Refuse a schema that no ``PgCheckpointer`` wrote to."""
-        for name in _NEEDED:
-            if not await self._has(name):
+        """Check that the schema has the tables of a ``PgCheckpointer``.
+
+        Raises:
+            InvalidInputError: one of them is missing.
+        """
+        for name in _REQUIRED_TABLES:
+            if not await self._exists(name):
                 raise InvalidInputError("schema", f"{self._schema} has no table {name}: no PgCheckpointer wrote to it")
 
     async def threads_after(self, last: Any) -> list[Any]:
-        """Return the next threads, in the order of their ids."""
+        """Return the next rows of threads, in the order of their ids."""
         plain = ("thread_id", "thread_name", "user_id", "created_at", "updated_at")
-        threads = self._table("threads", *plain, "meta")
-        columns = [*(threads.c[name] for name in plain), _as_text(threads.c.meta)]
-        statement = select(*columns).order_by(threads.c.thread_id).limit(_THREADS_AT_ONCE)
-        return await self._rows(statement if last is None else statement.where(threads.c.thread_id > last))
+        statement = self._select("threads", plain, ("meta",)).order_by(_THREAD_ID).limit(_BATCH_SIZE)
+        return await self._rows(statement if last is None else statement.where(last < _THREAD_ID))
 
     async def contents(self, thread_ids: list[Any]) -> defaultdict[Any, defaultdict[str, list[Any]]]:
-        """Return by thread what is in them."""
+        """Return the rows of messages, states and results, by thread id and then by these names."""
         found: defaultdict[Any, defaultdict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
         for name, rows in (
             ("messages", await self._messages(thread_ids)),
             ("states", await self._states(thread_ids)),
-            ("results", await self._results(thread_ids)),
+            ("results", await self._tool_results(thread_ids)),
         ):
             for row in rows:
                 found[row.thread_id][name].append(row)
         return found
 
-    async def _messages(self, thread_ids: list[Any]) -> Iterable[Any]:
+    async def _messages(self, thread_ids: list[Any]) -> list[Any]:
         plain = ("thread_id", "message_id", "content", "reasoning", "created_at")
-        json = ("role", "tool_calls", "usages", "meta")
-        messages = self._table("messages", *plain, *json)
-        columns = [*(messages.c[name] for name in plain), *(_as_text(messages.c[name]) for name in json)]
-        # Messages of one call have the same time: then the place of the row is all that is known of their order.
-        return await self._rows(self._of(messages, columns, thread_ids).order_by("created_at", literal_column("ctid")))
+        statement = self._select("messages", plain, ("role", "tool_calls", "usages", "meta"))
+        # Messages of one call have the same time. Only the physical order of the rows tells their order then.
+        ordered = statement.order_by(column("created_at"), literal_column("ctid"))
+        return await self._rows(ordered.where(_THREAD_ID.in_(thread_ids)))
 
-    async def _states(self, thread_ids: list[Any]) -> Iterable[Any]:
-        states = self._table("states", "thread_id", "state_id", "state_data")
-        columns = [states.c.thread_id, _as_text(states.c.state_data)]
-        return await self._rows(self._of(states, columns, thread_ids).order_by(states.c.state_id))
+    async def _states(self, thread_ids: list[Any]) -> list[Any]:
+        statement = self._select("states", ("thread_id",), ("state_data",)).order_by(column("state_id"))
+        return await self._rows(statement.where(_THREAD_ID.in_(thread_ids)))
 
-    async def _results(self, thread_ids: list[Any]) -> Iterable[Any]:
-        ledger = self._table(_LEDGER, "thread_id", "tool_call_id", "result")
-        if not await self._has(_LEDGER):
+    async def _tool_results(self, thread_ids: list[Any]) -> list[Any]:
+        if not await self._exists(_TOOL_RESULTS):
             return []
-        columns = [ledger.c.thread_id, ledger.c.tool_call_id, _as_text(ledger.c.result)]
-        return await self._rows(self._of(ledger, columns, thread_ids))
+        statement = self._select(_TOOL_RESULTS, ("thread_id", "tool_call_id"), ("result",))
+        return await self._rows(statement.where(_THREAD_ID.in_(thread_ids)))
 
-    async def _has(self, name: str) -> bool:
-        [found] = await self._rows(select(func.to_regclass(f'"{self._schema}".{name}').is_not(None).label("has")))
-        return bool(found.has)
+    async def _exists(self, name: str) -> bool:
+        regclass = func.to_regclass(f'"{self._schema}".{name}')
+        [row] = await self._rows(select(regclass.is_not(None).label("exists")))
+        return bool(row.exists)
 
-    def _table(self, name: str, *columns: str) -> TableClause:
-        return table(name, *(column(one) for one in columns), schema=self._schema)
-
-    def _of(self, source: TableClause, columns: list[Any], thread_ids: list[Any]) -> Query:
-        return select(*columns).where(source.c.thread_id.in_(thread_ids))
+    def _select(self, name: str, plain: Sequence[str], as_text: Sequence[str]) -> Query:
+        # As text, for JSON and enums: SQLAlchemy would decode the one, and asyncpg would have to look up the other.
+        columns = [*map(column, plain), *(cast(column(each), Text).label(each) for each in as_text)]
+        return select(*columns).select_from(table(name, schema=self._schema))
 
     async def _rows(self, statement: Any) -> list[Any]:
         with translated():
             return list((await self._connection.execute(statement)).all())
 
 
-def _as_text(json: ColumnElement[Any]) -> ColumnElement[Any]:
-    """JSON and enums as text: the driver would decode the one, and has to know the other."""
-    return cast(json, Text).label(getattr(json, "name", None))
-
-
 @asynccontextmanager
-async def _reading(source: DatabaseUrl) -> AsyncIterator[AsyncConnection]:
+async def _snapshot(source: DatabaseUrl) -> AsyncIterator[AsyncConnection]:
     engine = create_async_engine(
         source.sqlalchemy_url, connect_args=source.connect_args, poolclass=NullPool, hide_parameters=True
     )
+    # Threads, messages and states are read by several statements, which must see the same rows.
     snapshot = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
     try:
         with translated():

@@ -24,7 +24,7 @@ from agent_persistence.errors import InvalidInputError
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import ANY_USER
 from agent_persistence.settings import PersistenceSettings
-from agent_persistence.transfer.agentflow import Outcome, copy_tables
+from agent_persistence.transfer.agentflow import CopyOutcome, copy_tables
 
 need_frameworks()
 
@@ -75,7 +75,7 @@ async def fill(checkpointer: Any, kind: str) -> None:
         await checkpointer.aput_tool_result(config, "call", RESULT)
 
 
-async def copy(address: str, kind: str) -> Counter[Outcome]:
+async def copy(address: str, kind: str) -> Counter[CopyOutcome]:
     """Copy the tables, and count what became of the threads."""
     settings = {"database_url": address, "db_schema": SCHEMA, "id_type": kind}
     source = DatabaseUrl.parse(address, "URL")
@@ -115,7 +115,7 @@ async def test_everything_is_read_back_the_same(old: tuple[Any, str, str]) -> No
     theirs, address, kind = old
     await fill(theirs, kind)
 
-    assert await copy(address, kind) == {Outcome.COPIED: 3}
+    assert await copy(address, kind) == {CopyOutcome.COPIED: 3}
 
     checkpointer = ours(framework("agentflow"), address, kind)
     assert await contents(checkpointer, kind) == await contents(theirs, kind)
@@ -158,7 +158,7 @@ async def test_json_that_was_written_twice_is_read(old: tuple[Any, str, str]) ->
     await connection.execute("INSERT INTO threads (thread_id, user_id, meta) VALUES ('broken', 'u', '\"no JSON\"')")
     await connection.close()
 
-    assert await copy(address, kind) == {Outcome.COPIED: 3, Outcome.REFUSED: 1}
+    assert await copy(address, kind) == {CopyOutcome.COPIED: 3, CopyOutcome.REFUSED: 1}
 
     checkpointer = ours(framework("agentflow"), address, kind)
     assert await contents(checkpointer, kind) == expected
@@ -173,7 +173,7 @@ async def test_content_that_is_no_list_of_blocks_is_text(old: tuple[Any, str, st
     await connection.execute("UPDATE messages SET content = $1 WHERE thread_id = 'thread-1'", content)
     await connection.close()
 
-    assert await copy(address, kind) == {Outcome.COPIED: 3}
+    assert await copy(address, kind) == {CopyOutcome.COPIED: 3}
 
     checkpointer = ours(framework("agentflow"), address, kind)
     said = await checkpointer.alist_messages({"thread_id": "thread-1", "user_id": "user-0"})
@@ -201,7 +201,7 @@ async def test_what_is_there_already_stays(old: tuple[Any, str, str]) -> None:
 
     copied = [await copy(address, kind) for _ in range(2)]
 
-    assert copied == [{Outcome.COPIED: 2, Outcome.PRESENT: 1}, {Outcome.PRESENT: 3}]
+    assert copied == [{CopyOutcome.COPIED: 2, CopyOutcome.PRESENT: 1}, {CopyOutcome.PRESENT: 3}]
     assert (await checkpointer.aget_state(config)).context_summary == "newer"
     await checkpointer.arelease()
 

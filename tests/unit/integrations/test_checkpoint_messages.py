@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from agent_persistence.ids import STRING
-from agent_persistence.integrations.checkpointing.message_form import to_fields, to_new_message
+from agent_persistence.integrations.checkpointing.conversion import to_fields, to_new_message
 from agent_persistence.records import MessageRecord
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)

@@ -1,6 +1,6 @@
-"""What the checkpointers of PyAgenity and Agentflow have in common; neither package is imported here."""
+"""The code that the checkpointers for Agentflow and PyAgenity share; it imports neither framework."""
 
-from agent_persistence.integrations.checkpointing.async_methods import Framework
+from agent_persistence.integrations.checkpointing.framework import Framework
 from agent_persistence.integrations.checkpointing.methods import CheckpointMethods
 
 __all__ = ["CheckpointMethods", "Framework"]

@@ -1,263 +1,284 @@
-"""What a checkpointer does, in plain values: over the repositories, one owner at a time."""
+"""The operations of a checkpointer on plain values."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import orjson
 
 from agent_persistence.cache.circuit_breaker import CacheUnavailableError
-from agent_persistence.cache.named_values import NamedValues
-from agent_persistence.errors import (
-    IdempotencyConflictError,
-    ThreadExistsError,
-    ThreadNotFoundError,
-)
+from agent_persistence.cache.named_values import Name, NamedValues
+from agent_persistence.errors import IdempotencyConflictError, ThreadExistsError, ThreadNotFoundError
 from agent_persistence.frozen import frozen
-from agent_persistence.integrations.checkpointing.drafts import NO_VERSION, Draft, Drafts
-from agent_persistence.integrations.checkpointing.places import Place
+from agent_persistence.integrations.checkpointing.run_config import ThreadRef
 from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.persistence import Persistence
-from agent_persistence.records import ANY_USER, MessageRecord, NewMessage, Page, ThreadRecord
+from agent_persistence.records import ANY_USER, UNSET, MessageRecord, NewMessage, Page, ThreadRecord
 from agent_persistence.repositories.messages.repository import BEFORE_THE_FIRST
 
 T = TypeVar("T")
-Work = Callable[[UnitOfWork[Any, Any]], Awaitable[T]]
+Work = Callable[[UnitOfWork[Any, Any], Any], Awaitable[T]]
+"""Is called with a unit of work and the id of a thread."""
 
-_PAGE: Final = 1000
+_PAGE_SIZE: Final = 1000
+_DRAFTS: Final = "drafts"
+_NO_VERSION: Final = 0
 
 
 @frozen
-class Version:
-    """A state and its version; a draft has that which it goes on from, or ``None``."""
+class VersionedState:
+    """A state and its version; a draft has the version that it continues from, ``None`` if nothing was saved."""
 
     version: int | None
     data: Any
 
 
 class CheckpointStore:
-    """States, messages, threads and values for a checkpointer.
+    """States, drafts, messages, threads, tool results and cache values, over a ``Persistence``.
+
+    A draft is the state of a run between two checkpoints. It may be lost, and never hides a newer state: it names the
+    version that it continues from, and counts only while that is the latest one. So a draft is ignored if its run was
+    overtaken, or its thread was cleared or deleted since.
 
     Args:
-        values: where drafts and named values are kept.
-        ttl_seconds: for how long, unless a call says otherwise.
+        persistence: an open store.
+        values: keeps drafts and cache values.
+        ttl_seconds: the lifetime of drafts, and of cache values unless a call names another.
     """
 
     def __init__(self, persistence: Persistence[Any, Any], values: NamedValues, *, ttl_seconds: int) -> None:
-        self.persistence = persistence
+        self._persistence = persistence
         self._values = values
-        self._drafts = Drafts(values, ttl_seconds)
         self._ttl_seconds = ttl_seconds
+
+    async def check(self) -> None:
+        """Check that the database can be reached and has the schema of this version; see ``Persistence.check``."""
+        await self._persistence.check()
 
     # --- States ---
 
     async def put_state(
-        self, place: Place, data: Any, messages: Sequence[NewMessage[Any]] = (), *, expected: int | None
+        self, thread: ThreadRef, data: Any, messages: Sequence[NewMessage[Any]] = (), *, expected: int | None
     ) -> int:
-        """Save a state and messages, both or none, and return the version.
+        """Save a state and messages in one transaction, creating the thread if needed; return the state's version.
+
+        Args:
+            expected: the latest version that the state may be saved over; ``None`` for any.
 
         Raises:
             StateConflictError: the latest version is not the expected one.
-            ThreadExistsError: the thread is somebody else's.
+            ThreadExistsError: the thread belongs to another user.
         """
         if not messages:
-            with suppress(ThreadNotFoundError):  # it is made below
-                state = await self.persistence.states.put(
-                    place.thread_id, data, user_id=place.owner, expected_version=expected
+            # The usual case, a known thread, may share a transaction with the saves of other callers (ADR 10).
+            with suppress(ThreadNotFoundError):
+                state = await self._persistence.states.put(
+                    thread.thread_id, data, user_id=thread.owner, expected_version=expected
                 )
                 return state.version
+        return await self._in_thread(thread, partial(_save, data=data, messages=messages, expected=expected))
 
-        async def save(uow: UnitOfWork[Any, Any]) -> int:
-            saved = await uow.states.put(place.thread_id, data, expected_version=expected)
-            await _upsert(uow, place.thread_id, messages)
-            return saved.version
+    async def get_state(self, thread: ThreadRef) -> VersionedState | None:
+        """Return the latest saved state."""
+        state = await self._persistence.states.get(thread.thread_id, user_id=thread.owner)
+        return None if state is None else VersionedState(state.version, state.data)
 
-        return await self._in_thread(place, save)
-
-    async def get_state(self, place: Place) -> Version | None:
-        """Return the latest state that was saved."""
-        state = await self.persistence.states.get(place.thread_id, user_id=place.owner)
-        return None if state is None else Version(state.version, state.data)
-
-    async def clear_state(self, place: Place) -> None:
-        """Forget every state, and the draft."""
+    async def clear_state(self, thread: ThreadRef) -> None:
+        """Delete all states of the thread, and its draft."""
         with suppress(ThreadNotFoundError):
-            await self.persistence.states.clear(place.thread_id, user_id=place.owner)
-        await self._drafts.delete(place)
+            await self._persistence.states.clear(thread.thread_id, user_id=thread.owner)
+        await self._delete_draft(thread)
 
-    async def put_draft(self, place: Place, data: Any, *, base: int | None) -> bool:
-        """Keep what a run is at, between two checkpoints; say whether that could be done."""
-        return await self._drafts.put(place, Draft(base or NO_VERSION, data))
+    async def put_draft(self, thread: ThreadRef, data: Any, *, base: int | None) -> bool:
+        """Keep a draft that continues from version ``base``; return whether the cache took it."""
+        return await self.put_value(_draft_name(thread), [base or _NO_VERSION, data])
 
-    async def get_latest(self, place: Place) -> Version | None:
-        """Return the draft of the latest state, or else that state."""
-        saved, draft = await asyncio.gather(self.get_state(place), self._drafts.get(place))
+    async def get_latest(self, thread: ThreadRef) -> VersionedState | None:
+        """Return the draft if it continues from the latest saved state, and that state otherwise."""
+        saved, draft = await asyncio.gather(self.get_state(thread), self.get_value(_draft_name(thread)))
         version = saved.version if saved else None
-        if draft is not None and draft.base == (version or NO_VERSION):
-            return Version(version, draft.data)
+        if draft is not None:
+            base, data = draft
+            if base == (version or _NO_VERSION):
+                return VersionedState(version, data)
         return saved
 
     # --- Messages ---
 
-    async def put_messages(self, place: Place, messages: Sequence[NewMessage[Any]]) -> None:
-        """Add messages; one of an id that stands in the thread already takes the other's place.
+    async def put_messages(self, thread: ThreadRef, messages: Sequence[NewMessage[Any]]) -> None:
+        """Append messages, creating the thread if needed; a message whose id exists in the thread is replaced there.
 
         Raises:
-            ThreadExistsError: the thread is somebody else's.
+            ThreadExistsError: the thread belongs to another user.
         """
         try:
-            await self.persistence.messages.append_many(place.thread_id, messages, user_id=place.owner)
+            # The usual case, new messages in a known thread, may share a transaction with other callers (ADR 10).
+            await self._persistence.messages.append_many(thread.thread_id, messages, user_id=thread.owner)
         except (ThreadNotFoundError, IdempotencyConflictError):
-            await self._in_thread(place, lambda uow: _upsert(uow, place.thread_id, messages))
+            await self._in_thread(thread, partial(_upsert, messages=messages))
 
-    async def get_message(self, place: Place, message_id: Any) -> MessageRecord[Any] | None:
+    async def get_message(self, thread: ThreadRef, message_id: Any) -> MessageRecord[Any] | None:
         """Return a message, or ``None``."""
-        return await self.persistence.messages.get(place.thread_id, message_id, user_id=place.owner)
+        return await self._persistence.messages.get(thread.thread_id, message_id, user_id=thread.owner)
 
     async def list_messages(
-        self, place: Place, *, search: str | None, offset: int, limit: int | None
+        self, thread: ThreadRef, *, search: str | None, offset: int, limit: int | None
     ) -> list[MessageRecord[Any]]:
-        """Return messages from the beginning of the thread on.
+        """Return messages in the order of the thread, from its beginning.
 
         Raises:
-            CorruptRowError: one of them cannot be read back.
+            CorruptRowError: one of them cannot be read.
         """
+        read_page = partial(self._persistence.messages.page, thread.thread_id, user_id=thread.owner, search=search)
+        return await _slice(read_page, offset, limit, after=BEFORE_THE_FIRST)
 
-        async def read(after: str | None, wanted: int) -> Page[MessageRecord[Any]]:
-            return await self.persistence.messages.page(
-                place.thread_id, user_id=place.owner, after=after or BEFORE_THE_FIRST, limit=wanted, search=search
-            )
-
-        return await _slice(read, offset, limit)
-
-    async def delete_message(self, place: Place, message_id: Any) -> bool:
-        """Delete a message; say whether there was one."""
-        return await self.persistence.messages.delete(place.thread_id, message_id, user_id=place.owner)
+    async def delete_message(self, thread: ThreadRef, message_id: Any) -> bool:
+        """Delete a message; return whether it existed."""
+        return await self._persistence.messages.delete(thread.thread_id, message_id, user_id=thread.owner)
 
     # --- Threads ---
 
-    async def put_thread(self, place: Place, name: str | None, meta: Mapping[str, Any]) -> None:
-        """Make a thread, or change it; a name of ``None`` leaves that which it has.
+    async def put_thread(self, thread: ThreadRef, name: str | None, meta: Mapping[str, Any]) -> None:
+        """Create a thread or update its name and ``meta``; a name of ``None`` keeps the present one.
 
         Raises:
-            ThreadExistsError: the thread is somebody else's.
+            ThreadExistsError: the thread belongs to another user.
         """
-        named = {} if name is None else {"name": name}
+        await self._in_thread(thread, partial(_update_thread, name=name, meta=meta))
 
-        async def put(uow: UnitOfWork[Any, Any]) -> None:
-            await uow.threads.update(place.thread_id, meta=meta, **named)
-
-        await self._in_thread(place, put)
-
-    async def get_thread(self, place: Place) -> ThreadRecord[Any, Any] | None:
+    async def get_thread(self, thread: ThreadRef) -> ThreadRecord[Any, Any] | None:
         """Return a thread, or ``None``."""
-        return await self.persistence.threads.get(place.thread_id, user_id=place.owner)
+        return await self._persistence.threads.get(thread.thread_id, user_id=thread.owner)
 
     async def list_threads(
         self,
         owner: Any,
-        is_wanted: Callable[[ThreadRecord[Any, Any]], bool] | None,
+        matches: Callable[[ThreadRecord[Any, Any]], bool] | None,
         *,
         offset: int,
         limit: int | None,
     ) -> list[ThreadRecord[Any, Any]]:
-        """Return threads, the most recently active first, of those that are wanted."""
+        """Return the threads that match, the most recently active first.
 
-        async def read(after: str | None, wanted: int) -> Page[ThreadRecord[Any, Any]]:
-            return await self.persistence.threads.page(user_id=owner, after=after, limit=wanted)
+        Args:
+            owner: the user, or ``ANY_USER``.
+            matches: the filter; ``None`` for all threads. It needs every thread of the owner read.
+        """
+        read_page = partial(self._persistence.threads.page, user_id=owner)
+        return await _slice(read_page, offset, limit, matches=matches)
 
-        return await _slice(read, offset, limit, is_wanted)
-
-    async def delete_thread(self, place: Place) -> bool:
-        """Delete a thread with all that is in it; say whether there was one."""
-        deleted = await self.persistence.threads.delete(place.thread_id, user_id=place.owner)
-        await self._drafts.delete(place)
+    async def delete_thread(self, thread: ThreadRef) -> bool:
+        """Delete a thread with its contents and its draft; return whether it existed."""
+        deleted = await self._persistence.threads.delete(thread.thread_id, user_id=thread.owner)
+        await self._delete_draft(thread)
         return deleted
 
     async def owner_of(self, thread_id: Any) -> Any:
-        """Return whose a thread is, or ``None`` where there is none."""
-        thread = await self.persistence.threads.get(thread_id, user_id=ANY_USER)
+        """Return the owner of a thread, or ``None`` if there is no such thread."""
+        thread = await self._persistence.threads.get(thread_id, user_id=ANY_USER)
         return None if thread is None else thread.user_id
 
     # --- Tool results ---
 
-    async def get_tool_result(self, place: Place, tool_call_id: str) -> Any:
-        """Return what a tool call returned, or ``None``."""
-        return await self.persistence.tool_results.get(place.thread_id, tool_call_id, user_id=place.owner)
+    async def get_tool_result(self, thread: ThreadRef, tool_call_id: str) -> Any:
+        """Return the recorded result of a tool call, or ``None``."""
+        return await self._persistence.tool_results.get(thread.thread_id, tool_call_id, user_id=thread.owner)
 
-    async def put_tool_result(self, place: Place, tool_call_id: str, result: Any) -> None:
-        """Record what a tool call returned, unless that is recorded already."""
-        await self._in_thread(place, lambda uow: uow.tool_results.record(place.thread_id, tool_call_id, result))
+    async def put_tool_result(self, thread: ThreadRef, tool_call_id: str, result: Any) -> None:
+        """Record the result of a tool call; the first recorded result stays."""
+        await self._in_thread(thread, partial(_record_tool_result, tool_call_id=tool_call_id, result=result))
 
-    # --- Named values ---
+    # --- Cache values ---
 
-    async def put_value(self, namespace: str, key: str, given: Any, ttl_seconds: int | None) -> bool:
-        """Keep a JSON value for a while; say whether that could be done."""
+    async def put_value(self, name: Name, value: Any, ttl_seconds: int | None = None) -> bool:
+        """Keep a JSON value for a while; return whether the cache took it."""
         try:
-            await self._values.put(
-                _name(namespace, key), orjson.dumps(given), ttl_seconds=ttl_seconds or self._ttl_seconds
-            )
+            await self._values.put(name, orjson.dumps(value), ttl_seconds=ttl_seconds or self._ttl_seconds)
         except CacheUnavailableError:
             return False
         return True
 
-    async def get_value(self, namespace: str, key: str) -> Any:
-        """Return a value, or ``None``."""
+    async def get_value(self, name: Name) -> Any:
+        """Return a value, or ``None`` if it is absent or the cache does not answer."""
         try:
-            found = await self._values.get(_name(namespace, key))
+            value = await self._values.get(name)
         except CacheUnavailableError:
             return None
-        return None if found is None else orjson.loads(found)
+        return None if value is None else orjson.loads(value)
 
-    async def delete_value(self, namespace: str, key: str) -> bool:
-        """Forget a value; say whether there was one."""
+    async def delete_value(self, name: Name) -> bool:
+        """Delete a value; return whether it existed."""
         try:
-            return await self._values.delete(_name(namespace, key))
+            return await self._values.delete(name)
         except CacheUnavailableError:
             return False
 
     async def value_keys(self, namespace: str) -> list[str]:
         """Return the keys of a namespace, in no order."""
         try:
-            return await self._values.names(_namespace(namespace))
+            return await self._values.names(namespace)
         except CacheUnavailableError:
             return []
 
-    async def _in_thread(self, place: Place, work: Work[T]) -> T:
-        """Run work in a unit of work; where the thread is not there, make it first."""
+    async def _delete_draft(self, thread: ThreadRef) -> None:
+        # If the cache does not answer, the draft stays. Only one that was based on no version would count then.
+        await self.delete_value(_draft_name(thread))
 
-        async def attempt(uow: UnitOfWork[Any, Any]) -> T:
-            try:
-                return await work(uow)
-            except ThreadNotFoundError:
-                await _create(uow, place)
-                return await work(uow)
-
-        return await self.persistence.run(attempt, user_id=place.owner)
+    async def _in_thread(self, thread: ThreadRef, work: Work[T]) -> T:
+        """Run ``work`` in one transaction; if the thread does not exist, create it in the same transaction."""
+        return await self._persistence.run(partial(_creating, thread=thread, work=work), user_id=thread.owner)
 
 
-async def _create(uow: UnitOfWork[Any, Any], place: Place) -> None:
-    """Make the thread, unless the same owner is doing so at this moment."""
-    owner = {"user_id": place.user_id} if place.owner is ANY_USER else {}
+def _draft_name(thread: ThreadRef) -> Name:
+    owner = [] if thread.owner is ANY_USER else [str(thread.owner)]
+    return _DRAFTS, orjson.dumps([str(thread.thread_id), *owner]).decode()
+
+
+async def _creating(uow: UnitOfWork[Any, Any], *, thread: ThreadRef, work: Work[T]) -> T:
     try:
-        await uow.threads.create(thread_id=place.thread_id, name=place.name, meta=place.meta, **owner)
+        return await work(uow, thread.thread_id)
+    except ThreadNotFoundError:
+        await _create(uow, thread)
+        return await work(uow, thread.thread_id)
+
+
+async def _create(uow: UnitOfWork[Any, Any], thread: ThreadRef) -> None:
+    owner = {"user_id": thread.user_id} if thread.owner is ANY_USER else {}
+    try:
+        await uow.threads.create(thread_id=thread.thread_id, name=thread.name, meta=thread.meta, **owner)
     except ThreadExistsError:
-        if await uow.threads.get(place.thread_id) is None:
-            raise  # somebody else's
+        # Another call of the same owner has just created it, or it belongs to another user and is not visible.
+        if await uow.threads.get(thread.thread_id) is None:
+            raise
+
+
+async def _save(
+    uow: UnitOfWork[Any, Any],
+    thread_id: Any,
+    *,
+    data: Any,
+    messages: Sequence[NewMessage[Any]],
+    expected: int | None,
+) -> int:
+    saved = await uow.states.put(thread_id, data, expected_version=expected)
+    await _upsert(uow, thread_id, messages)
+    return saved.version
 
 
 async def _upsert(uow: UnitOfWork[Any, Any], thread_id: Any, messages: Sequence[NewMessage[Any]]) -> None:
     try:
         await uow.messages.append_many(thread_id, messages)
     except IdempotencyConflictError:
+        # One statement for all failed. One by one is slower, but only messages that are put again come here.
         for message in messages:
-            await _put_one(uow, thread_id, message)
+            await _upsert_one(uow, thread_id, message)
 
 
-async def _put_one(uow: UnitOfWork[Any, Any], thread_id: Any, message: NewMessage[Any]) -> None:
+async def _upsert_one(uow: UnitOfWork[Any, Any], thread_id: Any, message: NewMessage[Any]) -> None:
     try:
         await uow.messages.append(thread_id, message)
     except IdempotencyConflictError:
@@ -271,31 +292,35 @@ async def _put_one(uow: UnitOfWork[Any, Any], thread_id: Any, message: NewMessag
         )
 
 
+async def _update_thread(
+    uow: UnitOfWork[Any, Any], thread_id: Any, *, name: str | None, meta: Mapping[str, Any]
+) -> None:
+    await uow.threads.update(thread_id, name=UNSET if name is None else name, meta=meta)
+
+
+async def _record_tool_result(uow: UnitOfWork[Any, Any], thread_id: Any, *, tool_call_id: str, result: Any) -> None:
+    await uow.tool_results.record(thread_id, tool_call_id, result)
+
+
 async def _slice(
-    read: Callable[[str | None, int], Awaitable[Page[T]]],
+    read_page: Callable[..., Awaitable[Page[T]]],
     offset: int,
     limit: int | None,
-    is_wanted: Callable[[T], bool] | None = None,
+    *,
+    after: str | None = None,
+    matches: Callable[[T], bool] | None = None,
 ) -> list[T]:
-    """Read a list by pages, and give what is wanted of it, from ``offset`` on."""
+    """Return the items ``[offset:offset + limit]`` of a list that is read by pages, counting those that match."""
     found: list[T] = []
-    after: str | None = None
     end = None if limit is None else offset + limit
     while end is None or len(found) < end:
-        size = _PAGE if end is None or is_wanted else min(_PAGE, end)  # few may be wanted
-        page = await read(after, size)
+        # A small page only if each of its items counts: a filter may reject nearly all of them.
+        size = _PAGE_SIZE if end is None or matches else min(_PAGE_SIZE, end)
+        page = await read_page(after=after, limit=size)
         if page.corrupt:
             raise page.corrupt[0]
-        found += [one for one in page.items if is_wanted is None or is_wanted(one)]
+        found += [item for item in page.items if matches is None or matches(item)]
         after = page.after
         if len(page) < size or after is None:
             break
     return found[offset:end]
-
-
-def _name(namespace: str, key: str) -> tuple[str, str]:
-    return _namespace(namespace), key
-
-
-def _namespace(namespace: str) -> str:
-    return f"values:{namespace}"

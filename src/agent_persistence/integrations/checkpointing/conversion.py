@@ -1,0 +1,250 @@
+"""Converts the frameworks' messages and threads to what is stored, and back without loss.
+
+A message is stored in the chat-completions shape, which other programs read: text, image URLs, tool calls, and the
+result of a tool call. Fields that this shape lacks (the timestamp, other blocks, flags) are in ``meta``, under
+``META_KEY``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+import orjson
+from pydantic_core import PydanticSerializationError, to_jsonable_python
+
+from agent_persistence.encoding.exact_json import sanitize
+from agent_persistence.errors import InvalidInputError
+from agent_persistence.ids import IdType
+from agent_persistence.integrations.checkpointing.json_escapes import from_storable, to_storable
+from agent_persistence.integrations.checkpointing.run_config import message_key
+from agent_persistence.records import MessageRecord, NewMessage
+
+META_KEY: Final = "agentflow"
+_MAX_TOKENS: Final = 2**31 - 1  # the column is an int
+
+
+@contextmanager
+def json_errors(field: str) -> Iterator[None]:
+    """Raise ``InvalidInputError`` for ``field`` if pydantic meets a value that has no JSON form."""
+    try:
+        yield
+    except PydanticSerializationError as error:
+        raise InvalidInputError(field, "cannot be written as JSON") from error
+
+
+def jsonable(value: Any, field: str) -> Any:
+    """Convert a value to JSON types.
+
+    Raises:
+        InvalidInputError: a part of it has no JSON form; ``field`` names the value.
+    """
+    with json_errors(field):
+        return to_jsonable_python(value, inf_nan_mode="constants")
+
+
+# --- From the frameworks ---
+
+
+def new_messages(
+    messages: Sequence[Any], metadata: dict[str, Any] | None, id_type: IdType[Any]
+) -> list[NewMessage[Any]]:
+    """Convert messages of a framework to new rows; of several with the same id, the last one counts.
+
+    Args:
+        messages: pydantic models.
+        metadata: of the call, stored with each of the messages.
+        id_type: the type of message ids in this database.
+
+    Raises:
+        InvalidInputError: a message or the metadata have no JSON form, or an id is not of this type.
+    """
+    call_metadata = jsonable(metadata or {}, "metadata")
+    rows: dict[Any, NewMessage[Any]] = {}
+    for index, message in enumerate(messages):
+        with json_errors(f"messages[{index}]"):
+            row = to_new_message(message.model_dump(mode="json"), id_type, call_metadata)
+        rows[row.message_id] = row
+    return list(rows.values())
+
+
+def to_new_message(
+    dump: dict[str, Any], id_type: IdType[Any], call_metadata: Mapping[str, Any] | None
+) -> NewMessage[Any]:
+    """Convert the dump of a message to a new row.
+
+    Args:
+        dump: all fields of a framework's message, as JSON types.
+        id_type: the type of message ids in this database.
+        call_metadata: the metadata of the call, stored with the message.
+
+    Raises:
+        InvalidInputError: the message's id is not of this type.
+    """
+    chat, meta = _storable_chat(dump), _storable_meta(dump["metadata"])
+    usages = dump["usages"] or {}
+    key = message_key(dump["message_id"], id_type)
+    derived = _fields(key, chat, meta, usages)
+    # Only the fields that to_fields() cannot derive from the row: a message's text is not stored twice.
+    rest: dict[str, Any] = {
+        "fields": {name: value for name, value in dump.items() if name not in derived or derived[name] != value}
+    }
+    if _differ_within_a_block(derived["content"], rest["fields"].get("content")):
+        [block] = rest["fields"].pop("content")
+        rest["block"] = {name: value for name, value in block.items() if derived["content"][0].get(name) != value}
+    if call_metadata:
+        rest["call_metadata"] = dict(call_metadata)
+    return NewMessage(
+        message=chat,
+        message_id=key,
+        total_tokens=_tokens(usages),
+        usages=to_storable(usages),
+        meta={**meta, META_KEY: to_storable(rest)},
+    )
+
+
+def thread_meta(metadata: dict[str, Any], run_id: str | None) -> dict[str, Any]:
+    """Return the ``meta`` of a thread with this metadata; the run's id is stored under ``META_KEY``."""
+    extra: dict[str, Any] = {} if run_id is None else {"run_id": run_id}
+    if META_KEY in metadata or not _is_storable(metadata):
+        return {META_KEY: {**extra, "metadata": to_storable(metadata)}}
+    return {**metadata, META_KEY: extra} if extra else metadata
+
+
+def _differ_within_a_block(derived: list[dict[str, Any]], blocks: Any) -> bool:
+    """Whether both are one block of the same type, such as the result of a tool, which may be long."""
+    return (
+        isinstance(blocks, list)
+        and len(blocks) == len(derived) == 1
+        and blocks[0].get("type") == derived[0].get("type")
+    )
+
+
+def _storable_chat(dump: dict[str, Any]) -> dict[str, Any]:
+    chat = _chat(dump)
+    text = chat["content"] if isinstance(chat["content"], str) else None
+    return chat if _is_storable(chat) else {"role": chat["role"], "content": sanitize(text)}
+
+
+def _storable_meta(metadata: dict[str, Any]) -> dict[str, Any]:
+    return metadata if META_KEY not in metadata and _is_storable(metadata) else {}
+
+
+def _is_storable(value: object) -> bool:
+    return to_storable(value) is value
+
+
+def _tokens(usages: Mapping[str, Any]) -> int:
+    total = usages.get("total_tokens")
+    return total if type(total) is int and 0 <= total <= _MAX_TOKENS else 0
+
+
+def _chat(dump: dict[str, Any]) -> dict[str, Any]:
+    blocks = dump["content"]
+    chat: dict[str, Any] = {"role": dump["role"]}
+    match blocks:
+        case [{"type": "tool_result", "call_id": call_id, "output": output}] if dump["role"] == "tool":
+            chat |= {"content": _output_text(output), "tool_call_id": call_id}
+        case _:
+            chat["content"] = _content(blocks)
+    if dump.get("tools_calls"):
+        chat["tool_calls"] = dump["tools_calls"]
+    if dump.get("reasoning") is not None:
+        chat["reasoning_content"] = dump["reasoning"]
+    return chat
+
+
+def _content(blocks: list[dict[str, Any]]) -> str | list[dict[str, Any]] | None:
+    parts = [part for part in map(_part, blocks) if part is not None]
+    if len(parts) == 1 and "text" in parts[0]:
+        text: str = parts[0]["text"]
+        return text
+    return parts or None
+
+
+def _part(block: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the chat-completions part for a block, or ``None`` if there is no such part."""
+    match block:
+        case {"type": "text", "text": str(text)}:
+            return {"type": "text", "text": text}
+        case {"type": "image", "media": {"kind": "url", "url": str(url)}}:
+            return {"type": "image_url", "image_url": {"url": url}}
+    return None
+
+
+def _output_text(output: Any) -> str:
+    if isinstance(output, str):
+        return output
+    try:
+        return "" if output is None else orjson.dumps(output).decode()
+    except orjson.JSONEncodeError:  # a lone surrogate, or an integer of more than 64 bits
+        return str(output)
+
+
+# --- To the frameworks ---
+
+
+def to_fields(record: MessageRecord[Any]) -> dict[str, Any]:
+    """Return the fields of a framework's message: the original ones, or ones derived from another program's message."""
+    meta = dict(record.meta)
+    rest = from_storable(meta.pop(META_KEY, None))
+    fields = _fields(record.message_id, record.message, meta, from_storable(record.usages))
+    if not isinstance(rest, dict):
+        return {**fields, "timestamp": record.created_at.timestamp()}
+    for block in fields["content"][:1]:
+        block.update(rest.get("block", {}))
+    return {**fields, **rest["fields"]}
+
+
+def from_thread_meta(meta: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
+    """Return the metadata of a thread, and the id of its run."""
+    metadata = dict(meta)
+    extra = metadata.pop(META_KEY, None)
+    if not isinstance(extra, dict):
+        return metadata, None
+    return from_storable(extra.get("metadata", metadata)), extra.get("run_id")
+
+
+def framework_id(value: Any) -> int | str:
+    """Return an id in a type that the frameworks' classes take: a UUID as a string."""
+    return value if isinstance(value, int) else str(value)
+
+
+def _fields(message_id: Any, chat: Mapping[str, Any], meta: dict[str, Any], usages: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a framework's message that the chat-completions shape has a place for."""
+    return {
+        "message_id": framework_id(message_id),
+        "role": chat["role"],
+        "content": _blocks(chat),
+        "delta": False,
+        "tools_calls": chat.get("tool_calls"),
+        "reasoning": chat.get("reasoning_content"),
+        "metadata": meta,
+        "usages": usages or None,
+        "raw": None,
+        "parsed_content": None,
+    }
+
+
+def _blocks(chat: Mapping[str, Any]) -> list[dict[str, Any]]:
+    content = chat.get("content")
+    if chat["role"] == "tool" and "tool_call_id" in chat:
+        output = content if isinstance(content, str) else _output_text(content)
+        return [{"type": "tool_result", "call_id": chat["tool_call_id"], "output": output}]
+    if isinstance(content, str):
+        return [_text(content)] if content else []
+    return [_block(part) for part in content or ()]
+
+
+def _block(part: Any) -> dict[str, Any]:
+    match part:
+        case {"type": "text", "text": str(text)} | str(text):
+            return _text(text)
+        case {"type": "image_url", "image_url": {"url": str(url)}}:
+            return {"type": "image", "media": {"kind": "url", "url": url}}
+    return _text(_output_text(part))
+
+
+def _text(text: str) -> dict[str, Any]:
+    return {"type": "text", "text": text, "annotations": []}
