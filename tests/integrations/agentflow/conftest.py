@@ -24,13 +24,13 @@ def words(request: pytest.FixtureRequest) -> Framework:
 
 @pytest.fixture
 def agentflow() -> Framework:
-    """What PyAgenity has no word for."""
+    """Agentflow, for calls that PyAgenity does not have."""
     return framework("agentflow")
 
 
 @pytest_asyncio.fixture
 async def address(settings_for: Callable[..., Awaitable[PersistenceSettings]], monkeypatch: pytest.MonkeyPatch) -> str:
-    """A migrated database of string ids; a machine under load must not lose what Redis is given."""
+    """The address of a migrated database with string ids, with time for Redis to answer on a busy machine."""
     monkeypatch.setenv("PERSISTENCE_CACHE_TIMEOUT_MS", "2000")
     monkeypatch.setenv("PERSISTENCE_CACHE_BUDGET_MS", "4000")
     url = (await settings_for()).database_url
@@ -55,5 +55,5 @@ async def make(address: str, servers: EmbeddedServers) -> AsyncIterator[MakeChec
 
 @pytest.fixture
 def config(user_id: str) -> dict[str, Any]:
-    """A config of a thread and a user that nobody has used."""
+    """A config with a new thread and a new user."""
     return {"thread_id": f"thread-{uuid.uuid4()}", "user_id": user_id}

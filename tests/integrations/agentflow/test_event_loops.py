@@ -1,4 +1,4 @@
-"""Calls from running loops, from none, and from loops that come and go; and what is closed in the end."""
+"""Calls from running loops, from none, and from loops that come and go; and the release of connections."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ THREAD = "agent-persistence checkpointer"
 
 @pytest.fixture
 def words(agentflow: Framework) -> Framework:
-    """One framework is enough: loops and pools are nothing to either."""
+    """One framework is enough: neither knows of loops and pools."""
     return agentflow
 
 
@@ -79,7 +79,9 @@ def test_many_threads_call_at_once_again_after_a_release(words: Framework, make:
     assert len(checkpointer.list_messages(config)) == 32
 
 
-def test_who_calls_during_a_release_is_served_or_told(words: Framework, make: Any, config: dict[str, Any]) -> None:
+def test_a_call_during_a_release_is_served_or_raises_closed_error(
+    words: Framework, make: Any, config: dict[str, Any]
+) -> None:
     checkpointer = make(words)
 
     def put(number: int) -> int:
@@ -145,7 +147,7 @@ async def test_a_child_process_opens_its_own(words: Framework, address: str, con
     assert (sorted(process.stdout.split()), process.stderr) == (["0", "None", "None"], "")
 
 
-async def test_release_ends_the_thread_and_the_next_call_begins_anew(
+async def test_release_ends_the_thread_and_the_next_call_starts_another(
     words: Framework, make: Any, config: dict[str, Any]
 ) -> None:
     checkpointer = make(words)
@@ -198,7 +200,7 @@ async def test_a_new_process_reads_what_was_written(
     assert (process.stdout.strip(), process.stderr) == ("before the restart", "")
 
 
-# --- What the host has open ---
+# --- Resources of the host ---
 
 
 async def test_a_given_persistence_is_used_and_left_open(

@@ -86,15 +86,15 @@ async def test_a_conversation_is_seen_by_all(words: Framework, make: Any, addres
 
 
 async def test_graphs_of_one_process_share_a_checkpointer(words: Framework, make: Any, config: dict[str, Any]) -> None:
-    checkpointer, places = make(words), [{**config, "thread_id": f"{config['thread_id']}-{name}"} for name in "ab"]
-    apps = [compiled(words, checkpointer, answer=answers(words)) for _ in places]
+    checkpointer, configs = make(words), [{**config, "thread_id": f"{config['thread_id']}-{name}"} for name in "ab"]
+    apps = [compiled(words, checkpointer, answer=answers(words)) for _ in configs]
 
-    for app, place in zip(apps, places, strict=True):
-        await app.ainvoke(asked(words, f"in {place['thread_id']}"), config=dict(place))
+    for app, one_config in zip(apps, configs, strict=True):
+        await app.ainvoke(asked(words, f"in {one_config['thread_id']}"), config=dict(one_config))
 
-    for place in places:
-        assert [one.text() for one in await checkpointer.alist_messages(place)] == [
-            f"in {place['thread_id']}",
+    for one_config in configs:
+        assert [one.text() for one in await checkpointer.alist_messages(one_config)] == [
+            f"in {one_config['thread_id']}",
             "seen 1",
         ]
 

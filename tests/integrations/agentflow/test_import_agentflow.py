@@ -1,4 +1,4 @@
-"""What Agentflow's own PgCheckpointer has stored is read back the same after it was copied."""
+"""The tables of Agentflow's PgCheckpointer are read back the same after they were copied."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ RESULT = {"__kind__": "raw", "value": 1}
 async def old(
     request: pytest.FixtureRequest, make_database: Callable[[], Awaitable[str]], servers: EmbeddedServers
 ) -> AsyncIterator[tuple[Any, str, str]]:
-    """A PgCheckpointer, with what it has stored; its database, which has our tables in a schema; its type of ids."""
+    """A PgCheckpointer; the address of its database, which has this package's tables in a schema; its type of ids."""
     from agentflow.storage.checkpointer import PgCheckpointer  # noqa: PLC0415 - where it is installed
 
     address = await make_database()
@@ -63,8 +63,8 @@ async def fill(checkpointer: Any, kind: str) -> None:
         usages = m.TokenUsages(completion_tokens=1, prompt_tokens=2, total_tokens=3)
         said += [words.message(role="tool", content=[answer], metadata={"a": 1}, usages=usages)]
         if kind != "string":
-            for place, one in enumerate(said):
-                one.message_id = number * 10 + place + 1
+            for index, one in enumerate(said):
+                one.message_id = number * 10 + index + 1
         named = {"thread_name": f"Thread {number}", "metadata": {"n": number}}
         info = words.thread_info(thread_id=thread_id, run_id="r", **named)
         await checkpointer.aput_thread(config, info)
@@ -76,7 +76,7 @@ async def fill(checkpointer: Any, kind: str) -> None:
 
 
 async def copy(address: str, kind: str) -> Counter[CopyOutcome]:
-    """Copy the tables, and count what became of the threads."""
+    """Copy the tables, and count the threads by their outcome."""
     settings = {"database_url": address, "db_schema": SCHEMA, "id_type": kind}
     source = DatabaseUrl.parse(address, "URL")
     async with Persistence[Any, Any](PersistenceSettings(_env_file=None, **settings)) as persistence:
@@ -191,7 +191,7 @@ async def test_the_command_says_how_much_it_copied(old: tuple[Any, str, str]) ->
     assert process.stderr.splitlines()[-1] == "threads: 3 copied (9 messages, 9 states)"
 
 
-async def test_what_is_there_already_stays(old: tuple[Any, str, str]) -> None:
+async def test_threads_that_exist_are_left_alone(old: tuple[Any, str, str]) -> None:
     theirs, address, kind = old
     words = framework("agentflow")
     config = {"thread_id": thread_ids(kind)[0], "user_id": "user-0"}

@@ -1,4 +1,4 @@
-"""What goes wrong with the frameworks' own PgCheckpointers does not go wrong here."""
+"""Known bugs of the frameworks' PgCheckpointers do not exist here."""
 
 from __future__ import annotations
 
@@ -216,8 +216,8 @@ async def test_a_user_touches_nothing_of_another_s(words: Framework, make: Any, 
 async def test_threads_may_have_messages_of_the_same_id(words: Framework, make: Any, config: dict[str, Any]) -> None:
     checkpointer, elsewhere = make(words), {"thread_id": f"t-{uuid.uuid4()}", "user_id": "another"}
 
-    for place, text in ((config, "one"), (elsewhere, "two")):
-        await checkpointer.aput_messages(place, [words.text(text, message_id="same")])
+    for thread, text in ((config, "one"), (elsewhere, "two")):
+        await checkpointer.aput_messages(thread, [words.text(text, message_id="same")])
 
     assert (await checkpointer.aget_message(config, "same")).text() == "one"
     assert (await checkpointer.aget_message(elsewhere, "same")).text() == "two"
@@ -238,7 +238,9 @@ async def test_users_are_kept_apart_unless_told_otherwise(words: Framework, make
 # --- The cache ---
 
 
-async def test_no_replica_reads_what_another_has_overtaken(words: Framework, make: Any, config: dict[str, Any]) -> None:
+async def test_no_replica_reads_a_state_that_another_has_replaced(
+    words: Framework, make: Any, config: dict[str, Any]
+) -> None:
     ours, theirs, mine, other = make(words), make(words), dict(config), dict(config)
     await ours.aput_state(mine, words.state(context_summary="1"))
     await ours.aput_state_cache(mine, words.state(context_summary="1 and more"))
@@ -319,8 +321,8 @@ async def test_the_thread_that_was_used_last_is_listed_first(
 ) -> None:
     monkeypatch.setenv("PERSISTENCE_THREAD_TOUCH_INTERVAL", "0")
     checkpointer, later = make(words), {**config, "thread_id": f"later-{uuid.uuid4()}"}
-    for place in (config, later):
-        await checkpointer.aput_messages(place, [words.text("hi")])
+    for thread in (config, later):
+        await checkpointer.aput_messages(thread, [words.text("hi")])
 
     await checkpointer.aput_state(config, words.state())
 
@@ -346,7 +348,7 @@ async def test_percent_and_underscore_of_a_search_mean_themselves(
 # --- States ---
 
 
-async def test_what_postgresql_has_no_form_for_comes_back(words: Framework, make: Any, config: dict[str, Any]) -> None:
+async def test_values_that_jsonb_cannot_hold_come_back(words: Framework, make: Any, config: dict[str, Any]) -> None:
     odd = {"nul\0": ["a\0b"], "half": "\ud800", "private": "\ue000f", "big": 2**70}
     message = words.message(role="tool", content=[words.messages.TextBlock(text="\0")], metadata=odd)
     answer = words.messages.ToolResultBlock(call_id="c\0", output="\udfff")
@@ -364,7 +366,9 @@ async def test_what_postgresql_has_no_form_for_comes_back(words: Framework, make
         assert found == state
 
 
-async def test_what_is_no_json_is_refused_by_name(words: Framework, make: Any, config: dict[str, Any]) -> None:
+async def test_a_value_without_a_json_form_is_refused_by_name(
+    words: Framework, make: Any, config: dict[str, Any]
+) -> None:
     checkpointer, state, message = make(words), words.state(), words.text("hi")
     state.execution_meta.internal_data = message.metadata = {"no JSON": object()}
     info = words.thread_info(thread_id=config["thread_id"], metadata={"no JSON": object()})
@@ -381,7 +385,7 @@ async def test_what_is_no_json_is_refused_by_name(words: Framework, make: Any, c
     assert await checkpointer.aget_thread(config) is None
 
 
-async def test_nobody_owns_what_cannot_be_a_thread(agentflow: Framework, make: Any) -> None:
+async def test_an_invalid_thread_id_has_no_owner(agentflow: Framework, make: Any) -> None:
     assert await make(agentflow).aget_thread_owner("no\nid") is None
 
 

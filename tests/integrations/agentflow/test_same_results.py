@@ -1,4 +1,4 @@
-"""What a checkpointer does, by the yardstick of the frameworks' own in-memory one: both must pass."""
+"""The checkpointer gives the results of the frameworks' in-memory one: both must pass."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ async def test_a_cleared_state_is_gone(checkpointer: Any, words: Framework, conf
     assert await checkpointer.aget_state(config) is None
 
 
-async def test_what_a_run_is_at_is_not_what_was_saved(
+async def test_a_draft_does_not_change_the_saved_state(
     checkpointer: Any, words: Framework, config: dict[str, Any]
 ) -> None:
     await checkpointer.aput_state(config, words.state(context_summary="saved"))
@@ -212,9 +212,9 @@ async def test_a_thread_is_changed(checkpointer: Any, words: Framework, config: 
 async def test_threads_are_listed(checkpointer: Any, words: Framework, config: dict[str, Any]) -> None:
     names = {f"Thread number {number}" for number in range(5)}
     for name in sorted(names):
-        place = other(config)
-        info = words.thread_info(thread_id=place["thread_id"], thread_name=name, user_id=config["user_id"])
-        await checkpointer.aput_thread(place, info)
+        thread = other(config)
+        info = words.thread_info(thread_id=thread["thread_id"], thread_name=name, user_id=config["user_id"])
+        await checkpointer.aput_thread(thread, info)
 
     whole = [one.thread_name for one in await checkpointer.alist_threads(config)]
     part = [one.thread_name for one in await checkpointer.alist_threads(config, offset=1, limit=3)]
@@ -225,14 +225,14 @@ async def test_threads_are_listed(checkpointer: Any, words: Framework, config: d
     assert found.thread_name == "Thread number 3"
 
 
-async def test_threads_are_found_by_whatever_is_known_of_them(
+async def test_threads_are_found_by_ids_name_and_metadata(
     checkpointer: Any, words: Framework, config: dict[str, Any]
 ) -> None:
     for number in range(5):
-        place = {**config, "thread_id": f"{config['thread_id']}-{number}"}
+        thread = {**config, "thread_id": f"{config['thread_id']}-{number}"}
         known = {"thread_name": f"Refund {number}", "metadata": {"tags": [f"Tag-{number}"]}, "run_id": f"Run/{number}"}
-        info = words.thread_info(thread_id=place["thread_id"], user_id=config["user_id"], **known)
-        await checkpointer.aput_thread(place, info)
+        info = words.thread_info(thread_id=thread["thread_id"], user_id=config["user_id"], **known)
+        await checkpointer.aput_thread(thread, info)
 
     async def found(search: str, **window: Any) -> set[str]:
         return {one.thread_name for one in await checkpointer.alist_threads(config, search, **window)}

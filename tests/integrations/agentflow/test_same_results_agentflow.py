@@ -1,4 +1,4 @@
-"""What only Agentflow's checkpointers do, by the yardstick of its in-memory one: both must pass."""
+"""The calls that only Agentflow has give the results of its in-memory checkpointer: both must pass."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ async def test_a_thread_has_an_owner(checkpointer: Any, agentflow: Framework, co
     assert await checkpointer.aget_thread_owner(config["thread_id"]) == config["user_id"]
 
 
-async def test_a_thread_of_somebody_else_is_absent(
+async def test_a_thread_of_another_user_is_absent(
     checkpointer: Any, agentflow: Framework, config: dict[str, Any]
 ) -> None:
     policy = {"authz": {"scope": "owner"}}

@@ -1,8 +1,8 @@
-"""JSON values that PostgreSQL has no form for, in a form that it has, and read back as they were.
+"""Escapes JSON values that JSONB cannot hold, so that they are read back unchanged.
 
-JSONB knows no NUL character, no half of a character (a lone surrogate), no NaN, and no exact integer of more than 64
-bits once it is read by others. Where a value holds one of these, all of it is written with escapes, below a key that
-says so; most values hold none and are stored as they are.
+JSONB has no NUL character, no lone surrogate and no NaN or infinity, and its readers may lose integers of more than 64
+bits. If a value contains one of these, all of it is stored with escapes under the key ``__escaped__``. Other values,
+nearly all, are stored as they are.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from math import isfinite
 from typing import Any, Final
 
 _ESCAPED: Final = "__escaped__"
-_ESCAPE: Final = "\ue000"  # of the private use area; where a text holds it, it is escaped as well
+_ESCAPE: Final = "\ue000"  # from the private use area; escaped itself if a text contains it
 _IN_TEXT: Final = re.compile(f"[\x00\ud800-\udfff{_ESCAPE}]")
 _CODE: Final = re.compile(f"{_ESCAPE}([0-9a-f]{{4}})")
-# No code of a character begins with these letters.
+# Unambiguous: the codes of the characters in _IN_TEXT begin with 0, d or e.
 _FLOAT: Final = f"{_ESCAPE}f"
 _INT: Final = f"{_ESCAPE}i"
 _INT_LIMIT: Final = 1 << 63
 
 
 def to_storable(value: Any) -> Any:
-    """Return a form that can be stored: the value itself, if it has nothing to escape."""
+    """Return a form of a JSON value that JSONB can hold: the same object if nothing in it needs an escape."""
     looks_escaped = type(value) is dict and _ESCAPED in value
     return {_ESCAPED: _mapped(value, _escape)} if looks_escaped or _needs_escapes(value) else value
 
 
 def from_storable(stored: Any) -> Any:
-    """Return the value that `to_storable` was given."""
+    """Return the value that was given to ``to_storable``."""
     is_escaped = type(stored) is dict and stored.keys() == {_ESCAPED}
     return _mapped(stored[_ESCAPED], _unescape) if is_escaped else stored
 
@@ -37,6 +37,7 @@ def from_storable(stored: Any) -> Any:
 def _needs_escapes(value: Any) -> bool:
     kind = type(value)
     if kind is str:
+        # CPython knows whether a string is ASCII without reading it, so most strings are not searched by the pattern.
         return not (value.isascii() and "\0" not in value) and _IN_TEXT.search(value) is not None
     if kind is dict:
         return any(_needs_escapes(key) or _needs_escapes(item) for key, item in value.items())
