@@ -1,4 +1,4 @@
-"""Threads, messages and states of AI agents, in your own PostgreSQL, with a Redis cache that is never wrong."""
+"""Threads, messages and states of AI agents in PostgreSQL, with a Redis cache of latest states."""
 
 from typing import TYPE_CHECKING
 

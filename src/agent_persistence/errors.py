@@ -1,44 +1,44 @@
-"""Every exception that leaves this package.
+"""The exceptions of this package.
 
     PersistenceError
-    ├── SettingsError (ValueError)            a PERSISTENCE_* variable is wrong
-    ├── InvalidInputError (ValueError)             an argument was refused before any SQL ran
+    ├── SettingsError (ValueError)         a PERSISTENCE_* variable is wrong
+    ├── InvalidInputError (ValueError)     an argument was refused before any SQL ran
     ├── NotFoundError (LookupError)
     │   ├── ThreadNotFoundError
     │   ├── MessageNotFoundError
     │   └── StateNotFoundError
     ├── ConflictError
     │   ├── ThreadExistsError
-    │   ├── IdempotencyConflictError               same id, other content
-    │   ├── StateConflictError                     expected_version was not the latest
-    │   └── UniqueConflictError                    a unique index of the host's refused
-    ├── CorruptRowError                            a stored row cannot be read
-    ├── CheckpointingDisabledError            PERSISTENCE_ENABLE_CHECKPOINTING=false
-    ├── UnavailableError                      worth retrying
+    │   ├── IdempotencyConflictError       same id, different content
+    │   ├── StateConflictError             expected_version is not the latest
+    │   └── UniqueConflictError            a unique index of the host refused a row
+    ├── CorruptRowError                    a stored row cannot be read
+    ├── CheckpointingDisabledError         PERSISTENCE_ENABLE_CHECKPOINTING=false
+    ├── UnavailableError                   worth a retry
     │   └── PoolTimeoutError
-    ├── StatementTimeoutError                      the server gave up on a statement
-    │   └── LockTimeoutError                       ... on waiting for a lock
-    ├── CommitUnknownError                         the connection died during COMMIT
-    ├── DatabaseError                         the server refused; retrying will not help
-    ├── UnsavedStatesError                    degraded mode ends, and the database has not got everything
-    ├── MisuseError                           the program holds it wrong
-    │   ├── ClosedError                       a store that was closed
-    │   ├── WrongLoopError                    a store of another event loop
-    │   ├── ForkedError                       a store of the parent process
-    │   ├── UnitOfWorkInUseError              two tasks at once on one unit of work
-    │   └── SyncInLoopError                   a call that waits, in the event loop it waits for
+    ├── StatementTimeoutError              a statement exceeded its limit
+    │   └── LockTimeoutError               ... while waiting for a lock
+    ├── CommitUnknownError                 the connection closed during COMMIT
+    ├── DatabaseError                      the server refused; a retry will not help
+    ├── UnsavedStatesError                 degraded mode ended with states not in the database
+    ├── MisuseError                        the store is used incorrectly
+    │   ├── ClosedError                    the store was closed
+    │   ├── WrongLoopError                 the store belongs to another event loop
+    │   ├── ForkedError                    the store belongs to the parent process
+    │   ├── UnitOfWorkInUseError           two tasks use one unit of work at once
+    │   └── SyncInLoopError                a blocking call in the event loop it waits for
     ├── SchemaError
     │   ├── NotMigratedError
     │   ├── IdTypeMismatchError
-    │   ├── SchemaConflictError               foreign objects where ours should be
+    │   ├── SchemaConflictError            objects of another program have our names
     │   ├── MigrationLockTimeoutError
-    │   ├── PoolerError                       migrations need a direct connection
+    │   ├── PoolerError                    migrations need a direct connection
     │   └── InvalidIndexError
     ├── EmbeddedServerError
     └── MissingExtraError (ImportError)
 
-Values are attributes, never only text. No message holds row contents, a connection string or a password; the driver's
-own error is the ``__cause__``.
+Values are attributes, never only text. No message holds row contents, a connection string or a password. The driver's
+error is the ``__cause__``.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ Committed = Literal["yes", "no", "unknown"]
 
 
 class PersistenceError(Exception):
-    """The root of every error of this package.
+    """The base class of the errors of this package.
 
     Attributes:
-        retryable: whether the same call may succeed when it is made again.
+        retryable: whether the same call may succeed if it is repeated.
         committed: whether the work that failed is in the database: ``"yes"``, ``"no"`` or ``"unknown"``.
     """
 
@@ -81,11 +81,11 @@ class InvalidInputError(PersistenceError, ValueError):
 
 
 class NotFoundError(PersistenceError, LookupError):
-    """What was asked for does not exist, or belongs to somebody else (the two are not told apart)."""
+    """A row does not exist, or belongs to another owner; the error does not tell which."""
 
 
 class ThreadNotFoundError(NotFoundError):
-    """There is no such thread for this owner."""
+    """The owner has no such thread."""
 
     def __init__(self, thread_id: object) -> None:
         super().__init__(f"thread {thread_id!r} does not exist")
@@ -93,7 +93,7 @@ class ThreadNotFoundError(NotFoundError):
 
 
 class MessageNotFoundError(NotFoundError):
-    """There is no such message in this thread for this owner."""
+    """The owner's thread has no such message."""
 
     def __init__(self, thread_id: object, message_id: object) -> None:
         super().__init__(f"message {message_id!r} does not exist in thread {thread_id!r}")
@@ -102,7 +102,7 @@ class MessageNotFoundError(NotFoundError):
 
 
 class StateNotFoundError(NotFoundError):
-    """There is no such state in this thread for this owner."""
+    """The owner's thread has no such state."""
 
     def __init__(self, thread_id: object, version: int | None = None) -> None:
         what = "no state" if version is None else f"no state of version {version}"
@@ -112,11 +112,11 @@ class StateNotFoundError(NotFoundError):
 
 
 class ConflictError(PersistenceError):
-    """Somebody else was there first; read again, then decide."""
+    """Another writer was first; read again, then decide."""
 
 
 class ThreadExistsError(ConflictError):
-    """The thread id is taken; leave it out to have one made."""
+    """The thread id is taken; leave it out to have one generated."""
 
     def __init__(self, thread_id: object) -> None:
         super().__init__(f"thread {thread_id!r} cannot be created: the id is taken")
@@ -124,16 +124,16 @@ class ThreadExistsError(ConflictError):
 
 
 class IdempotencyConflictError(ConflictError):
-    """A message of this id stands in the thread already, with other content."""
+    """The thread already has a message with this id and different content."""
 
     def __init__(self, thread_id: object, message_id: object) -> None:
-        super().__init__(f"message {message_id!r} stands in thread {thread_id!r} already, with other content")
+        super().__init__(f"message id {message_id!r} already exists in thread {thread_id!r} with different content")
         self.thread_id = thread_id
         self.message_id = message_id
 
 
 class StateConflictError(ConflictError):
-    """``expected_version`` is not the latest version: another writer saved a state meanwhile."""
+    """``expected_version`` is not the latest version: another writer has saved a state since."""
 
     def __init__(self, thread_id: object, expected: int, found: int) -> None:
         super().__init__(f"thread {thread_id!r} is at state version {found}, not {expected}; read it again and retry")
@@ -143,46 +143,50 @@ class StateConflictError(ConflictError):
 
 
 class UniqueConflictError(ConflictError):
-    """A unique index that the host added refused: the same is there already.
+    """A row violates a unique index that the host added.
 
     Attributes:
-        constraint: the name of the index or constraint, or ``None``.
+        constraint: the name of the index or constraint, or ``None`` if the server did not name it.
     """
 
     def __init__(self, constraint: str | None) -> None:
-        super().__init__(f"{constraint or 'a unique constraint'} does not allow the same twice")
+        super().__init__(
+            f"violates the unique constraint {constraint}" if constraint else "violates a unique constraint"
+        )
         self.constraint = constraint
 
 
 class CorruptRowError(PersistenceError):
-    """A stored row cannot be read back; every other row can."""
+    """A stored row cannot be read; the others can."""
 
     def __init__(self, table: str, key: object, column: str) -> None:
-        super().__init__(f"{table} row {key!r} cannot be read: column {column} holds what this package does not write")
+        super().__init__(
+            f"{table} row {key!r} cannot be read: column {column} holds a value that this package does not write"
+        )
         self.table = table
         self.key = key
         self.column = column
 
 
 class CheckpointingDisabledError(PersistenceError):
-    """A state was to be saved while ``PERSISTENCE_ENABLE_CHECKPOINTING=false``."""
+    """States are refused because of ``PERSISTENCE_ENABLE_CHECKPOINTING=false``."""
 
     def __init__(self) -> None:
         super().__init__("states are not saved while PERSISTENCE_ENABLE_CHECKPOINTING=false")
 
 
 class UnavailableError(PersistenceError):
-    """The database cannot be reached, or asked to try again."""
+    """The database cannot be reached, or asks for a retry."""
 
     retryable = True
 
 
 class PoolTimeoutError(UnavailableError):
-    """No connection became free in ``PERSISTENCE_POOL_TIMEOUT`` seconds."""
+    """No connection was released within ``PERSISTENCE_POOL_TIMEOUT`` seconds."""
 
 
 class StatementTimeoutError(PersistenceError):
-    """A statement or a lock took longer than its limit."""
+    """A statement, lock or transaction exceeded its time limit."""
 
 
 class LockTimeoutError(StatementTimeoutError):
@@ -190,16 +194,16 @@ class LockTimeoutError(StatementTimeoutError):
 
 
 class CommitUnknownError(PersistenceError):
-    """The connection died during COMMIT, and the database could not say since whether the work is in it."""
+    """The connection closed during COMMIT, and the database could not tell since whether the work is in it."""
 
     committed = "unknown"
 
 
 class UnsavedStatesError(PersistenceError):
-    """Degraded mode ended with states that the database has not got: write them elsewhere, or they are lost.
+    """Degraded mode ended with states that are not in the database: write them elsewhere, or they are lost.
 
     Attributes:
-        states: an ``UnsavedState`` each, in the order in which they were saved.
+        states: an ``UnsavedState`` for each, in the order in which they were saved.
     """
 
     def __init__(self, states: Sequence[Any]) -> None:
@@ -208,25 +212,25 @@ class UnsavedStatesError(PersistenceError):
 
 
 class MisuseError(PersistenceError):
-    """The program uses a store in a way that cannot work."""
+    """The store is used incorrectly."""
 
 
 class ClosedError(MisuseError):
-    """A store is used after it was closed, or is closed while it is used."""
+    """A store was used after it was closed, or was closed during a call."""
 
     def __init__(self) -> None:
         super().__init__("this store is closed; open another one")
 
 
 class WrongLoopError(MisuseError):
-    """A store is used in another event loop than the one it was opened in."""
+    """A store was used in another event loop than the one it was opened in."""
 
     def __init__(self) -> None:
         super().__init__("this store belongs to another event loop; open one in each loop, or use one loop")
 
 
 class ForkedError(MisuseError):
-    """A store is used in a child process that was forked after its first use."""
+    """A store was used in a child process that was forked after its first use."""
 
     def __init__(self, pid: int) -> None:
         super().__init__(f"this store belongs to process {pid}; open one in each process, after the fork")
@@ -234,25 +238,25 @@ class ForkedError(MisuseError):
 
 
 class UnitOfWorkInUseError(MisuseError):
-    """Two tasks run statements of one unit of work at the same time."""
+    """Two tasks ran statements of one unit of work at the same time."""
 
     def __init__(self) -> None:
         super().__init__("another task is running a statement of this unit of work; begin one for each task")
 
 
 class SyncInLoopError(MisuseError):
-    """A method that waits is called in the event loop that would have to do the work."""
+    """A blocking method was called in the event loop that would have to do its work."""
 
     def __init__(self) -> None:
         super().__init__("this call would wait for its own event loop: use the async method (ainvoke, aget_state ...)")
 
 
 class DatabaseError(PersistenceError):
-    """The database refused a statement, and would refuse it again.
+    """The database refused a statement; a retry would be refused too.
 
     Attributes:
         sqlstate: the five-character code of PostgreSQL's appendix A, or ``None``.
-        constraint: the name of the constraint that refused, or ``None``.
+        constraint: the name of the violated constraint, or ``None``.
     """
 
     def __init__(self, reason: str, *, sqlstate: str | None = None, constraint: str | None = None) -> None:
@@ -262,11 +266,11 @@ class DatabaseError(PersistenceError):
 
 
 class SchemaError(PersistenceError):
-    """The database is not in the shape that this version needs."""
+    """The schema of the database is not the one that this version needs."""
 
 
 class NotMigratedError(SchemaError):
-    """The database is behind this version; ``command`` mends it."""
+    """The schema is older than this version; ``command`` upgrades it."""
 
     def __init__(self, current: str | None, head: str, command: str = "agent-persistence upgrade") -> None:
         at = f"at revision {current}" if current else "not created yet"
@@ -277,7 +281,7 @@ class NotMigratedError(SchemaError):
 
 
 class IdTypeMismatchError(SchemaError):
-    """The database was built with another id type than the settings name."""
+    """The database was created with another id type than the settings name."""
 
     def __init__(self, variable: str, recorded: str, given: str) -> None:
         super().__init__(
@@ -291,7 +295,7 @@ class IdTypeMismatchError(SchemaError):
 
 
 class SchemaConflictError(SchemaError):
-    """Objects of another program stand where ours would be; nothing was created."""
+    """Objects of another program have the names of ours; nothing was created."""
 
     def __init__(self, schema: str, names: Sequence[str], remedy: str) -> None:
         super().__init__(f"schema {schema} already has {', '.join(names)}, not made by agent-persistence; {remedy}")
@@ -300,7 +304,7 @@ class SchemaConflictError(SchemaError):
 
 
 class MigrationLockTimeoutError(SchemaError):
-    """Another migration held the lock for longer than we were willing to wait."""
+    """Another migration held the lock for longer than ``PERSISTENCE_MIGRATION_LOCK_TIMEOUT``."""
 
     retryable = True
 
@@ -313,7 +317,7 @@ class MigrationLockTimeoutError(SchemaError):
 
 
 class PoolerError(SchemaError):
-    """A migration was started through a connection pooler, which can hold no session lock."""
+    """A migration was started through a connection pooler, which cannot hold its session lock."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -323,7 +327,7 @@ class PoolerError(SchemaError):
 
 
 class InvalidIndexError(SchemaError):
-    """An index was left unfinished by an interrupted build."""
+    """An interrupted build has left an index invalid."""
 
     def __init__(self, names: Sequence[str], command: str = "agent-persistence upgrade") -> None:
         super().__init__(f"unfinished indexes: {', '.join(names)}; drop them, then run: {command}")
@@ -355,14 +359,14 @@ _RENAMED: Final = {
     "StatementTimeout": StatementTimeoutError,
     "UniqueConflict": UniqueConflictError,
 }
-"""The names of 0.1.0, which go with the release after the next."""
+"""Names of 0.1.0, removed after the next release."""
 
-if not TYPE_CHECKING:  # which would take any name for one of a class then; they name the new one instead
+if not TYPE_CHECKING:  # so that type checkers report an old name, and suggest the new one
 
     def __getattr__(name: str) -> type[PersistenceError]:
-        """Return a class by its name of 0.1.0, with a warning; the package's own ``__getattr__`` is this one."""
+        """Return a class by its name of 0.1.0, with a ``DeprecationWarning``; also the package's ``__getattr__``."""
         renamed = _RENAMED.get(name)
         if renamed is None:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        warnings.warn(f"{name} is called {renamed.__name__} now", DeprecationWarning, stacklevel=2)
+        warnings.warn(f"{name} was renamed to {renamed.__name__}", DeprecationWarning, stacklevel=2)
         return renamed

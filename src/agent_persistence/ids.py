@@ -1,4 +1,4 @@
-"""The kinds of id that a database can be built with: string, int, bigint, uuid."""
+"""The types of ids that a database can be created with: string, int, bigint, uuid."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ _FORBIDDEN_IN_IDS = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 @dataclass(frozen=True, slots=True)
 class IdType(Generic[T]):
-    """One kind of id: its name in the settings, its Python type, its column type.
+    """A type of ids: its name in the settings, its Python type, its column type.
 
     Attributes:
-        name: the word for it in ``PERSISTENCE_ID_TYPE``.
+        name: its value of ``PERSISTENCE_ID_TYPE``.
         python_type: ``str``, ``int`` or ``uuid.UUID``.
-        sql_type: makes the column type.
-        generated: whether a key of this kind is made by the database (IDENTITY) unless given.
+        sql_type: creates the column type.
+        generated: whether the database makes ids of this type (IDENTITY) that are not given.
     """
 
     name: IdKind
@@ -46,12 +46,12 @@ class IdType(Generic[T]):
     _bits: int = field(default=0, repr=False)
 
     def validate(self, value: object, field_name: str) -> T:
-        """Return ``value``, or refuse it by the name of its field.
+        """Return ``value`` if it is an id of this type.
 
         Raises:
-            InvalidInputError: the value is not an id of this kind. Nothing is converted: ``True`` is not an int.
+            InvalidInputError: it is not. Nothing is converted: ``True`` is not an int.
         """
-        # A subclass may print as something else than it is (an enum of strings does); the driver's own UUID does not.
+        # A subclass may print differently (an enum of strings does); the driver's subclass of UUID does not.
         exact = type(value) is self.python_type or self.python_type is uuid.UUID
         if not isinstance(value, self.python_type) or not exact:
             raise InvalidInputError(field_name, f"must be {self._article()}, not {type(value).__name__}")
@@ -62,10 +62,10 @@ class IdType(Generic[T]):
         return value
 
     def parse(self, text: str, field_name: str) -> T:
-        """Read an id from text, as a command line or a URL path gives it.
+        """Read an id from the text of a command line or a URL path.
 
         Raises:
-            InvalidInputError: the text is no id of this kind.
+            InvalidInputError: the text is not an id of this type.
         """
         value: object = text
         if self.python_type is not str:
@@ -76,7 +76,7 @@ class IdType(Generic[T]):
         return self.validate(value, field_name)
 
     def array_type(self) -> ARRAY[Any]:
-        """The type of a parameter that holds many ids: one parameter, for the driver takes 32,767 at most."""
+        """Return the type of one parameter that holds many ids: a statement has at most 32,767 parameters."""
         one: TypeEngine[Any] = Text() if self.python_type is str else self.sql_type()
         return ARRAY(one)
 
@@ -93,8 +93,8 @@ def _refuse_bad_string_id(value: str, field_name: str) -> None:
         raise InvalidInputError(field_name, "must not hold control characters or lone surrogates")
 
 
-# COLLATE "C": text ids are compared as bytes. A linguistic collation costs a third more CPU a probe and can
-# change its order with the operating system, which would corrupt the index.
+# COLLATE "C" compares text ids as bytes. A linguistic collation costs a third more CPU for each comparison, and its
+# order can change with the operating system, which would corrupt the index.
 STRING: Final = IdType("string", str, lambda: String(MAX_STRING_ID_LENGTH, collation="C"))
 INT: Final = IdType("int", int, Integer, generated=True, _bits=31)
 BIGINT: Final = IdType("bigint", int, BigInteger, generated=True, _bits=63)
@@ -132,12 +132,12 @@ class _Clock:
             return self._last
 
     def forget(self) -> None:
-        """Draw other numbers than the process that this one is a copy of."""
+        """Discard the random bytes that this process shares with the one it was forked from."""
         self._random = memoryview(b"")
 
     def _draw(self, size: int) -> int:
         if len(self._random) < size:
-            self._random = memoryview(os.urandom(_RANDOM_BYTES))  # one call of the kernel for hundreds of ids
+            self._random = memoryview(os.urandom(_RANDOM_BYTES))  # one system call for hundreds of ids
         drawn, self._random = self._random[:size], self._random[size:]
         return int.from_bytes(drawn, "big")
 
@@ -148,15 +148,15 @@ if hasattr(os, "register_at_fork"):
 
 
 def uuid7() -> uuid.UUID:
-    """Make a time-ordered id (RFC 9562, version 7), greater than every one made before it in this process.
+    """Make a time-ordered id (RFC 9562, version 7), greater than all that this process made before.
 
-    48 bits of milliseconds, 12 + 62 random bits; within a millisecond the last id is counted up by a random step.
+    48 bits of milliseconds and 12 + 62 random bits; within a millisecond, the last id is incremented by a random step.
     """
     return uuid.UUID(int=_uuid7_bits())
 
 
 def _uuid7_text() -> str:
-    """Write such an id at once: that is three times as fast as by way of a UUID."""
+    """Make such an id as text, three times as fast as by way of a ``UUID``."""
     digits = f"{_uuid7_bits():032x}"
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
@@ -169,10 +169,10 @@ def _uuid7_bits() -> int:
 
 
 def id_maker(kind: IdType[T], generator: Literal["database", "uuid7", "uuid4"]) -> Callable[[], T] | None:
-    """Return what makes new ids of this kind in Python, or ``None`` where the database makes them.
+    """Return the function that makes new ids of a type in Python, or ``None`` if the database makes them.
 
     Raises:
-        ValueError: the generator cannot make ids of this kind.
+        ValueError: the generator cannot make ids of this type.
     """
     if generator == "database":
         if not kind.generated:

@@ -1,8 +1,8 @@
-"""``Thread``, ``State`` and ``Message`` for the one configuration of this process, read from the environment.
+"""``Thread``, ``State`` and ``Message`` for the settings of this process, read from the environment.
 
     from agent_persistence.orm import Thread, State, Message
 
-For several configurations in one process, or a ``Base`` of your own, use ``build_models`` or the mixins instead.
+For several configurations in one process, or a ``Base`` of yours, use ``build_models`` or the mixins.
 """
 
 from __future__ import annotations

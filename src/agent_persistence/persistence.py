@@ -1,4 +1,4 @@
-"""``Persistence``: the one object that a host application holds."""
+"""``Persistence``: the store that an application opens."""
 
 from __future__ import annotations
 
@@ -53,17 +53,17 @@ T = TypeVar("T")
 
 _MOST_AUDITED: Final = 100_000
 _DRAWN: Final = (None, "uuid7", "uuid4")
-_GRACE_SECONDS: Final = 0.5  # for a sweep that is due, to be done
+_GRACE_SECONDS: Final = 0.5  # for a due sweep to finish
 
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """What works at this moment.
+    """The reachability of the servers.
 
     Attributes:
         database: ``"up"`` or ``"down"``.
-        cache: ``"up"``, ``"down"``, or ``"off"`` where none is configured.
-        cache_counts: hits, misses and so on since the start of this process.
+        cache: ``"up"``, ``"down"``, or ``"off"`` if none is configured.
+        cache_counts: hits, misses and other counters since the start of this process.
     """
 
     database: Literal["up", "down"]
@@ -72,19 +72,24 @@ class Health:
 
 
 class Persistence(Generic[IdT, UserIdT]):
-    """Threads, messages and states in PostgreSQL, with the latest states in Redis where that is configured.
+    """Threads, messages and states in PostgreSQL, with a Redis cache of latest states.
 
-    Use it as an async context manager: it checks the schema when it opens, and closes what it opened.
+    An async context manager: it checks the schema when it is entered, and closes what it opened.
 
     Args:
         settings: see ``PersistenceSettings``.
-        engine: an engine of the host's, used and not closed; one is made from the settings otherwise.
-        redis: a client of the host's (of bytes, so without ``decode_responses``), used and not closed.
-        models: the host's own mapped classes; made from the settings otherwise.
+        engine: an engine of the host, which is not closed; created from the settings if left out.
+        redis: a client of the host without ``decode_responses``, which is not closed; created from the settings if left
+            out.
+        models: mapped classes of the host; built from the settings if left out.
 
     Attributes:
-        threads, messages, states, checkpoints, tool_results: one-call operations, each in a unit of work of its own.
-        entities: rows as objects of the mapped classes, for code that speaks SQLAlchemy's ORM.
+        threads, messages, states, checkpoints, tool_results: one-call operations, each in its own transaction.
+        entities: rows as objects of the mapped classes, for code that uses SQLAlchemy's ORM.
+
+    Raises:
+        SettingsError: the settings name no database, or other id types than the models.
+        InvalidInputError: ``redis`` decodes responses.
     """
 
     def __init__(
@@ -136,9 +141,9 @@ class Persistence(Generic[IdT, UserIdT]):
 
     @classmethod
     def from_env(cls) -> Self:
-        """Make one from ``PERSISTENCE_*`` and ``.env``; nothing connects yet.
+        """Create a store from ``PERSISTENCE_*`` and ``.env``; nothing connects yet.
 
-        The id types are known at run time only: say them, ``Persistence[str, int].from_env()``, to have them checked.
+        The id types are known at run time only: write ``Persistence[str, int].from_env()`` for exact types.
 
         Raises:
             SettingsError: a variable is missing or wrong.
@@ -155,7 +160,7 @@ class Persistence(Generic[IdT, UserIdT]):
             await self.aclose()
             raise
         if interval := self.settings.checkpoint_cleanup_interval:
-            self._background.every(interval, self._purging.sweep, "purge of old states")
+            self._background.every(interval, self._purging.purge_in_turn, "purge of old states")
         if self.cache is not None:
             self.cache.sweep_before_trust(self.sweep)
             self._background.every(self.settings.cache_sweep_interval, self.sweep, "sweep of the cache's outbox")
@@ -168,26 +173,26 @@ class Persistence(Generic[IdT, UserIdT]):
 
     @property
     def closed(self) -> bool:
-        """Whether it was closed, or is being closed: it cannot be used any more then."""
+        """Whether the store is closed or closing: it cannot be used any more."""
         return self._sessions.affinity.is_closed
 
     async def check(self) -> None:
-        """Say what is wrong with the database, and which command mends it.
+        """Check the schema of the database; errors name the command that fixes it.
 
         Raises:
-            UnavailableError: it cannot be reached.
-            NotMigratedError: it is behind this version, or empty.
-            IdTypeMismatchError: it was built with another id type.
-            InvalidIndexError: an index was left unfinished.
+            UnavailableError: the database cannot be reached.
+            NotMigratedError: the schema is older than this version, or missing.
+            IdTypeMismatchError: the database was created with another id type.
+            InvalidIndexError: an interrupted build has left an index invalid.
         """
         self._sessions.affinity.check()
         try:
             await self._verify()
-        except UnavailableError:  # of a connection from before a restart; the next one is new
+        except UnavailableError:  # a pooled connection from before a restart; the next one is new
             await self._verify()
 
     async def health(self) -> Health:
-        """Ask both servers whether they are there; neither's absence is an error."""
+        """Return which servers can be reached; an unreachable one is no error."""
         self._sessions.affinity.check()
         database: Literal["up", "down"] = "up"
         try:
@@ -201,7 +206,7 @@ class Persistence(Generic[IdT, UserIdT]):
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
-        """The event loop that it belongs to: that of its first use, and ``None`` before."""
+        """The event loop of its first use, to which it belongs; ``None`` before."""
         return self._sessions.affinity.loop
 
     def begin(self, *, user_id: UserIdT | AnyUser) -> AbstractAsyncContextManager[UnitOfWork[IdT, UserIdT]]:
@@ -211,49 +216,65 @@ class Persistence(Generic[IdT, UserIdT]):
             user_id: the owner, or ``ANY_USER`` for administration.
 
         Raises:
-            UnavailableError: the database went away, and nothing of the work is in it; ``run`` does it again.
-            CommitUnknownError: the reply to COMMIT was lost, and the database cannot say what became of it.
+            InvalidInputError: ``user_id`` is not of the configured type.
+            UnavailableError: the connection was lost and the work is rolled back; ``run`` would repeat it.
+            CommitUnknownError: the reply to COMMIT was lost, and the database cannot tell what became of it.
         """
         return self._transactions.begin(user_id=user_id)
 
     async def run(self, work: Callable[[UnitOfWork[IdT, UserIdT]], Awaitable[T]], *, user_id: UserIdT | AnyUser) -> T:
-        """Run a function in a unit of work of its own, and commit it: once, however often that has to be tried.
+        """Run a function in a unit of work and commit it once, with retries.
 
-        When the database restarts, fails over or ends the transaction to resolve a deadlock, the function is called
-        again, with a new unit of work, for up to ``PERSISTENCE_RETRY_DEADLINE`` seconds. So let it do its work in the
-        database only. A lost reply to COMMIT is settled by asking the database, so nothing is done twice. When the
-        caller is cancelled, the attempt under way goes on to its end, and no other begins.
+        If the database restarts, fails over or resolves a deadlock, the function is called again with a new unit of
+        work, for up to ``PERSISTENCE_RETRY_DEADLINE`` seconds, so it should have no effects outside the database. A
+        lost reply to COMMIT is settled by asking the database, so nothing is done twice. If the caller is cancelled,
+        the current attempt finishes and no retry starts.
 
         Args:
-            work: is given the unit of work; what it returns is returned.
+            work: called with the unit of work.
             user_id: the owner, or ``ANY_USER`` for administration.
 
+        Returns:
+            What ``work`` returns.
+
         Raises:
-            PersistenceError: that of the last attempt.
-            CommitUnknownError: the reply to COMMIT was lost, and the database cannot say what became of it.
+            PersistenceError: the error of the last attempt.
+            CommitUnknownError: the reply to COMMIT was lost, and the database cannot tell what became of it.
         """
         return await self._transactions.run(work, user_id=user_id)
 
     def bind(self, session: AsyncSession, *, user_id: UserIdT | AnyUser) -> UnitOfWork[IdT, UserIdT]:
-        """Join a session of the host's: the host commits, and the cache follows that commit.
+        """Join a session of the host: the host commits, and the cache follows that commit.
+
+        Args:
+            session: an ``AsyncSession`` on the same database.
+            user_id: the owner, or ``ANY_USER`` for administration.
+
+        Returns:
+            The repositories in the session's transaction.
 
         Raises:
-            InvalidInputError: the session commits by itself (AUTOCOMMIT), or is bound to another ``Persistence``.
+            InvalidInputError: the session is in AUTOCOMMIT, or bound to another ``Persistence``.
+            ClosedError: this store is closed.
         """
         options = session.get_bind(self.models.Thread).get_execution_options()
         refuse_autocommit(yes=options.get("isolation_level") == "AUTOCOMMIT")
         return self._transactions.join(session, user_id)
 
     async def purge(self, *, keep_last: int | None = None, older_than: datetime | None = None) -> int:
-        """Delete old states of every thread, in small batches; say how many went. The latest state always stays.
+        """Delete old states of every thread in small batches; return their number. The latest state is never deleted.
 
-        No writer is waited for: a thread that is written to at this moment is left for the next time. Streams that were
-        begun more than a day ago and became no state go, too. With an interval in the settings, a store does this by
-        itself.
+        A thread that is being written to is skipped, so writers do not wait. Abandoned streams, begun more than a day
+        ago, are swept too. An open store purges in the background every ``PERSISTENCE_CHECKPOINT_CLEANUP_INTERVAL``.
 
         Args:
-            keep_last: how many stay, at least 1. If both are left out, ``PERSISTENCE_MAX_CHECKPOINT_HISTORY``.
-            older_than: delete only what was saved before this time.
+            keep_last: how many of a thread's newest states stay, at least 1. If both arguments are left out,
+                ``PERSISTENCE_MAX_CHECKPOINT_HISTORY``.
+            older_than: delete only states that were saved before this time, which has a time zone.
+
+        Raises:
+            InvalidInputError: an argument cannot be valid, or both are left out and the history is unlimited.
+            UnavailableError: the database cannot be reached.
         """
         wanted = keep_last
         if wanted is None:
@@ -263,9 +284,9 @@ class Persistence(Generic[IdT, UserIdT]):
         return await self._purging.purge(keep_last=keep, older_than=before)
 
     async def sweep(self) -> int:
-        """Withdraw the cached states that Redis could not be told of in time; say how many there were.
+        """Deliver the cache invalidations of the outbox to Redis; return their number.
 
-        An open store does so by itself, every ``PERSISTENCE_CACHE_SWEEP_INTERVAL`` seconds.
+        An open store does so in the background every ``PERSISTENCE_CACHE_SWEEP_INTERVAL`` seconds.
         """
         total, cache = 0, self.cache
         while cache is not None and (count := await self._transactions.maintain(partial(sweep_batch, cache=cache))):
@@ -273,14 +294,19 @@ class Persistence(Generic[IdT, UserIdT]):
         return total
 
     async def audit_cache(self, sample: int = 1000) -> CacheAudit:
-        """Compare cached states with the database; nothing is compared where Redis is away, or none is configured.
+        """Compare cached states with the database; compares nothing if Redis is down or not configured.
 
-        If one is stale, this takes ``PERSISTENCE_CACHE_SWEEP_INTERVAL`` and a little more, to see whether it stays so.
+        If a cached state is stale, this waits ``PERSISTENCE_CACHE_SWEEP_INTERVAL`` and a little more before it compares
+        that state again.
 
         Args:
-            sample: how many, at most 100,000.
+            sample: the number of states to compare, at most 100,000.
+
+        Returns:
+            The numbers of compared and of stale states.
 
         Raises:
+            InvalidInputError: ``sample`` is out of range.
             UnavailableError: the database cannot be reached.
         """
         wanted = check_limit(sample, "sample", _MOST_AUDITED)
@@ -300,10 +326,10 @@ class Persistence(Generic[IdT, UserIdT]):
         )
 
     async def aclose(self) -> None:
-        """Finish what follows the last commits, and close what this object opened.
+        """Close the store: wait for running calls, then close what it opened.
 
-        When ``PERSISTENCE_CHECKPOINTER_CLEANUP_TIMEOUT`` is up, what is still under way ends with an error, and the
-        connections are cut: a database that hangs keeps nobody from closing.
+        After ``PERSISTENCE_CHECKPOINTER_CLEANUP_TIMEOUT`` seconds, running calls fail and connections are closed
+        without waiting for the server, so a database that hangs does not block the caller.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.settings.checkpointer_cleanup_timeout
@@ -350,7 +376,7 @@ class Persistence(Generic[IdT, UserIdT]):
 
 
 def _refuse_other_id_types(models: Models[Any, Any], settings: PersistenceSettings) -> None:
-    """The settings say how ids are made and what the database must hold; a host's models must not say otherwise."""
+    """Refuse models with other id types than the settings, which say how ids are made and what the database holds."""
     for variable, mapped, given in (
         ("PERSISTENCE_ID_TYPE", models.id_types.id, settings.id_types.id),
         ("PERSISTENCE_USER_ID_TYPE", models.id_types.user, settings.id_types.user),

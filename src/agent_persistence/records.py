@@ -1,4 +1,4 @@
-"""The frozen values that the repositories give and take; they hold no session and no connection."""
+"""Values that repositories take and return; they hold no session and no connection."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class AnyUser(Enum):
 
 
 ANY_USER: Final = AnyUser.ANY_USER
-"""In place of a ``user_id``: every owner's data. For administration; never for a request of a user."""
+"""In place of a ``user_id``: the data of every owner. For administration, never for a user's request."""
 
 
 class Unset(Enum):
@@ -34,11 +34,11 @@ class Unset(Enum):
 
 
 UNSET: Final = Unset.UNSET
-"""The default of arguments for which ``None`` has a meaning of its own."""
+"""The default of arguments where ``None`` is a value."""
 
 
 class MessageRole(StrEnum):
-    """Who said a message: the labels of the database's enum ``message_role``."""
+    """The role of a message's author: the labels of the PostgreSQL enum ``message_role``."""
 
     USER = "user"
     ASSISTANT = "assistant"
@@ -48,7 +48,17 @@ class MessageRole(StrEnum):
 
 @frozen
 class ThreadRecord(Generic[IdT, UserIdT]):
-    """A thread as it stands in the database."""
+    """A thread as it is stored.
+
+    Attributes:
+        thread_id: unique in the database.
+        user_id: the owner.
+        name: a title, or ``None``.
+        meta: a JSON object of the application.
+        archived_at: when it was archived, or ``None``.
+        created_at: when it was created, by the database's clock.
+        updated_at: when it was last active, to within ``PERSISTENCE_THREAD_TOUCH_INTERVAL``.
+    """
 
     thread_id: IdT
     user_id: UserIdT
@@ -66,12 +76,12 @@ class ThreadRecord(Generic[IdT, UserIdT]):
 
 @frozen
 class StateStream:
-    """What is known of a state that was streamed in, without reading it.
+    """The description of a streamed state.
 
     Attributes:
-        size: how many bytes it has.
-        sha256: their digest, in hexadecimal.
-        chunks: in how many pieces it is kept, and comes back.
+        size: its size in bytes.
+        sha256: the SHA-256 of these bytes, in hexadecimal.
+        chunks: the number of chunks in which it is stored and read.
     """
 
     size: int
@@ -84,9 +94,13 @@ class StateRecord(Generic[IdT]):
     """One saved state of a thread.
 
     Attributes:
+        thread_id: the thread.
         version: grows with every saved state of a thread; pass it as ``expected_version`` to save over it.
-        data: ``None`` for a state that was streamed in; ``open_stream`` reads it.
-        stream: what is known of a state that was streamed in; ``None`` for every other.
+        data: the JSON value that was saved; ``None`` for a streamed state, which ``open_stream`` reads.
+        meta: a JSON object of the application.
+        created_at: when it was saved, by the database's clock.
+        updated_at: when SQL of the host changed it; otherwise ``created_at``.
+        stream: the description of a streamed state; ``None`` for every other.
     """
 
     thread_id: IdT
@@ -99,7 +113,7 @@ class StateRecord(Generic[IdT]):
 
 
 class SavedState(NamedTuple):
-    """A latest state as it was sent to the database: bytes, which a caller's later changes cannot reach."""
+    """A latest state as it was sent to the database: bytes, which later changes of the caller's value do not reach."""
 
     version: int
     data: bytes
@@ -109,14 +123,14 @@ class SavedState(NamedTuple):
 
 
 class TouchedState(NamedTuple):
-    """Whose latest state a transaction changed."""
+    """A thread and owner whose latest state a transaction changed."""
 
     thread_id: Any
     user_id: Any
 
 
 Touched = dict[TouchedState, SavedState | None]
-"""The latest state that this transaction leaves behind, or ``None`` where the next reader has to look."""
+"""The latest states that a transaction leaves; ``None`` where the next reader must read the table."""
 
 
 @frozen
@@ -124,10 +138,17 @@ class MessageRecord(Generic[IdT]):
     """One message of a thread.
 
     Attributes:
-        seq: the message's place; greater means later in its thread.
-        role: a ``MessageRole``, or the plain label where a newer version of the schema added one.
-        message: the message as it was given, in the chat-completions shape, equal to the last bit.
-        text: its plain text, for people and for search.
+        thread_id: the thread.
+        message_id: unique within the thread.
+        seq: the message's position; greater means later in its thread.
+        role: a ``MessageRole``, or the label where a newer version of the schema added one.
+        message: the message as it was given, in the chat-completions shape, exactly equal.
+        text: its plain text, for display and search.
+        total_tokens: as given by the application.
+        usages: a JSON object, as given by the application.
+        meta: a JSON object of the application.
+        created_at: when it was added, by the database's clock.
+        updated_at: when it was last changed.
     """
 
     thread_id: IdT
@@ -149,22 +170,26 @@ class MessageRecord(Generic[IdT]):
 
     @property
     def tool_calls(self) -> Any:
-        """The calls that the assistant asked for, or ``None``."""
+        """The tool calls that the assistant requests, or ``None``."""
         return self.message.get("tool_calls")
 
     @property
     def tool_call_id(self) -> str | None:
-        """The call that a tool's message answers, or ``None``."""
+        """The id of the tool call that this message answers, or ``None``."""
         return self.message.get("tool_call_id")
 
 
 @dataclass(frozen=True, kw_only=True)  # with slots, `NewMessage[str](...)` is a TypeError
 class NewMessage(Generic[IdT]):
-    """A message to append, where the bare mapping does not say enough.
+    """A message to append, with more fields than its mapping has.
 
     Attributes:
-        message: the message in the chat-completions shape: ``role``, ``content``, and whatever else it carries.
-        message_id: makes the append idempotent: the same id and content again changes nothing. Made if left out.
+        message: the message in the chat-completions shape: ``role``, ``content``, and any other JSON fields.
+        message_id: makes the append idempotent: a second one with the same id and content changes nothing. Made if
+            left out.
+        total_tokens: 0 to 2,147,483,647.
+        usages: a JSON object.
+        meta: a JSON object.
     """
 
     message: Mapping[str, Any] = field(repr=False)
@@ -176,12 +201,14 @@ class NewMessage(Generic[IdT]):
 
 @dataclass(frozen=True, kw_only=True)  # with slots, `NewThread[str](...)` is a TypeError
 class NewThread(Generic[IdT]):
-    """A thread with all that is in it, to be added at once.
+    """A thread with its messages and states, for ``create_many``.
 
     Attributes:
         thread_id: made if left out.
+        name: a title, at most 255 characters.
+        meta: a JSON object.
         messages: in their order.
-        states: any JSON values, the latest at the end.
+        states: JSON values, the latest at the end.
     """
 
     thread_id: IdT | None = None
@@ -193,13 +220,13 @@ class NewThread(Generic[IdT]):
 
 @frozen
 class Page(Generic[T]):
-    """Some rows of a longer list, and the cursors to what lies around them.
+    """A page of a list, with cursors to the pages around it.
 
     Attributes:
         items: the rows, in the order of the list.
-        before: give it as ``before=`` for the rows that precede these; ``None`` where there are known to be none.
-        after: give it as ``after=`` for the rows that follow these; ``None`` where there can be none.
-        corrupt: rows of this page that could not be read back; the others could.
+        before: pass it as ``before=`` for the rows that precede these; ``None`` if there are none.
+        after: pass it as ``after=`` for the rows that follow these; ``None`` if there are none.
+        corrupt: an error for each row of the page that cannot be read.
     """
 
     items: tuple[T, ...]

@@ -1,4 +1,4 @@
-"""The ``PERSISTENCE_*`` variables, read once and checked before anything starts."""
+"""The ``PERSISTENCE_*`` variables, checked before anything starts."""
 
 from __future__ import annotations
 
@@ -41,20 +41,20 @@ _OPTIONAL: Final = (
 )
 
 QUARANTINE_SECONDS: Final = 10.0
-"""For how long a write keeps readers from filling the cache: longer than any transaction may last, or idle."""
+"""How long a write keeps readers from filling the cache: longer than a transaction may last or idle."""
 LONGEST_TRANSACTION: Final = QUARANTINE_SECONDS - 1
 
 Seconds = Annotated[float, Field(ge=0.001)]  # PostgreSQL counts milliseconds: less would be 0, which means "no limit"
 
 
 class PersistenceSettings(BaseSettings):
-    """Every knob of this package: the field ``pool_size`` is the variable ``PERSISTENCE_POOL_SIZE``.
+    """The settings of this package: the field ``pool_size`` is the variable ``PERSISTENCE_POOL_SIZE``.
 
-    Keywords win over the environment, which wins over ``.env`` in the working directory; ``_env_file=None`` leaves that
-    file alone. ``.env.example`` says what each variable is for.
+    Keyword arguments override the environment, which overrides ``.env`` in the working directory; ``_env_file=None``
+    ignores that file. ``.env.example`` explains each variable.
 
     Raises:
-        SettingsError: a value is wrong. The error names the variable and says what is allowed; it never holds a secret.
+        SettingsError: a value is wrong. The error names the variable and what is allowed, and never holds a secret.
         TypeError: there is no field of this name.
     """
 
@@ -120,8 +120,8 @@ class PersistenceSettings(BaseSettings):
 
     sql_log_level: Literal["INFO", "WARNING", "ERROR"] | None = None
 
-    # Written out, because the signature that type checkers would derive from the fields takes no plain string for a
-    # secret and no _env_file.
+    # Written out: the signature that type checkers derive from the fields accepts no plain string for a secret, and no
+    # _env_file.
     def __init__(self, **values: Any) -> None:
         _refuse_wrong_keywords(type(self), values)
         try:
@@ -130,20 +130,20 @@ class PersistenceSettings(BaseSettings):
             refusal = _refusal(error.errors(include_url=False)[0])
         else:
             return
-        raise refusal  # out here it has no __context__, which would be pydantic's error with the values in it
+        raise refusal  # outside the except block, so that pydantic's error with the values is not its __context__
 
     def __setattr__(self, name: str, value: object) -> None:
-        """Refuse to change. pydantic's own refusal would print the value."""
-        raise AttributeError(f"settings do not change; make new ones to have another {name}")
+        """Refuse changes. pydantic's error would print the value."""
+        raise AttributeError(f"settings are immutable; make new ones with another {name}")
 
     @property
     def database(self) -> DatabaseUrl | None:
-        """The address of the database; ``None`` where it is unset or embedded."""
+        """The address of the database; ``None`` if it is unset or embedded."""
         return None if _is_embedded(self.database_url) else _address(self.database_url, "database_url")
 
     @property
     def migration_database(self) -> DatabaseUrl | None:
-        """The address that migrations use: one without a pooler, if it is set apart from ``database``."""
+        """The address for migrations: ``migration_database_url``, which bypasses a pooler, or ``database``."""
         return _address(self.migration_database_url, "migration_database_url") or self.database
 
     @property
@@ -152,7 +152,7 @@ class PersistenceSettings(BaseSettings):
         return IdTypes(ID_TYPES[self.id_type], ID_TYPES[self.user_id_type])
 
     def id_maker(self) -> Callable[[], Any] | None:
-        """Return what makes new ids in Python, or ``None`` where the database makes them."""
+        """Return the function that makes new ids in Python, or ``None`` if the database makes them."""
         kind = ID_TYPES[self.id_type]
         match self.id_generator or ("database" if kind.generated else "uuid7"):
             case "database" | "uuid7" | "uuid4" as generator:
@@ -270,7 +270,7 @@ def _variable(field_name: object) -> str:
 
 def _refuse_wrong_keywords(settings: type[PersistenceSettings], values: dict[str, Any]) -> None:
     for name, value in values.items():
-        if name.startswith("_"):  # _env_file and its like are pydantic-settings' own
+        if name.startswith("_"):  # _env_file and others of pydantic-settings
             continue
         if name not in settings.model_fields:
             raise TypeError(f"PersistenceSettings has no field {name!r}")
@@ -281,7 +281,7 @@ def _refuse_wrong_keywords(settings: type[PersistenceSettings], values: dict[str
 def _refusal(error: ErrorDetails) -> SettingsError:
     cause = error.get("ctx", {}).get("error")
     if isinstance(cause, SettingsError):
-        return SettingsError(cause.variable, cause.reason)  # a copy, without the traceback and its values
+        return SettingsError(cause.variable, cause.reason)  # a copy: the traceback of the original holds values
     name = error["loc"][0]
     reason = str(cause) if cause else error["msg"].replace("Input should", "must", 1)
     given = "" if name in _SECRETS else f" (given: {error['input']!r})"
@@ -307,22 +307,22 @@ def _refuse_bad_redis_url(text: str) -> None:
         numbers = url.query.get("db", [])
     else:
         numbers = [url.path.removeprefix("/"), *url.query.get("db", [])]
-    for number in filter(None, numbers):  # redis-py reads a database that is no number as 0, without a word
+    for number in filter(None, numbers):  # redis-py silently reads a database that is not a number as 0
         read_number(number, "database after the address", 0, 999_999)
 
 
 def _import_callable(path: str) -> Callable[[], Any]:
-    """Import the maker of ids that a host wrote.
+    """Import the host's function that makes ids.
 
     Raises:
-        ValueError: there is no such callable.
+        ValueError: it cannot be imported, or is not callable.
     """
     if not re.search("[.:]", path):
         raise ValueError(f"must be database, uuid7, uuid4, or a callable such as myapp.ids:new_id (given: {path!r})")
     try:
         found = pkgutil.resolve_name(path)
-    except Exception as error:  # noqa: BLE001  # the module is the host's: importing it can raise anything
-        # Only the import system's own text is repeated; another error's could hold the host's values.
+    except Exception as error:  # noqa: BLE001  # importing the host's module can raise anything
+        # Only the import system's text is repeated; that of another error could hold the host's values.
         detail = str(error) if isinstance(error, ImportError | AttributeError) else type(error).__name__
         raise ValueError(f"{path!r} cannot be imported: {detail}") from None
     if not callable(found):

@@ -1,4 +1,4 @@
-"""One store for a whole program, made when it is first asked for: where nobody hands one over."""
+"""One store for a whole program, opened from the environment when it is first used."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ AnyPersistence = Persistence[Any, Any]
 class _Shared:
     """The store of one event loop.
 
-    A generator holds it open: the event loop closes those that are left when it ends, as ``asyncio.run`` has it do.
+    A generator holds it open, because ``asyncio.run`` closes remaining generators at the end of the event loop.
     """
 
     def __init__(self) -> None:
@@ -26,17 +26,17 @@ class _Shared:
 
     @property
     def is_of_use(self) -> bool:
-        """Whether it is open, or about to be."""
+        """Whether it is open, or being opened."""
         if not self._opening.done():
             return True
         return not self._opening.cancelled() and not self._opening.exception() and not self._opening.result().closed
 
     async def opened(self) -> AnyPersistence:
-        """Return it once it is open, even if those who asked before were cancelled."""
+        """Return the store once it is open; a cancelled caller does not cancel the opening."""
         return await asyncio.shield(self._opening)
 
     async def aclose(self) -> None:
-        """Close it; what went wrong when it was opened is for those who asked for it."""
+        """Close the store; an error of its opening was raised to those who wanted it."""
         await asyncio.wait([self._opening])
         await self._held.aclose()
 
@@ -51,14 +51,14 @@ _replacements: list[AnyPersistence] = []
 
 
 async def shared_persistence() -> AnyPersistence:
-    """Return the store of this process and event loop; the first call makes and opens it, from the environment.
+    """Return the store of this process and event loop; the first call opens it, with settings from the environment.
 
-    Whoever calls at the same time gets the same one. It closes with its event loop, with ``close_shared_persistence``
-    or by its own ``aclose``; the next call makes another one then.
+    Concurrent callers get the same store. It is closed with its event loop, by ``close_shared_persistence`` or by its
+    ``aclose``; the next call opens another one.
 
     Raises:
         SettingsError: a variable is missing or wrong.
-        PersistenceError: it cannot be opened; the next call tries again.
+        PersistenceError: the store cannot be opened; the next call tries again.
     """
     if _replacements:
         return _replacements[-1]
@@ -70,7 +70,7 @@ async def shared_persistence() -> AnyPersistence:
 
 
 async def close_shared_persistence() -> None:
-    """Close the store of this event loop, within ``PERSISTENCE_CHECKPOINTER_CLEANUP_TIMEOUT``; if there is one."""
+    """Close the store of this event loop, if there is one, within ``PERSISTENCE_CHECKPOINTER_CLEANUP_TIMEOUT``."""
     shared = _shared.pop(asyncio.get_running_loop(), None)
     if shared is not None:
         await shared.aclose()
@@ -78,7 +78,7 @@ async def close_shared_persistence() -> None:
 
 @contextmanager
 def replaced_shared_persistence(persistence: AnyPersistence) -> Iterator[None]:
-    """Have ``shared_persistence`` return another store for the length of a block: for tests. It is left open."""
+    """Let ``shared_persistence`` return another store within a block, for tests. The block does not close it."""
     _replacements.append(persistence)
     try:
         yield

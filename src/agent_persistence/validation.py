@@ -1,6 +1,6 @@
-"""Checks of plain arguments: texts, names, times, limits and versions.
+"""Checks of arguments: texts, names, times, limits and versions.
 
-Nothing is converted. A refusal names the field and the rule, never the value.
+Nothing is converted. An error names the field and the rule, never the value.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ GREATEST_TTL: Final = 100 * 365 * 86_400.0
 
 
 def text_refusal(text: str) -> str | None:
-    """Say why PostgreSQL could not store this text, or return ``None``."""
+    """Return why PostgreSQL cannot store a text, or ``None`` if it can."""
     if "\0" in text:
         return "holds a NUL character, which PostgreSQL cannot store; remove it"
     if text.isascii():  # known without a scan, and most text is
@@ -33,7 +33,7 @@ def text_refusal(text: str) -> str | None:
 
 
 def check_text(value: object, field: str, *, max_length: int | None = None) -> str:
-    """Return the text as it is: line ends, ANSI escapes and other control characters are kept.
+    """Return a text unchanged, with line ends, ANSI escapes and other control characters.
 
     Raises:
         InvalidInputError: not a string, too long, or not storable (NUL, lone surrogate).
@@ -48,7 +48,7 @@ def check_text(value: object, field: str, *, max_length: int | None = None) -> s
 
 
 def check_name(value: object, field: str) -> str | None:
-    """Return a name of at most 255 characters, or ``None`` for none.
+    """Return a name of at most 255 characters, or ``None``.
 
     Raises:
         InvalidInputError: neither ``None`` nor a storable text of that length.
@@ -61,7 +61,7 @@ NAMESPACE_RULE: Final = "must be 1 to 64 letters, digits, '_', '.' and '-'"
 
 
 def check_namespace(value: object, field: str) -> str:
-    """Return the first part of keys in a store that several applications share.
+    """Return a namespace: the first part of keys in a store that several applications share.
 
     Raises:
         InvalidInputError: not a string of 1 to 64 letters, digits, ``_``, ``.`` and ``-``.
@@ -72,7 +72,7 @@ def check_namespace(value: object, field: str) -> str:
 
 
 def check_datetime(value: object, field: str) -> datetime:
-    """Return a time that knows its zone; the driver would read a naive one in the client's own.
+    """Return a time with a time zone; the driver would read a naive one in the client's zone.
 
     Raises:
         InvalidInputError: not a datetime, naive, or before year 1 or after year 9999 in UTC.
@@ -89,10 +89,10 @@ def check_datetime(value: object, field: str) -> datetime:
 
 
 def check_limit(value: object, field: str, maximum: int) -> int:
-    """Return how many rows to read at most.
+    """Return a maximum number of rows.
 
     Raises:
-        InvalidInputError: not an int (``True`` is none), or not within 1 and ``maximum``.
+        InvalidInputError: not an int (``True`` is not one), or not between 1 and ``maximum``.
     """
     if isinstance(value, bool) or not isinstance(value, int):
         raise InvalidInputError(field, f"must be an int, not {type(value).__name__}")
@@ -102,10 +102,10 @@ def check_limit(value: object, field: str, maximum: int) -> int:
 
 
 def check_version(value: object, field: str) -> int:
-    """Return the version of a state; 0 stands for none yet.
+    """Return a version of a state; 0 means that there is none yet.
 
     Raises:
-        InvalidInputError: not an int (``True`` is none), or none that the database could have made.
+        InvalidInputError: not an int (``True`` is not one), or outside the range of versions.
     """
     if isinstance(value, bool) or not isinstance(value, int):
         raise InvalidInputError(field, f"must be an int, not {type(value).__name__}")

@@ -65,7 +65,7 @@ async def put_states(settings: PersistenceSettings, count: int) -> None:
 
 async def purge_once(settings: PersistenceSettings) -> None:
     async with Persistence[str, str](settings) as store:
-        await Purging(store._transactions, keep_last=2, interval=60).sweep()  # noqa: SLF001 - as a store makes it
+        await Purging(store._transactions, keep_last=2, interval=60).purge_in_turn()  # noqa: SLF001 - as a store makes it
 
 
 def test_the_purge_is_seen_with_what_it_removed_and_what_is_due(command_line: CommandLine) -> None:

@@ -1,4 +1,4 @@
-"""Trouble with Redis costs a bounded wait, never an error: a time budget and a circuit breaker around every call."""
+"""A circuit breaker around Redis calls: a failing Redis costs a bounded wait, never an error."""
 
 from __future__ import annotations
 
@@ -21,29 +21,30 @@ _FIRST_PAUSE: Final = 0.2
 _LONGEST_PAUSE: Final = 5.0
 
 CALLS_AT_ONCE: Final = 100
-"""No more are let through, so a client with as many connections never makes a call wait for one."""
+"""Maximum number of concurrent calls; a client with as many connections never lets a call wait for one."""
 
 
 class CacheUnavailableError(Exception):
-    """Redis did not answer in time, answered with an error, or is being left alone for a while."""
+    """Redis did not answer in time, answered with an error, or is not called at the moment."""
 
 
 _recovering: Final[ContextVar[bool]] = ContextVar("agent_persistence_recovering", default=False)
 
 
 class CircuitBreaker:
-    """Calls Redis within a budget, and stops calling for a while after three failures in a row.
+    """Calls Redis within a time budget, and opens after three failures in a row.
 
-    After the pause one call is let through as a probe; the others go on without the cache until it succeeds.
+    While it is open, calls fail at once. After a pause one call passes as a probe; until it succeeds, the others go on
+    without the cache.
 
     Args:
-        call_seconds: the longest that one call may take.
-        budget_seconds: the longest that the calls of one request may take together.
-        clock: a monotonic clock.
+        call_seconds: the longest time that one call may take.
+        budget_seconds: the longest time that the calls of one request may take together.
+        clock: a monotonic clock, in seconds.
 
     Attributes:
-        recover: what must be done before Redis is trusted again: values that could not be withdrawn meanwhile still
-            stand there. The probe's own answer is not trusted either.
+        recover: runs after a successful probe and before the breaker closes: invalidations that Redis missed must be
+            delivered before its values are trusted. The answer to the probe is not trusted either.
     """
 
     def __init__(
@@ -65,25 +66,27 @@ class CircuitBreaker:
 
     @property
     def available(self) -> bool:
-        """Whether calls are let through, as far as is known."""
+        """Whether the breaker is closed: calls reach Redis."""
         return self._failures < _FAILURES_TO_OPEN
 
     def budget(self) -> float:
-        """Start a request's budget: the time by which all its calls must be over."""
+        """Return the deadline of a request that starts now, for all of its calls."""
         return self._clock() + self._budget_seconds
 
     async def call(self, operation: Callable[[], Awaitable[T]], deadline: float, *, callers: int = 1) -> T:
-        """Run one call.
+        """Run one call, and return its result.
 
         Args:
-            callers: for how many; should it fail, it has failed them all.
+            operation: makes the call.
+            deadline: what ``budget`` returned.
+            callers: the number of callers it serves; a failure counts once for each.
 
         Raises:
-            CacheUnavailableError: whatever went wrong. The cancellation of the caller passes uncounted.
+            CacheUnavailableError: the call failed or was not made. A cancelled caller does not count as a failure.
         """
         seconds = min(self._call_seconds, deadline - self._clock())
         if seconds <= 0 or self._calls >= CALLS_AT_ONCE:
-            raise CacheUnavailableError  # our own doing: it says nothing about Redis
+            raise CacheUnavailableError  # not counted: this says nothing about Redis
         probe = self._admit()
         self._calls += 1
         try:
@@ -99,17 +102,17 @@ class CircuitBreaker:
             self._probing = True
             start(self._recover(self.recover))
             raise CacheUnavailableError
-        if probe or self.available:  # the success of a call that was under way when it opened changes nothing
+        if probe or self.available:  # a call that started before the breaker opened does not close it
             self._succeeded()
         return result
 
     async def _recover(self, recover: Callable[[], Awaitable[object]]) -> None:
-        """Close again once all is done without another failure."""
+        """Close the breaker once ``recover`` has ended without another failure."""
         _recovering.set(True)
         failures = self._failures
         try:
             await recover()
-        except Exception as error:  # noqa: BLE001 - whatever it was, there will be another probe
+        except Exception as error:  # noqa: BLE001 - whatever it was, another probe follows
             self._failed(error, probe=True)
         else:
             if self._failures == failures:
@@ -118,7 +121,11 @@ class CircuitBreaker:
             self._probing = False
 
     def _admit(self) -> bool:
-        """Let a call through, and say whether it is the probe."""
+        """Admit a call, and return whether it is the probe.
+
+        Raises:
+            CacheUnavailableError: the breaker is open.
+        """
         if self.available or _recovering.get():
             return False
         if self._probing or self._clock() < self._closed_until:
@@ -131,7 +138,7 @@ class CircuitBreaker:
         self._failures += times
         if opens:
             logger.warning("state cache unavailable, reading from PostgreSQL: %s", type(error).__name__)
-        if opens or probe:  # the failure of a call that was under way when it opened changes nothing
+        if opens or probe:  # a call that started before the breaker opened does not prolong the pause
             self._closed_until = self._clock() + self._pause * random.uniform(0.8, 1.2)
             self._pause = min(self._pause * 2, _LONGEST_PAUSE)
 

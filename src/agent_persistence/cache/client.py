@@ -1,4 +1,4 @@
-"""A Redis client as the guard needs it."""
+"""The Redis client, configured for the circuit breaker."""
 
 from __future__ import annotations
 
@@ -10,10 +10,14 @@ from agent_persistence.cache.circuit_breaker import CALLS_AT_ONCE
 
 
 def make_redis(url: str, *, timeout_seconds: float) -> Redis:
-    """Make a client that gives up at once: bytes, no retries, short timeouts, a bounded pool.
+    """Create a client that fails fast: short timeouts, no retries, a bounded pool; it returns bytes.
 
-    The library's own defaults retry for seconds (58 s against a server that hangs). The retry object must be the
-    asyncio one: the synchronous one is taken without complaint and does nothing.
+    redis-py's defaults retry for seconds (58 s against a server that hangs). The retry object must be the one of
+    ``redis.asyncio``: the synchronous one is accepted and does nothing.
+
+    Args:
+        url: the address of the server.
+        timeout_seconds: the limit for connecting, for each call, and for a connection from the pool.
     """
     pool = BlockingConnectionPool.from_url(
         url,

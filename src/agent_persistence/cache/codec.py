@@ -1,9 +1,9 @@
-"""A cached state as bytes and back: a checked envelope around JSON. No class is named, none is made.
+"""Cached states as bytes: a checked envelope around JSON. Decoding names and creates no class.
 
     V00000000000000000042{"format":1,"thread":"…","owner":"…","times":[…],"length":…,"crc32":…,"plain":…}⏎data⏎meta
 
-The version stands first in a fixed width, so that Redis can compare versions as text. Version 0, with nothing behind
-the envelope, says that the thread has no state.
+The version comes first and has a fixed width, so that Redis can compare versions as text. Version 0, with nothing after
+the envelope, means that the thread has no state.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ MAX_BYTES: Final = 1024 * 1024
 
 
 class UnreadableValueError(Exception):
-    """A cached value is damaged, of another format, or somebody else's: a miss."""
+    """A cached value is damaged, in another format, or of another key; it counts as a miss."""
 
 
 def encode_state(thread_id: Any, user_id: Any, state: SavedState | None) -> bytes | None:
-    """Write a latest state, or that there is none; ``None`` where it is too large to be cached."""
-    body = b"" if state is None else b"%b\n%b" % (state.data, state.meta)  # JSON of ours holds no line ends
+    """Encode a latest state, or the fact that there is none; return ``None`` if it is too large for the cache."""
+    body = b"" if state is None else b"%b\n%b" % (state.data, state.meta)  # exact JSON has no line ends
     if len(body) > MAX_BYTES:
         return None
     envelope = {
@@ -39,13 +39,13 @@ def encode_state(thread_id: Any, user_id: Any, state: SavedState | None) -> byte
         "times": [] if state is None else [state.created_at, state.updated_at],
         "length": len(body),
         "crc32": zlib.crc32(body),
-        "plain": is_plain_json(body),  # found out once, and not by every reader
+        "plain": is_plain_json(body),  # determined once here, and not by every reader
     }
     return b"%b%020d%b\n%b" % (VALUE, 0 if state is None else state.version, orjson.dumps(envelope), body)
 
 
 def version_of(head: bytes) -> int:
-    """Read the version from the first ``HEAD_BYTES`` of a cached value.
+    """Return the version in the first ``HEAD_BYTES`` of a cached value.
 
     Raises:
         UnreadableValueError: there is none.
@@ -57,10 +57,10 @@ def version_of(head: bytes) -> int:
 
 
 def decode_state(value: bytes, thread_id: Any, user_id: Any) -> StateRecord[Any] | None:
-    """Read a cached state, or ``None`` for a thread without one.
+    """Decode a cached state; ``None`` for a thread without one.
 
     Raises:
-        UnreadableValueError: it is not what was written for this thread and owner.
+        UnreadableValueError: it was not written for this thread and owner, or is damaged.
     """
     try:
         version = version_of(value)

@@ -1,4 +1,4 @@
-"""The names of cache keys."""
+"""Keys of cached states."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from agent_persistence.errors import InvalidInputError
 from agent_persistence.ids import IdTypes
 from agent_persistence.records import TouchedState
 
-_NEEDS_NO_QUOTES: Final = re.compile("[A-Za-z0-9_.~-]+")  # what ``quote`` leaves as it is, found out ten times faster
+_NEEDS_NO_QUOTES: Final = re.compile("[A-Za-z0-9_.~-]+")  # what ``quote`` leaves unchanged, recognised ten times faster
 
 
 def state_key(namespace: str, thread_id: object, user_id: object) -> bytes:
     """Return the key of a thread's latest state: ``{namespace}:state_cache:{thread_id}:{user_id}``.
 
-    Each id is percent-encoded, so that ``("a:b", "c")`` and ``("a", "b:c")`` do not meet in one key.
+    Ids are percent-encoded, so that ``("a:b", "c")`` and ``("a", "b:c")`` have different keys.
     """
     return f"{_prefix(namespace)}{_quoted(str(thread_id))}:{_quoted(str(user_id))}".encode()
 
 
 def parse_state_key(namespace: str, key: bytes, id_types: IdTypes[Any, Any]) -> TouchedState | None:
-    """Return whose latest state a key is for; ``None`` if it is no key of this namespace and these kinds of id."""
+    """Return the state that a key is for; ``None`` if it is not a key of this namespace and these id types."""
     thread_id, _, user_id = key.decode(errors="replace").removeprefix(_prefix(namespace)).partition(":")
     try:
         state = TouchedState(
@@ -30,11 +30,11 @@ def parse_state_key(namespace: str, key: bytes, id_types: IdTypes[Any, Any]) -> 
         )
     except InvalidInputError:
         return None
-    return state if state_key(namespace, *state) == key else None  # " 1" is an int too, but no key says it so
+    return state if state_key(namespace, *state) == key else None  # " 1" parses as an int too, but is in no key
 
 
 def keys_pattern(namespace: str) -> bytes:
-    """Return the pattern, as ``SCAN`` reads it, of all keys of a namespace."""
+    """Return the pattern for ``SCAN`` that matches all keys of a namespace."""
     return re.sub(r"([*?\[\]\\])", r"\\\1", _prefix(namespace)).encode() + b"*"
 
 

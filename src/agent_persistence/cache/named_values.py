@@ -1,4 +1,4 @@
-"""Small values under names, each with an end: what may be lost, and is shared by all processes where Redis is."""
+"""Small named values that expire and may be lost; all processes share them where Redis is configured."""
 
 from __future__ import annotations
 
@@ -20,38 +20,39 @@ _MOST_KEPT: Final = 10_000
 _KEYS_A_STEP: Final = 500
 
 Name = tuple[str, str]
-"""A namespace, and the name in it."""
+"""A namespace, and a name in it."""
 
 
 class RedisValues:
-    """Named values beside the cached states of a database, within limits of their own.
+    """Named values beside the cached states of a database.
 
-    Every method raises ``CacheUnavailableError`` where Redis does not answer in time.
+    Every method raises ``CacheUnavailableError`` if Redis does not answer in time.
 
     Args:
-        call_seconds: the longest that one call may take.
+        cache: the cache whose client and namespace are used.
+        call_seconds: the longest time that one call may take.
     """
 
     def __init__(self, cache: StateCache, *, call_seconds: float) -> None:
         self._cache = cache
-        # Not the guard of the states: a large value that takes long must not have them left alone.
+        # A second circuit breaker: a large value that takes long must not open that of the states.
         self._guard = CircuitBreaker(call_seconds=call_seconds, budget_seconds=call_seconds)
 
     async def put(self, name: Name, value: bytes, *, ttl_seconds: int) -> None:
-        """Set a value, for so long."""
+        """Set a value that expires after so many seconds."""
         await self._call(lambda redis: redis.set(self._key(name), value, ex=ttl_seconds))
 
     async def get(self, name: Name) -> bytes | None:
-        """Return a value, or ``None``."""
+        """Return a value, or ``None`` if it is absent or has expired."""
         found: bytes | None = await self._call(lambda redis: redis.get(self._key(name)))
         return found
 
     async def delete(self, name: Name) -> bool:
-        """Forget a value; say whether there was one."""
+        """Delete a value; return whether it existed."""
         return bool(await self._call(lambda redis: redis.delete(self._key(name))))
 
     async def names(self, namespace: str) -> list[str]:
-        """Return the names in a namespace, in no order."""
+        """Return the names in a namespace, in no particular order."""
         beginning = self._key((namespace, ""))
         pattern = re.sub(rb"([*?\[\]\\])", rb"\\\1", beginning) + b"*"
         found: set[bytes] = set()
@@ -63,7 +64,7 @@ class RedisValues:
                 return [unquote(key.removeprefix(beginning).decode(), errors="surrogatepass") for key in found]
 
     async def _call(self, operation: Callable[[Redis], Awaitable[Any]]) -> Any:
-        if not self._cache.is_named:  # its keys would be those of any database
+        if not self._cache.is_named:  # without the name, databases would share keys
             raise CacheUnavailableError
         return await self._guard.call(partial(operation, self._cache.redis), self._guard.budget())
 
@@ -77,9 +78,9 @@ async def _scan(redis: Redis, *, cursor: int, pattern: bytes) -> Any:
 
 
 class LocalValues:
-    """Named values in the memory of this process, for where there is no Redis: the oldest go first.
+    """Named values in the memory of this process, where no Redis is configured; the oldest are evicted first.
 
-    It may be used by several threads.
+    Thread-safe.
     """
 
     def __init__(self) -> None:
@@ -87,7 +88,7 @@ class LocalValues:
         self._values: OrderedDict[Name, tuple[bytes, float]] = OrderedDict()
 
     async def put(self, name: Name, value: bytes, *, ttl_seconds: int) -> None:
-        """Set a value, for so long."""
+        """Set a value that expires after so many seconds."""
         with self._lock:
             self._values[name] = (value, time.monotonic() + ttl_seconds)
             self._values.move_to_end(name)
@@ -95,19 +96,19 @@ class LocalValues:
                 self._values.popitem(last=False)
 
     async def get(self, name: Name) -> bytes | None:
-        """Return a value, or ``None``."""
+        """Return a value, or ``None`` if it is absent or has expired."""
         with self._lock:
             return self._get(name)
 
     async def delete(self, name: Name) -> bool:
-        """Forget a value; say whether there was one."""
+        """Delete a value; return whether it existed."""
         with self._lock:
             existed = self._get(name) is not None
             self._values.pop(name, None)
             return existed
 
     async def names(self, namespace: str) -> list[str]:
-        """Return the names in a namespace, in no order."""
+        """Return the names in a namespace, in no particular order."""
         with self._lock:
             return [name[1] for name in list(self._values) if name[0] == namespace and self._get(name) is not None]
 

@@ -1,8 +1,9 @@
-"""One Redis string a state: absent, a reader's lease ``L``, a writer's quarantine ``W``, or a value ``V``.
+"""The commands of the cache protocol: one Redis string a state.
 
-The commands of "quarantine, commit, publish", a register cut down from the IQ framework (Ghandeharizadeh, Yap, Nguyen:
-Strong consistency in cache augmented SQL systems, Middleware 2014). Each command touches one key, so a Cluster will do,
-and may safely run late or twice.
+A key is absent, or holds a reader's lease ``L``, a writer's quarantine ``W``, or a value ``V``. The protocol
+"quarantine, commit, publish" is a reduced IQ framework (Ghandeharizadeh, Yap, Nguyen: Strong consistency in cache
+augmented SQL systems, Middleware 2014). Each command touches one key, so Redis Cluster works, and it is harmless if a
+command runs late or twice.
 """
 
 from __future__ import annotations
@@ -23,16 +24,16 @@ QUARANTINE: Final = b"W"
 LEASE_MS: Final = 2_000
 QUARANTINE_MS: Final = int(QUARANTINE_SECONDS * 1000)
 
-_KEYS_A_PAGE: Final = 1_000  # that the server looks at, whether they match or not
+_KEYS_A_PAGE: Final = 1_000  # that the server examines, matching or not
 
-# Tokens are compared by a short GETRANGE: a value of a megabyte is not copied into Lua for that.
+# Tokens are compared by a short GETRANGE: GET would copy a value of up to a megabyte into Lua.
 _HOLDS: Final = """
 local function holds(token)
   return redis.call('STRLEN', KEYS[1]) == #token and redis.call('GETRANGE', KEYS[1], 0, #token - 1) == token
 end
 """
 
-# fill: my lease -> the value. Anything else, absence too: a writer came between.
+# fill: my lease -> the value. Anything else, absence too, means that a writer came between.
 _FILL: Final = (
     _HOLDS
     + """
@@ -41,8 +42,8 @@ return 0
 """
 )
 
-# publish: my quarantine -> the value (or nothing, where there is none to publish); another writer's -> leave it;
-# the same version or a newer one -> leave it; an older value or a lease -> delete it.
+# publish: my quarantine -> the value (or absent, where there is none to publish); another writer's quarantine -> keep;
+# the same or a newer version -> keep; an older value or a lease -> delete.
 _PUBLISH: Final = (
     _HOLDS
     + """
@@ -59,7 +60,7 @@ return 0
 """
 )
 
-# abort: my quarantine -> nothing.
+# abort: my quarantine -> absent.
 _ABORT: Final = (
     _HOLDS
     + """
@@ -68,8 +69,8 @@ return 0
 """
 )
 
-# invalidate: a quarantine that is nobody's. A full server refuses it, but still deletes; only another writer's
-# quarantine stays then, which keeps readers away as well.
+# invalidate: a quarantine that no writer will lift. A server without memory refuses SET but not DEL; another writer's
+# quarantine may stay then, as it keeps readers away too.
 _INVALIDATE: Final = """
 local set = redis.pcall('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 if set['err'] and redis.call('GETRANGE', KEYS[1], 0, 0) ~= 'W' then redis.call('DEL', KEYS[1]) end
@@ -77,7 +78,7 @@ if set['err'] and redis.call('GETRANGE', KEYS[1], 0, 0) ~= 'W' then redis.call('
 
 
 class KeyState(Enum):
-    """What a key holds."""
+    """The state of a key."""
 
     ABSENT = "absent"
     BUSY = "leased or quarantined"
@@ -85,7 +86,7 @@ class KeyState(Enum):
 
 
 class StateRegister:
-    """The protocol's commands, one method each. Errors of Redis leave as they are: the guard sees to them."""
+    """The commands of the protocol, a method each. Redis errors pass unchanged: the circuit breaker handles them."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
@@ -93,9 +94,9 @@ class StateRegister:
         self._fill = redis.register_script(_FILL)
 
     async def read(self, keys: Sequence[bytes]) -> list[tuple[KeyState, bytes]]:
-        """Look at keys; one of another type than ours counts as absent where there are several."""
+        """Read keys. Of several, one of another Redis type counts as absent."""
         if self._reader is None:
-            self._reader = self._redis.client()  # a connection of its own: one from the pool costs more than a GET
+            self._reader = self._redis.client()  # a pinned connection: a checkout from the pool costs more than a GET
         if len(keys) > 1:
             return [_read(held) for held in await self._reader.mget(keys)]
         try:
@@ -104,17 +105,17 @@ class StateRegister:
             return [(KeyState.VALUE, _of_another_type(error))]
 
     async def aclose(self) -> None:
-        """Give the reader's connection back to its pool."""
+        """Return the reader's connection to its pool."""
         if self._reader is not None:
             await self._reader.aclose()
 
     async def scan(self, pattern: bytes, cursor: int) -> tuple[int, list[bytes]]:
-        """Walk through the keys that match: return the next cursor, 0 at the end, and some keys."""
+        """Scan the matching keys: return the next cursor (0 at the end) and some keys."""
         following, keys = await self._redis.scan(cursor, match=pattern, count=_KEYS_A_PAGE)
-        return following, cast("list[bytes]", keys)  # the client decodes nothing
+        return following, cast("list[bytes]", keys)  # the client does not decode responses
 
     async def heads(self, keys: Sequence[bytes]) -> list[bytes]:
-        """Look at the beginning of several keys, where a value has its version; nothing where a key is absent."""
+        """Read the first ``HEAD_BYTES`` of keys, where a value has its version; empty for an absent key."""
         async with self._redis.pipeline(transaction=False) as pipeline:
             for key in keys:
                 pipeline.getrange(key, 0, HEAD_BYTES - 1)
@@ -122,35 +123,39 @@ class StateRegister:
         return [_of_another_type(head) if isinstance(head, Exception) else head for head in held]
 
     async def lease(self, key: bytes) -> bytes | None:
-        """Take an absent key for filling; ``None`` where somebody else was first."""
+        """Lease an absent key, and return the lease; ``None`` if the key is no longer absent."""
         token = new_token(LEASE)
         return token if await self._redis.set(key, token, nx=True, px=LEASE_MS) else None
 
     async def fill(self, key: bytes, lease: bytes, value: bytes, ttl_ms: int) -> bool:
-        """Store a value over one's own lease, and over nothing else."""
+        """Replace a lease by a value; return ``False`` if the key does not hold this lease any more."""
         return bool(await self._fill(keys=[key], args=[lease, value, ttl_ms]))
 
     async def begin_write(self, tokens: Mapping[bytes, bytes]) -> None:
-        """Quarantine each key with its token, all in one round trip; call with the row locks held, before COMMIT."""
+        """Quarantine keys with their tokens, in one round trip. The caller holds the row locks, before COMMIT."""
         async with self._redis.pipeline(transaction=False) as pipeline:
             for key, token in tokens.items():
                 pipeline.set(key, token, px=QUARANTINE_MS)
             await pipeline.execute()
 
     async def publish(self, values: Sequence[tuple[bytes, bytes, bytes | None, int]]) -> None:
-        """End quarantines after the commit: of each key with its token, by a value or by none, and a time to live."""
+        """Lift quarantines after the commit.
+
+        Args:
+            values: for each key its token, the value or ``None``, and its time to live in milliseconds.
+        """
         await self._run([(_PUBLISH, key, token, value or b"", ttl_ms) for key, token, value, ttl_ms in values])
 
     async def abort(self, tokens: Mapping[bytes, bytes]) -> None:
-        """End quarantines after a certain rollback."""
+        """Lift quarantines after a certain rollback."""
         await self._run([(_ABORT, key, token) for key, token in tokens.items()])
 
     async def invalidate(self, keys: Iterable[bytes]) -> None:
-        """Make everybody read the table for a while. Not DEL: a late publish or fill could still land after that."""
+        """Quarantine keys, so that readers read the table. DEL lost: a late publish or fill could follow it."""
         await self._run([(_INVALIDATE, key, new_token(QUARANTINE), QUARANTINE_MS) for key in keys])
 
     async def _run(self, scripts: Iterable[tuple[str, bytes, *tuple[Any, ...]]]) -> None:
-        """Run scripts in one round trip, each on its key. Their text goes along: a pipeline cannot ask for it."""
+        """Run scripts in one round trip, each on its key. EVAL with the text: a pipeline cannot handle NOSCRIPT."""
         async with self._redis.pipeline(transaction=False) as pipeline:
             for script, key, *arguments in scripts:
                 pipeline.eval(script, 1, key, *arguments)
@@ -166,12 +171,12 @@ def _read(held: Any) -> tuple[KeyState, bytes]:
 
 
 def _of_another_type(error: Exception) -> bytes:
-    """What stands for somebody else's list or hash: a value, but none that can be read."""
+    """Return an unreadable value for a key that holds a list or hash of another program."""
     if not str(error).startswith("WRONGTYPE"):
         raise error
     return VALUE
 
 
 def new_token(kind: bytes) -> bytes:
-    """Make a lease or a quarantine of one's own; no two are alike."""
+    """Return a new, unique lease or quarantine."""
     return kind + os.urandom(16)

@@ -1,4 +1,4 @@
-"""The cache of latest states: what to do for a read, and around a commit."""
+"""The cache of latest states: what happens at a read, and around a commit."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _FORGETTING: Final = 0.9
 
 @dataclass(slots=True)
 class CacheCounts:
-    """What the cache has done since the start of this process."""
+    """Counters since the start of this process."""
 
     hits: int = 0
     misses: int = 0
@@ -40,21 +40,21 @@ class CacheCounts:
     unavailable: int = 0
 
     def as_dict(self) -> dict[str, int]:
-        """The counts by name."""
+        """Return the counters by name."""
         return asdict(self)
 
 
 class Hit(NamedTuple):
-    """The cache knows: this state, or that there is none."""
+    """The cache holds the answer: a state, or ``None`` where the thread has none."""
 
     state: StateRecord[Any] | None
 
 
 class Miss(NamedTuple):
-    """The cache does not know.
+    """The cache does not hold the answer.
 
     Attributes:
-        absent: whether nobody is about to fill it either.
+        absent: whether the key is free, so that the caller can lease and fill it.
     """
 
     absent: bool
@@ -62,7 +62,7 @@ class Miss(NamedTuple):
 
 @dataclass(slots=True)
 class Quarantine:
-    """The keys that a transaction quarantines, and what it is to publish over its tokens."""
+    """The keys that a transaction quarantines, with the states to publish and the tokens."""
 
     states: dict[bytes, tuple[TouchedState, SavedState | None]]
     tokens: dict[bytes, bytes]
@@ -70,17 +70,19 @@ class Quarantine:
 
 
 class StateCache:
-    """Reads, fills, quarantines and publishes latest states. Nothing here ever raises because of Redis.
+    """Reads, fills, quarantines and publishes latest states. No method raises because of Redis.
 
     Args:
-        redis: a client that returns bytes; closed by whoever made it.
-        namespace: what every key begins with.
+        redis: a client that returns bytes; its owner closes it.
+        guard: the circuit breaker around its calls.
+        namespace: the prefix of every key.
         ttl_seconds: how long a value lives, give or take a tenth.
 
     Attributes:
-        namespace: what every key begins with; the database's own name is part of it, once that is known.
-        is_named: whether it is. No key is touched before.
-        loads: the reads of the table that are under way in this process.
+        namespace: the prefix of every key; ``name`` adds the database to it.
+        is_named: whether the database was added. No key is touched before.
+        counts: hits, misses and so on.
+        loads: running reads of the table in this process.
     """
 
     def __init__(self, redis: Redis, guard: CircuitBreaker, *, namespace: str, ttl_seconds: int) -> None:
@@ -97,26 +99,26 @@ class StateCache:
 
     @property
     def redis(self) -> Redis:
-        """The client, which belongs to whoever made it."""
+        """The Redis client."""
         return self._redis
 
     def name(self, database: str) -> None:
-        """Say which database's states these are, so that no other's are taken for them."""
+        """Add the identity of a database to the namespace, so that states of two databases never meet."""
         self.namespace, self.is_named = f"{self.namespace}:{database}", True
 
     def sweep_before_trust(self, sweep: Callable[[], Awaitable[object]]) -> None:
-        """After Redis was away, have this done before anything that it holds is believed."""
+        """Set the sweep that runs after an outage of Redis, before its values are trusted again."""
         self._guard.recover = sweep
 
     async def ping(self) -> bool:
-        """Ask Redis whether it is there."""
+        """Return whether Redis answers."""
         try:
             return bool(await self._guard.call(partial(self._redis.execute_command, "PING"), self._guard.budget()))
         except CacheUnavailableError:
             return False
 
     async def look(self, thread_id: Any, user_id: Any) -> Hit | Miss:
-        """Look a state up."""
+        """Look up a state."""
         key, deadline = self._key(thread_id, user_id), self._guard.budget()
         try:
             state, value = await self._reads.submit((key, deadline), size=self._usual_size)
@@ -136,35 +138,35 @@ class StateCache:
         return Miss(absent=state is KeyState.ABSENT)
 
     async def lease(self, thread_id: Any, user_id: Any) -> bytes | None:
-        """Take the right to fill a state that is absent; ``None`` where somebody else was first."""
+        """Lease an absent state for filling; ``None`` if another reader or writer was first."""
         return await self._try(partial(self._register.lease, self._key(thread_id, user_id)), self._guard.budget(), None)
 
     async def fill(self, thread_id: Any, user_id: Any, lease: bytes, state: StateRecord[Any] | None) -> None:
-        """Store what was read from the table after the lease was taken, unless a writer came between."""
+        """Store a state that was read from the table after the lease was taken, unless a writer came between."""
         if state is not None and state.stream is not None:
-            return  # what the table holds is all that is known of it
+            return  # its chunks are in the table only
         try:
             value = encode_state(thread_id, user_id, None if state is None else _saved(state))
         except InvalidInputError:
-            return  # written by others, and more than our JSON can carry: not for the cache
+            return  # written by another program, and not encodable as exact JSON
         if value is None:
             return
         fill = partial(self._register.fill, self._key(thread_id, user_id), lease, value, self._ttl(nothing=not state))
         self.counts.fills += bool(await self._try(fill, self._guard.budget(), None))
 
     def prepare(self, touched: Mapping[TouchedState, SavedState | None]) -> Quarantine:
-        """Draw a token for each state that a transaction changed."""
+        """Return a quarantine for the states that a transaction changed."""
         states = {self._key(*thread): (thread, state) for thread, state in touched.items()}
         return Quarantine(states, {key: new_token(QUARANTINE) for key in states})
 
     async def before_commit(self, quarantine: Quarantine) -> Collection[TouchedState]:
-        """Quarantine what the transaction changed, acknowledged before COMMIT goes out; return what could not be."""
+        """Quarantine the changed states before COMMIT is sent; return those that could not be quarantined."""
         begin = partial(self._register.begin_write, quarantine.tokens)
         quarantine.acknowledged = await self._try(begin, self._guard.budget(), self) is None
         return () if quarantine.acknowledged else [state for state, _ in quarantine.states.values()]
 
     async def after_commit(self, quarantine: Quarantine) -> None:
-        """Publish what was committed. Keys that could not be quarantined are not published to, only invalidated."""
+        """Publish the committed states; those that could not be quarantined are invalidated instead."""
         if quarantine.acknowledged:
             values = [
                 (key, quarantine.tokens[key], state and encode_state(*thread, state), self._ttl(nothing=False))
@@ -172,44 +174,44 @@ class StateCache:
             ]
             await self._try(partial(self._register.publish, values), self._guard.budget(), None)
         else:
-            await self._withdraw(quarantine.states)
+            await self._invalidate(quarantine.states)
 
     async def after_rollback(self, quarantine: Quarantine) -> None:
-        """Lift the quarantine of work that is certainly undone."""
+        """Lift the quarantine of a transaction that is certainly rolled back."""
         await self._try(partial(self._register.abort, quarantine.tokens), self._guard.budget(), None)
 
     async def invalidate(self, states: Iterable[TouchedState]) -> bool:
-        """Make everybody read these states from the table for a while; say whether Redis could be told."""
-        return await self._withdraw(self._key(*state) for state in states)
+        """Invalidate states: readers read the table for a while. Return whether Redis was reached."""
+        return await self._invalidate(self._key(*state) for state in states)
 
     async def scan(self, cursor: int) -> tuple[int, list[bytes]]:
-        """Walk through the keys of this cache: return the next cursor, 0 at the end, and some keys."""
+        """Scan the keys of this cache: return the next cursor (0 at the end) and some keys."""
         scan = partial(self._register.scan, keys_pattern(self.namespace), cursor)
         nothing: tuple[int, list[bytes]] = (0, [])
         return await self._try(scan, self._guard.budget(), nothing)
 
     async def heads(self, states: Sequence[TouchedState]) -> list[bytes]:
-        """Look at the beginning of several keys; as if all were absent where Redis does not answer."""
+        """Read the first bytes of cached states; empty for absent ones, and for all if Redis does not answer."""
         heads = partial(self._register.heads, [self._key(*state) for state in states])
         return await self._try(heads, self._guard.budget(), [b""] * len(states))
 
     async def aclose(self) -> None:
-        """Let go of what was borrowed from the client, which stays open."""
+        """Return connections to the client, which stays open."""
         await self._reads.aclose()
         with suppress(RedisError, OSError):
             await self._register.aclose()
 
     async def _read_together(self, batch: Batch[tuple[bytes, float]]) -> list[tuple[KeyState, bytes]]:
-        """Read what many ask for, within the budget of the first: together they count for as many failures."""
+        """Read the keys of several callers by one command, within the earliest of their deadlines."""
         if not self.is_named:
             raise CacheUnavailableError
         keys, deadline = [key for key, _ in batch.items], min(deadline for _, deadline in batch.items)
         found = await self._guard.call(partial(self._register.read, keys), deadline, callers=len(keys))
-        # Large values are read few at a time: they must all arrive within the limit of one call.
+        # Large values are read a few at a time, because all must arrive within the time limit of one call.
         self._usual_size = max(*(len(value) for _, value in found), int(self._usual_size * _FORGETTING))
         return found
 
-    async def _withdraw(self, keys: Iterable[bytes]) -> bool:
+    async def _invalidate(self, keys: Iterable[bytes]) -> bool:
         return await self._try(partial(self._register.invalidate, keys), self._guard.budget(), self) is None
 
     async def _try(self, operation: Callable[[], Awaitable[T]], deadline: float, otherwise: Other) -> T | Other:

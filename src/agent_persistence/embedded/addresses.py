@@ -1,4 +1,4 @@
-"""Where the database and the cache are: at the addresses of the settings, or started here because they say so."""
+"""The addresses of database and cache: those of the settings, or of embedded servers that are started here."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from agent_persistence.settings import EMBEDDED, PersistenceSettings
 
 
 class ServerAddresses:
-    """The addresses to use. Where the settings say ``embedded``, the servers run from here until ``close``.
+    """The addresses to use. Where the settings say ``embedded``, servers are started, and run until ``close``.
 
     Args:
-        needs_database: whether the database of the settings will be used; if not, none is started.
-        needs_redis: the same of Redis.
+        settings: the settings.
+        needs_database: whether their database will be used; if not, none is started.
+        needs_redis: whether their Redis will be used; if not, none is started.
 
     Attributes:
-        settings: the settings, with addresses where they said ``embedded``.
+        settings: the settings, with addresses in place of ``embedded``.
 
     Raises:
         SettingsError: a database is needed, and the settings name none.
@@ -50,18 +51,22 @@ class ServerAddresses:
 
     @property
     def redis_url(self) -> str | None:
-        """The address of Redis, ``None`` for no cache."""
+        """The address of Redis; ``None`` for no cache."""
         return _text(self.settings.redis_url)
 
     @property
     def required_redis_url(self) -> str:
-        """The address of Redis where it is the only store."""
+        """The address of Redis, for a store that is kept in Redis.
+
+        Raises:
+            SettingsError: it is not set.
+        """
         if self.redis_url is None:
             raise SettingsError("PERSISTENCE_REDIS_URL", "is not set; give the address of a Redis or Valkey")
         return self.redis_url
 
     def close(self) -> None:
-        """Leave the servers that were started here; safe to call twice."""
+        """Release the servers that were started here; a second call does nothing."""
         if self._folder is not None:
             embedded.stop(self._folder)
             self._folder = None

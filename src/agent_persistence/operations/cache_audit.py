@@ -1,6 +1,6 @@
-"""The auditor: is what the cache holds what the database holds?
+"""The cache audit: compares cached states with the database.
 
-It measures, as a reader from outside would, and takes nothing for granted that the protocol promises.
+It reads as an outside observer does, and relies on no guarantee of the cache protocol.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _PAGES: Final = 1_000
 
 @dataclass(frozen=True, slots=True)
 class CacheAudit:
-    """How many cached values were compared with the database, and how many of them were wrong.
+    """The result of an audit.
 
     Attributes:
-        checked: values that were compared.
-        stale: those that were not the latest state of that thread and owner, twice in a row.
-        stale_beyond_bound: those that still were not when a sweep had been due, and was done once more.
-        unreadable: keys or values that are damaged, or somebody else's; a read takes them for a miss.
+        checked: the number of values that were compared.
+        stale: those that were not the latest state of their thread and owner, twice in a row.
+        stale_beyond_bound: those that were still stale after another sweep was due and done.
+        unreadable: keys or values that are damaged, or of another program; a read counts them as misses.
     """
 
     checked: int
@@ -47,16 +47,18 @@ async def audit(
     latest_versions: LatestVersions,
     let_bound_pass: Callable[[], Awaitable[Any]],
 ) -> CacheAudit:
-    """Compare some cached values with the database.
+    """Compare cached values with the database.
 
     Args:
-        sample: how many values, at most.
-        latest_versions: asks the database, by one statement.
-        let_bound_pass: waits for as long as a stale value may stand; called if there is one.
+        cache: the cache.
+        id_types: the id types of its keys.
+        sample: the maximum number of values.
+        latest_versions: reads versions from the database, by one statement.
+        let_bound_pass: waits as long as a stale value may live; called if there is one.
     """
     states, unreadable = await _sample(cache, id_types, sample)
     checked, differing = await _compare(cache, states, latest_versions)
-    stale = await _still(cache, differing, latest_versions)  # a commit between the two questions is no fault
+    stale = await _still(cache, differing, latest_versions)  # a commit between the two reads is no fault
     if stale:
         await let_bound_pass()
     beyond_bound = await _still(cache, stale, latest_versions)
@@ -64,10 +66,10 @@ async def audit(
 
 
 async def _sample(cache: StateCache, id_types: IdTypes[Any, Any], sample: int) -> tuple[list[TouchedState], int]:
-    """Find states that have a value; count what is none of ours."""
-    found: dict[TouchedState, None] = {}  # a walk may come by a key twice
+    """Return states that have a cached value, and the number of unreadable keys and values."""
+    found: dict[TouchedState, None] = {}  # SCAN may return a key twice
     unreadable, cursor = 0, 0
-    for _ in range(_PAGES):  # others may have any number of keys in the same server
+    for _ in range(_PAGES):  # the server may hold any number of other keys
         cursor, keys = await cache.scan(cursor)
         states = [parse_state_key(cache.namespace, key, id_types) for key in keys]
         unreadable += states.count(None)
@@ -82,9 +84,9 @@ async def _sample(cache: StateCache, id_types: IdTypes[Any, Any], sample: int) -
 async def _compare(
     cache: StateCache, states: Sequence[TouchedState], latest_versions: LatestVersions
 ) -> tuple[int, dict[TouchedState, int]]:
-    """Say how many states still have a value, and which values are of another version than the database's.
+    """Return the number of states that still have a value, and the values that differ from the database.
 
-    The database is asked first: a value that is older than its answer was wrong already when it was looked at.
+    The database is read first, so that a value older than its answer was stale when it was read.
     """
     checked: int = 0
     differing: dict[TouchedState, int] = {}
@@ -101,13 +103,13 @@ async def _compare(
 async def _still(
     cache: StateCache, before: Mapping[TouchedState, int], latest_versions: LatestVersions
 ) -> dict[TouchedState, int]:
-    """Compare once more, and keep the very values that differed before."""
+    """Compare once more, and return the values that differ again."""
     _, differing = await _compare(cache, list(before), latest_versions)
     return {state: version for state, version in differing.items() if before[state] == version}
 
 
 async def _cached_versions(cache: StateCache, states: Sequence[TouchedState]) -> dict[TouchedState, int | None]:
-    """Read the versions of those states that have a value; ``None`` where it cannot be read."""
+    """Return the versions of states that have a cached value; ``None`` for an unreadable one."""
     versions: dict[TouchedState, int | None] = {}
     for start in range(0, len(states), _STATES_A_BATCH):
         batch = states[start : start + _STATES_A_BATCH]

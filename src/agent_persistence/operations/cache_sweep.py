@@ -1,4 +1,4 @@
-"""The sweeper: tells Redis what a writer could not tell it."""
+"""The sweep: delivers invalidations to Redis that a writer could not deliver."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from agent_persistence.sessions.session_scope import SessionScope
 
 
 async def sweep_batch(scope: SessionScope[Any, Any], *, cache: StateCache) -> int:
-    """Withdraw the cached values of the oldest states in the outbox; say how many there were.
+    """Invalidate the cached states of the oldest outbox rows, and delete these rows; return their number.
 
-    Redis first, then the rows: whatever fails between the two, they are swept once more, which does no harm. While
-    Redis is away they stay. Several processes may sweep at once.
+    Redis first, then the commit: after a failure between the two, the rows are swept again, which is harmless. While
+    Redis is down they stay. Several processes may sweep at once.
     """
     if not await cache.ping():
         return 0

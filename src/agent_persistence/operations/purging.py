@@ -1,4 +1,4 @@
-"""Old states of all threads: deleted when asked, and by one store at a time that does so by itself."""
+"""The purge of old states of all threads: on request, and in the background by one process at a time."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from agent_persistence.repositories.maintenance.jobs import PURGE, Job
 from agent_persistence.repositories.states.retention import purge_states
 from agent_persistence.repositories.states.streams import sweep_abandoned
 
-_REST: Final = 0.5  # of the interval, however many stores come by
+_REST: Final = 0.5  # of the interval must pass between two purges, however many processes share the database
 
 
 class Purging:
-    """Purges the database of a store.
+    """Purges old states.
 
     Args:
-        keep_last: what the sweeper leaves of a thread's states; 0: all.
-        interval: how often the sweeper comes, in seconds.
+        transactions: runs the batches.
+        keep_last: how many states of a thread the background purge keeps; 0 keeps all.
+        interval: the time between two background purges, in seconds.
     """
 
     def __init__(self, transactions: Transactions[Any, Any], *, keep_last: int, interval: float) -> None:
@@ -31,18 +32,18 @@ class Purging:
         self._job = Job(PURGE, uuid.uuid4().hex)
 
     async def purge(self, *, keep_last: int, older_than: datetime | None) -> int:
-        """Delete old states of every thread; say how many."""
+        """Delete old states of every thread; return their number."""
         return sum([deleted async for deleted in self._batches(keep_last, older_than)])
 
-    async def sweep(self) -> int:
-        """Purge, unless another store is at it, or was a moment ago; say how many states went."""
+    async def purge_in_turn(self) -> int:
+        """Purge in the background, unless another process does so or did recently; return the number of states."""
         maintain, removed = self._transactions.maintain, 0
         if not await maintain(partial(self._job.take, rest=self._rest)):
             return 0
         async for deleted in self._batches(self._keep_last, None):
             removed += deleted
             if not await maintain(self._job.keep):
-                return removed  # it took so long that another store has gone on with it
+                return removed  # it took so long that another process has taken the job
         await maintain(partial(self._job.end, removed=removed))
         return removed
 

@@ -259,9 +259,9 @@ async def test_one_store_sweeps_and_the_other_lets_it(two_stores: Any, monkeypat
     thread_id = await thread_with_states(one, "ann", 4)
     paused = Paused(monkeypatch)
 
-    sweeping = asyncio.create_task(sweeper_of(one).sweep())
+    sweeping = asyncio.create_task(sweeper_of(one).purge_in_turn())
     await paused.is_under_way.wait()
-    by_other = await asyncio.wait_for(sweeper_of(other).sweep(), timeout=5)
+    by_other = await asyncio.wait_for(sweeper_of(other).purge_in_turn(), timeout=5)
     meanwhile = await job_of(other)
     paused.go_on.set()
 
@@ -289,12 +289,12 @@ async def test_the_job_of_a_store_that_stalled_is_taken_over_and_not_ended_by_it
     monkeypatch.setattr(Job, "keep", keep_late)
     monkeypatch.setattr(retention, "STATES_A_BATCH", 1)
     await thread_with_states(one, "ann", 4)
-    stalled = asyncio.create_task(sweeper_of(one).sweep())
+    stalled = asyncio.create_task(sweeper_of(one).purge_in_turn())
     await is_stalled.wait()  # after its first batch
     async with other.engine.begin() as connection:
         await connection.execute(text("UPDATE persistence_jobs SET held_until = now() - interval '1 s'"))
 
-    by_other = await asyncio.wait_for(sweeper_of(other).sweep(), timeout=5)
+    by_other = await asyncio.wait_for(sweeper_of(other).purge_in_turn(), timeout=5)
     ended = await job_of(other)
     newer = await thread_with_states(other, "ann", 2)
     go_on.set()
@@ -308,17 +308,17 @@ async def test_the_job_of_a_store_that_stalled_is_taken_over_and_not_ended_by_it
 async def test_many_stores_do_not_sweep_more_often_than_one(two_stores: Any) -> None:
     one, other = two_stores
     await thread_with_states(one, "ann", 2)
-    assert await sweeper_of(one, interval=3600).sweep() == 1
+    assert await sweeper_of(one, interval=3600).purge_in_turn() == 1
     await thread_with_states(one, "ann", 2)
 
-    assert await sweeper_of(other, interval=3600).sweep() == 0
-    assert await sweeper_of(other, interval=0).sweep() == 1
+    assert await sweeper_of(other, interval=3600).purge_in_turn() == 0
+    assert await sweeper_of(other, interval=0).purge_in_turn() == 1
 
 
 async def test_a_sweeper_that_keeps_all_sweeps_abandoned_streams_only(two_stores: Any) -> None:
     one, _ = two_stores
     thread_id = await thread_with_states(one, "ann", 3)
 
-    assert await sweeper_of(one, keep_last=0).sweep() == 0
+    assert await sweeper_of(one, keep_last=0).purge_in_turn() == 0
     assert await kept(one, thread_id, "ann") == [2, 1, 0]
     assert (await job_of(one)).removed == 0
