@@ -1,4 +1,4 @@
-"""PostgreSQL addresses: what people write, and what SQLAlchemy and asyncpg take."""
+"""PostgreSQL addresses: parsed as libpq does, for SQLAlchemy and asyncpg."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _DEFAULT_PORT: Final = 5432
 
 
 class Host(NamedTuple):
-    """A server: its name or address, or the directory of its Unix socket."""
+    """A server: a name, an address, or the directory of a Unix socket."""
 
     name: str
     port: int | None
 
     @property
     def is_socket(self) -> bool:
-        """Whether this is the directory of a Unix socket."""
+        """Whether it is the directory of a Unix socket."""
         return self.name.startswith("/")
 
 
@@ -49,7 +49,11 @@ class DatabaseUrl:
 
     @classmethod
     def parse(cls, text: str, variable: str) -> DatabaseUrl:
-        """Read an address, or refuse it by the name of the variable it came from.
+        """Parse an address.
+
+        Args:
+            text: the URL.
+            variable: names it in errors.
 
         Raises:
             SettingsError: the address is wrong. It never holds a part of the address that could be a password.
@@ -58,7 +62,8 @@ class DatabaseUrl:
             return cls._from_parts(split_url(text, _SCHEMES))
         except InvalidUrlError as error:
             reason = str(error)
-        raise SettingsError(variable, reason)  # out here it has no __context__, which could know the password
+        # Outside the except block, so that its __context__ is not an error that holds the password.
+        raise SettingsError(variable, reason)
 
     @classmethod
     def _from_parts(cls, url: SplitUrl) -> DatabaseUrl:
@@ -83,16 +88,16 @@ class DatabaseUrl:
 
     @property
     def connect_args(self) -> dict[str, Any]:
-        """Everything else, as keywords of ``asyncpg.connect``."""
+        """Everything else, as keyword arguments of ``asyncpg.connect``."""
         arguments: dict[str, Any] = {}
         if len(self.hosts) > 1:
-            # Not in the URL: SQLAlchemy cuts those hosts at every colon, which breaks IPv6 addresses.
+            # Not in the URL: SQLAlchemy splits hosts there at every colon, which breaks IPv6 addresses.
             arguments["host"] = [host.name for host in self.hosts]
             arguments["port"] = [host.port or _DEFAULT_PORT for host in self.hosts]
         if "sslmode" in self.parameters:
             arguments["ssl"] = self.parameters["sslmode"]
         if files := {name: self.parameters[name] for name in _SSL_FILES if name in self.parameters}:
-            # asyncpg takes these in a DSN only; a context of our own would turn "prefer" into "require".
+            # asyncpg takes these in a DSN only; an SSL context made here would turn "prefer" into "require".
             arguments["dsn"] = f"postgresql://?{urlencode(files)}"
         if "connect_timeout" in self.parameters:
             arguments["timeout"] = float(self.parameters["connect_timeout"])
@@ -104,7 +109,7 @@ class DatabaseUrl:
 
     @property
     def safe(self) -> str:
-        """The address for people to read: the password is ``***``, the query is left out."""
+        """The address for display: the password is ``***``, and the query is left out."""
         password = "" if self.password is None else ":***"
         login = "" if self.user is None and not password else f"{self.user or ''}{password}@"
         hosts = ",".join(_shown(host) for host in self.hosts)
@@ -112,7 +117,7 @@ class DatabaseUrl:
 
 
 class InvalidUrlError(ValueError):
-    """Why an address was refused, in words that hold no part of it that could be a password."""
+    """An address is wrong; the message holds no part of it that could be a password."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +133,10 @@ class SplitUrl:
 
 
 def split_url(text: str, schemes: Collection[str]) -> SplitUrl:
-    """Take a URL apart, and refuse what other parsers would guess at: a password that was not percent-encoded.
+    """Split a URL into decoded parts. Ambiguous ones are refused, such as a password that is not percent-encoded.
 
     Raises:
-        InvalidUrlError: the text is no URL with one of these schemes.
+        InvalidUrlError: the text is not a URL with one of these schemes.
     """
     scheme, separator, rest = text.partition("://")
     if not separator or scheme not in schemes:
@@ -150,10 +155,10 @@ def split_url(text: str, schemes: Collection[str]) -> SplitUrl:
 
 
 def read_number(text: str, name: str, lowest: int, highest: int) -> int:
-    """Return the whole number that the text is.
+    """Return a text as a whole number.
 
     Raises:
-        InvalidUrlError: it is none, or out of range.
+        InvalidUrlError: it is not a number, or out of range.
     """
     if not re.fullmatch("[0-9]{1,9}", text) or not lowest <= int(text) <= highest:
         raise InvalidUrlError(f"the {name} must be a whole number from {lowest} to {highest}")
@@ -200,7 +205,7 @@ def _host(token: str) -> Host:
             raise InvalidUrlError("an IPv6 address must be written as [address] or [address]:port")
         return Host(name, _port(port[1:]))
     name, _, port = token.rpartition(":") if ":" in token else (token, "", "")
-    if token.startswith("/"):  # the colon may be a part of the path
+    if token.startswith("/"):  # the path may hold a colon
         return Host(name, _port(port)) if port.isdecimal() else Host(token, None)
     if ":" in name:
         raise InvalidUrlError("an IPv6 address must be written in brackets: [::1]:5432")
@@ -213,7 +218,7 @@ def _port(text: str) -> int | None:
 
 def _hosts(url: SplitUrl) -> tuple[Host, ...]:
     hosts = list(url.hosts)
-    if named := url.query.get("host"):  # takes the place of the host before the path, not of its port, as in libpq
+    if named := url.query.get("host"):  # replaces the host before the path, but not its port, as in libpq
         default = hosts[0].port
         hosts = [_host(token) for value in named for token in value.split(",")]
         hosts = [Host(host.name, host.port or default) for host in hosts]

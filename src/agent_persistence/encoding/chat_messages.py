@@ -1,7 +1,7 @@
-"""Chat-completions messages as columns, and back: what comes out is equal to what went in.
+"""Chat-completions messages as columns, decoded exactly equal.
 
-The columns hold what people search and read. ``extra`` holds only the difference: which fields to set and which to
-take away so that the message made from the columns becomes the message that was given.
+The columns hold what is searched and displayed. ``extra`` holds only the difference: fields to set and to remove so
+that the message made from the columns equals the given one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from agent_persistence.errors import InvalidInputError
 from agent_persistence.frozen import frozen
 from agent_persistence.records import MessageRole
 
-# The last two are roles of the chat-completions API that the enum has no label for; ``extra`` keeps the word.
+# The enum has no labels for the last two roles of the chat-completions API; ``extra`` keeps them.
 _ROLES: Final[dict[str, MessageRole]] = {role.value: role for role in MessageRole} | {
     "developer": MessageRole.SYSTEM,
     "function": MessageRole.TOOL,
@@ -24,7 +24,7 @@ _MAX_TOOL_CALL_ID: Final = 255
 
 @frozen
 class MessageColumns:
-    """A chat message, cut into the columns of ``messages``."""
+    """A chat message as the columns of ``messages``."""
 
     role: MessageRole | str
     content: str
@@ -35,10 +35,10 @@ class MessageColumns:
 
 
 def to_columns(message: Mapping[str, Any], field: str = "message") -> MessageColumns:
-    """Cut a chat-completions message into columns.
+    """Encode a chat-completions message as columns.
 
     Raises:
-        InvalidInputError: it is no mapping, its role is unknown, or its content is of no shape that the format has.
+        InvalidInputError: it is not a mapping, its role is unknown, or its content has no shape of the format.
     """
     role = check_shape(message, field)
     content = _plain_text(message.get("content"))
@@ -55,10 +55,10 @@ def to_columns(message: Mapping[str, Any], field: str = "message") -> MessageCol
 
 
 def check_shape(message: object, field: str = "message") -> MessageRole:
-    """Refuse what is no chat-completions message; return its role.
+    """Check that a mapping is a chat-completions message; return its role.
 
     Raises:
-        InvalidInputError: it is no mapping, its role is unknown, or its content is of no shape that the format has.
+        InvalidInputError: it is not a mapping, its role is unknown, or its content has no shape of the format.
     """
     if type(message) is not dict and not isinstance(message, Mapping):
         raise InvalidInputError(field, f"must be a mapping in the chat-completions shape, not {type(message).__name__}")
@@ -74,13 +74,13 @@ def check_shape(message: object, field: str = "message") -> MessageRole:
 
 
 def from_columns(columns: MessageColumns) -> dict[str, Any]:
-    """Put a message together again, equal to the one that was cut."""
+    """Decode columns to a message that equals the encoded one."""
     return message_of(
         columns.role, columns.content, columns.tool_calls, columns.tool_call_id, columns.reasoning, columns.extra
     )
 
 
-def message_of(  # noqa: PLR0917 - one argument a column, by place because there are thousands
+def message_of(  # noqa: PLR0917 - one argument a column, by position because it is called thousands of times
     role: MessageRole | str,
     content: str,
     tool_calls: Any,
@@ -88,7 +88,7 @@ def message_of(  # noqa: PLR0917 - one argument a column, by place because there
     reasoning: str | None,
     extra: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """Put a message together of its columns."""
+    """Decode a message from the values of its columns."""
     message: dict[str, Any] = {"role": str(role), "content": content}
     if tool_calls is not None:
         message["tool_calls"] = tool_calls
@@ -104,7 +104,7 @@ def message_of(  # noqa: PLR0917 - one argument a column, by place because there
 
 
 def _with_extra(columns: MessageColumns, message: Mapping[str, Any]) -> MessageColumns:
-    base = from_columns(columns)  # has no extra yet
+    base = from_columns(columns)  # without extra
     if base == message:  # most of them
         return columns
     changed = {key: value for key, value in message.items() if key not in base or base[key] != value}

@@ -1,4 +1,4 @@
-"""A long value in pieces: cut, compressed, and made whole again."""
+"""Streams in compressed chunks."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from agent_persistence.records import StateStream
 
 CHUNK_BYTES: Final = 1024 * 1024
 ENCODING: Final = "zlib"
-_FASTEST: Final = 1  # of zlib's levels: a third of the time of its usual one, for a tenth more bytes
+_FASTEST: Final = 1  # zlib's level 1 takes a third of the default's time, for a tenth more bytes
 
 
 class Tally:
-    """Counts and digests chunks, in the order in which they are given; slow enough to be called in a thread."""
+    """Counts and digests chunks in their order. Its methods are slow enough to be called in a thread."""
 
     def __init__(self) -> None:
         self._digest = hashlib.sha256()
@@ -24,19 +24,19 @@ class Tally:
 
     @property
     def stream(self) -> StateStream:
-        """What has been counted so far."""
+        """The description of the chunks counted so far."""
         return StateStream(self._size, self._digest.hexdigest(), self._chunks)
 
     def pack(self, chunk: bytes) -> bytes:
-        """Count a chunk, and compress it."""
+        """Count a chunk, and return it compressed."""
         self._count(chunk)
         return zlib.compress(chunk, _FASTEST)
 
     def unpack(self, packed: bytes) -> bytes:
-        """Decompress a chunk, and count it.
+        """Count a compressed chunk, and return it decompressed.
 
         Raises:
-            zlib.error: it is damaged.
+            zlib.error: the chunk is damaged.
         """
         chunk = zlib.decompress(packed)
         self._count(chunk)
@@ -49,10 +49,10 @@ class Tally:
 
 
 async def cut(source: AsyncIterable[Any], field: str) -> AsyncGenerator[bytes, None]:
-    """Cut a stream into chunks of one size, but for the last, whatever the pieces are that it comes in.
+    """Yield a stream in chunks of equal size except the last, whatever pieces the stream yields.
 
     Raises:
-        InvalidInputError: it gives something else than bytes.
+        InvalidInputError: the stream yields something that is not bytes.
     """
     waiting = bytearray()
     async for piece in source:

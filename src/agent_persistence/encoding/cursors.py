@@ -1,4 +1,4 @@
-"""Page cursors: opaque to callers, a position in the list to us; they grant nothing, every statement has the owner."""
+"""Page cursors: positions in lists, opaque to callers. They grant no access: every statement names the owner."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ T = TypeVar("T")
 
 
 def encode_cursor(listing: str, *position: str | int | None) -> str:
-    """Write down a position in a kind of list."""
+    """Encode a position in a kind of list."""
     return base64.urlsafe_b64encode(orjson.dumps([listing, *position])).decode().rstrip("=")
 
 
 def decode_cursor(cursor: str, listing: str, field: str, read: Callable[..., T]) -> T:
-    """Read a position back through ``read``, which takes its parts.
+    """Decode a position, and return the result of ``read`` for its parts.
 
     Raises:
-        InvalidInputError: it is not a cursor of this kind of list.
+        InvalidInputError: ``field`` is not a cursor of this kind of list.
     """
     try:
         found, *position = orjson.loads(base64.urlsafe_b64decode(cursor.encode("ascii") + b"=="))

@@ -1,8 +1,8 @@
-"""JSON that comes back from a JSONB column as it went in, or is refused before any SQL.
+"""Exact JSON: values that a JSONB column returns equal and of the same types; others are refused before any SQL.
 
 JSONB keeps numbers as ``numeric``: exact, with the digits after the point as written, but with no exponents and no
-negative zero. So two kinds of float are written in another way: ``1e23``, which would come back as an int, as
-``100000000000000000000000.0``, and ``-0.0`` as a zero with twenty digits after the point, which the reader knows.
+negative zero. So two kinds of float are written differently: ``1e23``, which would be read as an int, is written as
+``100000000000000000000000.0``, and ``-0.0`` as a zero with twenty digits after the point, which the decoder recognises.
 """
 
 from __future__ import annotations
@@ -22,47 +22,47 @@ from agent_persistence.errors import InvalidInputError
 from agent_persistence.validation import text_refusal
 
 MAX_JSON_BYTES: Final = 16 * 1024 * 1024
-MAX_JSON_DEPTH: Final = 200  # and no deeper does from_json read
+MAX_JSON_DEPTH: Final = 200  # the deepest that from_json reads
 
-# Four times as fast as looking for bytes of a bytes object.
+# A regular expression is four times as fast as searching the bytes with ``in``.
 _FIND_NUL: Final = re.compile(rb"\\u0000").search
 _INT_LIMIT: Final = 1 << 63
 _FIRST_WITH_EXPONENT: Final = 1e16
-# SQL reads it as 0, numeric keeps its scale, and nobody else writes a zero so. It is as long as the ints that orjson
-# rounds, so that one look finds out that there is neither of them.
+# Negative zero. SQL reads it as 0, numeric keeps its scale, and no encoder writes a zero like this. It is as long as
+# the ints that orjson rounds, so that one search shows that a text has neither of them.
 _NEGATIVE_ZERO: Final = "0." + 20 * "0"
 
 
-@dataclass(slots=True, repr=False)  # its repr would be a user's state
+@dataclass(slots=True, repr=False)  # a repr would show a user's state
 class EncodedJSON:
-    """What `encode_json` returned, to be bound to a JSON column as it is."""
+    """The result of `encode_json`, bound to a JSON column unchanged."""
 
     utf8: bytes
 
 
 class Undecodable(Enum):
-    """The type of `UNDECODABLE`; an enum, so that there is one object of it even after a copy."""
+    """The type of `UNDECODABLE`; an enum member stays the same object when it is copied."""
 
     UNDECODABLE = "undecodable"
 
 
 UNDECODABLE: Final = Undecodable.UNDECODABLE
-"""Stands where a JSON column held what `decode_json` cannot read."""
+"""The value of a JSON column that `decode_json` cannot read."""
 
 
 def encode_json(value: object, field: str, *, max_bytes: int = MAX_JSON_BYTES) -> bytes:
-    """Write a value as JSON that JSONB gives back equal and of the same types; the order of keys may change.
+    """Encode a value as JSON that JSONB returns equal and of the same types; the order of keys may change.
 
-    Only plain ``dict``, ``list``, ``str``, ``int``, ``float``, ``bool`` and ``None`` pass: a tuple, an enum or a
-    subclass would come back as something else.
+    Only ``dict``, ``list``, ``str``, ``int``, ``float``, ``bool`` and ``None`` are accepted: a tuple, an enum or a
+    subclass would be read as another type.
 
     Args:
-        value: what to write.
-        field: what the value is called in an error.
-        max_bytes: the size from which on it is refused.
+        value: the value.
+        field: names the value in errors.
+        max_bytes: the largest accepted size, in bytes.
 
     Raises:
-        InvalidInputError: the value would not come back; the path in ``field`` (``state.messages[3].score``) says what.
+        InvalidInputError: a part would not be read back equal; ``field`` is its path (``state.messages[3].score``).
     """
     encoded = _encode_usual(value)
     if encoded is None:
@@ -74,21 +74,21 @@ def encode_json(value: object, field: str, *, max_bytes: int = MAX_JSON_BYTES) -
 
 
 def _encode_usual(value: object) -> bytes | None:
-    """Write what has nothing to be refused or spelled out; ``None`` for all else, which is looked at one by one.
+    """Encode a value that needs no special care; return ``None`` for any other, which is checked item by item.
 
-    Texts are looked at once they are encoded, all at a time: that is three times as fast.
+    Texts are checked after the encoding, all at once: that is three times as fast.
     """
     if not _is_usual([value], 0):
         return None
     try:
         encoded = orjson.dumps(value)
-    except orjson.JSONEncodeError:  # a lone surrogate, or a key that is no plain str
+    except orjson.JSONEncodeError:  # a lone surrogate, or a key that is not exactly a str
         return None
     return None if b"\\" in encoded and _FIND_NUL(encoded) else encoded
 
 
 def _is_usual(container: Any, depth: int) -> bool:
-    """Whether it holds nothing that ``_check`` would refuse or have spelled out, but for texts and keys."""
+    """Whether ``_check`` would accept the value unchanged, texts and keys aside."""
     if depth > MAX_JSON_DEPTH:
         return False
     for value in container.values() if type(container) is dict else container:
@@ -111,7 +111,7 @@ def _is_negative_zero(value: float) -> bool:
 
 
 def _check(container: Any, path: list[str | int]) -> bool:
-    """Refuse what would not come back; return whether a float must be spelled out."""
+    """Refuse values that would not be read back equal; return whether a float must be written differently."""
     if len(path) > MAX_JSON_DEPTH:
         raise InvalidInputError(str(path[0]), f"is nested deeper than {MAX_JSON_DEPTH} levels")
     spell_out = False
@@ -160,7 +160,7 @@ _PLAIN_KEY = re.compile("[A-Za-z_][A-Za-z0-9_-]{0,39}")
 
 
 def _name(path: list[str | int]) -> str:
-    """Write a path as Python would, without keys that may be somebody's text."""
+    """Write a path as in Python, without keys that may be a user's text."""
     steps = (f"[{step}]" if type(step) is int else f".{_key_name(str(step))}" for step in path[1:])
     return f"{path[0]}{''.join(steps)}"
 
@@ -170,7 +170,7 @@ def _key_name(key: str) -> str:
 
 
 def _spelled_out(value: Any) -> Any:
-    """Copy the value with the floats that JSONB would change replaced by digits."""
+    """Copy a value, with floats that JSONB would change replaced by their digits."""
     if type(value) is dict:
         return {key: _spelled_out(item) for key, item in value.items()}
     if type(value) is list:
@@ -181,31 +181,31 @@ def _spelled_out(value: Any) -> Any:
 
 
 def decode_json(text: str | bytes) -> Any:
-    """Read JSON as a JSONB column prints it, or as `encode_json` wrote it.
+    """Decode JSON as a JSONB column prints it, or as `encode_json` wrote it.
 
-    Ints of any size are exact, also those beyond the 64 bits that `encode_json` writes. A number with a fraction that
-    no float can hold, which only others can have written, is rounded as by ``float()``, at the far end to infinity.
+    Ints of any size are exact, also beyond the 64 bits that `encode_json` accepts. A fraction that no float can hold,
+    which only another program can have written, is rounded as by ``float()``, if need be to infinity.
 
     Raises:
-        ValueError: the text cannot be read, for example a number of more than 4,300 digits (``1e5000`` in JSONB).
+        ValueError: the text cannot be decoded, for example a number of more than 4,300 digits (``1e5000`` in JSONB).
     """
     utf8 = text.encode() if isinstance(text, str) else text
     if is_plain_json(utf8):
         return orjson.loads(utf8)
     if _NEGATIVE_ZERO.encode() in utf8:
         utf8 = _STRING_OR_NEGATIVE_ZERO.sub(_restore_negative_zero, utf8)
-    # orjson rounds ints beyond 64 bits to floats. Of pydantic this is the JSON parser only, which is slower.
+    # orjson rounds ints beyond 64 bits to floats. pydantic's JSON parser does not, and is slower.
     return from_json(utf8, allow_inf_nan=False)
 
 
 def is_plain_json(utf8: bytes) -> bool:
-    """Whether any JSON parser reads it right: no number in it has twenty digits."""
-    # Of 20 characters in a row, looking at every fifth meets four: that is the cheaper test, and mostly enough.
+    """Whether every JSON parser decodes a text exactly: no number in it has twenty digits."""
+    # Every fifth character of 20 digits in a row makes four: a cheaper test, and mostly sufficient.
     return b"0000" not in utf8[::5].translate(_NUMERALS) or _LONG_NUMBER not in utf8.translate(_NUMERALS)
 
 
 _NUMERALS: Final = bytes(ord("0" if byte in b"-0123456789" else " ") for byte in range(256))
-_LONG_NUMBER: Final = b"0" * 20  # so many characters has the least int, and the greatest, that takes more than 64 bits
+_LONG_NUMBER: Final = b"0" * 20  # the shortest int that needs more than 64 bits has so many characters
 _STRING_OR_NEGATIVE_ZERO = re.compile(rb'"(?:[^"\\]++|\\.)*+"|(?<![^\[:, ])0\.0{20}(?![^,\]}])')
 
 
@@ -217,10 +217,10 @@ _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 def sanitize(value: object, field: str = "value") -> Any:
-    """Copy a JSON value or a text with what PostgreSQL cannot store replaced.
+    """Copy a JSON value or a text, and replace what PostgreSQL cannot store.
 
-    NUL characters and lone surrogates become U+FFFD, NaN and infinities ``None``. Keys that become equal by it are one
-    key. Whatever else `encode_json` refuses is left to it.
+    NUL characters and lone surrogates become U+FFFD, NaN and infinities ``None``. Keys that become equal are merged.
+    Other values that `encode_json` refuses are left to it.
 
     Raises:
         InvalidInputError: the value is nested deeper than `encode_json` accepts.

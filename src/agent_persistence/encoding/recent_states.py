@@ -1,4 +1,4 @@
-"""The states that this process saved last: what the next ones are compared with."""
+"""The states that this process saved last, to which the next ones are compared."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ MOST_BYTES: Final = 64 * 1024 * 1024
 
 
 class Origin(NamedTuple):
-    """What a saved state rests on.
+    """The sizes of the versions on which a saved state rests.
 
     Attributes:
-        size: bytes of the state as JSON; of a patched one at most so many.
-        whole: bytes of the version at the beginning, which is kept whole.
-        patches: what reading the patches since then costs, in bytes.
+        size: the size of the state as JSON, in bytes; an upper bound for a patched one.
+        whole: the size of the last version that is stored whole, in bytes.
+        patches: the cost of reading the patches since then, in bytes.
     """
 
     size: int
@@ -27,10 +27,14 @@ class Origin(NamedTuple):
 
 
 class RecentState(NamedTuple):
-    """A version that was saved here.
+    """A version that this process saved.
 
     Attributes:
-        mark: the transaction that wrote its row, and where that lies; another one, once somebody changed it.
+        version: its version.
+        mark: the last writer and the location of its row, which differ once the row is changed.
+        created_at: when it was saved.
+        cut: its snapshot.
+        origin: the sizes of the versions on which it rests.
     """
 
     version: int
@@ -41,9 +45,9 @@ class RecentState(NamedTuple):
 
 
 class RecentStates:
-    """The last state of each thread, as far as they fit into 64 MB; whoever has not saved for longest goes first.
+    """The last saved state of each thread, up to 64 MB; the least recently saved is evicted first.
 
-    Nothing here is ever read instead of the database: a version that is not there as it was is no base for another.
+    It is never read in place of the database: the INSERT checks that the base of a change is still as it was.
     """
 
     def __init__(self) -> None:
@@ -51,11 +55,11 @@ class RecentStates:
         self._bytes = 0
 
     def get(self, thread_id: Hashable) -> RecentState | None:
-        """Return what was saved last, or ``None``."""
+        """Return the last saved state of a thread, or ``None``."""
         return self._states.get(thread_id)
 
     def put(self, thread_id: Hashable, state: RecentState) -> None:
-        """Remember a state instead of the thread's former one."""
+        """Remember a state in place of the thread's previous one."""
         self.forget(thread_id)
         self._states[thread_id] = state
         self._bytes += state.cut.size
@@ -64,6 +68,6 @@ class RecentStates:
             self._bytes -= oldest.cut.size
 
     def forget(self, thread_id: Hashable) -> None:
-        """Forget a thread."""
+        """Forget the state of a thread."""
         if (former := self._states.pop(thread_id, None)) is not None:
             self._bytes -= former.cut.size

@@ -1,11 +1,11 @@
-"""What changed from one state to the next, and the state made whole again.
+"""Patches: the change from one state to the next, and its application.
 
-A patch says for each key of the state that changed what became of it::
+A patch holds, for each changed key of the state, what became of it::
 
     {"step": {"set": 7}, "messages": {"keep": 12, "add": [{...}]}, "draft": {}}
 
-``set`` gives the new value. ``keep`` and ``add`` are for lists: so many items stay, and these follow. ``{}`` is for a
-key that is gone. The view ``state_versions`` reads the same form in SQL.
+``set`` is the new value. ``keep`` and ``add`` are for lists: so many items stay, and these follow. ``{}`` means that
+the key was removed. The view ``state_versions`` reads the same form in SQL.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from typing import Any, Final
 
 Patch = dict[str, dict[str, Any]]
 
-# Of marshal's formats the last one that writes equal values as equal bytes, whatever else refers to them.
+# marshal's last format that writes equal values as equal bytes; later ones depend on reference counts.
 _FORMAT: Final = 2
-_LIST_HEAD: Final = 5  # its type and how many items follow
+_LIST_HEAD: Final = 5  # the type and the number of items
 
 
 class Cut:
-    """A state as it was at one moment, cut into what can be compared: bytes that later changes of it cannot reach.
+    """A snapshot of a state in comparable pieces: bytes, which later changes of the state do not reach.
 
-    Equal bytes are equal values of the same types, of which ``==`` cannot be sure (``1 == True``). Marshal writes
-    2 GB/s; it is read in this process only.
+    Equal bytes are equal values of the same types, which ``==`` does not tell (``1 == True``). marshal writes 2 GB/s,
+    and is read by this process only.
     """
 
     __slots__ = ("size", "values")
@@ -35,12 +35,12 @@ class Cut:
         self.size = sum(map(len, values.values()))
 
     def state(self) -> dict[str, Any]:
-        """Make the state again."""
-        return {key: marshal.loads(value) for key, value in self.values.items()}  # noqa: S302 - our own bytes
+        """Return the state."""
+        return {key: marshal.loads(value) for key, value in self.values.items()}  # noqa: S302 - bytes of this process
 
 
 def cut(state: Any) -> Cut | None:
-    """Cut a state; ``None`` where that cannot be done: it is no object, or holds what is no JSON."""
+    """Take a snapshot of a state; ``None`` if it is not a JSON object."""
     if type(state) is not dict or any(type(key) is not str for key in state):
         return None
     try:
@@ -50,10 +50,12 @@ def cut(state: Any) -> Cut | None:
 
 
 def patch_between(old: Cut, new: Cut, state: dict[str, Any]) -> Patch:
-    """Say what leads from one state to another.
+    """Return the patch that leads from one state to another.
 
     Args:
-        state: what ``new`` was cut of.
+        old: the snapshot of the first state.
+        new: the snapshot of the second.
+        state: the second state.
     """
     patch: Patch = {key: {} for key in old.values if key not in new.values}
     for key, after in new.values.items():
@@ -66,7 +68,7 @@ def patch_between(old: Cut, new: Cut, state: dict[str, Any]) -> Patch:
 
 
 def patched(state: dict[str, Any], patches: Iterable[Patch]) -> dict[str, Any]:
-    """Apply patches to a state, in place."""
+    """Apply patches to a state in place, and return it."""
     for patch in patches:
         for key, change in patch.items():
             if not change:
@@ -79,7 +81,7 @@ def patched(state: dict[str, Any], patches: Iterable[Patch]) -> dict[str, Any]:
 
 
 def _kept(before: bytes, after: bytes, items: Sequence[Any]) -> int:
-    """How many of a list's items are the same in both, from the first one on; 0 for what is no list."""
+    """Return how many leading items two lists have in common; 0 if one is no list."""
     if type(items) is not list or before[:1] != after[:1]:
         return 0
     old_items = before[_LIST_HEAD:]

@@ -1,4 +1,4 @@
-"""Times as whole microseconds since 1970, exact and comparable everywhere, and as what people read."""
+"""Times as whole microseconds since 1970, which are exact and comparable everywhere, and as ``datetime``."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 
 MICROSECONDS: Final = 1_000_000
-"""In a second."""
+"""Microseconds in a second."""
 
 
 def moment(microseconds: int) -> datetime:
-    """Return the time that lies so many microseconds after the beginning of 1970."""
+    """Return the time so many microseconds after 1970-01-01 UTC."""
     return _EPOCH + microseconds * _MICROSECOND
 
 
 def moment_or_none(microseconds: int | None) -> datetime | None:
-    """Return the time, if there is one."""
+    """Return the time, or ``None`` for ``None``."""
     return None if microseconds is None else moment(microseconds)

@@ -1,9 +1,9 @@
-"""The schema of the database: bring it up to date, and tell whether it is.
+"""Migrations: upgrade the schema of the database, and verify it.
 
     await migrate.upgrade(settings)             # from a program
-    await migrate.verify(engine, settings)      # at the start of an application
+    await migrate.verify(engine, settings)      # when an application starts
 
-Everybody else uses ``alembic -c $(agent-persistence config)`` or ``agent-persistence upgrade``.
+On the command line: ``alembic -c $(agent-persistence config)`` or ``agent-persistence upgrade``.
 """
 
 from agent_persistence.migrate.commands import current, downgrade, upgrade

@@ -1,4 +1,4 @@
-"""How models and database are compared, and how the difference is written down as a revision."""
+"""The comparison of models and database, and how a difference is rendered as a revision."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ID_TYPES: Final = {"thread_id": "id_type", "message_id": "id_type", "user_id": 
 
 
 def comparison_options(settings: PersistenceSettings) -> dict[str, Any]:
-    """What ``context.configure`` needs for ``alembic check`` and ``alembic revision --autogenerate``."""
+    """Return options of ``context.configure`` for ``alembic check`` and ``alembic revision --autogenerate``."""
     metadata = build_models(settings.id_types).metadata
     id_types = {
         id(column.type): _ID_TYPES[column.name]
@@ -29,7 +29,7 @@ def comparison_options(settings: PersistenceSettings) -> dict[str, Any]:
     }
 
     def render_item(type_: str, item: Any, autogen_context: AutogenContext) -> str | Literal[False]:
-        """Write types so that the revision fits every configuration and imports nothing that may change."""
+        """Render types so that the revision fits every configuration and imports nothing that may change."""
         if type_ != "type":
             return False
         if id(item) in id_types:
@@ -58,20 +58,20 @@ def _without_our_types(item: Any, autogen_context: AutogenContext) -> str | Lite
 
 
 def _number_revision(_context: Any, _heads: Any, directives: list[MigrationScript]) -> None:
-    """Number revisions in a row; two branches that add one collide in review, not in production."""
+    """Number revisions consecutively, so that two branches that add one collide in review, not in production."""
     newest = max(int(revision.revision.removeprefix("ap")) for revision in context.script.walk_revisions())
     directives[0].rev_id = f"ap{newest + 1:04d}"
 
 
 def _include_name(name: str | None, type_: str, _parent_names: MutableMapping[Any, Any]) -> bool:
-    """Leave out the host's tables, and the indexes that an operator chose to add to ours."""
+    """Exclude the host's tables, and optional indexes that an operator added to ours."""
     if type_ == "table":
         return name in TABLES
     return not (type_ == "index" and name is not None and name.startswith("opt_"))
 
 
 def _include_object(item: SchemaItem, *_: Any) -> bool:
-    """Leave out the foreign keys by which a host ties our tables to its own."""
+    """Exclude foreign keys from our tables to the host's."""
     if not isinstance(item, ForeignKeyConstraint):
         return True
     return item.elements[0].target_fullname.rpartition(".")[0] in TABLES

@@ -1,4 +1,4 @@
-"""What stands in the database, in plain values. Only reads; every name is qualified, so any connection will do."""
+"""Reads of the database's catalog. Every name is qualified, so the search path does not matter."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _OBJECTS: Final = text(
     ORDER BY 1
     """
 ).bindparams(bindparam("names", expanding=True))
-# An index that is being built right now is no leftover. Another role's build shows its process, not its index.
+# An index that is being built now is not counted. Of another role's build only the process can be seen, not the index.
 _UNFINISHED_INDEXES: Final = text(
     """
     SELECT index_class.relname
@@ -44,40 +44,40 @@ _UNFINISHED_INDEXES: Final = text(
 
 
 def schema_in_use(connection: Connection, schema: str | None) -> str:
-    """Return the schema that the tables are in: the one of the settings, else the first of the search path."""
+    """Return the schema of the tables: that of the settings, or the first of the search path."""
     return schema or connection.scalar(text("SELECT current_schema()")) or ""
 
 
 def schema_exists(connection: Connection, schema: str) -> bool:
-    """Tell whether there is such a schema."""
+    """Return whether a schema exists."""
     return bool(connection.scalar(text("SELECT to_regnamespace(quote_ident(:schema)) IS NOT NULL"), {"schema": schema}))
 
 
 def column_types(connection: Connection, schema: str, table_name: str) -> dict[str, str]:
-    """Return the columns of a table and their types; nothing where there is no such table."""
+    """Return the columns of a table and their types; empty if the table does not exist."""
     rows = connection.execute(_COLUMNS, {"schema": schema, "table": table_name})
     return {row.attname: row.type for row in rows}
 
 
 def objects_named(connection: Connection, schema: str, names: Collection[str]) -> list[str]:
-    """Return which of these names are taken in the schema, by whatever kind of object."""
+    """Return which of these names are taken in the schema, by any kind of object."""
     return list(connection.scalars(_OBJECTS, {"schema": schema, "names": list(names)}))
 
 
 def unfinished_indexes(connection: Connection, schema: str, tables: Collection[str]) -> list[str]:
-    """Return the indexes that an interrupted build left behind."""
+    """Return the invalid indexes of interrupted builds."""
     return list(connection.scalars(_UNFINISHED_INDEXES, {"schema": schema, "tables": list(tables)}))
 
 
 def revisions(connection: Connection, schema: str, version_table: str) -> list[str]:
-    """Return what Alembic recorded; nothing where its table is missing."""
+    """Return the revisions that Alembic recorded; empty if its table does not exist."""
     if "version_num" not in column_types(connection, schema, version_table):
         return []
     return list(_column(connection, schema, version_table, "version_num"))
 
 
 def recorded_config(connection: Connection, schema: str) -> dict[str, str]:
-    """Return the settings that built the database; nothing where it is not built."""
+    """Return the settings with which the database was created; empty if it was not."""
     if set(column_types(connection, schema, "persistence_config")) != {"key", "value"}:
         return {}
     config = table("persistence_config", column("key"), column("value"), schema=schema)

@@ -1,4 +1,4 @@
-"""Alembic's commands for programs: awaited, on a connection of their own, one at a time."""
+"""Alembic's commands for programs: awaited, on a connection opened for them, one at a time."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ _POLL_SECONDS: Final = 0.05
 
 
 async def upgrade(settings: PersistenceSettings, revision: str = "head") -> None:
-    """Bring the database to a revision, by default the newest that this version ships.
+    """Upgrade the database to a revision, by default the newest of this version.
 
-    Safe from any number of processes at once; does not hold up the event loop while it waits. A database ahead of
-    this version is left alone, with a warning.
+    Any number of processes may do so at once, and the event loop is not blocked. A database that is newer than this
+    version is left unchanged, with a warning.
 
     Raises:
         SettingsError: no address is set.
-        PoolerError: the address leads to a pooler.
+        PoolerError: the address is that of a pooler.
         MigrationLockTimeoutError: another migration took too long.
-        SchemaConflictError: another program's objects stand in the way; nothing was created.
-        IdTypeMismatchError: the database was built with other id types.
+        SchemaConflictError: objects of another program have our names; nothing was created.
+        IdTypeMismatchError: the database was created with other id types.
         UnavailableError: the database cannot be reached.
     """
     async with _connected(settings) as connection:
@@ -52,17 +52,17 @@ async def upgrade(settings: PersistenceSettings, revision: str = "head") -> None
 
 
 async def downgrade(settings: PersistenceSettings, revision: str) -> None:
-    """Take the database back to a revision; ``"base"`` drops every table with all that is in it.
+    """Downgrade the database to a revision; ``"base"`` drops all tables with their rows.
 
     Raises:
-        SchemaError: there is no such revision; or one of the errors that :func:`upgrade` raises.
+        SchemaError: there is no such revision, or an error of :func:`upgrade`.
     """
     async with _connected(settings) as connection:
         await run(connection, alembic_config(settings), partial(command.downgrade, revision=revision))
 
 
 async def current(settings: PersistenceSettings, connection: AsyncConnection | None = None) -> str | None:
-    """Return the revision that the database is at, or ``None`` if it is not created."""
+    """Return the revision of the database, or ``None`` if it was not created."""
     if connection is None:
         async with _connected(settings) as own:
             return await current(settings, own)
@@ -72,8 +72,8 @@ async def current(settings: PersistenceSettings, connection: AsyncConnection | N
 
 
 async def run(connection: AsyncConnection, config: Config, alembic_command: Callable[[Config], Any]) -> None:
-    """Run one of Alembic's commands on this connection."""
-    # Alembic keeps its context in globals of a module: not even two threads may use it at once.
+    """Run an Alembic command on this connection."""
+    # Alembic keeps its context in module globals, so not even two threads may use it at once.
     while not _one_at_a_time.acquire(blocking=False):  # noqa: ASYNC110  # an event belongs to one loop, threads have several
         await asyncio.sleep(_POLL_SECONDS)
     try:

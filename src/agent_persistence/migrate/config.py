@@ -1,4 +1,4 @@
-"""Where the history is: in the wheel beside the modules, in a checkout at the top of the repository."""
+"""The location of the Alembic history: inside the wheel, or at the top of a checkout."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ def alembic_ini() -> Path:
     """Return the path of our ``alembic.ini``, for ``alembic -c`` and ``ALEMBIC_CONFIG``."""
     package = Path(__file__).parents[1]
     packaged = package / "alembic.ini"
-    # An editable install leaves no copy where Python looks for the package.
+    # An editable install has no copy beside the modules.
     return packaged if packaged.is_file() else package.parents[1] / "alembic.ini"
 
 
 def alembic_config(settings: PersistenceSettings | None = None) -> Config:
-    """Return what ``alembic.command`` takes; without settings, ``env.py`` reads the environment."""
+    """Return the configuration for ``alembic.command``; without settings, ``env.py`` reads the environment."""
     config = Config(str(alembic_ini()))
     if settings is not None:
         config.attributes["settings"] = settings
@@ -29,7 +29,7 @@ def alembic_config(settings: PersistenceSettings | None = None) -> Config:
 
 @lru_cache(maxsize=1)
 def history() -> ScriptDirectory:
-    """Return the revisions that this version of the package ships."""
+    """Return the revisions of this version of the package."""
     return ScriptDirectory.from_config(alembic_config())
 
 
@@ -40,5 +40,5 @@ def head() -> str:
 
 
 def is_known(revision: str) -> bool:
-    """Whether this version of the package ships the revision; one that it does not is from a later version."""
+    """Whether this version of the package has a revision; others are of later versions."""
     return any(script.revision == revision for script in history().walk_revisions())

@@ -1,4 +1,4 @@
-"""The connection that migrates: straight to the server, with limits of its own."""
+"""The connection for migrations: direct to the server, with its own time limits."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from agent_persistence.embedded import default_folder, embedded_servers
 from agent_persistence.errors import PoolerError, SettingsError
 from agent_persistence.settings import PersistenceSettings
 
-# A pooler in front would mix up prepared statements before we could tell that it is one.
+# A pooler would mix up prepared statements before it could be detected.
 _NO_PREPARED_STATEMENTS: Final = {"statement_cache_size": 0, "prepared_statement_cache_size": 0}
 
-# Limits of the server or the role are meant for requests, not for a long index build. The check of the client ends
-# the work, and frees the lock, of a migration that was killed.
+# Time limits of the server or the role are for requests, not for a long index build. The check of the client's
+# connection ends the work, and frees the lock, of a migration that was killed.
 _SESSION_SETTINGS: Final = {
     "statement_timeout": "0",
     "transaction_timeout": "0",
@@ -34,7 +34,7 @@ _RESET: Final = text("SELECT set_config(name, reset_val, false) FROM pg_settings
 
 @asynccontextmanager
 async def open_connection(settings: PersistenceSettings) -> AsyncIterator[AsyncConnection]:
-    """Connect to the address for migrations, for the length of the block.
+    """Connect to the address for migrations, within a block.
 
     Raises:
         SettingsError: the settings name no address.
@@ -52,10 +52,10 @@ async def open_connection(settings: PersistenceSettings) -> AsyncIterator[AsyncC
 
 @contextmanager
 def migration_session(connection: Connection, schema: str | None) -> Iterator[None]:
-    """Make the session fit to migrate ``schema``, and put it back as it was.
+    """Prepare the session to migrate ``schema``, and restore it afterwards.
 
     Raises:
-        PoolerError: a pooler stands in between; nothing was set.
+        PoolerError: the connection passes a pooler; nothing was set.
     """
     # In no transaction until the revisions run: a session that polls inside one would be waited for by whoever builds
     # an index concurrently.
@@ -77,13 +77,13 @@ def migration_session(connection: Connection, schema: str | None) -> Iterator[No
 
 
 def pause(connection: Connection, seconds: float) -> None:
-    """Sleep, without holding up the event loop that the connection runs on."""
+    """Sleep without blocking the event loop of the connection."""
     _adapted(connection).run_async(lambda _driver: asyncio.sleep(seconds))
 
 
 @contextmanager
 def _address(settings: PersistenceSettings) -> Iterator[DatabaseUrl]:
-    """The address to migrate at; where the settings say ``embedded``, the servers run for the length of the block."""
+    """Yield the address for migrations; if it is ``embedded``, the servers run within the block."""
     if settings.migration_database is not None:
         yield settings.migration_database
     elif settings.database_url is None:
@@ -94,7 +94,7 @@ def _address(settings: PersistenceSettings) -> Iterator[DatabaseUrl]:
 
 
 def _refuse_pooler(connection: Connection) -> None:
-    """Compare the process that answers with the one that greeted us: a pooler greets with a number of its own."""
+    """Refuse a pooler: it answers with another process id than the one of its greeting."""
     greeted_by = _adapted(connection).driver_connection.get_server_pid()
     answered_by = connection.scalar(text("SELECT pg_backend_pid()"))
     connection.rollback()
@@ -113,4 +113,6 @@ def _reset(connection: Connection) -> None:
 
 
 def _adapted(connection: Connection) -> AdaptedConnection:
-    return cast("AdaptedConnection", connection.connection.dbapi_connection)  # asyncpg's, under SQLAlchemy's shell
+    return cast(
+        "AdaptedConnection", connection.connection.dbapi_connection
+    )  # asyncpg's connection in SQLAlchemy's adapter

@@ -1,4 +1,4 @@
-"""The whole of ``env.py``: how Alembic reaches the database, and what it is told."""
+"""The contents of ``env.py``: how Alembic connects, and its options."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from agent_persistence.settings import PersistenceSettings
 
 
 def run_env() -> None:
-    """Run the Alembic command that is under way; ``env.py`` is this call.
+    """Run the current Alembic command; ``env.py`` is this call.
 
     The settings are ``config.attributes["settings"]``, else the environment's. The connection is
-    ``config.attributes["connection"]``, else one made for the occasion.
+    ``config.attributes["connection"]``, else a new one.
     """
     with _told_to_the_command_line():
         settings = context.config.attributes.get("settings") or PersistenceSettings()
@@ -93,7 +93,7 @@ def _run_revisions(connection: Connection, settings: PersistenceSettings, **opti
 
 
 def _changes_the_database() -> bool:
-    """Whether the command goes to a revision (upgrade, downgrade, stamp) or only looks (current, check, revision)."""
+    """Whether the command moves to a revision (upgrade, downgrade, stamp) or only reads (current, check, revision)."""
     try:
         context.get_revision_argument()
     except KeyError:

@@ -1,4 +1,4 @@
-"""For applications whose own Alembic works on the same database."""
+"""Support for applications whose Alembic works on the same database."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ IncludeObject = Callable[[SchemaItem, str | None, str, bool, SchemaItem | None],
 
 
 def context_options(settings: PersistenceSettings | None = None) -> dict[str, Any]:
-    """What ``context.configure`` must be given by an ``env.py`` that runs our revisions.
+    """Return options that a host's ``env.py`` passes to ``context.configure`` to run our revisions.
 
     A host that keeps one history for both adds our ``versions`` folder to its ``version_locations`` and passes these.
-    Our revisions name no schema, so ``PERSISTENCE_DB_SCHEMA`` has no effect there: our tables come to stand where the
-    host's do.
+    Our revisions name no schema, so ``PERSISTENCE_DB_SCHEMA`` has no effect there: our tables are created where the
+    host's are.
     """
     settings = settings or PersistenceSettings()
     options = RevisionOptions(settings.id_type, settings.user_id_type, settings.migration_ddl_lock_timeout_ms)
@@ -29,7 +29,7 @@ def context_options(settings: PersistenceSettings | None = None) -> dict[str, An
 
 
 def include_name(settings: PersistenceSettings | None = None) -> IncludeName:
-    """Make the ``include_name`` that keeps a host's autogenerate from dropping our tables."""
+    """Return an ``include_name`` that keeps a host's autogenerate from dropping our tables."""
     is_ours = _is_our_table(settings or PersistenceSettings())
 
     def include(name: str | None, type_: str, parent_names: MutableMapping[Any, Any]) -> bool:
@@ -39,16 +39,16 @@ def include_name(settings: PersistenceSettings | None = None) -> IncludeName:
 
 
 def include_object(settings: PersistenceSettings | None = None) -> IncludeObject:
-    """Make the ``include_object`` that keeps a host's autogenerate from dropping our tables, or creating them.
+    """Return an ``include_object`` that keeps a host's autogenerate from dropping or creating our tables.
 
-    The one to take where the host's own metadata holds our tables, because it maps our mixins on its ``Base``. Of our
-    tables it shows nothing but the foreign keys by which the host ties them to its own: those belong to its history.
+    Use it where the host's metadata holds our tables, because it maps the mixins on its ``Base``. Of our tables it
+    shows only the foreign keys to the host's tables, which belong to the host's history.
     """
     is_ours = _is_our_table(settings or PersistenceSettings())
 
     def include(item: SchemaItem, name: str | None, type_: str, _reflected: object, compare_to: object) -> bool:
         if type_ == "table":
-            # Where it stands on both sides nothing can be created or dropped, and its foreign keys are looked at.
+            # Present on both sides: nothing is created or dropped, and only the foreign keys are compared.
             return compare_to is not None or not is_ours(name, getattr(item, "schema", None))
         table = getattr(item, "table", None)
         if table is None or not is_ours(table.name, table.schema):
@@ -65,7 +65,7 @@ def _target_of(key: ForeignKeyConstraint) -> tuple[str, str | None]:
 
 
 def _is_our_table(settings: PersistenceSettings) -> Callable[[str | None, str | None], bool]:
-    # Alembic says None for the connection's default schema, which is "public" unless somebody changed it.
+    # Alembic says None for the default schema of the connection, which is "public" unless it was changed.
     schemas = {settings.db_schema, None} if settings.db_schema in {None, "public"} else {settings.db_schema}
     names = {*TABLES, settings.version_table}
     return lambda name, schema: name in names and schema in schemas

@@ -1,4 +1,4 @@
-"""One migration at a time, however many processes start one."""
+"""The lock that lets one migration run at a time, however many processes start one."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _POLL_SECONDS: Final = 0.2
 def migration_lock(
     connection: Connection, schema: str, version_table: str, *, timeout_seconds: float
 ) -> Iterator[None]:
-    """Hold the lock of this schema's history for the length of the block.
+    """Hold the lock of this schema's history within a block.
 
-    The lock is polled for, outside a transaction: a session that waits for it inside one would be waited for in turn
-    by CREATE INDEX CONCURRENTLY, and the two would deadlock. It belongs to the session that migrates, so it lasts as
-    long as that session's work on the server does, even when the process is killed.
+    It is polled for outside a transaction: CREATE INDEX CONCURRENTLY waits for every open transaction, so a session
+    that waited inside one would deadlock with it. The lock belongs to the session that migrates, so it lasts as long as
+    that session's work on the server, even if the process is killed.
 
     Raises:
-        MigrationLockTimeoutError: somebody else held it all the time.
+        MigrationLockTimeoutError: another migration held it all the time.
     """
     key = lock_key(schema, version_table)
     _acquire(connection, key, timeout_seconds)
@@ -54,13 +54,13 @@ def _try(connection: Connection, key: int) -> bool:
 
 def _release(connection: Connection, key: int) -> None:
     if connection.closed or connection.invalidated:
-        return  # the server frees it with the session
+        return  # the server releases it with the session
     connection.rollback()
     connection.execute(select(func.pg_advisory_unlock(key)))
     connection.commit()
 
 
 def lock_key(schema: str, version_table: str) -> int:
-    """Return the number of the advisory lock of a history; PostgreSQL knows locks by number, within a database."""
+    """Return the key of a history's advisory lock; such locks are numbers, unique within a database."""
     digest = hashlib.sha256(f"agent_persistence:{schema}:{version_table}".encode()).digest()
     return int.from_bytes(digest[:8], "big", signed=True)

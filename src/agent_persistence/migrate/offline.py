@@ -1,4 +1,4 @@
-"""``alembic upgrade --sql``: the script for those who may not let a program alter their database."""
+"""``alembic upgrade --sql``: a script for databases that programs may not alter."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ END $$;"""
 
 
 def write_script(settings: PersistenceSettings) -> None:
-    """Write the SQL of the command; for ``psql -v ON_ERROR_STOP=1``, on a direct connection."""
+    """Write the SQL of the command, for ``psql -v ON_ERROR_STOP=1`` on a direct connection."""
     context.configure(
         dialect_name="postgresql",
         dialect_opts={"paramstyle": "named"},

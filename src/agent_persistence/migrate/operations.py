@@ -1,7 +1,7 @@
-"""What revisions are written with.
+"""Functions for revisions.
 
-Frozen: released revisions call these functions, so one may be added and none may be changed. Nothing here imports
-the rest of the package, whose types and tables move on while the history stays as it was.
+Frozen: released revisions call them, so functions may be added but not changed. They import nothing of the package,
+whose types and tables change while the history stays as it is.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _TYPES: Final[dict[str, Callable[[], TypeEngine[Any]]]] = {
 
 @dataclass(frozen=True, slots=True)
 class RevisionOptions:
-    """What a revision knows of the settings; ``env.py`` hands it to ``context.configure``."""
+    """The settings that a revision needs; ``env.py`` passes them to ``context.configure``."""
 
     id_type: str
     user_id_type: str
@@ -35,10 +35,10 @@ class RevisionOptions:
 
 
 def options() -> RevisionOptions:
-    """Return what the running revision knows of the settings.
+    """Return the settings of the running revision.
 
     Raises:
-        CommandError: the ``env.py`` that runs us did not hand it over.
+        CommandError: ``env.py`` did not pass them.
     """
     found = op.get_context().opts.get(OPTIONS)
     if not isinstance(found, RevisionOptions):
@@ -47,19 +47,19 @@ def options() -> RevisionOptions:
 
 
 def id_type() -> TypeEngine[Any]:
-    """The column type of thread and message ids."""
+    """Return the column type of thread and message ids."""
     return _TYPES[options().id_type]()
 
 
 def user_id_type() -> TypeEngine[Any]:
-    """The column type of the ids of users."""
+    """Return the column type of user ids."""
     return _TYPES[options().user_id_type]()
 
 
 def limit_lock_waits() -> None:
-    """Give up a lock soon: whoever reads the table queues behind us while we wait for it.
+    """Limit the wait for a lock: readers of the table queue behind the migration while it waits.
 
-    The migration is tried again, which costs nobody anything. Every revision begins with this call.
+    The migration is retried, which costs the application nothing. Every revision begins with this call.
     """
     op.execute(f"SET LOCAL lock_timeout = '{options().lock_timeout_ms}ms'")
 
@@ -67,11 +67,11 @@ def limit_lock_waits() -> None:
 def create_index_concurrently(
     name: str, table: str, columns: Sequence[str | sa.TextClause], **index_options: Any
 ) -> None:
-    """Build an index while the table is written to. Alone in its revision, for it commits what came before.
+    """Build an index while the table is written to. Alone in its revision, because it commits what came before.
 
-    May be run again after it was interrupted: PostgreSQL leaves an unfinished index behind, which takes the name and
-    the upkeep of an index and serves no query. The build itself waits without limit, for it blocks nobody; a time
-    limit would only leave another unfinished index.
+    It can be repeated after an interruption: PostgreSQL leaves an invalid index, which takes the name and the upkeep of
+    an index and serves no query. The build waits without limit, because it blocks no one; a time limit would only leave
+    another invalid index.
     """
     with op.get_context().autocommit_block():
         op.execute(f"SET lock_timeout = '{options().lock_timeout_ms}ms'")

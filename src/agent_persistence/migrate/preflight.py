@@ -1,4 +1,4 @@
-"""What is looked at before a revision runs: is this place ours, and was it built with these settings?"""
+"""Checks before a revision runs: whether the schema is ours, and was created with these settings."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ _OTHER_VERSION_TABLE: Final = (
 
 
 def create_schema(connection: Connection, schema: str) -> None:
-    """Create the schema unless it exists; asked first, for CREATE SCHEMA IF NOT EXISTS needs the right to create."""
+    """Create the schema unless it exists. Checked first: CREATE SCHEMA IF NOT EXISTS needs the right to create."""
     if not catalog.schema_exists(connection, schema):
         connection.execute(CreateSchema(schema))
     connection.commit()
 
 
 def refuse_foreign_objects(connection: Connection, schema: str, version_table: str) -> None:
-    """Refuse to build beside another program's objects of the same names.
+    """Refuse a schema in which another program's objects have our names.
 
     Raises:
-        SchemaConflictError: it names what stands in the way.
+        SchemaConflictError: it names them.
     """
     columns = catalog.column_types(connection, schema, version_table)
     if columns and set(columns) != {"version_num"}:
         raise SchemaConflictError(schema, [version_table], _OTHER_VERSION_TABLE)
     if catalog.recorded_config(connection, schema):
-        return  # ours, even where the version table was lost: then alembic stamp mends it
+        return  # ours, even if the version table was lost: then alembic stamp repairs it
     if catalog.revisions(connection, schema, version_table):
         raise SchemaConflictError(schema, [version_table], _OTHER_VERSION_TABLE)
     if taken := catalog.objects_named(connection, schema, _NAMES):
@@ -47,7 +47,7 @@ def refuse_foreign_objects(connection: Connection, schema: str, version_table: s
 
 
 def refuse_other_id_types(connection: Connection, schema: str, settings: PersistenceSettings) -> None:
-    """Refuse settings that differ from those which built the database.
+    """Refuse settings that differ from those with which the database was created.
 
     Raises:
         IdTypeMismatchError: it names the variable and both values.

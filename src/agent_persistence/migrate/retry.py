@@ -1,4 +1,4 @@
-"""Trying a revision again that gave up a lock."""
+"""Retries of revisions that did not get a lock."""
 
 from __future__ import annotations
 
@@ -16,22 +16,21 @@ from agent_persistence.migrate.connection import pause
 logger = logging.getLogger("agent_persistence")
 
 _IN_THE_WAY: Final = {
-    "55P03",  # lock_not_available: somebody reads or writes the table
+    "55P03",  # lock_not_available: the table is in use
     "40P01",  # deadlock_detected
-    "57014",  # query_canceled: somebody wanted the table back
+    "57014",  # query_canceled: another session cancelled the migration
 }
 _FIRST_PAUSE_SECONDS: Final = 0.1
 _LONGEST_PAUSE_SECONDS: Final = 2.0
 
 
 def run_patiently(connection: Connection, run_revisions: Callable[[], None], *, timeout_seconds: float) -> None:
-    """Run the revisions; when traffic is in the way of one, let it pass and go on with that one.
+    """Run the revisions; if traffic holds a lock, pause and retry the same revision.
 
-    Revisions that were applied are committed and not run again. Only the pauses count against the time limit, not
-    the work.
+    Applied revisions are committed and not repeated. Only the pauses count against the time limit, not the work.
 
     Raises:
-        StatementTimeoutError: traffic was in the way all the time.
+        StatementTimeoutError: traffic held the lock all the time.
     """
     paused, pause_seconds = 0.0, _FIRST_PAUSE_SECONDS
     while True:

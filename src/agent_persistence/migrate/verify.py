@@ -1,4 +1,4 @@
-"""Is the database what this version needs? Asked at the start of an application."""
+"""Verification that the schema is the one that this version needs, when an application starts."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ _KINDS: Final[dict[str, IdKind]] = {
 
 
 async def verify(database: AsyncEngine | AsyncConnection, settings: PersistenceSettings) -> None:
-    """Refuse a database that this version cannot work on; ask before the first request.
+    """Refuse a database on which this version cannot work.
 
-    A database ahead of this version is let pass with a warning: revisions leave the previous release running, and
-    its last instances may well be restarted after the upgrade.
+    A newer schema passes with a warning: revisions keep the previous release running, and its last instances may be
+    restarted after the upgrade.
 
     Raises:
-        NotMigratedError: the database is behind, or not created; the message names the command.
-        IdTypeMismatchError: it was built with other id types than the settings name.
-        InvalidIndexError: an interrupted migration left an unfinished index.
+        NotMigratedError: the schema is older, or missing; the message names the command.
+        IdTypeMismatchError: the database was created with other id types than the settings name.
+        InvalidIndexError: an interrupted migration has left an index invalid.
         SchemaError: a column that every version has is missing.
         UnavailableError: the database cannot be reached.
     """
@@ -63,7 +63,7 @@ def _verify(connection: Connection, settings: PersistenceSettings) -> None:
 
 
 def refuse_behind(connection: Connection, schema: str, version_table: str) -> None:
-    """Refuse a database that is behind this version; warn of one that is ahead.
+    """Refuse a schema that is older than this version; warn of a newer one.
 
     Raises:
         NotMigratedError: the message names the command.
@@ -79,7 +79,7 @@ def refuse_behind(connection: Connection, schema: str, version_table: str) -> No
 
 
 def warn_ahead(found: list[str]) -> None:
-    """Say that the database is newer than we are."""
+    """Log a warning that the schema is newer than this version."""
     logger.warning(
         "the database is at revision %s, which this version (at %s) does not know; going on",
         ", ".join(found),

@@ -1,4 +1,4 @@
-"""The column type of every JSON value: JSONB, written and read by this package alone."""
+"""The column type of JSON values: JSONB, encoded and decoded by this package."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from agent_persistence.errors import InvalidInputError
 
 
 class ExactJSON(TypeDecorator[Any]):
-    """A JSONB column that gives back what was put in, whatever JSON functions the engine was made with.
+    """A JSONB column whose values are read back exactly, whatever JSON functions the engine has.
 
-    ``None`` is SQL NULL. A row that cannot be decoded reads as `UNDECODABLE`, so that the rows beside it still can.
+    ``None`` is SQL NULL. A value that cannot be decoded is read as `UNDECODABLE`, so that the other rows can be read.
 
-    It is selected as text: the driver decodes JSONB itself, before SQLAlchemy sees it, and one number that it cannot
-    read would fail the whole result. The server makes the same text for both. A textual statement has to say
-    ``column::text`` itself; without it, what the driver decoded is passed on.
+    The column is selected as text: otherwise the driver decodes JSONB before SQLAlchemy sees it, and one number that it
+    cannot read fails the whole result. A textual statement must select ``column::text``; without it, the driver's value
+    is passed on.
     """
 
     impl = JSONB
@@ -49,16 +49,16 @@ class ExactJSON(TypeDecorator[Any]):
 
     @override
     def compare_values(self, x: Any, y: Any) -> bool:
-        """Tell 1 from 1.0 and True, which are equal in Python, so that the ORM saves such a change."""
+        """Distinguish 1, 1.0 and True, which are equal in Python, so that the ORM saves such a change."""
         return bool(x == y) and repr(x) == repr(y)
 
     def __repr__(self) -> str:
-        """Read as Alembic would write it into a revision; the inherited text names a ``Text`` that is not imported."""
+        """Return what Alembic writes into a revision; the inherited text names a ``Text`` that is not imported."""
         return "ExactJSON()"
 
 
 def json_bytes(column: Column[Any]) -> ColumnElement[Any]:
-    """Select a large value as bytes: as text the driver would decode it, only for it to be encoded again."""
+    """Select a large value as bytes: as text the driver would decode it, and the JSON decoder encode it again."""
     return type_coerce(func.convert_to(cast(column, Text), "UTF8"), _JSONBytes()).label(column.name)
 
 
@@ -72,7 +72,7 @@ class _JSONBytes(TypeDecorator[Any]):
 
 
 class _RefusedError(InvalidInputError, DontWrapMixin):
-    """Leaves SQLAlchemy as it is: the StatementError around it would print the parameters."""
+    """Passes SQLAlchemy unwrapped: a StatementError around it would print the parameters."""
 
 
 def _to_driver(value: Any) -> str | None:

@@ -16,11 +16,11 @@ from agent_persistence.records import MessageRole
 
 
 class MessageMixin(OfThreadMixin[IdT], TimestampMixin, MetaMixin, Generic[IdT]):
-    """One message of a thread; ``seq`` is its place."""
+    """One message of a thread; ``seq`` is its position."""
 
     __tablename__ = "messages"
 
-    # Unique within its thread, not in the table: a global key would tell one owner which ids another one uses.
+    # Unique within its thread, not in the table: a global key would reveal which ids other owners use.
     @declared_attr
     @classmethod
     def message_id(cls) -> Mapped[IdT]:
@@ -29,7 +29,7 @@ class MessageMixin(OfThreadMixin[IdT], TimestampMixin, MetaMixin, Generic[IdT]):
     @declared_attr
     @classmethod
     def seq(cls) -> Mapped[int]:
-        # Drawn under the thread's row lock, so that its order is the order of commits.
+        # Drawn while the thread's row is locked, so its order is the order of commits.
         return mapped_column(BigInteger, Identity())
 
     @declared_attr

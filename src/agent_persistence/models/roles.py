@@ -1,4 +1,4 @@
-"""Who said a message: the enum ``message_role`` of the database."""
+"""The PostgreSQL enum ``message_role``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ROLES: Final[dict[str, MessageRole]] = {role.value: role for role in MessageRol
 
 
 class RoleType(TypeDecorator[str]):
-    """The enum ``message_role``, where a label that a newer version added reads as a plain string."""
+    """The enum ``message_role``; a label that a newer version added is read as a string."""
 
     impl = ENUM
     cache_ok = True
@@ -28,12 +28,12 @@ class RoleType(TypeDecorator[str]):
 
     @override
     def bind_processor(self, dialect: Dialect) -> _BindProcessorType[Any]:
-        """Take a role or its label."""
+        """Return the function that writes a role or a label."""
         return _to_label
 
     @override
     def result_processor(self, dialect: Dialect, coltype: object) -> _ResultProcessorType[Any]:
-        """Give a role, or a label that this version does not know."""
+        """Return the function that reads a role, or a label that this version does not know."""
         return _to_role
 
 

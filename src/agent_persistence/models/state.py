@@ -1,4 +1,4 @@
-"""The table ``states``: what an agent resumes from, one row a version, whole or as what changed."""
+"""The table ``states``: one row a version, stored whole or as a change of another version."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ WHOLE_OR_PATCH: Final = (
 class StateMixin(OfThreadMixin[IdT], TimestampMixin, MetaMixin, Generic[IdT]):
     """One saved state of a thread; the one with the greatest ``state_id`` is the latest.
 
-    A large state may be kept as ``patch``: what changed since the version ``base_id``. Its ``state_data`` is NULL then;
-    ``StateRepository`` and the view ``state_versions`` give it whole. One that was streamed in has a ``stream_id``; its
-    ``state_data`` says how long it is.
+    A large state may be stored as ``patch``, the change since the version ``base_id``. Its ``state_data`` is NULL then;
+    ``StateRepository`` and the view ``state_versions`` read it whole. A streamed state has a ``stream_id``, and its
+    ``state_data`` describes the stream.
     """
 
     __tablename__ = "states"
 
-    # Behind thread_id in the key: "latest state of a thread" is then one probe of the one index there is.
+    # Behind thread_id in the primary key: "latest state of a thread" is one probe of the only index.
     @declared_attr
     @classmethod
     def state_id(cls) -> Mapped[int]:
@@ -58,7 +58,7 @@ class StateMixin(OfThreadMixin[IdT], TimestampMixin, MetaMixin, Generic[IdT]):
 
 @event.listens_for(StateMixin, "instrument_class", propagate=True)
 def _keep_bases(_mapper: Mapper[Any], model: type[HasIdTypes]) -> None:
-    # Not in __table_args__, which belong to the host. No base goes while a version is kept as what changed since.
+    # Not in __table_args__, which belong to the host. No version can be deleted while another rests on it.
     states = table_of(model)
     columns = states.c
     bases = [columns.thread_id, columns.state_id]

@@ -1,4 +1,4 @@
-"""The view ``state_versions``: every state whole, also those that the table keeps as what changed."""
+"""The view ``state_versions``: every state whole, also those that the table stores as changes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _HANG_GUARD: Final = """\
 CREATE TRIGGER refuse_change_of_base BEFORE UPDATE OF state_data ON {schema}states FOR EACH ROW
 WHEN (OLD.state_data IS NOT NULL AND OLD.state_data IS DISTINCT FROM NEW.state_data)
 EXECUTE FUNCTION {schema}refuse_change_of_base()"""
-# For each key of a state: the last time that it was set or dropped, and what was done to the end of its list since.
+# For each key of a state: the last change that set or removed it, and the changes to the end of its list since.
 _CREATE_VIEW: Final = """\
 CREATE VIEW {schema}state_versions WITH (security_invoker = true) AS
 SELECT s.thread_id, s.state_id, CASE WHEN s.base_id IS NULL THEN s.state_data ELSE folded.state_data END AS state_data,
@@ -72,7 +72,7 @@ LEFT JOIN LATERAL (
 
 
 def create_state_versions(states: Table) -> None:
-    """Have ``create_all`` make the view, and what guards the versions that others are kept as changes of."""
+    """Let ``create_all`` create the view, and the trigger that guards versions on which others rest."""
 
     def create(target: Table, connection: Connection, **_: Any) -> None:
         for statement in (_CREATE_GUARD, _HANG_GUARD, _CREATE_VIEW):
@@ -90,7 +90,7 @@ def create_state_versions(states: Table) -> None:
 
 
 def state_versions(states: Table) -> Table:
-    """The view beside this table; in metadata of its own, so that nobody creates it as a table."""
+    """Return the view of a table of states; in a separate metadata, so that ``create_all`` makes no table of it."""
     columns = [
         Column("thread_id", states.c.thread_id.type),
         Column("state_id", BigInteger),

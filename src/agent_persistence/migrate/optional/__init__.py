@@ -1,7 +1,7 @@
-"""What an operator may add to the schema and take away again: indexes for searches, triggers, policies.
+"""Optional objects that an operator may add to the schema and remove: indexes for searches, triggers, policies.
 
-None of it is in the history: each has a price that most applications need not pay. Every object is named ``opt_*``,
-which ``alembic check`` passes over.
+They are not in the history: each has a cost that most applications need not pay. Every object is named ``opt_*``, which
+``alembic check`` ignores.
 """
 
 from agent_persistence.migrate.optional.changes import OBJECTS, add_optional, list_optional, present, remove_optional

@@ -1,4 +1,4 @@
-"""Adding optional objects and taking them away, as carefully as a migration."""
+"""Adds and removes optional objects, as carefully as a migration."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ OBJECTS: Final = {
     for optional in (MESSAGE_SEARCH, THREAD_SEARCH, THREAD_META, OUTSIDE_WRITES, ROW_LEVEL_SECURITY)
 }
 
-# A cast to VARCHAR(255) would cut a longer text to what may be another user's id.
+# A cast to VARCHAR(255) would truncate a longer text, perhaps to another user's id.
 _READ_AS: Final[dict[IdKind, str]] = {"string": "text", "int": "integer", "bigint": "bigint", "uuid": "uuid"}
 _NOT_ALLOWED: Final = "42501"  # insufficient_privilege
 
@@ -52,7 +52,7 @@ _SCHEMA_OF: Final = text(
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """Where a change is made."""
+    """The schema and connection of a change."""
 
     connection: Connection
     settings: PersistenceSettings
@@ -60,7 +60,7 @@ class _Target:
 
 
 async def list_optional(settings: PersistenceSettings) -> dict[str, bool]:
-    """Say which optional objects there are, and which of them this database has.
+    """Return all optional objects, and whether this database has each.
 
     Raises:
         SettingsError: no address is set.
@@ -72,28 +72,28 @@ async def list_optional(settings: PersistenceSettings) -> dict[str, bool]:
 
 
 async def add_optional(settings: PersistenceSettings, name: str) -> None:
-    """Add an optional object, or bring it up to date. Traffic goes on meanwhile; an index is built beside it.
+    """Add an optional object, or update it. Traffic continues; an index is built concurrently.
 
     Raises:
-        InvalidInputError: there is none of this name.
-        NotMigratedError: the database is behind this version.
-        SchemaError: the server lacks an extension, or this role may not create it; or what ``upgrade`` raises.
+        InvalidInputError: there is no optional object of this name.
+        NotMigratedError: the schema is older than this version.
+        SchemaError: the server lacks an extension, or this role may not create it; or an error of ``upgrade``.
     """
     await _change(settings, partial(_add, _known(name)))
 
 
 async def remove_optional(settings: PersistenceSettings, name: str) -> None:
-    """Take an optional object away; nothing happens where it is not there. An extension stays: others may use it.
+    """Remove an optional object, if the database has it. An extension stays: other programs may use it.
 
     Raises:
-        InvalidInputError: there is none of this name.
-        SchemaError: what ``upgrade`` raises.
+        InvalidInputError: there is no optional object of this name.
+        SchemaError: an error of ``upgrade``.
     """
     await _change(settings, partial(_remove, _known(name)))
 
 
 def present(connection: Connection, schema: str) -> dict[str, bool]:
-    """Say of every optional object whether it is there."""
+    """Return whether the database has each optional object."""
     names = set(connection.scalars(_PRESENT, {"schema": schema}))
     return {optional.name: optional.creates in names for optional in OBJECTS.values()}
 
@@ -147,7 +147,7 @@ def _run(optional: OptionalObject, statements: Sequence[str], target: _Target) -
     connection = target.connection
     connection.commit()
     connection.execution_options(isolation_level="AUTOCOMMIT" if optional.concurrently else "READ COMMITTED")
-    # A build beside the traffic blocks nobody while it waits; a limit would only leave an unfinished index.
+    # A concurrent build blocks no one while it waits; a limit would only leave an invalid index.
     limit = 0 if optional.concurrently else target.settings.migration_ddl_lock_timeout_ms
     connection.exec_driver_sql(f"SET lock_timeout = {limit}")
     for statement in statements:
@@ -156,7 +156,7 @@ def _run(optional: OptionalObject, statements: Sequence[str], target: _Target) -
 
 
 def _create_extension(connection: Connection, optional: OptionalObject) -> str:
-    """Return the schema of the extension, which is created where the database has not got it yet."""
+    """Return the schema of an extension; create it if the database does not have it."""
     name = optional.extension
     if name is None:
         return ""

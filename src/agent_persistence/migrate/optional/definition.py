@@ -1,4 +1,4 @@
-"""What an optional object is."""
+"""The definition of an optional object."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class OptionalObject:
-    """Something that an operator may add to the schema, and take away again. The history knows nothing of it.
+    """An object that an operator may add to the schema, and remove. It is not in the history.
 
-    As in a revision, the search path knows the schema. Where ``add`` has to say it, there stands ``{schema}``;
-    ``{user_id}`` is the type that a user's id is read as, ``{extension}`` the schema of the extension.
+    As in a revision, the search path holds the schema. Where ``add`` must name it, it has ``{schema}``; ``{user_id}``
+    is the type to which a user's id is cast, ``{extension}`` the schema of the extension.
 
     Attributes:
-        name: the word for it on the command line.
-        summary: what it is good for, in a line.
-        creates: the object whose presence says that it is there. It begins with ``opt_``, which ``alembic check``
-            passes over.
-        add: the statements that make it. Run again, they bring it up to date.
+        name: its name on the command line.
+        summary: its purpose, in a line.
+        creates: the database object whose presence shows that it was added. It begins with ``opt_``, which ``alembic
+            check`` ignores.
+        add: the statements that create it, or update it.
         remove: the statements that drop it.
-        concurrently: the statements want no transaction around them; the others share one.
-        extension: what the server has to have for it.
+        concurrently: the statements run outside a transaction; others share one.
+        extension: the extension that the server must have.
     """
 
     name: str

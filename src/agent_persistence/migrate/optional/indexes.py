@@ -1,4 +1,4 @@
-"""Indexes for searching and filtering. They cost more at each write than most applications get back."""
+"""Optional indexes for searches and filters. They cost more at each write than most applications gain."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _gin_index(name: str, summary: str, index: str, on: str, *, extension: str |
     )
 
 
-# For ILIKE on the column, which is how the repositories search; one on lower(column) would not be used.
+# For ILIKE on the column, as the repositories search; an index on lower(column) would not be used.
 MESSAGE_SEARCH: Final = _gin_index(
     "message-search",
     "an index for messages.page(search=...) in threads of thousands of messages",
@@ -34,7 +34,7 @@ THREAD_SEARCH: Final = _gin_index(
     "threads USING gin (thread_name {extension}.gin_trgm_ops)",
     extension="pg_trgm",
 )
-# jsonb_path_ops knows @> only, which is all that is asked, and is smaller than the default.
+# jsonb_path_ops supports @> only, which is all that is needed, and is smaller than the default.
 THREAD_META: Final = _gin_index(
     "thread-meta",
     "an index for threads.page(meta=...)",

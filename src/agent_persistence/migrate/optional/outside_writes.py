@@ -1,4 +1,4 @@
-"""Triggers that tell the cache what was written by others than this library."""
+"""Optional triggers that invalidate cached states after writes of other programs."""
 
 from __future__ import annotations
 

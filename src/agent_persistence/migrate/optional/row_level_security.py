@@ -1,4 +1,4 @@
-"""Policies by which PostgreSQL itself shows an owner's rows to that owner only."""
+"""Optional policies by which PostgreSQL shows rows to their owner only."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sqlalchemy import Connection, text
 
 from agent_persistence.migrate.optional.definition import OptionalObject
 
-# A variable that was set for a transaction is '' after it, not null.
+# A setting that was local to a transaction is '' after it, not null.
 _OWNED: Final = (
     "user_id = nullif(current_setting('agent_persistence.user_id', true), '')::{user_id} "
     "OR current_setting('agent_persistence.any_user', true) = 'on'"
@@ -43,7 +43,7 @@ _UNPROTECTED: Final = text(
 
 
 def unprotected_tables(connection: Connection, schema: str) -> list[str]:
-    """Name the tables that the policies are for and do not stand on: those that a later version added."""
+    """Return tables without their policy: those that a later version added."""
     return list(connection.scalars(_UNPROTECTED, {"schema": schema, "tables": list(_POLICIES)}))
 
 
