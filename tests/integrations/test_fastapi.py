@@ -297,7 +297,7 @@ ERRORS = [
     (ThreadNotFoundError("t"), 404, "thread 't' does not exist"),
     (StateNotFoundError("t", 3), 404, "thread 't' has no state of version 3"),
     (ThreadExistsError("t"), 409, "thread 't' cannot be created: the id is taken"),
-    (IdempotencyConflictError("t", "m"), 409, "message 'm' stands in thread 't' already, with other content"),
+    (IdempotencyConflictError("t", "m"), 409, "message id 'm' already exists in thread 't' with different content"),
     (StateConflictError("t", 1, 2), 409, "thread 't' is at state version 2, not 1; read it again and retry"),
     (CheckpointingDisabledError(), 501, "states are not saved here"),
     (UnavailableError("canary"), 503, "the database is not available; try again"),

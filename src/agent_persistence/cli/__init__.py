@@ -1,4 +1,4 @@
-"""The command ``agent-persistence``, for people and for scripts (extra ``cli``)."""
+"""The command ``agent-persistence``, for terminals and scripts (extra ``cli``)."""
 
 import sys
 from importlib import import_module
@@ -13,7 +13,7 @@ _USAGE_ERROR = 2
 
 def main() -> None:
     """Run the command line."""
-    # The script is installed with or without the extra: without it, it says which one is missing.
+    # The script is installed even without the extra; then it names the missing extra.
     if not all(map(find_spec, ("rich", "typer"))):
         sys.stderr.write(f"The command line is {MissingExtraError('cli')}\n")
         sys.exit(_USAGE_ERROR)

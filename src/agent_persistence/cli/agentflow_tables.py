@@ -26,8 +26,8 @@ def import_agentflow(
 ) -> None:
     """Copy threads, messages, states and tool results from the tables of a PgCheckpointer of Agentflow or PyAgenity.
 
-    Each thread is copied in one transaction. Threads that exist here are left alone, so the command can be run again,
-    after a failure or to copy newer threads.
+    Each thread is copied in one transaction. Threads that exist here are left unchanged, so the command can be repeated
+    after a failure, or to copy newer threads.
     """
     url = DatabaseUrl.parse(source, "URL")
     counts = run_on_data(partial(_copy, url, schema))

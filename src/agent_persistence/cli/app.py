@@ -1,4 +1,4 @@
-"""The commands, and how they end."""
+"""The commands, their errors and exit codes."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _CONVERSATIONS: Final = "Conversations"
 
 
 class Commands(TyperGroup):
-    """Ends a command with one line where others would print a traceback."""
+    """Reports errors in one line instead of a traceback."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
-            raise  # whoever read our output has seen enough, which typer knows to be no error of ours
+            raise  # the reader of our output has closed it, which typer does not report as an error
         except (PersistenceError, OSError) as error:
             report(error, debug=ctx.params["debug"])
             raise typer.Exit(exit_code_of(error)) from error
@@ -67,8 +67,8 @@ def agent_persistence(
 ) -> None:
     """Threads, messages and states of AI agents in PostgreSQL, with a Redis cache.
 
-    PERSISTENCE_DATABASE_URL and PERSISTENCE_REDIS_URL, in the environment or in .env, say which servers. Where no
-    database is named, servers of the `embedded` extra are started for as long as a command runs.
+    PERSISTENCE_DATABASE_URL and PERSISTENCE_REDIS_URL, in the environment or in .env, name the servers. If no database
+    is named, servers of the `embedded` extra run during the command.
     """
 
 
@@ -91,6 +91,6 @@ app.command(rich_help_panel=_CONVERSATIONS)(prune.prune)
 
 def run() -> None:
     """Run the command line."""
-    # A terminated command cleans up as an interrupted one does; otherwise its servers would stay.
+    # A terminated command cleans up like an interrupted one; otherwise its servers would keep running.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     app(prog_name="agent-persistence")

@@ -1,4 +1,4 @@
-"""What ``doctor`` looks at in the database."""
+"""The checks of ``doctor`` in the database."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SECURED = text("SELECT row_security_active(format('%I.%I', CAST(:schema AS text
 
 
 class Level(StrEnum):
-    """How a finding is to be taken."""
+    """The severity of a finding."""
 
     OK = "OK"
     WARN = "WARN"
@@ -36,10 +36,10 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that was looked at.
+    """The result of one check.
 
     Attributes:
-        remedy: what to run or set; ``None`` where all is well.
+        remedy: what to run or set; ``None`` if nothing is wrong.
     """
 
     level: Level
@@ -49,7 +49,7 @@ class Finding:
 
 
 async def examine_database(engine: AsyncEngine, settings: PersistenceSettings) -> list[Finding]:
-    """Look at the server, the schema and its indexes."""
+    """Check the server, the schema and its indexes."""
     address = settings.database.safe if settings.database else ""
     try:
         with translated():
@@ -104,7 +104,7 @@ def _missing_indexes(connection: Connection, schema: str, settings: PersistenceS
     for item in missing:
         yield Finding(Level.FAIL, "indexes", f"{item.name} is missing", _creation(item, connection.dialect))
     if not missing:
-        yield Finding(Level.OK, "indexes", f"all {len(wanted)} are there")
+        yield Finding(Level.OK, "indexes", f"all {len(wanted)} exist")
 
 
 def _indexes(settings: PersistenceSettings) -> Iterator[PrimaryKeyConstraint | Index]:
@@ -117,7 +117,7 @@ def _unfinished_indexes(connection: Connection, schema: str) -> Iterator[Finding
     for name in catalog.unfinished_indexes(connection, schema, TABLES):
         again = next((f"{_ADD} {item.name}" for item in OBJECTS.values() if item.creates == name), _UPGRADE)
         remedy = f'psql: DROP INDEX CONCURRENTLY "{schema}"."{name}"; then: {again}'
-        yield Finding(Level.FAIL, "indexes", f"{name} was left unfinished by an interrupted build", remedy)
+        yield Finding(Level.FAIL, "indexes", f"{name} is invalid: its build was interrupted", remedy)
 
 
 def _optional(connection: Connection, schema: str, settings: PersistenceSettings) -> Iterator[Finding]:

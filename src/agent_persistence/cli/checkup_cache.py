@@ -1,4 +1,4 @@
-"""What ``doctor`` looks at in Redis."""
+"""The checks of ``doctor`` in Redis."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _OFF = "off: PERSISTENCE_REDIS_URL is not set, states are read from PostgreSQL"
 
 
 async def examine_cache(settings: PersistenceSettings) -> list[Finding]:
-    """Look at the server, how fast it answers, and what it does when its memory is full."""
+    """Check the server, how fast it answers, and its policy for full memory."""
     if settings.redis_url is None:
         return [Finding(Level.OK, "cache", _OFF)]
     redis = make_redis(settings.redis_url.get_secret_value(), timeout_seconds=_PATIENCE_SECONDS)
@@ -34,7 +34,7 @@ async def examine_cache(settings: PersistenceSettings) -> list[Finding]:
 
 
 async def examine_values(persistence: Persistence[Any, Any]) -> list[Finding]:
-    """Compare some cached states with the database; both must be there."""
+    """Compare cached states with the database; both servers must be reachable."""
     if persistence.cache is None:
         return []
     audit = await persistence.audit_cache()
@@ -71,7 +71,7 @@ async def _memory(redis: Redis) -> Finding:
         info: Mapping[str, Any] = await redis.info()
     except ResponseError:
         detail = "this user may not run INFO, so the server's maxmemory-policy is not known"
-        return Finding(Level.WARN, "cache memory", detail, "see to it that the policy is allkeys-lru")
+        return Finding(Level.WARN, "cache memory", detail, "set the policy to allkeys-lru")
     server = f"{_product(info)}, maxmemory-policy {info.get('maxmemory_policy')}"
     if info.get("maxmemory_policy") != "noeviction":
         return Finding(Level.OK, "cache memory", server)

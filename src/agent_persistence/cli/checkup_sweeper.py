@@ -1,4 +1,4 @@
-"""What ``doctor`` finds out about the purge of old states in the background."""
+"""The check of ``doctor`` on the background purge of old states."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TURN_ON: Final = "export PERSISTENCE_CHECKPOINT_CLEANUP_INTERVAL=3600, in a pro
 
 
 async def examine_sweeper(engine: AsyncEngine, settings: PersistenceSettings) -> list[Finding]:
-    """Look when it ran last, how much it removed, and what it has to do."""
+    """Check when it ran last, how much it deleted, and how much is due."""
     with translated():
         async with engine.connect() as connection:
             return [await connection.run_sync(_finding, settings)]
@@ -41,7 +41,7 @@ def _finding(connection: Connection, settings: PersistenceSettings) -> Finding:
     parts += [f"{abandoned} abandoned streams are due"] if abandoned else []
     detail = "; ".join(parts)
     if interval and job is not None and job.seconds_ago is not None and job.seconds_ago > _LATE * interval:
-        return Finding(Level.WARN, _SUBJECT, detail, "see that a process with these settings keeps a store open")
+        return Finding(Level.WARN, _SUBJECT, detail, "run a process with these settings that keeps a store open")
     if not interval and abandoned:
         return Finding(Level.WARN, _SUBJECT, detail, _TURN_ON)
     return Finding(Level.OK, _SUBJECT, detail)
@@ -57,7 +57,7 @@ def _last(job: Any) -> str:
 
 
 def _due(connection: Connection, models: Models[Any, Any], keep_last: int) -> str:
-    """How many states are beyond the limit, as far as they can be counted in a moment."""
+    """Return how many states exceed the limit, as far as they can be counted quickly."""
     if not keep_last:
         return "0"
     threads, states = table_of(models.Thread), table_of(models.State)

@@ -1,4 +1,4 @@
-"""Messages for people to read: one row each, the speaker on the left."""
+"""Messages as a table: a row each, with the role on the left."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LONGEST_ARGUMENTS: Final = 120
 
 
 def conversation_table(page: Page[MessageRecord[Any]], *, full: bool) -> Table:
-    """Lay messages out; long ones are cut unless they are wanted in full."""
+    """Return messages as a table; long ones are truncated unless ``full``."""
     table = Table.grid(padding=(0, 2, 0, 0))
     for record in page:
         role = Text(visible(record.role), style=_STYLES.get(record.role, "bold"))

@@ -1,4 +1,4 @@
-"""``demo``: see it work."""
+"""``demo``: shows the package at work."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ def demo(
         Backend | None, typer.Option(help="Show the checkpointer of this backend instead.", show_default=False)
     ] = None,
 ) -> None:
-    """See it work: servers, migrations, conversations, the cache.
+    """Show the package at work: servers, migrations, conversations, the cache.
 
-    Runs on servers in a temporary folder, of which nothing is left behind; or on those that PERSISTENCE_DATABASE_URL
-    or PERSISTENCE_EMBEDDED_DIR name, where its six conversations stay.
+    Uses servers in a temporary folder that is removed afterwards, or those of PERSISTENCE_DATABASE_URL or
+    PERSISTENCE_EMBEDDED_DIR, where its six conversations stay.
     """
     if backend is not None:
         demo_checkpointer(backend, _OWNERS)
@@ -129,7 +129,9 @@ async def _read_twice(settings: PersistenceSettings, threads: list[ThreadRecord[
         return
     empty = settings.model_copy(update={"cache_namespace": f"{settings.cache_namespace}-demo-{uuid.uuid4()}"})
     async with Persistence[Any, Any](empty) as persistence:
-        await _timed_read(persistence, threads[1])  # opens the connections, for which the others shall not pay
+        await _timed_read(
+            persistence, threads[1]
+        )  # opens the connections, whose time must not count for the other reads
         for _ in range(2):
             took_ms, hit = await _timed_read(persistence, threads[0])
             what = "hit:  Redis had it" if hit else "miss: PostgreSQL was asked, and Redis knows it now"

@@ -1,4 +1,4 @@
-"""``demo --backend``: a checkpointer at work. Run it twice: what the first run saved, the second finds."""
+"""``demo --backend``: shows a checkpointer at work. A second run finds the states of the first."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _IS_GONE: Final = "They are in the memory of this process, and go with it."
 
 
 class Backend(StrEnum):
-    """Where states are kept."""
+    """The store of the states."""
 
     MEMORY = "memory"
     REDIS = "redis"
@@ -48,8 +48,8 @@ _CLASSES: Final = {
 
 
 def demo_checkpointer(backend: Backend, owners: dict[type, Any]) -> None:
-    """Save, load, list, and be refused; say what an earlier run has left."""
-    made: Any = pkgutil.resolve_name(_CLASSES[backend])  # here, so that only this one needs its extra
+    """Save, load and list states, and show a conflict; print what an earlier run has left."""
+    made: Any = pkgutil.resolve_name(_CLASSES[backend])  # imported here, so that only this backend needs its extra
     with _settings(backend) as settings:
         user_id = "demo"
         if backend is Backend.POSTGRES:
@@ -85,7 +85,7 @@ async def _demo(backend: Backend, settings: PersistenceSettings, make: Callable[
         await migrate.upgrade(settings)
     async with make() as checkpointer:
         if backend is Backend.DYNAMODB:
-            await checkpointer.create_table()  # type: ignore[attr-defined]  # only this one has tables to make
+            await checkpointer.create_table()  # type: ignore[attr-defined]  # only this backend has tables to create
         earlier = await checkpointer.list_threads()
         out.print(Text(f"\n{_found(len(earlier), has_more=earlier.after is not None)}", style="bold"))
         await _work(checkpointer, _new_thread_id(backend, settings))

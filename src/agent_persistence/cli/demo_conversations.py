@@ -1,4 +1,4 @@
-"""The conversations of the demo, written for it: what agents say, call, and are told."""
+"""The conversations of the demo, with tool calls, written for it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _WORKSHOP = "You answer for a bicycle workshop. Look things up before you promis
 
 
 def demo_lines() -> Iterator[bytes]:
-    """Make the lines of a file, as ``agent-persistence import`` reads it."""
+    """Return the lines of a file for ``agent-persistence import``."""
     makers = (_repair, _opening_hours, _lost_lock, _photo, _many_languages, _unfinished)
     for make in makers:
         name = make.__name__.strip("_").replace("_", "-")

@@ -1,4 +1,4 @@
-"""``doctor``: everything that is known to go wrong, looked at."""
+"""``doctor``: checks for known faults of an installation."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _STYLES: Final = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "bold red
 
 
 def doctor(*, as_json: Json = False) -> None:
-    """Look at versions, connections, schema, indexes and cache, and say what to do about what is wrong."""
+    """Check versions, connections, schema, indexes and cache, and print a remedy for each fault."""
     findings = run(_examine)
     failed = _has_failed(findings)
     if as_json:
@@ -37,7 +37,7 @@ def doctor(*, as_json: Json = False) -> None:
 
 
 async def _examine(settings: PersistenceSettings) -> list[Finding]:
-    # An application leaves a slow cache alone; here it is to be looked at.
+    # An application stops calling a slow cache; here it is to be measured.
     patient = settings.model_copy(update={"cache_timeout_ms": 2_000, "cache_budget_ms": 4_000})
     persistence = Persistence[Any, Any](patient)
     try:
@@ -63,7 +63,7 @@ def _table(findings: list[Finding]) -> Table:
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column()
     table.add_column()
-    table.add_column(overflow="fold")  # addresses and commands are copied
+    table.add_column(overflow="fold")  # so that addresses and commands can be copied
     for finding in findings:
         level = Text(finding.level, style=_STYLES[finding.level])
         table.add_row(level, Text(finding.subject), Text(visible(finding.detail), overflow="fold"))

@@ -1,4 +1,4 @@
-"""Running asynchronous work to its end, or to that of the command."""
+"""Runs asynchronous work until it ends, or the command is terminated."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 def run_until_terminated(work: Coroutine[Any, Any, T]) -> T:
-    """Run work, and cancel it on SIGTERM: a KeyboardInterrupt could come up in any callback, and be lost there.
+    """Run work, and cancel it on SIGTERM; a KeyboardInterrupt could be raised and lost in any callback.
 
     Raises:
         KeyboardInterrupt: it was cancelled.
@@ -23,11 +23,11 @@ def run_until_terminated(work: Coroutine[Any, Any, T]) -> T:
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
     finally:
-        signal.signal(signal.SIGTERM, before)  # a closed loop leaves the system's default
+        signal.signal(signal.SIGTERM, before)  # a closed loop leaves the default handler
 
 
 async def _cancelled_by_sigterm(work: Coroutine[Any, Any, T]) -> T:
     task = asyncio.create_task(work)
-    with suppress(NotImplementedError):  # on Windows, whose event loops know no signals
+    with suppress(NotImplementedError):  # on Windows, whose event loops have no signal handlers
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     return await task

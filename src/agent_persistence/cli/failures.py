@@ -1,4 +1,4 @@
-"""How a command ends that cannot do what it was asked."""
+"""Errors and exit codes of commands."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from agent_persistence.errors import (
     UnavailableError,
 )
 
-_LOGIN_REFUSED = ("28", "3D")  # classes of sqlstates: who you are, and which database you want
+_LOGIN_REFUSED = ("28", "3D")  # classes of sqlstates: refused authorization, unknown database
 
 
 class ExitCode(IntEnum):
-    """What the caller's shell gets."""
+    """The exit codes."""
 
     OK = 0
     WRONG = 1
@@ -31,7 +31,7 @@ class ExitCode(IntEnum):
 
 
 def exit_code_of(error: PersistenceError | OSError) -> ExitCode:
-    """Return the exit code that stands for this error."""
+    """Return the exit code for an error."""
     if isinstance(error, SettingsError | InvalidInputError | MissingExtraError):
         return ExitCode.USAGE
     if isinstance(error, EmbeddedServerError) or _no_connection(error):
@@ -40,12 +40,12 @@ def exit_code_of(error: PersistenceError | OSError) -> ExitCode:
 
 
 def say_error(text: str) -> None:
-    """Write one red line."""
+    """Print one red line to standard error."""
     err.print(Text(f"error: {visible(text)}", style="red"), soft_wrap=True)
 
 
 def report(error: PersistenceError | OSError, *, debug: bool) -> None:
-    """Say what went wrong and what to do, in one line; with ``debug``, where."""
+    """Print an error and its remedy in one line; with ``debug``, the traceback too."""
     if debug:
         traceback.print_exception(error)
     say_error(describe(error))
@@ -54,9 +54,9 @@ def report(error: PersistenceError | OSError, *, debug: bool) -> None:
 
 
 def describe(error: PersistenceError | OSError) -> str:
-    """Return the error's text; where no connection came about, with the reason that the other side gave.
+    """Return the text of an error; if no connection was made, with the server's reason.
 
-    Only there: what PostgreSQL says about a statement may repeat what is stored.
+    Only then: PostgreSQL's text about a statement may repeat stored values.
     """
     return f"{error} ({_root_cause(error)})" if _no_connection(error) and error.__cause__ else str(error)
 

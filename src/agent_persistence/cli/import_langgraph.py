@@ -1,4 +1,4 @@
-"""``import-langgraph``: checkpoints from LangGraph's own tables."""
+"""``import-langgraph``: copies checkpoints from LangGraph's tables."""
 
 from __future__ import annotations
 
@@ -52,15 +52,15 @@ def import_langgraph(
     user: Annotated[str | None, typer.Option("--user", metavar="ID", help="The owner of the threads.")] = None,
     user_key: Annotated[
         str | None,
-        typer.Option("--user-key", metavar="KEY", help="The key of the metadata that says whose a thread is."),
+        typer.Option("--user-key", metavar="KEY", help="The metadata key that holds the owner of a thread."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Import checkpoints from the tables of LangGraph's own PostgreSQL checkpointer.
+    """Import checkpoints from the tables of LangGraph's PostgreSQL checkpointer.
 
-    Each thread with its checkpoints and the writes of its tasks is copied and compared with its source, which is only
-    read. Run it again, after a failure or when there is more: what is there already is compared, and what is missing
-    is added.
+    Each thread is copied with its checkpoints and the writes of its tasks, and compared with its source, which is only
+    read. Repeat the command after a failure, or when there are more: existing checkpoints are compared, and missing
+    ones are added.
     """
     if user is None and user_key is None:
         raise typer.BadParameter("give --user, --user-key or both: LangGraph's threads have no owner")

@@ -1,4 +1,4 @@
-"""``optional``: what an operator may add to the schema and take away again."""
+"""``optional``: adds and removes optional objects of the schema."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from agent_persistence.cli.output import out, write_json
 from agent_persistence.cli.servers import run
 from agent_persistence.migrate.optional import OBJECTS
 
-app: Final = typer.Typer(no_args_is_help=True, help="Say which optional objects there are, add one, take one away.")
+app: Final = typer.Typer(no_args_is_help=True, help="List, add and remove optional objects of the schema.")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help=f"One of {', '.join(OBJECTS)}.", show_default=False)]
 
 
 @app.command("list")
 def list_(*, as_json: Json = False) -> None:
-    """Say which optional objects there are, and which of them this database has."""
+    """List the optional objects, and which of them this database has."""
     found = run(migrate.list_optional)
     if as_json:
         write_json(found)
@@ -31,14 +31,14 @@ def list_(*, as_json: Json = False) -> None:
 
 @app.command()
 def add(name: Name) -> None:
-    """Add one, or bring it up to date. Traffic goes on meanwhile."""
+    """Add an optional object, or update it. Traffic continues."""
     run(partial(migrate.add_optional, name=name))
     out.print(f"{name} is on")
 
 
 @app.command()
 def remove(name: Name) -> None:
-    """Take one away."""
+    """Remove an optional object."""
     run(partial(migrate.remove_optional, name=name))
     out.print(f"{name} is off")
 

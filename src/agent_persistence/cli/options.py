@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""Options of several commands."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from typing import Annotated
 
 import typer
 
-Json = Annotated[bool, typer.Option("--json", help="Write JSON for machines, and nothing else, to standard output.")]
-User = Annotated[str | None, typer.Option("--user", metavar="ID", help="Only this owner's threads; without it, all.")]
+Json = Annotated[bool, typer.Option("--json", help="Write only JSON to standard output.")]
+User = Annotated[str | None, typer.Option("--user", metavar="ID", help="Only this owner's threads; all if left out.")]

@@ -1,4 +1,4 @@
-"""What people and machines get to see, and nothing that could take over a terminal."""
+"""Output for terminals and scripts, without characters that could control a terminal."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ _VISIBLE: Final[dict[int, int | str]] = {**_C0, **dict.fromkeys(_INVISIBLE, "\N{
 
 
 def visible(text: object) -> str:
-    """Return a text as it may be shown: escape sequences, other controls and marks that reverse a line are replaced."""
+    """Return a text that is safe to print: escape sequences, controls and bidirectional marks are replaced."""
     return str(text).replace("\r\n", "\n").translate(_VISIBLE)
 
 
 def note(text: str) -> None:
-    """Say something in passing, where it does not mix with results."""
+    """Print a note to standard error, apart from results."""
     err.print(Text(visible(text), style="dim"), soft_wrap=True)
 
 
 def write_json(value: Any) -> None:
-    """Write a result for machines: one line of plain ASCII, so that no terminal and no encoding can stumble over it."""
+    """Print a result as JSON: one line of ASCII, which is safe for every terminal and encoding."""
     typer.echo(json.dumps(value, default=str))
 
 
 @contextmanager
 def progress_bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Show progress on a terminal, and nothing elsewhere; ``total`` is ``None`` where the end is not known."""
+    """Show a progress bar on a terminal, and nothing elsewhere; ``total`` is ``None`` if unknown."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(show_speed=True))
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
         yield partial(progress.advance, progress.add_task(what, total=total))

@@ -1,4 +1,4 @@
-"""``prune``: old states, and what is left of streams that became none."""
+"""``prune``: deletes old states and sweeps abandoned streams."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ _MOST_DAYS: Final = 36_500
 def prune(
     *,
     keep_last: Annotated[
-        int | None, typer.Option("--keep-last", min=1, metavar="N", help="Keep so many of a thread's newest states.")
+        int | None, typer.Option("--keep-last", min=1, metavar="N", help="How many of a thread's newest states stay.")
     ] = None,
     older_than: Annotated[
         float | None,
         typer.Option(
-            "--older-than", min=0, max=_MOST_DAYS, metavar="DAYS", help="Delete only what was saved longer ago."
+            "--older-than", min=0, max=_MOST_DAYS, metavar="DAYS", help="Delete only states that were saved longer ago."
         ),
     ] = None,
     user: User = None,
 ) -> None:
-    """Delete old states of every thread. The latest state of a thread always stays; messages are left alone.
+    """Delete old states of every thread. The latest state of a thread and its messages are never deleted.
 
-    Without --user, a thread that is being written to is left for the next time, and what streams have left behind that
-    did not become a state within a day goes, too.
+    Without --user, a thread that is being written to is skipped, and streams that did not become a state within a day
+    are swept too.
     """
     if keep_last is None and older_than is None:
         raise typer.BadParameter("give --keep-last, --older-than or both")
@@ -51,7 +51,7 @@ async def _prune(
         return await persistence.purge(keep_last=keep_last, older_than=saved_before)
     deleted = 0
     async for thread in threads_by_age(persistence, owner(persistence, user)):
-        with suppress(ThreadNotFoundError):  # it was deleted since it was listed
+        with suppress(ThreadNotFoundError):  # deleted since it was listed
             deleted += await persistence.states.prune(
                 thread.thread_id, user_id=thread.user_id, keep_last=keep_last, older_than=saved_before
             )

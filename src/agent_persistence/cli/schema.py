@@ -21,17 +21,17 @@ Move = Callable[[PersistenceSettings, str], Coroutine[Any, Any, None]]
 
 
 def upgrade(revision: Annotated[str, typer.Argument(help="A revision, or head.")] = "head") -> None:
-    """Bring the database to a revision, by default the newest."""
+    """Upgrade the database to a revision, by default the newest."""
     run(partial(_move, migrate.upgrade, revision))
 
 
-def downgrade(revision: Annotated[str, typer.Argument(help="A revision, or -1, or base, which drops all.")]) -> None:
-    """Take the database back to a revision."""
+def downgrade(revision: Annotated[str, typer.Argument(help="A revision, -1, or base: drop all tables.")]) -> None:
+    """Downgrade the database to a revision."""
     run(partial(_move, migrate.downgrade, revision))
 
 
 def current() -> None:
-    """Print the revision that the database is at."""
+    """Print the revision of the database."""
     out.print(run(migrate.current) or "none: the schema is not created yet")
 
 
@@ -41,7 +41,7 @@ def config() -> None:
 
 
 def check(*, as_json: Json = False) -> None:
-    """Say whether the database is what this version needs, and which command mends it."""
+    """Check that the schema is the one that this version needs; print which command fixes it."""
     problem = run(_problem)
     if as_json:
         write_json(_as_json(problem))

@@ -1,4 +1,4 @@
-"""Which servers a command works on."""
+"""The servers that a command uses."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ T = TypeVar("T")
 
 @contextmanager
 def configured() -> Iterator[PersistenceSettings]:
-    """The settings, with addresses. Where they name no database, embedded servers run for the length of the block.
+    """Yield the settings with addresses. If they name no database, embedded servers run within the block.
 
-    Only the command line does so: a library that started servers because a variable is missing would hide the mistake.
+    Only the command line does so: a library that starts servers because a variable is missing would hide the mistake.
     """
     settings = PersistenceSettings()
     if settings.database_url is None and settings.migration_database_url is None:
@@ -33,15 +33,15 @@ def configured() -> Iterator[PersistenceSettings]:
 
 
 def with_embedded_servers(settings: PersistenceSettings, **changes: Any) -> PersistenceSettings:
-    """Name embedded servers for what has no address yet. Their database is nobody else's: commands may migrate it."""
+    """Return settings with embedded servers in place of missing addresses; commands may migrate their database."""
     redis_url = settings.redis_url or EMBEDDED
     return PersistenceSettings(database_url=EMBEDDED, redis_url=redis_url, auto_migrate=True, **changes)
 
 
 @contextmanager
 def running(settings: PersistenceSettings) -> Iterator[PersistenceSettings]:
-    """Run what the settings call ``embedded``, and put its addresses in place of the word."""
-    # Migrations may have an address of their own, and need no other.
+    """Run servers that the settings call ``embedded``, and yield settings with their addresses."""
+    # Migrations can have a separate address, and then need no other.
     servers = ServerAddresses(settings, needs_database=settings.database_url is not None)
     try:
         yield servers.settings
@@ -50,13 +50,13 @@ def running(settings: PersistenceSettings) -> Iterator[PersistenceSettings]:
 
 
 def run(work: Callable[[PersistenceSettings], Coroutine[Any, Any, T]]) -> T:
-    """Do something with the settings."""
+    """Run a function with the settings."""
     with configured() as settings:
         return run_until_terminated(work(settings))
 
 
 def run_on_data(work: Callable[[Persistence[Any, Any]], Coroutine[Any, Any, T]]) -> T:
-    """Do something with threads, messages and states, once the schema was found to be right."""
+    """Run a function with a store, after its schema was checked."""
 
     async def opened(settings: PersistenceSettings) -> T:
         async with Persistence[Any, Any](settings) as persistence:
@@ -66,5 +66,5 @@ def run_on_data(work: Callable[[Persistence[Any, Any]], Coroutine[Any, Any, T]])
 
 
 def owner(persistence: Persistence[Any, Any], user: str | None) -> Any | AnyUser:
-    """Return the owner that ``--user`` names, or everybody."""
+    """Return the owner of ``--user``, or ``ANY_USER``."""
     return ANY_USER if user is None else persistence.models.id_types.user.parse(user, "--user")

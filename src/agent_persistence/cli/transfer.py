@@ -65,16 +65,14 @@ def import_(
         str | None,
         typer.Option("--user", metavar="ID", help='The owner of the threads; by default "import", 1 or a fixed UUID.'),
     ] = None,
-    skip_invalid: Annotated[
-        bool, typer.Option("--skip-invalid", help="Report lines that are refused, and go on.")
-    ] = False,
+    skip_invalid: Annotated[bool, typer.Option("--skip-invalid", help="Report refused lines, and continue.")] = False,
     as_json: Json = False,
 ) -> None:
     """Import JSON Lines of chat-completions conversations.
 
-    A line is {"id": ..., "source": ..., "messages": [...]}; only the messages must be there. Each conversation becomes
-    a thread with its messages and a state for every turn, in one transaction. Run it again, after a failure or with
-    a file that grew: what is there already is left alone, and only what is missing is added.
+    A line is {"id": ..., "source": ..., "messages": [...]}; only the messages are required. Each conversation becomes a
+    thread with its messages and a state for every turn, in one transaction. Repeat the command after a failure, or with
+    a longer file: existing messages are left unchanged, and missing ones are added.
     """
     imported = run_on_data(partial(_import, file, user, skip_invalid=skip_invalid))
     if as_json:
@@ -96,9 +94,9 @@ def export(
     user: User = None,
     as_json: Json = False,
 ) -> None:
-    """Export threads as JSON Lines, in the order of their creation, archived ones too.
+    """Export threads as JSON Lines in the order of their creation, with the archived ones.
 
-    What was imported comes out as it went in, field for field. Other threads have their thread id as "id", and no
+    Imported conversations are exported equal, field for field. Other threads have their thread id as "id", and no
     further fields.
     """
     if as_json and output is None:
@@ -135,7 +133,7 @@ async def _import(
 
 @contextmanager
 def _few_collections() -> Iterator[None]:
-    """Seldom look for unreachable cycles: millions of objects are made here, and that took a quarter of the time."""
+    """Run the garbage collector rarely: millions of objects are created here, and it took a quarter of the time."""
     thresholds = gc.get_threshold()
     gc.set_threshold(_OBJECTS, *thresholds[1:])
     try:
@@ -155,7 +153,7 @@ async def _export(file: BinaryIO, user: str | None, persistence: Persistence[Any
 
 
 def _size_of(file: BinaryIO) -> int | None:
-    """Return the size of a file that has one; a pipe has none."""
+    """Return the size of a file; ``None`` for a pipe."""
     try:
         status = os.fstat(file.fileno())
     except OSError:

@@ -3,10 +3,10 @@
     with embedded_servers(Path("servers")) as servers:
         print(servers.database_url, servers.redis_url)
 
-Every process that uses a folder holds a share of the folder's lock for as long as it lives; starting and stopping
-happen one process at a time; whoever leaves as the last stops the servers. A process that was killed has given its
-share back, so it blocks nobody; servers that it left running are used, and stopped, by the next one. A folder belongs
-to one user on one machine: keep it on a local disk.
+Every process that uses a folder holds a share of the folder's lock while it lives. One process at a time starts or
+stops servers, and the last process that leaves stops them. The kernel releases the share of a killed process, and the
+next process uses, and stops, servers that it left running. A folder belongs to one user on one machine: keep it on a
+local disk.
 """
 
 from __future__ import annotations
@@ -32,16 +32,19 @@ _memberships: dict[Path, Membership] = {}
 
 
 def start(folder: Path, *, durable: bool = True) -> EmbeddedServers:
-    """Start the servers of a folder, or join them if they run; every ``start`` wants its ``stop``.
+    """Start the servers of a folder, or join them if they run; ``stop`` must follow.
 
     Args:
-        folder: where the data lives; it is made if it does not exist.
-        durable: whether committed work survives a crash of the machine; tests say no and are faster. Whoever starts
-            the servers decides, joining them changes nothing.
+        folder: holds the data; created if it does not exist.
+        durable: whether committed work survives a crash of the machine; ``False`` is faster, for tests. Ignored where
+            the servers run already.
+
+    Returns:
+        The addresses of the servers.
 
     Raises:
         MissingExtraError: the ``embedded`` extra is not installed.
-        EmbeddedServerError: a server could not be started; the text says why and what to do.
+        EmbeddedServerError: a server could not be started; the message says why and what to do.
     """
     if sys.platform == "win32":
         raise EmbeddedServerError(
@@ -59,7 +62,7 @@ def start(folder: Path, *, durable: bool = True) -> EmbeddedServers:
 def stop(folder: Path) -> None:
     """Leave the servers of a folder; the last process that leaves stops them.
 
-    Does nothing in a process that did not start them, a forked child included.
+    Does nothing in a process that did not start or join them, such as a forked child.
     """
     folder = folder.resolve()
     with _lock:
@@ -74,7 +77,7 @@ def stop(folder: Path) -> None:
 
 @contextmanager
 def embedded_servers(folder: Path, *, durable: bool = True) -> Iterator[EmbeddedServers]:
-    """Use the servers of a folder for the length of a block; see ``start``."""
+    """Use the servers of a folder within a block; see ``start``."""
     servers = start(folder, durable=durable)
     try:
         yield servers
@@ -83,10 +86,10 @@ def embedded_servers(folder: Path, *, durable: bool = True) -> Iterator[Embedded
 
 
 def default_folder() -> Path:
-    """Return the user's own folder for servers: ``$XDG_DATA_HOME``, else ``~/.local/share``, and our name.
+    """Return the user's folder for servers, below ``$XDG_DATA_HOME`` or ``~/.local/share``.
 
     Raises:
-        EmbeddedServerError: the user has no home.
+        EmbeddedServerError: the user has no home directory.
     """
     data_home = Path(os.environ.get("XDG_DATA_HOME", ""))
     # The XDG specification has relative paths ignored; an empty one is relative.
@@ -113,7 +116,7 @@ def _join(folder: Path, *, durable: bool) -> Membership:
 
 
 def _leave_all() -> None:
-    """Leave at the end of the process whatever was not left before."""
+    """Leave all servers at the end of the process."""
     with _lock, ExitStack() as leaving:
         for membership in _memberships.values():
             leaving.callback(membership.leave)
@@ -121,7 +124,7 @@ def _leave_all() -> None:
 
 
 def _forget_in_child() -> None:
-    """Leave everything to the parent, whose memberships these are."""
+    """Forget the memberships, which are the parent's."""
     for membership in _memberships.values():
         membership.abandon()
     _memberships.clear()

@@ -24,7 +24,7 @@ def valkey_binary() -> Path:
 
 
 def require_binaries() -> None:
-    """Raise what the other functions raise, before anything was made that would have to be removed."""
+    """Raise the errors of the other functions before anything is created that would have to be removed."""
     postgres_binary("postgres")
     valkey_binary()
 

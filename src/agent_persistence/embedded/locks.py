@@ -1,4 +1,4 @@
-"""Locks between processes; the kernel frees them when the holder dies, however it dies."""
+"""File locks between processes; the kernel releases them when the holder dies."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if sys.platform != "win32":
 
 
 def open_lock(path: Path) -> int:
-    """Open a lock file; like every descriptor of Python it is not inherited by programs that are started."""
+    """Open a lock file; programs that are started do not inherit the descriptor."""
     # Writable, because NFS grants exclusive locks to nothing else.
     return os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
 
@@ -24,7 +24,7 @@ def lock_shared(descriptor: int) -> None:
 
 
 def try_lock_exclusive(descriptor: int) -> bool:
-    """Take the whole lock unless somebody else holds any of it; a share held before is given up either way."""
+    """Take the exclusive lock unless another process holds a share; a share held before is released either way."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -34,7 +34,7 @@ def try_lock_exclusive(descriptor: int) -> bool:
 
 @contextmanager
 def exclusive_lock(path: Path) -> Iterator[None]:
-    """Wait for the whole lock and hold it for the block."""
+    """Wait for the exclusive lock, and hold it within a block."""
     descriptor = open_lock(path)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -1,4 +1,4 @@
-"""One process's share in the servers of a folder: joining starts them, the last to leave stops them."""
+"""A process's membership in the servers of a folder: joining starts them, the last one to leave stops them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from agent_persistence.embedded.server_pair import EmbeddedServers, ServerPair
 
 
 class Membership:
-    """A share in the servers of a folder, held until it is left or the process ends."""
+    """A share of a folder's lock, held until ``leave`` or the end of the process."""
 
     def __init__(self, folder: Path, servers: ServerPair) -> None:
         self.uses = 0
@@ -21,7 +21,7 @@ class Membership:
 
     @classmethod
     def join(cls, folder: Path, *, durable: bool) -> Membership:
-        """Take a share and see to it that the servers run."""
+        """Take a share, and start the servers if they do not run."""
         folder.mkdir(parents=True, exist_ok=True)
         with exclusive_lock(folder / "start.lock"):
             servers = ServerPair(folder, durable=durable)
@@ -35,16 +35,16 @@ class Membership:
 
     @property
     def addresses(self) -> EmbeddedServers:
-        """Where the servers are."""
+        """The addresses of the servers."""
         return self._servers.addresses
 
     def leave(self) -> None:
-        """Give the share up, and stop the servers if nobody else has one."""
+        """Release the share, and stop the servers if no other process holds one."""
         with exclusive_lock(self._start_lock):
             self._give_up()
 
     def abandon(self) -> None:
-        """Drop a share that was inherited by a fork: it is the parent's, who keeps it."""
+        """Drop a share that was inherited by a fork; the parent keeps it."""
         os.close(self._share)
 
     def _give_up(self) -> None:

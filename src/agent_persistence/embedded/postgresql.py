@@ -40,7 +40,7 @@ class PostgreSQL(Server):
         return f"postgresql://postgres@/{DATABASE}?host={quote(str(self.sockets))}"
 
     def prepare(self, log: int, /) -> None:
-        """Make the database cluster if there is none, and clear what a killed server left."""
+        """Create the database cluster if there is none, and remove files that a killed server left."""
         self.cage.mkdir(mode=PRIVATE, exist_ok=True)
         self.user.own(self.cage)
         self.user.require_access(self.cage, self.sockets, postgres_binary("postgres"))
@@ -52,7 +52,7 @@ class PostgreSQL(Server):
         (self.sockets / ".s.PGSQL.5432.lock").unlink(missing_ok=True)
 
     def _make_cluster(self, log: int) -> None:
-        """Make the cluster beside its place and move it there, so that a half-made one is never started."""
+        """Create the cluster under another name and rename it, so that an incomplete one is never started."""
         unfinished = self.cage / "unfinished"
         if unfinished.exists():
             shutil.rmtree(unfinished)
@@ -73,14 +73,14 @@ class PostgreSQL(Server):
         return [postgres_binary("postgres"), "-D", self.data, *options]
 
     def answers(self) -> bool:
-        """Tell whether a client would be served."""
+        """Return whether the server accepts clients."""
         if not os.path.lexists(self.sockets / ".s.PGSQL.5432"):
             return False
         client = [f"--host={self.sockets}", "--username=postgres", f"--dbname={DATABASE}", "--quiet"]
         return self.user.run([postgres_binary("pg_isready"), *client]).returncode == 0
 
     def ask_to_stop(self) -> None:
-        """Ask for a fast shutdown: transactions are rolled back, the files are left clean."""
+        """Request a fast shutdown: transactions are rolled back, and the files are left clean."""
         with self._opened_log() as log:
             stop = ["stop", "--mode=fast", "--no-wait", f"--pgdata={self.data}"]
             self.user.run([postgres_binary("pg_ctl"), *stop], output=log)

@@ -1,4 +1,4 @@
-"""What PostgreSQL and Valkey have in common: a program that outlives the process that starts it."""
+"""A server program that outlives the process that starts it; the base of PostgreSQL and Valkey."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from agent_persistence.errors import EmbeddedServerError
 
 _START_SECONDS = 60.0
 _STOP_SECONDS = 30.0
-_ASK_AGAIN_SECONDS = 0.2  # a server that is only just starting does not hear the first time
+_ASK_AGAIN_SECONDS = 0.2  # a server that is just starting misses the first request
 _POLL_SECONDS = 0.01
 _LAST_LINES = 15
 
@@ -24,9 +24,9 @@ _LAST_LINES = 15
 class Server(ABC):
     """A server of one folder.
 
-    Its standard output is its log, and the log is locked through that very descriptor: every process of the server
-    holds the lock until it ends. So whether a server lives is asked of the kernel, not of a file with a process id in
-    it, which lies after a crash.
+    Its standard output is its log, and the log is locked through that descriptor, so every process of the server holds
+    the lock until it ends. The lock tells whether a server lives; a file with a process id would be wrong after a
+    crash.
     """
 
     name: ClassVar[str]
@@ -39,37 +39,37 @@ class Server(ABC):
 
     @abstractmethod
     def prepare(self, log: int, /) -> None:
-        """Bring the folder into a state that the server starts from; nothing of it runs now."""
+        """Prepare the folder for a start; no process of the server runs now."""
 
     @abstractmethod
     def command(self) -> Sequence[str | Path]:
-        """The server's command line; it stays in the foreground and logs to its standard output."""
+        """The server's command line; it runs in the foreground and logs to its standard output."""
 
     @abstractmethod
     def answers(self) -> bool:
-        """Tell whether a client would be served."""
+        """Return whether the server accepts clients."""
 
     @abstractmethod
     def ask_to_stop(self) -> None:
-        """Ask the server to stop, without waiting for its end; it may be ending on its own already."""
+        """Request the end of the server without waiting for it; it may be ending already."""
 
     def launch(self) -> None:
         """Start the server unless it runs, without waiting until it answers."""
         if self.answers():
             return
         with self._opened_log() as log:
-            # Whatever holds the log without answering is about to answer or to end: its starter or its parent died.
+            # A process that holds the log without answering is starting or ending: its starter or parent has died.
             if not _comes_true(lambda: try_lock_exclusive(log) or self.answers(), _START_SECONDS):
                 raise self.failure("runs but does not answer")
             if self.answers():
                 return
             os.ftruncate(log, 0)
             self.prepare(log)
-            # The shell leaves at once, so the server is no child of ours that we would have to wait for.
+            # The shell exits at once, so the server is not a child process that must be waited for.
             self.run(["/bin/sh", "-c", '"$@" &', "sh", *self.command()], log)
 
     def wait_until_it_answers(self) -> None:
-        """Wait until a client would be served.
+        """Wait until the server accepts clients.
 
         Raises:
             EmbeddedServerError: the server ended, or did not answer in time.
@@ -89,7 +89,7 @@ class Server(ABC):
             _comes_true(lambda: not self._is_alive(), _ASK_AGAIN_SECONDS)
 
     def run(self, command: Sequence[str | Path], log: int, text: str = "") -> None:
-        """Run a command whose output belongs to the log.
+        """Run a command, and append its output to the log.
 
         Raises:
             EmbeddedServerError: it failed.
@@ -98,7 +98,7 @@ class Server(ABC):
             raise self.failure(f"could not be started: {Path(command[0]).name} failed")
 
     def failure(self, what: str) -> EmbeddedServerError:
-        """Make the error that says what happened, what to do, and how the log ends."""
+        """Return the error with what happened, what to do, and the end of the log."""
         last_lines = "\n".join(self.log.read_text("utf-8", errors="replace").splitlines()[-_LAST_LINES:])
         return EmbeddedServerError(
             f"{self.name} in {self.folder} {what}. Mend what its log says below, or start over in an empty folder: "

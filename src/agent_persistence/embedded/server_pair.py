@@ -26,7 +26,7 @@ class EmbeddedServers:
 
 
 class ServerPair:
-    """PostgreSQL and Valkey of one folder. Callers see to it that one process at a time starts or stops them."""
+    """PostgreSQL and Valkey of one folder. Callers ensure that one process at a time starts or stops them."""
 
     def __init__(self, folder: Path, *, durable: bool) -> None:
         user = server_user()
@@ -37,14 +37,14 @@ class ServerPair:
         self.addresses = EmbeddedServers(self._postgresql.url, self._valkey.url)
 
     def start(self) -> None:
-        """Start what does not run, and wait until both answer."""
+        """Start the servers that do not run, and wait until both accept clients."""
         self._valkey.launch()
         self._postgresql.launch()
         self._valkey.wait_until_it_answers()
         self._postgresql.wait_until_it_answers()
 
     def stop(self) -> None:
-        """Stop what runs, both even if one of them will not."""
+        """Stop the servers that run, the second one even if the first one fails to stop."""
         with ExitStack() as stops:
             stops.callback(self._valkey.stop)
             stops.callback(self._postgresql.stop)

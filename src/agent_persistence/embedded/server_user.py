@@ -1,8 +1,8 @@
-"""Who the servers run as: PostgreSQL refuses root, so root starts them as ``nobody``.
+"""The user of the servers: PostgreSQL refuses root, so root starts them as ``nobody``.
 
-Users are not created and nobody else's folders are not opened up: where Linux permits it, ``nobody`` is given the one
-capability that lets it pass through root's private folders to the data and the programs. That makes the servers as
-powerful as root over files, so their sockets and their data lie in folders that only root can enter.
+No user is created, and no other folder's mode is changed: where Linux permits it, ``nobody`` gets the one capability
+that lets it pass root's private folders to the data and the programs. That makes the servers as powerful as root over
+files, so their sockets and data are in folders that only root can enter.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from agent_persistence.errors import EmbeddedServerError
 if sys.platform != "win32":
     import pwd
 
-PRIVATE = 0o700  # the mode of a folder that is its owner's alone
+PRIVATE = 0o700  # the mode of a folder for its owner only
 
-# Nothing of the caller's environment is passed on: it may hold secrets, or PG* variables that redirect a client.
+# The caller's environment is not passed on: it may hold secrets, or PG* variables that redirect a client.
 _ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
 _COMMAND_SECONDS = 120
 
 
 @dataclass(frozen=True, slots=True)
 class ServerUser:
-    """The user that the servers run as.
+    """The user of the server processes.
 
     Attributes:
-        folder_owner: the user id that private folders of the servers belong to.
-        uid: the user id to change to by our own means, or ``None``.
+        folder_owner: the user id that owns the private folders of the servers.
+        uid: the user id to change to in this process, or ``None``.
         gid: the group id to change to, or ``None``.
         prefix: a command that changes the user, put before every command.
     """
@@ -47,7 +47,7 @@ class ServerUser:
     def run(
         self, command: Sequence[str | Path], *, text: str = "", output: int = subprocess.PIPE
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end as this user."""
+        """Run a command as this user, and wait for its end."""
         return subprocess.run(
             [*self.prefix, *map(str, command)],
             input=text,
@@ -66,7 +66,7 @@ class ServerUser:
         )
 
     def can_run(self) -> bool:
-        """Tell whether this process may run commands as this user; containers and namespaces often forbid it."""
+        """Return whether this process may run commands as this user; containers often forbid it."""
         try:
             return self.run(["/bin/sh", "-c", ":"]).returncode == 0
         except OSError:
@@ -79,7 +79,7 @@ class ServerUser:
         folder.chmod(PRIVATE)
 
     def require_access(self, *paths: Path) -> None:
-        """Refuse to start where this user cannot pass.
+        """Refuse paths that this user cannot reach.
 
         Raises:
             EmbeddedServerError: a folder above one of the paths is closed to this user.
@@ -96,10 +96,10 @@ class ServerUser:
 
 
 def server_user() -> ServerUser:
-    """Tell who starts servers in this process: we ourselves, or ``nobody`` if we are root.
+    """Return the user that starts servers: the current one, or ``nobody`` for root.
 
     Raises:
-        EmbeddedServerError: we are root and cannot become ``nobody``.
+        EmbeddedServerError: the process runs as root and cannot become ``nobody``.
     """
     if os.geteuid() != 0:
         return ServerUser(folder_owner=os.geteuid())
@@ -122,6 +122,6 @@ def _setpriv(setpriv: str, user: pwd.struct_passwd) -> tuple[str, ...]:
     return (
         *(setpriv, f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"),
         *(f"--inh-caps={capability}", f"--ambient-caps={capability}"),
-        # initdb looks for postgres with access(2), which without this bit leaves capabilities out of account.
+        # initdb looks for postgres with access(2), which ignores capabilities without this bit.
         "--securebits=+no_setuid_fixup",
     )

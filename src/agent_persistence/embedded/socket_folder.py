@@ -1,4 +1,4 @@
-"""A short, private folder for Unix sockets, whose paths may not be longer than about a hundred bytes."""
+"""A short, private folder for Unix sockets, whose paths are limited to about a hundred bytes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _LONGEST_PARENT = 60
 
 
 def socket_folder(folder: Path, user: ServerUser) -> Path:
-    """Return the socket folder that ``folder`` remembers, or make one.
+    """Return the socket folder that ``folder`` links to, or create one.
 
-    It is remembered as a link, so that its name can be random: nobody can take a name that cannot be guessed, and
-    processes with different ``TMPDIR`` still find each other.
+    Its name is random, so that no other user can take it first, and the link lets processes with different ``TMPDIR``
+    find it.
     """
     link = folder / "sockets"
     if link.is_symlink():
@@ -32,7 +32,7 @@ def socket_folder(folder: Path, user: ServerUser) -> Path:
 
 
 def forget_socket_folder(folder: Path) -> None:
-    """Remove the socket folder, when nothing listens in it any more."""
+    """Remove the socket folder once no server listens in it."""
     link = folder / "sockets"
     shutil.rmtree(link.readlink())
     link.unlink()

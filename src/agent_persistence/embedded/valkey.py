@@ -21,13 +21,13 @@ _OPTIONS = {
 
 
 class Valkey(Server):
-    """A Valkey server that keeps everything in memory, as a cache may."""
+    """A Valkey server without persistence."""
 
     name = "Valkey"
 
     @property
     def socket_path(self) -> Path:
-        """Where it listens."""
+        """The path of its socket."""
         return self.sockets / "valkey.sock"
 
     @property
@@ -36,7 +36,7 @@ class Valkey(Server):
         return f"unix://{quote(str(self.socket_path))}"
 
     def prepare(self, _log: int, /) -> None:
-        """Refuse to start where the server's user cannot reach the program."""
+        """Check that the server's user can reach the program."""
         self.user.require_access(valkey_binary(), self.sockets)
 
     def command(self) -> list[str | Path]:
@@ -45,14 +45,14 @@ class Valkey(Server):
         return [valkey_binary(), "--unixsocket", self.socket_path, *options]
 
     def answers(self) -> bool:
-        """Tell whether a client would be served."""
+        """Return whether the server accepts clients."""
         try:
             return self._ask(b"PING\r\n").startswith(b"+PONG")
         except OSError:
             return False
 
     def ask_to_stop(self) -> None:
-        """Ask it to end; there is nothing to save."""
+        """Request its end; it has nothing to save."""
         with suppress(OSError):
             self._ask(b"SHUTDOWN NOSAVE\r\n")
 

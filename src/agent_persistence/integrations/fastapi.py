@@ -1,4 +1,4 @@
-"""FastAPI: a unit of work for every request that is committed before its response is sent.
+"""FastAPI: a unit of work for each request, committed before the response is sent.
 
     app = FastAPI()
     install(app, Persistence.from_env)
@@ -9,7 +9,7 @@
     async def create_thread(name: str, uow: UnitOfWorkDep) -> ThreadRecord:
         return await uow.threads.create(name=name)
 
-``Depends(get_persistence)`` gives an endpoint the ``Persistence`` itself.
+``Depends(get_persistence)`` injects the ``Persistence``.
 """
 
 import logging
@@ -48,16 +48,16 @@ logger = logging.getLogger("agent_persistence")
 
 
 def install(app: FastAPI, make_persistence: Callable[[], Persistence[Any, Any]]) -> None:
-    """Open a ``Persistence`` while the application runs, and answer its errors with the right status.
+    """Open a ``Persistence`` while the application runs, and map its errors to HTTP statuses.
 
-    It opens before the application's own lifespan begins and closes after that has ended; in between it is
-    ``app.state.agent_persistence``. Errors become ``application/problem+json``; a handler of the application's own for
-    one of our classes goes before ours.
+    It opens before the application's lifespan starts and closes after it has ended; in between it is
+    ``app.state.agent_persistence``. Errors become ``application/problem+json``; the application's handlers for our
+    error classes take precedence.
 
     Args:
-        app: the application that is served. The lifespan of a mounted one does not run.
-        make_persistence: called once for every run, so that a test may start the application many times, each time in
-            another event loop: ``Persistence.from_env``, or a function of yours.
+        app: the application that is served. The lifespan of a mounted application does not run.
+        make_persistence: a factory, called for every start, so that a test can start the application in several event
+            loops: ``Persistence.from_env``, or a function of yours.
     """
     own_lifespan = app.router.lifespan_context
 
@@ -71,9 +71,9 @@ def install(app: FastAPI, make_persistence: Callable[[], Persistence[Any, Any]])
 
 
 async def get_persistence(connection: HTTPConnection) -> Persistence[Any, Any]:
-    """Give an endpoint the ``Persistence`` of its application.
+    """Return the ``Persistence`` of the application, as a dependency of an endpoint.
 
-    ``Annotated[Persistence[str, int], Depends(get_persistence)]`` says which id types it has.
+    ``Annotated[Persistence[str, int], Depends(get_persistence)]`` states its id types.
     """
     persistence: Persistence[Any, Any] | None = getattr(connection.app.state, "agent_persistence", None)
     if persistence is None:
@@ -85,13 +85,13 @@ async def get_persistence(connection: HTTPConnection) -> Persistence[Any, Any]:
 
 
 def unit_of_work(owner: Callable[..., Any]) -> Any:
-    """Make the dependency that opens a unit of work for a request, and commits it before the response is sent.
+    """Return a dependency that opens a unit of work for a request, and commits it before the response is sent.
 
-    A commit that fails is an error of the request; an exception in the endpoint rolls back. Make it once and share it:
-    two of them in one request are two transactions.
+    A failed commit is an error of the request; an exception in the endpoint rolls back. Create the dependency once and
+    share it: two of them in one request are two transactions.
 
     Args:
-        owner: a dependency of the application's own that returns the id of the user who asks.
+        owner: a dependency of the application that returns the id of the requesting user.
     """
 
     async def begin(
@@ -100,7 +100,7 @@ def unit_of_work(owner: Callable[..., Any]) -> Any:
         async with persistence.begin(user_id=user_id) as uow:
             yield uow
 
-    # FastAPI's default is to leave the block after the response was sent: a commit that fails would have answered 200.
+    # By default FastAPI leaves the block after the response was sent: a failed commit would have answered 200.
     return Depends(begin, scope="function")
 
 
@@ -115,11 +115,11 @@ async def _published(app: FastAPI, persistence: Persistence[Any, Any]) -> AsyncI
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """How a class of errors is told to a client.
+    """The HTTP response for a class of errors.
 
     Attributes:
-        detail: ``None`` for the error's own text, which names fields and ids; what is the server's business, not the
-            client's, gets a text that says no more than it should.
+        detail: ``None`` for the error's text, which names fields and ids; a fixed text for errors whose details are not
+            for clients.
     """
 
     status: HTTPStatus
@@ -133,7 +133,7 @@ _ANSWERS: Final[Mapping[type, _Answer]] = {
     CheckpointingDisabledError: _Answer(HTTPStatus.NOT_IMPLEMENTED, "states are not saved here"),
     UnavailableError: _Answer(HTTPStatus.SERVICE_UNAVAILABLE, "the database is not available; try again"),
     StatementTimeoutError: _Answer(HTTPStatus.GATEWAY_TIMEOUT, "the database took too long"),
-    # Not 503: clients and proxies repeat what was answered so, and this may be done already.
+    # Not 503: clients and proxies retry after it, and this request may have been committed.
     CommitUnknownError: _Answer(
         HTTPStatus.INTERNAL_SERVER_ERROR, "this may have been saved or not; read before you write again"
     ),
@@ -142,7 +142,7 @@ _ANSWERS: Final[Mapping[type, _Answer]] = {
 
 
 async def _answer(connection: HTTPConnection, error: Exception) -> Any:
-    """Return the response to a request; a WebSocket is closed instead."""
+    """Return the response to a request; close a WebSocket instead."""
     answer = next(_ANSWERS[kind] for kind in type(error).__mro__ if kind in _ANSWERS)
     server_error = answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR
     if server_error:
@@ -165,6 +165,6 @@ def _problem(answer: _Answer, error: Exception) -> JSONResponse:
 
 
 def _log(connection: HTTPConnection, error: Exception, status: HTTPStatus) -> None:
-    """Write down where it happened, without the cause: the driver's text can hold a whole row."""
+    """Log the error without its cause: the driver's text can hold a whole row."""
     frames = "".join(traceback.format_exception(error, chain=False))
     logger.error("%s %r answered %d\n%s", connection.scope["type"], connection.url.path, status, frames)

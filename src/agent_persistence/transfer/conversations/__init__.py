@@ -1,7 +1,7 @@
-"""Conversations of the chat-completions API as JSON Lines: into threads, and back.
+"""Imports and exports conversations of the chat-completions API as JSON Lines.
 
 importer = ConversationImporter(persistence, user_id="u-42")
-async for line in import_lines(importer, file):        # whole conversations in each transaction; run again, it goes on
+async for line in import_lines(importer, file):        # whole conversations in each transaction; repeatable
     print(line.number, line.outcome or line.refusal)
 
 async for conversation in export_conversations(persistence, ANY_USER, file.write):

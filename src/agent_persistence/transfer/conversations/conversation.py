@@ -1,4 +1,4 @@
-"""One conversation, as a line of a file holds it."""
+"""One conversation, a line of a file."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Turn(NamedTuple):
 
     Attributes:
         number: counted from 1.
-        messages: how many messages the conversation has at its end.
-        last_role: who said the last of them.
+        messages: the number of messages up to its end.
+        last_role: the role of its last message.
     """
 
     number: int
@@ -41,8 +41,8 @@ class Conversation:
     """A conversation of the chat-completions API.
 
     Attributes:
-        id: its name for itself; made of its messages where it has none.
-        fields: what else was said about it: ``id``, ``source``, whatever there is.
+        id: its ``id``; derived from its messages if it has none.
+        fields: the other fields of the line: ``id``, ``source`` and any others.
         messages: in the chat-completions shape.
     """
 
@@ -52,13 +52,14 @@ class Conversation:
 
     @classmethod
     def parse(cls, line: bytes, *, replace_unstorable: bool = False) -> Self:
-        """Read a line.
+        """Parse a line.
 
         Args:
+            line: the line.
             replace_unstorable: replace NUL and lone surrogates instead of refusing them.
 
         Raises:
-            InvalidInputError: it is no JSON object with ``messages``; the field is named, its value is not.
+            InvalidInputError: it is not a JSON object with ``messages``; the error names the field, not its value.
         """
         fields = _json_object(line)
         if replace_unstorable:
@@ -74,13 +75,13 @@ class Conversation:
 
     @property
     def name(self) -> str | None:
-        """What the user said first, cut to one short line."""
+        """The first message of the user, shortened to one line."""
         said = (to_columns(message).content for message in self.messages if message["role"] == MessageRole.USER)
         line = " ".join(str(sanitize(next(said, ""))).split())
         return line[:_NAME_LENGTH] or None
 
     def turns(self) -> Iterator[Turn]:
-        """Cut it into turns: each ends with an answer that calls no tool, the last one with the conversation."""
+        """Split it into turns: each ends with an answer without tool calls, the last one with the conversation."""
         number = 0
         for count, message in enumerate(self.messages, 1):
             answers = message["role"] == MessageRole.ASSISTANT and not message.get("tool_calls")
@@ -89,7 +90,7 @@ class Conversation:
                 yield Turn(number, count, message["role"])
 
     def thread_id(self, kind: IdType[Any]) -> IdValue | None:
-        """Return the id that its thread has wherever it is imported, or ``None`` where the database numbers threads."""
+        """Return the id of its thread, the same in every import; ``None`` where the database makes ids."""
         if kind.generated:
             return None
         try:
@@ -117,7 +118,9 @@ def _json_object(line: bytes) -> dict[str, Any]:
 def _decoded(line: bytes) -> Any:
     try:
         return decode_json(line)
-    except ValueError:  # the standard library also reads what is refused or replaced further on: NaN, half characters
+    except (
+        ValueError
+    ):  # the standard library also parses values that are refused or replaced later: NaN, lone surrogates
         return json.loads(line)
 
 

@@ -16,11 +16,11 @@ from agent_persistence.transfer.conversations.reading import IMPORT, message_pag
 
 @dataclass(frozen=True, slots=True)
 class ExportedConversation:
-    """What was written of a thread.
+    """An exported thread.
 
     Attributes:
-        messages: how many messages.
-        unreadable: how many were left out because their rows cannot be read.
+        messages: the number of exported messages.
+        unreadable: the number of messages left out because their rows cannot be read.
     """
 
     thread_id: Any
@@ -31,10 +31,10 @@ class ExportedConversation:
 async def export_conversations(
     persistence: Persistence[Any, Any], user_id: Any | AnyUser, write: Callable[[bytes], object]
 ) -> AsyncIterator[ExportedConversation]:
-    """Write one line a thread, in the order of creation, and say of each what was written.
+    """Write one line a thread in the order of creation, and yield a report of each.
 
-    A thread that was not imported takes its own id for the conversation's, and has no other fields.
-    Whatever the size of a conversation, one page of its messages is in memory.
+    A thread that was not imported has its thread id as the conversation's ``id``, and no other fields. One page of its
+    messages is in memory at a time.
     """
     async for thread in threads_by_age(persistence, user_id):
         yield await _export(persistence, thread, write)

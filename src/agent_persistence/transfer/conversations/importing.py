@@ -1,4 +1,4 @@
-"""Conversations into threads, whole ones in each transaction: an import that was killed goes on where it stopped."""
+"""Imports conversations as threads, whole ones in each transaction; a killed import can be repeated."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _BATCH_BYTES: Final = 2 * 1024 * 1024
 
 
 class Outcome(StrEnum):
-    """What became of a conversation."""
+    """The result of importing a conversation."""
 
     ADDED = "added"
     UPDATED = "updated"
@@ -35,14 +35,14 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ImportedLine:
-    """What became of a line.
+    """The result of a line.
 
     Attributes:
-        number: its place in the file, counted from 1.
+        number: its line number, counted from 1.
         size_bytes: its length.
-        outcome: ``None`` where the line was refused.
-        messages: how many messages the conversation has.
-        refusal: why it was refused.
+        outcome: ``None`` if the line was refused.
+        messages: the number of messages of the conversation.
+        refusal: why it was refused, or ``None``.
     """
 
     number: int
@@ -54,7 +54,7 @@ class ImportedLine:
 
 @dataclass(frozen=True, slots=True)
 class ReadLine:
-    """A line that was read: its conversation, or why it holds none."""
+    """A parsed line: its conversation, or why it is refused."""
 
     number: int
     size_bytes: int
@@ -63,20 +63,20 @@ class ReadLine:
     refusal: str | None = None
 
     def imported(self, outcome: Outcome) -> ImportedLine:
-        """Say that it was written."""
+        """Return the result of a written line."""
         messages = len(self.conversation.messages) if self.conversation else 0
         return ImportedLine(self.number, self.size_bytes, outcome, messages)
 
     def refused(self, reason: object) -> ImportedLine:
-        """Say that it was not."""
+        """Return the result of a refused line."""
         return ImportedLine(self.number, self.size_bytes, refusal=str(reason))
 
 
 async def import_lines(importer: ConversationImporter, lines: Iterable[bytes]) -> AsyncIterator[ImportedLine]:
-    """Import JSON Lines in their order and say what became of each; blank lines are passed over.
+    """Import JSON Lines in their order, and yield the result of each; blank lines are skipped.
 
-    A line that is refused changes nothing and keeps none of the others from being imported. When it is told, those
-    before it are in the database, and those after it are not.
+    A refused line changes nothing, and the others are imported. When its result is yielded, the lines before it are in
+    the database, and those after it are not.
     """
     writing = _Writing(importer)
     try:
@@ -86,7 +86,7 @@ async def import_lines(importer: ConversationImporter, lines: Iterable[bytes]) -
             if line.strip():
                 batch.append(importer.read(number, line))
                 size += len(line)
-                await asyncio.sleep(0)  # the batch before this one is being written meanwhile
+                await asyncio.sleep(0)  # lets the previous batch be written
             if size >= _BATCH_BYTES:
                 async for done in writing.told():
                     yield done
@@ -102,7 +102,7 @@ async def import_lines(importer: ConversationImporter, lines: Iterable[bytes]) -
 
 
 class _Writing:
-    """The batch that is being written while the next one is read."""
+    """The batch that is written while the next one is parsed."""
 
     def __init__(self, importer: ConversationImporter) -> None:
         self._importer = importer
@@ -114,7 +114,7 @@ class _Writing:
         self._task = asyncio.create_task(self._importer.put_some(batch)) if batch else None
 
     async def told(self) -> AsyncIterator[ImportedLine]:
-        """Wait for the batch, and go on with it behind each line that was refused."""
+        """Wait for the batch, and yield its results; continue it after each refused line."""
         while self._task is not None:
             lines = await self._task
             for line in lines:
@@ -130,8 +130,8 @@ class _Writing:
 class ConversationImporter:
     """Writes conversations as threads of one owner, with a state at the end of every turn.
 
-    Importing a conversation again changes nothing, or adds what it has gained since. Where the database numbers
-    threads, nothing but the owner's list says what was imported: two importers at once would both add.
+    Importing a conversation again changes nothing, or adds its new messages. Where the database makes ids, only the
+    owner's list of threads shows what was imported: two concurrent importers would both add a conversation.
     """
 
     def __init__(self, persistence: Persistence[Any, Any], user_id: Any) -> None:
@@ -142,15 +142,15 @@ class ConversationImporter:
         self._numbered: dict[str, Any] | None = None
 
     def parse(self, line: bytes) -> Conversation:
-        """Read a line as the settings have it.
+        """Parse a line as the settings say.
 
         Raises:
-            InvalidInputError: it holds no conversation.
+            InvalidInputError: it is not a conversation.
         """
         return Conversation.parse(line, replace_unstorable=self._settings.sanitize == "replace")
 
     def read(self, number: int, line: bytes) -> ReadLine:
-        """Read a line of a file, or say why it cannot be read."""
+        """Parse a line of a file, or keep the reason why it is refused."""
         try:
             conversation = self.parse(line)
             return ReadLine(number, len(line), conversation, self._prepared(conversation))
@@ -158,9 +158,9 @@ class ConversationImporter:
             return ReadLine(number, len(line), refusal=str(error))
 
     async def put_some(self, lines: Sequence[ReadLine]) -> list[ImportedLine]:
-        """Write some of the conversations, from the first one on, and say what became of each; at most one is refused.
+        """Write conversations from the first one on, up to one that is refused; return the result of each.
 
-        Those that are new are written together, in one transaction; the others one by one.
+        New ones are written together in one transaction, the others one by one.
         """
         news = await self._are_new(lines)
         alike = [line for line, _ in takewhile(lambda pair: pair[1] is news[0], zip(lines, news, strict=True))]
@@ -174,7 +174,7 @@ class ConversationImporter:
         return done
 
     async def _are_new(self, lines: Sequence[ReadLine]) -> list[bool]:
-        """Of each line, whether its thread is to be made: it is not there, and no line before it has the same."""
+        """Return for each line whether its thread must be created: it does not exist, and no earlier line has it."""
         names = [await self._name(line.conversation) if line.conversation else None for line in lines]
         seen = await self._there([name for name in names if name is not None])
         news = []
@@ -184,12 +184,12 @@ class ConversationImporter:
         return news
 
     async def _put_new(self, lines: Sequence[ReadLine]) -> bool:
-        """Write conversations whose threads are not there; say whether that could be done for all of them."""
+        """Create threads for conversations; return whether all of them could be created."""
         threads = [line.thread for line in lines if line.thread]
         try:
             ids = await self._persistence.threads.create_many(threads, user_id=self._user_id)
         except ConflictError:
-            return False  # which one it is, and why, is found out one by one
+            return False  # one by one, the refused one is found
         if self._numbered is not None:
             self._numbered |= {
                 line.conversation.id: one for line, one in zip(lines, ids, strict=True) if line.conversation
@@ -205,11 +205,11 @@ class ConversationImporter:
             return line.refused(error)
 
     async def put(self, conversation: Conversation) -> Outcome:
-        """Write a conversation, or what is missing of it.
+        """Write a conversation, or its missing messages.
 
         Raises:
             InvalidInputError: a part of it cannot be stored.
-            ConflictError: its thread holds something else, or belongs to somebody else.
+            ConflictError: its thread holds other messages, or belongs to another owner.
             CorruptRowError: its thread cannot be read.
         """
         thread_id = await self._thread_id(conversation)
@@ -232,7 +232,7 @@ class ConversationImporter:
         return self._persistence.threads.prepare(thread, user_id=self._user_id)
 
     def _states(self, conversation: Conversation, *, after: int = 0) -> list[dict[str, Any]]:
-        """One for each turn that ends behind so many messages."""
+        """Return a state for each turn that ends after so many messages."""
         if not self._settings.enable_checkpointing:
             return []
         return [
@@ -259,7 +259,7 @@ class ConversationImporter:
         return Outcome.UPDATED
 
     async def _locked(self, uow: UnitOfWork[Any, Any], thread_id: Any) -> bool:
-        """Say whether the owner has the thread; whoever else completes it waits here, and then finds it complete."""
+        """Lock the thread, and return whether the owner has it; a concurrent import of it waits here."""
         thread = self._persistence.models.Thread
         found = select(thread.thread_id).where(thread.thread_id == thread_id, thread.user_id == self._user_id)
         with translated():
@@ -276,11 +276,11 @@ class ConversationImporter:
         return self._numbered
 
     async def _name(self, conversation: Conversation) -> Any:
-        """What says whether it was imported: its thread's id, or its own where the database numbers threads."""
+        """Return the key of an import: the thread's id, or the conversation's ``id`` where the database makes ids."""
         return conversation.id if self._kind.generated else await self._thread_id(conversation)
 
     async def _there(self, names: Sequence[Any]) -> set[Any]:
-        """The threads among these that anybody has."""
+        """Return which of these threads exist, whoever owns them."""
         if self._kind.generated:
             numbered = await self._thread_ids()
             return {name for name in names if name in numbered}

@@ -1,4 +1,4 @@
-"""Every thread of an owner, or of all, in the order of creation."""
+"""Lists all threads of an owner, or of all owners, in the order of creation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PAGE: Final = 500
 
 
 class ListedThread(NamedTuple):
-    """A thread in the list."""
+    """A thread of the list."""
 
     thread_id: Any
     user_id: Any
@@ -28,10 +28,10 @@ class ListedThread(NamedTuple):
 async def threads_by_age(
     persistence: Persistence[Any, Any], user_id: Any | AnyUser = ANY_USER
 ) -> AsyncIterator[ListedThread]:
-    """Go through all threads, archived ones too, the oldest first.
+    """Yield all threads, with the archived ones, the oldest first.
 
-    They are read by pages, so that no transaction lasts as long as the walk. No index serves this order: a page costs
-    a scan of the table, which is right for a command that reads everything anyway.
+    They are read by pages, so that no transaction lasts as long as the whole list. No index serves this order: each
+    page scans the table, which suits a command that reads everything anyway.
     """
     last: ListedThread | None = None
     while True:

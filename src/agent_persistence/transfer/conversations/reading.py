@@ -1,4 +1,4 @@
-"""The messages of a thread from its beginning, by pages."""
+"""Reads the messages of a thread from its beginning, by pages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PAGE_SIZE: Final = 200
 async def message_pages(
     read: Callable[..., Awaitable[Page[MessageRecord[Any]]]],
 ) -> AsyncIterator[Page[MessageRecord[Any]]]:
-    """Read on from the first message; ``read`` is ``messages.page`` of one thread, or of one thread and user."""
+    """Yield pages from the first message on; ``read`` is ``messages.page`` with the thread bound."""
     after: str | None = BEFORE_THE_FIRST
     while after is not None:
         page = await read(limit=_PAGE_SIZE, after=after)
