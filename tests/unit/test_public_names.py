@@ -1,14 +1,17 @@
-"""Names that programs import: those of the package, and those of 0.1.0 that are on their way out."""
+"""Public names: modules, the names of the package, and deprecated ones of 0.1.0."""
 
 from __future__ import annotations
 
 import importlib
+import re
+from pathlib import Path
 
 import pytest
 
 import agent_persistence
 from agent_persistence import errors
 
+REPOSITORY = Path(__file__).parents[2]
 PUBLIC_MODULES = [
     "agent_persistence",
     "agent_persistence.backends.dynamodb",
@@ -19,6 +22,8 @@ PUBLIC_MODULES = [
     "agent_persistence.cli",
     "agent_persistence.degraded",
     "agent_persistence.embedded",
+    "agent_persistence.encoding.cursors",
+    "agent_persistence.encoding.exact_json",
     "agent_persistence.errors",
     "agent_persistence.ids",
     "agent_persistence.integrations.fastapi",
@@ -31,7 +36,12 @@ PUBLIC_MODULES = [
     "agent_persistence.settings",
     "agent_persistence.shared",
     "agent_persistence.testing",
+    "agent_persistence.transfer.conversations",
+    "agent_persistence.transfer.langgraph",
+    "agent_persistence.validation",
 ]
+NEED_PYTHON_3_12 = ["agent_persistence.integrations.agentflow", "agent_persistence.integrations.pyagenity"]
+IMPORT = re.compile(r"(?:from|import) (agent_persistence(?:\.[a-z_]+)*)")
 RENAMED_ERRORS = [
     "CommitUnknown",
     "CorruptRow",
@@ -47,8 +57,23 @@ RENAMED_ERRORS = [
 
 
 @pytest.mark.parametrize("name", PUBLIC_MODULES)
-def test_a_module_that_0_1_0_documented_can_be_imported(name: str) -> None:
-    assert importlib.import_module(name).__doc__
+def test_a_public_module_can_be_imported_and_is_not_called_internal(name: str) -> None:
+    text = importlib.import_module(name).__doc__
+
+    assert text
+    assert not text.startswith("Internal")
+
+
+def test_documents_import_public_modules_only() -> None:
+    documents = [
+        REPOSITORY / "README.md",
+        *(REPOSITORY / "docs").rglob("*.md"),
+        *(REPOSITORY / "examples").rglob("*.py"),
+    ]
+    named = {name for document in documents for name in IMPORT.findall(document.read_text())}
+
+    assert len(named) > 10
+    assert named - {*PUBLIC_MODULES, *NEED_PYTHON_3_12} == set()
 
 
 @pytest.mark.parametrize("name", agent_persistence.__all__)

@@ -1,1 +1,1 @@
-"""Internal: imports and exports of conversations, and of the tables of other stores."""
+"""Imports and exports of conversations, and imports from the tables of other stores."""

@@ -1,0 +1,84 @@
+"""The statements of the hot path, by name.
+
+``PYTHONPATH=tests python -m unit.repositories.hot_path`` writes them to ``hot_path.sql``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from agent_persistence.database.compiled_statement import CompiledStatement
+from agent_persistence.ids import STRING, IdTypes
+from agent_persistence.models import build_models
+from agent_persistence.repositories import locks
+from agent_persistence.repositories.checkpoints import statements as checkpoints
+from agent_persistence.repositories.messages import copy
+from agent_persistence.repositories.messages import statements as messages
+from agent_persistence.repositories.states import statements as states
+from agent_persistence.repositories.threads import bulk
+
+SQL_FILE = Path(__file__).with_suffix(".sql")
+_CLAUSES = ("FROM", "JOIN", "WHERE", "ORDER BY", "LIMIT", "ON CONFLICT", "RETURNING")
+MODULES = (bulk, checkpoints, copy, locks, messages, states)
+
+
+def hot_path() -> Iterator[tuple[str, CompiledStatement]]:
+    """Yield each statement as the repositories build it for string ids, in the forms that differ."""
+    models = build_models(IdTypes(STRING, STRING))
+    yield "lock and touch a thread", locks.lock_and_touch(models, touch_seconds=10.0, of_any_user=False)
+    for one in (True, False):
+        message, state = ("a message", "a state") if one else ("several messages", "several states")
+        for with_ids in (True, False):
+            name = f"append {message}, {'with ids' if with_ids else 'ids made by the database'}"
+            yield name, messages.append_messages(models, with_ids=with_ids, touch_seconds=10.0, one=one)
+        for changes in (True, False):
+            name = f"save {state}, {'as changes' if changes else 'whole'}"
+            yield name, states.save_states(models, touch_seconds=10.0, changes=changes, one=one)
+    together = messages.append_messages(models, with_ids=True, touch_seconds=10.0, waits=False)
+    yield "append messages of several callers, without waiting for locks", together
+    yield "read back copied messages", copy.last_messages(models)
+    yield "page of messages after a cursor", messages.page_of_messages(models, backwards=False)
+    yield "page of messages before a cursor", messages.page_of_messages(models, backwards=True)
+    yield "page of messages that contain a text", messages.page_of_messages(models, backwards=True, searches=True)
+    yield "latest state", states.latest_state(models, of_any_user=False)
+    yield "latest state, for administration", states.latest_state(models, of_any_user=True)
+    yield "latest states of several callers", states.latest_states(models)
+    yield "versions on which changes rest", states.links_of_states(models)
+    yield "lock a thread to compare versions", states.lock_to_compare(models, of_any_user=False)
+    yield "latest version", states.latest_version(models)
+    yield "add threads", bulk._add_threads(models)  # noqa: SLF001 - a statement of the hot path
+    yield from _of_graphs()
+
+
+def _of_graphs() -> Iterator[tuple[str, CompiledStatement]]:
+    models = build_models(IdTypes(STRING, STRING))
+    for name, builder in sorted(vars(checkpoints).items()):
+        if not builds_a_statement(builder):
+            continue
+        options = {"touch_seconds": 10.0} if "touch_seconds" in builder.__annotations__ else {}
+        options |= {"of_any_user": False} if "of_any_user" in builder.__annotations__ else {}
+        yield f"graphs: {name.replace('_', ' ')}", builder(models, **options)
+
+
+def builds_a_statement(found: object) -> bool:
+    """Whether a module's member is a function that compiles a statement once."""
+    return hasattr(found, "cache_info") and getattr(found, "__annotations__", {}).get("return") == "CompiledStatement"
+
+
+def rendered() -> str:
+    """Return all statements as SQL."""
+    blocks = [f"-- {name}\n{_lines(statement.text)};\n" for name, statement in hot_path()]
+    return "\n".join(blocks)
+
+
+def _lines(sql: str) -> str:
+    """Put the large clauses on lines of their own."""
+    for clause in _CLAUSES:
+        sql = sql.replace(f" {clause} ", f"\n{clause} ")
+    sql = sql.replace(" LEFT OUTER\nJOIN ", "\nLEFT OUTER JOIN ").replace("\n ", "\n")
+    return "\n".join(line.rstrip() for line in sql.splitlines() if line.strip())
+
+
+if __name__ == "__main__":
+    SQL_FILE.write_text(rendered())

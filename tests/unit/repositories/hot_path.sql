@@ -1,0 +1,292 @@
+-- lock and touch a thread
+WITH locked AS
+(SELECT threads.thread_id AS thread_id, threads.user_id AS user_id
+FROM threads
+WHERE threads.thread_id = $1::VARCHAR AND threads.user_id = $2::VARCHAR FOR NO KEY UPDATE),
+touched AS
+(UPDATE threads SET updated_at=now()
+FROM locked
+WHERE threads.thread_id = locked.thread_id AND threads.updated_at <= now() - $3::INTERVAL)
+SELECT locked.thread_id
+FROM locked;
+
+-- append a message, with ids
+WITH locked AS
+(SELECT threads.thread_id AS thread_id, threads.user_id AS user_id
+FROM threads
+WHERE threads.thread_id = $1::VARCHAR AND threads.user_id = $2::VARCHAR FOR NO KEY UPDATE),
+touched AS
+(UPDATE threads SET updated_at=now()
+FROM locked
+WHERE threads.thread_id = locked.thread_id AND threads.updated_at <= now() - $3::INTERVAL)
+INSERT INTO messages (thread_id, message_id, role, content, tool_calls, tool_call_id, reasoning, total_tokens, usages, meta, extra) SELECT locked.thread_id, "new".message_id, CAST("new".role AS message_role) AS role, "new".content, "new".tool_calls, "new".tool_call_id, "new".reasoning, "new".total_tokens, "new".usages, "new".meta, "new".extra
+FROM locked
+JOIN (SELECT $1::VARCHAR AS thread_id, $2::VARCHAR AS owner, $4::VARCHAR AS message_id, $5::VARCHAR AS role, $6::VARCHAR AS content, $7::JSONB AS tool_calls, $8::VARCHAR AS tool_call_id, $9::VARCHAR AS reasoning, $10::INTEGER AS total_tokens, $11::JSONB AS usages, $12::JSONB AS meta, $13::JSONB AS extra, 1 AS ordinal) AS "new" ON locked.thread_id = "new".thread_id AND locked.user_id = "new".owner
+ORDER BY "new".ordinal
+ON CONFLICT (thread_id, message_id) DO NOTHING
+RETURNING messages.thread_id, messages.message_id, messages.seq, messages.created_at, messages.updated_at, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
+
+-- append a message, ids made by the database
+WITH locked AS
+(SELECT threads.thread_id AS thread_id, threads.user_id AS user_id
+FROM threads
+WHERE threads.thread_id = $1::VARCHAR AND threads.user_id = $2::VARCHAR FOR NO KEY UPDATE),
+touched AS
+(UPDATE threads SET updated_at=now()
+FROM locked
+WHERE threads.thread_id = locked.thread_id AND threads.updated_at <= now() - $3::INTERVAL)
+INSERT INTO messages (thread_id, role, content, tool_calls, tool_call_id, reasoning, total_tokens, usages, meta, extra) SELECT locked.thread_id, CAST("new".role AS message_role) AS role, "new".content, "new".tool_calls, "new".tool_call_id, "new".reasoning, "new".total_tokens, "new".usages, "new".meta, "new".extra
+FROM locked
+JOIN (SELECT $1::VARCHAR AS thread_id, $2::VARCHAR AS owner, $4::VARCHAR AS role, $5::VARCHAR AS content, $6::JSONB AS tool_calls, $7::VARCHAR AS tool_call_id, $8::VARCHAR AS reasoning, $9::INTEGER AS total_tokens, $10::JSONB AS usages, $11::JSONB AS meta, $12::JSONB AS extra, 1 AS ordinal) AS "new" ON locked.thread_id = "new".thread_id AND locked.user_id = "new".owner
+ORDER BY "new".ordinal
+ON CONFLICT (thread_id, message_id) DO NOTHING
+RETURNING messages.thread_id, messages.message_id, messages.seq, messages.created_at, messages.updated_at, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
+
+-- save a state, as changes
+WITH locked AS
+(SELECT threads.thread_id AS thread_id, threads.user_id AS user_id
+FROM threads
+WHERE threads.thread_id = $1::VARCHAR AND threads.user_id = $2::VARCHAR FOR NO KEY UPDATE),
+touched AS
+(UPDATE threads SET updated_at=now()
+FROM locked
+WHERE threads.thread_id = locked.thread_id AND threads.updated_at <= now() - $3::INTERVAL)
+INSERT INTO states (thread_id, state_data, meta, patch, base_id) SELECT locked.thread_id, CAST(convert_from("new".state_data, $4::VARCHAR) AS JSONB) AS convert_from_1, "new".meta, CAST(convert_from("new".patch, $5::VARCHAR) AS JSONB) AS convert_from_3, "new".base_id
+FROM locked
+JOIN (SELECT $1::VARCHAR AS thread_id, $2::VARCHAR AS owner, $6::BYTEA AS state_data, $7::JSONB AS meta, $8::BYTEA AS patch, $9::BIGINT AS base_id, $10::VARCHAR AS base_mark, $11::TIMESTAMP WITH TIME ZONE AS base_created_at, 1 AS ordinal) AS "new" ON locked.thread_id = "new".thread_id AND locked.user_id = "new".owner
+LEFT OUTER JOIN states AS base ON base.thread_id = "new".thread_id AND base.state_id = "new".base_id AND base.created_at = "new".base_created_at AND base.xmin::text || base.ctid::text = "new".base_mark
+WHERE "new".base_id IS NULL OR base.state_id IS NOT NULL
+ORDER BY "new".ordinal
+RETURNING states.thread_id, states.state_id, states.created_at, states.updated_at, xmin::text || ctid::text AS mark, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
+
+-- save a state, whole
+WITH locked AS
+(SELECT threads.thread_id AS thread_id, threads.user_id AS user_id
+FROM threads
+WHERE threads.thread_id = $1::VARCHAR AND threads.user_id = $2::VARCHAR FOR NO KEY UPDATE),
+touched AS
+(UPDATE threads SET updated_at=now()
+FROM locked
+WHERE threads.thread_id = locked.thread_id AND threads.updated_at <= now() - $3::INTERVAL)
+INSERT INTO states (thread_id, state_data, meta) SELECT locked.thread_id, CAST(convert_from("new".state_data, $4::VARCHAR) AS JSONB) AS convert_from_1, "new".meta
+FROM locked
+JOIN (SELECT $1::VARCHAR AS thread_id, $2::VARCHAR AS owner, $5::BYTEA AS state_data, $6::JSONB AS meta, 1 AS ordinal) AS "new" ON locked.thread_id = "new".thread_id AND locked.user_id = "new".owner
+ORDER BY "new".ordinal
+RETURNING states.thread_id, states.state_id, states.created_at, states.updated_at, xmin::text || ctid::text AS mark, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
+
+-- append several messages, with ids
+WITH locked AS
+(SELECT threads.thread_id AS thread_id, threads.user_id AS user_id
+FROM threads
+WHERE threads.thread_id = ANY ($1::TEXT[]) AND threads.user_id = ANY ($2::TEXT[]) FOR NO KEY UPDATE),
+touched AS
+(UPDATE threads SET updated_at=now()
+FROM locked
+WHERE threads.thread_id = locked.thread_id AND threads.updated_at <= now() - $3::INTERVAL)
+INSERT INTO messages (thread_id, message_id, role, content, tool_calls, tool_call_id, reasoning, total_tokens, usages, meta, extra) SELECT locked.thread_id, "new".message_id, CAST("new".role AS message_role) AS role, "new".content, "new".tool_calls, "new".tool_call_id, "new".reasoning, "new".total_tokens, "new".usages, "new".meta, "new".extra
+FROM locked
+JOIN unnest($1::TEXT[], $2::TEXT[], $4::TEXT[], $5::TEXT[], $6::TEXT[], $7::JSONB[], $8::TEXT[], $9::TEXT[], $10::INTEGER[], $11::JSONB[], $12::JSONB[], $13::JSONB[]) WITH ORDINALITY AS "new"(thread_id, owner, message_id, role, content, tool_calls, tool_call_id, reasoning, total_tokens, usages, meta, extra, ordinal) ON locked.thread_id = "new".thread_id AND locked.user_id = "new".owner
+ORDER BY "new".ordinal
+ON CONFLICT (thread_id, message_id) DO NOTHING
+RETURNING messages.thread_id, messages.message_id, messages.seq, messages.created_at, messages.updated_at, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
+
+-- append several messages, ids made by the database
+WITH locked AS
+(SELECT threads.thread_id AS thread_id, threads.user_id AS user_id
+FROM threads
+WHERE threads.thread_id = ANY ($1::TEXT[]) AND threads.user_id = ANY ($2::TEXT[]) FOR NO KEY UPDATE),
+touched AS
+(UPDATE threads SET updated_at=now()
+FROM locked
+WHERE threads.thread_id = locked.thread_id AND threads.updated_at <= now() - $3::INTERVAL)
+INSERT INTO messages (thread_id, role, content, tool_calls, tool_call_id, reasoning, total_tokens, usages, meta, extra) SELECT locked.thread_id, CAST("new".role AS message_role) AS role, "new".content, "new".tool_calls, "new".tool_call_id, "new".reasoning, "new".total_tokens, "new".usages, "new".meta, "new".extra
+FROM locked
+JOIN unnest($1::TEXT[], $2::TEXT[], $4::TEXT[], $5::TEXT[], $6::JSONB[], $7::TEXT[], $8::TEXT[], $9::INTEGER[], $10::JSONB[], $11::JSONB[], $12::JSONB[]) WITH ORDINALITY AS "new"(thread_id, owner, role, content, tool_calls, tool_call_id, reasoning, total_tokens, usages, meta, extra, ordinal) ON locked.thread_id = "new".thread_id AND locked.user_id = "new".owner
+ORDER BY "new".ordinal
+ON CONFLICT (thread_id, message_id) DO NOTHING
+RETURNING messages.thread_id, messages.message_id, messages.seq, messages.created_at, messages.updated_at, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
+
+-- save several states, as changes
+WITH locked AS
+(SELECT threads.thread_id AS thread_id, threads.user_id AS user_id
+FROM threads
+WHERE threads.thread_id = ANY ($1::TEXT[]) AND threads.user_id = ANY ($2::TEXT[]) FOR NO KEY UPDATE),
+touched AS
+(UPDATE threads SET updated_at=now()
+FROM locked
+WHERE threads.thread_id = locked.thread_id AND threads.updated_at <= now() - $3::INTERVAL)
+INSERT INTO states (thread_id, state_data, meta, patch, base_id) SELECT locked.thread_id, CAST(convert_from("new".state_data, $4::VARCHAR) AS JSONB) AS convert_from_1, "new".meta, CAST(convert_from("new".patch, $5::VARCHAR) AS JSONB) AS convert_from_3, "new".base_id
+FROM locked
+JOIN unnest($1::TEXT[], $2::TEXT[], $6::BYTEA[], $7::JSONB[], $8::BYTEA[], $9::BIGINT[], $10::TEXT[], $11::TIMESTAMP WITH TIME ZONE[]) WITH ORDINALITY AS "new"(thread_id, owner, state_data, meta, patch, base_id, base_mark, base_created_at, ordinal) ON locked.thread_id = "new".thread_id AND locked.user_id = "new".owner
+LEFT OUTER JOIN states AS base ON base.thread_id = "new".thread_id AND base.state_id = "new".base_id AND base.created_at = "new".base_created_at AND base.xmin::text || base.ctid::text = "new".base_mark
+WHERE "new".base_id IS NULL OR base.state_id IS NOT NULL
+ORDER BY "new".ordinal
+RETURNING states.thread_id, states.state_id, states.created_at, states.updated_at, xmin::text || ctid::text AS mark, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
+
+-- save several states, whole
+WITH locked AS
+(SELECT threads.thread_id AS thread_id, threads.user_id AS user_id
+FROM threads
+WHERE threads.thread_id = ANY ($1::TEXT[]) AND threads.user_id = ANY ($2::TEXT[]) FOR NO KEY UPDATE),
+touched AS
+(UPDATE threads SET updated_at=now()
+FROM locked
+WHERE threads.thread_id = locked.thread_id AND threads.updated_at <= now() - $3::INTERVAL)
+INSERT INTO states (thread_id, state_data, meta) SELECT locked.thread_id, CAST(convert_from("new".state_data, $4::VARCHAR) AS JSONB) AS convert_from_1, "new".meta
+FROM locked
+JOIN unnest($1::TEXT[], $2::TEXT[], $5::BYTEA[], $6::JSONB[]) WITH ORDINALITY AS "new"(thread_id, owner, state_data, meta, ordinal) ON locked.thread_id = "new".thread_id AND locked.user_id = "new".owner
+ORDER BY "new".ordinal
+RETURNING states.thread_id, states.state_id, states.created_at, states.updated_at, xmin::text || ctid::text AS mark, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
+
+-- append messages of several callers, without waiting for locks
+WITH locked AS
+(SELECT threads.thread_id AS thread_id, threads.user_id AS user_id
+FROM threads
+WHERE threads.thread_id = ANY ($1::TEXT[]) AND threads.user_id = ANY ($2::TEXT[]) FOR NO KEY UPDATE SKIP LOCKED),
+touched AS
+(UPDATE threads SET updated_at=now()
+FROM locked
+WHERE threads.thread_id = locked.thread_id AND threads.updated_at <= now() - $3::INTERVAL)
+INSERT INTO messages (thread_id, message_id, role, content, tool_calls, tool_call_id, reasoning, total_tokens, usages, meta, extra) SELECT locked.thread_id, "new".message_id, CAST("new".role AS message_role) AS role, "new".content, "new".tool_calls, "new".tool_call_id, "new".reasoning, "new".total_tokens, "new".usages, "new".meta, "new".extra
+FROM locked
+JOIN unnest($1::TEXT[], $2::TEXT[], $4::TEXT[], $5::TEXT[], $6::TEXT[], $7::JSONB[], $8::TEXT[], $9::TEXT[], $10::INTEGER[], $11::JSONB[], $12::JSONB[], $13::JSONB[]) WITH ORDINALITY AS "new"(thread_id, owner, message_id, role, content, tool_calls, tool_call_id, reasoning, total_tokens, usages, meta, extra, ordinal) ON locked.thread_id = "new".thread_id AND locked.user_id = "new".owner
+ORDER BY "new".ordinal
+ON CONFLICT (thread_id, message_id) DO NOTHING
+RETURNING messages.thread_id, messages.message_id, messages.seq, messages.created_at, messages.updated_at, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
+
+-- read back copied messages
+SELECT messages.thread_id, messages.message_id, messages.seq, messages.created_at, messages.updated_at, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started
+FROM messages
+WHERE messages.thread_id = $1::VARCHAR
+ORDER BY messages.seq DESC
+LIMIT $2::INTEGER;
+
+-- page of messages after a cursor
+SELECT messages.thread_id, messages.message_id, messages.seq, messages.role, messages.content, CAST(messages.tool_calls AS TEXT) AS tool_calls, messages.tool_call_id, messages.reasoning, CAST(messages.extra AS TEXT) AS extra, messages.total_tokens, CAST(messages.usages AS TEXT) AS usages, CAST(messages.meta AS TEXT) AS meta, CASE WHEN (messages.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE messages.created_at END AS created_at, CASE WHEN (messages.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE messages.updated_at END AS updated_at
+FROM messages
+JOIN threads ON threads.thread_id = messages.thread_id
+WHERE messages.thread_id = $1::VARCHAR AND messages.seq > $2::BIGINT AND threads.user_id = $3::VARCHAR
+ORDER BY messages.seq
+LIMIT $4::INTEGER;
+
+-- page of messages before a cursor
+SELECT messages.thread_id, messages.message_id, messages.seq, messages.role, messages.content, CAST(messages.tool_calls AS TEXT) AS tool_calls, messages.tool_call_id, messages.reasoning, CAST(messages.extra AS TEXT) AS extra, messages.total_tokens, CAST(messages.usages AS TEXT) AS usages, CAST(messages.meta AS TEXT) AS meta, CASE WHEN (messages.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE messages.created_at END AS created_at, CASE WHEN (messages.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE messages.updated_at END AS updated_at
+FROM messages
+JOIN threads ON threads.thread_id = messages.thread_id
+WHERE messages.thread_id = $1::VARCHAR AND messages.seq < $2::BIGINT AND threads.user_id = $3::VARCHAR
+ORDER BY messages.seq DESC
+LIMIT $4::INTEGER;
+
+-- page of messages that contain a text
+SELECT messages.thread_id, messages.message_id, messages.seq, messages.role, messages.content, CAST(messages.tool_calls AS TEXT) AS tool_calls, messages.tool_call_id, messages.reasoning, CAST(messages.extra AS TEXT) AS extra, messages.total_tokens, CAST(messages.usages AS TEXT) AS usages, CAST(messages.meta AS TEXT) AS meta, CASE WHEN (messages.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE messages.created_at END AS created_at, CASE WHEN (messages.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE messages.updated_at END AS updated_at
+FROM messages
+JOIN threads ON threads.thread_id = messages.thread_id
+WHERE messages.thread_id = $1::VARCHAR AND messages.seq < $2::BIGINT AND threads.user_id = $3::VARCHAR AND (messages.content ILIKE '%' || $4::VARCHAR || '%' ESCAPE '/')
+ORDER BY messages.seq DESC
+LIMIT $5::INTEGER;
+
+-- latest state
+SELECT states.thread_id, states.state_id, convert_to(CAST(states.state_data AS TEXT), $1::VARCHAR) AS state_data, states.base_id, states.stream_id, CAST(states.meta AS TEXT) AS meta, CASE WHEN (states.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE states.created_at END AS created_at, CASE WHEN (states.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE states.updated_at END AS updated_at
+FROM states
+JOIN threads ON threads.thread_id = states.thread_id
+WHERE states.thread_id = $2::VARCHAR AND threads.user_id = $3::VARCHAR
+ORDER BY states.state_id DESC
+LIMIT 1;
+
+-- latest state, for administration
+SELECT states.thread_id, states.state_id, convert_to(CAST(states.state_data AS TEXT), $1::VARCHAR) AS state_data, states.base_id, states.stream_id, CAST(states.meta AS TEXT) AS meta, CASE WHEN (states.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE states.created_at END AS created_at, CASE WHEN (states.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE states.updated_at END AS updated_at
+FROM states
+JOIN threads ON threads.thread_id = states.thread_id
+WHERE states.thread_id = $2::VARCHAR
+ORDER BY states.state_id DESC
+LIMIT 1;
+
+-- latest states of several callers
+SELECT wanted.ordinal, latest.thread_id, latest.state_id, latest.state_data, latest.base_id, latest.stream_id, CAST(latest.meta AS TEXT) AS meta, latest.created_at, latest.updated_at
+FROM unnest($1::TEXT[], $2::TEXT[]) WITH ORDINALITY AS wanted(thread_id, owner, ordinal)
+JOIN threads ON threads.thread_id = wanted.thread_id AND threads.user_id = wanted.owner
+JOIN LATERAL (SELECT states.thread_id AS thread_id, states.state_id AS state_id, convert_to(CAST(states.state_data AS TEXT), $3::VARCHAR) AS state_data, states.base_id AS base_id, states.stream_id AS stream_id, states.meta AS meta, CASE WHEN (states.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE states.created_at END AS created_at, CASE WHEN (states.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE states.updated_at END AS updated_at
+FROM states
+WHERE states.thread_id = wanted.thread_id
+ORDER BY states.state_id DESC
+LIMIT 1) AS latest ON true;
+
+-- versions on which changes rest
+WITH RECURSIVE chain(thread_id, state_id, base_id) AS
+(SELECT states.thread_id AS thread_id, states.state_id AS state_id, states.base_id AS base_id
+FROM states
+JOIN unnest($3::TEXT[], $4::BIGINT[]) AS wanted(thread_id, state_id) ON states.thread_id = wanted.thread_id AND states.state_id = wanted.state_id UNION SELECT states.thread_id AS thread_id, states.state_id AS state_id, states.base_id AS base_id
+FROM chain
+JOIN states ON states.thread_id = chain.thread_id AND states.state_id = chain.base_id)
+SELECT states.thread_id, states.state_id, states.base_id, convert_to(CAST(states.state_data AS TEXT), $1::VARCHAR) AS state_data, convert_to(CAST(states.patch AS TEXT), $2::VARCHAR) AS patch
+FROM chain
+JOIN states ON states.thread_id = chain.thread_id AND states.state_id = chain.state_id;
+
+-- lock a thread to compare versions
+WITH locked AS
+(SELECT threads.thread_id AS thread_id, threads.user_id AS user_id
+FROM threads
+WHERE threads.thread_id = $2::VARCHAR AND threads.user_id = $3::VARCHAR FOR NO KEY UPDATE)
+SELECT locked.thread_id, current_setting($1::VARCHAR) AS isolation
+FROM locked;
+
+-- latest version
+SELECT coalesce(max(states.state_id), $1::INTEGER) AS version
+FROM states
+WHERE states.thread_id = $2::VARCHAR;
+
+-- add threads
+INSERT INTO threads (thread_id, user_id, thread_name, meta, created_at, updated_at) SELECT "new".thread_id, "new".owner, "new".thread_name, "new".meta, now() + "new".ordinal * interval '1 microsecond' AS anon_1, now() + "new".ordinal * interval '1 microsecond' AS anon__1
+FROM unnest($1::TEXT[], $2::TEXT[], $3::TEXT[], $4::JSONB[]) WITH ORDINALITY AS "new"(thread_id, owner, thread_name, meta, ordinal)
+ON CONFLICT (thread_id) DO NOTHING
+RETURNING threads.thread_id, threads.created_at, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
+
+-- graphs: add values
+WITH locked AS
+(SELECT threads.thread_id AS thread_id, threads.user_id AS user_id
+FROM threads
+WHERE threads.thread_id = ANY ($1::TEXT[]) AND threads.user_id = ANY ($2::TEXT[]) FOR NO KEY UPDATE),
+touched AS
+(UPDATE threads SET updated_at=now()
+FROM locked
+WHERE threads.thread_id = locked.thread_id AND threads.updated_at <= now() - $3::INTERVAL)
+INSERT INTO graph_values (thread_id, checkpoint_ns, checkpoint_id, channel, cells, content) SELECT locked.thread_id, $4::VARCHAR AS anon_1, $5::VARCHAR AS anon_2, "new".channel, "new".cells, "new".content
+FROM locked
+JOIN unnest($6::TEXT[], $7::BYTEA[], $8::BYTEA[]) WITH ORDINALITY AS "new"(channel, cells, content, place) ON true
+ORDER BY "new".place
+RETURNING graph_values.thread_id, graph_values.value_no, graph_values.created_at, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
+
+-- graphs: known cells
+SELECT graph_values.value_no, graph_values.channel, graph_values.cells
+FROM unnest($1::TEXT[], $2::BIGINT[]) WITH ORDINALITY AS wanted(channel, first_no, place)
+JOIN graph_values ON graph_values.thread_id = $3::VARCHAR AND graph_values.checkpoint_ns = $4::VARCHAR AND graph_values.channel = wanted.channel AND graph_values.value_no >= wanted.first_no UNION SELECT graph_values.value_no, graph_values.channel, graph_values.cells
+FROM graph_values
+WHERE graph_values.thread_id = $3::VARCHAR AND graph_values.checkpoint_ns = $4::VARCHAR AND graph_values.checkpoint_id = $5::VARCHAR AND graph_values.channel = ANY ($6::TEXT[]);
+
+-- graphs: lock thread
+WITH locked AS
+(SELECT threads.thread_id AS thread_id, threads.user_id AS user_id
+FROM threads
+WHERE threads.thread_id = ANY ($1::TEXT[]) AND threads.user_id = ANY ($2::TEXT[]) FOR NO KEY UPDATE),
+touched AS
+(UPDATE threads SET updated_at=now()
+FROM locked
+WHERE threads.thread_id = locked.thread_id AND threads.updated_at <= now() - $3::INTERVAL)
+SELECT locked.thread_id, graph_checkpoints.refs
+FROM locked
+LEFT OUTER JOIN graph_checkpoints ON graph_checkpoints.thread_id = locked.thread_id AND graph_checkpoints.checkpoint_ns = $4::VARCHAR AND graph_checkpoints.checkpoint_id = $5::VARCHAR;
+
+-- graphs: read values
+SELECT graph_values.thread_id, graph_values.checkpoint_ns, graph_values.value_no, graph_values.checkpoint_id, graph_values.channel, graph_values.cells, graph_values.content, false AS is_write
+FROM unnest($1::TEXT[], $2::TEXT[], $3::TEXT[], $4::BIGINT[], $5::BIGINT[]) WITH ORDINALITY AS span(thread_id, checkpoint_ns, channel, first_no, last_no, place)
+JOIN graph_values ON graph_values.thread_id = span.thread_id AND graph_values.checkpoint_ns = span.checkpoint_ns AND (span.channel IS NULL OR graph_values.channel = span.channel) AND graph_values.value_no BETWEEN span.first_no AND span.last_no
+JOIN threads ON threads.thread_id = graph_values.thread_id AND threads.user_id = $6::VARCHAR UNION ALL SELECT graph_values.thread_id, graph_values.checkpoint_ns, graph_values.value_no, graph_values.checkpoint_id, graph_values.channel, graph_values.cells, graph_values.content, true AS is_write
+FROM unnest($7::TEXT[], $8::TEXT[], $9::TEXT[]) WITH ORDINALITY AS pending(thread_id, checkpoint_ns, checkpoint_id, place)
+JOIN graph_values ON graph_values.thread_id = pending.thread_id AND graph_values.checkpoint_ns = pending.checkpoint_ns AND graph_values.checkpoint_id = pending.checkpoint_id
+JOIN threads ON threads.thread_id = graph_values.thread_id AND threads.user_id = $6::VARCHAR
+WHERE $10::TEXT[] IS NULL OR graph_values.channel = ANY ($10::TEXT[]) OR octet_length(graph_values.content) <= $11::INTEGER;
+
+-- graphs: save checkpoint
+INSERT INTO graph_checkpoints (thread_id, checkpoint_ns, checkpoint_id, parent_id, run_id, metadata, exact_metadata, body, refs) VALUES ($1::VARCHAR, $2::VARCHAR COLLATE "C", $3::VARCHAR COLLATE "C", $4::VARCHAR COLLATE "C", $5::VARCHAR COLLATE "C", $6::JSONB, $7::BYTEA, $8::BYTEA, $9::BYTEA)
+ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id) DO UPDATE SET parent_id = excluded.parent_id, run_id = excluded.run_id, created_at = now(), metadata = excluded.metadata, exact_metadata = excluded.exact_metadata, body = excluded.body, refs = excluded.refs
+RETURNING graph_checkpoints.thread_id, graph_checkpoints.checkpoint_ns, graph_checkpoints.checkpoint_id, graph_checkpoints.created_at, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
