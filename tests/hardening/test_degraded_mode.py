@@ -336,7 +336,7 @@ async def test_a_lost_reply_while_it_catches_up_doubles_nothing(
     async with world.proxy.losing_a_commit(REPLY_LOST, then_away=True):
         await world.proxy.come_back()
         async with asyncio.timeout(30):
-            while not mode.journal.first.in_doubt:  # noqa: ASYNC110 - nobody is told
+            while not mode._outage.journal.first.in_doubt:  # noqa: ASYNC110, SLF001 - no event tells of it
                 await asyncio.sleep(0.01)
     await world.proxy.come_back()
     await mode.until_over()
@@ -361,7 +361,7 @@ async def test_a_lock_in_the_way_is_waited_for_but_not_for_ever(
         if not is_let_go:
             await mode.until_over()
         async with asyncio.timeout(30):
-            while mode.is_on and not mode.journal.first.timeouts:  # noqa: ASYNC110 - nobody is told
+            while mode.is_on and not mode._outage.journal.first.timeouts:  # noqa: ASYNC110, SLF001 - no event tells of it
                 await asyncio.sleep(0.01)
     await mode.until_over()
 

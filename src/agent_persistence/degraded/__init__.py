@@ -1,10 +1,10 @@
-"""Degraded mode: agents go on in memory while PostgreSQL is away, and nothing that was said is dropped in silence.
+"""Degraded mode: agents continue in memory while PostgreSQL is down, and no state is dropped silently.
 
     async with Persistence.from_env() as persistence, DegradedMode(persistence) as degraded:
         checkpointer = degraded.checkpointer("u-42")
         saved = await checkpointer.save_state("support-1", {"step": "lookup"})
 
-What is not ``saved.durable`` is in this process's memory only, until the database is back.
+A state that is not ``durable`` is in this process's memory only, until the database is back.
 """
 
 from agent_persistence.degraded.checkpointer import DegradedCheckpointer

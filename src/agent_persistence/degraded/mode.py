@@ -1,4 +1,4 @@
-"""Going on without the database: states are taken into memory, and written as soon as it is back."""
+"""Degraded mode: states are kept in memory during an outage of the database, and written when it is back."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import Any, Final, Self
 from agent_persistence.backends.postgresql import PostgreSQLCheckpointer
 from agent_persistence.checkpointer import Checkpoint
 from agent_persistence.degraded.checkpointer import DegradedCheckpointer
-from agent_persistence.degraded.journal import Journal, KnownStates, PendingState, Place
+from agent_persistence.degraded.journal import PendingState, StateKey
+from agent_persistence.degraded.outage import Outage
 from agent_persistence.errors import (
     CommitUnknownError,
     PersistenceError,
@@ -27,16 +28,18 @@ logger: Final = logging.getLogger("agent_persistence")
 
 _MOST_BYTES: Final = 64 * 1024 * 1024
 _LAST_PAUSE: Final = 0.1  # seconds between attempts to reach the database while it closes
-_MOST_TIMEOUTS: Final = 5  # of a state, before those that wait behind it come first
-_REMIND: Final = 30.0  # seconds between lines in the log while it is away
+_MOST_TIMEOUTS: Final = 5  # of a state, before it is given up for those behind it
+_REMIND: Final = 30.0  # seconds between log lines during an outage
 
 
 @frozen
 class UnsavedState:
-    """A state that was taken in while the database was away, and is not in it.
+    """A state that was saved during an outage and is not in the database.
 
     Attributes:
-        reason: why the database did not take it; ``None`` if it did not come back in time.
+        user_id: the owner.
+        checkpoint: the state.
+        reason: why the database refused it; ``None`` if the database did not come back in time.
     """
 
     user_id: str
@@ -45,28 +48,27 @@ class UnsavedState:
 
 
 class DegradedMode:
-    """Keeps agents going while PostgreSQL is away: checkpointers that fall back on this process's memory.
+    """Checkpointers that fall back to this process's memory while PostgreSQL is down.
 
-    Make one for a process, and use it as an async context manager: it writes what is left when it closes.
+    Create one for a process, and use it as an async context manager: closing it writes the waiting states.
 
     Args:
-        persistence: the store; it is not closed.
-        most_bytes: of states that wait, as JSON; beyond it a save fails as it does without degraded mode. As much
-            again is used to know the latest states by.
-        check_seconds: how often to look whether the database is back.
+        persistence: the store, which is not closed.
+        most_bytes: the maximum size of waiting states, as JSON in bytes; beyond it a save fails as it does without
+            degraded mode. As much again holds the latest known states.
+        check_seconds: the interval at which the database is checked during an outage.
+
+    Attributes:
+        persistence: the store.
     """
 
     def __init__(
         self, persistence: Persistence[Any, Any], *, most_bytes: int = _MOST_BYTES, check_seconds: float = 1.0
     ) -> None:
         self.persistence = persistence
-        self.known = KnownStates(most_bytes)
-        self.journal = Journal()
-        self._most_bytes = most_bytes
+        self._outage = Outage(most_bytes, self._recover)
         self._check_seconds = check_seconds
         self._unsaved: list[UnsavedState] = []
-        self._recovery: asyncio.Task[None] | None = None
-        self._closing = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         return self
@@ -78,137 +80,113 @@ class DegradedMode:
 
     @property
     def is_on(self) -> bool:
-        """Whether the database is away, or has not got everything yet."""
-        return self._recovery is not None
+        """Whether the database is down, or states still wait for it."""
+        return self._outage.is_on
 
     @property
     def pending(self) -> int:
-        """How many states wait for the database."""
-        return len(self.journal)
+        """The number of states that wait for the database."""
+        return len(self._outage.journal)
 
     @property
     def unsaved(self) -> tuple[UnsavedState, ...]:
-        """States that the database came back for and refused: write them elsewhere, then ``forget_unsaved``."""
+        """States that the database refused after an outage: write them elsewhere, then call ``forget_unsaved``."""
         return tuple(self._unsaved)
 
     def forget_unsaved(self) -> None:
-        """Take ``unsaved`` as dealt with."""
+        """Clear ``unsaved``."""
         self._unsaved.clear()
 
     def checkpointer(self, user_id: str) -> DegradedCheckpointer:
-        """Make a checkpointer of an owner; one for each request will do."""
-        return DegradedCheckpointer(self, self._direct(user_id), user_id)
+        """Return a checkpointer of an owner; cheap enough for each request."""
+        return DegradedCheckpointer(self._outage, self._direct(user_id), user_id)
 
     async def until_over(self) -> None:
-        """Wait until the database is back and has everything, or until this object is closed."""
-        if self._recovery is not None:
-            await asyncio.wait([self._recovery])
-
-    def begin(self, cause: UnavailableError) -> None:
-        """Stop asking a database that does not answer, and begin to look whether it is back."""
-        if self._closing.is_set():
-            raise cause
-        if self._recovery is None:
-            logger.error("DEGRADED MODE: the database is away, states are kept in memory: %s", type(cause).__name__)
-            self._recovery = asyncio.create_task(self._recover(), name="agent-persistence degraded mode")
-
-    def take_in(self, place: Place, json: bytes, expected: int | None) -> PendingState:
-        """Keep a state until the database is back.
-
-        Raises:
-            UnavailableError: there is no room left.
-        """
-        if self._closing.is_set() or self.journal.size + len(json) > self._most_bytes:
-            raise UnavailableError("the database is away, and this process cannot keep more for it: try again later")
-        return self.journal.add(place, json, expected)
+        """Wait until the outage is over and all states are written, or until this object is closed."""
+        await self._outage.until_over()
 
     async def aclose(self) -> None:
-        """Write what waits, for ``PERSISTENCE_CHECKPOINTER_CLEANUP_TIMEOUT`` seconds at most.
+        """Write the waiting states, for ``PERSISTENCE_CHECKPOINTER_CLEANUP_TIMEOUT`` seconds at most.
 
         Raises:
-            UnsavedStatesError: there are states that the database has not got; the error holds them.
+            UnsavedStatesError: states are not in the database; the error holds them.
         """
-        self._closing.set()
-        if (recovery := self._recovery) is not None:
-            await asyncio.wait([recovery], timeout=self.persistence.settings.checkpointer_cleanup_timeout)
-            recovery.cancel()
-            await asyncio.wait([recovery])
-            self._recovery = None
-        left = [*self._unsaved, *(_unsaved(state, None) for state in self.journal)]
+        await self._outage.aclose(self.persistence.settings.checkpointer_cleanup_timeout)
+        left = [*self._unsaved, *(_unsaved(state, None) for state in self._outage.journal)]
         if left:
-            logger.critical("DEGRADED MODE ends with %d states that the database has not got", len(left))
+            logger.critical("DEGRADED MODE ends with %d states that are not in the database", len(left))
             raise UnsavedStatesError(left)
 
     async def _recover(self) -> None:
-        """Write everything, and end degraded mode, once the database is back."""
+        """Write all waiting states once the database is back, and end the outage."""
         began = reminded = time.monotonic()
         while not await self._caught_up():
             if time.monotonic() - reminded >= _REMIND:
                 reminded = time.monotonic()
-                seconds, waiting = reminded - began, len(self.journal)
+                seconds, waiting = reminded - began, len(self._outage.journal)
                 logger.error("DEGRADED MODE for %.0f s: %d states are in memory only", seconds, waiting)
             await self._pause()
-        self._recovery = None  # nothing is awaited between the look at the journal and this
+        self._outage.end()  # no await since the journal was empty, so no state can have been added
         logger.warning("DEGRADED MODE is over after %.1f s", time.monotonic() - began)
 
     async def _caught_up(self) -> bool:
-        """Write what waits; say whether the database is there and has all of it."""
+        """Write the waiting states; return whether the database is up and has all of them."""
         try:
             if (await self.persistence.health()).database == "down":
                 return False
-            while self.journal:
-                await self._write(self.journal.first)
+            while self._outage.journal:
+                await self._write(self._outage.journal.first)
         except CommitUnknownError:
-            self.journal.first.in_doubt = True
+            self._outage.journal.first.in_doubt = True
             return False
         except PersistenceError:
             return False
         return True
 
     async def _write(self, pending: PendingState) -> None:
-        place, saved, told = pending.place, None, pending.checkpoint
-        direct = self._direct(place.user_id)
-        expected = None if pending.expected is None else self.journal.settled(pending.expected)
+        key, saved, told = pending.key, None, pending.checkpoint
+        direct = self._direct(key.user_id)
+        expected = None if pending.expected is None else self._outage.journal.settled(pending.expected)
         try:
             if pending.in_doubt:
-                saved = await direct.load_state(place.thread_id)
+                saved = await direct.load_state(key.thread_id)
             if saved is None or saved.state != told.state:
-                saved = await direct.save_state(place.thread_id, told.state, expected_version=expected)
+                saved = await direct.save_state(key.thread_id, told.state, expected_version=expected)
         except (UnavailableError, CommitUnknownError):
             raise
-        except StatementTimeoutError as error:  # another's lock, or a database that is busy with coming back
+        except StatementTimeoutError as error:  # a lock of another transaction, or a database that is recovering
             pending.timeouts += 1
             if pending.timeouts < _MOST_TIMEOUTS:
                 raise
-            self._set_aside(place, error)
-        except Exception as error:  # noqa: BLE001 - whatever it was, others wait behind it
-            self._set_aside(place, error)
+            self._set_aside(key, error)
+        except Exception as error:  # noqa: BLE001 - whatever it was, other states wait behind it
+            self._set_aside(key, error)
         else:
-            self.known.put(place, saved.version, pending.json, saved.created_at)
-            self.journal.settle(saved.version)
+            self._outage.known.put(key, saved.version, pending.json, saved.created_at)
+            self._outage.journal.settle(saved.version)
 
-    def _set_aside(self, place: Place, error: Exception) -> None:
-        """Give up a thread's states, loudly: those that follow one which was refused rest on it."""
-        taken, reason = self.journal.take(place), error if isinstance(error, PersistenceError) else None
-        self.known.forget(place)
+    def _set_aside(self, key: StateKey, error: Exception) -> None:
+        """Give up the states of a thread with a critical log line: later ones rest on the refused one."""
+        taken, reason = self._outage.journal.take(key), error if isinstance(error, PersistenceError) else None
+        self._outage.known.forget(key)
         self._unsaved += (_unsaved(state, reason) for state in taken)
         logger.critical(
-            "DEGRADED MODE: the database refused what was kept for it: %d states of a thread, see `unsaved`: %s",
+            "DEGRADED MODE: the database refused %d states of a thread, see `unsaved`: %s",
             len(taken),
             type(error).__name__,
         )
 
     async def _pause(self) -> None:
-        """Let some time pass; little, once it is short."""
-        if self._closing.is_set():
+        """Wait for the next check; less while closing, when time is short."""
+        if self._outage.closing.is_set():
             await asyncio.sleep(min(self._check_seconds, _LAST_PAUSE))
         else:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._closing.wait(), self._check_seconds)
+                await asyncio.wait_for(self._outage.closing.wait(), self._check_seconds)
 
     def _direct(self, user_id: str) -> PostgreSQLCheckpointer:
         return PostgreSQLCheckpointer(user_id=user_id, persistence=self.persistence)
 
 
 def _unsaved(state: PendingState, reason: PersistenceError | None) -> UnsavedState:
-    return UnsavedState(state.place.user_id, state.checkpoint, reason)
+    return UnsavedState(state.key.user_id, state.checkpoint, reason)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from agent_persistence.degraded.journal import FIRST_PROVISIONAL, Journal, KnownStates, Place
+from agent_persistence.degraded.journal import FIRST_PROVISIONAL, Journal, KnownStates, StateKey
 
 NOW = datetime.now(UTC)
-HERE, THERE = Place("ada", "here"), Place("ada", "there")
+HERE, THERE = StateKey("ada", "here"), StateKey("ada", "there")
 
 
 def test_each_threads_states_are_kept_in_their_order_until_they_are_settled_or_taken() -> None:
@@ -40,9 +40,9 @@ def test_of_the_states_that_are_known_those_not_used_for_longest_go_first() -> N
     known.put(HERE, 1, b'"1234"', NOW)
     known.put(THERE, 1, b'"12"', NOW)
     known.put(HERE, 2, b'"4321"', NOW)
-    known.put(Place("ada", "third"), 1, b"1", NOW)
+    known.put(StateKey("ada", "third"), 1, b"1", NOW)
 
-    assert [known.version(place) for place in (HERE, THERE, Place("ada", "third"))] == [2, 0, 1]
+    assert [known.version(place) for place in (HERE, THERE, StateKey("ada", "third"))] == [2, 0, 1]
     found = known.get(HERE)
     assert found is not None
     assert (found.state, found.durable) == ("4321", False)

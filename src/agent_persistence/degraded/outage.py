@@ -1,0 +1,80 @@
+"""An outage of the database: the states that wait for it, and those that this process knows."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+from agent_persistence.degraded.journal import Journal, KnownStates, PendingState, StateKey
+from agent_persistence.errors import UnavailableError
+
+logger: Final = logging.getLogger("agent_persistence")
+
+
+class Outage:
+    """Keeps states in memory during an outage, and runs the recovery that ends it.
+
+    Args:
+        most_bytes: the maximum size of waiting states, and of known ones, each as JSON in bytes.
+        recover: writes all waiting states once the database is back; ends with the outage.
+
+    Attributes:
+        journal: the states that wait for the database.
+        known: the latest states that this process saw.
+        closing: set once no further outage may start.
+    """
+
+    def __init__(self, most_bytes: int, recover: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self.journal = Journal()
+        self.known = KnownStates(most_bytes)
+        self.closing = asyncio.Event()
+        self._most_bytes = most_bytes
+        self._recover = recover
+        self._recovery: asyncio.Task[None] | None = None
+
+    @property
+    def is_on(self) -> bool:
+        """Whether the database is down, or states still wait for it."""
+        return self._recovery is not None
+
+    def begin(self, cause: UnavailableError) -> None:
+        """Start the recovery, unless it runs already.
+
+        Raises:
+            UnavailableError: degraded mode is closing.
+        """
+        if self.closing.is_set():
+            raise cause
+        if self._recovery is None:
+            logger.error("DEGRADED MODE: the database is down, states are kept in memory: %s", type(cause).__name__)
+            self._recovery = asyncio.create_task(self._recover(), name="agent-persistence degraded mode")
+
+    def end(self) -> None:
+        """End the outage; called by the recovery once no state waits."""
+        self._recovery = None
+
+    def add(self, key: StateKey, json: bytes, expected: int | None) -> PendingState:
+        """Keep a state until the database is back.
+
+        Raises:
+            UnavailableError: degraded mode is closing, or the states would exceed ``most_bytes``.
+        """
+        if self.closing.is_set() or self.journal.size + len(json) > self._most_bytes:
+            raise UnavailableError("the database is down, and this process cannot keep more states: try again later")
+        return self.journal.add(key, json, expected)
+
+    async def until_over(self) -> None:
+        """Wait until the outage is over, or ``aclose`` ends the recovery."""
+        if self._recovery is not None:
+            await asyncio.wait([self._recovery])
+
+    async def aclose(self, timeout_seconds: float) -> None:
+        """Let the recovery finish within the timeout, then cancel it."""
+        self.closing.set()
+        if (recovery := self._recovery) is not None:
+            await asyncio.wait([recovery], timeout=timeout_seconds)
+            recovery.cancel()
+            await asyncio.wait([recovery])
+            self._recovery = None
