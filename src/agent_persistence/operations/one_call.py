@@ -62,6 +62,11 @@ class _OneCall(ABC, Generic[RepositoryT, IdT, UserIdT]):
         self._transactions = transactions
         self._batched = batched
 
+    @property
+    @abstractmethod
+    def _methods(self) -> type[RepositoryT]:
+        """The class whose methods are called, typed for this store's ids."""
+
     @abstractmethod
     def _repository(self, repositories: Repositories[IdT, UserIdT]) -> RepositoryT:
         """Return the repository of a unit of work whose methods are called."""
@@ -126,7 +131,7 @@ class OneCallThreads(_OneCall[ThreadRepository[IdT, UserIdT], IdT, UserIdT]):
             InvalidInputError: an argument cannot be stored.
             ThreadExistsError: the id is taken.
         """
-        return await self._write(ThreadRepository.create, user_id, thread_id=thread_id, name=name, meta=meta)
+        return await self._write(self._methods.create, user_id, thread_id=thread_id, name=name, meta=meta)
 
     async def create_many(
         self, threads: Sequence[NewThread[IdT] | PreparedThread], *, user_id: UserIdT
@@ -145,7 +150,7 @@ class OneCallThreads(_OneCall[ThreadRepository[IdT, UserIdT], IdT, UserIdT]):
             ThreadExistsError: an id is taken, or given twice.
             CheckpointingDisabledError: one has states, and the settings refuse states.
         """
-        return await self._write(ThreadRepository.create_many, user_id, threads)
+        return await self._write(self._methods.create_many, user_id, threads)
 
     def prepare(self, thread: NewThread[IdT], *, user_id: UserIdT) -> PreparedThread:
         """Check and encode a thread for ``create_many``, for example while another batch is being written.
@@ -167,7 +172,7 @@ class OneCallThreads(_OneCall[ThreadRepository[IdT, UserIdT], IdT, UserIdT]):
             InvalidInputError: the id is not of the configured type.
             CorruptRowError: the stored row cannot be read.
         """
-        return await self._read(ThreadRepository.get, user_id, thread_id)
+        return await self._read(self._methods.get, user_id, thread_id)
 
     async def require(self, thread_id: IdT, *, user_id: UserIdT | AnyUser) -> ThreadRecord[IdT, UserIdT]:
         """Return a thread.
@@ -177,7 +182,7 @@ class OneCallThreads(_OneCall[ThreadRepository[IdT, UserIdT], IdT, UserIdT]):
             ThreadNotFoundError: it does not exist.
             CorruptRowError: the stored row cannot be read.
         """
-        return await self._read(ThreadRepository.require, user_id, thread_id)
+        return await self._read(self._methods.require, user_id, thread_id)
 
     async def page(
         self,
@@ -208,7 +213,7 @@ class OneCallThreads(_OneCall[ThreadRepository[IdT, UserIdT], IdT, UserIdT]):
             InvalidInputError: an argument cannot be valid.
         """
         return await self._read(
-            ThreadRepository.page, user_id, limit=limit, after=after, search=search, meta=meta, archived=archived
+            self._methods.page, user_id, limit=limit, after=after, search=search, meta=meta, archived=archived
         )
 
     async def update(
@@ -234,7 +239,7 @@ class OneCallThreads(_OneCall[ThreadRepository[IdT, UserIdT], IdT, UserIdT]):
             InvalidInputError: nothing to change was given, or it cannot be stored.
             ThreadNotFoundError: the thread does not exist.
         """
-        return await self._write(ThreadRepository.update, user_id, thread_id, name=name, meta=meta)
+        return await self._write(self._methods.update, user_id, thread_id, name=name, meta=meta)
 
     async def archive(self, thread_id: IdT, *, user_id: UserIdT | AnyUser) -> ThreadRecord[IdT, UserIdT]:
         """Archive a thread: it leaves the list, and can still be read and written. A second call changes nothing.
@@ -242,7 +247,7 @@ class OneCallThreads(_OneCall[ThreadRepository[IdT, UserIdT], IdT, UserIdT]):
         Raises:
             ThreadNotFoundError: the thread does not exist.
         """
-        return await self._write(ThreadRepository.archive, user_id, thread_id)
+        return await self._write(self._methods.archive, user_id, thread_id)
 
     async def unarchive(self, thread_id: IdT, *, user_id: UserIdT | AnyUser) -> ThreadRecord[IdT, UserIdT]:
         """Return an archived thread to the list.
@@ -250,7 +255,7 @@ class OneCallThreads(_OneCall[ThreadRepository[IdT, UserIdT], IdT, UserIdT]):
         Raises:
             ThreadNotFoundError: the thread does not exist.
         """
-        return await self._write(ThreadRepository.unarchive, user_id, thread_id)
+        return await self._write(self._methods.unarchive, user_id, thread_id)
 
     async def delete(self, thread_id: IdT, *, user_id: UserIdT | AnyUser) -> bool:
         """Delete a thread with its messages, states and everything else in it; return whether it existed.
@@ -258,7 +263,11 @@ class OneCallThreads(_OneCall[ThreadRepository[IdT, UserIdT], IdT, UserIdT]):
         Raises:
             InvalidInputError: the id is not of the configured type.
         """
-        return await self._write(ThreadRepository.delete, user_id, thread_id)
+        return await self._write(self._methods.delete, user_id, thread_id)
+
+    @property
+    def _methods(self) -> type[ThreadRepository[IdT, UserIdT]]:
+        return ThreadRepository[IdT, UserIdT]
 
     def _repository(self, repositories: Repositories[IdT, UserIdT]) -> ThreadRepository[IdT, UserIdT]:
         return repositories.threads
@@ -330,7 +339,7 @@ class OneCallMessages(_OneCall[MessageRepository[IdT, UserIdT], IdT, UserIdT]):
             InvalidInputError: an id is not of the configured type.
             CorruptRowError: the stored row cannot be read.
         """
-        return await self._read(MessageRepository.get, user_id, thread_id, message_id)
+        return await self._read(self._methods.get, user_id, thread_id, message_id)
 
     async def require(self, thread_id: IdT, message_id: IdT, *, user_id: UserIdT | AnyUser) -> MessageRecord[IdT]:
         """Return a message.
@@ -340,7 +349,7 @@ class OneCallMessages(_OneCall[MessageRepository[IdT, UserIdT], IdT, UserIdT]):
             MessageNotFoundError: it does not exist.
             CorruptRowError: the stored row cannot be read.
         """
-        return await self._read(MessageRepository.require, user_id, thread_id, message_id)
+        return await self._read(self._methods.require, user_id, thread_id, message_id)
 
     async def page(
         self,
@@ -371,7 +380,7 @@ class OneCallMessages(_OneCall[MessageRepository[IdT, UserIdT], IdT, UserIdT]):
             InvalidInputError: an argument cannot be valid.
         """
         return await self._read(
-            MessageRepository.page, user_id, thread_id, limit=limit, before=before, after=after, search=search
+            self._methods.page, user_id, thread_id, limit=limit, before=before, after=after, search=search
         )
 
     async def update(
@@ -404,7 +413,7 @@ class OneCallMessages(_OneCall[MessageRepository[IdT, UserIdT], IdT, UserIdT]):
             MessageNotFoundError: the message does not exist.
         """
         return await self._write(
-            MessageRepository.update,
+            self._methods.update,
             user_id,
             thread_id,
             message_id,
@@ -420,7 +429,11 @@ class OneCallMessages(_OneCall[MessageRepository[IdT, UserIdT], IdT, UserIdT]):
         Raises:
             InvalidInputError: an id is not of the configured type.
         """
-        return await self._write(MessageRepository.delete, user_id, thread_id, message_id)
+        return await self._write(self._methods.delete, user_id, thread_id, message_id)
+
+    @property
+    def _methods(self) -> type[MessageRepository[IdT, UserIdT]]:
+        return MessageRepository[IdT, UserIdT]
 
     def _repository(self, repositories: Repositories[IdT, UserIdT]) -> MessageRepository[IdT, UserIdT]:
         return repositories.messages
@@ -512,7 +525,7 @@ class OneCallStates(_OneCall[CachedStates[IdT, UserIdT], IdT, UserIdT]):
             InvalidInputError: an argument cannot be valid.
             CorruptRowError: the stored state cannot be read.
         """
-        return await self._read(CachedStates.get_version, user_id, thread_id, version)
+        return await self._read(self._methods.get_version, user_id, thread_id, version)
 
     async def page(
         self, thread_id: IdT, *, user_id: UserIdT | AnyUser, limit: int = 20, after: str | None = None
@@ -531,7 +544,7 @@ class OneCallStates(_OneCall[CachedStates[IdT, UserIdT], IdT, UserIdT]):
         Raises:
             InvalidInputError: an argument cannot be valid.
         """
-        return await self._read(CachedStates.page, user_id, thread_id, limit=limit, after=after)
+        return await self._read(self._methods.page, user_id, thread_id, limit=limit, after=after)
 
     async def put_stream(
         self,
@@ -598,7 +611,7 @@ class OneCallStates(_OneCall[CachedStates[IdT, UserIdT], IdT, UserIdT]):
         Raises:
             ThreadNotFoundError: the thread does not exist.
         """
-        await self._write(CachedStates.touch, user_id, thread_id)
+        await self._write(self._methods.touch, user_id, thread_id)
 
     async def clear(self, thread_id: IdT, *, user_id: UserIdT | AnyUser) -> int:
         """Delete all states of a thread; return their number.
@@ -606,7 +619,7 @@ class OneCallStates(_OneCall[CachedStates[IdT, UserIdT], IdT, UserIdT]):
         Raises:
             ThreadNotFoundError: the thread does not exist.
         """
-        return await self._write(CachedStates.clear, user_id, thread_id)
+        return await self._write(self._methods.clear, user_id, thread_id)
 
     async def prune(
         self,
@@ -628,7 +641,7 @@ class OneCallStates(_OneCall[CachedStates[IdT, UserIdT], IdT, UserIdT]):
             InvalidInputError: neither is given, or one cannot be valid.
             ThreadNotFoundError: the thread does not exist.
         """
-        return await self._write(CachedStates.prune, user_id, thread_id, keep_last=keep_last, older_than=older_than)
+        return await self._write(self._methods.prune, user_id, thread_id, keep_last=keep_last, older_than=older_than)
 
     def _upload(
         self,
@@ -642,6 +655,10 @@ class OneCallStates(_OneCall[CachedStates[IdT, UserIdT], IdT, UserIdT]):
         scope = self._transactions.sessions.reading(user_id)
         new = prepare_stream(scope, thread_id, source, meta, expected_version)
         return Upload(partial(self._transactions.write_in_scope, user_id=user_id), new)
+
+    @property
+    def _methods(self) -> type[CachedStates[IdT, UserIdT]]:
+        return CachedStates[IdT, UserIdT]
 
     def _repository(self, repositories: Repositories[IdT, UserIdT]) -> CachedStates[IdT, UserIdT]:
         return repositories.states
@@ -662,7 +679,9 @@ class OneCallEntities(Generic[IdT, UserIdT]):
         Raises:
             InvalidInputError: the id is not of the configured type.
         """
-        return await self._read(partial(EntityRepository.get_thread, thread_id=thread_id), user_id=user_id)
+        return await self._read(
+            partial(EntityRepository[IdT, UserIdT].get_thread, thread_id=thread_id), user_id=user_id
+        )
 
     async def get_latest_state(self, thread_id: IdT, *, user_id: UserIdT | AnyUser) -> StateMixin[IdT] | None:
         """Return a thread's latest state with all of its ``state_data``, or ``None``.
@@ -671,7 +690,9 @@ class OneCallEntities(Generic[IdT, UserIdT]):
             InvalidInputError: the id is not of the configured type.
             CorruptRowError: the stored state cannot be read.
         """
-        return await self._read(partial(EntityRepository.get_latest_state, thread_id=thread_id), user_id=user_id)
+        return await self._read(
+            partial(EntityRepository[IdT, UserIdT].get_latest_state, thread_id=thread_id), user_id=user_id
+        )
 
     async def get_last_messages(
         self, thread_id: IdT, *, user_id: UserIdT | AnyUser, limit: int = 50
@@ -686,7 +707,7 @@ class OneCallEntities(Generic[IdT, UserIdT]):
         Raises:
             InvalidInputError: an argument cannot be valid.
         """
-        read = partial(EntityRepository.get_last_messages, thread_id=thread_id, limit=limit)
+        read = partial(EntityRepository[IdT, UserIdT].get_last_messages, thread_id=thread_id, limit=limit)
         return await self._read(read, user_id=user_id)
 
 
@@ -698,7 +719,7 @@ class OneCallCheckpoints(_OneCall[CheckpointRepository[IdT, UserIdT], IdT, UserI
 
     async def put_writes(self, new: NewWrites, *, user_id: UserIdT | AnyUser) -> None:
         """Save the writes of a task; see ``CheckpointRepository.put_writes``."""
-        await self._write(CheckpointRepository.put_writes, user_id, new)
+        await self._write(self._methods.put_writes, user_id, new)
 
     async def page(
         self,
@@ -709,30 +730,34 @@ class OneCallCheckpoints(_OneCall[CheckpointRepository[IdT, UserIdT], IdT, UserI
         after: CheckpointRecord | None = None,
     ) -> list[CheckpointRecord]:
         """Read checkpoints, the latest first; see ``CheckpointRepository.page``."""
-        return await self._read(CheckpointRepository.page, user_id, query, limit=limit, after=after)
+        return await self._read(self._methods.page, user_id, query, limit=limit, after=after)
 
     async def history(
         self, query: CheckpointQuery, channels: Sequence[str], *, user_id: UserIdT | AnyUser
     ) -> dict[str, ChannelHistory]:
         """Read the writes to channels on the way to a checkpoint; see ``CheckpointRepository.history``."""
-        return await self._read(CheckpointRepository.history, user_id, query, channels)
+        return await self._read(self._methods.history, user_id, query, channels)
 
     async def delete_all(self, thread_id: IdT, *, user_id: UserIdT | AnyUser) -> None:
         """Delete all checkpoints of a thread; the thread stays."""
-        await self._write(CheckpointRepository.delete_all, user_id, thread_id)
+        await self._write(self._methods.delete_all, user_id, thread_id)
 
     async def keep_latest(self, thread_id: IdT, *, user_id: UserIdT | AnyUser) -> None:
         """Delete all but the latest checkpoint of each namespace."""
-        await self._write(CheckpointRepository.keep_latest, user_id, thread_id)
+        await self._write(self._methods.keep_latest, user_id, thread_id)
 
     async def delete_runs(self, run_ids: Sequence[str], *, user_id: UserIdT | AnyUser) -> None:
         """Delete the checkpoints of runs, one transaction a thread."""
-        for thread_id in await self._read(CheckpointRepository.threads_of_runs, user_id, run_ids):
-            await self._write(CheckpointRepository.delete_runs, user_id, thread_id, run_ids)
+        for thread_id in await self._read(self._methods.threads_of_runs, user_id, run_ids):
+            await self._write(self._methods.delete_runs, user_id, thread_id, run_ids)
 
     async def copy(self, source_id: IdT, target_id: IdT, *, user_id: UserIdT | AnyUser) -> None:
         """Copy all checkpoints of a thread into another one; see ``CheckpointRepository.copy``."""
-        await self._write(CheckpointRepository.copy, user_id, source_id, target_id)
+        await self._write(self._methods.copy, user_id, source_id, target_id)
+
+    @property
+    def _methods(self) -> type[CheckpointRepository[IdT, UserIdT]]:
+        return CheckpointRepository[IdT, UserIdT]
 
     def _repository(self, repositories: Repositories[IdT, UserIdT]) -> CheckpointRepository[IdT, UserIdT]:
         return repositories.checkpoints
@@ -751,7 +776,7 @@ class OneCallToolResults(_OneCall[ToolResultRepository[IdT, UserIdT], IdT, UserI
             InvalidInputError: an argument cannot be valid.
             CorruptRowError: the stored result cannot be read.
         """
-        return await self._read(ToolResultRepository.get, user_id, thread_id, tool_call_id)
+        return await self._read(self._methods.get, user_id, thread_id, tool_call_id)
 
     async def record(self, thread_id: IdT, tool_call_id: str, result: Any, *, user_id: UserIdT | AnyUser) -> Any:
         """Record the result of a tool call, unless one is recorded; return the recorded one.
@@ -766,7 +791,11 @@ class OneCallToolResults(_OneCall[ToolResultRepository[IdT, UserIdT], IdT, UserI
             InvalidInputError: an argument cannot be stored.
             ThreadNotFoundError: the thread does not exist.
         """
-        return await self._write(ToolResultRepository.record, user_id, thread_id, tool_call_id, result)
+        return await self._write(self._methods.record, user_id, thread_id, tool_call_id, result)
+
+    @property
+    def _methods(self) -> type[ToolResultRepository[IdT, UserIdT]]:
+        return ToolResultRepository[IdT, UserIdT]
 
     def _repository(self, repositories: Repositories[IdT, UserIdT]) -> ToolResultRepository[IdT, UserIdT]:
         return repositories.tool_results
