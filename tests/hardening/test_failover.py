@@ -64,7 +64,7 @@ async def test_a_standby_does_not_say_what_became_of_a_transaction_before_it_is_
         proof = proven(uow)
 
     async with Store(settings_of(standby.port, "postgres")) as promoted:
-        with pytest.raises(UnavailableError, match="still under way"):
+        with pytest.raises(UnavailableError, match="still in progress"):
             await ask(promoted, proof)
         await primary.end(signal.SIGQUIT)
         await standby.fetch("SELECT pg_promote()")
