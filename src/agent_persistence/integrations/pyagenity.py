@@ -23,7 +23,7 @@ __all__ = ["PersistenceCheckpointer"]
 
 StateT = TypeVar("StateT", bound=AgentState)
 
-# The header of a state in Agentflow, whose checkpointer reads what this one saved.
+# The header that Agentflow writes into its states, too.
 _HEADER: Final = "__state_meta__"
 _FORMAT: Final = 1
 

@@ -104,6 +104,7 @@ async def copy_tables(
         tables = _Tables(connection, schema)
         await tables.check()
         last: Any = None
+        # A batch takes one query a table, however many threads have no messages, states or results.
         while threads := await tables.threads_after(last):
             last = threads[-1].thread_id
             contents = await tables.contents([thread.thread_id for thread in threads])
@@ -128,6 +129,7 @@ async def _copy(persistence: Persistence[Any, Any], row: Any, content: Mapping[s
 async def _add(uow: UnitOfWork[Any, Any], *, models: Models[Any, Any], thread: _Thread) -> None:
     thread_id = thread.new.thread_id
     await uow.threads.create_many([thread.new])
+    # By an update afterwards: the repositories leave the times of new rows to the database.
     await _set_times(uow, models, thread)
     for tool_call_id, result in thread.tool_results.items():
         await uow.tool_results.record(thread_id, tool_call_id, result)
@@ -238,6 +240,7 @@ class _Tables:
     async def threads_after(self, last: Any) -> list[Any]:
         """Return the next rows of threads, in the order of their ids."""
         plain = ("thread_id", "thread_name", "user_id", "created_at", "updated_at")
+        # By key, not by OFFSET, which would read all threads before the batch again.
         statement = self._select("threads", plain, ("meta",)).order_by(_THREAD_ID).limit(_BATCH_SIZE)
         return await self._rows(statement if last is None else statement.where(last < _THREAD_ID))
 

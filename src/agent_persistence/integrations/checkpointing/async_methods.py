@@ -390,6 +390,7 @@ class AsyncMethods:
             return to_storable(self._dump_state(state))
 
     def _loaded(self, config: Config, state: VersionedState | None) -> Any:
+        # The next save of this run must be over this version; see _expected_version.
         remember_version(config, state.version if state else None)
         return None if state is None else self._load_state(from_storable(state.data), config)
 

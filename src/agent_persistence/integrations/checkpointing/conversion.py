@@ -1,4 +1,4 @@
-"""Converts the frameworks' messages and threads to what is stored, and back without loss.
+"""Converts the frameworks' messages and threads to rows and back, without loss.
 
 A message is stored in the chat-completions shape, which other programs read: text, image URLs, tool calls, and the
 result of a tool call. Fields that this shape lacks (the timestamp, other blocks, flags) are in ``meta``, under
@@ -122,12 +122,14 @@ def _differ_within_a_block(derived: list[dict[str, Any]], blocks: Any) -> bool:
 
 
 def _storable_chat(dump: dict[str, Any]) -> dict[str, Any]:
+    # JSONB refuses a NUL or a lone surrogate: other programs read U+FFFD in its place, and to_fields() the original.
     chat = _chat(dump)
     text = chat["content"] if isinstance(chat["content"], str) else None
     return chat if _is_storable(chat) else {"role": chat["role"], "content": sanitize(text)}
 
 
 def _storable_meta(metadata: dict[str, Any]) -> dict[str, Any]:
+    # Metadata that cannot stand beside META_KEY are one of the fields under it.
     return metadata if META_KEY not in metadata and _is_storable(metadata) else {}
 
 
@@ -191,6 +193,7 @@ def to_fields(record: MessageRecord[Any]) -> dict[str, Any]:
     rest = from_storable(meta.pop(META_KEY, None))
     fields = _fields(record.message_id, record.message, meta, from_storable(record.usages))
     if not isinstance(rest, dict):
+        # Another program's message: the frameworks need a timestamp, and the row's is the only one.
         return {**fields, "timestamp": record.created_at.timestamp()}
     for block in fields["content"][:1]:
         block.update(rest.get("block", {}))

@@ -45,6 +45,7 @@ class Framework:
         except StateConflictError as error:
             raise self.conflict(error) from error
         except ThreadExistsError as error:
+            # The user's own thread would have been updated, so the id is taken by a thread that the user cannot see.
             raise self.forbidden("the thread belongs to another user") from error
         except UnavailableError as error:
             raise self.unavailable(str(error)) from error

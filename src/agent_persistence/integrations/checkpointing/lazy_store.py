@@ -63,11 +63,13 @@ class LazyStore:
 
     async def aclose(self) -> None:
         """Close the store; the next ``open`` opens another one."""
+        # The lock waits for an open() that runs: its connections must not stay behind.
         async with self._lock:
             self._store = None
             await self._closing.aclose()
 
     async def _open(self) -> CheckpointStore:
+        # If a step fails, the stack closes the steps before it; if all succeed, aclose() does.
         async with AsyncExitStack() as stack:
             engine = None
             if self._pool is not None:

@@ -79,6 +79,7 @@ def exact_id(value: object, id_type: IdType[Any], field: str) -> Any:
     Raises:
         InvalidInputError: the value is no id of this type; ``field`` names it.
     """
+    # type(), not isinstance(): True is an int, and no id.
     if id_type.python_type is str and type(value) is int:
         value = str(value)
     elif id_type.python_type is not str and isinstance(value, str):

@@ -99,6 +99,7 @@ class CheckpointStore:
 
     async def get_latest(self, thread: ThreadRef) -> VersionedState | None:
         """Return the draft if it continues from the latest saved state, and that state otherwise."""
+        # At once: the draft is in Redis, and the state may have to be read from PostgreSQL.
         saved, draft = await asyncio.gather(self.get_state(thread), self.get_value(_draft_name(thread)))
         version = saved.version if saved else None
         if draft is not None:

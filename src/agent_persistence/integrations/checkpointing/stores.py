@@ -55,6 +55,7 @@ class Stores:
         Raises:
             ClosedError: ``release`` ended the thread during the operation.
         """
+        # Checked first: a synchronous call runs here in the thread, where the host's connections must not be used.
         if self._thread_store is not None and self._required_thread.is_current:
             return await operation(await self._thread_store.open(), *args, **kwargs)
         if self._given is not None:
@@ -83,8 +84,10 @@ class Stores:
         if self._host_store is not None:
             await self._host_store.aclose()
         if self._thread is not None:
+            # stop() blocks until the thread has closed its connections; this event loop goes on.
             await asyncio.to_thread(self._thread.stop)
         if self._arguments.release_resources:
+            # Last: the stores above use these resources while they close.
             await self._release_given()
 
     def release_blocking(self) -> None:
