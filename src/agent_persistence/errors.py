@@ -359,7 +359,15 @@ _RENAMED: Final = {
     "StatementTimeout": StatementTimeoutError,
     "UniqueConflict": UniqueConflictError,
 }
-"""Names of 0.1.0, removed after the next release."""
+"""Names of 0.1.0. As classes they are removed after the next release; HTTP clients are told them for good."""
+
+_NAMES_FOR_CLIENTS: Final = {renamed: name for name, renamed in _RENAMED.items()}
+
+
+def name_for_clients(error: BaseException) -> str:
+    """Return the name of an error's class that HTTP clients see; it stays when the class is renamed."""
+    return _NAMES_FOR_CLIENTS.get(type(error), type(error).__name__)
+
 
 if not TYPE_CHECKING:  # so that type checkers report an old name, and suggest the new one
 

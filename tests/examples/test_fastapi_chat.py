@@ -287,7 +287,7 @@ async def test_who_answers_second_is_told_so(
         messages = await person.get(f"/threads/{person.thread_id}/messages")
 
     assert response.status_code == 409
-    assert response.json()["error"] == "StateConflictError"
+    assert response.json()["error"] == "StateConflict"
     assert "Too late." not in [message["message"]["content"] for message in messages["items"]]
 
 

@@ -30,6 +30,7 @@ from agent_persistence.errors import (
     PersistenceError,
     StatementTimeoutError,
     UnavailableError,
+    name_for_clients,
 )
 from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.persistence import Persistence
@@ -149,7 +150,7 @@ async def _answer(connection: HTTPConnection, error: Exception) -> Any:
         _log(connection, error, answer.status)
     if isinstance(connection, WebSocket):
         code = WS_1011_INTERNAL_ERROR if server_error else WS_1008_POLICY_VIOLATION
-        return await connection.close(code, reason=type(error).__name__)
+        return await connection.close(code, reason=name_for_clients(error))
     return _problem(answer, error)
 
 
@@ -158,7 +159,7 @@ def _problem(answer: _Answer, error: Exception) -> JSONResponse:
         "title": answer.status.phrase,
         "status": answer.status.value,
         "detail": answer.detail or str(error),
-        "error": type(error).__name__,
+        "error": name_for_clients(error),
     }
     headers = {"Retry-After": "1"} if answer.status == HTTPStatus.SERVICE_UNAVAILABLE else None
     return JSONResponse(problem, answer.status, headers, media_type="application/problem+json")
