@@ -62,11 +62,7 @@ from agent_persistence.records import (
 )
 from agent_persistence.repositories import PreparedThread
 from agent_persistence.settings import PersistenceSettings
-from agent_persistence.shared import (
-    close_shared_persistence,
-    replaced_shared_persistence,
-    shared_persistence,
-)
+from agent_persistence.shared import close_shared_persistence, replaced_shared_persistence, shared_persistence
 
 if not TYPE_CHECKING:
     from agent_persistence.errors import __getattr__ as __getattr__  # the errors' names of 0.1.0

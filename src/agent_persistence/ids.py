@@ -75,6 +75,19 @@ class IdType(Generic[T]):
                 raise InvalidInputError(field_name, f"must be {self._article()}") from None
         return self.validate(value, field_name)
 
+    def parse_exact(self, value: object, field_name: str) -> T:
+        """Read an id, of whose text only the canonical spelling is accepted: two texts are never the same id.
+
+        Raises:
+            InvalidInputError: the value is not an id of this type, or its text is spelled differently, as ``"07"``.
+        """
+        if self.python_type is str or not isinstance(value, str):
+            return self.validate(value, field_name)
+        parsed = self.parse(value, field_name)
+        if str(parsed) != value:
+            raise InvalidInputError(field_name, f"must be {self.name} in its canonical spelling")
+        return parsed
+
     def array_type(self) -> ARRAY[Any]:
         """Return the type of one parameter that holds many ids: a statement has at most 32,767 parameters."""
         one: TypeEngine[Any] = Text() if self.python_type is str else self.sql_type()

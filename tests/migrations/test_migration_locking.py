@@ -26,14 +26,7 @@ from agent_persistence.errors import (
 )
 from agent_persistence.migrate import environment
 from agent_persistence.migrate.lock import lock_key
-from migration_testing import (
-    VERSION_TABLE,
-    Database,
-    Process,
-    alembic,
-    later_history,
-    later_revision,
-)
+from migration_testing import VERSION_TABLE, Database, Process, alembic, later_history, later_revision
 
 ROUNDS = int(os.environ.get("TEST_MIGRATION_ROUNDS", "3"))
 PROCESSES = 8

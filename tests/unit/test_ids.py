@@ -116,6 +116,31 @@ def test_text_that_is_no_id_of_the_kind_is_refused_without_showing_it(kind: IdTy
     assert "999" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        (INT, "07"),
+        (INT, "+7"),
+        (INT, " 7"),
+        (BIGINT, "1_000"),
+        (BIGINT, "\uff17"),
+        (UUID, "{00000000-0000-0000-0000-000000000007}"),
+        (UUID, "00000000000000000000000000000007"),
+        (UUID, "00000000-0000-0000-0000-00000000000A"),
+    ],
+)
+def test_a_second_spelling_of_an_id_is_refused_where_text_must_be_exact(kind: IdType[Any], text: str) -> None:
+    assert str(kind.parse_exact(str(kind.parse(text, "thread_id")), "thread_id")) != text
+
+    with pytest.raises(InvalidInputError, match="^thread_id: must be .* in its canonical spelling$"):
+        kind.parse_exact(text, "thread_id")
+
+
+def test_an_id_of_the_right_type_is_exact_and_text_ids_have_one_spelling() -> None:
+    assert INT.parse_exact(7, "thread_id") == 7
+    assert STRING.parse_exact("07", "thread_id") == "07"
+
+
 def test_a_uuid7_has_the_version_the_variant_and_the_time() -> None:
     before = time.time_ns() // 1_000_000
     made = uuid7()

@@ -15,12 +15,7 @@ from typing import Any, ClassVar, Final, Self
 
 from agent_persistence.backends.limits import CheckpointLimits
 from agent_persistence.checkpointer import Capability, Checkpoint, Checkpointer, ThreadSummary
-from agent_persistence.errors import (
-    InvalidInputError,
-    SettingsError,
-    ThreadExistsError,
-    ThreadNotFoundError,
-)
+from agent_persistence.errors import InvalidInputError, SettingsError, ThreadExistsError, ThreadNotFoundError
 from agent_persistence.ids import IdType
 from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.persistence import Persistence

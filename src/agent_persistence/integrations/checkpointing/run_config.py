@@ -80,14 +80,8 @@ def exact_id(value: object, id_type: IdType[Any], field: str) -> Any:
         InvalidInputError: the value is no id of this type; ``field`` names it.
     """
     # type(), not isinstance(): True is an int, and no id.
-    if id_type.python_type is str and type(value) is int:
-        value = str(value)
-    elif id_type.python_type is not str and isinstance(value, str):
-        parsed = id_type.parse(value, field)
-        if str(parsed) != value:
-            raise InvalidInputError(field, f"must be {id_type.name} in its canonical spelling")
-        return parsed
-    return id_type.validate(value, field)
+    is_number_for_text = id_type.python_type is str and type(value) is int
+    return id_type.parse_exact(str(value) if is_number_for_text else value, field)
 
 
 def message_key(value: object, id_type: IdType[Any]) -> Any:

@@ -10,9 +10,7 @@ from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.operations.batched_calls import BatchedCalls
 from agent_persistence.operations.transactions import Transactions
 from agent_persistence.operations.unit_of_work import Repositories
-from agent_persistence.records import (
-    AnyUser,
-)
+from agent_persistence.records import AnyUser
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -25,11 +23,6 @@ class OneCall(ABC, Generic[RepositoryT, IdT, UserIdT]):
     def __init__(self, transactions: Transactions[IdT, UserIdT], batched: BatchedCalls[IdT, UserIdT]) -> None:
         self._transactions = transactions
         self._batched = batched
-
-    @property
-    @abstractmethod
-    def _methods(self) -> type[RepositoryT]:
-        """The class whose methods are called, typed for this store's ids."""
 
     @abstractmethod
     def _repository(self, repositories: Repositories[IdT, UserIdT]) -> RepositoryT:

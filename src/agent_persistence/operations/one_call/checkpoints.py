@@ -7,12 +7,8 @@ from collections.abc import Sequence
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.operations.one_call.base import OneCall
 from agent_persistence.operations.unit_of_work import Repositories
-from agent_persistence.records import (
-    AnyUser,
-)
-from agent_persistence.repositories import (
-    CheckpointRepository,
-)
+from agent_persistence.records import AnyUser
+from agent_persistence.repositories import CheckpointRepository
 from agent_persistence.repositories.checkpoints.records import (
     ChannelHistory,
     CheckpointQuery,
@@ -29,7 +25,7 @@ class OneCallCheckpoints(OneCall[CheckpointRepository[IdT, UserIdT], IdT, UserId
 
     async def put_writes(self, new: NewWrites, *, user_id: UserIdT | AnyUser) -> None:
         """Save the writes of a task; see ``CheckpointRepository.put_writes``."""
-        await self._write(self._methods.put_writes, user_id, new)
+        await self._write(CheckpointRepository[IdT, UserIdT].put_writes, user_id, new)
 
     async def page(
         self,
@@ -40,34 +36,30 @@ class OneCallCheckpoints(OneCall[CheckpointRepository[IdT, UserIdT], IdT, UserId
         after: CheckpointRecord | None = None,
     ) -> list[CheckpointRecord]:
         """Read checkpoints, the latest first; see ``CheckpointRepository.page``."""
-        return await self._read(self._methods.page, user_id, query, limit=limit, after=after)
+        return await self._read(CheckpointRepository[IdT, UserIdT].page, user_id, query, limit=limit, after=after)
 
     async def history(
         self, query: CheckpointQuery, channels: Sequence[str], *, user_id: UserIdT | AnyUser
     ) -> dict[str, ChannelHistory]:
         """Read the writes to channels on the way to a checkpoint; see ``CheckpointRepository.history``."""
-        return await self._read(self._methods.history, user_id, query, channels)
+        return await self._read(CheckpointRepository[IdT, UserIdT].history, user_id, query, channels)
 
     async def delete_all(self, thread_id: IdT, *, user_id: UserIdT | AnyUser) -> None:
         """Delete all checkpoints of a thread; the thread stays."""
-        await self._write(self._methods.delete_all, user_id, thread_id)
+        await self._write(CheckpointRepository[IdT, UserIdT].delete_all, user_id, thread_id)
 
     async def keep_latest(self, thread_id: IdT, *, user_id: UserIdT | AnyUser) -> None:
         """Delete all but the latest checkpoint of each namespace."""
-        await self._write(self._methods.keep_latest, user_id, thread_id)
+        await self._write(CheckpointRepository[IdT, UserIdT].keep_latest, user_id, thread_id)
 
     async def delete_runs(self, run_ids: Sequence[str], *, user_id: UserIdT | AnyUser) -> None:
         """Delete the checkpoints of runs, one transaction a thread."""
-        for thread_id in await self._read(self._methods.threads_of_runs, user_id, run_ids):
-            await self._write(self._methods.delete_runs, user_id, thread_id, run_ids)
+        for thread_id in await self._read(CheckpointRepository[IdT, UserIdT].threads_of_runs, user_id, run_ids):
+            await self._write(CheckpointRepository[IdT, UserIdT].delete_runs, user_id, thread_id, run_ids)
 
     async def copy(self, source_id: IdT, target_id: IdT, *, user_id: UserIdT | AnyUser) -> None:
         """Copy all checkpoints of a thread into another one; see ``CheckpointRepository.copy``."""
-        await self._write(self._methods.copy, user_id, source_id, target_id)
-
-    @property
-    def _methods(self) -> type[CheckpointRepository[IdT, UserIdT]]:
-        return CheckpointRepository[IdT, UserIdT]
+        await self._write(CheckpointRepository[IdT, UserIdT].copy, user_id, source_id, target_id)
 
     def _repository(self, repositories: Repositories[IdT, UserIdT]) -> CheckpointRepository[IdT, UserIdT]:
         return repositories.checkpoints

@@ -9,12 +9,8 @@ from typing import Generic
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.models import MessageMixin, StateMixin, ThreadMixin
 from agent_persistence.operations.transactions import Transactions
-from agent_persistence.records import (
-    AnyUser,
-)
-from agent_persistence.repositories import (
-    EntityRepository,
-)
+from agent_persistence.records import AnyUser
+from agent_persistence.repositories import EntityRepository
 
 
 class OneCallEntities(Generic[IdT, UserIdT]):

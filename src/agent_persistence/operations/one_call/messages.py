@@ -8,17 +8,8 @@ from typing import Any
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.operations.one_call.base import OneCall
 from agent_persistence.operations.unit_of_work import Repositories
-from agent_persistence.records import (
-    UNSET,
-    AnyUser,
-    MessageRecord,
-    NewMessage,
-    Page,
-    Unchanged,
-)
-from agent_persistence.repositories import (
-    MessageRepository,
-)
+from agent_persistence.records import UNSET, AnyUser, MessageRecord, NewMessage, Page, Unchanged
+from agent_persistence.repositories import MessageRepository
 from agent_persistence.repositories.messages.prepared import with_id
 
 
@@ -88,7 +79,7 @@ class OneCallMessages(OneCall[MessageRepository[IdT, UserIdT], IdT, UserIdT]):
             InvalidInputError: an id is not of the configured type.
             CorruptRowError: the stored row cannot be read.
         """
-        return await self._read(self._methods.get, user_id, thread_id, message_id)
+        return await self._read(MessageRepository[IdT, UserIdT].get, user_id, thread_id, message_id)
 
     async def require(self, thread_id: IdT, message_id: IdT, *, user_id: UserIdT | AnyUser) -> MessageRecord[IdT]:
         """Return a message.
@@ -98,7 +89,7 @@ class OneCallMessages(OneCall[MessageRepository[IdT, UserIdT], IdT, UserIdT]):
             MessageNotFoundError: it does not exist.
             CorruptRowError: the stored row cannot be read.
         """
-        return await self._read(self._methods.require, user_id, thread_id, message_id)
+        return await self._read(MessageRepository[IdT, UserIdT].require, user_id, thread_id, message_id)
 
     async def page(
         self,
@@ -129,7 +120,13 @@ class OneCallMessages(OneCall[MessageRepository[IdT, UserIdT], IdT, UserIdT]):
             InvalidInputError: an argument cannot be valid.
         """
         return await self._read(
-            self._methods.page, user_id, thread_id, limit=limit, before=before, after=after, search=search
+            MessageRepository[IdT, UserIdT].page,
+            user_id,
+            thread_id,
+            limit=limit,
+            before=before,
+            after=after,
+            search=search,
         )
 
     async def update(
@@ -162,7 +159,7 @@ class OneCallMessages(OneCall[MessageRepository[IdT, UserIdT], IdT, UserIdT]):
             MessageNotFoundError: the message does not exist.
         """
         return await self._write(
-            self._methods.update,
+            MessageRepository[IdT, UserIdT].update,
             user_id,
             thread_id,
             message_id,
@@ -178,11 +175,7 @@ class OneCallMessages(OneCall[MessageRepository[IdT, UserIdT], IdT, UserIdT]):
         Raises:
             InvalidInputError: an id is not of the configured type.
         """
-        return await self._write(self._methods.delete, user_id, thread_id, message_id)
-
-    @property
-    def _methods(self) -> type[MessageRepository[IdT, UserIdT]]:
-        return MessageRepository[IdT, UserIdT]
+        return await self._write(MessageRepository[IdT, UserIdT].delete, user_id, thread_id, message_id)
 
     def _repository(self, repositories: Repositories[IdT, UserIdT]) -> MessageRepository[IdT, UserIdT]:
         return repositories.messages

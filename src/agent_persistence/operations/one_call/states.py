@@ -14,11 +14,7 @@ from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.operations.cached_states import CachedStates
 from agent_persistence.operations.one_call.base import OneCall
 from agent_persistence.operations.unit_of_work import Repositories
-from agent_persistence.records import (
-    AnyUser,
-    Page,
-    StateRecord,
-)
+from agent_persistence.records import AnyUser, Page, StateRecord
 from agent_persistence.repositories.states.streams import Upload, prepare_stream, read_stream
 
 
@@ -108,7 +104,7 @@ class OneCallStates(OneCall[CachedStates[IdT, UserIdT], IdT, UserIdT]):
             InvalidInputError: an argument cannot be valid.
             CorruptRowError: the stored state cannot be read.
         """
-        return await self._read(self._methods.get_version, user_id, thread_id, version)
+        return await self._read(CachedStates[IdT, UserIdT].get_version, user_id, thread_id, version)
 
     async def page(
         self, thread_id: IdT, *, user_id: UserIdT | AnyUser, limit: int = 20, after: str | None = None
@@ -127,7 +123,7 @@ class OneCallStates(OneCall[CachedStates[IdT, UserIdT], IdT, UserIdT]):
         Raises:
             InvalidInputError: an argument cannot be valid.
         """
-        return await self._read(self._methods.page, user_id, thread_id, limit=limit, after=after)
+        return await self._read(CachedStates[IdT, UserIdT].page, user_id, thread_id, limit=limit, after=after)
 
     async def put_stream(
         self,
@@ -194,7 +190,7 @@ class OneCallStates(OneCall[CachedStates[IdT, UserIdT], IdT, UserIdT]):
         Raises:
             ThreadNotFoundError: the thread does not exist.
         """
-        await self._write(self._methods.touch, user_id, thread_id)
+        await self._write(CachedStates[IdT, UserIdT].touch, user_id, thread_id)
 
     async def clear(self, thread_id: IdT, *, user_id: UserIdT | AnyUser) -> int:
         """Delete all states of a thread; return their number.
@@ -202,7 +198,7 @@ class OneCallStates(OneCall[CachedStates[IdT, UserIdT], IdT, UserIdT]):
         Raises:
             ThreadNotFoundError: the thread does not exist.
         """
-        return await self._write(self._methods.clear, user_id, thread_id)
+        return await self._write(CachedStates[IdT, UserIdT].clear, user_id, thread_id)
 
     async def prune(
         self,
@@ -224,7 +220,9 @@ class OneCallStates(OneCall[CachedStates[IdT, UserIdT], IdT, UserIdT]):
             InvalidInputError: neither is given, or one cannot be valid.
             ThreadNotFoundError: the thread does not exist.
         """
-        return await self._write(self._methods.prune, user_id, thread_id, keep_last=keep_last, older_than=older_than)
+        return await self._write(
+            CachedStates[IdT, UserIdT].prune, user_id, thread_id, keep_last=keep_last, older_than=older_than
+        )
 
     def _upload(
         self,
@@ -238,10 +236,6 @@ class OneCallStates(OneCall[CachedStates[IdT, UserIdT], IdT, UserIdT]):
         scope = self._transactions.sessions.reading(user_id)
         new = prepare_stream(scope, thread_id, source, meta, expected_version)
         return Upload(partial(self._transactions.write_in_scope, user_id=user_id), new)
-
-    @property
-    def _methods(self) -> type[CachedStates[IdT, UserIdT]]:
-        return CachedStates[IdT, UserIdT]
 
     def _repository(self, repositories: Repositories[IdT, UserIdT]) -> CachedStates[IdT, UserIdT]:
         return repositories.states

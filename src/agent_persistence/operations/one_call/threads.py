@@ -8,18 +8,8 @@ from typing import Any
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.operations.one_call.base import OneCall
 from agent_persistence.operations.unit_of_work import Repositories
-from agent_persistence.records import (
-    UNSET,
-    AnyUser,
-    NewThread,
-    Page,
-    ThreadRecord,
-    Unchanged,
-)
-from agent_persistence.repositories import (
-    PreparedThread,
-    ThreadRepository,
-)
+from agent_persistence.records import UNSET, AnyUser, NewThread, Page, ThreadRecord, Unchanged
+from agent_persistence.repositories import PreparedThread, ThreadRepository
 from agent_persistence.repositories.threads.bulk import prepare_thread
 
 
@@ -54,7 +44,9 @@ class OneCallThreads(OneCall[ThreadRepository[IdT, UserIdT], IdT, UserIdT]):
             InvalidInputError: an argument cannot be stored.
             ThreadExistsError: the id is taken.
         """
-        return await self._write(self._methods.create, user_id, thread_id=thread_id, name=name, meta=meta)
+        return await self._write(
+            ThreadRepository[IdT, UserIdT].create, user_id, thread_id=thread_id, name=name, meta=meta
+        )
 
     async def create_many(
         self, threads: Sequence[NewThread[IdT] | PreparedThread], *, user_id: UserIdT
@@ -73,7 +65,7 @@ class OneCallThreads(OneCall[ThreadRepository[IdT, UserIdT], IdT, UserIdT]):
             ThreadExistsError: an id is taken, or given twice.
             CheckpointingDisabledError: one has states, and the settings refuse states.
         """
-        return await self._write(self._methods.create_many, user_id, threads)
+        return await self._write(ThreadRepository[IdT, UserIdT].create_many, user_id, threads)
 
     def prepare(self, thread: NewThread[IdT], *, user_id: UserIdT) -> PreparedThread:
         """Check and encode a thread for ``create_many``, for example while another batch is being written.
@@ -95,7 +87,7 @@ class OneCallThreads(OneCall[ThreadRepository[IdT, UserIdT], IdT, UserIdT]):
             InvalidInputError: the id is not of the configured type.
             CorruptRowError: the stored row cannot be read.
         """
-        return await self._read(self._methods.get, user_id, thread_id)
+        return await self._read(ThreadRepository[IdT, UserIdT].get, user_id, thread_id)
 
     async def require(self, thread_id: IdT, *, user_id: UserIdT | AnyUser) -> ThreadRecord[IdT, UserIdT]:
         """Return a thread.
@@ -105,7 +97,7 @@ class OneCallThreads(OneCall[ThreadRepository[IdT, UserIdT], IdT, UserIdT]):
             ThreadNotFoundError: it does not exist.
             CorruptRowError: the stored row cannot be read.
         """
-        return await self._read(self._methods.require, user_id, thread_id)
+        return await self._read(ThreadRepository[IdT, UserIdT].require, user_id, thread_id)
 
     async def page(
         self,
@@ -136,7 +128,13 @@ class OneCallThreads(OneCall[ThreadRepository[IdT, UserIdT], IdT, UserIdT]):
             InvalidInputError: an argument cannot be valid.
         """
         return await self._read(
-            self._methods.page, user_id, limit=limit, after=after, search=search, meta=meta, archived=archived
+            ThreadRepository[IdT, UserIdT].page,
+            user_id,
+            limit=limit,
+            after=after,
+            search=search,
+            meta=meta,
+            archived=archived,
         )
 
     async def update(
@@ -162,7 +160,7 @@ class OneCallThreads(OneCall[ThreadRepository[IdT, UserIdT], IdT, UserIdT]):
             InvalidInputError: nothing to change was given, or it cannot be stored.
             ThreadNotFoundError: the thread does not exist.
         """
-        return await self._write(self._methods.update, user_id, thread_id, name=name, meta=meta)
+        return await self._write(ThreadRepository[IdT, UserIdT].update, user_id, thread_id, name=name, meta=meta)
 
     async def archive(self, thread_id: IdT, *, user_id: UserIdT | AnyUser) -> ThreadRecord[IdT, UserIdT]:
         """Archive a thread: it leaves the list, and can still be read and written. A second call changes nothing.
@@ -170,7 +168,7 @@ class OneCallThreads(OneCall[ThreadRepository[IdT, UserIdT], IdT, UserIdT]):
         Raises:
             ThreadNotFoundError: the thread does not exist.
         """
-        return await self._write(self._methods.archive, user_id, thread_id)
+        return await self._write(ThreadRepository[IdT, UserIdT].archive, user_id, thread_id)
 
     async def unarchive(self, thread_id: IdT, *, user_id: UserIdT | AnyUser) -> ThreadRecord[IdT, UserIdT]:
         """Return an archived thread to the list.
@@ -178,7 +176,7 @@ class OneCallThreads(OneCall[ThreadRepository[IdT, UserIdT], IdT, UserIdT]):
         Raises:
             ThreadNotFoundError: the thread does not exist.
         """
-        return await self._write(self._methods.unarchive, user_id, thread_id)
+        return await self._write(ThreadRepository[IdT, UserIdT].unarchive, user_id, thread_id)
 
     async def delete(self, thread_id: IdT, *, user_id: UserIdT | AnyUser) -> bool:
         """Delete a thread with its messages, states and everything else in it; return whether it existed.
@@ -186,11 +184,7 @@ class OneCallThreads(OneCall[ThreadRepository[IdT, UserIdT], IdT, UserIdT]):
         Raises:
             InvalidInputError: the id is not of the configured type.
         """
-        return await self._write(self._methods.delete, user_id, thread_id)
-
-    @property
-    def _methods(self) -> type[ThreadRepository[IdT, UserIdT]]:
-        return ThreadRepository[IdT, UserIdT]
+        return await self._write(ThreadRepository[IdT, UserIdT].delete, user_id, thread_id)
 
     def _repository(self, repositories: Repositories[IdT, UserIdT]) -> ThreadRepository[IdT, UserIdT]:
         return repositories.threads

@@ -7,12 +7,8 @@ from typing import Any
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.operations.one_call.base import OneCall
 from agent_persistence.operations.unit_of_work import Repositories
-from agent_persistence.records import (
-    AnyUser,
-)
-from agent_persistence.repositories import (
-    ToolResultRepository,
-)
+from agent_persistence.records import AnyUser
+from agent_persistence.repositories import ToolResultRepository
 
 
 class OneCallToolResults(OneCall[ToolResultRepository[IdT, UserIdT], IdT, UserIdT]):
@@ -28,7 +24,7 @@ class OneCallToolResults(OneCall[ToolResultRepository[IdT, UserIdT], IdT, UserId
             InvalidInputError: an argument cannot be valid.
             CorruptRowError: the stored result cannot be read.
         """
-        return await self._read(self._methods.get, user_id, thread_id, tool_call_id)
+        return await self._read(ToolResultRepository[IdT, UserIdT].get, user_id, thread_id, tool_call_id)
 
     async def record(self, thread_id: IdT, tool_call_id: str, result: Any, *, user_id: UserIdT | AnyUser) -> Any:
         """Record the result of a tool call, unless one is recorded; return the recorded one.
@@ -43,11 +39,7 @@ class OneCallToolResults(OneCall[ToolResultRepository[IdT, UserIdT], IdT, UserId
             InvalidInputError: an argument cannot be stored.
             ThreadNotFoundError: the thread does not exist.
         """
-        return await self._write(self._methods.record, user_id, thread_id, tool_call_id, result)
-
-    @property
-    def _methods(self) -> type[ToolResultRepository[IdT, UserIdT]]:
-        return ToolResultRepository[IdT, UserIdT]
+        return await self._write(ToolResultRepository[IdT, UserIdT].record, user_id, thread_id, tool_call_id, result)
 
     def _repository(self, repositories: Repositories[IdT, UserIdT]) -> ToolResultRepository[IdT, UserIdT]:
         return repositories.tool_results

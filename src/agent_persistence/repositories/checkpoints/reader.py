@@ -21,15 +21,7 @@ from agent_persistence.repositories.checkpoints.records import (
     CheckpointRecord,
     PendingWrite,
 )
-from agent_persistence.repositories.checkpoints.refs import (
-    Handed,
-    History,
-    ListRef,
-    Ref,
-    Refs,
-    WholeRef,
-    read_refs,
-)
+from agent_persistence.repositories.checkpoints.refs import Handed, History, ListRef, Ref, Refs, WholeRef, read_refs
 from agent_persistence.repositories.checkpoints.statements import read_values
 from agent_persistence.sessions.scope import Query, Scope
 

@@ -27,12 +27,7 @@ from agent_persistence.repositories.checkpoints.refs import (
     read_refs,
     write_refs,
 )
-from agent_persistence.repositories.checkpoints.statements import (
-    add_values,
-    known_cells,
-    lock_thread,
-    save_checkpoint,
-)
+from agent_persistence.repositories.checkpoints.statements import add_values, known_cells, lock_thread, save_checkpoint
 from agent_persistence.repositories.checkpoints.value_rows import (
     SMALL,
     Cell,

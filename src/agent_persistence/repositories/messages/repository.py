@@ -9,19 +9,12 @@ from sqlalchemy import delete, update
 
 from agent_persistence.database.compiled_statement import CompiledStatement
 from agent_persistence.encoding.cursors import decode_cursor, encode_cursor
-from agent_persistence.errors import (
-    InvalidInputError,
-    MessageNotFoundError,
-)
+from agent_persistence.errors import InvalidInputError, MessageNotFoundError
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.records import ANY_USER, UNSET, MessageRecord, NewMessage, Page, Unchanged
 from agent_persistence.repositories.locks import locked_thread, touched_thread
 from agent_persistence.repositories.messages.append import MessageAppender
-from agent_persistence.repositories.messages.prepared import (
-    prepare,
-    prepare_append,
-    with_id,
-)
+from agent_persistence.repositories.messages.prepared import prepare, prepare_append, with_id
 from agent_persistence.repositories.messages.rows import message_record
 from agent_persistence.repositories.messages.statements import (
     escaped,

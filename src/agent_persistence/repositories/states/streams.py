@@ -34,11 +34,7 @@ from agent_persistence.models import ExactJSON, Models
 from agent_persistence.records import StateRecord, StateStream, TouchedState
 from agent_persistence.repositories.locks import locked_thread, owner_of, touched_thread
 from agent_persistence.repositories.rows import json_object
-from agent_persistence.repositories.states.repository import (
-    StateRepository,
-    expect_version,
-    keep_newest,
-)
+from agent_persistence.repositories.states.repository import StateRepository, expect_version, keep_newest
 from agent_persistence.repositories.states.retention import within
 from agent_persistence.sessions.commit_evidence import row_evidence
 from agent_persistence.sessions.scope import Scope
