@@ -61,7 +61,7 @@ def demo(
     started = time.perf_counter()
     _title("Starting PostgreSQL and Redis")
     with _servers() as settings:
-        _done(started, "they answer")
+        _done(started, "both accept connections")
         run_until_terminated(_demo(settings))
     out.print()
     out.print(Text("Where to go next", style="bold"))
@@ -83,7 +83,7 @@ def _servers() -> Iterator[PersistenceSettings]:
 
 async def _demo(settings: PersistenceSettings) -> None:
     started = time.perf_counter()
-    _title("Bringing the schema up to date")
+    _title("Upgrading the schema")
     await migrate.upgrade(settings)
     _done(started, f"at revision {migrate.head()}")
     async with Persistence[Any, Any](settings) as persistence:
@@ -100,11 +100,11 @@ async def _demo(settings: PersistenceSettings) -> None:
 
 async def _import(persistence: Persistence[Any, Any], user_id: Any) -> None:
     started = time.perf_counter()
-    _title("Importing conversations, each in a transaction of its own")
+    _title("Importing conversations")
     importer = ConversationImporter(persistence, user_id)
     lines = [line async for line in import_lines(importer, demo_lines())]
     messages = sum(line.messages for line in lines)
-    _done(started, f"{len(lines)} conversations, {messages} messages, a state for every turn")
+    _done(started, f"{len(lines)} conversations, {messages} messages, one state per turn")
 
 
 async def _select(persistence: Persistence[Any, Any], statement: str, **values: Any) -> list[Row[Any]]:

@@ -71,7 +71,7 @@ def import_(
     """Import JSON Lines of chat-completions conversations.
 
     A line is {"id": ..., "source": ..., "messages": [...]}; only the messages are required. Each conversation becomes a
-    thread with its messages and a state for every turn, in one transaction. Repeat the command after a failure, or with
+    thread with its messages and one state per turn, in one transaction. Repeat the command after a failure, or with
     a longer file: existing messages are left unchanged, and missing ones are added.
     """
     imported = run_on_data(partial(_import, file, user, skip_invalid=skip_invalid))
