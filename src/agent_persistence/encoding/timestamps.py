@@ -17,6 +17,11 @@ def moment(microseconds: int) -> datetime:
     return _EPOCH + microseconds * _MICROSECOND
 
 
+def microseconds(time: datetime) -> int:
+    """Return how many microseconds after 1970-01-01 UTC a time is."""
+    return (time - _EPOCH) // _MICROSECOND
+
+
 def moment_or_none(microseconds: int | None) -> datetime | None:
     """Return the time, or ``None`` for ``None``."""
     return None if microseconds is None else moment(microseconds)

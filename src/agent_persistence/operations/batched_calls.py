@@ -44,6 +44,7 @@ class BatchedCalls(Generic[IdT, UserIdT]):
         )
         # Where the server does not end an idle transaction by itself, each writer has to ask for that limit.
         is_limited = sessions.cache is None or sessions.limits_idling
+        # With a limit of states per thread, each save also deletes, which the statement of a batch does not.
         self._groups_states = sessions.groups and is_limited and not options.max_states
         states = StateGroupWriter(sessions.models, options, sessions.recent)
         messages = MessageGroupWriter(sessions.models, options.touch_interval)
@@ -77,10 +78,14 @@ class BatchedCalls(Generic[IdT, UserIdT]):
         expected_version: int | None,
     ) -> StateRecord[IdT]:
         """Save a state as the thread's latest; see ``StateRepository.put``."""
+        # expected_version is compared below the lock and before the INSERT: two statements that only a unit of work can
+        # join.
         if not self._groups_states or user_id is ANY_USER or expected_version is not None:
             put = partial(_put, thread_id=thread_id, data=data, meta=meta, expected_version=expected_version)
             return await self._transactions.write_in_scope(put, user_id=user_id)
         await self._sessions.ready()
+        # Checked and encoded before it joins a batch: a bad argument fails its caller here and costs the other callers
+        # nothing.
         new = prepare_state(self._sessions.reading(user_id), thread_id, data, meta)
         return await self._saves.submit(new, key=new.thread_id, size=new.size)
 
@@ -107,6 +112,7 @@ class BatchedCalls(Generic[IdT, UserIdT]):
         except (NotFoundError, ConflictError):
             raise  # the database has answered
         except PersistenceError as error:
+            # The attempt in the batch may have added the message. A later failure does not prove that it did not.
             if reason is IN_DOUBT:
                 raise CommitUnknownError(NO_REPLY) from error
             raise

@@ -16,6 +16,8 @@ async def sweep_batch(scope: SessionScope[Any, Any], *, cache: StateCache) -> in
     Redis first, then the commit: after a failure between the two, the rows are swept again, which is harmless. While
     Redis is down they stay. Several processes may sweep at once.
     """
+    # Asked first: otherwise each sweep during an outage of Redis would lock the rows and wait for the timeout below
+    # those locks.
     if not await cache.ping():
         return 0
     states = await take_from_outbox(scope)

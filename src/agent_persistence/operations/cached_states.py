@@ -52,6 +52,7 @@ class CachedStates(StreamedStates[IdT, UserIdT], Generic[IdT, UserIdT]):
         if cache is None or owner is ANY_USER or fresh or self._scope.has_touched(thread_id):
             return await self._from_table(thread_id)
         state = await self._from_cache(cache, thread_id, owner)
+        # A caller that has seen a version must not get an older one, even if Redis lost what it had acknowledged.
         return state if (state.version if state else 0) >= wanted else await self._from_table(thread_id)
 
     @override
@@ -95,6 +96,8 @@ class CachedStates(StreamedStates[IdT, UserIdT], Generic[IdT, UserIdT]):
         known = await cache.look(thread_id, owner) if waited else found
         if isinstance(known, Hit):
             return known.state
+        # Before the read: a writer that commits after this point revokes the lease, so an older row can never fill the
+        # cache.
         lease = await cache.lease(thread_id, owner) if known.absent else None
         state = await self._reader.latest(thread_id, owner)
         if lease is not None:

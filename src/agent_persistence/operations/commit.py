@@ -53,6 +53,8 @@ class Commit:
             CommitUnknownError: the database cannot tell what became of it.
             PersistenceError: the database refused the COMMIT.
         """
+        # Only a lost connection leaves the outcome open. Any other error is the server's answer: it refused the COMMIT
+        # and rolled back.
         failure = translate(error, committing=True)
         if not isinstance(failure, CommitUnknownError):
             raise failure from error
@@ -65,6 +67,8 @@ class Commit:
     async def _ask(self, evidence: CommitEvidence) -> bool | None:
         """Ask the database, as long as retries may last; ``None`` if it stays away or cannot tell."""
         try:
+            # The caller's connection is gone and a crowd may be asking: this waits for the pool instead of answering
+            # that the outcome is unknown.
             return await self._retries.run(partial(self._ask_once, evidence), waits_for_pool=True)
         except PersistenceError:
             return None

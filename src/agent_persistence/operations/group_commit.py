@@ -73,6 +73,8 @@ class _GroupWrite(Generic[ItemT, ResultT]):
 
     async def attempt(self) -> Sequence[ResultT | Alone]:
         """Write the items whose callers still wait."""
+        # Asked at each attempt: a caller that was cancelled may have asked for something else since, which a late write
+        # would undo.
         wanted = self.batch.wanted()
         results = self.all_alone()
         if not wanted:
@@ -133,6 +135,8 @@ class GroupCommit:
             CommitUnknownError: it is unknown whether the items were written.
         """
         commits_alone = is_repeatable is not None and all(map(is_repeatable, batch.items))
+        # One round trip instead of three (BEGIN, the statement, COMMIT). States never go this way: a version that was
+        # saved twice would be two versions.
         execute: Execute[ItemT, ResultT] = self._in_statement if commits_alone else self._in_transaction
         group = _GroupWrite(batch, write, execute)
         try:
@@ -160,6 +164,7 @@ class GroupCommit:
             try:
                 await connection.begin()
                 written = await write(connection, items)
+                # Nothing to keep, or rows that no caller may get: each item then runs alone.
                 if written.evidence is None:
                     with translated():
                         await connection.rollback()
@@ -176,12 +181,16 @@ class GroupCommit:
         if cache is None:
             await self._send_commit(connection, evidence)
             return
+        # The order of the cache protocol: quarantine all keys in one round trip, COMMIT, publish the values in one
+        # round trip.
         quarantine = cache.prepare(written.touched)
         try:
             untold = await cache.before_commit(quarantine)
         except BaseException:
             await cache.after_rollback(quarantine)
             raise
+        # Redis did not confirm these quarantines. Their invalidation commits with the states and is delivered by a
+        # sweep.
         if untold:
             await connection.execute(insert(self._models.side_tables.outbox), [state._asdict() for state in untold])
         # An error from here on does not prove a rollback, so only a commit lifts the quarantine; else it expires.
@@ -193,4 +202,5 @@ class GroupCommit:
             await connection.commit()
         except DRIVER_ERRORS as error:
             await connection.discard()  # before the database is asked: the pool may have no other connection
+            # Settled once for all callers of the batch: one transaction wrote for all of them.
             await self._settle(error, evidence, otherwise=None)

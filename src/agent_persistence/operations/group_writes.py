@@ -49,6 +49,7 @@ class StateGroupWriter:
         one = len(indexes) == 1
         columns = columns_of_states([states[index] for index in indexes], changes=changes, one=one)
         rows = await connection.fetch(self._statements[changes, one], **columns)
+        # Versions of one thread are drawn in the order of its items, so sorted rows pair with them in that order.
         rows_of = _by_thread(rows, "state_id")
         written = set(rows_of)
         results: list[StateRecord[Any] | Alone] = [ALONE] * len(states)
@@ -63,6 +64,8 @@ class StateGroupWriter:
                 )
                 results[index] = state.record(row)
             elif state.thread_id in written:  # some of the thread's states were saved, and which ones is unknown
+                # Rolled back, and each saved alone: that is rare and costs time only, whereas a wrong pair would answer
+                # a caller with another one's version.
                 return Written([ALONE] * len(states), None)
         return Written(results, _evidence(rows, self._evidence), touched)
 
@@ -165,5 +168,6 @@ def _records(item: PreparedAppend[Any], rows: Sequence[Any]) -> Appended | Alone
 def _evidence(rows: Sequence[Any], evidence: Evidence) -> CommitEvidence | None:
     if not rows:
         return None
+    # One row proves the transaction for all: they commit together.
     last = max(rows, key=attrgetter("created_at"))
     return CommitEvidence(None, last, made=[evidence(last)])

@@ -48,6 +48,7 @@ class Purging:
         return removed
 
     async def _batches(self, keep_last: int, older_than: datetime | None) -> AsyncIterator[int]:
+        # Yields after each transaction, so that the background purge renews its job between any two.
         while await self._transactions.maintain(sweep_abandoned):
             yield 0
         last, more = None, keep_last > 0

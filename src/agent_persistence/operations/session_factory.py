@@ -89,6 +89,7 @@ class SessionFactory(Generic[IdT, UserIdT]):
         if self.cache is not None and not self.cache.is_named:
             async with self.single_read(ANY_USER) as scope:
                 identity = await identity_of(scope)
+            # Compared again: another task may have named it during the read.
             if identity is not None and not self.cache.is_named:
                 self.cache.name(identity)
 

@@ -60,6 +60,7 @@ class StateReader(Generic[IdT, UserIdT]):
                 ids, owners = [key.thread_id for key in keys], [key.owner for key in keys]
                 rows = await connection.fetch(self._many, thread_ids=ids, owners=owners)
                 indexes = [row.ordinal - 1 for row in rows]
+            # On the same pinned connection: a second checkout could wait for the pool while this one is held.
             states = await whole_states(connection.fetch, self._sessions.models, rows)
         found: list[Found | Exception] = [None] * len(keys)
         for index, state in zip(indexes, states, strict=False):

@@ -134,6 +134,8 @@ class Transactions(Generic[IdT, UserIdT]):
     async def _complete(self, attempt: Attempt[T]) -> T:
         """Run attempts in a task that continues if the caller is cancelled; see the class."""
         caller = asyncio.get_running_loop().create_future()
+        # A task, because cancelling a coroutine between COMMIT and its reply would leave the outcome unknown and skip
+        # the cache's publish.
         task = start(self.retries.run(attempt, is_wanted=partial(_is_waiting, caller)))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
@@ -176,6 +178,7 @@ class Transactions(Generic[IdT, UserIdT]):
             return await work(scope)
 
     async def _maintain_once(self, work: Callable[[SessionScope[IdT, UserIdT]], Awaitable[T]]) -> T:
+        # Not watched: maintenance deletes only states that are not the latest, so no cached value changes.
         async with self._transaction(ANY_USER, watched=False) as scope:
             return await work(scope)
 
@@ -207,6 +210,8 @@ class Transactions(Generic[IdT, UserIdT]):
         return UnitOfWork(scope, self.sessions.cache_for(scope.session), self.state_reader)
 
     async def _before_retry(self, error: PersistenceError) -> None:
+        # After a failover the pool's connections still lead to the old primary, which is a standby now and refuses
+        # writes.
         if sqlstate_of(error) == _READ_ONLY_SERVER:
             await self.sessions.discard_connections()
 

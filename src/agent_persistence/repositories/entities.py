@@ -27,7 +27,7 @@ class EntityRepository(Generic[IdT, UserIdT]):
 
     def __init__(self, scope: SessionScope[IdT, UserIdT]) -> None:
         self._scope = scope
-        self._of_anybody = scope.owner is ANY_USER
+        self._of_any_user = scope.owner is ANY_USER
 
     async def get_thread(self, thread_id: IdT) -> ThreadMixin[IdT, UserIdT] | None:
         """Return a thread, or ``None`` if it does not exist.
@@ -35,7 +35,7 @@ class EntityRepository(Generic[IdT, UserIdT]):
         Raises:
             InvalidInputError: the id is not of the configured type.
         """
-        found = await self._load(_thread(self._scope.models, of_any_user=self._of_anybody), thread_id)
+        found = await self._load(_thread(self._scope.models, of_any_user=self._of_any_user), thread_id)
         return found[0] if found else None
 
     async def get_latest_state(self, thread_id: IdT) -> StateMixin[IdT] | None:
@@ -47,7 +47,7 @@ class EntityRepository(Generic[IdT, UserIdT]):
             InvalidInputError: the id is not of the configured type.
             CorruptRowError: the stored state cannot be read.
         """
-        found = await self._load(_latest_state(self._scope.models, of_any_user=self._of_anybody), thread_id)
+        found = await self._load(_latest_state(self._scope.models, of_any_user=self._of_any_user), thread_id)
         if not found:
             return None
         state: StateMixin[IdT] = found[0]
@@ -55,6 +55,7 @@ class EntityRepository(Generic[IdT, UserIdT]):
             whole = await StateRepository(self._scope).get_version(thread_id, state.state_id)
             if whole is None:  # deleted between two statements, so no longer the latest
                 return await self.get_latest_state(thread_id)
+            # As a loaded value, not as a change: the next flush must not write it.
             set_committed_value(state, "state_data", whole.data)
         return state
 
@@ -69,11 +70,11 @@ class EntityRepository(Generic[IdT, UserIdT]):
             InvalidInputError: an argument cannot be valid.
         """
         wanted = check_limit(limit, "limit", 1000)
-        statement = _last_messages(self._scope.models, of_any_user=self._of_anybody)
+        statement = _last_messages(self._scope.models, of_any_user=self._of_any_user)
         return (await self._load(statement, thread_id, wanted=wanted))[::-1]
 
     async def _load(self, statement: Query, thread_id: IdT, **values: Any) -> Sequence[Any]:
-        of_owner = {} if self._of_anybody else {"owner": self._scope.owner}
+        of_owner = {} if self._of_any_user else {"owner": self._scope.owner}
         return await self._scope.entities(statement, thread_id=self._scope.thread_id(thread_id), **of_owner, **values)
 
 

@@ -49,6 +49,8 @@ def locked_thread(scope: Scope[IdT, Any], thread_id: IdT) -> CTE:
 
     A number that the statement draws below this lock follows the order of commits.
     """
+    # A CTE, not a statement before: lock, touch and INSERT take one round trip. PostgreSQL never inlines a CTE that
+    # locks rows.
     locked: CTE = select_and_lock(scope.threads.c, scope.thread_of(thread_id)).cte("locked")
     return locked
 
@@ -62,6 +64,7 @@ def locked_threads(models: Models[Any, Any], *, of_any_user: bool, waits: bool, 
     """
     thread = table_of(models.Thread).c
     ids, users = thread_ids(models, one=one), owners(models, one=one)
+    # Any of these owners may own it here; rows_of_locked then compares each row with the owner of its own thread.
     owned = true() if of_any_user else thread.user_id == (users if one else any_(users))
     is_wanted = thread.thread_id == (ids if one else any_(ids))
     locked: CTE = select_and_lock(thread, is_wanted, owned, skip_locked=not waits).cte("locked")
@@ -74,6 +77,8 @@ def touched_threads(models: Models[Any, Any], locked: CTE, seconds: float) -> CT
     At most once in so many seconds: the column is indexed, so each change costs a new row version and index entries.
     """
     thread = table_of(models.Thread)
+    # now() is the start of the transaction. A writer that waited for the lock may therefore skip a touch, which only
+    # the order of lists can show.
     due = func.now() - timedelta(seconds=seconds)
     return (
         update(thread)
@@ -103,6 +108,8 @@ def unnest(name: str, *, numbered: bool = False, **arrays: ColumnElement[Any]) -
         numbered: add a column ``ordinal``, which counts the rows from 1.
         arrays: the array expressions by column name.
     """
+    # VALUES with a parameter per value lost: each number of rows would be another text to parse and plan, and a
+    # statement has at most 32,767 parameters.
     columns = [column(each, array.type.item_type) for each, array in arrays.items()]  # type: ignore[attr-defined]  # ARRAY
     ordinality = {"with_ordinality": "ordinal"} if numbered else {}
     return func.unnest(*arrays.values()).table_valued(*columns, **ordinality).render_derived(name=name)
@@ -120,6 +127,7 @@ def new_rows(models: Models[Any, Any], columns: dict[str, TypeEngine[Any]], *, o
     parameters = {"thread_id": thread_ids(models, one=one), "owner": owners(models, one=one)}
     parameters |= {name: _parameter(name, kind, one=one) for name, kind in columns.items()}
     if one:
+        # The columns are those of unnest, so the rest of the statement is the same for one row and for many.
         values = [value.label(name) for name, value in parameters.items()]
         return select(*values, literal_column("1").label("ordinal")).subquery("new")
     return unnest("new", numbered=True, **parameters)

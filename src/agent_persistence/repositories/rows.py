@@ -24,6 +24,7 @@ def readable(column: Column[datetime]) -> ColumnElement[datetime]:
 
     It arrives as '-infinity', the only time that is naive in Python. Costs some 20 ns a value on PostgreSQL 18.
     """
+    # asyncpg raises for such a time while it decodes, and the whole page would be lost with that one row.
     within = case((~column.between(_FIRST, _LAST), _UNREADABLE), else_=column)
     return within.label(column.name)
 

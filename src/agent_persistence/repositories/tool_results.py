@@ -71,11 +71,14 @@ class ToolResultRepository(Generic[IdT, UserIdT]):
         statement = (
             insert(results)
             .from_select(["thread_id", "tool_call_id", "result"], values)
+            # The first result stays: another process may have acted on it already.
             .on_conflict_do_nothing(index_elements=[results.c.thread_id, results.c.tool_call_id])
             .returning(results.c.thread_id, results.c.tool_call_id, results.c.created_at)
         )
         if await scope.write(statement, row_evidence(results, "thread_id", "tool_call_id", time="created_at")):
             return result
+        # No row was written: the call has a result, or there is no thread. A new statement sees a result that this one
+        # waited for.
         first = await self.get(thread_id, tool_call_id)
         if first is None:
             raise ThreadNotFoundError(thread_id)

@@ -116,11 +116,14 @@ class CommitEvidence:
         """Add the rows that one statement wrote."""
         for row in rows:
             if row.time is None:
+                # A row that the transaction deleted again is missing after the commit too, and would prove a rollback
+                # that did not happen.
                 self.made = [made for made in self.made if not made.went_with(row)]
         last = rows[-1]
         if last.time is None:
             self.deleted = last
         self.wrote_rows |= last.time is not None or in_savepoint
+        # A few rows, not only the last one: a later DELETE may take the last one with it.
         if last.time is not None and not in_savepoint:
             self.made = [*self.made[-_ROWS_KEPT:], last]
 

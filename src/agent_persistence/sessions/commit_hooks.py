@@ -161,6 +161,7 @@ def _before_commit(session: Session) -> None:
     watch = watch_of(session)
     if watch is None:
         return
+    # Flushed here, so that the listeners of the mapped classes have seen every state before the keys are quarantined.
     session.flush()
     if watch.written:
         _lock_written(session, watch)
@@ -174,6 +175,8 @@ def _before_commit(session: Session) -> None:
     # The host may have undone values unseen, by a savepoint of the connection: then no value is published.
     touched = dict.fromkeys(watch.touched) if is_shared(session) else watch.touched
     watch.ticket = watch.hooks.prepare(touched)
+    # SQLAlchemy runs its events in a greenlet; await_only switches to the event loop, so that Redis is awaited and does
+    # not block it.
     untold = await_only(watch.hooks.before_commit(watch.ticket))
     watch.sent = True
     if untold:
@@ -186,6 +189,7 @@ def _lock_written(session: Session, watch: CacheWatch) -> None:
         set_owner(session, ANY_USER, bind=watch.models.Thread)
     thread = table_of(watch.models.Thread).c
     ids = literal(list(watch.written), watch.models.id_types.id.array_type())
+    # In the order of ids, so that two commits that lock the same threads cannot deadlock.
     statement = select_and_lock(thread, thread.thread_id == any_(ids)).order_by(thread.thread_id)
     for row in session.execute(statement, bind_arguments={"mapper": watch.models.Thread}):
         watch.touched[TouchedState(row.thread_id, row.user_id)] = None
@@ -213,6 +217,7 @@ def _after_commit(session: Session) -> None:
 def _after_transaction_create(session: Session, transaction: SessionTransaction) -> None:
     watch = watch_of(session)
     if watch is not None and transaction.nested:
+        # Copies: a rollback to the savepoint must restore what was touched before it.
         watch.savepoints[transaction] = dict(watch.touched), set(watch.written)
 
 
@@ -228,6 +233,8 @@ def _after_transaction_end(session: Session, transaction: SessionTransaction) ->
     watch = watch_of(session)
     if watch is None or transaction.parent is not None:
         return
+    # If the hooks before the commit ran and neither a commit nor a rollback was seen, the outcome is unknown: then the
+    # quarantine stays until it expires.
     ticket, committed, undone = watch.ticket, watch.committed, not watch.sent
     watch.ticket = watch.connection = None
     watch.sent = watch.committed = False

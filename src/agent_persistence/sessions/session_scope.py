@@ -54,6 +54,7 @@ class SessionScope(Scope[IdT, UserIdT]):
             sync_connection = connection.sync_connection
             schemas = sync_connection.get_execution_options().get("schema_translate_map") if sync_connection else None
             text = statement.translated(schemas) if schemas else statement.text
+            # Compiled once (decision 0010): building the statement at each call cost half a millisecond.
             result = await connection.exec_driver_sql(text, statement.arguments(values))
             return statement.rows(result.all())
 

@@ -27,6 +27,7 @@ async def identity_of(scope: SessionScope[Any, Any]) -> str | None:
     row = (await scope.execute(_TABLE.bindparams(threads=threads))).one()
     if row.threads is None:
         return None
+    # Object ids, not names: a database that was dropped and made again has the same name and other states.
     identity = f"{await _cluster(scope)}:{row.database}:{row.threads}"
     return hashlib.sha256(identity.encode()).hexdigest()[:12]
 

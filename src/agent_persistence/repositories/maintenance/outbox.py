@@ -19,6 +19,8 @@ async def take_from_outbox(scope: Scope[Any, Any]) -> frozenset[TouchedState]:
     """
     outbox = scope.models.side_tables.outbox
     oldest = select(outbox.c.outbox_id).order_by(outbox.c.outbox_id).limit(ROWS_A_BATCH)
+    # SKIP LOCKED lets several processes sweep at once; without it they would wait for one another's deliveries to
+    # Redis.
     batch = oldest.with_for_update(skip_locked=True).cte("batch")
     taken = delete(outbox).where(outbox.c.outbox_id == batch.c.outbox_id)
     statement = taken.returning(outbox.c.thread_id, outbox.c.user_id)

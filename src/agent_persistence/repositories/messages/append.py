@@ -39,6 +39,7 @@ class MessageAppender(Generic[IdT, UserIdT]):
             IdempotencyConflictError: one has the id of a message in the thread with different content.
         """
         thread_id = new.thread_id
+        # COPY has no ON CONFLICT, so it is only for ids that were drawn here, which no message of the thread can have.
         if is_copied(new) and self._scope.can_copy:
             return await self._append_by_copy(new)
         records: list[MessageRecord[IdT]] = []
@@ -58,9 +59,12 @@ class MessageAppender(Generic[IdT, UserIdT]):
         lock = lock_and_touch(
             scope.models, touch_seconds=scope.options.touch_interval, of_any_user=scope.owner is ANY_USER
         )
+        # A statement before, because COPY takes no CTE: positions must be drawn below the lock, or they would not
+        # follow the order of commits.
         if not await scope.fetch(lock, thread_ids=thread_id, owners=new.owner):
             raise ThreadNotFoundError(thread_id)
         await copy_messages(scope, [(thread_id, scope.owner, message) for message in messages])
+        # COPY returns nothing. The lock is held, so the thread's last rows are the copied ones.
         made = last_messages(scope.models)
         rows = await scope.write(made, self._added, thread_id=thread_id, wanted=len(messages))
         return [appended(thread_id, *pair) for pair in zip(messages, reversed(rows), strict=True)]
@@ -70,6 +74,7 @@ class MessageAppender(Generic[IdT, UserIdT]):
     ) -> list[MessageRecord[IdT]]:
         rows = await self._insert(thread_id, messages)
         if len(rows) < len(messages) and messages[0].message_id is None:
+            # The database makes these ids, so a missing row means that its sequence met an id that a caller gave.
             rows = await self._insert_renumbered(thread_id, messages, rows)
         inserted += [row.seq for row in rows]
         if len(rows) < len(messages):
@@ -88,6 +93,7 @@ class MessageAppender(Generic[IdT, UserIdT]):
         new = [(thread_id, scope.owner, message) for message in messages]
         values = columns_of_messages(new, with_ids=with_ids, one=one)
         rows = await scope.write(statement, self._added, **values)
+        # RETURNING promises no order. Positions are drawn in the order of the messages, so they restore it.
         return sorted(rows, key=lambda row: int(row.seq))
 
     async def _insert_renumbered(
@@ -114,6 +120,8 @@ class MessageAppender(Generic[IdT, UserIdT]):
     async def _repeated(self, thread_id: IdT, messages: Sequence[PreparedMessage[IdT]]) -> list[MessageRecord[IdT]]:
         """Return the stored messages where some were not inserted: the thread has them, or does not exist."""
         is_one = self._message.c.message_id.in_([message.message_id for message in messages])
+        # A second statement with a newer snapshot: the INSERT may have waited for the writer whose message it met, and
+        # its own snapshot is older than that row.
         rows = (await self._scope.execute(select_messages(self._scope, thread_id).where(is_one))).all()
         stored = {row.message_id: message_record(row) for row in rows}
         if not stored:

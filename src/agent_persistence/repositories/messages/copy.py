@@ -40,6 +40,7 @@ async def copy_rows(scope: Scope[Any, Any], table: Table, columns: dict[str, lis
     """Add rows to a table, given as lists by column."""
     if columns["thread_id"]:
         texts = [
+            # COPY bypasses SQLAlchemy's types, and its codec for JSONB on the connection takes text.
             [value.utf8.decode() if type(value) is EncodedJSON else value for value in values]
             for values in columns.values()
         ]

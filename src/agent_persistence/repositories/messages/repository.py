@@ -209,6 +209,7 @@ class MessageRepository(Generic[IdT, UserIdT]):
         shown = rows[:limit][::-1]
         items, corrupt = readable_records(shown, message_record)
         older = encode_cursor(_LISTING, shown[0].seq) if len(rows) > limit else None
+        # An empty thread has a cursor as well, so that a client can poll for its first message.
         newer = encode_cursor(_LISTING, shown[-1].seq) if shown else before or BEFORE_THE_FIRST
         return Page(items, older, newer, corrupt)
 
@@ -217,6 +218,7 @@ class MessageRepository(Generic[IdT, UserIdT]):
         shown = (await self._scope.fetch(self._page(values, backwards=False), **values))[:limit]
         items, corrupt = readable_records(shown, message_record)
         if not shown:
+            # The same cursor again: a client that polls keeps its position.
             return Page(items, None, after)
         return Page(items, encode_cursor(_LISTING, shown[0].seq), encode_cursor(_LISTING, shown[-1].seq), corrupt)
 
@@ -226,6 +228,8 @@ class MessageRepository(Generic[IdT, UserIdT]):
 
     def _changes(self, message: Any, total_tokens: Any, usages: Any, meta: Any) -> dict[str, Any]:
         new: NewMessage[IdT] = NewMessage(
+            # A part that was left out is checked as a valid stand-in, which is not stored: so one function checks every
+            # part.
             message={"role": "user"} if message is UNSET else message,
             total_tokens=0 if total_tokens is UNSET else total_tokens,
             usages={} if usages is UNSET else usages,

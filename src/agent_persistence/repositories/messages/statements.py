@@ -73,6 +73,7 @@ def append_messages(
     kinds = _kinds(models, with_ids=with_ids)
     rows = new_rows(models, kinds, one=one)
     locked = locked_threads(models, of_any_user=of_any_user, waits=waits, one=one)
+    # The role is sent as text: for a parameter of an enum, asyncpg would first look up the type on each connection.
     chosen = [cast(rows.c[name], table.c.role.type) if name == "role" else rows.c[name] for name in kinds]
     values = (
         select(locked.c.thread_id, *chosen)
@@ -90,6 +91,8 @@ def append_messages(
         insert(table)
         .from_select(["thread_id", *kinds], values, include_defaults=False)
         .add_cte(locked, touched_threads(models, locked, touch_seconds))
+        # A repeated message must not be an error of the database, which would abort the transaction of every caller in
+        # the batch.
         .on_conflict_do_nothing(index_elements=[table.c.thread_id, table.c.message_id])
         .returning(*added, *TRANSACTION_MARKS)
     )
@@ -145,6 +148,8 @@ def page_of_messages(
     position = bindparam("seq", type_=message.c.seq.type)
     conditions = [
         message.c.thread_id == bindparam("thread_id"),
+        # By position, not by OFFSET: that would read and drop every row before the page, and shift when a row is
+        # deleted.
         message.c.seq < position if backwards else message.c.seq > position,
     ]
     if not of_any_user:

@@ -45,6 +45,8 @@ async def save_state(scope: Scope[IdT, Any], new: PreparedState[IdT]) -> StateRe
         ThreadNotFoundError: the thread does not exist.
     """
     row = await _save(scope, new)
+    # No row: the thread is missing, or the base was rewritten, deleted or rolled back. The second try needs no base and
+    # tells the two apart.
     if row is None and new.change is not None:
         new = new.whole()
         row = await _save(scope, new)
@@ -52,6 +54,8 @@ async def save_state(scope: Scope[IdT, Any], new: PreparedState[IdT]) -> StateRe
         raise ThreadNotFoundError(new.thread_id)
     owner = row.owner if scope.owner is ANY_USER else scope.owner
     scope.touch(TouchedState(new.thread_id, owner), new.saved(row) if scope.options.is_cached else None)
+    # In the same transaction, below the same lock: a thread never holds more states than configured, and no background
+    # job has to follow.
     await keep_newest(scope, new.thread_id)
     new.remember(scope.recent, row)
     return new.record(row)
@@ -197,6 +201,7 @@ class StateRepository(Generic[IdT, UserIdT]):
             InvalidInputError: an argument cannot be valid.
         """
         check_limit(limit, "limit", 1000)
+        # The row beyond the limit tells whether there is a next page, without a count.
         statement = self._select(thread_id).order_by(self._state.c.state_id.desc()).limit(limit + 1)
         if after is not None:
             version = decode_cursor(after, _LISTING, "after", partial(check_version, field="after"))
@@ -257,6 +262,7 @@ class StateRepository(Generic[IdT, UserIdT]):
     async def _delete(self, thread_id: IdT, due: Any) -> tuple[UserIdT, int]:
         thread_id = self._scope.thread_id(thread_id)
         owner = await lock_thread(self._scope, thread_id)
+        # After the lock, by a statement of its own: its snapshot must show every version that rests on a deleted one.
         statement = delete_states(self._state, _doomed(self._state, thread_id, due))
         rows = await self._scope.write(statement, row_evidence(self._state, "thread_id", "state_id"))
         return owner, len(rows)

@@ -64,6 +64,7 @@ async def purge_states(
 
 async def _threads_after(scope: Scope[Any, Any], after: Any) -> Sequence[Any]:
     threads = scope.threads
+    # By primary key from where the last batch ended: a purge reads each thread once, however many batches it takes.
     walk = select(threads.c.thread_id).order_by(threads.c.thread_id).limit(THREADS_A_BATCH)
     if after is not None:
         walk = walk.where(threads.c.thread_id > after)
@@ -86,6 +87,8 @@ async def _locked(
     if older_than is not None:
         has_due &= oldest < older_than
     ids = literal(page, scope.models.id_types.id.array_type())
+    # The condition is part of the lock: locking every thread of the page would rewrite its row header and make writers
+    # wait for nothing.
     lock = select_and_lock(threads.c, threads.c.thread_id == any_(ids), has_due, skip_locked=True)
     return (await scope.execute(lock)).scalars().all()
 
@@ -95,6 +98,7 @@ async def _due(
 ) -> Sequence[Any]:
     states = scope.states
     thread = unnest("thread", thread_id=literal(thread_ids, scope.models.id_types.id.array_type()))
+    # The size that the state declares: summing up its chunks would read them.
     streamed = cast(func.jsonb_extract_path_text(states.c.state_data, "bytes"), BigInteger)
     statement = (
         select(

@@ -27,6 +27,7 @@ async def whole_states(fetch: Fetch, models: Models[Any, Any], rows: Sequence[An
     changes = [row for row in rows if row.base_id is not None]
     if not changes:
         return [_record(row, row.state_data) for row in rows]
+    # One more statement for all changed rows of a page; rows that are whole cost nothing.
     wanted = {"thread_ids": [row.thread_id for row in changes], "versions": [row.state_id for row in changes]}
     found = await fetch(links_of_states(models), **wanted)
     links = {(link.thread_id, link.state_id): link for link in found}

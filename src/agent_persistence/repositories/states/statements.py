@@ -118,6 +118,7 @@ def links_of_states(models: Models[Any, Any]) -> CompiledStatement:
     wanted = unnest("wanted", thread_id=thread_ids(models), state_id=versions)
     key = [state.c.thread_id, state.c.state_id, state.c.base_id]
     first = state.join(wanted, (state.c.thread_id == wanted.c.thread_id) & (state.c.state_id == wanted.c.state_id))
+    # The recursion follows keys only; the contents are joined once afterwards, so that no step copies a state.
     chain = select(*key).select_from(first).cte("chain", recursive=True)
     base = (state.c.thread_id == chain.c.thread_id) & (state.c.state_id == chain.c.base_id)
     chain = chain.union(
@@ -160,6 +161,8 @@ def save_states(
     values = select(locked.c.thread_id, *chosen).order_by(rows.c.ordinal)
     if changes:
         base = state.alias("base")
+        # Compared here, where the row is written, and not when the patch is made: between the two another process may
+        # have pruned, restored or failed over.
         source = source.outerjoin(base, _is_base(base, rows))
         values = values.where(rows.c.base_id.is_(None) | base.c.state_id.is_not(None))
     owner = [owner_of(locked)] if of_any_user else []
@@ -213,4 +216,5 @@ def delete_states(state: Table, doomed: Any) -> Any:
         .cte("folded")
     )
     due = (state.c.thread_id == doomed.c.thread_id) & (state.c.state_id == doomed.c.state_id)
+    # One statement: both parts see the rows as they were, and the foreign key of bases is checked at its end.
     return delete(state).where(due).add_cte(folded).returning(state.c.thread_id, state.c.state_id)

@@ -118,7 +118,10 @@ class Upload(Generic[IdT]):
         index = 0
         async with aclosing(cut(self._new.source, "source")) as chunks:
             async for chunk in chunks:
+                # In a thread: compressing a chunk of a megabyte would hold up every other task of the event loop.
                 packed = await asyncio.to_thread(self._tally.pack, chunk)
+                # A transaction for each chunk: while the source is waited for, no transaction is open and no lock is
+                # held.
                 await self._run(partial(self._write, index, packed))
                 index += 1
 
@@ -165,6 +168,8 @@ class Upload(Generic[IdT]):
         new, stream, states = self._new, self._tally.stream, scope.states
         if new.expected_version is not None:
             await expect_version(scope, new.thread_id, new.expected_version)
+        # The version is drawn here and not in begin, so that it follows the order of commits however long the upload
+        # took.
         locked = locked_thread(scope, new.thread_id)
         columns = {"state_data": _description(stream), "meta": new.encoded_meta}
         values = [literal(json, ExactJSON()).label(name) for name, json in columns.items()]
@@ -231,6 +236,7 @@ async def read_stream(run: Run, thread_id: Any, version: int | None) -> AsyncGen
             chunk = await asyncio.to_thread(tally.unpack, packed)
         except zlib.error as error:
             raise _damaged(state, index) from error
+        # The last chunk is withheld on a mismatch, so a reader that got to the end has read the saved bytes.
         if index == state.stream.chunks - 1 and tally.stream != state.stream:
             raise _damaged(state, index)
         yield chunk

@@ -92,6 +92,7 @@ async def add_threads(scope: Scope[IdT, UserIdT], owner: UserIdT, threads: Seque
 
 async def fill_threads(scope: Scope[IdT, UserIdT], owner: UserIdT, threads: Mapping[IdT, PreparedThread]) -> None:
     """Add the messages and states of threads that this transaction has inserted."""
+    # COPY writes messages with ids before those without, so a thread that mixes them would lose its order.
     copied = {one: thread for one, thread in threads.items() if scope.can_copy and _has_one_kind_of_id(thread)}
     messages = [(one, owner, message) for one, thread in copied.items() for message in thread.messages]
     await copy_messages(scope, messages)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any, Final, Generic
 
 from sqlalchemy import ColumnElement, Row, delete, func, literal, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 
 from agent_persistence.encoding.cursors import decode_cursor, encode_cursor
+from agent_persistence.encoding.timestamps import microseconds, moment
 from agent_persistence.errors import InvalidInputError, ThreadExistsError, ThreadNotFoundError
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.records import ANY_USER, UNSET, NewThread, Page, ThreadRecord, TouchedState, Unchanged
@@ -20,8 +21,6 @@ from agent_persistence.sessions.scope import DRAWS, Query, Scope
 from agent_persistence.validation import check_limit, check_name, check_text
 
 _LISTING: Final = "threads"
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND: Final = timedelta(microseconds=1)
 
 
 class ThreadRepository(Generic[IdT, UserIdT]):
@@ -239,7 +238,8 @@ class ThreadRepository(Generic[IdT, UserIdT]):
         check_limit(limit, "limit", 1000)
         statement = self._list(archived=archived).where(*self._filters(search, meta)).limit(limit + 1)
         if after is not None:
-            statement = statement.where(self._order() < self._position(after))
+            # A comparison of rows, which the index serves; ties in updated_at are broken by the id.
+            statement = statement.where(self._order() < decode_cursor(after, _LISTING, "after", self._position))
         rows = (await self._scope.execute(statement)).all()
         items, corrupt = readable_records(rows[:limit], self._record)
         more = rows[limit - 1] if len(rows) > limit else None
@@ -273,6 +273,7 @@ class ThreadRepository(Generic[IdT, UserIdT]):
         if meta is not None:
             if not meta:
                 raise InvalidInputError("meta", "must not be empty: an empty filter matches everything")
+            # An empty object is refused above, because @> '{}' matches every thread.
             wanted = literal(self._scope.json(json_object(meta, "meta"), "meta"), self._thread.c.meta.type)
             filters.append(self._thread.c.meta.bool_op("@>")(wanted))
         return filters
@@ -284,20 +285,17 @@ class ThreadRepository(Generic[IdT, UserIdT]):
         thread_id = row.thread_id if isinstance(row.thread_id, int) else str(row.thread_id)
         if row.updated_at.tzinfo is None:
             return encode_cursor(_LISTING, None, thread_id)
-        return encode_cursor(_LISTING, (row.updated_at - _EPOCH) // _MICROSECOND, thread_id)
+        return encode_cursor(_LISTING, microseconds(row.updated_at), thread_id)
 
-    def _position(self, cursor: str) -> ColumnElement[Any]:
-        def read(microseconds: int | None, thread_id: str | int) -> ColumnElement[Any]:
-            known_id = self._scope.models.id_types.id.parse(str(thread_id), "after")
-            return tuple_(self._time(microseconds, known_id), literal(known_id, self._thread.c.thread_id.type))
+    def _position(self, updated_at: int | None, thread_id: str | int) -> ColumnElement[Any]:
+        known_id = self._scope.models.id_types.id.parse(str(thread_id), "after")
+        return tuple_(self._time(updated_at, known_id), literal(known_id, self._thread.c.thread_id.type))
 
-        return decode_cursor(cursor, _LISTING, "after", read)
-
-    def _time(self, microseconds: int | None, thread_id: IdT) -> ColumnElement[datetime]:
+    def _time(self, updated_at: int | None, thread_id: IdT) -> ColumnElement[datetime]:
         column = self._thread.c.updated_at
-        if microseconds is None:  # a time outside Python's calendar: the thread's row holds it
+        if updated_at is None:  # a time outside Python's calendar: the thread's row holds it
             return select(column).where(self._scope.thread_of(thread_id)).correlate(None).scalar_subquery()
-        return literal(_EPOCH + microseconds * _MICROSECOND, column.type)
+        return literal(moment(updated_at), column.type)
 
     def _owner(self, user_id: UserIdT | None) -> UserIdT:
         if self._scope.owner is not ANY_USER:
