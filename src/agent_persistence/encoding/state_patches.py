@@ -47,7 +47,7 @@ def cut(state: Any) -> Cut | None:
         return None
     try:
         return Cut({key: marshal.dumps(value, _FORMAT) for key, value in state.items()})
-    # marshal refuses an object of another type. The state is encoded whole then, and the encoder names the part that it refuses.
+    # An object of another type. The state is encoded whole then, and the encoder names the part that it refuses.
     except ValueError:
         return None
 
