@@ -14,6 +14,8 @@ import marshal
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+# Only keys of the first level, where the growing lists of agents are. Deeper patches lost: the view would need a pass
+# over the whole state for each, while keys of the first level are folded at once.
 Patch = dict[str, dict[str, Any]]
 
 # marshal's last format that writes equal values as equal bytes; later ones depend on reference counts.
@@ -45,6 +47,7 @@ def cut(state: Any) -> Cut | None:
         return None
     try:
         return Cut({key: marshal.dumps(value, _FORMAT) for key, value in state.items()})
+    # An object of another type. The state is encoded whole then, and the encoder names the part that it refuses.
     except ValueError:
         return None
 
@@ -85,6 +88,7 @@ def _kept(before: bytes, after: bytes, items: Sequence[Any]) -> int:
     if type(items) is not list or before[:1] != after[:1]:
         return 0
     old_items = before[_LIST_HEAD:]
+    # Most steps only append: then one comparison of bytes is enough, and no item is serialised again.
     if after.startswith(old_items, _LIST_HEAD):
         return int.from_bytes(before[1:_LIST_HEAD], "little")
     kept = place = 0
