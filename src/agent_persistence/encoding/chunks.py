@@ -51,7 +51,7 @@ class Tally:
         self._chunks += 1
 
 
-async def cut(source: AsyncIterable[Any], field: str) -> AsyncGenerator[bytes, None]:
+async def chunked(source: AsyncIterable[Any], field: str) -> AsyncGenerator[bytes, None]:
     """Yield a stream in chunks of equal size except the last, whatever pieces the stream yields.
 
     Raises:
