@@ -68,7 +68,7 @@ class PreparedState(Generic[IdT]):
 
     @property
     def size(self) -> int:
-        """The size of what is sent, in bytes."""
+        """The number of bytes to send."""
         data = self.change.patch if self.change else self.encoded_data
         return len(data.utf8) + len(self.encoded_meta.utf8)
 
@@ -78,7 +78,7 @@ class PreparedState(Generic[IdT]):
         return replace(self, change=None, origin=Origin(size, size, 0))
 
     def saved(self, row: Any) -> SavedState:
-        """Return what the cache keeps, given the row that the INSERT returned."""
+        """Return the state for the cache, given the row that the INSERT returned."""
         data, meta = self.encoded_data.utf8, self.encoded_meta.utf8
         return SavedState(row.state_id, data, meta, row.created_at, row.updated_at)
 
