@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import Any
 
 from agent_persistence.frozen import frozen
-from agent_persistence.repositories.checkpoints.packing import MOST_BASES, WINDOW, Blob, bases_of, size_of, unpack
+from agent_persistence.repositories.checkpoints.packing import Blob, bases_of, unpack
 from agent_persistence.repositories.checkpoints.records import ChannelValue, PendingWrite
 from agent_persistence.repositories.checkpoints.refs import Handed, InlineRef, ListRef, Ref, Span, WholeRef
 from agent_persistence.repositories.checkpoints.value_rows import (
@@ -157,20 +157,10 @@ class Shelf:
         """The rows, not yet here, that others are kept as what distinguishes them from."""
         return {base for content in self._contents.values() for base in bases_of(content)} - self._contents.keys()
 
-    def written(self, channel: str | None = None) -> dict[int, bytes]:
-        """The latest rows that tasks have written, or what these are kept like: so many as are of use to compare."""
-        mine = self._tasks.keys() if channel is None else self._tasks.keys() & self._numbers[channel]
-        found: dict[int, bytes] = {}
-        for number in sorted(mine, reverse=True)[:MOST_BASES]:
-            for like in bases_of(self._contents[number]) or [number]:
-                found |= self.base(like)
-            if size_of(found.items()) >= WINDOW:
-                break
-        return dict(sorted(found.items()))
-
-    def base(self, number: int) -> dict[int, bytes]:
-        """A row that others can be kept as what distinguishes them from, unless it is itself kept so."""
-        return {} if bases_of(self._contents[number]) else {number: self.content(number)}
+    def base(self) -> tuple[int, bytes] | None:
+        """Return the number and content of a row that is no delta itself, so that others can be deltas against it."""
+        whole = ((number, unpack(packed)) for number, packed in self._contents.items() if not bases_of(packed))
+        return next(whole, None)
 
 
 def items_of_channel(cells: Iterable[StoredCell], channel: str) -> Iterator[StoredItem]:

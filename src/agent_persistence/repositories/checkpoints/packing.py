@@ -17,12 +17,10 @@ _PLAIN: Final = b"\x00"
 _DEFLATED: Final = b"\x01"
 LIKE_ROWS: Final = b"\x02"
 """What a content begins with that is kept as what distinguishes it from others."""
-WINDOW: Final = 32 * 1024
-"""So far deflate looks back."""
+_WINDOW: Final = 32 * 1024  # how far deflate looks back
 _COUNT: Final = struct.Struct(">B")
 _NUMBER: Final = struct.Struct(">q")
-MOST_BASES: Final = 255
-HEAD_BYTES: Final = 2 + MOST_BASES * 8
+HEAD_BYTES: Final = 2 + 255 * 8
 """So many bytes of a packed content are enough for ``bases_of``."""
 
 # What the values of graphs have in common, the most frequent last. It is part of the format and never changes: another
@@ -53,15 +51,11 @@ def pack(content: bytes) -> bytes:
     return _DEFLATED + deflated if len(deflated) < len(content) else _PLAIN + content
 
 
-def pack_like(content: bytes, bases: Mapping[int, bytes]) -> bytes:
-    """Write bytes for a column as what distinguishes them from the contents of other rows, where that is little.
-
-    What a task writes and what a channel makes of it differ by an id, or by the way in which they are written down.
-    """
+def pack_like(content: bytes, number: int, base: bytes) -> bytes:
+    """Delta-encode bytes for a column against the content of another row, if that halves them."""
     alone = pack(content)
-    deflated = _deflate(content, _joined(bases.values()))
-    like = b"".join([LIKE_ROWS, _COUNT.pack(len(bases)), *map(_NUMBER.pack, bases), deflated])
-    return like if 2 * len(like) < len(alone) else alone
+    delta = b"".join([LIKE_ROWS, _COUNT.pack(1), _NUMBER.pack(number), _deflate(content, base[-_WINDOW:])])
+    return delta if 2 * len(delta) < len(alone) else alone
 
 
 def bases_of(packed: bytes) -> list[int]:
@@ -83,13 +77,9 @@ def unpack(packed: bytes, bases: Mapping[int, bytes] | None = None) -> bytes:
         return _inflate(packed[1:], _COMMON)
     if mark == LIKE_ROWS:
         numbers = bases_of(packed)
-        dictionary = _joined([(bases or {})[number] for number in numbers])
+        dictionary = b"".join((bases or {})[number] for number in numbers)[-_WINDOW:]
         return _inflate(packed[2 + len(numbers) * _NUMBER.size :], dictionary)
     return packed[1:]
-
-
-def _joined(contents: Iterable[bytes]) -> bytes:
-    return b"".join(contents)[-WINDOW:]
 
 
 def _deflate(content: bytes, dictionary: bytes) -> bytes:

@@ -120,8 +120,8 @@ class CheckpointReader:
         """Read what one reference needs."""
         return (await self._shelves([(home, [(channel, ref)])], []))[home]
 
-    async def written(self, home: Home, checkpoint_id: str, channels: Sequence[str] | None = None) -> Shelf:
-        """Read what tasks have written at a checkpoint, to some channels or to all."""
+    async def written(self, home: Home, checkpoint_id: str, channels: Sequence[str]) -> Shelf:
+        """Read what tasks have written to channels at a checkpoint."""
         return (await self._shelves([], [(*home, checkpoint_id)], channels))[home]
 
     async def _history(self, query: CheckpointQuery, channels: Sequence[str]) -> dict[str, ChannelHistory]:

@@ -6,7 +6,7 @@ is stored by what it gains. What is small lies in a row with others: a row costs
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from itertools import count
@@ -33,7 +33,6 @@ _ROW_BYTES: Final = 64 * 1024  # a row is read whole, for one of its items as we
 _SMALL_ROW: Final = 512
 _SMALL_ROWS_REMEMBERED: Final = 8192
 _LARGE_ROWS_REMEMBERED: Final = 32
-_NO_BASES: Final[Mapping[str, Mapping[int, bytes]]] = {}
 _CONTINUES: Final = 2  # beside 0 for one value and 1 for a list
 
 Place = tuple[int, int]
@@ -100,14 +99,12 @@ class StoredCell:
     continues: bool
 
 
-def new_rows(
-    cells: Iterable[Cell], task: Task | None = None, *, bases: Mapping[str, Mapping[int, bytes]] = _NO_BASES
-) -> list[NewRow]:
+def new_rows(cells: Iterable[Cell], task: Task | None = None, base: tuple[int, bytes] | None = None) -> list[NewRow]:
     """Lay cells into as few rows as keep apart what is read apart, in their order.
 
     Args:
         task: who wrote them; ``None`` where a checkpoint brings them.
-        bases: for channels, the contents of rows that what is new may be like.
+        base: the number and content of a stored row that the new ones may repeat.
     """
     small: list[Cell] = []
     rows: list[list[Cell]] = []
@@ -122,7 +119,7 @@ def new_rows(
             rows.append(small)
         else:
             light += small
-    return [_new_row(row, task, bases.get(row[0].channel)) for row in rows]
+    return [_new_row(row, task, base) for row in rows]
 
 
 def _parts(cell: Cell) -> Iterator[Cell]:
@@ -136,7 +133,7 @@ def _parts(cell: Cell) -> Iterator[Cell]:
     yield replace(cell, items=cell.items[start:], continues=start > 0)
 
 
-def _new_row(cells: Sequence[Cell], task: Task | None, bases: Mapping[int, bytes] | None) -> NewRow:
+def _new_row(cells: Sequence[Cell], task: Task | None, base: tuple[int, bytes] | None) -> NewRow:
     described = [
         [
             cell.channel,
@@ -148,7 +145,7 @@ def _new_row(cells: Sequence[Cell], task: Task | None, bases: Mapping[int, bytes
     ]
     content = b"".join(content for cell in cells for _, content in cell.items)
     head = pack_json([described] if task is None else [described, task.task_id, task.path])
-    return NewRow(cells[0].channel, head, pack_like(content, bases) if bases else pack(content))
+    return NewRow(cells[0].channel, head, pack_like(content, *base) if base else pack(content))
 
 
 def stored_cells(value_no: int, cells: bytes) -> tuple[Sequence[StoredCell], Task | None]:

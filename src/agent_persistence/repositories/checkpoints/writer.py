@@ -83,8 +83,7 @@ class CheckpointWriter:
                 changed=changes.looked_for,
             )
         changes.compare(sorted(rows, key=lambda row: int(row.value_no)))
-        bases = await self._bases(new, [cell.channel for cell in changes.cells])
-        rows_to_add = await _rows(changes.cells, bases=bases)
+        rows_to_add = await _rows(changes.cells)
         channels |= changes.refs(await self._add(new, rows_to_add, None) if rows_to_add else [])
         await self._save(new, Refs(channels, {}))
         return changes.fresh
@@ -96,10 +95,9 @@ class CheckpointWriter:
             Cell(channel, idx, isinstance(written, list), written if isinstance(written, list) else [written])
             for idx, channel, written in new.writes
         ]
-        large = {cell.channel for cell in cells if not cell.is_small}
-        base = await self._input(new) if large and new.task_path == _TASK_OF_INPUT else None
-        task, bases = Task(new.task_id, new.task_path), dict.fromkeys(large, base) if base else {}
-        rows = await _rows(cells, task, bases=bases)
+        repeats_input = new.task_path == _TASK_OF_INPUT and not all(cell.is_small for cell in cells)
+        base = await self._input(new) if repeats_input else None
+        rows = await _rows(cells, Task(new.task_id, new.task_path), base)
         if rows and not await self._add(new, rows, new.checkpoint_id):
             if not new.may_start_thread:
                 raise ThreadNotFoundError(new.thread_id)
@@ -146,25 +144,14 @@ class CheckpointWriter:
         # Numbered under the lock in the order in which they were given.
         return list(zip(sorted(row.value_no for row in added), rows, strict=False))
 
-    async def _bases(self, new: NewCheckpoint, channels: Sequence[str]) -> dict[str, dict[int, bytes]]:
-        """What tasks have written at the parent: what a channel made of that is mostly like it."""
-        home, reading = (new.thread_id, new.checkpoint_ns), CheckpointReader(self._scope)
-        bases: dict[str, dict[int, bytes]] = {}
-        if channels and new.parent_id is not None:
-            shelf = await reading.written(home, new.parent_id, channels)
-            bases = {channel: shelf.written(channel) for channel in channels}
-        if _INPUT in channels:  # the task that hands it over may have come first: runs save in the background
-            bases[_INPUT] = (await reading.written(home, new.checkpoint_id)).written()
-        return bases
-
-    async def _input(self, new: NewWrites) -> dict[int, bytes]:
-        """The input of the run, by its row, if it is there: its task writes mostly the same into other channels."""
+    async def _input(self, new: NewWrites) -> tuple[int, bytes] | None:
+        """Read the row of the run's input, which the run's first task repeats in other channels."""
+        # The other order is not looked for: it did not occur in any measured run (docs/adr/0016).
         refs = await self._lock(new.thread_id, new.checkpoint_ns, new.checkpoint_id, starts=new.may_start_thread)
         ref = refs.channels.get(_INPUT)
         if not isinstance(ref, WholeRef):
-            return {}
-        shelf = await CheckpointReader(self._scope).referred((new.thread_id, new.checkpoint_ns), _INPUT, ref)
-        return shelf.base(ref.place[0])
+            return None
+        return (await CheckpointReader(self._scope).referred((new.thread_id, new.checkpoint_ns), _INPUT, ref)).base()
 
     async def _save(self, new: NewCheckpoint, refs: Refs) -> None:
         await self._scope.write(
@@ -258,10 +245,8 @@ class Changes:
         return refs
 
 
-async def _rows(
-    cells: Sequence[Cell], task: Task | None = None, *, bases: Mapping[str, Mapping[int, bytes]]
-) -> list[NewRow]:
-    return await aside(partial(new_rows, cells, task, bases=bases), size=sum(size_of(cell.items) for cell in cells))
+async def _rows(cells: Sequence[Cell], task: Task | None = None, base: tuple[int, bytes] | None = None) -> list[NewRow]:
+    return await aside(partial(new_rows, cells, task, base), size=sum(size_of(cell.items) for cell in cells))
 
 
 def _first_no(ref: Ref | None) -> int:
