@@ -261,7 +261,7 @@ class PersistenceSaver(BaseCheckpointSaver[Any]):
         found = await self._persistence.checkpoints.page(query, user_id=address.user_id, limit=1)
         if found:
             self._known.note(address, there=True)
-            [only] = await tuples_of(self.serde, found, address.said)
+            [only] = await tuples_of(self.serde, found, address.echoed)
             return only
         thread = await self._persistence.threads.get(address.thread_id, user_id=address.user_id)
         self._known.note(address, there=thread is not None)
@@ -288,7 +288,7 @@ class PersistenceSaver(BaseCheckpointSaver[Any]):
             size = _PAGE if limit is None else min(_PAGE, limit)
             found = await self._persistence.checkpoints.page(query, user_id=owner, limit=size, after=last)
             if found:
-                yield await tuples_of(self.serde, found, None if address is None else address.said)
+                yield await tuples_of(self.serde, found, None if address is None else address.echoed)
             if len(found) < size:
                 return
             limit, last = None if limit is None else limit - size, found[-1]
@@ -317,7 +317,7 @@ class PersistenceSaver(BaseCheckpointSaver[Any]):
         async with self._turns.turn(address):
             await self._persistence.run(work, user_id=address.user_id)
         self._known.note(address, there=True)
-        return address.config(address.namespace, checkpoint["id"])
+        return address.config(checkpoint["id"])
 
     async def _written_before(self, uow: UnitOfWork[Any, Any], new: NewCheckpoint, channel: str) -> Sequence[Any]:
         """What tasks have handed to a channel whose value a checkpoint does not hold: what is new in it."""

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any, Final
 
-from agent_persistence.concurrency.offload import aside
+from agent_persistence.concurrency.offload import offload
 from agent_persistence.encoding.exact_json import EncodedJSON
 from agent_persistence.errors import CheckpointingDisabledError, ThreadExistsError, ThreadNotFoundError
 from agent_persistence.records import ANY_USER
@@ -246,7 +245,7 @@ class Changes:
 
 
 async def _rows(cells: Sequence[Cell], task: Task | None = None, base: tuple[int, bytes] | None = None) -> list[NewRow]:
-    return await aside(partial(new_rows, cells, task, base), size=sum(size_of(cell.items) for cell in cells))
+    return await offload(sum(size_of(cell.items) for cell in cells), new_rows, cells, task, base)
 
 
 def _first_no(ref: Ref | None) -> int:
