@@ -20,7 +20,7 @@ from typing_extensions import TypedDict
 from agent_persistence import Persistence, ThreadExistsError, ThreadNotFoundError
 from agent_persistence.ids import uuid7
 from agent_persistence.integrations.langgraph import PersistenceSaver
-from agent_persistence.repositories.checkpoints.packing import unpack
+from agent_persistence.repositories.checkpoints.compression import decompress
 from agent_persistence.repositories.checkpoints.reader import CheckpointReader
 
 
@@ -127,7 +127,7 @@ async def test_a_delta_against_several_rows_reads_as_before_and_keeps_them(
     rows = await run_sql(
         persistence, "SELECT value_no, content FROM graph_values WHERE thread_id = :id ORDER BY 1", id=thread_id
     )
-    contents = {number: unpack(content) for number, content in rows}
+    contents = {number: decompress(content) for number, content in rows}
     last, content = contents.popitem()
     delta = delta_of(content, contents)
     await run_sql(
@@ -335,15 +335,15 @@ async def test_a_checkpoint_that_is_deleted_while_it_is_read_is_not_seen_in_part
     stored = config
     for number in range(1, 5):  # one row a message
         stored = await put(saver, stored, {"messages": messages[:number]}, versions={"messages": number})
-    fill = CheckpointReader._fill  # noqa: SLF001 - between both statements of a read
+    fill = CheckpointReader._load_ranges  # noqa: SLF001 - between both statements of a read
 
     async def fill_late(*arguments: Any) -> None:
         """Whoever reads references meets somebody who deletes what they refer to."""
-        monkeypatch.setattr(CheckpointReader, "_fill", fill)
+        monkeypatch.setattr(CheckpointReader, "_load_ranges", fill)
         await put(saver, stored, {"messages": messages[2:]}, versions={"messages": 5})
         await saver.aprune([config["configurable"]["thread_id"]])
         await fill(*arguments)
 
-    monkeypatch.setattr(CheckpointReader, "_fill", fill_late)
+    monkeypatch.setattr(CheckpointReader, "_load_ranges", fill_late)
 
     assert await values_of(saver, config) == {"messages": messages[2:]}

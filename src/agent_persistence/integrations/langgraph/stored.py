@@ -12,7 +12,7 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 from agent_persistence.concurrency.offload import offload
 from agent_persistence.integrations.langgraph.surrogates import load_blob
 from agent_persistence.integrations.langgraph.values import load
-from agent_persistence.repositories.checkpoints.packing import size_of
+from agent_persistence.repositories.checkpoints.compression import size_of
 from agent_persistence.repositories.checkpoints.records import ChannelHistory, ChannelValue, CheckpointRecord
 
 

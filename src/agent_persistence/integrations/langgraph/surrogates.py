@@ -16,7 +16,7 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.serde.types import SendProtocol
 from pydantic import BaseModel
 
-from agent_persistence.repositories.checkpoints.packing import Blob
+from agent_persistence.repositories.checkpoints.compression import Blob
 
 _ESCAPE: Final = "\ufdd0"  # a noncharacter of Unicode, not used in texts; if a text has it anyway, it is doubled
 _CONTAINERS: Final = (list, tuple, set, frozenset, deque)

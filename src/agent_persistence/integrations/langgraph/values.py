@@ -14,7 +14,7 @@ from langgraph.checkpoint.serde.types import _DeltaSnapshot
 from agent_persistence.encoding.exact_json import encode_json, sanitize
 from agent_persistence.errors import InvalidInputError
 from agent_persistence.integrations.langgraph.surrogates import dump_blob, load_blob
-from agent_persistence.repositories.checkpoints.packing import Blob
+from agent_persistence.repositories.checkpoints.compression import Blob
 from agent_persistence.repositories.checkpoints.records import ChannelValue
 
 _SEQUENCES: Final = (list, tuple)
