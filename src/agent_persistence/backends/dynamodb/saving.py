@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
 
-from agent_persistence.backends.dynamodb.bodies import PART_BYTES, cut
+from agent_persistence.backends.dynamodb.bodies import PART_BYTES, split
 from agent_persistence.backends.dynamodb.items import State, Thread, in_seconds
 from agent_persistence.encoding.timestamps import MICROSECONDS
 
@@ -38,7 +38,7 @@ class NewState:
     @cached_property
     def parts(self) -> list[bytes]:
         """The parts, if one item cannot hold it."""
-        return cut(self.body) if len(self.body) > PART_BYTES else []
+        return split(self.body) if len(self.body) > PART_BYTES else []
 
     def thread(self, before: Thread | None, live: Thread | None, now: int, *, keep: int) -> Thread:
         """Return the thread as it is once this is saved.

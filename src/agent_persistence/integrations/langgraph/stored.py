@@ -9,7 +9,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import CheckpointTuple, DeltaChannelHistory
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
-from agent_persistence.concurrency.offload import aside
+from agent_persistence.concurrency.offload import offload
 from agent_persistence.integrations.langgraph.surrogates import load_blob
 from agent_persistence.integrations.langgraph.values import load
 from agent_persistence.repositories.checkpoints.packing import size_of
@@ -28,7 +28,7 @@ async def tuples_of(
     def read() -> Sequence[CheckpointTuple]:
         return [_tuple_of(serde, one, _named(one) if said is None else said) for one in records]
 
-    return await aside(read, size=sum(_size_of(value) for one in records for value in _values_of(one)))
+    return await offload(read, size=sum(_size_of(value) for one in records for value in _values_of(one)))
 
 
 async def histories_of(
@@ -39,7 +39,7 @@ async def histories_of(
     def read() -> Mapping[str, DeltaChannelHistory]:
         return {channel: _history_of(serde, channel, one) for channel, one in past.items()}
 
-    return await aside(read, size=sum(_size_of(value) for one in past.values() for value in _values_of(one)))
+    return await offload(read, size=sum(_size_of(value) for one in past.values() for value in _values_of(one)))
 
 
 def _tuple_of(serde: SerializerProtocol, record: CheckpointRecord, said: Mapping[str, Any]) -> CheckpointTuple:

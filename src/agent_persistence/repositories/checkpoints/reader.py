@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from sqlalchemy import Row, literal, select, tuple_
 
-from agent_persistence.concurrency.offload import aside
+from agent_persistence.concurrency.offload import offload
 from agent_persistence.encoding.exact_json import UNDECODABLE
 from agent_persistence.errors import CorruptRowError
 from agent_persistence.records import ANY_USER
@@ -74,7 +74,7 @@ class CheckpointReader:
                 [(row.thread_id, row.checkpoint_ns, row.checkpoint_id) for row in rows],
             )
             try:
-                return await aside(partial(_records, rows, refs, shelves), size=sum(map(len, shelves.values())))
+                return await offload(partial(_records, rows, refs, shelves), size=sum(map(len, shelves.values())))
             except GoneError:
                 continue
         raise CorruptRowError("graph_checkpoints", query.thread_id, "refs")
@@ -127,7 +127,7 @@ class CheckpointReader:
     async def _history(self, query: CheckpointQuery, channels: Sequence[str]) -> dict[str, ChannelHistory]:
         walk = await self.walk(query, channels)
         shelf = await self.resolve((query.thread_id, query.checkpoint_ns or ""), walk)
-        return await aside(partial(_histories, walk, shelf), size=len(shelf))
+        return await offload(partial(_histories, walk, shelf), size=len(shelf))
 
     async def _ancestors(self, home: Home, checkpoint_id: str) -> Sequence[Row[Any]]:
         """A checkpoint and those before it, on the way of the parents, so many as are read at once."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
-from agent_persistence.concurrency.offload import aside
+from agent_persistence.concurrency.offload import offload
 from agent_persistence.encoding.exact_json import EncodedJSON
 from agent_persistence.errors import CheckpointingDisabledError, ThreadExistsError, ThreadNotFoundError
 from agent_persistence.records import ANY_USER
@@ -261,7 +261,7 @@ class Changes:
 async def _rows(
     cells: Sequence[Cell], task: Task | None = None, *, bases: Mapping[str, Mapping[int, bytes]]
 ) -> list[NewRow]:
-    return await aside(partial(new_rows, cells, task, bases=bases), size=sum(size_of(cell.items) for cell in cells))
+    return await offload(partial(new_rows, cells, task, bases=bases), size=sum(size_of(cell.items) for cell in cells))
 
 
 def _first_no(ref: Ref | None) -> int:
