@@ -177,9 +177,7 @@ class ThreadsContract(Contract):
                 assert await refused(checkpointer.state_history(bad)) == "thread_id", bad
 
     async def test_odd_thread_ids_are_kept_apart(self, checkpointer: Checkpointer, owner: str) -> None:
-        odd = [
-            f"{odd}{owner}"[:255] for odd in _ODD_THREAD_IDS
-        ]  # in a store where owners share ids, unique to this test
+        odd = [f"{odd}{owner}"[:255] for odd in _ODD_THREAD_IDS]  # with the owner: a store may share ids among owners
         for thread_id in odd:
             await checkpointer.save_state(thread_id, [thread_id])
 
