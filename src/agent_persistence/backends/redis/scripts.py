@@ -17,22 +17,18 @@ Times are microseconds since 1970, which a Lua number holds exactly until the ye
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from hashlib import sha1
 from typing import Final
 
-# The server's clock: it is the same for all writers. Redis expires keys lazily and by the millisecond, so a script also
-# compares times itself. A large number is formatted by hand, because Lua would write it as 1.7e+15.
-_CLOCK: Final = """
+# The beginning of every script. `now` is the server's time, the same for all writers; scripts compare expiries with it
+# themselves, because Redis expires keys by the millisecond. `digits` writes numbers as 1700000000000000, not as Lua's
+# 1.7e+15. `tidy` removes expired threads from the sets, 100 a call, because Redis runs nothing else during a script.
+# Then, if all threads expire, it lets the sets expire with the last one; a millisecond later, so that they go last.
+_PRELUDE: Final = """
 local function digits(number) return string.format('%.0f', number) end
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local function lives(expires) return not expires or expires == '' or now < tonumber(expires) end
-"""
-
-# Remove expired threads from the sets, 100 a call, because Redis runs nothing else during a script. Then let the sets
-# expire with the last thread, if all threads expire; a millisecond later than it, so that the sets never go first.
-_TIDY: Final = """
 local function tidy(threads, expiries)
   for _, gone in ipairs(redis.call('ZRANGEBYSCORE', expiries, '-inf', digits(now), 'LIMIT', 0, 100)) do
     redis.call('ZREM', expiries, gone)
@@ -50,24 +46,18 @@ end
 """
 
 
-@dataclass(frozen=True, slots=True)
 class Script:
     """A script, and the hash by which a server that has run it once can run it again."""
 
-    text: str
-    sha: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "sha", sha1(self.text.encode(), usedforsecurity=False).hexdigest())
+    def __init__(self, body: str) -> None:
+        self.text = _PRELUDE + body
+        self.sha = sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
 
 # KEYS: the thread, the threads, the expiries. ARGV: the thread's id, the state's JSON, the save's token, the expected
 # version and the lifetime in microseconds ('' for none), the number of versions to keep (0 for all).
 # Returns 1, the version and its times; or 0 and the latest version, if that is not the expected one.
-SAVE: Final = Script(
-    _CLOCK
-    + _TIDY
-    + """
+SAVE: Final = Script("""
 local thread, threads, expiries = KEYS[1], KEYS[2], KEYS[3]
 local id, json, token, expected, lifetime, keep = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6])
 local held = redis.call('HMGET', thread, 'latest', 'oldest', 'created', 'expires', 'saves')
@@ -115,13 +105,10 @@ else
 end
 tidy(threads, expiries)
 return {1, digits(version), times}
-"""
-)
+""")
 
 # KEYS: the thread. ARGV: a version, or '' for the latest. Returns the version and its state, or nothing.
-LOAD: Final = Script(
-    _CLOCK
-    + """
+LOAD: Final = Script("""
 local held = redis.call('HMGET', KEYS[1], 'latest', 'expires')
 if not held[1] or not lives(held[2]) then return {} end
 local version = ARGV[1]
@@ -129,14 +116,11 @@ if version == '' then version = held[1] end
 local state = redis.call('HGET', KEYS[1], version)
 if not state or not lives(string.match(state, '^%d+ (%d*)')) then return {} end
 return {version, state}
-"""
-)
+""")
 
 # KEYS: the thread. ARGV: the version before which the page begins ('' for the latest), the number of states.
 # Returns versions and states, alternating, the latest first.
-HISTORY: Final = Script(
-    _CLOCK
-    + """
+HISTORY: Final = Script("""
 local held = redis.call('HMGET', KEYS[1], 'latest', 'oldest', 'expires')
 local found = {}
 if not held[1] or not lives(held[3]) then return found end
@@ -151,39 +135,28 @@ while version >= oldest and #found < count do
   version = version - 1
 end
 return found
-"""
-)
+""")
 
 # KEYS: the thread, the threads, the expiries. ARGV: the thread's id. Returns whether the thread existed.
-DELETE: Final = Script(
-    _CLOCK
-    + _TIDY
-    + """
+DELETE: Final = Script("""
 local held = redis.call('HMGET', KEYS[1], 'latest', 'expires')
 redis.call('UNLINK', KEYS[1]) -- frees a large history in the background, unlike DEL
 redis.call('ZREM', KEYS[2], ARGV[1])
 redis.call('ZREM', KEYS[3], ARGV[1])
 tidy(KEYS[2], KEYS[3])
 return held[1] and lives(held[2]) and 1 or 0
-"""
-)
+""")
 
 # KEYS: the threads, the expiries. ARGV: the highest time of a last save, the number of threads.
 # Returns ids and times of last saves, alternating, the latest first.
-LIST: Final = Script(
-    _CLOCK
-    + _TIDY
-    + """
+LIST: Final = Script("""
 tidy(KEYS[1], KEYS[2])
 return redis.call('ZREVRANGEBYSCORE', KEYS[1], ARGV[1], '-inf', 'WITHSCORES', 'LIMIT', 0, ARGV[2])
-"""
-)
+""")
 
 # KEYS: the threads, the expiries, each thread of a page. ARGV: the ids of these threads.
 # Returns when each was created; '' if it was evicted, or has expired since the list was read.
-LOOK: Final = Script(
-    _CLOCK
-    + """
+LOOK: Final = Script("""
 local found = {}
 for index, id in ipairs(ARGV) do
   local held = redis.call('HMGET', KEYS[index + 2], 'created', 'expires')
@@ -194,5 +167,4 @@ for index, id in ipairs(ARGV) do
   end
 end
 return found
-"""
-)
+""")
