@@ -1,4 +1,4 @@
-"""The common part of the backends without PostgreSQL: they check arguments, apply limits and number pages alike."""
+"""The common part of the backends without PostgreSQL: checks of arguments, limits, and pages with their cursors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class StateToSave:
     """The checked arguments of ``save_state``.
 
     Attributes:
-        state: the state as its caller gets it back, with what was replaced.
+        state: the state, with its unstorable characters replaced if the limits say so.
         json: the state, encoded.
         expected: the version that must be the latest; ``None`` for any.
         lifetime: microseconds until the state expires; ``None`` if it does not.

@@ -16,7 +16,12 @@ _PARTS: Final = "pk = :pk AND begins_with(sk, :prefix)"
 
 
 class States:
-    """The states of one owner's threads; the ``states`` of a thread is the name of its own."""
+    """The states of one owner's threads.
+
+    Args:
+        table: the table.
+        keys: the keys of the owner.
+    """
 
     def __init__(self, table: Table, keys: Keys) -> None:
         self._table = table
