@@ -49,7 +49,7 @@ class Checkpoint:
 
     thread_id: str
     version: int
-    state: Any = field(repr=False)
+    state: Any = field(repr=False)  # a user's data, which must not get into logs
     created_at: datetime
     expires_at: datetime | None = None
     durable: bool = True
@@ -81,6 +81,7 @@ class Checkpointer(Protocol):
 
     capabilities: ClassVar[frozenset[Capability]]
 
+    # Abstract, although this is a protocol: a backend that inherits and lacks a method fails when it is created.
     @abstractmethod
     async def save_state(
         self, thread_id: str, state: Any, *, expected_version: int | None = None, ttl: float | None = None

@@ -23,6 +23,7 @@ class StateToSave:
     """The checked arguments of ``save_state``.
 
     Attributes:
+        thread_id: the thread.
         state: the state, with its unstorable characters replaced if the limits say so.
         json: the state, encoded.
         expected: the version that must be the latest; ``None`` for any.
@@ -46,7 +47,10 @@ class StateToSave:
 
 
 class ThreadRow(NamedTuple):
-    """A thread in a list, with times in microseconds since 1970. A cursor holds its first column, or its first two."""
+    """A thread in a list; times are in microseconds since 1970.
+
+    A cursor holds the first column, or the first two: the columns by which the store continues a list.
+    """
 
     updated: int
     thread_id: str
@@ -62,6 +66,7 @@ class BaseCheckpointer(Checkpointer):
         limits: how much to keep, and for how long.
     """
 
+    # Both determine the text of cursors, so they must not change: callers may hold cursors of an earlier release.
     _store_name: ClassVar[str]
     _cursor_columns: ClassVar = 1
 
