@@ -1,4 +1,4 @@
-"""States are saved and loaded, version by version."""
+"""The contract: states are saved and loaded, version by version."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import pytest
 
 from agent_persistence.checkpointer import Capability, Checkpointer
 from agent_persistence.errors import StateConflictError
-from agent_persistence.testing.contract import Contract, exact, for_lack_of, needs, refused, state_of, together
+from agent_persistence.testing.contract import Contract, exact, needs, needs_absence_of, refused, state_of, together
 
+# Values that JSON libraries, JSONB or Lua may change: ints beyond doubles, signs of zeros, exponents, escapes.
 _EXACT: Final[tuple[Any, ...]] = (
     None,
     True,
@@ -28,6 +29,7 @@ _EXACT: Final[tuple[Any, ...]] = (
     {"text": 'Grüße \U0001f642 \u2028 \x1b[31m \r\n\t \\u0000 \\ " {x} %s 100000000000000000000.0'},
     {"dates stay text": "2026-11-21T10:00:00Z", "1e5": "1e5", "\U0001f511": [[[[["deep"]]]]]},
 )
+# Values that would be loaded as others, or not at all.
 _INEXACT: Final[tuple[Any, ...]] = (
     nan,
     inf,
@@ -48,7 +50,7 @@ _INEXACT: Final[tuple[Any, ...]] = (
 
 
 class StatesContract(Contract):
-    """What becomes of the states of a thread."""
+    """Tests of the states of a thread."""
 
     # --- saving and loading ---
 
@@ -211,12 +213,12 @@ class StatesContract(Contract):
         assert third.after is None
         assert len(await checkpointer.state_history(f"not {thread_id}")) == 0
 
-    @for_lack_of(Capability.HISTORY)
+    @needs_absence_of(Capability.HISTORY)
     async def test_without_history_an_older_version_is_refused(
         self, checkpointer: Checkpointer, thread_id: str
     ) -> None:
         assert await refused(checkpointer.load_state(thread_id, version=1)) == "version"
 
-    @for_lack_of(Capability.EXPECTED_VERSION)
+    @needs_absence_of(Capability.EXPECTED_VERSION)
     async def test_without_expected_versions_they_are_refused(self, checkpointer: Checkpointer, thread_id: str) -> None:
         assert await refused(checkpointer.save_state(thread_id, {}, expected_version=1)) == "expected_version"
