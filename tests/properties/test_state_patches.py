@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 
 from agent_persistence.encoding.exact_json import decode_json, encode_json
-from agent_persistence.encoding.state_patches import cut, patch_between, patched
+from agent_persistence.encoding.state_patches import patch_between, patched, snapshot
 from agent_persistence.persistence import Persistence
 from agent_persistence.settings import PersistenceSettings
 from store_machine import values
@@ -57,8 +57,8 @@ def exact(value: Any) -> str:
 def test_patches_lead_from_the_first_state_to_the_last(first: dict[str, Any], changes: list[Any]) -> None:
     state, patches = first, []
     for change in changes:
-        old, state = cut(state), edited(state, change)
-        new = cut(state)
+        old, state = snapshot(state), edited(state, change)
+        new = snapshot(state)
         assert old is not None
         assert new is not None
         patches.append(decode_json(encode_json(patch_between(old, new, state), "patch")))
@@ -69,14 +69,14 @@ def test_patches_lead_from_the_first_state_to_the_last(first: dict[str, Any], ch
 
 @pytest.mark.parametrize("value", [[1], "text", None, {1: "one"}, {"a": object()}, {"a": KeyError}])
 def test_what_is_no_json_object_is_not_cut(value: Any) -> None:
-    assert cut(value) is None
+    assert snapshot(value) is None
 
 
 def test_what_was_cut_does_not_change_with_the_state() -> None:
     state = {"messages": [{"content": "one"}]}
-    old = cut(state)
+    old = snapshot(state)
     state["messages"][0]["content"] = "another"
-    new = cut(state)
+    new = snapshot(state)
 
     assert old is not None
     assert new is not None
@@ -97,7 +97,7 @@ def test_what_was_cut_does_not_change_with_the_state() -> None:
     ],
 )
 def test_a_list_that_goes_on_is_told_by_what_follows(before: Any, after: Any, change: Any) -> None:
-    old, new = cut({"a": before, "b": 1}), cut({"a": after, "b": 1})
+    old, new = snapshot({"a": before, "b": 1}), snapshot({"a": after, "b": 1})
 
     assert old is not None
     assert new is not None

@@ -19,6 +19,8 @@ def make_redis(url: str, *, timeout_seconds: float) -> Redis:
         url: the address of the server.
         timeout_seconds: the limit for connecting, for each call, and for a connection from the pool.
     """
+    # Blocking, because two circuit breakers share the client (cached states, named values), so more calls than
+    # connections can arrive. The plain pool refuses those at once, which would count as failures of Redis.
     pool = BlockingConnectionPool.from_url(
         url,
         max_connections=CALLS_AT_ONCE,

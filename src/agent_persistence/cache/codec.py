@@ -20,6 +20,7 @@ from agent_persistence.records import SavedState, StateRecord
 FORMAT: Final = 1
 VALUE: Final = b"V"
 HEAD_BYTES: Final = 21
+# The reads of one MGET all wait for its largest value, within the time limit of a single call.
 MAX_BYTES: Final = 1024 * 1024
 
 
@@ -29,7 +30,8 @@ class UnreadableValueError(Exception):
 
 def encode_state(thread_id: Any, user_id: Any, state: SavedState | None) -> bytes | None:
     """Encode a latest state, or the fact that there is none; return ``None`` if it is too large for the cache."""
-    body = b"" if state is None else b"%b\n%b" % (state.data, state.meta)  # exact JSON has no line ends
+    # Not compressed: with zstd, 32 readers of 4 KB reach 0.9 of the rate. Exact JSON has no line ends.
+    body = b"" if state is None else b"%b\n%b" % (state.data, state.meta)
     if len(body) > MAX_BYTES:
         return None
     envelope = {
@@ -77,6 +79,7 @@ def decode_state(value: bytes, thread_id: Any, user_id: Any) -> StateRecord[Any]
 
 
 def _check(envelope: dict[str, Any], thread_id: Any, user_id: Any, body: bytes) -> None:
+    # The key alone is not trusted: another program can copy a value to the key of another user.
     is_ours = envelope["format"] == FORMAT and envelope["length"] == len(body)
     is_theirs = envelope["thread"] == str(thread_id) and envelope["owner"] == str(user_id)
     if not is_ours or not is_theirs or envelope["crc32"] != zlib.crc32(body):

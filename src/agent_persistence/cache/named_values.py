@@ -55,6 +55,7 @@ class RedisValues:
         """Return the names in a namespace, in no particular order."""
         beginning = self._key((namespace, ""))
         pattern = re.sub(rb"([*?\[\]\\])", rb"\\\1", beginning) + b"*"
+        # SCAN may return a key more than once.
         found: set[bytes] = set()
         cursor = 0
         while True:

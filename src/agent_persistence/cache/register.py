@@ -21,6 +21,8 @@ from agent_persistence.settings import QUARANTINE_SECONDS
 
 LEASE: Final = b"L"
 QUARANTINE: Final = b"W"
+# The lengths bound the cost of a crash: a reader that dies keeps the key unfilled for 2 s, a writer for 10 s. A
+# quarantine must outlast the time from its SET to the commit; if it ends earlier, a reader fills the old row.
 LEASE_MS: Final = 2_000
 QUARANTINE_MS: Final = int(QUARANTINE_SECONDS * 1000)
 
@@ -43,7 +45,9 @@ return 0
 )
 
 # publish: my quarantine -> the value (or absent, where there is none to publish); another writer's quarantine -> keep;
-# the same or a newer version -> keep; an older value or a lease -> delete.
+# the same or a newer version -> keep; an older value or a lease -> delete: the quarantine is lost or has ended, and
+# a reader may have stored, or be about to store, the row from before this commit.
+# Versions are compared as text of fixed width, because Lua's numbers are doubles, exact up to 2^53 only.
 _PUBLISH: Final = (
     _HOLDS
     + """
@@ -91,6 +95,7 @@ class StateRegister:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._reader: Redis | None = None
+        # Sent by its hash: a fill is sent alone, so redis-py can load the script where the server answers NOSCRIPT.
         self._fill = redis.register_script(_FILL)
 
     async def read(self, keys: Sequence[bytes]) -> list[tuple[KeyState, bytes]]:
@@ -125,6 +130,7 @@ class StateRegister:
     async def lease(self, key: bytes) -> bytes | None:
         """Lease an absent key, and return the lease; ``None`` if the key is no longer absent."""
         token = new_token(LEASE)
+        # NX: of many readers that miss at once, one fills; the others read the table and store nothing.
         return token if await self._redis.set(key, token, nx=True, px=LEASE_MS) else None
 
     async def fill(self, key: bytes, lease: bytes, value: bytes, ttl_ms: int) -> bool:
@@ -133,8 +139,11 @@ class StateRegister:
 
     async def begin_write(self, tokens: Mapping[bytes, bytes]) -> None:
         """Quarantine keys with their tokens, in one round trip. The caller holds the row locks, before COMMIT."""
+        # Not in MULTI: no key depends on another one, and MULTI and EXEC would be two more commands.
         async with self._redis.pipeline(transaction=False) as pipeline:
             for key, token in tokens.items():
+                # Unconditional: under the row lock no other writer is between its quarantine and its commit. A set of
+                # tokens, one a writer, lost: the older of two writers could publish once the newer one's token ended.
                 pipeline.set(key, token, px=QUARANTINE_MS)
             await pipeline.execute()
 
@@ -179,4 +188,5 @@ def _of_another_type(error: Exception) -> bytes:
 
 def new_token(kind: bytes) -> bytes:
     """Return a new, unique lease or quarantine."""
+    # Random and not counted: a repeated token would let the late command of one process act on another's.
     return kind + os.urandom(16)

@@ -1,4 +1,4 @@
-"""``threads`` and ``show``: what is stored, for people."""
+"""``threads`` and ``show``: stored threads and messages, for people."""
 
 from __future__ import annotations
 

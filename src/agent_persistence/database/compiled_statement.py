@@ -39,6 +39,7 @@ class CompiledStatement:
         binds = [compiled.binds[name] for name in compiled.positiontup]
         self._parameters = [(bind.key, bind.value, _bind_processor(bind.type)) for bind in binds]
         columns = list(statement.exported_columns)
+        # Past the class's own constructor, which takes a row apart into arguments, and twice as long.
         self._make_row = partial(tuple.__new__, _row_class([str(column.name) for column in columns]))
         readers = [_dialect_type(column.type).result_processor(_DIALECT, None) for column in columns]
         self._readers = [(index, read) for index, read in enumerate(readers) if read is not None]
@@ -55,6 +56,7 @@ class CompiledStatement:
         """Return the driver's arguments: the values by parameter name, or the parameters' defaults."""
         return tuple(
             [
+                # A list first: tuple() of a generator takes half as long again.
                 values.get(name, default) if write is None else write(values.get(name, default))
                 for name, default, write in self._parameters
             ]
@@ -62,7 +64,8 @@ class CompiledStatement:
 
     def rows(self, raw: Sequence[Iterable[Any]]) -> list[Any]:
         """Convert the driver's rows by the types of their columns, to named tuples."""
-        columns: list[Iterable[Any]] = list(zip(*raw, strict=True))  # by columns: half the time of going by rows
+        # By columns, which takes half the time of going by rows: most columns need no conversion at all.
+        columns: list[Iterable[Any]] = list(zip(*raw, strict=True))
         if not columns:
             return []
         for index, read in self._readers:

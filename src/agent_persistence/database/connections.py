@@ -24,8 +24,11 @@ from agent_persistence.errors import PersistenceError, PoolTimeoutError, Unavail
 
 _statement_log: Final = logging.getLogger("sqlalchemy.engine.Engine")
 
+# Measured at 32 callers that read states of 4 KB, as multiples of hand-written asyncpg: 1.8 on connections that stay
+# checked out, 0.5 with a checkout by SQLAlchemy for each call.
 _IDLE_SECONDS: Final = 0.02
-_LONGEST_SECONDS: Final = 1.0  # then the pool's other users have their turn
+# A steady crowd never lets its connections become idle; units of work, which use the same pool, get their turn then.
+_LONGEST_SECONDS: Final = 1.0
 _CLOSED: Final = "the connection was closed; try again"
 
 
@@ -77,6 +80,7 @@ class PinnedConnection:
             PersistenceError: the driver's error, translated.
         """
         try:
+            # Not by SQLAlchemy: its connection is in AUTOCOMMIT, where it sends no BEGIN.
             await self._driver.execute("BEGIN;")
         except DRIVER_ERRORS as error:
             raise self._translated(error) from error
@@ -87,10 +91,13 @@ class PinnedConnection:
         Raises:
             UnavailableError: the connection was closed before COMMIT was sent.
         """
-        if _is_observed(self._engine):  # for the listeners: in AUTOCOMMIT SQLAlchemy itself sends nothing
+        # For the listeners: in AUTOCOMMIT SQLAlchemy itself sends nothing.
+        if _is_observed(self._engine):
             if not self.connection.in_transaction():
                 await self.connection.begin()
             await self.connection.commit()
+        # Known before COMMIT is sent, so the work is certainly undone and may be repeated. Without this check the
+        # driver's error would leave the outcome unknown.
         if self._driver.is_closed():
             raise UnavailableError(_CLOSED)
         await self._driver.execute("COMMIT;")
@@ -144,6 +151,7 @@ class PinnedConnections:
 
     def __init__(self, engine: AsyncEngine, *, most: int, wait_seconds: float) -> None:
         self._engine = engine
+        # A statement alone is one round trip in AUTOCOMMIT; SQLAlchemy's BEGIN and ROLLBACK around it make three.
         self._committing = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._most = most
         self._wait_seconds = wait_seconds
@@ -174,13 +182,15 @@ class PinnedConnections:
         """
         while True:
             if self._idle:
-                pinned = self._idle.pop()  # the last one used: the others become idle for long enough to be returned
+                # The last one used, so that the others become idle for long enough to be returned.
+                pinned = self._idle.pop()
                 if pinned.is_clean:
                     return pinned
                 self._return(pinned)
             elif self._checked_out < self._most:
                 return await self._check_out()
             else:
+                # Only a wake-up: a caller that did not wait may take the connection first, so the loop looks again.
                 await self._wait()
 
     def release(self, pinned: PinnedConnection) -> None:
@@ -219,6 +229,7 @@ class PinnedConnections:
                 connection = await self._committing.connect()
                 driver: Any = (await connection.get_raw_connection()).driver_connection
         except BaseException:
+            # A cancelled caller, too, gives its place back; otherwise the limit would shrink with each one.
             self._checked_out -= 1
             self._wake()
             raise
@@ -233,8 +244,9 @@ class PinnedConnections:
         except TimeoutError as error:
             raise PoolTimeoutError("every connection is in use; raise PERSISTENCE_POOL_SIZE") from error
         except asyncio.CancelledError:
+            # Woken and cancelled at once: the next caller gets the connection, or it would wait although one is free.
             if waiter.done() and not waiter.cancelled():
-                self._wake()  # hand the released connection on to the next caller
+                self._wake()
             raise
 
     def _wake(self) -> None:

@@ -27,6 +27,8 @@ from agent_persistence.errors import (
 # SQLAlchemy 2.0 does not wrap the driver's errors of connecting; 2.1 does.
 DRIVER_ERRORS: Final = (SQLAlchemyError, OSError, PostgresError, InterfaceError, InternalClientError)
 
+# Transient: the server restarts or is full, a standby answered, or a conflict chose this transaction as its victim.
+# PostgreSQL has undone the whole transaction then, so the whole unit of work is repeated, never its last statement.
 _TRY_AGAIN: Final = {
     "57P01",  # admin_shutdown
     "57P02",  # crash_shutdown
@@ -36,11 +38,13 @@ _TRY_AGAIN: Final = {
     "40P01",  # deadlock_detected
     "25006",  # read_only_sql_transaction: a standby answered
 }
+# Final: repositories answer a repeated insert by ON CONFLICT and a comparison, so a violation is of a host's index.
 _TAKEN: Final = {
     "23505",  # unique_violation
     "23P01",  # exclusion_violation
 }
 _LOCK_NOT_AVAILABLE: Final = "55P03"
+# Not transient: what took too long once takes as long again. Only a lock is tried for once more, by the caller.
 _TOO_SLOW: Final = {
     _LOCK_NOT_AVAILABLE,
     "57014",  # query_canceled
@@ -93,6 +97,7 @@ def classify(error: BaseException, *, committing: bool = False) -> Verdict:
         committing: whether the error came from COMMIT.
     """
     sqlstate = sqlstate_of(error)
+    # SQLAlchemy's classes do not tell: deadlocks, timeouts and connections that break are bare DBAPIErrors.
     if sqlstate in _TAKEN:
         return Verdict.CONFLICT
     if sqlstate in _TOO_SLOW:
@@ -147,8 +152,9 @@ def constraint_of(error: BaseException) -> str | None:
 
 
 def _is_transient(error: BaseException, sqlstate: str | None) -> bool:
+    # Without a code: the driver raises OSError where it cannot connect, and TimeoutError, an OSError, at its limits.
     if isinstance(error, OSError | QueuePoolTimeout) or getattr(error, "connection_invalidated", False):
-        return True  # the driver's timeouts are OSErrors too
+        return True
     if sqlstate is not None and (sqlstate in _TRY_AGAIN or sqlstate.startswith("08")):
         return True
     return any(type(candidate).__name__ in _TRANSIENT for candidate in _chain(error))
@@ -180,6 +186,7 @@ def _certainly_undone(error: BaseException) -> bool:
         return True
     sqlstate = sqlstate_of(error)
     if sqlstate is not None:
+        # The server can end the connection after it has committed. With any other code it refused COMMIT.
         return not sqlstate.startswith(("08", "57P"))
     return isinstance(error, SQLAlchemyInterfaceError)
 
@@ -194,4 +201,5 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
     current: BaseException | None = error
     while current is not None:
         yield current
+        # SQLAlchemy's error has the dialect's as ``orig``, which has asyncpg's, with code and constraint, as its cause.
         current = getattr(current, "orig", None) or current.__cause__

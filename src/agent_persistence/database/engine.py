@@ -23,6 +23,7 @@ def make_engine(url: DatabaseUrl, settings: PersistenceSettings, *, keeps_cache:
         keeps_cache: whether this process invalidates cached states itself, so that the triggers of ``outside-writes``
             skip its writes.
     """
+    # Without pool_pre_ping, which costs 0.6 ms a session: a retry on a new connection hides a closed one as well.
     engine = create_async_engine(
         url.sqlalchemy_url,
         connect_args=_connect_args(url, settings, keeps_cache=keeps_cache),
@@ -30,7 +31,8 @@ def make_engine(url: DatabaseUrl, settings: PersistenceSettings, *, keeps_cache:
         max_overflow=settings.max_overflow,
         pool_timeout=settings.pool_timeout,
         pool_recycle=settings.pool_recycle,
-        hide_parameters=True,  # parameters are message contents, which must not reach exceptions and logs
+        # Parameters are message contents, which must not reach exceptions and logs.
+        hide_parameters=True,
     )
     if not settings.pgbouncer:
         _limit_transactions(engine, settings.transaction_timeout)
@@ -58,6 +60,7 @@ def _connect_args(url: DatabaseUrl, settings: PersistenceSettings, *, keeps_cach
 def _limit_transactions(engine: AsyncEngine, seconds: float) -> None:
     """Keep transactions shorter than the cache's quarantine, on PostgreSQL 17 or newer."""
 
+    # After connecting, not as a start-up parameter: a server before 17 refuses a connection that names it.
     @event.listens_for(engine.sync_engine, "connect")
     def set_transaction_timeout(connection: Any, _record: Any) -> None:
         if connection.driver_connection.get_server_version().major >= _TRANSACTION_TIMEOUT_SINCE:
@@ -70,6 +73,7 @@ def terminator_of(engine: AsyncEngine) -> Callable[[], None]:
 
     It is for a server that no longer answers. Callers that wait on a connection get an error.
     """
+    # Weak: connections that the pool has replaced must not be kept alive.
     connections: WeakSet[Any] = WeakSet()
 
     @event.listens_for(engine.sync_engine, "connect")

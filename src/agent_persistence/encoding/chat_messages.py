@@ -19,6 +19,7 @@ _ROLES: Final[dict[str, MessageRole]] = {role.value: role for role in MessageRol
     "developer": MessageRole.SYSTEM,
     "function": MessageRole.TOOL,
 }
+# The length of the column; ``extra`` keeps a longer id.
 _MAX_TOOL_CALL_ID: Final = 255
 
 
@@ -60,6 +61,7 @@ def check_shape(message: object, field: str = "message") -> MessageRole:
     Raises:
         InvalidInputError: it is not a mapping, its role is unknown, or its content has no shape of the format.
     """
+    # Nearly every message is a dict, for which the first test takes a fifth of the second's time.
     if type(message) is not dict and not isinstance(message, Mapping):
         raise InvalidInputError(field, f"must be a mapping in the chat-completions shape, not {type(message).__name__}")
     content = message.get("content")
@@ -104,8 +106,9 @@ def message_of(  # noqa: PLR0917 - one argument a column, by position because it
 
 
 def _with_extra(columns: MessageColumns, message: Mapping[str, Any]) -> MessageColumns:
-    base = from_columns(columns)  # without extra
-    if base == message:  # most of them
+    # For most messages the columns say everything, and ``extra`` stays NULL.
+    base = from_columns(columns)
+    if base == message:
         return columns
     changed = {key: value for key, value in message.items() if key not in base or base[key] != value}
     absent = [key for key in base if key not in message]

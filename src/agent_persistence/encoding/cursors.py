@@ -26,7 +26,9 @@ def decode_cursor(cursor: str, listing: str, field: str, read: Callable[..., T])
         InvalidInputError: ``field`` is not a cursor of this kind of list.
     """
     try:
+        # The decoder ignores surplus padding, so the length of the cursor does not matter.
         found, *position = orjson.loads(base64.urlsafe_b64decode(cursor.encode("ascii") + b"=="))
+        # The position in another list can have the same types, and would silently start the page at the wrong row.
         if found != listing:
             raise ValueError
         return read(*position)

@@ -27,6 +27,7 @@ MAX_JSON_DEPTH: Final = 200  # the deepest that from_json reads
 # A regular expression is four times as fast as searching the bytes with ``in``.
 _FIND_NUL: Final = re.compile(rb"\\u0000").search
 _INT_LIMIT: Final = 1 << 63
+# From here on repr and orjson write a float with an exponent (1e+16). JSONB prints that number as an int.
 _FIRST_WITH_EXPONENT: Final = 1e16
 # Negative zero. SQL reads it as 0, numeric keeps its scale, and no encoder writes a zero like this. It is as long as
 # the ints that orjson rounds, so that one search shows that a text has neither of them.
@@ -78,6 +79,8 @@ def _encode_usual(value: object) -> bytes | None:
 
     Texts are checked after the encoding, all at once: that is three times as fast.
     """
+    # The walk in Python is most of the cost: a state of 64 KB takes 173 us, orjson alone 39. Comparing the value with
+    # what orjson reads back lost, at 372 us.
     if not _is_usual([value], 0):
         return None
     try:
@@ -92,6 +95,7 @@ def _is_usual(container: Any, depth: int) -> bool:
     if depth > MAX_JSON_DEPTH:
         return False
     for value in container.values() if type(container) is dict else container:
+        # The exact type: orjson writes a StrEnum as its text and a tuple as a list, which would be read as other types.
         kind = type(value)
         if kind is str or kind is bool or value is None:
             continue
@@ -118,6 +122,7 @@ def _check(container: Any, path: list[str | int]) -> bool:
     for key, value in _items(container, path):
         kind = type(value)
         if kind is dict or kind is list:
+            # One list for the whole walk: only a refusal needs the path, so none is built for each value.
             path.append(key)
             spell_out = _check(value, path) or spell_out
             path.pop()
@@ -176,6 +181,7 @@ def _spelled_out(value: Any) -> Any:
     if type(value) is list:
         return [_spelled_out(item) for item in value]
     if type(value) is float and _needs_spelling_out(value):
+        # By way of the shortest text: Decimal(1e23) itself has the digits 99999999999999991611392.
         return orjson.Fragment(format(Decimal(str(value)), "f") + ".0" if value else _NEGATIVE_ZERO)
     return value
 
@@ -206,6 +212,7 @@ def is_plain_json(utf8: bytes) -> bool:
 
 _NUMERALS: Final = bytes(ord("0" if byte in b"-0123456789" else " ") for byte in range(256))
 _LONG_NUMBER: Final = b"0" * 20  # the shortest int that needs more than 64 bits has so many characters
+# It matches strings, too, so that digits inside one are passed over; possessive, so that no text makes it backtrack.
 _STRING_OR_NEGATIVE_ZERO = re.compile(rb'"(?:[^"\\]++|\\.)*+"|(?<![^\[:, ])0\.0{20}(?![^,\]}])')
 
 
@@ -227,6 +234,7 @@ def sanitize(value: object, field: str = "value") -> Any:
     """
     try:
         return _sanitized(value)
+    # A value that holds itself ends here, too: encode_json, which counts the levels, comes later.
     except RecursionError:
         raise InvalidInputError(field, f"is nested deeper than {MAX_JSON_DEPTH} levels") from None
 

@@ -7,8 +7,9 @@ from collections.abc import Hashable
 from datetime import datetime
 from typing import Final, NamedTuple
 
-from agent_persistence.encoding.state_patches import Cut
+from agent_persistence.encoding.state_patches import Snapshot
 
+# For all threads. Digests instead of the bytes take less memory, and five times the CPU for a state of 500 KB.
 MOST_BYTES: Final = 64 * 1024 * 1024
 
 
@@ -33,14 +34,14 @@ class RecentState(NamedTuple):
         version: its version.
         mark: the last writer and the location of its row, which differ once the row is changed.
         created_at: when it was saved.
-        cut: its snapshot.
+        snapshot: its snapshot.
         origin: the sizes of the versions on which it rests.
     """
 
     version: int
     mark: str
     created_at: datetime
-    cut: Cut
+    snapshot: Snapshot
     origin: Origin
 
 
@@ -62,12 +63,12 @@ class RecentStates:
         """Remember a state in place of the thread's previous one."""
         self.forget(thread_id)
         self._states[thread_id] = state
-        self._bytes += state.cut.size
+        self._bytes += state.snapshot.size
         while self._bytes > MOST_BYTES:
             _, oldest = self._states.popitem(last=False)
-            self._bytes -= oldest.cut.size
+            self._bytes -= oldest.snapshot.size
 
     def forget(self, thread_id: Hashable) -> None:
         """Forget the state of a thread."""
         if (former := self._states.pop(thread_id, None)) is not None:
-            self._bytes -= former.cut.size
+            self._bytes -= former.snapshot.size

@@ -14,6 +14,8 @@ import marshal
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+# Only keys of the first level, where the growing lists of agents are. Deeper patches lost: the view would need a pass
+# over the whole state for each, while keys of the first level are folded at once.
 Patch = dict[str, dict[str, Any]]
 
 # marshal's last format that writes equal values as equal bytes; later ones depend on reference counts.
@@ -21,7 +23,7 @@ _FORMAT: Final = 2
 _LIST_HEAD: Final = 5  # the type and the number of items
 
 
-class Cut:
+class Snapshot:
     """A snapshot of a state in comparable pieces: bytes, which later changes of the state do not reach.
 
     Equal bytes are equal values of the same types, which ``==`` does not tell (``1 == True``). marshal writes 2 GB/s,
@@ -39,17 +41,18 @@ class Cut:
         return {key: marshal.loads(value) for key, value in self.values.items()}  # noqa: S302 - bytes of this process
 
 
-def cut(state: Any) -> Cut | None:
+def snapshot(state: Any) -> Snapshot | None:
     """Take a snapshot of a state; ``None`` if it is not a JSON object."""
     if type(state) is not dict or any(type(key) is not str for key in state):
         return None
     try:
-        return Cut({key: marshal.dumps(value, _FORMAT) for key, value in state.items()})
+        return Snapshot({key: marshal.dumps(value, _FORMAT) for key, value in state.items()})
+    # An object of another type. The state is encoded whole then, and the encoder names the part that it refuses.
     except ValueError:
         return None
 
 
-def patch_between(old: Cut, new: Cut, state: dict[str, Any]) -> Patch:
+def patch_between(old: Snapshot, new: Snapshot, state: dict[str, Any]) -> Patch:
     """Return the patch that leads from one state to another.
 
     Args:
@@ -68,7 +71,7 @@ def patch_between(old: Cut, new: Cut, state: dict[str, Any]) -> Patch:
 
 
 def patched(state: dict[str, Any], patches: Iterable[Patch]) -> dict[str, Any]:
-    """Apply patches to a state in place, and return it."""
+    """Apply patches to a state in offset, and return it."""
     for patch in patches:
         for key, change in patch.items():
             if not change:
@@ -85,12 +88,13 @@ def _kept(before: bytes, after: bytes, items: Sequence[Any]) -> int:
     if type(items) is not list or before[:1] != after[:1]:
         return 0
     old_items = before[_LIST_HEAD:]
+    # Most steps only append: then one comparison of bytes is enough, and no item is serialised again.
     if after.startswith(old_items, _LIST_HEAD):
         return int.from_bytes(before[1:_LIST_HEAD], "little")
-    kept = place = 0
+    kept = offset = 0
     for item in items:
         form = marshal.dumps(item, _FORMAT)
-        if not old_items.startswith(form, place):
+        if not old_items.startswith(form, offset):
             return kept
-        kept, place = kept + 1, place + len(form)
+        kept, offset = kept + 1, offset + len(form)
     return kept

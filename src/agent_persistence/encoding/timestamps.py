@@ -14,6 +14,7 @@ MICROSECONDS: Final = 1_000_000
 
 def moment(microseconds: int) -> datetime:
     """Return the time so many microseconds after 1970-01-01 UTC."""
+    # In ints: fromtimestamp takes a float, which rounds the microseconds of distant years.
     return _EPOCH + microseconds * _MICROSECOND
 
 

@@ -95,7 +95,7 @@ class BatchedCalls(Generic[IdT, UserIdT]):
         """Add messages at the end of a thread; see ``MessageRepository.append_many``.
 
         Args:
-            field: what the messages are called in errors.
+            field: the name of the messages in errors.
         """
         await self._sessions.ready()
         new = prepare_append(self._sessions.reading(user_id), thread_id, messages, field)

@@ -55,7 +55,7 @@ class Settle(Protocol):
 
 
 class _ReplyLostError(UnavailableError):
-    """A statement that commits by itself may have done so before its connection was lost."""
+    """The connection was lost during a statement in autocommit, which may have been committed."""
 
 
 @dataclass(slots=True)
@@ -127,7 +127,7 @@ class GroupCommit:
 
         Args:
             is_repeatable: whether an item does no harm if it is written twice, however late. If that holds for all
-                of them, the statement commits by itself, which saves two round trips, and a lost reply needs no
+                of them, the statement runs in autocommit, which saves two round trips, and a lost reply needs no
                 settlement.
 
         Raises:

@@ -26,7 +26,7 @@ Found = StateRecord[Any] | None
 
 
 class StateReader(Generic[IdT, UserIdT]):
-    """Reads latest states, each read with a snapshot of its own, outside the caller's transaction.
+    """Reads latest states outside the caller's transaction; each read has another snapshot.
 
     Attributes:
         batcher: lets concurrent reads share statements.

@@ -116,7 +116,7 @@ class Transactions(Generic[IdT, UserIdT]):
         return await self._complete(partial(self._read_entities_once, work, user_id))
 
     async def aclose(self, timeout_seconds: float) -> None:
-        """Refuse new work, wait for running work, and cancel what the timeout leaves."""
+        """Refuse new work, wait for running work until the timeout, and cancel the rest."""
         self.sessions.affinity.close()
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_seconds):

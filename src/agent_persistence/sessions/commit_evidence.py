@@ -97,7 +97,7 @@ def _row_evidence(table: Table, key: Sequence[str], time: str | None, row: Any) 
 
 @dataclass(slots=True)
 class CommitEvidence:
-    """What shows afterwards whether a transaction was committed.
+    """Evidence by which the database can tell afterwards whether a transaction was committed.
 
     Attributes:
         marks: the transaction's number, its start, and the server's start.
@@ -135,7 +135,7 @@ class CommitEvidence:
 
 
 def record_evidence(session: Session, marks: Row[Any], rows: Sequence[RowEvidence]) -> None:
-    """Record what the transaction of this session has just written."""
+    """Record the rows that the transaction of this session has just written."""
     evidence = evidence_of(session)
     if evidence is None:
         evidence = session.info[_EVIDENCE] = CommitEvidence(session.get_transaction(), marks)

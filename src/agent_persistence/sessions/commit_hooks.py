@@ -1,6 +1,6 @@
-"""Hooks around the outermost commit of a session, whoever issues it; the only place that knows session events.
+"""Hooks around the outermost commit of a session, issued here or by the host; the only user of session events.
 
-Repositories report what they changed (``touch``); the hooks of a ``CacheWatch`` act on it.
+Repositories report changed states (``touch``); the hooks of a ``CacheWatch`` act on these reports.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def touch(session: Session, state: TouchedState, latest: SavedState | None = Non
 
 
 def touch_written(session: Session, thread_id: Any) -> None:
-    """Note that the host changed states of a thread, whoever owns it."""
+    """Note that the host changed states of a thread; its owner is looked up before the commit."""
     watch = watch_of(session)
     if watch is not None:
         watch.written.add(thread_id)
@@ -103,7 +103,7 @@ def has_touched(session: Session, thread_id: Any) -> bool:
 
 
 def share(session: Session) -> None:
-    """Note that the host uses this session too: SQL, savepoints, whatever a session can do."""
+    """Note that the host uses this session too, for any SQL and savepoints."""
     session.info[_SHARED] = True
 
 
@@ -222,7 +222,7 @@ def _after_transaction_create(session: Session, transaction: SessionTransaction)
 
 
 def _after_soft_rollback(session: Session, transaction: SessionTransaction) -> None:
-    """Forget what a savepoint touched: its row locks are gone, so these keys must not be quarantined."""
+    """Forget the states that a savepoint touched: its row locks are gone, so their keys must not be quarantined."""
     watch = watch_of(session)
     if watch is not None and transaction.nested:
         watch.touched, watch.written = watch.savepoints.get(transaction, ({}, set()))

@@ -140,7 +140,7 @@ class OneCallMessages(OneCall[MessageRepository[IdT, UserIdT], IdT, UserIdT]):
         usages: Mapping[str, Any] | Unchanged = UNSET,
         meta: Mapping[str, Any] | Unchanged = UNSET,
     ) -> MessageRecord[IdT]:
-        """Replace parts of a message; what is left out stays, and so does its position.
+        """Replace parts of a message; omitted parts and its position stay.
 
         Args:
             thread_id: the thread.

@@ -145,7 +145,7 @@ class OneCallThreads(OneCall[ThreadRepository[IdT, UserIdT], IdT, UserIdT]):
         name: str | Unchanged | None = UNSET,
         meta: Mapping[str, Any] | Unchanged = UNSET,
     ) -> ThreadRecord[IdT, UserIdT]:
-        """Rename a thread, or replace its ``meta``; what is left out stays.
+        """Rename a thread, or replace its ``meta``; an omitted one stays.
 
         Args:
             thread_id: the thread.

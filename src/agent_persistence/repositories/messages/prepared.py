@@ -36,7 +36,7 @@ class PreparedMessage(Generic[IdT]):
 
     @property
     def size(self) -> int:
-        """The approximate size of what is sent, in bytes."""
+        """The approximate number of bytes to send."""
         return len(self.columns.content) + sum(len(part.utf8) for part in self.encoded.values() if part)
 
 
@@ -114,7 +114,7 @@ class PreparedAppend(Generic[IdT]):
 
     @property
     def size(self) -> int:
-        """The approximate size of what is sent, in bytes."""
+        """The approximate number of bytes to send."""
         return sum(message.size for message in self.messages)
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final, Generic
 
 from agent_persistence.encoding.exact_json import EncodedJSON, encode_json
 from agent_persistence.encoding.recent_states import MOST_BYTES, Origin, RecentState, RecentStates
-from agent_persistence.encoding.state_patches import Cut, cut, patch_between
+from agent_persistence.encoding.state_patches import Snapshot, patch_between, snapshot
 from agent_persistence.errors import CheckpointingDisabledError, InvalidInputError
 from agent_persistence.frozen import frozen
 from agent_persistence.ids import IdT
@@ -40,7 +40,7 @@ class PreparedState(Generic[IdT]):
     """A checked and encoded state.
 
     Attributes:
-        cut: the state in pieces, to which the next one is compared; ``None`` if it is not to be.
+        snapshot: the state in pieces, to which the next one is compared; ``None`` if it is not to be.
         change: the change that is stored; ``None`` for a state that is stored whole.
         origin: sizes of the versions that a reader of this state must read.
         whole_data: the encoded state, if it was needed so far.
@@ -51,7 +51,7 @@ class PreparedState(Generic[IdT]):
     data: Any
     meta: dict[str, Any]
     encoded_meta: EncodedJSON
-    cut: Cut | None
+    snapshot: Snapshot | None
     change: Change | None
     origin: Origin
     whole_data: EncodedJSON | None
@@ -62,13 +62,13 @@ class PreparedState(Generic[IdT]):
         if self.whole_data is None:
             # From the pieces, not from `data`, which the caller may have changed since.
             self.whole_data = EncodedJSON(
-                encode_json(self.cut.state() if self.cut else self.data, "data", max_bytes=sys.maxsize)
+                encode_json(self.snapshot.state() if self.snapshot else self.data, "data", max_bytes=sys.maxsize)
             )
         return self.whole_data
 
     @property
     def size(self) -> int:
-        """The size of what is sent, in bytes."""
+        """The number of bytes to send."""
         data = self.change.patch if self.change else self.encoded_data
         return len(data.utf8) + len(self.encoded_meta.utf8)
 
@@ -78,7 +78,7 @@ class PreparedState(Generic[IdT]):
         return replace(self, change=None, origin=Origin(size, size, 0))
 
     def saved(self, row: Any) -> SavedState:
-        """Return what the cache keeps, given the row that the INSERT returned."""
+        """Return the state for the cache, given the row that the INSERT returned."""
         data, meta = self.encoded_data.utf8, self.encoded_meta.utf8
         return SavedState(row.state_id, data, meta, row.created_at, row.updated_at)
 
@@ -88,10 +88,10 @@ class PreparedState(Generic[IdT]):
 
     def remember(self, recent: RecentStates, row: Any) -> None:
         """Remember this state, to compare the thread's next one to it. If its row is rolled back it is no base."""
-        if self.cut is None:
+        if self.snapshot is None:
             recent.forget(self.thread_id)
         else:
-            recent.put(self.thread_id, RecentState(row.state_id, row.mark, row.created_at, self.cut, self.origin))
+            recent.put(self.thread_id, RecentState(row.state_id, row.mark, row.created_at, self.snapshot, self.origin))
 
 
 def prepare_state(
@@ -103,8 +103,8 @@ def prepare_state(
         InvalidInputError: a part of it cannot be stored; ``field`` names it.
         CheckpointingDisabledError: the settings refuse states.
     """
-    limits = scope.options
-    if not limits.save_states:
+    options = scope.options
+    if not options.save_states:
         raise CheckpointingDisabledError
     thread_id = scope.thread_id(thread_id)
     data = scope.clean(data, "data")
@@ -113,20 +113,20 @@ def prepare_state(
     fields = thread_id, scope.owner, data, checked_meta, encoded_meta
     # Only a state that this process saved is a base. Digests instead of remembered bytes lost: less memory, but five
     # times the CPU for a state of 500 KB.
-    if limits.patches_from and (base := scope.recent.get(thread_id)):
-        new = cut(data)
-        if new is not None and (changed := _changed(limits, base, new, data)):
+    if options.patches_from and (base := scope.recent.get(thread_id)):
+        new = snapshot(data)
+        if new is not None and (changed := _changed(options, base, new, data)):
             # The cache needs the whole state, and as it is now.
-            whole = scope.encoded(data, "data") if limits.is_cached else None
+            whole = scope.encoded(data, "data") if options.is_cached else None
             return PreparedState(*fields, new, *changed, whole)
     whole = scope.encoded(data, "data")
     size = len(whole.utf8)
     # A state that is larger than the whole memory for recent states could not stay in it until the next save.
-    is_compared = limits.patches_from and limits.patches_from <= size <= MOST_BYTES
-    return PreparedState(*fields, cut(data) if is_compared else None, None, Origin(size, size, 0), whole)
+    is_compared = options.patches_from and options.patches_from <= size <= MOST_BYTES
+    return PreparedState(*fields, snapshot(data) if is_compared else None, None, Origin(size, size, 0), whole)
 
 
-def _changed(limits: StoreOptions[Any], base: RecentState, new: Cut, data: Any) -> tuple[Change, Origin] | None:
+def _changed(options: StoreOptions[Any], base: RecentState, new: Snapshot, data: Any) -> tuple[Change, Origin] | None:
     """Return the change since the base, or ``None`` where the state should be stored whole.
 
     The patches since a whole version are together no larger than it, so they at most double the cost of a read; and all
@@ -134,12 +134,12 @@ def _changed(limits: StoreOptions[Any], base: RecentState, new: Cut, data: Any) 
     """
     origin = base.origin
     try:
-        patch = encode_json(patch_between(base.cut, new, data), "data", max_bytes=limits.max_json_bytes)
+        patch = encode_json(patch_between(base.snapshot, new, data), "data", max_bytes=options.max_json_bytes)
     except InvalidInputError:
         return None  # encoding it whole names the field in the caller's words
     size, patches = origin.size + len(patch), origin.patches + len(patch) + _ROW
     is_worth_it = patches <= origin.whole and origin.whole + patches <= _MOST_READ * new.size
-    if not is_worth_it or new.size < limits.patches_from or size > limits.max_json_bytes:
+    if not is_worth_it or new.size < options.patches_from or size > options.max_json_bytes:
         return None
     return Change(base, EncodedJSON(patch)), Origin(size, origin.whole, patches)
 

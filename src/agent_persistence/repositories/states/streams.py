@@ -17,7 +17,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 from sqlalchemy import ColumnElement, Integer, LargeBinary, delete, func, insert, literal, select, update
 from sqlalchemy.dialects.postgresql import insert as insert_or
 
-from agent_persistence.encoding.chunks import ENCODING, Tally, cut
+from agent_persistence.encoding.chunks import ENCODING, Tally, chunked
 from agent_persistence.encoding.exact_json import EncodedJSON, encode_json
 from agent_persistence.errors import (
     CheckpointingDisabledError,
@@ -116,7 +116,7 @@ class Upload(Generic[IdT]):
             StatementTimeoutError: the stream took longer than a day.
         """
         index = 0
-        async with aclosing(cut(self._new.source, "source")) as chunks:
+        async with aclosing(chunked(self._new.source, "source")) as chunks:
             async for chunk in chunks:
                 # In a thread: compressing a chunk of a megabyte would hold up every other task of the event loop.
                 packed = await asyncio.to_thread(self._tally.pack, chunk)

@@ -158,7 +158,7 @@ class ThreadRepository(Generic[IdT, UserIdT]):
         name: str | Unchanged | None = UNSET,
         meta: Mapping[str, Any] | Unchanged = UNSET,
     ) -> ThreadRecord[IdT, UserIdT]:
-        """Rename a thread, or replace its ``meta``; what is left out stays.
+        """Rename a thread, or replace its ``meta``; an omitted one stays.
 
         Args:
             thread_id: the thread.

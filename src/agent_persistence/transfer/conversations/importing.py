@@ -280,7 +280,7 @@ class ConversationImporter:
         return conversation.id if self._kind.generated else await self._thread_id(conversation)
 
     async def _there(self, names: Sequence[Any]) -> set[Any]:
-        """Return which of these threads exist, whoever owns them."""
+        """Return which of these threads exist, with any owner."""
         if self._kind.generated:
             numbered = await self._thread_ids()
             return {name for name in names if name in numbered}
