@@ -1,15 +1,15 @@
-# Everything below sets itself up: Python 3.11 or newer with venv, and the package index, are all it needs.
+# Every target installs what it needs: Python 3.11 or newer with venv, and the package index, are enough.
 
-# The first of these that will do makes the virtualenv; or name one: make test PYTHON=/opt/python3.13/bin/python3
+# The first suitable one creates the virtualenv; or name one: make test PYTHON=/opt/python3.13/bin/python3
 PYTHON = python3 python3.14 python3.13 python3.12 python3.11
-# Tools that manage Pythons keep them side by side, and have one in PATH.
+# Tools that manage several Pythons install them side by side, with only one in PATH.
 BESIDE = $(shell python3 -c 'import glob, sys; print(*sorted(glob.glob(sys.base_prefix + "/../*3.*/bin/python3")))')
-# Another SQLAlchemy gets a virtualenv of its own: make test SQLALCHEMY='==2.0.44'
+# Another SQLAlchemy gets a separate virtualenv: make test SQLALCHEMY='==2.0.44'
 SQLALCHEMY =
 VENV = .venv$(if $(SQLALCHEMY),-sqlalchemy$(subst =,,$(subst *,x,$(SQLALCHEMY))))
 BIN = $(VENV)/bin
 PYTEST_ARGS =
-# One more than there are processors, for the time that tests wait for servers; 4 at most.
+# One more than there are processors, because tests wait for servers; 4 at most.
 PARALLEL = --numprocesses $$(n=$$(getconf _NPROCESSORS_ONLN); echo $$((n < 3 ? n + 1 : 4)))
 DURATION = 60
 SEED =
@@ -17,37 +17,37 @@ BENCH = .venv-bench
 BENCH_ARGS =
 AGENTFLOW = tests/integrations/agentflow
 
-# Tests start a hundred processes: what they import is compiled once, whatever the machine is used to.
+# Tests start a hundred processes: compile their imports once, even if the environment disables bytecode.
 export PYTHONDONTWRITEBYTECODE =
 
 .DEFAULT_GOAL = help
 .DELETE_ON_ERROR:
-.NOTPARALLEL: # two pips at once would break the virtualenv
+.NOTPARALLEL: # two concurrent pips would break the virtualenv
 .PHONY: help demo test test-slow coverage test-matrix test-wheel test-agentflow torture torture-checker bench lint style type migration-lint \
     format migrate revision check-migrations build clean
 
-help: ## list the targets
+help: ## list all targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(VENV)/installed-demo ## see it work: servers, migrations and conversations, in a minute
+demo: $(VENV)/installed-demo ## run the demo: servers, migrations and conversations, in a minute
 	@$(BIN)/agent-persistence demo
 
-test: $(VENV)/installed-dev ## run the tests that do not take long (a part: PYTEST_ARGS=tests/unit)
+test: $(VENV)/installed-dev ## run the fast tests (a selection: PYTEST_ARGS=tests/unit)
 	$(BIN)/pytest $(or $(PYTEST_ARGS),$(PARALLEL) -m 'not slow')
 
-test-slow: $(VENV)/installed-dev ## the rest: what documents show, every migration, crashes under load, growth
+test-slow: $(VENV)/installed-dev ## run the slow tests: examples in documents, every migration, crashes under load, growth
 	$(BIN)/pytest $(PARALLEL) -m slow
 
-coverage: $(VENV)/installed-dev ## run the tests and measure what they cover, which takes half as long again
+coverage: $(VENV)/installed-dev ## run the fast tests and measure their coverage, which takes half as long again
 	$(BIN)/pytest --cov $(PARALLEL) -m 'not slow'
 
-torture: $(VENV)/installed-dev ## kill, hang and cut real servers under load: make torture DURATION=60 SEED=7
+torture: $(VENV)/installed-dev ## kill, hang and disconnect real servers under load: make torture DURATION=60 SEED=7
 	PYTHONPATH=tests $(BIN)/python -m torture --duration $(DURATION) $(if $(SEED),--seed $(SEED))
 
-torture-checker: $(VENV)/installed-dev ## plant defects, and see that the torture run finds each
+torture-checker: $(VENV)/installed-dev ## plant defects, and check that the torture run finds each
 	PYTHONPATH=tests $(BIN)/python -m torture --self-test
 
-bench: $(BENCH)/installed-bench ## measure beside asyncpg by hand and other stores: make bench QUICK=1 (BENCH_ARGS='--only w2a')
+bench: $(BENCH)/installed-bench ## compare with hand-written asyncpg and other stores: make bench QUICK=1 (BENCH_ARGS='--only w2a')
 	$(BENCH)/bin/python -m benchmarks $(if $(QUICK),--quick) $(BENCH_ARGS)
 
 test-matrix: ## run the tests on the lowest and newest SQLAlchemy 2.0 and the newest 2.1
@@ -82,27 +82,27 @@ type: $(VENV)/installed-dev ## check types with mypy and pyright
 	$(BIN)/mypy
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-migration-lint: $(VENV)/installed-dev ## look for revisions that would stop a database at work
+migration-lint: $(VENV)/installed-dev ## find revisions that would block a live database
 	$(BIN)/python tests/migrations/migration_lint.py
 
-format: $(VENV)/installed-dev ## format the code and mend what can be mended
+format: $(VENV)/installed-dev ## format the code and apply automatic fixes
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-migrate: $(VENV)/installed-demo ## bring the database of PERSISTENCE_DATABASE_URL to the newest revision
+migrate: $(VENV)/installed-demo ## upgrade the database of PERSISTENCE_DATABASE_URL to the newest revision
 	$(BIN)/alembic upgrade head
 
 revision: $(VENV)/installed-demo ## draft a revision: make revision MESSAGE='add a column'
 	$(BIN)/alembic revision --autogenerate --message '$(MESSAGE)'
 
-check-migrations: $(VENV)/installed-dev ## prove that models and history agree for every id type
+check-migrations: $(VENV)/installed-dev ## check that models and history agree for every id type
 	$(BIN)/pytest tests/migrations $(PYTEST_ARGS)
 
 build: $(VENV)/installed-dev ## build the wheel and the source archive into dist/
 	rm -rf dist
 	$(BIN)/python -m build
 
-clean: ## remove all that the other targets made
+clean: ## remove everything that the other targets created
 	rm -rf .venv .venv-* dist benchmarks/results .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	find benchmarks src tests migrations -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -115,9 +115,9 @@ $(VENV)/installed-demo $(VENV)/installed-dev $(VENV)/installed-test: pyproject.t
 	    --editable '.[$(EXTRAS)]' 'sqlalchemy[asyncio]$(SQLALCHEMY)'
 	@touch $@
 
-# Other stores are installed as far as they install; the benchmark names those that are absent.
+# Other stores are installed if they can be; the benchmark names those that are absent.
 $(BENCH)/installed-bench: pyproject.toml benchmarks/contenders.txt | $(BENCH)/pyvenv.cfg
-	@echo "Installing agent-persistence[bench] and what it is compared with into $(BENCH), once ..."
+	@echo "Installing agent-persistence[bench] and the compared stores into $(BENCH), once ..."
 	@$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	@$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check \
 	    --editable '.[bench]' --requirement benchmarks/contenders.txt || \

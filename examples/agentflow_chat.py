@@ -1,10 +1,10 @@
-"""A graph of Agentflow whose conversation outlives the process: run it twice with the same thread id.
+"""An Agentflow graph whose conversation survives the process: run it twice with the same thread id.
 
     pip install 'agent-persistence[agentflow,cli]'
     agent-persistence upgrade
     python examples/agentflow_chat.py thread-1 "Where is my order?"
 
-The addresses are those of ``PERSISTENCE_DATABASE_URL`` and ``PERSISTENCE_REDIS_URL``.
+Set ``PERSISTENCE_DATABASE_URL`` and ``PERSISTENCE_REDIS_URL`` to the addresses of the servers.
 """
 
 import asyncio
@@ -19,12 +19,12 @@ from agent_persistence.integrations.agentflow import PersistenceCheckpointer
 
 
 async def answer(state: AgentState) -> list[Message]:
-    """Say how long the conversation is: a stand-in for a model."""
+    """Answer with the length of the conversation; a placeholder for a model."""
     return [Message.text_message(f"I have read {len(state.context)} messages.", role="assistant")]
 
 
 async def main(thread_id: str, question: str) -> None:
-    """Ask, and print the conversation as everybody else reads it."""
+    """Ask, and print the conversation as any other program reads it from ``messages``."""
     graph = StateGraph(AgentState())
     graph.add_node("answer", answer)
     graph.set_entry_point("answer")

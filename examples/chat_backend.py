@@ -13,13 +13,13 @@ from agent_persistence import MessageRecord, NewMessage, Persistence, Persistenc
 
 @dataclass(frozen=True)
 class Chat:
-    """One user's conversations, each answer with the state that it was given in."""
+    """One user's conversations; each answer refers to the agent's state at that time."""
 
     persistence: Persistence[str, str]
     user_id: str
 
     async def answer(self, thread_id: str, question: str, text: str, state: dict[str, Any]) -> StateRecord[str]:
-        """Save a turn: what was asked, what was answered, and where the agent goes on; all of it or nothing."""
+        """Save a turn in one transaction: the question, the answer, and the state from which the agent resumes."""
         async with self.persistence.begin(user_id=self.user_id) as uow:
             checkpoint = await uow.states.put(thread_id, state)
             answer = {"role": "assistant", "content": text}
@@ -28,18 +28,18 @@ class Chat:
             return checkpoint
 
     async def history(self, thread_id: str, limit: int = 50) -> Sequence[MessageRecord[str]]:
-        """Return the newest messages, the oldest of them first."""
+        """Return the newest messages, in chronological order."""
         return (await self.persistence.messages.page(thread_id, user_id=self.user_id, limit=limit)).items
 
     async def restore(self, thread_id: str, version: int) -> Any:
-        """Go back to a checkpoint: what it holds is the latest state again."""
+        """Save a checkpoint's data as the latest state again; return it, or ``None`` without that version."""
         async with self.persistence.begin(user_id=self.user_id) as uow:
             old = await uow.states.get_version(thread_id, version)
             return None if old is None else (await uow.states.put(thread_id, old.data)).data
 
 
 async def main() -> None:
-    """Say something, go back, and forget what is old."""
+    """Save two turns, restore the first checkpoint, and purge old states."""
     async with Persistence[str, str](PersistenceSettings(auto_migrate=True)) as persistence:
         chat = Chat(persistence, user_id="ada")
         thread_id = (await persistence.threads.create(user_id="ada", name="Refund")).thread_id

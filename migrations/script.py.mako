@@ -17,8 +17,8 @@ down_revision = ${repr(down_revision)}
 branch_labels = ${repr(branch_labels)}
 depends_on = ${repr(depends_on)}
 
-# The previous release is still running while this revision is applied, and keeps running after it: add, never
-# rename, retype or drop what it reads. No schema is named here: the search path knows it.
+# The previous release runs during this revision and after it: add, but never rename, retype or drop anything that it
+# reads. Name no schema here: the search path selects it.
 
 
 def upgrade() -> None:

@@ -1,4 +1,4 @@
-"""An agent that goes on where it stopped, on any backend: python resume.py memory|redis|postgresql|dynamodb."""
+"""An agent that resumes where it stopped, on any backend: python resume.py memory|redis|postgresql|dynamodb."""
 
 import asyncio
 import sys
@@ -15,14 +15,14 @@ BACKENDS = {
 
 
 def open_checkpointer(backend: str) -> Checkpointer:
-    """Make the backend's checkpointer from PERSISTENCE_* and .env."""
+    """Create the backend's checkpointer from PERSISTENCE_* and .env."""
     module = import_module(f"agent_persistence.backends.{backend}")
     made: Checkpointer = getattr(module, BACKENDS[backend]).from_env(user_id="ada")
     return made
 
 
 async def take_a_step(checkpointer: Checkpointer, thread_id: str, worker: str) -> None:
-    """Read, decide, save; and again, if another worker has saved meanwhile."""
+    """Load, decide, save; retry from the start if another worker saved first."""
     while True:
         found = await checkpointer.load_state(thread_id)
         steps = found.state["steps"] if found else []
@@ -35,7 +35,7 @@ async def take_a_step(checkpointer: Checkpointer, thread_id: str, worker: str) -
 
 
 async def main(backend: str) -> None:
-    """Let three workers take a step each, at the same time."""
+    """Let three workers take a step each, concurrently."""
     async with open_checkpointer(backend) as checkpointer:
         if backend == "dynamodb":
             await checkpointer.create_table()  # type: ignore[attr-defined]  # a deployment does this once

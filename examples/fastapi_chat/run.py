@@ -1,4 +1,4 @@
-"""Bring both histories up to date, then serve: ``python run.py [options of uvicorn]``."""
+"""Upgrade both histories, then serve: ``python run.py [options of uvicorn]``."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ HERE = Path(__file__).parent
 
 @contextmanager
 def servers() -> Iterator[None]:
-    """Put addresses into the environment where it names no database: everything after this reads them there."""
+    """Start embedded servers, unless the environment names a database, and put their addresses into the environment."""
     settings = read_settings()
     if settings.database is not None:
         yield
         return
-    # A folder of its own: the one that all programs share holds a database with user ids of another kind.
+    # A separate folder: the default one, which all programs share, holds a database with another user id type.
     with embedded_servers(settings.embedded_dir or HERE / "servers") as started:
         os.environ["PERSISTENCE_DATABASE_URL"] = started.database_url
         os.environ["PERSISTENCE_REDIS_URL"] = started.redis_url
@@ -36,14 +36,14 @@ def servers() -> Iterator[None]:
 
 
 def upgrade() -> None:
-    """Migrate: agent-persistence first, because the application's history ties one of its tables to its own."""
+    """Migrate agent-persistence first: the application's history adds a foreign key to one of its tables."""
     asyncio.run(migrate.upgrade(read_settings()))
     command.upgrade(Config(HERE / "alembic.ini"), "head")
 
 
 def main() -> None:
-    """Run the application until somebody stops it."""
-    # uvicorn repeats the signal that ended it; as an exception it lets the servers be stopped, too.
+    """Run the application until it is stopped."""
+    # uvicorn raises the signal that stopped it again; as an exception it also lets the servers be stopped.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     with servers():
         upgrade()

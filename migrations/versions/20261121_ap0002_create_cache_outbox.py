@@ -1,4 +1,4 @@
-"""Create the outbox of the cache: states that Redis could not be told of.
+"""Create the cache outbox: invalidations that are not yet delivered to Redis.
 
 Revision ID: ap0002
 Revises: ap0001

@@ -1,4 +1,4 @@
-"""Let a state be kept as what changed since another one.
+"""Allow states to be stored as changes of an earlier version.
 
 Revision ID: ap0003
 Revises: ap0002
@@ -49,7 +49,7 @@ _HANG_GUARD = """\
 CREATE TRIGGER refuse_change_of_base BEFORE UPDATE OF state_data ON states FOR EACH ROW
 WHEN (OLD.state_data IS NOT NULL AND OLD.state_data IS DISTINCT FROM NEW.state_data)
 EXECUTE FUNCTION refuse_change_of_base()"""
-# For each key of a state: the last time that it was set or dropped, and what was done to the end of its list since.
+# For each key of a state: the last version that set or removed it, and the later changes to the end of its list.
 _CREATE_VIEW = """\
 CREATE VIEW state_versions WITH (security_invoker = true) AS
 SELECT s.thread_id, s.state_id, CASE WHEN s.base_id IS NULL THEN s.state_data ELSE folded.state_data END AS state_data,
@@ -90,7 +90,7 @@ LEFT JOIN LATERAL (
   SELECT coalesce(jsonb_object_agg(joined.key, joined.value), '{}') AS state_data FROM joined
 ) AS folded ON true"""
 
-# By one statement, which sees all states as they were before it.
+# One statement, so that it reads every state as it was before the update.
 _MAKE_WHOLE = """\
 UPDATE states SET state_data = versions.state_data, base_id = NULL, patch = NULL
 FROM state_versions AS versions
@@ -101,10 +101,10 @@ def upgrade() -> None:
     operations.limit_lock_waits()
     op.add_column("states", sa.Column("base_id", sa.BigInteger()))
     op.add_column("states", sa.Column("patch", postgresql.JSONB()))
-    # Whoever cannot read changes yet meets none before a version that writes them: see its notes on upgrading.
+    # A release that cannot read changes finds none until a later release writes them; see its notes on upgrading.
     op.execute("-- squawk-ignore ban-drop-not-null\nALTER TABLE states ALTER COLUMN state_data DROP NOT NULL")
     op.execute(_COMPRESS_WITH_LZ4)
-    # Every row fulfils both; that they are validated by the next revision spares this one a look at each, under a lock.
+    # Existing rows satisfy both. The next revision validates them, so that this one scans no rows under its lock.
     op.create_check_constraint(op.f("ck_states_whole_or_patch"), "states", _WHOLE_OR_PATCH, postgresql_not_valid=True)
     op.create_foreign_key(
         op.f("fk_states_thread_id_states"),

@@ -1,4 +1,4 @@
-"""Index the versions that others are kept as changes of, and validate what holds for all of them.
+"""Index the bases of states that are stored as changes, and validate their constraints.
 
 Revision ID: ap0004
 Revises: ap0003
@@ -20,7 +20,7 @@ depends_on = None
 
 def upgrade() -> None:
     operations.limit_lock_waits()
-    # Nothing is in it but versions that are kept as changes.
+    # Partial: only versions that are stored as changes are indexed.
     operations.create_index_concurrently(
         op.f("ix_states_thread_id_base_id"),
         "states",

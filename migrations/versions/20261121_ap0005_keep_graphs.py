@@ -1,4 +1,4 @@
-"""Keep the checkpoints of graphs, and what their channels hold.
+"""Create the tables of graphs: checkpoints, and the values of their channels.
 
 Revision ID: ap0005
 Revises: ap0004

@@ -1,4 +1,4 @@
-"""Create the ledger of tool calls: what each returned, so that none is made twice.
+"""Create the table of tool results, so that a recorded call is not repeated.
 
 Revision ID: ap0006
 Revises: ap0005

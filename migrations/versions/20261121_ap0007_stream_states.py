@@ -1,4 +1,4 @@
-"""Let a state be kept in chunks that are streamed in and out.
+"""Allow states to be streamed, and stored in chunks.
 
 Revision ID: ap0007
 Revises: ap0006
@@ -17,7 +17,7 @@ down_revision = "ap0006"
 branch_labels = None
 depends_on = None
 
-# Without their bytes these versions say nothing: a release that does not know them must not take them for states.
+# Without their chunks these versions are empty: an earlier release must not read their descriptions as states.
 _DROP_STREAMED = "DELETE FROM states WHERE stream_id IS NOT NULL"
 
 

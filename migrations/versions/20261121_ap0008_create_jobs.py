@@ -1,4 +1,4 @@
-"""Create the table of jobs: what stores do by themselves, one of them at a time.
+"""Create the table of background jobs, each of which one store runs at a time.
 
 Revision ID: ap0008
 Revises: ap0007

@@ -1,1 +1,1 @@
-"""A small chat backend: FastAPI, a table of users of its own, and agent-persistence in the same database."""
+"""A small chat backend: FastAPI, its own table of users, and agent-persistence in the same database."""

@@ -1,4 +1,4 @@
-"""The agent: everything about it that a database does not care about."""
+"""The agent, which knows nothing of the database."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ Reply = Callable[[Sequence[ChatMessage]], Awaitable[ChatMessage]]
 
 
 async def echo(messages: Sequence[ChatMessage]) -> ChatMessage:
-    """Answer like a very small model."""
+    """Repeat the last message; a placeholder for a model."""
     return {"role": "assistant", "content": f"You said: {messages[-1]['content']}"}
 
 
 async def get_reply() -> Reply:
-    """Return what answers a conversation; return a call of your model here."""
+    """Return the function that answers a conversation; return one that calls your model here."""
     return echo
 
 

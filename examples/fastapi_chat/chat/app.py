@@ -19,7 +19,7 @@ app.include_router(threads.router)
 
 @app.get("/health", tags=["operations"])
 async def health(persistence: PersistenceDep, response: Response) -> Health:
-    """Tell whether the database answers. Without its cache the application is slower, not ill."""
+    """Return 503 if the database is down. A cache that is down makes the application slower, not unhealthy."""
     health = await persistence.health()
     if health.database == "down":
         response.status_code = 503

@@ -1,4 +1,4 @@
-"""What requests and responses hold, where it is not a record of agent-persistence as it is."""
+"""Bodies of requests and responses."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class NewUser(BaseModel):
-    """Somebody who signs up."""
+    """A user who signs up."""
 
     name: str = Field(min_length=1, max_length=255)
 
 
 class SignedUp(BaseModel):
-    """The one time that the token is shown."""
+    """The new user; the token is never shown again."""
 
     user_id: int
     token: str
@@ -23,13 +23,13 @@ class SignedUp(BaseModel):
 
 
 class NewThread(BaseModel):
-    """A conversation to start."""
+    """A thread to create."""
 
     name: str | None = None
 
 
 class NewTurn(BaseModel):
-    """What the user says."""
+    """A user's message."""
 
     content: str = Field(min_length=1)
 
@@ -46,7 +46,7 @@ class Thread(BaseModel):
 
 
 class Message(BaseModel):
-    """A message, in the chat-completions shape, and its place."""
+    """A message in the chat-completions shape, with its id and time."""
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -56,7 +56,7 @@ class Message(BaseModel):
 
 
 class State(BaseModel):
-    """What the agent resumes from."""
+    """The state from which the agent resumes."""
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -65,7 +65,7 @@ class State(BaseModel):
 
 
 class ThreadPage(BaseModel):
-    """Some threads; ``after`` leads to the next ones."""
+    """A page of threads; ``after`` is the cursor of the next page."""
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -74,7 +74,7 @@ class ThreadPage(BaseModel):
 
 
 class MessagePage(BaseModel):
-    """Some messages; ``before`` leads to earlier ones, ``after`` to what was said since."""
+    """A page of messages; ``before`` is the cursor of earlier ones, ``after`` of later ones."""
 
     model_config = ConfigDict(from_attributes=True)
 

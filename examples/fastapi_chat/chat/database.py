@@ -1,4 +1,4 @@
-"""Which database, and whose tables."""
+"""The store: settings and mapped classes."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from .models import models
 
 
 def read_settings() -> PersistenceSettings:
-    """Read ``PERSISTENCE_*``; the kinds of id are not for the environment to say, the models name them."""
+    """Read ``PERSISTENCE_*``, except the id types: they are fixed, because the models name them."""
     return PersistenceSettings(id_type="string", user_id_type="bigint")
 
 
 def make_persistence() -> Persistence[str, int]:
-    """Make what the application opens when it starts."""
+    """Create the store, which the application opens when it starts."""
     return Persistence(read_settings(), models=models)

@@ -1,4 +1,4 @@
-"""What endpoints ask for: who is there, and a unit of work of theirs."""
+"""Dependencies of endpoints: the current user, a unit of work, a session."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ Credentials = Annotated[HTTPAuthorizationCredentials, Depends(HTTPBearer())]
 
 
 def digest(token: str) -> str:
-    """Return what the database keeps in place of a token."""
+    """Return the digest that the database stores in place of a token."""
     return hashlib.sha256(token.encode()).hexdigest()
 
 
 async def current_user_id(credentials: Credentials, persistence: PersistenceDep) -> int:
-    """Return whose token this is. A stand-in for the authentication that your application has.
+    """Return the user of a token; a placeholder for your application's authentication.
 
-    Its session is its own and over before the unit of work begins: a request that held two connections at once could
-    wait for ever for the second one when all requests do.
+    Its session ends before the unit of work begins: if every request held one connection and waited for a second one,
+    none would ever get it.
     """
     async with AsyncSession(persistence.engine) as session:
         user_id = await session.scalar(select(User.id).where(User.token_digest == digest(credentials.credentials)))
@@ -39,12 +39,12 @@ async def current_user_id(credentials: Credentials, persistence: PersistenceDep)
 
 
 async def get_session(persistence: PersistenceDep) -> AsyncIterator[AsyncSession]:
-    """Open a session for tables of the application's own."""
+    """Open a session for the application's tables."""
     async with AsyncSession(persistence.engine, close_resets_only=False) as session, session.begin():
         yield session
 
 
 CurrentUserId = Annotated[int, Depends(current_user_id)]
 UnitOfWorkDep = Annotated[UnitOfWork[str, int], unit_of_work(current_user_id)]
-# "function" has the commit done before the response is sent. The default would answer 201 first and commit then.
+# "function" commits before the response is sent. The default would answer 201 first and commit afterwards.
 SessionDep = Annotated[AsyncSession, Depends(get_session, scope="function")]

@@ -1,4 +1,4 @@
-"""The application's tables, and those of agent-persistence mapped beside them."""
+"""The application's tables, and the tables of agent-persistence on the same base."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from agent_persistence.models import NAMING_CONVENTION
 
 
 class Base(DeclarativeBase):
-    """What every table of this database shares: thread ids are strings, user ids are bigints."""
+    """The base of all tables: thread ids are strings, user ids are bigints."""
 
     metadata = MetaData(naming_convention=NAMING_CONVENTION)
     __id_types__ = IdTypes(STRING, BIGINT)
 
 
 class User(Base):
-    """Somebody who chats."""
+    """A user."""
 
     __tablename__ = "users"
 
@@ -29,7 +29,7 @@ class User(Base):
 
 
 class Thread(ThreadMixin[str, int], Base):
-    """A conversation. It goes when its user goes."""
+    """A conversation. It is deleted with its user."""
 
     __table_args__ = (ForeignKeyConstraint(["user_id"], ["users.id"], ondelete="CASCADE"),)
 
@@ -37,11 +37,11 @@ class Thread(ThreadMixin[str, int], Base):
 
 
 class State(StateMixin[str], Base):
-    """What the agent resumes from."""
+    """The state from which an agent resumes."""
 
 
 class Message(MessageMixin[str], Base):
-    """What was said."""
+    """A message of a conversation."""
 
 
 models = Models(Thread, State, Message)

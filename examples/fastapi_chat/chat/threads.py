@@ -1,4 +1,4 @@
-"""Threads, what is said in them, and the state of the agent."""
+"""Endpoints of threads, their messages, and the agent's state."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ router = APIRouter(prefix="/threads", tags=["threads"])
 
 @router.post("", status_code=201, response_model=bodies.Thread)
 async def create_thread(new: bodies.NewThread, uow: UnitOfWorkDep) -> ThreadRecord[str, int]:
-    """Start a thread."""
+    """Create a thread."""
     return await uow.threads.create(name=new.name)
 
 
@@ -29,7 +29,7 @@ async def list_threads(
 
 @router.delete("/{thread_id}", status_code=204)
 async def delete_thread(thread_id: str, uow: UnitOfWorkDep) -> None:
-    """Delete a thread with all that is in it."""
+    """Delete a thread with its messages and states."""
     if not await uow.threads.delete(thread_id):
         raise ThreadNotFoundError(thread_id)
 
@@ -38,10 +38,10 @@ async def delete_thread(thread_id: str, uow: UnitOfWorkDep) -> None:
 async def say(
     thread_id: str, turn: bodies.NewTurn, persistence: PersistenceDep, user_id: CurrentUserId, reply: ReplyDep
 ) -> MessageRecord[str]:
-    """Say something, and get the agent's answer.
+    """Append the user's message, and return the agent's answer.
 
-    Two transactions, because a model takes its time: nothing is locked and no connection is held while it thinks.
-    Whoever answers second in the same thread gets a 409, because the state moved on meanwhile.
+    The model is called between two transactions, so that no lock and no connection is held while it runs. Of two
+    concurrent requests in a thread, the second one gets a 409, because the first one has saved a newer state.
     """
     await persistence.messages.append(thread_id, {"role": "user", "content": turn.content}, user_id=user_id)
     state = await persistence.states.get(thread_id, user_id=user_id)
@@ -58,12 +58,12 @@ async def say(
 async def list_messages(
     thread_id: str, uow: UnitOfWorkDep, limit: int = 50, before: str | None = None, after: str | None = None
 ) -> Page[MessageRecord[str]]:
-    """Read the newest messages, or those around a cursor."""
+    """List the newest messages, or those before or after a cursor."""
     await uow.threads.require(thread_id)
     return await uow.messages.page(thread_id, limit=limit, before=before, after=after)
 
 
 @router.get("/{thread_id}/state", response_model=bodies.State)
 async def get_state(thread_id: str, persistence: PersistenceDep, user_id: CurrentUserId) -> StateRecord[str]:
-    """Read the agent's latest state: from the cache, where it is there."""
+    """Return the agent's latest state, from the cache if possible."""
     return await persistence.states.require(thread_id, user_id=user_id)

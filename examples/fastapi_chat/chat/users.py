@@ -1,4 +1,4 @@
-"""Signing up: a row of the application's and a thread of ours, in one transaction of the application's."""
+"""Signing up: a row of the application and a thread of agent-persistence, in one transaction."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ router = APIRouter(tags=["users"])
 
 @router.post("/users", status_code=201)
 async def sign_up(new: NewUser, session: SessionDep, persistence: PersistenceDep) -> SignedUp:
-    """Make a user, and a first thread for them; both are there, or neither is."""
+    """Create a user and a first thread, both or neither."""
     token = secrets.token_urlsafe()
     user = User(name=new.name, token_digest=digest(token))
     session.add(user)

@@ -1,4 +1,4 @@
-"""What Alembic runs for every command on the application's own history."""
+"""Alembic's environment for the application's history."""
 
 import asyncio
 
@@ -15,11 +15,11 @@ settings = read_settings()
 
 
 def run_migrations(connection: Connection) -> None:
-    """Run the command that is under way."""
+    """Run the migrations of the current Alembic command."""
     context.configure(
         connection=connection,
         target_metadata=Base.metadata,
-        # Of the tables of agent-persistence, only their foreign keys to tables of ours are our business.
+        # Of agent-persistence's tables, compare only foreign keys to the application's; its history owns the rest.
         include_object=migrate.include_object(settings),
     )
     with context.begin_transaction():
@@ -27,7 +27,7 @@ def run_migrations(connection: Connection) -> None:
 
 
 async def main() -> None:
-    """Connect where agent-persistence does."""
+    """Connect to the address that agent-persistence migrates."""
     url = settings.migration_database
     if url is None:
         raise SystemExit("set PERSISTENCE_DATABASE_URL to the address of the database")
