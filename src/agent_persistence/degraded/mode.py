@@ -155,15 +155,15 @@ class DegradedMode:
             CommitUnknownError: it is unknown whether the database has the state.
             StatementTimeoutError: a time limit was exceeded; the state still waits.
         """
-        key, saved, told = pending.key, None, pending.checkpoint
+        key, saved, state = pending.key, None, pending.checkpoint.state
         direct = self._direct(key.user_id)
         # The caller may have expected a provisional version, which the database does not know.
         expected = None if pending.expected is None else self._outage.journal.settled(pending.expected)
         try:
             if pending.in_doubt:
                 saved = await direct.load_state(key.thread_id)
-            if saved is None or saved.state != told.state:
-                saved = await direct.save_state(key.thread_id, told.state, expected_version=expected)
+            if saved is None or saved.state != state:
+                saved = await direct.save_state(key.thread_id, state, expected_version=expected)
         except (UnavailableError, CommitUnknownError):
             raise
         except StatementTimeoutError as error:  # a lock of another transaction, or a database that is recovering

@@ -79,6 +79,7 @@ class Contract:
     @pytest.fixture
     def owner(self) -> str:
         """An owner without threads."""
+        # In place of an empty store: tests may run concurrently, and on a store with other data.
         return f"contract-{uuid.uuid4().hex}"
 
     @pytest.fixture
@@ -141,4 +142,4 @@ def exact(value: Any) -> Any:
         return {key: exact(item) for key, item in value.items()}
     if type(value) is list:
         return [exact(item) for item in value]
-    return type(value), repr(value)
+    return type(value), repr(value)  # -0.0 == 0.0, but their texts differ

@@ -106,7 +106,7 @@ class StatesContract(Contract):
         saved.state["list"].append("returned")
         first, second = await asyncio.gather(checkpointer.load_state(thread_id), checkpointer.load_state(thread_id))
         assert first is not None
-        first.state["list"].append("loaded")
+        first.state["list"].append("loaded")  # concurrent loads must not share one object
 
         assert second is not None
         assert second.state == {"list": [1]}
@@ -115,6 +115,7 @@ class StatesContract(Contract):
     async def test_a_large_state_comes_back_and_a_small_one_takes_its_place(
         self, checkpointer: Checkpointer, thread_id: str
     ) -> None:
+        # Random text, which compression cannot make small: 800 KB exceed, for example, an item of DynamoDB.
         large = {"noise": os.urandom(400_000).hex(), "list": [{"n": n, "text": "word " * 20} for n in range(500)]}
 
         saved = await checkpointer.save_state(thread_id, large)

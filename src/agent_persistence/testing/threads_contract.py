@@ -94,6 +94,7 @@ class ThreadsContract(Contract):
             ]
         )
 
+        # The order of the calls is the store's; a thread and its entry in the list must agree in each order.
         assert failed == []
         is_there = await checkpointer.load_state(thread_id) is not None
         assert ids_of(await checkpointer.list_threads()) == ([thread_id] if is_there else [])
@@ -155,6 +156,7 @@ class ThreadsContract(Contract):
         for thread_id in (a, b):
             await checkpointer.save_state(thread_id, {})
             await checkpointer.save_state(thread_id, {})
+        # The last two are JSON arrays in base64, as cursors are, but of no list.
         cursors: list[Any] = ["", "nonsense", "ü", 7, "WyJ4Il0", "W10"]
 
         of_threads = (await checkpointer.list_threads(limit=1)).after
