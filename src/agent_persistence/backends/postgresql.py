@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Final, Self
 from agent_persistence.backends.limits import CheckpointLimits
 from agent_persistence.checkpointer import Capability, Checkpoint, Checkpointer, ThreadSummary
 from agent_persistence.errors import InvalidInputError, SettingsError, ThreadExistsError, ThreadNotFoundError
-from agent_persistence.ids import IdType
+from agent_persistence.ids import STRING, IdType
 from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import Page, StateRecord
@@ -191,13 +191,8 @@ def _settings(url: str | None, schema: str | None) -> PersistenceSettings:
 
 
 def _parse(kind: IdType[Any], text: str, field: str) -> Any:
-    """Parse an id. A number is accepted only as ``str`` would write it, so that a list returns the ids unchanged."""
-    if not isinstance(text, str):
-        raise InvalidInputError(field, f"must be a string, not {type(text).__name__}")
-    found = kind.parse(text, field)
-    if str(found) != text:
-        raise InvalidInputError(field, f"must be written as {kind.name}s usually are, without signs, spaces and braces")
-    return found
+    """Parse an id, of which only the canonical spelling is accepted, so that a list returns the ids unchanged."""
+    return kind.parse_exact(STRING.validate(text, field), field)
 
 
 @contextmanager
