@@ -12,6 +12,7 @@ from sqlalchemy import URL
 
 from agent_persistence.errors import SettingsError
 
+# All of them mean asyncpg: for postgresql:// SQLAlchemy 2.1 silently takes psycopg, and 2.0 looks for psycopg2.
 _SCHEMES: Final = ("postgresql", "postgres", "postgresql+asyncpg")
 _SSL_MODES: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _SESSION_ATTRIBUTES: Final = ("any", "primary", "standby", "prefer-standby", "read-write", "read-only")
@@ -83,6 +84,7 @@ class DatabaseUrl:
             host=None if first.is_socket else first.name or None,
             port=first.port,
             database=self.database,
+            # The host of a URL cannot be a path; SQLAlchemy passes this parameter to the driver.
             query={"host": first.name} if first.is_socket else {},
         )
 
@@ -170,6 +172,8 @@ def _cut(rest: str) -> tuple[str, str, str]:
         raise InvalidUrlError("holds a space, a line break or a control character; percent-encode it, or remove it")
     if re.search("%(?![0-9A-Fa-f]{2})|%00", rest):
         raise InvalidUrlError("holds a '%' that encodes nothing; percent-encode it: %25 for '%'")
+    # Not by urllib, which ends the address at an unencoded '/', '?' or '#' of a password: the rest of the password
+    # would be taken for the database, and could be shown.
     location, _, query = rest.partition("?")
     authority, slash, path = location.partition("/")
     if "#" in rest or authority.count("@") > 1 or "@" in path or "@" in query:
@@ -185,6 +189,7 @@ def _decode(text: str) -> str:
         return unquote(text, errors="strict")
     except UnicodeDecodeError:
         pass
+    # Outside the except block, because the UnicodeDecodeError holds the bytes.
     raise InvalidUrlError("holds percent-encoded bytes that are not UTF-8")
 
 
@@ -226,6 +231,7 @@ def _hosts(url: SplitUrl) -> tuple[Host, ...]:
         ports = [_port(port) for value in given for port in value.split(",")]
         if len(ports) not in (1, len(hosts)):
             raise InvalidUrlError("gives another number of ports than of hosts")
+        # One port serves all hosts, as in libpq.
         hosts = [Host(host.name, port) for host, port in zip(hosts, ports * len(hosts), strict=False)]
     if len(hosts) > 1 and not all(host.name for host in hosts):
         raise InvalidUrlError("one of several hosts has no name")

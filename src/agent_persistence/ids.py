@@ -141,6 +141,7 @@ class _Clock:
             if now > self._last:
                 self._last = now | self._draw(10) >> 6
             else:  # within a millisecond, or the clock was set back
+                # A random step (RFC 9562, 6.2, method 2): with a step of 1, an id would tell the one that follows it.
                 self._last += 1 + self._draw(4)
             return self._last
 
@@ -150,7 +151,8 @@ class _Clock:
 
     def _draw(self, size: int) -> int:
         if len(self._random) < size:
-            self._random = memoryview(os.urandom(_RANDOM_BYTES))  # one system call for hundreds of ids
+            # One system call for hundreds of ids.
+            self._random = memoryview(os.urandom(_RANDOM_BYTES))
         drawn, self._random = self._random[:size], self._random[size:]
         return int.from_bytes(drawn, "big")
 

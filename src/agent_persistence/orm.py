@@ -16,6 +16,7 @@ from agent_persistence.settings import PersistenceSettings
 
 __all__ = ["Message", "State", "Thread", "metadata", "models"]
 
+# Read at import, because classes cannot wait for an application to start: their columns depend on the id types.
 _settings = PersistenceSettings()
 models: Models[Any, Any] = build_models(_settings.id_types, schema=_settings.db_schema)
 metadata = models.metadata

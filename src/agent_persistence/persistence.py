@@ -103,10 +103,12 @@ class Persistence(Generic[IdT, UserIdT]):
         self.settings = settings
         self.models: Models[IdT, UserIdT] = models or build_models(settings.id_types, schema=settings.db_schema)
         _refuse_other_id_types(self.models, settings)
+        # Closed in the reverse order of opening: connections first, then the embedded servers that they lead to.
         self._closing = AsyncExitStack()
         self._servers = ServerAddresses(settings, needs_database=engine is None, needs_redis=redis is None)
         self._closing.callback(self._servers.close)
         self.cache = self._make_cache(redis or self._make_redis())
+        # A host's engine keeps this: its connections serve the host as well, and are not cut when this store closes.
         self._cut_connections: Callable[[], None] = lambda: None
         self.engine = engine or self._make_engine()
         self._sessions: SessionFactory[IdT, UserIdT] = SessionFactory(
@@ -114,6 +116,7 @@ class Persistence(Generic[IdT, UserIdT]):
             self.models,
             _options(settings, is_cached=self.cache is not None),
             self.cache,
+            # Other engines get the limit from each transaction that needs it, at the price of a round trip.
             limits_idling=engine is None and not settings.pgbouncer,
             groups=settings.batching and not settings.pgbouncer,
             wait_seconds=settings.pool_timeout,
@@ -159,9 +162,11 @@ class Persistence(Generic[IdT, UserIdT]):
         except BaseException:
             await self.aclose()
             raise
+        # After the check: in a database without tables, background work would fail at every interval.
         if interval := self.settings.checkpoint_cleanup_interval:
             self._background.every(interval, self._purging.purge_in_turn, "purge of old states")
         if self.cache is not None:
+            # Only an open store has a sweeper, so only there can values wait for a sweep after an outage of Redis.
             self.cache.sweep_before_trust(self.sweep)
             self._background.every(self.settings.cache_sweep_interval, self.sweep, "sweep of the cache's outbox")
         return self
@@ -188,7 +193,8 @@ class Persistence(Generic[IdT, UserIdT]):
         self._sessions.affinity.check()
         try:
             await self._verify()
-        except UnavailableError:  # a pooled connection from before a restart; the next one is new
+        # A pooled connection may be from before a restart of the server; the next one is new.
+        except UnavailableError:
             await self._verify()
 
     async def health(self) -> Health:
@@ -333,8 +339,12 @@ class Persistence(Generic[IdT, UserIdT]):
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.settings.checkpointer_cleanup_timeout
+        # A timer and not a timeout around the calls: a call that hangs in the database ends with an error when its
+        # connection is cut, and the steps below still run.
         cutting = loop.call_at(deadline, self._cut_connections)
         try:
+            # First the work that would begin new transactions, then running calls, then what follows their commits; the
+            # cache and the connections, which all of these use, come last.
             await self._background.stop(deadline - loop.time())
             await self._transactions.aclose(deadline - loop.time())
             await drain(max(deadline - loop.time(), 0))
@@ -389,6 +399,7 @@ def _id_maker(settings: PersistenceSettings) -> Callable[[], Any] | None:
     make = settings.id_maker()
     if make is None or settings.id_generator in _DRAWN:
         return make
+    # A host's function may return anything; ids that are made here need no check.
     kind = ID_TYPES[settings.id_type]
     return lambda: kind.validate(make(), "PERSISTENCE_ID_GENERATOR")
 
@@ -397,6 +408,7 @@ def _options(settings: PersistenceSettings, *, is_cached: bool) -> StoreOptions[
     new_id = _id_maker(settings)
     return StoreOptions(
         new_id=new_id,
+        # No other message can have an id that is drawn here, so appends with such ids can be repeated safely.
         draws_ids=new_id is not None and settings.id_generator in _DRAWN,
         touch_interval=settings.thread_touch_interval,
         max_states=settings.max_checkpoint_history,
@@ -404,6 +416,7 @@ def _options(settings: PersistenceSettings, *, is_cached: bool) -> StoreOptions[
         replace_unstorable=settings.sanitize == "replace",
         save_states=settings.enable_checkpointing,
         row_level_security=settings.row_level_security,
+        # A limited history bounds the bytes already, and each prune would first have to make versions whole.
         patches_from=0 if settings.max_checkpoint_history else settings.patch_states_from,
         is_cached=is_cached,
     )

@@ -46,6 +46,7 @@ async def _hold() -> AsyncGenerator[AnyPersistence, None]:
         yield persistence
 
 
+# A store for each event loop, because connections belong to one. Weak, so that no closed loop is kept alive.
 _shared: WeakKeyDictionary[asyncio.AbstractEventLoop, _Shared] = WeakKeyDictionary()
 _replacements: list[AnyPersistence] = []
 

@@ -23,7 +23,8 @@ def text_refusal(text: str) -> str | None:
     """Return why PostgreSQL cannot store a text, or ``None`` if it can."""
     if "\0" in text:
         return "holds a NUL character, which PostgreSQL cannot store; remove it"
-    if text.isascii():  # known without a scan, and most text is
+    # Python knows it without a scan, and most text is ASCII.
+    if text.isascii():
         return None
     try:
         text.encode()
