@@ -3,27 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
 from functools import partial
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import (
-    ColumnElement,
-    NullPool,
-    Text,
-    bindparam,
-    cast,
-    column,
-    func,
-    literal_column,
-    select,
-    table,
-    update,
-)
-from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from sqlalchemy import ColumnElement, Text, bindparam, cast, column, func, literal_column, select, table, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from agent_persistence.database.driver_errors import translated
 from agent_persistence.database_url import DatabaseUrl
@@ -39,6 +26,7 @@ from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import NewThread
 from agent_persistence.sessions.scope import Query
+from agent_persistence.transfer.source import connect_to_source
 
 _BATCH_SIZE: Final = 100
 _REQUIRED_TABLES: Final = ("threads", "messages", "states")
@@ -100,7 +88,9 @@ async def copy_tables(
         InvalidInputError: the schema has no such tables.
         UnavailableError: the connection to one of the databases was lost.
     """
-    async with _snapshot(source) as connection:
+    # Threads, messages and states are read by several statements, which must see the same rows.
+    snapshot = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+    async with connect_to_source(source, **snapshot) as connection:
         tables = _Tables(connection, schema)
         await tables.check()
         last: Any = None
@@ -286,21 +276,3 @@ class _Tables:
     async def _rows(self, statement: Any) -> list[Any]:
         with translated():
             return list((await self._connection.execute(statement)).all())
-
-
-@asynccontextmanager
-async def _snapshot(source: DatabaseUrl) -> AsyncIterator[AsyncConnection]:
-    engine = create_async_engine(
-        source.sqlalchemy_url, connect_args=source.connect_args, poolclass=NullPool, hide_parameters=True
-    )
-    # Threads, messages and states are read by several statements, which must see the same rows.
-    snapshot = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
-    try:
-        with translated():
-            connection = await engine.connect()
-        try:
-            yield await connection.execution_options(**snapshot)
-        finally:
-            await connection.close()
-    finally:
-        await engine.dispose()
