@@ -15,7 +15,7 @@ from agent_persistence.backends.dynamodb import DynamoDBCheckpointer
 
 @pytest.fixture(scope="session")
 def moto_url() -> Iterator[str]:
-    """A server that speaks DynamoDB's protocol."""
+    """The address of a server with DynamoDB's protocol."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ACCESS_KEY_ID", "anything")
         patch.setenv("AWS_SECRET_ACCESS_KEY", "anything")
@@ -25,7 +25,7 @@ def moto_url() -> Iterator[str]:
 
 @pytest_asyncio.fixture(scope="session")
 async def dynamodb(moto_url: str) -> AsyncIterator[Any]:
-    """A client of the tests', to look behind the backend."""
+    """A client with which tests read the table directly."""
     session: Any = aioboto3.Session()
     async with session.client("dynamodb", endpoint_url=moto_url, region_name=REGION) as client:
         yield client
@@ -33,6 +33,6 @@ async def dynamodb(moto_url: str) -> AsyncIterator[Any]:
 
 @pytest_asyncio.fixture(scope="session")
 async def dynamodb_table(dynamodb: Any) -> str:
-    """The name of the table, which is there."""
+    """The name of a table that exists."""
     await DynamoDBCheckpointer(user_id="u", client=dynamodb).create_table()
     return "agent_persistence"

@@ -1,4 +1,4 @@
-"""A client of DynamoDB in whose calls tests meddle; the calls themselves are real."""
+"""A DynamoDB client whose calls pass through hooks of a test; the calls themselves are real."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _NO_CALLS = ("exceptions", "get_paginator", "get_waiter")
 
 
 class HookedClient:
-    """Passes calls on; a hook stands between, for as often as it was added.
+    """Forwards calls, through a hook as often as it was added.
 
     Attributes:
-        calls: what was called, in order.
+        calls: the names of the calls, in order.
     """
 
     def __init__(self, client: Any) -> None:
@@ -27,7 +27,7 @@ class HookedClient:
         self.calls: list[str] = []
 
     def once(self, call: str, hook: Hook, *, times: int = 1) -> None:
-        """Put a hook between the next calls of a name."""
+        """Add a hook for the next calls of a name."""
         self._hooks.setdefault(call, []).extend([hook] * times)
 
     def __getattr__(self, name: str) -> Any:
@@ -42,7 +42,7 @@ class HookedClient:
 
 
 def refusing(code: str, *reasons: str) -> Hook:
-    """A hook that sends nothing, and answers with an error, and with the reasons why a transaction was canceled."""
+    """A hook that sends nothing and answers with an error; ``reasons`` are those of a canceled transaction."""
     error = {"Code": code, "Message": "canary-4711"}
     response: Any = {"Error": error, "CancellationReasons": [{"Code": reason} for reason in reasons]}
 
@@ -53,7 +53,7 @@ def refusing(code: str, *reasons: str) -> Hook:
 
 
 def failing(error: Exception) -> Hook:
-    """A hook that loses the reply: what was asked for has been done."""
+    """A hook that loses the reply after the request was executed."""
 
     async def lose(send: Send) -> Any:
         await send()

@@ -1,4 +1,4 @@
-"""What ``CheckpointLimits`` says holds for every backend that has no PostgreSQL to ask."""
+"""Every backend without PostgreSQL keeps ``CheckpointLimits``."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def test_only_the_newest_versions_are_kept(make: Make) -> None:
     assert await checkpointer.load_state("t", version=saved[2].version) is None
 
 
-async def test_states_live_as_long_as_the_limits_say_unless_the_save_does(make: Make) -> None:
+async def test_states_expire_by_the_limits_unless_the_save_has_a_ttl(make: Make) -> None:
     checkpointer = make(ttl_seconds=60)
 
     usual, short = await checkpointer.save_state("a", 1), await checkpointer.save_state("b", 1, ttl=5)
@@ -61,7 +61,7 @@ async def test_states_that_are_too_large_are_refused(make: Make) -> None:
         await checkpointer.save_state("t", "123456789")
 
 
-async def test_what_cannot_be_stored_is_replaced_where_that_is_wanted(make: Make) -> None:
+async def test_unstorable_characters_are_replaced_if_the_limits_say_so(make: Make) -> None:
     checkpointer = make(replace_unstorable=True)
 
     saved = await checkpointer.save_state("t", ["a\0b", float("nan")])
@@ -113,7 +113,7 @@ async def test_memory_checkpointers_share_a_store_only_if_it_is_given() -> None:
     assert await other.load_state("t") is None
 
 
-async def test_saves_have_an_order_where_the_clock_stands_still() -> None:
+async def test_saves_are_ordered_while_the_clock_stands_still() -> None:
     checkpointer = MemoryCheckpointer(user_id="u", store=MemoryStore(clock=lambda: 1.0))
     first = await checkpointer.save_state("a", 1)
     await checkpointer.save_state("b", 1)
@@ -127,7 +127,7 @@ async def test_saves_have_an_order_where_the_clock_stands_still() -> None:
     assert [thread.thread_id for page in pages for thread in page] == ["a", "b"]
 
 
-async def test_memory_does_not_keep_what_has_expired() -> None:
+async def test_memory_drops_expired_threads() -> None:
     now = 0.0
     store = MemoryStore(clock=lambda: now)
     checkpointer = MemoryCheckpointer(user_id="u", store=store)

@@ -15,7 +15,7 @@ Open = Callable[..., Awaitable[DynamoDBCheckpointer]]
 
 
 class Clock:
-    """The time, and what was added to it."""
+    """A clock that can be set forward."""
 
     def __init__(self) -> None:
         self.added = 0.0

@@ -1,4 +1,4 @@
-"""What the DynamoDB backend does beyond the contract: its table, large states, old items, faults."""
+"""The DynamoDB backend beyond the contract: its table, large states, old items, faults."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LOST = ReadTimeoutError(endpoint_url="http://somewhere")
 
 
 class Bench:
-    """A checkpointer over a client in whose calls a test meddles, and what lies in the table."""
+    """A checkpointer over a client whose calls a test can replace, and the items of its table."""
 
     def __init__(self, client: Any, table: str) -> None:
         self.client = HookedClient(client)
@@ -47,7 +47,7 @@ class Bench:
 
 @pytest_asyncio.fixture
 async def bench(dynamodb: Any) -> Bench:
-    """With a table of the test's own."""
+    """A bench with a new table."""
     bench = Bench(dynamodb, f"table-{uuid.uuid4().hex}")
     await bench.checkpointer.create_table()
     return bench
@@ -72,7 +72,7 @@ async def test_the_table_is_billed_by_request_and_lets_items_expire(dynamodb: An
     assert (await checkpointer.save_state("t", {})).version > 0
 
 
-async def test_one_is_made_from_settings_and_closes_its_client(moto_url: str, dynamodb_table: str) -> None:
+async def test_a_checkpointer_from_settings_closes_its_client(moto_url: str, dynamodb_table: str) -> None:
     settings = PersistenceSettings(
         dynamodb_table=dynamodb_table, dynamodb_endpoint_url=moto_url, dynamodb_region=REGION, namespace="from-settings"
     )
@@ -88,14 +88,14 @@ async def test_one_is_made_from_settings_and_closes_its_client(moto_url: str, dy
         await made.load_state("t")
 
 
-async def test_a_client_of_the_hosts_stays_open(bench: Bench, dynamodb: Any) -> None:
+async def test_a_client_that_was_given_stays_open(bench: Bench, dynamodb: Any) -> None:
     async with bench.another(client=dynamodb):
         pass
 
     assert (await dynamodb.list_tables())["TableNames"]
 
 
-def test_what_cannot_work_is_refused_by_name(dynamodb: Any) -> None:
+def test_wrong_arguments_are_refused_by_name(dynamodb: Any) -> None:
     with pytest.raises(InvalidInputError, match="^client: "):
         DynamoDBCheckpointer(client=dynamodb, endpoint_url="http://h", user_id="u")
     with pytest.raises(InvalidInputError, match="^user_id: "):
@@ -139,7 +139,7 @@ async def test_a_reader_sees_the_old_state_until_all_of_the_new_one_is_there(ben
 
 @pytest.mark.parametrize("is_replaced", [True, False], ids=["replaced", "deleted"])
 async def test_a_reader_never_sees_half_of_a_state_that_is_removed(bench: Bench, *, is_replaced: bool) -> None:
-    """The thread goes between the reader's look at it and the reading of the parts."""
+    """The thread is removed after the reader has read it and before it reads the parts."""
     await bench.checkpointer.save_state("t", LARGE)
     undisturbed = bench.another(limits=CheckpointLimits(max_history=1))
 
@@ -156,7 +156,7 @@ async def test_a_reader_never_sees_half_of_a_state_that_is_removed(bench: Bench,
     assert (found and found.state) == ("new" if is_replaced else None)
 
 
-async def test_a_state_whose_parts_somebody_removed_is_corrupt_and_the_others_can_be_read(bench: Bench) -> None:
+async def test_a_state_without_its_parts_is_corrupt_and_the_others_can_be_read(bench: Bench) -> None:
     first = await bench.checkpointer.save_state("t", "first")
     large = await bench.checkpointer.save_state("t", LARGE)
     part = next(item for item in await bench.states() if item["sk"]["S"].startswith("part#"))
@@ -213,7 +213,7 @@ async def test_an_interrupted_deletion_is_not_seen_and_the_next_one_completes_it
     assert await bench.items() == []
 
 
-async def test_a_thread_begins_anew_over_an_interrupted_deletion(bench: Bench) -> None:
+async def test_a_thread_is_created_again_over_an_interrupted_deletion(bench: Bench) -> None:
     checkpointer = bench.another(retry_seconds=0)
     old = await checkpointer.save_state("t", LARGE)
     bench.client.once("batch_write_item", refusing("ThrottlingException"))
@@ -227,7 +227,7 @@ async def test_a_thread_begins_anew_over_an_interrupted_deletion(bench: Bench) -
     assert len(await bench.items()) == 2
 
 
-async def test_a_deletion_whose_replies_were_lost_knows_that_it_was_done(bench: Bench) -> None:
+async def test_a_deletion_whose_replies_were_lost_returns_that_the_thread_existed(bench: Bench) -> None:
     await bench.checkpointer.save_state("t", 1)
     for call in ("update_item", "batch_write_item", "delete_item"):
         bench.client.once(call, failing(LOST))
@@ -236,7 +236,7 @@ async def test_a_deletion_whose_replies_were_lost_knows_that_it_was_done(bench: 
     assert await bench.items() == []
 
 
-async def test_items_say_when_dynamodb_may_remove_them_and_are_not_read_until_it_does(bench: Bench) -> None:
+async def test_items_have_an_expiry_for_dynamodb_and_are_not_read_after_it(bench: Bench) -> None:
     saved = await bench.checkpointer.save_state("t", LARGE, ttl=10)
     assert saved.expires_at is not None
     expiries = {item["sk"]["S"][:4]: int(item["expires_at"]["N"]) for item in await bench.items()}
@@ -267,7 +267,7 @@ async def test_a_thread_stays_in_the_table_as_long_as_one_of_its_states(bench: B
     assert await removed() is None
 
 
-async def test_versions_and_times_of_a_thread_grow_where_the_clocks_of_its_writers_differ(bench: Bench) -> None:
+async def test_versions_and_times_of_a_thread_grow_although_the_clocks_of_its_writers_differ(bench: Bench) -> None:
     first = await bench.checkpointer.save_state("t", 1)
     bench.added = -3600
     second = await bench.checkpointer.save_state("t", 2)
@@ -324,7 +324,7 @@ async def test_a_save_whose_reply_was_lost_is_done_once_though_others_have_saved
     assert list(await checkpointer.state_history("t")) == [third, second, first]
 
 
-async def test_without_time_to_ask_again_a_lost_reply_leaves_the_outcome_unknown(bench: Bench) -> None:
+async def test_without_time_for_a_retry_a_lost_reply_leaves_the_outcome_unknown(bench: Bench) -> None:
     checkpointer = bench.another(retry_seconds=0)
     bench.client.once("transact_write_items", failing(LOST))
 
@@ -337,7 +337,7 @@ async def test_without_time_to_ask_again_a_lost_reply_leaves_the_outcome_unknown
 
 
 @pytest.mark.parametrize("code", ["ThrottlingException", "InternalServerError", "TransactionCanceledException"])
-async def test_a_busy_server_is_asked_again(bench: Bench, code: str) -> None:
+async def test_a_call_to_a_busy_server_is_retried(bench: Bench, code: str) -> None:
     bench.client.once("transact_write_items", refusing(code), times=2)
 
     saved = await bench.checkpointer.save_state("t", 1)
@@ -346,7 +346,7 @@ async def test_a_busy_server_is_asked_again(bench: Bench, code: str) -> None:
     assert bench.client.calls.count("transact_write_items") == 3
 
 
-async def test_what_a_batch_leaves_undone_is_sent_again(bench: Bench) -> None:
+async def test_unprocessed_items_of_a_batch_are_sent_again(bench: Bench) -> None:
     async def do_nothing(send: Any) -> Any:
         return {"UnprocessedItems": send.keywords["RequestItems"]}
 
@@ -376,7 +376,7 @@ async def test_a_refusal_names_the_code_and_repeats_nothing_of_the_request(bench
         await bench.checkpointer.save_state("t", 1)
 
 
-async def test_a_transaction_that_is_canceled_for_good_is_not_sent_again(bench: Bench) -> None:
+async def test_a_transaction_canceled_for_a_permanent_reason_is_not_sent_again(bench: Bench) -> None:
     bench.client.once("transact_write_items", refusing("TransactionCanceledException", "None", "ValidationError"))
 
     with pytest.raises(DatabaseError, match="^DynamoDB refused: ValidationError$"):
@@ -399,7 +399,7 @@ async def test_another_server_needs_no_region_and_aws_does(moto_url: str, monkey
             pass
 
 
-async def test_where_nobody_answers_it_is_unavailable(moto_url: str) -> None:
+async def test_a_server_that_does_not_answer_is_unavailable(moto_url: str) -> None:
     assert moto_url  # credentials are set
     async with DynamoDBCheckpointer(
         endpoint_url="http://127.0.0.1:1", region=REGION, user_id="u", retry_seconds=0
@@ -408,7 +408,9 @@ async def test_where_nobody_answers_it_is_unavailable(moto_url: str) -> None:
             await checkpointer.load_state("t")
 
 
-async def test_without_credentials_it_says_what_to_set(moto_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_credentials_the_error_names_the_variables(
+    moto_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")

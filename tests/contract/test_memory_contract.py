@@ -12,7 +12,7 @@ from agent_persistence.testing import CheckpointerContract
 
 
 class Clock:
-    """The time, and what was added to it."""
+    """A clock that can be set forward."""
 
     def __init__(self) -> None:
         self.added = 0.0

@@ -18,7 +18,7 @@ Open = Callable[..., Awaitable[PostgreSQLCheckpointer]]
 
 @pytest_asyncio.fixture(scope="module")
 async def schemas(settings_for: Callable[..., Awaitable[PersistenceSettings]]) -> dict[str, PersistenceSettings]:
-    """Settings for each namespace of the contract: a schema of its own."""
+    """Settings for each namespace of the contract, with a schema for each."""
     found = {
         namespace: await settings_for(db_schema=namespace.replace("-", "_"), thread_touch_interval=0)
         for namespace in ("contract-a", "contract-b")

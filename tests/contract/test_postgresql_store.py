@@ -1,4 +1,4 @@
-"""What the PostgreSQL backend does beyond the contract: it is the core, seen from another side."""
+"""The PostgreSQL backend beyond the contract: it shares its rows with ``Persistence``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from agent_persistence.backends.postgresql import PostgreSQLCheckpointer
 SettingsFor = Callable[..., Awaitable[PersistenceSettings]]
 
 
-async def test_what_is_saved_on_one_side_is_found_on_the_other(
+async def test_the_checkpointer_and_the_persistence_share_their_states(
     persistence: Persistence[str, str], user_id: str
 ) -> None:
     checkpointer = PostgreSQLCheckpointer(persistence=persistence, user_id=user_id)
@@ -49,7 +49,7 @@ async def test_a_thread_of_messages_is_listed_and_deleted_with_them(
     assert await persistence.threads.get(thread.thread_id, user_id=user_id) is None
 
 
-async def test_of_two_owners_who_begin_a_thread_at_once_one_has_it(
+async def test_of_two_owners_that_create_a_thread_at_once_one_succeeds(
     persistence: Persistence[str, str], user_id: str
 ) -> None:
     both = [PostgreSQLCheckpointer(persistence=persistence, user_id=f"{user_id}-{n}") for n in range(2)]
@@ -62,7 +62,7 @@ async def test_of_two_owners_who_begin_a_thread_at_once_one_has_it(
     assert [state is not None for state in found] == [not isinstance(end, ThreadExistsError) for end in ended]
 
 
-async def test_ids_of_every_kind_are_text(any_persistence: Persistence[Any, Any], any_ids: Any) -> None:
+async def test_ids_of_every_type_are_strings(any_persistence: Persistence[Any, Any], any_ids: Any) -> None:
     user_id, thread_id = str(any_ids.user()), str(any_ids.thread())
     checkpointer = PostgreSQLCheckpointer(persistence=any_persistence, user_id=user_id)
 
@@ -86,7 +86,7 @@ async def test_ids_of_every_kind_are_text(any_persistence: Persistence[Any, Any]
         ("string", ""),
     ],
 )
-async def test_an_id_that_would_come_back_otherwise_is_refused(open_store: Any, kind: str, bad: str) -> None:
+async def test_an_id_in_an_unusual_notation_is_refused(open_store: Any, kind: str, bad: str) -> None:
     persistence = await open_store((kind, "string"))
     checkpointer = PostgreSQLCheckpointer(persistence=persistence, user_id="u")
 
@@ -94,7 +94,7 @@ async def test_an_id_that_would_come_back_otherwise_is_refused(open_store: Any, 
         await checkpointer.load_state(bad)
 
 
-async def test_the_hosts_persistence_stays_open(persistence: Persistence[str, str], user_id: str) -> None:
+async def test_a_persistence_that_was_given_stays_open(persistence: Persistence[str, str], user_id: str) -> None:
     async with PostgreSQLCheckpointer(persistence=persistence, user_id=user_id):
         pass
 
@@ -113,7 +113,7 @@ async def test_it_opens_a_database_by_its_address(settings_for: SettingsFor, use
         PostgreSQLCheckpointer(user_id=user_id)
 
 
-async def test_settings_that_it_cannot_keep_are_refused(settings_for: SettingsFor, user_id: str) -> None:
+async def test_settings_that_postgresql_cannot_apply_are_refused(settings_for: SettingsFor, user_id: str) -> None:
     with pytest.raises(SettingsError, match="^PERSISTENCE_CHECKPOINT_TTL_SECONDS: "):
         PostgreSQLCheckpointer.from_settings(await settings_for(checkpoint_ttl_seconds=60), user_id=user_id)
 

@@ -1,4 +1,4 @@
-"""What the Redis backend does beyond the contract: its index, its keys, its connections, its faults."""
+"""The Redis backend beyond the contract: its index, keys, connections and faults."""
 
 from __future__ import annotations
 
@@ -117,9 +117,7 @@ async def test_expired_threads_leave_the_index_at_the_next_save(
     assert await redis.exists(f"{namespace}:checkpoints:{{ada%3A%7Bx%7D}}:expiries") == 0
 
 
-async def test_threads_that_the_server_has_evicted_are_no_ghosts(
-    checkpointer: RedisCheckpointer, redis: Redis, namespace: str
-) -> None:
+async def test_evicted_threads_are_not_listed(checkpointer: RedisCheckpointer, redis: Redis, namespace: str) -> None:
     for number in range(6):
         await checkpointer.save_state(f"t-{number}", {})
     for number in (1, 3, 5):
@@ -148,7 +146,7 @@ async def test_only_the_newest_versions_are_kept(redis: Redis, namespace: str) -
 # --- connections ---
 
 
-async def test_a_client_of_the_hosts_stays_open(servers: EmbeddedServers) -> None:
+async def test_a_client_that_was_given_stays_open(servers: EmbeddedServers) -> None:
     async with Redis.from_url(servers.redis_url) as client:
         async with RedisCheckpointer(client=client, user_id="u") as checkpointer:
             pass
@@ -157,7 +155,9 @@ async def test_a_client_of_the_hosts_stays_open(servers: EmbeddedServers) -> Non
             await checkpointer.load_state("t")
 
 
-async def test_a_pool_of_ours_is_bounded_and_closed(servers: EmbeddedServers, redis: Redis, namespace: str) -> None:
+async def test_the_pool_of_a_checkpointer_is_bounded_and_closed(
+    servers: EmbeddedServers, redis: Redis, namespace: str
+) -> None:
     url = f"{servers.redis_url}?client_name={namespace}"
     settings = PersistenceSettings(redis_url=url, namespace=namespace, pool_size=2, max_overflow=1)
 
@@ -180,7 +180,7 @@ async def test_it_takes_a_client_or_a_url(redis: Redis, *, both: bool) -> None:
         RedisCheckpointer(user_id="u", **given)
 
 
-async def test_what_cannot_work_is_refused_by_name(servers: EmbeddedServers, redis: Redis) -> None:
+async def test_wrong_arguments_are_refused_by_name(servers: EmbeddedServers, redis: Redis) -> None:
     with pytest.raises(InvalidInputError, match="^url: "):
         RedisCheckpointer(url=f"http://:{CANARY}@h", user_id="u")
     with pytest.raises(InvalidInputError, match="^namespace: "):
@@ -198,7 +198,7 @@ async def test_what_cannot_work_is_refused_by_name(servers: EmbeddedServers, red
 
 
 class LosingRedis(WatchedRedis):
-    """Loses some replies: what was sent has been done."""
+    """Loses some replies after the server has executed the command."""
 
     losing = 0
     meanwhile: Callable[[], Awaitable[Any]] | None = None
@@ -247,7 +247,7 @@ async def test_a_save_whose_reply_was_lost_is_done_once_though_others_have_saved
     assert list(await checkpointer.state_history("t")) == [third, second, first]
 
 
-async def test_without_time_to_ask_again_a_lost_reply_leaves_the_outcome_unknown(
+async def test_without_time_for_a_retry_a_lost_reply_leaves_the_outcome_unknown(
     losing: LosingRedis, namespace: str
 ) -> None:
     checkpointer = RedisCheckpointer(client=losing, user_id="u", namespace=namespace, retry_seconds=0)
@@ -265,7 +265,7 @@ async def test_without_time_to_ask_again_a_lost_reply_leaves_the_outcome_unknown
     assert found.state == 2
 
 
-async def test_a_deletion_is_not_repeated_when_its_reply_was_lost(losing: LosingRedis, namespace: str) -> None:
+async def test_a_deletion_is_not_retried_after_a_lost_reply(losing: LosingRedis, namespace: str) -> None:
     checkpointer = RedisCheckpointer(client=losing, user_id="u", namespace=namespace)
     await checkpointer.save_state("t", 1)
     await checkpointer.delete_thread("x")
@@ -277,7 +277,7 @@ async def test_a_deletion_is_not_repeated_when_its_reply_was_lost(losing: Losing
     assert await checkpointer.load_state("t") is None
 
 
-async def test_where_nobody_answers_it_is_unavailable_and_no_error_holds_the_password() -> None:
+async def test_a_server_that_does_not_answer_is_unavailable_and_no_error_holds_the_password() -> None:
     async with RedisCheckpointer(
         url=f"redis://:{CANARY}@127.0.0.1:1/0", user_id="u", retry_seconds=0.05
     ) as checkpointer:
@@ -287,9 +287,7 @@ async def test_where_nobody_answers_it_is_unavailable_and_no_error_holds_the_pas
     assert CANARY not in str(away.value)
 
 
-async def test_a_server_that_forgot_the_scripts_learns_them_again(
-    checkpointer: RedisCheckpointer, redis: Redis
-) -> None:
+async def test_a_server_that_forgot_the_scripts_gets_them_again(checkpointer: RedisCheckpointer, redis: Redis) -> None:
     await checkpointer.save_state("t", 1)
     await redis.script_flush()
 
@@ -298,7 +296,7 @@ async def test_a_server_that_forgot_the_scripts_learns_them_again(
     assert await checkpointer.load_state("t") == saved
 
 
-async def test_a_full_server_saves_nothing_and_says_so(checkpointer: RedisCheckpointer, redis: Redis) -> None:
+async def test_a_full_server_saves_nothing_and_the_error_says_so(checkpointer: RedisCheckpointer, redis: Redis) -> None:
     saved = await checkpointer.save_state("t", 1)
     usual = await redis.config_get("maxmemory*")
     await redis.config_set("maxmemory-policy", "noeviction")
@@ -316,7 +314,9 @@ async def test_a_full_server_saves_nothing_and_says_so(checkpointer: RedisCheckp
         await redis.config_set("maxmemory-policy", usual["maxmemory-policy"])
 
 
-async def test_somebody_elses_key_is_left_alone(checkpointer: RedisCheckpointer, redis: Redis, namespace: str) -> None:
+async def test_a_key_of_another_program_is_left_alone(
+    checkpointer: RedisCheckpointer, redis: Redis, namespace: str
+) -> None:
     key = f"{namespace}:checkpoints:{{ada%3A%7Bx%7D}}:thread:t"
     await redis.set(key, "theirs")
 

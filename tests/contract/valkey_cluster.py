@@ -1,4 +1,4 @@
-"""Three Valkeys that are a cluster, on free ports of this machine."""
+"""A cluster of three Valkeys on free ports of this machine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SLOTS = 16_384
 
 @contextmanager
 def valkey_cluster(folder: Path, *, nodes: int = 3) -> Iterator[int]:
-    """Start a cluster; give the port of one of its nodes."""
+    """Start a cluster; yield the port of one of its nodes."""
     with ExitStack() as running:
         ports = [running.enter_context(_node(folder / str(place))) for place in range(nodes)]
         clients = [running.enter_context(Redis(port=port)) for port in ports]
@@ -51,7 +51,7 @@ def _node(folder: Path) -> Iterator[int]:
 
 
 def _free_port() -> int:
-    """A port that is free, as the one of the cluster's own traffic is."""
+    """Return a free port, whose port for the traffic between nodes is free too."""
     while True:
         with socket.socket() as one, socket.socket() as other:
             one.bind(("127.0.0.1", 0))

@@ -1,4 +1,4 @@
-"""While the database is away, agents go on in memory; what they were told is kept, or they are told that it was not."""
+"""During an outage agents continue in memory; states are written afterwards, or handed back."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ FAST = {
 
 
 class World:
-    """A store whose database can be taken away from it, and another one that always has it."""
+    """A store whose connection to the database can be cut, and another one that always has it."""
 
     def __init__(self, store: Store, beside: Store, proxy: LossyProxy) -> None:
         self.store, self.beside, self.proxy = store, beside, proxy
 
     async def saved(self, thread_id: str, user_id: str) -> list[Any]:
-        """What the database has, the first first."""
+        """Return the states in the database, the oldest first."""
         return [state.data for state in await self.beside.states.page(thread_id, user_id=user_id)][::-1]
 
 
@@ -57,7 +57,7 @@ async def world(postgresql: PostgreSQL) -> AsyncIterator[World]:
 
 @pytest_asyncio.fixture(scope="module")
 async def namespaces(postgresql: PostgreSQL) -> AsyncIterator[dict[str, DegradedMode]]:
-    """Databases of their own."""
+    """A database and a degraded mode for each namespace."""
     async with AsyncExitStack() as opened:
         modes = {}
         for namespace in ("contract-a", "contract-b"):
@@ -82,7 +82,7 @@ def ada(mode: DegradedMode, user_id: str) -> DegradedCheckpointer:
 
 
 class TestWithTheDatabase(CheckpointerContract):
-    """While the database is there, it is a checkpointer like any other."""
+    """While the database is up, the degraded checkpointer keeps the contract."""
 
     backend = DegradedCheckpointer
 
@@ -94,7 +94,7 @@ class TestWithTheDatabase(CheckpointerContract):
         return open_checkpointer
 
 
-async def test_an_agent_goes_on_without_the_database_which_has_it_all_afterwards(
+async def test_an_agent_continues_during_an_outage_and_the_database_has_all_states_afterwards(
     world: World, mode: DegradedMode, ada: DegradedCheckpointer, user_id: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     thread_id = f"t-{user_id}"
@@ -125,7 +125,7 @@ async def test_an_agent_goes_on_without_the_database_which_has_it_all_afterwards
     assert levels == ["ERROR", "WARNING"]
 
 
-async def test_a_version_that_was_made_up_can_be_expected_and_loaded_when_the_database_is_back(
+async def test_a_provisional_version_can_be_expected_and_loaded_after_the_outage(
     world: World, mode: DegradedMode, ada: DegradedCheckpointer, user_id: str
 ) -> None:
     thread_id = f"t-{user_id}"
@@ -149,7 +149,7 @@ async def test_a_version_that_was_made_up_can_be_expected_and_loaded_when_the_da
         await ada.save_state(thread_id, "late", expected_version=third.version)
 
 
-async def test_a_version_of_a_process_that_is_gone_is_refused(
+async def test_a_provisional_version_of_an_ended_process_is_refused(
     world: World, ada: DegradedCheckpointer, user_id: str
 ) -> None:
     thread_id = f"t-{user_id}"
@@ -164,7 +164,7 @@ async def test_a_version_of_a_process_that_is_gone_is_refused(
             await ada.save_state(one, 2, expected_version=made_up.version)
 
 
-async def test_what_another_process_overtook_is_set_aside_and_said_loudly(
+async def test_states_that_another_process_overtook_are_set_aside_and_logged(
     world: World, user_id: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     mode = DegradedMode(world.store, check_seconds=0.05)
@@ -197,7 +197,7 @@ async def test_what_another_process_overtook_is_set_aside_and_said_loudly(
     assert "kept" not in str(caught.value)
 
 
-async def test_a_thread_that_turns_out_to_be_somebody_elses_is_set_aside(
+async def test_states_of_a_thread_that_turns_out_to_be_another_owners_are_set_aside(
     world: World, mode: DegradedMode, ada: DegradedCheckpointer, user_id: str
 ) -> None:
     thread_id = f"t-{user_id}"
@@ -211,7 +211,7 @@ async def test_a_thread_that_turns_out_to_be_somebody_elses_is_set_aside(
     assert [type(one.reason) for one in mode.unsaved] == [ThreadExistsError]
 
 
-async def test_who_closes_too_early_is_handed_what_is_not_in_the_database(world: World, user_id: str) -> None:
+async def test_closing_during_the_outage_raises_with_the_waiting_states(world: World, user_id: str) -> None:
     mode = DegradedMode(world.store, check_seconds=0.05)
     ada = mode.checkpointer(user_id)
     world.proxy.go_away()
@@ -228,7 +228,7 @@ async def test_who_closes_too_early_is_handed_what_is_not_in_the_database(world:
     await world.proxy.come_back()
 
 
-async def test_closing_writes_what_waits_without_waiting_for_the_next_look(world: World, user_id: str) -> None:
+async def test_closing_writes_waiting_states_without_waiting_for_the_next_check(world: World, user_id: str) -> None:
     mode = DegradedMode(world.store, check_seconds=3_600)
     world.proxy.go_away()
     await mode.checkpointer(user_id).save_state(f"t-{user_id}", "hello")
@@ -240,7 +240,9 @@ async def test_closing_writes_what_waits_without_waiting_for_the_next_look(world
     assert await world.saved(f"t-{user_id}", user_id) == ["hello"]
 
 
-async def test_what_memory_has_no_room_for_is_refused_as_without_degraded_mode(world: World, user_id: str) -> None:
+async def test_states_beyond_the_limit_of_memory_are_refused_as_without_degraded_mode(
+    world: World, user_id: str
+) -> None:
     async with DegradedMode(world.store, most_bytes=100, check_seconds=0.05) as mode:
         ada = mode.checkpointer(user_id)
         world.proxy.go_away()
@@ -254,7 +256,7 @@ async def test_what_memory_has_no_room_for_is_refused_as_without_degraded_mode(w
     assert await world.saved(f"t-{user_id}", user_id) == ["x" * 80, "y" * 200]
 
 
-async def test_nothing_is_taken_in_that_the_database_would_refuse(
+async def test_nothing_is_accepted_that_the_database_would_refuse(
     world: World, ada: DegradedCheckpointer, user_id: str
 ) -> None:
     world.proxy.go_away()
@@ -274,7 +276,7 @@ async def test_nothing_is_taken_in_that_the_database_would_refuse(
         await ada.load_state(["t"])  # type: ignore[arg-type]  # on purpose
 
 
-async def test_what_this_process_does_not_know_is_not_taken_for_absent(
+async def test_an_unknown_thread_is_an_error_and_not_an_absent_one(
     world: World, mode: DegradedMode, ada: DegradedCheckpointer, user_id: str
 ) -> None:
     await ada.save_state(f"t-{user_id}", "known")
@@ -291,7 +293,7 @@ async def test_what_this_process_does_not_know_is_not_taken_for_absent(
             await call(f"t-{user_id}")
 
 
-async def test_what_redis_has_is_read_from_there(world: World, servers: Any, user_id: str) -> None:
+async def test_a_cached_state_is_read_from_redis_during_the_outage(world: World, servers: Any, user_id: str) -> None:
     values = world.store.settings.model_dump(exclude_unset=True) | {"redis_url": servers.redis_url}
     async with Store(type(world.store.settings)(_env_file=None, **values)) as store, DegradedMode(store) as mode:
         thread = await store.threads.create(user_id=user_id)
@@ -324,7 +326,7 @@ async def test_a_deleted_thread_is_not_remembered(
             await ada.load_state(thread_id)
 
 
-async def test_a_lost_reply_while_it_catches_up_doubles_nothing(
+async def test_a_lost_reply_during_the_recovery_saves_no_state_twice(
     world: World, mode: DegradedMode, ada: DegradedCheckpointer, user_id: str
 ) -> None:
     thread_id = f"t-{user_id}"
@@ -346,7 +348,7 @@ async def test_a_lost_reply_while_it_catches_up_doubles_nothing(
 
 
 @pytest.mark.parametrize("is_let_go", [True, False])
-async def test_a_lock_in_the_way_is_waited_for_but_not_for_ever(
+async def test_the_recovery_waits_for_a_lock_but_not_without_limit(
     world: World, mode: DegradedMode, ada: DegradedCheckpointer, user_id: str, *, is_let_go: bool
 ) -> None:
     thread_id = f"t-{user_id}"

@@ -1,4 +1,4 @@
-"""The checkpointers: one contract, four places to keep states.
+"""The checkpointers: one contract, four stores.
 
 One module each: ``postgresql``, ``memory``, ``redis`` and ``dynamodb`` (extra ``dynamodb``).
 """

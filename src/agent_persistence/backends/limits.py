@@ -1,4 +1,4 @@
-"""What the backends keep of a state, and for how long: the same rules for all that have no PostgreSQL to ask."""
+"""The limits of a checkpointer: how many states it keeps, for how long, and how large they may be."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from agent_persistence.validation import check_ttl
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointLimits:
-    """What a checkpointer keeps.
+    """The options of the checkpointers without PostgreSQL, which has the same in its settings.
 
     Attributes:
-        max_history: versions kept of each thread, the newest; 0 keeps all.
-        ttl_seconds: how long a state lives that is saved without ``ttl``; ``None`` for ever.
-        max_json_bytes: the size from which on a state is refused.
+        max_history: the number of versions kept of each thread, the newest ones; 0 keeps all.
+        ttl_seconds: the time to live of states that are saved without ``ttl``; ``None`` if they do not expire.
+        max_json_bytes: the largest state, as JSON in bytes.
         replace_unstorable: replace NUL characters, lone surrogates and NaN instead of refusing them.
-        save_states: ``False`` refuses to save.
+        save_states: ``False`` makes every save raise ``CheckpointingDisabledError``.
+
+    Raises:
+        InvalidInputError: ``max_history`` is negative, or ``ttl_seconds`` is not a time to live.
     """
 
     max_history: int = 0
@@ -37,7 +40,7 @@ class CheckpointLimits:
 
     @classmethod
     def from_settings(cls, settings: PersistenceSettings) -> Self:
-        """Take them from ``PERSISTENCE_*``."""
+        """Create limits from ``PERSISTENCE_*`` variables."""
         return cls(
             max_history=settings.max_checkpoint_history,
             ttl_seconds=settings.checkpoint_ttl_seconds or None,
@@ -47,27 +50,30 @@ class CheckpointLimits:
         )
 
     def clean(self, state: Any) -> Any:
-        """Return the state as it is to be saved.
+        """Return a state as it is to be saved: with unstorable characters replaced, if that is wanted.
 
         Raises:
-            CheckpointingDisabledError: the settings turned states off.
+            CheckpointingDisabledError: ``save_states`` is off.
         """
         if not self.save_states:
             raise CheckpointingDisabledError
         return sanitize(state, "state") if self.replace_unstorable else state
 
     def encode(self, state: Any) -> bytes:
-        """Write a clean state as JSON that comes back equal; see ``encode_json``.
+        """Encode a clean state as JSON from which an equal one is decoded; see ``encode_json``.
 
         Raises:
-            InvalidInputError: it would not come back, or is too large.
+            InvalidInputError: the state is not exact JSON, or too large.
         """
         return encode_json(state, "state", max_bytes=self.max_json_bytes)
 
     def lifetime(self, ttl: object) -> float | None:
-        """Return for how many seconds a state lives, ``None`` for ever.
+        """Return the seconds after which a state expires, or ``None`` if it does not.
+
+        Args:
+            ttl: the argument of ``save_state``; ``None`` for the default.
 
         Raises:
-            InvalidInputError: not a number of seconds between a millisecond and a hundred years.
+            InvalidInputError: ``ttl`` is not a number of seconds between a millisecond and a hundred years.
         """
         return self.ttl_seconds if ttl is None else check_ttl(ttl, "ttl")

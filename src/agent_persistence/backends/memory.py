@@ -1,10 +1,10 @@
-"""States in this process's memory, for tests and first steps.
+"""A checkpointer that keeps states in this process's memory, for tests and first steps.
 
     store = MemoryStore()
     checkpointer = MemoryCheckpointer(user_id="u-42", store=store)
 
-It behaves as the others do: what it takes and gives are copies, versions count, states expire. All is gone with the
-process.
+It keeps the same contract as the others: states are copied, versions grow, states expire. When the process ends, the
+states are lost.
 """
 
 from __future__ import annotations
@@ -15,42 +15,36 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import islice
 from threading import Lock
-from typing import Any, ClassVar, Final, Self
+from typing import ClassVar, Self
 
+from agent_persistence.backends.base import BaseCheckpointer, StateToSave, ThreadRow, checkpoint, is_alive
 from agent_persistence.backends.limits import CheckpointLimits
-from agent_persistence.checkpointer import Capability, Checkpoint, Checkpointer, ThreadSummary
-from agent_persistence.encoding.cursors import decode_cursor, encode_cursor
+from agent_persistence.checkpointer import Capability, Checkpoint
 from agent_persistence.encoding.exact_json import decode_json
-from agent_persistence.encoding.timestamps import MICROSECONDS, moment, moment_or_none
-from agent_persistence.errors import StateConflictError
-from agent_persistence.ids import STRING
+from agent_persistence.encoding.timestamps import MICROSECONDS
 from agent_persistence.records import Page
 from agent_persistence.settings import PersistenceSettings
-from agent_persistence.validation import check_limit, check_namespace, check_version
 
-_THREADS: Final = "memory threads"
-_STATES: Final = "memory states"
-
-_Place = tuple[str, str, str]
+_Key = tuple[str, str, str]
 """Namespace, owner and thread."""
 
 
 @dataclass(frozen=True, slots=True)
 class _State:
     version: int
-    json: bytes  # a copy that nobody can change
+    json: bytes  # encoded, so that no caller can change it
     created: int
     expires: int | None
 
-    def lives(self, now: int) -> bool:
-        return self.expires is None or now < self.expires
+    def checkpoint(self, thread_id: str) -> Checkpoint:
+        return checkpoint(thread_id, self.version, decode_json(self.json), self.created, self.expires)
 
 
 @dataclass(slots=True)
 class _Thread:
     created: int
     updated: int
-    states: dict[int, _State] = field(default_factory=dict)  # in the order of their versions
+    states: dict[int, _State] = field(default_factory=dict)  # ordered by version
 
     @property
     def latest(self) -> _State:
@@ -58,75 +52,83 @@ class _Thread:
 
 
 class MemoryStore:
-    """What memory checkpointers share: those of several owners or namespaces, of one application.
+    """The states that several memory checkpointers share, of any owners and namespaces.
+
+    Every thread may use it.
 
     Args:
-        clock: seconds since 1970; a test may pass one of its own, to let states expire.
+        clock: returns seconds since 1970; a test passes its own to let states expire.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
         self.lock = Lock()
         self._clock = clock
-        self._threads: dict[_Place, _Thread] = {}  # in the order of their latest saves
-        self._due: list[tuple[int, _Place]] = []
+        self._threads: dict[_Key, _Thread] = {}  # ordered by the last save
+        self._due: list[tuple[int, _Key]] = []
         self._last = 0
 
     def __len__(self) -> int:
-        """How many threads it holds."""
+        """Return the number of threads."""
         return len(self._threads)
 
     def now(self) -> int:
-        """Return the time in microseconds, and drop the threads that have expired by then."""
+        """Return the time in microseconds since 1970, and drop the threads that have expired by then."""
         now = int(self._clock() * MICROSECONDS)
+        # Only as much work as threads have expired. A later save leaves its thread's older entries in the heap, so an
+        # entry that is due does not prove that the thread has expired.
         while self._due and self._due[0][0] <= now:
-            place = heappop(self._due)[1]
-            thread = self._threads.get(place)
-            if thread is not None and not thread.latest.lives(now):
-                del self._threads[place]
+            key = heappop(self._due)[1]
+            thread = self._threads.get(key)
+            if thread is not None and not is_alive(thread.latest.expires, now):
+                del self._threads[key]
         return now
 
-    def get(self, place: _Place) -> _Thread | None:
-        """Return a thread that has not expired by ``now``."""
-        return self._threads.get(place)
+    def get(self, key: _Key) -> _Thread | None:
+        """Return a thread that has not expired by the last ``now``, or ``None``."""
+        return self._threads.get(key)
 
-    def put(self, place: _Place, json: bytes, *, now: int, lifetime: float | None, keep: int) -> _State:
-        """Add a state to a thread, which begins with it if it does not exist."""
-        self._last = max(now, self._last + 1)  # no two saves have the same place in the list
-        thread = self._threads.pop(place, None) or _Thread(self._last, self._last)
-        # A first version is a time, so that a thread that begins anew repeats none.
+    def put(self, key: _Key, new: StateToSave, *, now: int, keep: int) -> _State:
+        """Add a state to a thread, which is created if it does not exist.
+
+        Args:
+            keep: the number of versions to keep; 0 for all.
+        """
+        self._last = max(now, self._last + 1)  # distinct even if the clock stands still: lists are ordered by it
+        thread = self._threads.pop(key, None) or _Thread(self._last, self._last)
+        # The first version is the time, so that a thread created again after a deletion repeats no version.
         version = thread.latest.version + 1 if thread.states else self._last
-        expires = None if lifetime is None else now + int(lifetime * MICROSECONDS)
-        state = _State(version, json, now, expires)
+        state = _State(version, new.json, now, new.expiry(now))
         thread.updated, thread.states[version] = self._last, state
         while keep and len(thread.states) > keep:
             del thread.states[next(iter(thread.states))]
-        self._threads[place] = thread
-        if expires is not None:
-            heappush(self._due, (expires, place))
+        self._threads[key] = thread  # popped above, and now the last one of the dict
+        if state.expires is not None:
+            heappush(self._due, (state.expires, key))
         return state
 
-    def delete(self, place: _Place) -> bool:
-        """Delete a thread; say whether there was one."""
-        return self._threads.pop(place, None) is not None
+    def delete(self, key: _Key) -> bool:
+        """Delete a thread; return whether it existed."""
+        return self._threads.pop(key, None) is not None
 
     def newest_first(self, namespace: str, owner: str) -> Iterator[tuple[str, _Thread]]:
-        """Walk through the threads of an owner."""
-        for place in reversed(self._threads):
-            if place[:2] == (namespace, owner):
-                yield place[2], self._threads[place]
+        """Iterate over the threads of an owner, the last saved first."""
+        for key in reversed(self._threads):
+            if key[:2] == (namespace, owner):
+                yield key[2], self._threads[key]
 
 
-class MemoryCheckpointer(Checkpointer):
-    """Keeps the states of one owner in memory.
+class MemoryCheckpointer(BaseCheckpointer):
+    """A checkpointer that keeps the states of one owner in memory.
 
     Args:
         user_id: the owner.
         namespace: keeps applications apart that share a store.
-        store: where to keep them; one of its own if left out.
+        store: the store to share; by default the checkpointer has a separate one.
         limits: how much to keep, and for how long.
     """
 
     capabilities: ClassVar = frozenset(Capability) - {Capability.SURVIVES_RESTART}
+    _store_name: ClassVar = "memory"
 
     def __init__(
         self,
@@ -136,96 +138,60 @@ class MemoryCheckpointer(Checkpointer):
         store: MemoryStore | None = None,
         limits: CheckpointLimits | None = None,
     ) -> None:
-        self._owner = STRING.validate(user_id, "user_id")
-        self._namespace = check_namespace(namespace, "namespace")
+        super().__init__(user_id, namespace, limits)
         self._store = MemoryStore() if store is None else store
-        self._limits = limits or CheckpointLimits()
 
     @classmethod
     def from_settings(cls, settings: PersistenceSettings, *, user_id: str, store: MemoryStore | None = None) -> Self:
-        """Make one with the namespace and the limits of the settings."""
+        """Create a checkpointer with the namespace and the limits of the settings."""
         limits = CheckpointLimits.from_settings(settings)
         return cls(user_id=user_id, namespace=settings.namespace, store=store, limits=limits)
 
-    @classmethod
-    def from_env(cls, *, user_id: str) -> Self:
-        """Make one from ``PERSISTENCE_*`` and ``.env``."""
-        return cls.from_settings(PersistenceSettings(), user_id=user_id)
+    async def aclose(self) -> None:
+        """Do nothing: the store stays usable."""
 
-    async def save_state(
-        self, thread_id: str, state: Any, *, expected_version: int | None = None, ttl: float | None = None
-    ) -> Checkpoint:
-        """Save a state as the thread's latest; see ``Checkpointer``."""
-        place, lifetime = self._place(thread_id), self._limits.lifetime(ttl)
-        if expected_version is not None:
-            check_version(expected_version, "expected_version")
-        cleaned = self._limits.clean(state)
-        json = self._limits.encode(cleaned)
+    async def _save(self, new: StateToSave) -> Checkpoint:
+        key = self._key(new.thread_id)
         with self._store.lock:
             now = self._store.now()
-            thread = self._store.get(place)
-            found = thread.latest.version if thread else 0
-            if expected_version is not None and expected_version != found:
-                raise StateConflictError(thread_id, expected_version, found)
-            saved = self._store.put(place, json, now=now, lifetime=lifetime, keep=self._limits.max_history)
-        return Checkpoint(thread_id, saved.version, cleaned, moment(saved.created), moment_or_none(saved.expires))
+            thread = self._store.get(key)
+            new.check_version(thread.latest.version if thread else 0)
+            saved = self._store.put(key, new, now=now, keep=self._limits.max_history)
+        return checkpoint(new.thread_id, saved.version, new.state, saved.created, saved.expires)
 
-    async def load_state(self, thread_id: str, *, version: int | None = None) -> Checkpoint | None:
-        """Return the thread's latest state, or that of a version; see ``Checkpointer``."""
-        place = self._place(thread_id)
-        if version is not None:
-            check_version(version, "version")
+    async def _load(self, thread_id: str, version: int | None) -> Checkpoint | None:
         with self._store.lock:
             now = self._store.now()
-            thread = self._store.get(place)
+            thread = self._store.get(self._key(thread_id))
             if thread is None:
                 return None
             found = thread.latest if version is None else thread.states.get(version)
-        return None if found is None or not found.lives(now) else _checkpoint(thread_id, found)
+        return None if found is None or not is_alive(found.expires, now) else found.checkpoint(thread_id)
 
-    async def delete_thread(self, thread_id: str) -> bool:
-        """Delete a thread with all its states; see ``Checkpointer``."""
-        place = self._place(thread_id)
+    async def _delete(self, thread_id: str) -> bool:
         with self._store.lock:
-            self._store.now()
-            return self._store.delete(place)
+            self._store.now()  # an expired thread does not exist, so it must not count as deleted
+            return self._store.delete(self._key(thread_id))
 
-    async def list_threads(self, *, limit: int = 20, after: str | None = None) -> Page[ThreadSummary]:
-        """List the owner's threads, that of the latest save first; see ``Checkpointer``."""
-        check_limit(limit, "limit", 1000)
-        before = None if after is None else decode_cursor(after, _THREADS, "after", int)
+    async def _list(self, count: int, start: int | None) -> list[ThreadRow]:
         with self._store.lock:
             self._store.now()
             found = (
-                (thread_id, thread.created, thread.updated)
+                ThreadRow(thread.updated, thread_id, thread.created)
                 for thread_id, thread in self._store.newest_first(self._namespace, self._owner)
-                if before is None or thread.updated < before
+                if start is None or thread.updated < start
             )
-            rows = list(islice(found, limit + 1))
-        items = tuple(ThreadSummary(name, moment(created), moment(updated)) for name, created, updated in rows[:limit])
-        return Page(items, None, encode_cursor(_THREADS, rows[limit - 1][2]) if len(rows) > limit else None)
+            return list(islice(found, count))
 
-    async def state_history(self, thread_id: str, *, limit: int = 20, after: str | None = None) -> Page[Checkpoint]:
-        """List a thread's states, the latest first; see ``Checkpointer``."""
-        place = self._place(thread_id)
-        check_limit(limit, "limit", 1000)
-        before = None if after is None else decode_cursor(after, _STATES, "after", int)
+    async def _history(self, thread_id: str, limit: int, before: int | None) -> Page[Checkpoint]:
         with self._store.lock:
             now = self._store.now()
-            thread = self._store.get(place)
-            states = reversed(list(thread.states.values())) if thread else iter(())
-            found = (state for state in states if state.lives(now) and (before is None or state.version < before))
-            rows = list(islice(found, limit + 1))
-        items = tuple(_checkpoint(thread_id, state) for state in rows[:limit])
-        return Page(items, None, encode_cursor(_STATES, items[-1].version) if len(rows) > limit else None)
+            thread = self._store.get(self._key(thread_id))
+            states = reversed(thread.states.values()) if thread else iter(())
+            older = (state for state in states if before is None or state.version < before)
+            found = list(islice((state for state in older if is_alive(state.expires, now)), limit + 1))
+        items = tuple(state.checkpoint(thread_id) for state in found[:limit])
+        return Page(items, None, self._states_cursor([state.version for state in found], limit))
 
-    async def aclose(self) -> None:
-        """Nothing is open."""
-
-    def _place(self, thread_id: str) -> _Place:
-        return self._namespace, self._owner, STRING.validate(thread_id, "thread_id")
-
-
-def _checkpoint(thread_id: str, found: _State) -> Checkpoint:
-    created, expires = moment(found.created), moment_or_none(found.expires)
-    return Checkpoint(thread_id, found.version, decode_json(found.json), created, expires)
+    def _key(self, thread_id: str) -> _Key:
+        return self._namespace, self._owner, thread_id

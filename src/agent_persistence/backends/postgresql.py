@@ -1,16 +1,17 @@
-"""States in PostgreSQL: ``Persistence``, seen as a checkpointer.
+"""A checkpointer that keeps states in PostgreSQL, through a ``Persistence``.
 
     checkpointer = PostgreSQLCheckpointer(persistence=persistence, user_id="u-42")
 
-Rows are those of the core: what is saved here is found by ``persistence.states``, and the other way round. A thread
-that has messages only is listed as well, and deleting it deletes them. States do not expire: ``persistence.purge``
-removes old ones.
+It shares its rows with the ``Persistence``: ``persistence.states`` returns states that were saved here, and the other
+way round. A thread that has only messages is listed as well, and deleting it deletes its messages. States do not
+expire: ``persistence.purge`` deletes old ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, ClassVar, Final, Self
 
 from agent_persistence.backends.limits import CheckpointLimits
@@ -23,22 +24,26 @@ from agent_persistence.records import Page, StateRecord
 from agent_persistence.settings import PersistenceSettings
 from agent_persistence.validation import check_version
 
-_NO_TTL: Final = "states in PostgreSQL do not expire; leave it out, and delete or purge what is old"
-_TRIES: Final = 10  # of a writer who meets others that begin and delete the same thread
+_NO_TTL: Final = "states in PostgreSQL do not expire; leave it out, and delete or purge old ones"
+_ATTEMPTS: Final = 10  # to create a thread that other writers create and delete at the same time
 
 
 class PostgreSQLCheckpointer(Checkpointer):
-    """Keeps the states of one owner in PostgreSQL.
+    """A checkpointer that keeps the states of one owner in PostgreSQL.
 
-    Ids are strings here whatever the database was built with: the text of an int or of a UUID. All owners share the ids
-    of threads: one that somebody else has is ``ThreadExistsError``. A list is ordered by ``updated_at``, which moves at
-    most once in ``PERSISTENCE_THREAD_TOUCH_INTERVAL`` seconds; 0 makes the order exact.
+    Ids are strings for every id type of the database: the text of an int or of a UUID. All owners share the ids of
+    threads: saving to another owner's thread raises ``ThreadExistsError``. Lists are ordered by ``updated_at``, which
+    changes at most once in ``PERSISTENCE_THREAD_TOUCH_INTERVAL`` seconds; 0 makes the order exact.
 
     Args:
         user_id: the owner.
-        persistence: one of the host's, used and not closed.
-        url: the address of a database instead; everything else is taken from the environment.
-        schema: with ``url``, the schema of the tables, which keeps applications apart that share a database.
+        persistence: the application's store, which is not closed.
+        url: the address of a database, in place of ``persistence``; other settings are read from the environment.
+        schema: with ``url``, the schema of the tables; it keeps applications apart that share a database.
+
+    Raises:
+        InvalidInputError: an argument is wrong, or both or neither of ``persistence`` and ``url`` are given.
+        SettingsError: with ``url``, a variable of the environment is wrong.
     """
 
     capabilities: ClassVar = frozenset(Capability) - {Capability.TTL}
@@ -56,25 +61,36 @@ class PostgreSQLCheckpointer(Checkpointer):
         self._is_ours = persistence is None
         self._persistence = persistence or Persistence[Any, Any](_settings(url, schema))
         id_types = self._persistence.models.id_types
-        self._kind: IdType[Any] = id_types.id
+        self._id_type: IdType[Any] = id_types.id
         self._owner = _parse(id_types.user, user_id, "user_id")
 
     @classmethod
     def from_settings(cls, settings: PersistenceSettings, *, user_id: str) -> Self:
-        """Make one with a ``Persistence`` of its own.
+        """Create a checkpointer with a ``Persistence``, which it closes.
+
+        Args:
+            settings: the settings of the ``Persistence``.
+            user_id: the owner.
 
         Raises:
-            SettingsError: a variable is missing, or wrong, or asks for what PostgreSQL does not do.
+            SettingsError: a variable is missing or wrong, or ``PERSISTENCE_CHECKPOINT_TTL_SECONDS`` is set.
         """
         if settings.checkpoint_ttl_seconds:
             raise SettingsError("PERSISTENCE_CHECKPOINT_TTL_SECONDS", _NO_TTL)
-        made = cls(user_id=user_id, persistence=Persistence[Any, Any](settings))
-        made._is_ours = True
-        return made
+        created = cls(user_id=user_id, persistence=Persistence[Any, Any](settings))
+        created._is_ours = True
+        return created
 
     @classmethod
     def from_env(cls, *, user_id: str) -> Self:
-        """Make one from ``PERSISTENCE_*`` and ``.env``."""
+        """Create a checkpointer from the environment: ``PERSISTENCE_*`` variables and ``.env``.
+
+        Args:
+            user_id: the owner.
+
+        Raises:
+            SettingsError: see ``from_settings``.
+        """
         return cls.from_settings(PersistenceSettings(), user_id=user_id)
 
     async def __aenter__(self) -> Self:
@@ -93,24 +109,35 @@ class PostgreSQLCheckpointer(Checkpointer):
                     key, state, user_id=self._owner, expected_version=expected_version
                 )
             except ThreadNotFoundError:
-                saved = await self._begin(key, state, expected_version)
+                # Only now, because most saves find their thread: creating it first would cost each of them a statement.
+                create = partial(self._create, key, state, expected_version)
+                saved = await self._persistence.run(create, user_id=self._owner)
         return _checkpoint(saved)
 
     def check_save(
         self, thread_id: str, state: Any, *, expected_version: int | None = None, ttl: float | None = None
     ) -> bytes:
-        """Refuse what ``save_state`` would refuse without asking the database; return the state as JSON."""
+        """Check the arguments of ``save_state`` without the database; return the state as JSON.
+
+        Raises:
+            InvalidInputError: ``save_state`` would refuse an argument.
+            CheckpointingDisabledError: the settings turned states off.
+        """
         self._check(thread_id, expected_version, ttl)
         limits = CheckpointLimits.from_settings(self._persistence.settings)
         return limits.encode(limits.clean(state))
 
-    def check_thread_id(self, thread_id: str) -> None:
-        """Refuse what every method would refuse."""
-        self._thread_id(thread_id)
+    def check_thread_id(self, thread_id: str) -> Any:
+        """Return the id of a thread as the database has it.
+
+        Raises:
+            InvalidInputError: not the text of an id of its type.
+        """
+        return _parse(self._id_type, thread_id, "thread_id")
 
     async def load_state(self, thread_id: str, *, version: int | None = None) -> Checkpoint | None:
-        """Return the thread's latest state, or that of a version; see ``Checkpointer``."""
-        key, states = self._thread_id(thread_id), self._persistence.states
+        """Return the thread's latest state, or one version; see ``Checkpointer``."""
+        key, states = self.check_thread_id(thread_id), self._persistence.states
         if version is None:
             found = await states.get(key, user_id=self._owner)
         else:
@@ -119,48 +146,43 @@ class PostgreSQLCheckpointer(Checkpointer):
 
     async def delete_thread(self, thread_id: str) -> bool:
         """Delete a thread with all its states and messages; see ``Checkpointer``."""
-        return await self._persistence.threads.delete(self._thread_id(thread_id), user_id=self._owner)
+        return await self._persistence.threads.delete(self.check_thread_id(thread_id), user_id=self._owner)
 
     async def list_threads(self, *, limit: int = 20, after: str | None = None) -> Page[ThreadSummary]:
-        """List the owner's threads, the most recently active first, archived ones left out; see ``Checkpointer``."""
+        """List the owner's threads, the most recently active first, without archived ones; see ``Checkpointer``."""
         page = await self._persistence.threads.page(user_id=self._owner, limit=limit, after=after)
         threads = (ThreadSummary(str(thread.thread_id), thread.created_at, thread.updated_at) for thread in page)
         return Page(tuple(threads), None, page.after, page.corrupt)
 
     async def state_history(self, thread_id: str, *, limit: int = 20, after: str | None = None) -> Page[Checkpoint]:
         """List a thread's states, the latest first; see ``Checkpointer``."""
-        key = self._thread_id(thread_id)
+        key = self.check_thread_id(thread_id)
         page = await self._persistence.states.page(key, user_id=self._owner, limit=limit, after=after)
         return Page(tuple(map(_checkpoint, page)), None, page.after, page.corrupt)
 
     async def aclose(self) -> None:
-        """Close the ``Persistence``, if it was made here."""
+        """Close the ``Persistence``, unless it was given."""
         if self._is_ours:
             await self._persistence.aclose()
 
     def _check(self, thread_id: str, expected_version: int | None, ttl: float | None) -> Any:
-        key = self._thread_id(thread_id)
+        key = self.check_thread_id(thread_id)
         if ttl is not None:
             raise InvalidInputError("ttl", _NO_TTL)
         if expected_version is not None:
             check_version(expected_version, "expected_version")
         return key
 
-    async def _begin(self, key: Any, state: Any, expected_version: int | None) -> StateRecord[Any]:
-        """Save the first state of a thread together with the thread; a conflict takes both back."""
-
-        async def begin(uow: UnitOfWork[Any, Any]) -> StateRecord[Any]:
-            for _ in range(_TRIES):
-                with suppress(ThreadExistsError):  # another writer began it meanwhile, or it is somebody else's
-                    await uow.threads.create(thread_id=key)
-                with suppress(ThreadNotFoundError):  # it was deleted again, or is somebody else's
-                    return await uow.states.put(key, state, expected_version=expected_version)
-            raise ThreadExistsError(key)
-
-        return await self._persistence.run(begin, user_id=self._owner)
-
-    def _thread_id(self, thread_id: str) -> Any:
-        return _parse(self._kind, thread_id, "thread_id")
+    async def _create(
+        self, key: Any, state: Any, expected_version: int | None, uow: UnitOfWork[Any, Any]
+    ) -> StateRecord[Any]:
+        """Create a thread with its first state in one unit of work; a conflict of versions rolls back both."""
+        for _ in range(_ATTEMPTS):
+            with suppress(ThreadExistsError):  # another writer created it first, or it is another owner's
+                await uow.threads.create(thread_id=key)
+            with suppress(ThreadNotFoundError):  # it was deleted again, or is another owner's
+                return await uow.states.put(key, state, expected_version=expected_version)
+        raise ThreadExistsError(key)
 
 
 def _settings(url: str | None, schema: str | None) -> PersistenceSettings:
@@ -169,7 +191,7 @@ def _settings(url: str | None, schema: str | None) -> PersistenceSettings:
 
 
 def _parse(kind: IdType[Any], text: str, field: str) -> Any:
-    """Read an id; of a number only the usual way to write it, so that a text comes back as it was."""
+    """Parse an id. A number is accepted only as ``str`` would write it, so that a list returns the ids unchanged."""
     if not isinstance(text, str):
         raise InvalidInputError(field, f"must be a string, not {type(text).__name__}")
     found = kind.parse(text, field)
@@ -180,16 +202,13 @@ def _parse(kind: IdType[Any], text: str, field: str) -> Any:
 
 @contextmanager
 def _named_state() -> Iterator[None]:
-    """The core calls ``data`` what is called ``state`` here."""
+    """Rename the field of an ``InvalidInputError``: the argument ``data`` of the core is ``state`` here."""
     try:
         yield
     except InvalidInputError as error:
         if not error.field.startswith("data"):
             raise
-        refusal = InvalidInputError(f"state{error.field.removeprefix('data')}", error.reason)
-    else:
-        return
-    raise refusal
+        raise InvalidInputError(f"state{error.field.removeprefix('data')}", error.reason) from None
 
 
 def _checkpoint(found: StateRecord[Any]) -> Checkpoint:

@@ -43,6 +43,7 @@ def import_agentflow(
 
 async def _copy(source: DatabaseUrl, schema: str, persistence: Persistence[Any, Any]) -> Counter[str]:
     counts: Counter[str] = Counter({outcome.value: 0 for outcome in CopyOutcome} | {"messages": 0, "states": 0})
+    # Closes the connection to the source at once if the loop ends by an error.
     copying = aclosing(copy_tables(source, persistence, schema=schema))
     with progress_bar("Copying", None) as advance:
         async with copying as threads:

@@ -34,8 +34,9 @@ class Commands(TyperGroup):
         """Run the command."""
         try:
             return super().invoke(ctx)
+        # The reader of our output has closed it, which typer does not report as an error.
         except BrokenPipeError:
-            raise  # the reader of our output has closed it, which typer does not report as an error
+            raise
         except (PersistenceError, OSError) as error:
             report(error, debug=ctx.params["debug"])
             raise typer.Exit(exit_code_of(error)) from error
@@ -45,6 +46,7 @@ app: Final = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
     add_completion=False,
+    # typer's tracebacks can show local variables, which hold contents and addresses with passwords.
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     epilog="Exit codes: 0 ok, 1 something is wrong, 2 usage or settings, 3 database unreachable.",

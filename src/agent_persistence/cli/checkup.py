@@ -109,6 +109,7 @@ def _missing_indexes(connection: Connection, schema: str, settings: PersistenceS
 
 def _indexes(settings: PersistenceSettings) -> Iterator[PrimaryKeyConstraint | Index]:
     for table in build_models(settings.id_types, schema=settings.db_schema).metadata.sorted_tables:
+        # ``alembic check`` does not notice a primary key that was dropped.
         yield table.primary_key
         yield from table.indexes
 
@@ -135,17 +136,18 @@ def _row_level_security(
         detail = f"row-level security is on, but not for {', '.join(open_to_all)}"
         yield Finding(Level.FAIL, "optional", detail, f"{_ADD} row-level-security")
     if named and not secured:
-        detail = "PERSISTENCE_ROW_LEVEL_SECURITY is true, and the database has no policies: the WHERE is all there is"
+        detail = "PERSISTENCE_ROW_LEVEL_SECURITY is true, and the database has no policies: only WHERE protects rows"
         yield Finding(Level.WARN, "optional", detail, f"{_ADD} row-level-security")
     elif secured and not connection.scalar(_SECURED, {"schema": schema}):
         detail = "row-level security does not hold for this role, which is a superuser or has BYPASSRLS"
         yield Finding(Level.WARN, "optional", detail, "connect as another role")
     elif secured and not named:
-        detail = "row-level security is on, and nobody names the owner: this role sees no row"
+        detail = "row-level security is on, and no transaction names its owner: this role sees no row"
         yield Finding(Level.FAIL, "optional", detail, "export PERSISTENCE_ROW_LEVEL_SECURITY=true")
 
 
 def _creation(item: PrimaryKeyConstraint | Index, dialect: Dialect) -> str:
+    # CONCURRENTLY, so that the remedy can be pasted while the table is written to.
     command = CreateIndex(item) if isinstance(item, Index) else AddConstraint(item)
     statement = " ".join(str(command.compile(dialect=dialect)).split())
     return f"psql: {statement.replace('CREATE INDEX', 'CREATE INDEX CONCURRENTLY', 1)};"

@@ -14,6 +14,7 @@ from agent_persistence.cli.checkup import Finding, Level
 from agent_persistence.persistence import Persistence
 from agent_persistence.settings import PersistenceSettings
 
+# An application gives up after PERSISTENCE_CACHE_TIMEOUT_MS; here a slow answer is measured, not missed.
 _PATIENCE_SECONDS = 2.0
 _OFF = "off: PERSISTENCE_REDIS_URL is not set, states are read from PostgreSQL"
 

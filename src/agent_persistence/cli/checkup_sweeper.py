@@ -19,6 +19,7 @@ from agent_persistence.settings import PersistenceSettings
 _SUBJECT: Final = "purge"
 _COUNTED: Final = 10_000
 _LATE: Final = 3  # intervals without a purge
+# The count may have to read every thread, so it ends after two seconds, or beyond the limit.
 _TIME_TO_COUNT: Final = text("SET LOCAL statement_timeout = '2s'")
 _TURN_ON: Final = "export PERSISTENCE_CHECKPOINT_CLEANUP_INTERVAL=3600, in a process that keeps a store open"
 
@@ -68,6 +69,7 @@ def _due(connection: Connection, models: Models[Any, Any], keep_last: int) -> st
         .offset(keep_last)
     )
     some = select(literal_column("1")).select_from(threads.join(old, true())).limit(_COUNTED + 1).subquery()
+    # A count that times out fails the transaction; rolled back to here, it serves the next check.
     savepoint = connection.begin_nested()
     try:
         connection.execute(_TIME_TO_COUNT)

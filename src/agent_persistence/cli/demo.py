@@ -127,11 +127,11 @@ async def _read_twice(settings: PersistenceSettings, threads: list[ThreadRecord[
     if settings.redis_url is None:
         out.print("no cache: PERSISTENCE_REDIS_URL is not set")
         return
+    # A namespace that no earlier run has used, so that the first read is a miss.
     empty = settings.model_copy(update={"cache_namespace": f"{settings.cache_namespace}-demo-{uuid.uuid4()}"})
     async with Persistence[Any, Any](empty) as persistence:
-        await _timed_read(
-            persistence, threads[1]
-        )  # opens the connections, whose time must not count for the other reads
+        # Opens the connections, whose time must not count for the other reads.
+        await _timed_read(persistence, threads[1])
         for _ in range(2):
             took_ms, hit = await _timed_read(persistence, threads[0])
             what = "hit:  Redis had it" if hit else "miss: PostgreSQL was asked, and Redis knows it now"

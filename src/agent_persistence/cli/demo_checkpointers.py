@@ -49,7 +49,8 @@ _CLASSES: Final = {
 
 def demo_checkpointer(backend: Backend, owners: dict[type, Any]) -> None:
     """Save, load and list states, and show a conflict; print what an earlier run has left."""
-    made: Any = pkgutil.resolve_name(_CLASSES[backend])  # imported here, so that only this backend needs its extra
+    # Imported by name, so that only this backend needs its extra.
+    made: Any = pkgutil.resolve_name(_CLASSES[backend])
     with _settings(backend) as settings:
         user_id = "demo"
         if backend is Backend.POSTGRES:
@@ -100,6 +101,7 @@ def _found(count: int, *, has_more: bool) -> str:
 
 def _new_thread_id(backend: Backend, settings: PersistenceSettings) -> str:
     numbered = backend is Backend.POSTGRES and ID_TYPES[settings.id_type].python_type is int
+    # A thread begins with the first save to its id, so the database draws none. Seconds fit into INTEGER until 2038.
     return str(int(time.time()) if numbered else uuid7())
 
 

@@ -42,6 +42,7 @@ async def _examine(settings: PersistenceSettings) -> list[Finding]:
     persistence = Persistence[Any, Any](patient)
     try:
         findings = [_versions(), *await examine_database(persistence.engine, settings), *await examine_cache(settings)]
+        # Later checks need both servers and the schema, and would only report the same fault in other words.
         if _has_failed(findings):
             return findings
         swept = await examine_sweeper(persistence.engine, settings)

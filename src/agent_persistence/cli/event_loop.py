@@ -23,7 +23,8 @@ def run_until_terminated(work: Coroutine[Any, Any, T]) -> T:
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
     finally:
-        signal.signal(signal.SIGTERM, before)  # a closed loop leaves the default handler
+        # The event loop leaves the default handler, which would kill the command while its servers are being stopped.
+        signal.signal(signal.SIGTERM, before)
 
 
 async def _cancelled_by_sigterm(work: Coroutine[Any, Any, T]) -> T:

@@ -17,7 +17,9 @@ out: Final = Console(highlight=False)
 err: Final = Console(stderr=True, highlight=False)
 
 _KEPT: Final = "\n\t"
-_C0: Final = {code: 0x2400 + code for code in range(0x20) if chr(code) not in _KEPT}  # ESC becomes the picture of ESC
+# Stored texts are other people's: escape sequences could rewrite the terminal's title or what was printed before, and
+# marks of direction could show a text in another order. ESC becomes the picture of ESC.
+_C0: Final = {code: 0x2400 + code for code in range(0x20) if chr(code) not in _KEPT}
 _INVISIBLE: Final = (0x7F, *range(0x80, 0xA0), 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
 _VISIBLE: Final[dict[int, int | str]] = {**_C0, **dict.fromkeys(_INVISIBLE, "\N{REPLACEMENT CHARACTER}")}
 
@@ -41,5 +43,6 @@ def write_json(value: Any) -> None:
 def progress_bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """Show a progress bar on a terminal, and nothing elsewhere; ``total`` is ``None`` if unknown."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(show_speed=True))
+    # On standard error, because standard output may be the exported file.
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
         yield partial(progress.advance, progress.add_task(what, total=total))

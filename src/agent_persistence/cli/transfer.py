@@ -81,7 +81,7 @@ def import_(
         note(str(imported))
     if imported.refused:
         if not skip_invalid:
-            note("stopped there; mend the line and run the command again, or give --skip-invalid")
+            note("stopped there; correct the line and run the command again, or give --skip-invalid")
         raise typer.Exit(ExitCode.WRONG)
 
 
@@ -148,6 +148,7 @@ async def _export(file: BinaryIO, user: str | None, persistence: Persistence[Any
         async for conversation in export_conversations(persistence, owner(persistence, user), file.write):
             advance(1)
             exported.update(conversations=1, messages=conversation.messages, unreadable=conversation.unreadable)
+    # A full disk is an error here, while it can still be reported, and not when Python closes the file.
     file.flush()
     return exported
 
@@ -158,4 +159,5 @@ def _size_of(file: BinaryIO) -> int | None:
         status = os.fstat(file.fileno())
     except OSError:
         return None
+    # A pipe has the size 0, of which no share can be shown.
     return status.st_size if stat.S_ISREG(status.st_mode) else None

@@ -54,15 +54,16 @@ class Affinity:
             raise ClosedError
 
     def check(self) -> None:
-        """Raise unless the object is open and used where it belongs; the first call binds it.
+        """Raise unless the object is open and used in its process and event loop; the first call binds it.
 
-        The driver would answer with "another operation is in progress" at best.
+        Without this check, the driver would raise "another operation is in progress" at best.
 
         Raises:
             ClosedError: ``close`` was called.
             ForkedError: this is a child process.
             WrongLoopError: this is another event loop.
         """
+        # On every operation, so it must be cheap: attributes are compared, and nothing is asked of the system.
         self.check_open()
         loop = asyncio.get_running_loop()
         if self._pid is None:

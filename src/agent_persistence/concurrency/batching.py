@@ -20,8 +20,8 @@ ResultT = TypeVar("ResultT")
 MOST_ITEMS: Final = 64
 MOST_BYTES: Final = 1 << 20
 """How large a batch may be; a larger item runs in a batch without others."""
-_MOST_BATCHES: Final = 3
-_LEAST_HALF: Final = 8
+_MOST_BATCHES: Final = 3  # that run at the same time
+_LEAST_HALF: Final = 8  # items; fewer are not worth a second round trip
 
 
 class Alone(Enum):
@@ -78,7 +78,8 @@ class Batcher(Generic[ItemT, ResultT]):
         alone: runs one item, and is given the ``Alone`` that ``together`` returned for it; ``None`` where ``together``
             never returns one.
         in_halves: let a crowd run as two half batches, so that the server works on one while this process works on the
-            other. That pays where a batch costs both about the same: appends of 32 callers became a third faster.
+            other. That pays where a batch costs both about the same: at 32 callers, a tenth more reads and a quarter
+            more appends (docs/adr/0010).
     """
 
     def __init__(
@@ -103,7 +104,8 @@ class Batcher(Generic[ItemT, ResultT]):
         """Run an item in the next batch, and return its result.
 
         Args:
-            key: what the item changes; ``None`` where order does not matter.
+            item: the item.
+            key: the key of the object that the item changes; ``None`` if order does not matter.
             size: the item's size in bytes.
 
         Raises:
@@ -111,6 +113,7 @@ class Batcher(Generic[ItemT, ResultT]):
         """
         if self._is_closed:
             raise ClosedError
+        # A future in place of a task: the batch runs in a task that all its callers share.
         future: asyncio.Future[ResultT] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Entry(item, key, size, future))
         self._start_runner()
@@ -143,6 +146,7 @@ class Batcher(Generic[ItemT, ResultT]):
     def _batch_limit(self) -> int:
         if not self._in_halves:
             return MOST_ITEMS
+        # Half of all callers, those in flight included: the second half then gathers while the first one runs.
         return min(MOST_ITEMS, max(_LEAST_HALF, (self._in_flight + len(self._waiting) + 1) // 2))
 
     async def _run_batches(self) -> None:
@@ -163,7 +167,7 @@ class Batcher(Generic[ItemT, ResultT]):
         while self._waiting and len(batch) < most:
             entry = self._waiting.popleft()
             if entry.future.done():
-                continue
+                continue  # cancelled before its batch started, so it must never run
             if entry.key in self._busy_keys:
                 left.append(entry)
                 continue
@@ -172,7 +176,7 @@ class Batcher(Generic[ItemT, ResultT]):
                 left.append(entry)
                 break
             batch.append(entry)
-        self._waiting.extendleft(reversed(left))
+        self._waiting.extendleft(reversed(left))  # to the front, so that items of one key keep their order
         self._in_flight += len(batch)
         self._busy_keys.update(entry.key for entry in batch if entry.key is not None)
         self._is_crowded = len(batch) > 1 if batch else self._is_crowded
@@ -193,12 +197,13 @@ class Batcher(Generic[ItemT, ResultT]):
     def _settle_batch(
         self, batch: list[_Entry[ItemT, ResultT]], results: Sequence[ResultT | Exception | Alone]
     ) -> None:
-        """Answer the callers of a batch; items that are to run alone start, those of one key after each other."""
+        """Answer the callers of a batch; start items that are to run alone, those of one key one after the other."""
         self._in_flight -= len(batch)
         alone_by_key: dict[Hashable, list[tuple[_Entry[ItemT, ResultT], Alone]]] = {}
         alone = self._alone
         for entry, result in zip(batch, results, strict=True):
             if isinstance(result, Alone) and alone is not None:
+                # Without a key, a new object: these items wait for no other one.
                 key = object() if entry.key is None else entry.key
                 alone_by_key.setdefault(key, []).append((entry, result))
             else:
@@ -206,7 +211,7 @@ class Batcher(Generic[ItemT, ResultT]):
         self._busy_keys.difference_update(entry.key for entry in batch if entry.key not in alone_by_key)
         if alone is not None:
             for key, entries in alone_by_key.items():
-                self._busy_keys.add(key)
+                self._busy_keys.add(key)  # until they have run: later items of the key must not overtake them
                 self._start(self._run_alone(alone, key, entries))
 
     async def _run_alone(

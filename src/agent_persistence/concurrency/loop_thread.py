@@ -76,6 +76,7 @@ class LoopThread:
         # A daemon thread: it must not keep a program alive that ends without calling stop().
         self._thread = threading.Thread(target=self._run, args=(started, self._ended), name=self._name, daemon=True)
         self._thread.start()
+        # Blocks, also a caller that runs in an event loop: for as long as entering the lifespan takes, once.
         try:
             self._loop = started.result()
         except BaseException:

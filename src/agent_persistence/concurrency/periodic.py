@@ -22,7 +22,8 @@ class PeriodicTasks:
 
         Args:
             seconds: the longest interval. Each is up to a fifth shorter, so that many processes spread out.
-            name: names the function in the log.
+            work: the function.
+            name: its name in the log.
         """
         self._tasks.append(asyncio.create_task(_repeat(seconds, work, name), name=f"agent-persistence {name}"))
 
@@ -38,6 +39,7 @@ class PeriodicTasks:
 async def _repeat(seconds: float, work: Callable[[], Awaitable[Any]], name: str) -> None:
     failing = False
     while True:
+        # Before the work, and with jitter: processes that start together would all work at the same moment.
         await asyncio.sleep(seconds * random.uniform(0.8, 1.0))
         try:
             await work()

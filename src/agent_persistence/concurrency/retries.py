@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 Attempt = Callable[[], Awaitable[T]]
 
-_FIRST_PAUSE: Final = 0.02
+_FIRST_PAUSE: Final = 0.02  # seconds; doubled after each attempt
 _LONGEST_PAUSE: Final = 1.0
 
 
@@ -75,7 +75,7 @@ class Retries:
                 failure = error
             # Jitter: writers that collided once would otherwise collide again at the same moment.
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))
-            if _is_abandoned(is_wanted):
+            if _is_abandoned(is_wanted):  # again: its caller may have been cancelled during the pause
                 raise failure
             pause = min(pause * 2, _LONGEST_PAUSE)
 
@@ -101,7 +101,7 @@ class LostReplyRetries:
         """Run an attempt that changes nothing, however often it is repeated."""
         try:
             return await self._retries.run(attempt)
-        except LostReplyError as error:
+        except LostReplyError as error:  # nothing was changed, so nothing is unknown
             raise UnavailableError(str(error)) from error.__cause__
 
     async def write(self, attempt: Attempt[T]) -> T:
@@ -110,6 +110,7 @@ class LostReplyRetries:
         Raises:
             CommitUnknownError: a reply was lost, and the server did not come back within the deadline.
         """
+        # One lost reply is enough: later attempts that certainly failed do not tell what that one did.
         lost: list[LostReplyError] = []
         try:
             return await self._retries.run(partial(_noting_lost_replies, attempt, lost))

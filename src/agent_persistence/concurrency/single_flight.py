@@ -16,7 +16,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class Work(Protocol[T_co]):
-    """Loads a value. ``waited`` says whether the load has waited for an earlier one of the same key."""
+    """Loads a value; ``waited`` is whether the load has waited for an earlier one of the same key."""
 
     def __call__(self, *, waited: bool) -> Coroutine[Any, Any, T_co]:
         """Load it."""
@@ -65,8 +65,9 @@ class SingleFlight(Generic[T]):
         """Load a value, or share a load that started after the caller registered. Each caller gets a copy.
 
         Args:
+            key: the name of the value.
             work: loads the value.
-            ticket: what ``register`` returned.
+            ticket: the result of ``register``.
         """
         load = self._started.get(key)
         if load is None or load.number <= ticket or load.has_failed():
@@ -76,9 +77,11 @@ class SingleFlight(Generic[T]):
             load.task = start(self._run(key, work))
             load.task.add_done_callback(partial(self._forget, key, load))
         result = await asyncio.shield(load.task)
+        # A lone caller gets the object that was loaded: a copy of a large state takes long.
         return deepcopy(result) if self._callers[key] > 1 else result
 
     async def _run(self, key: Hashable, work: Work[T]) -> T:
+        # One load of a key at a time: callers that arrive while it runs share the next one, however many they are.
         earlier = self._started.get(key)
         running = None if earlier is None or earlier.task.done() else earlier.task
         if running is not None:

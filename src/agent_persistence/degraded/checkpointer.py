@@ -1,4 +1,4 @@
-"""A checkpointer of PostgreSQL that falls back to this process's memory."""
+"""The checkpointer of degraded mode: PostgreSQL's, which falls back to this process's memory."""
 
 from __future__ import annotations
 
@@ -33,14 +33,17 @@ class DegradedCheckpointer(Checkpointer):
     ) -> Checkpoint:
         """Save a state as the thread's latest; see ``Checkpointer``.
 
-        While the database is down the state is kept for later: ``durable=False``, with a provisional version. This
+        While the database is down, the state waits in memory: ``durable=False``, with a provisional version. This
         process can expect and load that version, also after the database has saved the state with another one.
 
         Raises:
-            UnavailableError: the database is down, and ``most_bytes`` is reached.
+            UnavailableError: the database is down, and the waiting states have reached ``most_bytes``, or degraded mode
+                is closing.
         """
+        # Before anything is accepted: the caller is told now, and not by a critical log line after the outage.
         json = self._direct.check_save(thread_id, state, expected_version=expected_version, ttl=ttl)
         key, outage = self._key(thread_id), self._outage
+        # While any state waits, all are appended to the journal: a direct save would overtake those before it.
         if not outage.is_on:
             settled = None if expected_version is None else outage.journal.settled(expected_version)
             try:
@@ -57,7 +60,7 @@ class DegradedCheckpointer(Checkpointer):
     async def load_state(self, thread_id: str, *, version: int | None = None) -> Checkpoint | None:
         """Return the thread's latest state, or one version; see ``Checkpointer``.
 
-        While the database is down, it is the latest that this process saved or loaded, with ``durable=False``.
+        While the database is down, this is the latest one that this process saved or loaded, with ``durable=False``.
 
         Raises:
             UnavailableError: the database is down, and this process does not know the thread.
@@ -75,6 +78,7 @@ class DegradedCheckpointer(Checkpointer):
 
     async def delete_thread(self, thread_id: str) -> bool:
         """Delete a thread with all its states and messages; see ``Checkpointer``."""
+        # First: if the deletion fails or its outcome is unknown, an outage must not bring the thread back.
         self._outage.known.forget(self._settled_key(thread_id))
         return await self._direct.delete_thread(thread_id)
 
@@ -97,12 +101,13 @@ class DegradedCheckpointer(Checkpointer):
         if found is None:
             self._outage.known.forget(key)
         else:
+            # Without a limit of size: a state that another program saved must be remembered as well.
             json = encode_json(found.state, "state", max_bytes=sys.maxsize)
             self._outage.known.put(key, found.version, json, found.created_at)
         return found
 
     def _recall(self, key: StateKey, version: int | None) -> Checkpoint | None:
-        """Return the state that this process knows, or ``None``."""
+        """Return the waiting or known state of a thread, or ``None``."""
         journal = self._outage.journal
         waiting = journal.latest(key) if version is None else journal.find(key, version)
         if waiting is not None:
@@ -120,7 +125,9 @@ class DegradedCheckpointer(Checkpointer):
         waiting, settled = journal.latest(key), journal.settled(expected)
         if waiting is not None:
             found, is_passed = waiting.version, expected != waiting.version
-        else:  # a higher version may be of another process, unless it is provisional
+        else:
+            # A version above the known one may be another process's, so the database decides. A provisional one that is
+            # not settled is of a state that was never written, or of a process that has ended.
             found, is_passed = known, settled < known or settled >= FIRST_PROVISIONAL
         if is_passed:
             raise StateConflictError(key.thread_id, expected, found)
@@ -130,6 +137,11 @@ class DegradedCheckpointer(Checkpointer):
         return StateKey(self._user_id, thread_id)
 
     def _settled_key(self, thread_id: str) -> StateKey:
+        """Return the key of a thread without waiting states, which a deletion would not delete.
+
+        Raises:
+            UnavailableError: states of the thread wait for the database.
+        """
         key = self._key(thread_id)
         if self._outage.journal.latest(key) is not None:
             raise UnavailableError("the database is down, and states of this thread wait for it: try again later")

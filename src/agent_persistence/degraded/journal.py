@@ -1,19 +1,22 @@
-"""Saves made while the database was down, in their order, and the states that this process knows."""
+"""The states of an outage: those that wait for the database, and those that this process knows.
+
+The first are the journal, in the order of their saves: the recovery writes them one after the other.
+"""
 
 from __future__ import annotations
 
 import time
 from collections import OrderedDict, deque
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from agent_persistence.checkpointer import Checkpoint
 from agent_persistence.encoding.exact_json import decode_json
 
 FIRST_PROVISIONAL: Final = 2**52  # above every version of the database, and still exact in JavaScript
-_MOST_SETTLED: Final = 10_000
+_MOST_SETTLED: Final = 10_000  # callers may use a provisional version at any later time, but memory is bounded
 
 
 class StateKey(NamedTuple):
@@ -29,12 +32,12 @@ class PendingState:
 
     Attributes:
         key: its thread and owner.
-        json: the state.
+        json: the state, encoded, so that its caller cannot change it while it waits.
         version: a provisional version.
-        expected: the version that it is to replace, if its caller named one.
+        expected: the ``expected_version`` of its caller, which may be provisional; ``None`` for any.
         created_at: when it was saved, by this process's clock.
-        in_doubt: whether it may be in the database: the reply to COMMIT was lost.
-        timeouts: how often the database took too long to save it.
+        in_doubt: whether the database may have it already, because the reply to COMMIT was lost.
+        timeouts: the number of attempts to write it that exceeded a time limit.
     """
 
     key: StateKey
@@ -47,17 +50,17 @@ class PendingState:
 
     @property
     def checkpoint(self) -> Checkpoint:
-        """The checkpoint that its caller got."""
+        """The checkpoint that ``save_state`` returned for it."""
         state = decode_json(self.json)
         return Checkpoint(self.key.thread_id, self.version, state, self.created_at, durable=False)
 
 
 @dataclass(slots=True)
 class Journal:
-    """The states that wait for the database, those of a thread in their order.
+    """The states that wait for the database, in the order of their saves.
 
     Attributes:
-        size: their size as JSON, in bytes.
+        size: the size of all of them, as JSON in bytes.
     """
 
     size: int = 0
@@ -74,7 +77,7 @@ class Journal:
 
     @property
     def first(self) -> PendingState:
-        """The state that has waited longest."""
+        """The state that is written next."""
         return self._waiting[0]
 
     def latest(self, key: StateKey) -> PendingState | None:
@@ -83,11 +86,12 @@ class Journal:
 
     def find(self, key: StateKey, version: int) -> PendingState | None:
         """Return a waiting state by its provisional version, or ``None``."""
+        # A scan, because earlier versions are rarely loaded, least of all during an outage.
         return next((state for state in self._waiting if state.key == key and state.version == version), None)
 
     def add(self, key: StateKey, json: bytes, expected: int | None) -> PendingState:
         """Append a state, and give it a provisional version."""
-        # By the clock, so that a later process does not repeat one.
+        # By the clock, so that a later process does not repeat the versions of this one.
         self._last_version = max(self._last_version + 1, FIRST_PROVISIONAL + time.time_ns() // 1000)
         state = PendingState(key, json, self._last_version, expected, datetime.now(UTC))
         self._waiting.append(state)
@@ -96,7 +100,7 @@ class Journal:
         return state
 
     def settle(self, version: int) -> None:
-        """Remove the first state, which the database has saved with this version."""
+        """Remove the first state, and remember the version with which the database has saved it."""
         state = self._waiting.popleft()
         self._left(state)
         self._settled[state.version] = version
@@ -104,11 +108,11 @@ class Journal:
             self._settled.popitem(last=False)
 
     def settled(self, version: int) -> int:
-        """Return the version in the database for a provisional one; any other version unchanged."""
+        """Return the version in the database for a provisional one of a saved state; any other version unchanged."""
         return self._settled.get(version, version)
 
     def take(self, key: StateKey) -> list[PendingState]:
-        """Remove and return all states of a thread."""
+        """Remove all states of a thread, and return them."""
         taken = [state for state in self._waiting if state.key == key]
         self._waiting = deque(state for state in self._waiting if state.key != key)
         for state in taken:
@@ -122,17 +126,20 @@ class Journal:
 
 
 class KnownStates:
-    """The latest states that this process saw, up to a size; the least recently saved or loaded are evicted first."""
+    """The latest states that this process saved or loaded; the least recent ones are evicted first.
+
+    Args:
+        most_bytes: the maximum size of all of them, as JSON in bytes.
+    """
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
         self._bytes = 0
-        self._known: OrderedDict[Hashable, tuple[int, bytes, datetime]] = OrderedDict()
+        self._known: OrderedDict[StateKey, tuple[int, bytes, datetime]] = OrderedDict()
 
     def put(self, key: StateKey, version: int, json: bytes, created_at: datetime) -> None:
         """Remember a state, unless a newer one of the thread is known."""
-        former = self._known.get(key)
-        if former is None or former[0] <= version:
+        if self.version(key) <= version:  # concurrent calls may end in another order than the database ran them
             self.forget(key)
             self._known[key] = version, json, created_at
             self._bytes += len(json)
@@ -146,11 +153,11 @@ class KnownStates:
 
     def version(self, key: StateKey) -> int:
         """Return the known version of a thread, or 0."""
-        known: Any = self._known.get(key, (0,))
-        return int(known[0])
+        known = self._known.get(key)
+        return known[0] if known else 0
 
     def get(self, key: StateKey) -> Checkpoint | None:
-        """Return the known state of a thread, which may no longer be the latest; or ``None``."""
+        """Return the known state of a thread, or ``None``; another process may have saved a later one."""
         if (known := self._known.get(key)) is None:
             return None
         version, json, created_at = known

@@ -1,4 +1,4 @@
-"""Degraded mode: states are kept in memory during an outage of the database, and written when it is back."""
+"""Degraded mode: keeps states in memory during an outage of the database, and writes them when it is back."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ logger: Final = logging.getLogger("agent_persistence")
 
 _MOST_BYTES: Final = 64 * 1024 * 1024
 _LAST_PAUSE: Final = 0.1  # seconds between attempts to reach the database while it closes
-_MOST_TIMEOUTS: Final = 5  # of a state, before it is given up for those behind it
+_MOST_TIMEOUTS: Final = 5  # attempts to write a state, before it is set aside for the sake of those behind it
 _REMIND: Final = 30.0  # seconds between log lines during an outage
 
 
@@ -120,6 +120,7 @@ class DegradedMode:
     async def _recover(self) -> None:
         """Write all waiting states once the database is back, and end the outage."""
         began = reminded = time.monotonic()
+        # Forever, if need be: only `aclose` gives states up, and it hands them to the application.
         while not await self._caught_up():
             if time.monotonic() - reminded >= _REMIND:
                 reminded = time.monotonic()
@@ -132,11 +133,14 @@ class DegradedMode:
     async def _caught_up(self) -> bool:
         """Write the waiting states; return whether the database is up and has all of them."""
         try:
+            # First: a write to a database that is down would use up its retries, at every check.
             if (await self.persistence.health()).database == "down":
                 return False
+            # One after the other, in the order of their saves: a later state of a thread may expect an earlier one.
             while self._outage.journal:
                 await self._write(self._outage.journal.first)
         except CommitUnknownError:
+            # It stays the first, and the next attempt reads before it writes: neither lost nor saved twice.
             self._outage.journal.first.in_doubt = True
             return False
         except PersistenceError:
@@ -144,14 +148,22 @@ class DegradedMode:
         return True
 
     async def _write(self, pending: PendingState) -> None:
-        key, saved, told = pending.key, None, pending.checkpoint
+        """Write a state, or set it aside.
+
+        Raises:
+            UnavailableError: the database went down again; the state still waits.
+            CommitUnknownError: it is unknown whether the database has the state.
+            StatementTimeoutError: a time limit was exceeded; the state still waits.
+        """
+        key, saved, state = pending.key, None, pending.checkpoint.state
         direct = self._direct(key.user_id)
+        # The caller may have expected a provisional version, which the database does not know.
         expected = None if pending.expected is None else self._outage.journal.settled(pending.expected)
         try:
             if pending.in_doubt:
                 saved = await direct.load_state(key.thread_id)
-            if saved is None or saved.state != told.state:
-                saved = await direct.save_state(key.thread_id, told.state, expected_version=expected)
+            if saved is None or saved.state != state:
+                saved = await direct.save_state(key.thread_id, state, expected_version=expected)
         except (UnavailableError, CommitUnknownError):
             raise
         except StatementTimeoutError as error:  # a lock of another transaction, or a database that is recovering
@@ -166,9 +178,9 @@ class DegradedMode:
             self._outage.journal.settle(saved.version)
 
     def _set_aside(self, key: StateKey, error: Exception) -> None:
-        """Give up the states of a thread with a critical log line: later ones rest on the refused one."""
+        """Move all waiting states of a thread to ``unsaved``: later ones are based on the refused one."""
         taken, reason = self._outage.journal.take(key), error if isinstance(error, PersistenceError) else None
-        self._outage.known.forget(key)
+        self._outage.known.forget(key)  # the refusal shows that another writer has passed it, or owns the thread
         self._unsaved += (_unsaved(state, reason) for state in taken)
         logger.critical(
             "DEGRADED MODE: the database refused %d states of a thread, see `unsaved`: %s",

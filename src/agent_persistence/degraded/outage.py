@@ -52,7 +52,7 @@ class Outage:
             self._recovery = asyncio.create_task(self._recover(), name="agent-persistence degraded mode")
 
     def end(self) -> None:
-        """End the outage; called by the recovery once no state waits."""
+        """End the outage; the recovery calls it as its last step, once no state waits."""
         self._recovery = None
 
     def add(self, key: StateKey, json: bytes, expected: int | None) -> PendingState:
@@ -61,6 +61,7 @@ class Outage:
         Raises:
             UnavailableError: degraded mode is closing, or the states would exceed ``most_bytes``.
         """
+        # Bounded, because an outage may last: a process that ran out of memory would lose every waiting state.
         if self.closing.is_set() or self.journal.size + len(json) > self._most_bytes:
             raise UnavailableError("the database is down, and this process cannot keep more states: try again later")
         return self.journal.add(key, json, expected)
@@ -76,5 +77,5 @@ class Outage:
         if (recovery := self._recovery) is not None:
             await asyncio.wait([recovery], timeout=timeout_seconds)
             recovery.cancel()
-            await asyncio.wait([recovery])
+            await asyncio.wait([recovery])  # its end, after which the journal no longer changes
             self._recovery = None

@@ -9,11 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 if sys.platform != "win32":
+    # flock and not fcntl.lockf: such a lock belongs to the open file, so a server inherits it with its standard output.
+    # A lock of lockf belongs to the process, and ends as soon as any descriptor of the file is closed.
     import fcntl
 
 
 def open_lock(path: Path) -> int:
     """Open a lock file; programs that are started do not inherit the descriptor."""
+    # O_NOFOLLOW: in a folder that others may write to, the name could be a link to another file.
     # Writable, because NFS grants exclusive locks to nothing else.
     return os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
 

@@ -40,6 +40,7 @@ class Membership:
 
     def leave(self) -> None:
         """Release the share, and stop the servers if no other process holds one."""
+        # Under the start lock, because another process could join between the test of the shares and the stop.
         with exclusive_lock(self._start_lock):
             self._give_up()
 

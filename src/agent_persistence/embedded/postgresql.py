@@ -13,6 +13,7 @@ from agent_persistence.embedded.server_user import PRIVATE, ServerUser
 
 DATABASE = "agent_persistence"
 
+# No network port, so no password either: only the user of the servers can enter the folder of the socket.
 _SETTINGS = {
     "listen_addresses": "",
     "unix_socket_permissions": "0700",
@@ -61,6 +62,8 @@ class PostgreSQL(Server):
         access = ["--username=postgres", "--auth=trust", "--no-instructions"]
         sync = [] if self.durable else ["--no-sync"]
         self.run([postgres_binary("initdb"), "-D", unfinished, *locale, *access, *sync], log)
+        # In single-user mode, so that no client can connect before the database exists. Without exit_on_error the
+        # program ends with 0 after an error.
         single_user = ["--single", "-c", "exit_on_error=on", "-D", str(unfinished), "postgres"]
         self.run([postgres_binary("postgres"), *single_user], log, text=f"CREATE DATABASE {DATABASE}\n")
         unfinished.rename(self.data)

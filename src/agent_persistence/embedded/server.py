@@ -63,6 +63,7 @@ class Server(ABC):
                 raise self.failure("runs but does not answer")
             if self.answers():
                 return
+            # The log of the last run would otherwise be quoted as the reason why this start failed.
             os.ftruncate(log, 0)
             self.prepare(log)
             # The shell exits at once, so the server is not a child process that must be waited for.
@@ -101,7 +102,7 @@ class Server(ABC):
         """Return the error with what happened, what to do, and the end of the log."""
         last_lines = "\n".join(self.log.read_text("utf-8", errors="replace").splitlines()[-_LAST_LINES:])
         return EmbeddedServerError(
-            f"{self.name} in {self.folder} {what}. Mend what its log says below, or start over in an empty folder: "
+            f"{self.name} in {self.folder} {what}. Fix what its log reports below, or start over in an empty folder: "
             f"delete this one, or name another with PERSISTENCE_EMBEDDED_DIR.\n{self.log} ends with:\n{last_lines}"
         )
 

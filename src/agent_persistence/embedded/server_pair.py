@@ -38,6 +38,7 @@ class ServerPair:
 
     def start(self) -> None:
         """Start the servers that do not run, and wait until both accept clients."""
+        # Both are launched before either is waited for, so their starts overlap.
         self._valkey.launch()
         self._postgresql.launch()
         self._valkey.wait_until_it_answers()

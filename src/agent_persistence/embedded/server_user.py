@@ -57,8 +57,11 @@ class ServerUser:
             errors="replace",
             user=self.uid,
             group=self.gid,
+            # Without this the command would keep root's supplementary groups.
             extra_groups=None if self.uid is None else [],
             env=_ENVIRONMENT,
+            # The caller's folder may be closed to this user. In another session, Ctrl-C at the caller's terminal ends
+            # the caller only: other processes may use the servers.
             cwd="/",
             start_new_session=True,
             timeout=_COMMAND_SECONDS,
@@ -90,7 +93,7 @@ class ServerUser:
             if self.run(["/bin/sh", "-c", 'test -x "$0"', path]).returncode != 0:
                 raise EmbeddedServerError(
                     f"root starts the servers as user id {self.uid}, which cannot reach {path}; install setpriv "
-                    "(util-linux), run as a normal user, or use a place that everybody may pass through: for the data "
+                    "(util-linux), run as a normal user, or use a place that every user may enter: for the data "
                     "set PERSISTENCE_EMBEDDED_DIR, for the programs make another virtual environment"
                 )
 

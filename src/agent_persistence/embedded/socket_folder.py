@@ -40,6 +40,7 @@ def forget_socket_folder(folder: Path) -> None:
 
 def _is_private(path: Path, owner: int) -> bool:
     try:
+        # lstat: in a shared /tmp another user can put a link where a folder was.
         found = path.lstat()
     except FileNotFoundError:
         return False

@@ -10,6 +10,8 @@ from urllib.parse import quote
 from agent_persistence.embedded.binaries import valkey_binary
 from agent_persistence.embedded.server import Server
 
+# A cache: nothing is kept on disk, and the least recently used values make room. By the default policy, noeviction, a
+# full server refuses writes, and nothing new is cached.
 _OPTIONS = {
     "--port": "0",
     "--unixsocketperm": "700",

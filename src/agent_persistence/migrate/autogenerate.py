@@ -21,6 +21,7 @@ _ID_TYPES: Final = {"thread_id": "id_type", "message_id": "id_type", "user_id": 
 def comparison_options(settings: PersistenceSettings) -> dict[str, Any]:
     """Return options of ``context.configure`` for ``alembic check`` and ``alembic revision --autogenerate``."""
     metadata = build_models(settings.id_types).metadata
+    # By identity of the type object: BigInteger, for example, is the type of ``seq`` as well.
     id_types = {
         id(column.type): _ID_TYPES[column.name]
         for table in metadata.tables.values()

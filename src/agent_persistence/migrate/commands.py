@@ -45,6 +45,8 @@ async def upgrade(settings: PersistenceSettings, revision: str = "head") -> None
         try:
             await run(connection, alembic_config(settings), partial(command.upgrade, revision=revision))
         except CommandError:
+            # Alembic cannot locate a revision of a later version. Instances of the previous release may restart after
+            # an upgrade, and must not fail because of it.
             found = await connection.run_sync(_revisions, settings)
             if not found or any(is_known(known) for known in found):
                 raise

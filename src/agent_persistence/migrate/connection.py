@@ -20,7 +20,7 @@ from agent_persistence.settings import PersistenceSettings
 _NO_PREPARED_STATEMENTS: Final = {"statement_cache_size": 0, "prepared_statement_cache_size": 0}
 
 # Time limits of the server or the role are for requests, not for a long index build. The check of the client's
-# connection ends the work, and frees the lock, of a migration that was killed.
+# connection ends the work, and frees the lock, of a migration that was killed: 3 s later in an experiment.
 _SESSION_SETTINGS: Final = {
     "statement_timeout": "0",
     "transaction_timeout": "0",
@@ -28,6 +28,7 @@ _SESSION_SETTINGS: Final = {
     "idle_session_timeout": "0",
     "client_connection_check_interval": "2s",
 }
+# By way of pg_settings, so that a name that an older server does not know is skipped; SET would fail.
 _SET: Final = text("SELECT set_config(name, :value, false) FROM pg_settings WHERE name = :name")
 _RESET: Final = text("SELECT set_config(name, reset_val, false) FROM pg_settings WHERE name = :name")
 
@@ -57,14 +58,15 @@ def migration_session(connection: Connection, schema: str | None) -> Iterator[No
     Raises:
         PoolerError: the connection passes a pooler; nothing was set.
     """
-    # In no transaction until the revisions run: a session that polls inside one would be waited for by whoever builds
-    # an index concurrently.
+    # In no transaction until the revisions run: CREATE INDEX CONCURRENTLY of another session waits for every
+    # transaction.
     connection.execution_options(isolation_level="AUTOCOMMIT")
     _refuse_pooler(connection)
     dialect, default_schema = connection.dialect, connection.dialect.default_schema_name
     for name, value in _SESSION_SETTINGS.items():
         connection.execute(_SET, {"name": name, "value": value})
     if schema is not None:
+        # ``schema=`` in every operation makes the same tables, but lost: each author of a revision must think of it.
         search_path = dialect.identifier_preparer.quote_identifier(schema)
         connection.execute(_SET, {"name": "search_path", "value": search_path})
         dialect.default_schema_name = schema

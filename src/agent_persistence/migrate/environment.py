@@ -76,6 +76,7 @@ def _compare(connection: Connection, settings: PersistenceSettings) -> None:
     schema = catalog.schema_in_use(connection, settings.db_schema)
     preflight.refuse_other_id_types(connection, schema, settings)
     connection.commit()
+    # Without ``dont_mutate`` Alembic creates its version table in an empty database that is only looked at.
     _run_revisions(connection, settings, dont_mutate=True)
 
 
@@ -95,6 +96,7 @@ def _run_revisions(connection: Connection, settings: PersistenceSettings, **opti
 def _changes_the_database() -> bool:
     """Whether the command moves to a revision (upgrade, downgrade, stamp) or only reads (current, check, revision)."""
     try:
+        # Alembic does not name the command, but only a command that moves has a destination.
         context.get_revision_argument()
     except KeyError:
         return False

@@ -25,6 +25,8 @@ def context_options(settings: PersistenceSettings | None = None) -> dict[str, An
     """
     settings = settings or PersistenceSettings()
     options = RevisionOptions(settings.id_type, settings.user_id_type, settings.migration_ddl_lock_timeout_ms)
+    # A transaction for each revision: a retry then repeats only the revision that did not get its lock, and PostgreSQL
+    # refuses to use an enum label in the transaction that adds it.
     return {OPTIONS: options, "transaction_per_migration": True}
 
 

@@ -29,6 +29,8 @@ def migration_lock(
     Raises:
         MigrationLockTimeoutError: another migration held it all the time.
     """
+    # Not on a second connection: if the client is killed, that one closes at once and frees the lock, while the server
+    # still builds the index on the first.
     key = lock_key(schema, version_table)
     _acquire(connection, key, timeout_seconds)
     try:

@@ -9,6 +9,7 @@ from alembic import context
 from agent_persistence.migrate.host import context_options
 from agent_persistence.settings import PersistenceSettings
 
+# IF NOT EXISTS lost: it needs the right to create schemas even where the schema exists.
 _CREATE_SCHEMA: Final = """\
 DO $$ BEGIN
   IF to_regnamespace({literal}) IS NULL THEN
@@ -17,6 +18,7 @@ DO $$ BEGIN
 END $$;
 
 SET search_path = {quoted};"""
+# Nested, because PostgreSQL plans a condition as a whole: with AND, a missing table would be an error.
 _REFUSE_OTHER_ID_TYPES: Final = """\
 DO $$ BEGIN
   IF to_regclass('persistence_config') IS NOT NULL THEN

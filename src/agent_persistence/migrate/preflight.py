@@ -36,6 +36,7 @@ def refuse_foreign_objects(connection: Connection, schema: str, version_table: s
         SchemaConflictError: it names them.
     """
     columns = catalog.column_types(connection, schema, version_table)
+    # Rails, dbmate and golang-migrate call their table schema_migrations as well, with other columns.
     if columns and set(columns) != {"version_num"}:
         raise SchemaConflictError(schema, [version_table], _OTHER_VERSION_TABLE)
     if catalog.recorded_config(connection, schema):

@@ -15,6 +15,8 @@ from agent_persistence.migrate.connection import pause
 
 logger = logging.getLogger("agent_persistence")
 
+# A lock that is waited for makes every later reader wait behind it. With a reader of 6 s in the way, others stall for
+# 5.4 s if the migration waits, and for 0.1 s if it gives up after 100 ms and tries again.
 _IN_THE_WAY: Final = {
     "55P03",  # lock_not_available: the table is in use
     "40P01",  # deadlock_detected

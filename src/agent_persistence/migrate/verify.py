@@ -17,6 +17,7 @@ from agent_persistence.settings import PersistenceSettings
 
 logger = logging.getLogger("agent_persistence")
 
+# Compared in addition to ``persistence_config``, which does not notice a column that was altered by hand.
 _ID_COLUMNS: Final = {
     ("threads", "thread_id"): "id_type",
     ("states", "thread_id"): "id_type",

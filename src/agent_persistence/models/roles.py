@@ -42,5 +42,6 @@ def _to_label(value: Any) -> str | None:
 
 
 def _to_role(value: Any) -> MessageRole | str | None:
+    # SQLAlchemy's Enum raises LookupError for a label that it does not know, which fails every row of the result.
     role: MessageRole | str | None = _ROLES.get(value, value)
     return role

@@ -102,6 +102,7 @@ def _outbox(metadata: MetaData, id_types: IdTypes[Any, Any]) -> Table:
 
 
 def _jobs(metadata: MetaData) -> Table:
+    # A row and not an advisory lock: a job is many transactions, each perhaps on another connection.
     return Table(
         "persistence_jobs",
         metadata,
@@ -115,6 +116,8 @@ def _jobs(metadata: MetaData) -> Table:
 
 
 def _tool_results(metadata: MetaData, id_types: IdTypes[Any, Any], *, refers: bool) -> Table:
+    # Not messages, because a result is written before the conversation goes on; not in states, because a result must
+    # outlast the loss of one.
     return Table(
         "tool_results",
         metadata,
@@ -150,13 +153,15 @@ def _graph(metadata: MetaData, id_types: IdTypes[Any, Any], *, refers: bool) -> 
         # Drawn while the thread's row is locked, so the values of a thread are numbered in the order of commits.
         Column("value_no", BigInteger, Identity(), primary_key=True),
         _created_at(),
-        # The checkpoint at which a task wrote it; NULL for the values of a checkpoint.
+        # The checkpoint at which a task wrote it; NULL for the values of a checkpoint. No foreign key, because a task's
+        # writes may arrive before their checkpoint.
         Column("checkpoint_id", _bytewise()),
         Column("channel", _bytewise(), nullable=False),
         Column("cells", LargeBinary(), nullable=False),
         Column("content", LargeBinary(), nullable=False),
         *_refers(metadata, ["thread_id"], "threads", when=refers),
     )
+    # Partial: queries look for the rows of a run or of a task, never for those without one.
     run_id, written_at = checkpoints.c.run_id, values.c.checkpoint_id
     Index("ix_graph_checkpoints_run_id", run_id, postgresql_where=run_id.is_not(None))
     Index("ix_graph_values_checkpoint_id", written_at, postgresql_where=written_at.is_not(None))
@@ -182,6 +187,7 @@ def _streamed(metadata: MetaData, id_types: IdTypes[Any, Any], *, refers: bool) 
         Column("data", LargeBinary, nullable=False),
         *_refers(metadata, ["stream_id"], "state_streams", when=refers),
     )
+    # For the cascades from threads and states: PostgreSQL makes no index for a foreign key.
     Index("ix_state_streams_thread_id_state_id", streams.c.thread_id, streams.c.state_id)
     return StreamTables(streams, chunks)
 
@@ -195,7 +201,8 @@ def _created_at() -> Column[Any]:
 
 
 def _bytewise() -> Text:
-    return Text(collation="C")  # Python's order of strings, by which LangGraph finds its latest checkpoint
+    # Python's order of strings, by which LangGraph finds its latest checkpoint.
+    return Text(collation="C")
 
 
 def _refers(metadata: MetaData, columns: list[str], table: str, *, when: bool) -> list[ForeignKeyConstraint]:

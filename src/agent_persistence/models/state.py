@@ -13,6 +13,7 @@ from agent_persistence.models.json_type import ExactJSON
 from agent_persistence.models.state_versions import create_state_versions
 from agent_persistence.models.thread import OfThreadMixin
 
+# ``base_id < state_id`` excludes circles, in which a reader that follows the bases would never end.
 WHOLE_OR_PATCH: Final = (
     "CASE WHEN base_id IS NULL THEN state_data IS NOT NULL AND patch IS NULL "
     "ELSE state_data IS NULL AND patch IS NOT NULL AND base_id < state_id END"
@@ -58,12 +59,14 @@ class StateMixin(OfThreadMixin[IdT], TimestampMixin, MetaMixin, Generic[IdT]):
 
 @event.listens_for(StateMixin, "instrument_class", propagate=True)
 def _keep_bases(_mapper: Mapper[Any], model: type[HasIdTypes]) -> None:
-    # Not in __table_args__, which belong to the host. No version can be deleted while another rests on it.
+    # Not in __table_args__, which belong to the host. No version can be deleted while another rests on it. The
+    # key is checked at the end of a statement, so the cascade that deletes all states of a thread passes.
     states = table_of(model)
     columns = states.c
     bases = [columns.thread_id, columns.state_id]
     states.append_constraint(ForeignKeyConstraint([columns.thread_id, columns.base_id], bases))
     states.append_constraint(CheckConstraint(WHOLE_OR_PATCH, "whole_or_patch"))
+    # For that check and the trigger. Partial, because whole versions, which are most, rest on nothing.
     Index(
         "ix_states_thread_id_base_id",
         *[columns.thread_id, columns.base_id],

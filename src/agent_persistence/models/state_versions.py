@@ -11,6 +11,8 @@ from agent_persistence.models.json_type import ExactJSON
 VIEW: Final = "state_versions"
 GUARD: Final = "refuse_change_of_base"
 
+# The foreign key keeps bases from being deleted, this trigger from being changed. It finds its table by name at run
+# time, because the schema need not be in the search path of the writer.
 _CREATE_GUARD: Final = """\
 CREATE FUNCTION {schema}refuse_change_of_base() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
@@ -29,7 +31,8 @@ _HANG_GUARD: Final = """\
 CREATE TRIGGER refuse_change_of_base BEFORE UPDATE OF state_data ON {schema}states FOR EACH ROW
 WHEN (OLD.state_data IS NOT NULL AND OLD.state_data IS DISTINCT FROM NEW.state_data)
 EXECUTE FUNCTION {schema}refuse_change_of_base()"""
-# For each key of a state: the last change that set or removed it, and the changes to the end of its list since.
+# For each key of a state: the last change that set or removed it, and the changes to the end of its list since. As the
+# invoker, because a view with the rights of its owner would bypass the reader's policies of row-level security.
 _CREATE_VIEW: Final = """\
 CREATE VIEW {schema}state_versions WITH (security_invoker = true) AS
 SELECT s.thread_id, s.state_id, CASE WHEN s.base_id IS NULL THEN s.state_data ELSE folded.state_data END AS state_data,
@@ -75,6 +78,7 @@ def create_state_versions(states: Table) -> None:
     """Let ``create_all`` create the view, and the trigger that guards versions on which others rest."""
 
     def create(target: Table, connection: Connection, **_: Any) -> None:
+        # text() would read a colon as the start of a parameter.
         for statement in (_CREATE_GUARD, _HANG_GUARD, _CREATE_VIEW):
             connection.execute(text(_in_schema(statement, target, connection).replace(":", "\\:")))
 
@@ -84,6 +88,7 @@ def create_state_versions(states: Table) -> None:
     def drop_guard(target: Table, connection: Connection, **_: Any) -> None:
         connection.execute(text(_in_schema(f"DROP FUNCTION IF EXISTS {{schema}}{GUARD}()", target, connection)))
 
+    # The view depends on the table, and the table's trigger on the function: hence before, and after.
     event.listen(states, "after_create", create)
     event.listen(states, "before_drop", drop_view)
     event.listen(states, "after_drop", drop_guard)

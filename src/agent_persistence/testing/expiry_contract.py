@@ -1,4 +1,4 @@
-"""States expire, where a backend lets them."""
+"""The contract: states and threads expire."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ import pytest
 
 from agent_persistence.checkpointer import Capability, Checkpointer
 from agent_persistence.errors import StateConflictError
-from agent_persistence.testing.contract import Contract, Named, for_lack_of, ids_of, needs, pages_of, refused
+from agent_persistence.testing.contract import Contract, Named, ids_of, needs, needs_absence_of, pages_of, refused
 
+# Seconds. Short enough to wait for, and long enough that a slow machine makes the calls before it has passed.
 _SHORT: Final = 0.25
 _LONG: Final = 600.0
 
 
 class ExpiryContract(Contract):
-    """What a time to live does."""
+    """Tests of the time to live."""
 
     @needs(Capability.TTL)
     async def test_an_expired_thread_is_gone_and_another_is_not(self, checkpointer: Checkpointer, named: Named) -> None:
@@ -69,7 +70,7 @@ class ExpiryContract(Contract):
         assert await checkpointer.load_state(renewed_id) == renewed
         assert await checkpointer.load_state(kept_id) == kept
         assert await checkpointer.load_state(cut_id) is None
-        if Capability.HISTORY in self.backend.capabilities:  # an older state expires by itself
+        if Capability.HISTORY in self.backend.capabilities:  # an older state expires although its thread does not
             assert list(await checkpointer.state_history(kept_id)) == [kept]
             assert await checkpointer.load_state(kept_id, version=short.version) is None
 
@@ -92,7 +93,7 @@ class ExpiryContract(Contract):
     ) -> None:
         assert await refused(checkpointer.save_state(thread_id, {}, ttl=bad)) == "ttl"
 
-    @for_lack_of(Capability.TTL)
+    @needs_absence_of(Capability.TTL)
     async def test_without_a_time_to_live_it_is_refused(self, checkpointer: Checkpointer, thread_id: str) -> None:
         assert await refused(checkpointer.save_state(thread_id, {}, ttl=5)) == "ttl"
         assert await checkpointer.load_state(thread_id) is None

@@ -1,4 +1,4 @@
-"""States are saved and loaded, version by version."""
+"""The contract: states are saved and loaded, version by version."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import pytest
 
 from agent_persistence.checkpointer import Capability, Checkpointer
 from agent_persistence.errors import StateConflictError
-from agent_persistence.testing.contract import Contract, exact, for_lack_of, needs, refused, state_of, together
+from agent_persistence.testing.contract import Contract, exact, needs, needs_absence_of, refused, state_of, together
 
+# Values that JSON libraries, JSONB or Lua may change: ints beyond doubles, signs of zeros, exponents, escapes.
 _EXACT: Final[tuple[Any, ...]] = (
     None,
     True,
@@ -28,6 +29,7 @@ _EXACT: Final[tuple[Any, ...]] = (
     {"text": 'Grüße \U0001f642 \u2028 \x1b[31m \r\n\t \\u0000 \\ " {x} %s 100000000000000000000.0'},
     {"dates stay text": "2026-11-21T10:00:00Z", "1e5": "1e5", "\U0001f511": [[[[["deep"]]]]]},
 )
+# Values that would be loaded as others, or not at all.
 _INEXACT: Final[tuple[Any, ...]] = (
     nan,
     inf,
@@ -48,7 +50,7 @@ _INEXACT: Final[tuple[Any, ...]] = (
 
 
 class StatesContract(Contract):
-    """What becomes of the states of a thread."""
+    """Tests of the states of a thread."""
 
     # --- saving and loading ---
 
@@ -104,7 +106,7 @@ class StatesContract(Contract):
         saved.state["list"].append("returned")
         first, second = await asyncio.gather(checkpointer.load_state(thread_id), checkpointer.load_state(thread_id))
         assert first is not None
-        first.state["list"].append("loaded")
+        first.state["list"].append("loaded")  # concurrent loads must not share one object
 
         assert second is not None
         assert second.state == {"list": [1]}
@@ -113,6 +115,7 @@ class StatesContract(Contract):
     async def test_a_large_state_comes_back_and_a_small_one_takes_its_place(
         self, checkpointer: Checkpointer, thread_id: str
     ) -> None:
+        # Random text, which compression cannot make small: 800 KB exceed, for example, an item of DynamoDB.
         large = {"noise": os.urandom(400_000).hex(), "list": [{"n": n, "text": "word " * 20} for n in range(500)]}
 
         saved = await checkpointer.save_state(thread_id, large)
@@ -211,12 +214,12 @@ class StatesContract(Contract):
         assert third.after is None
         assert len(await checkpointer.state_history(f"not {thread_id}")) == 0
 
-    @for_lack_of(Capability.HISTORY)
+    @needs_absence_of(Capability.HISTORY)
     async def test_without_history_an_older_version_is_refused(
         self, checkpointer: Checkpointer, thread_id: str
     ) -> None:
         assert await refused(checkpointer.load_state(thread_id, version=1)) == "version"
 
-    @for_lack_of(Capability.EXPECTED_VERSION)
+    @needs_absence_of(Capability.EXPECTED_VERSION)
     async def test_without_expected_versions_they_are_refused(self, checkpointer: Checkpointer, thread_id: str) -> None:
         assert await refused(checkpointer.save_state(thread_id, {}, expected_version=1)) == "expected_version"

@@ -1,4 +1,4 @@
-"""Threads are listed, deleted, and seen by those whose they are."""
+"""The contract: threads are listed and deleted, and only their owners see them."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ from agent_persistence.testing.contract import (
 )
 
 _BAD_THREAD_IDS: Final[tuple[Any, ...]] = ("", "x" * 256, "a\0b", "line\nbreak", "\ud800", 7, None, b"bytes")
+# Separators, wildcards, braces and escapes of the stores' keys: an unescaped one could name the key of another thread.
 _ODD_THREAD_IDS: Final = ("a:b", "a/b", "a#b", "{a}", "}{", "%3A", "a b", " ", "*", "ü", "../..", "\U0001f642" * 255)
 
 
 class ThreadsContract(Contract):
-    """What becomes of threads."""
+    """Tests of threads, lists of them, and their owners."""
 
     # --- deleting ---
 
@@ -93,6 +94,7 @@ class ThreadsContract(Contract):
             ]
         )
 
+        # The order of the calls is the store's; a thread and its entry in the list must agree in each order.
         assert failed == []
         is_there = await checkpointer.load_state(thread_id) is not None
         assert ids_of(await checkpointer.list_threads()) == ([thread_id] if is_there else [])
@@ -136,7 +138,7 @@ class ThreadsContract(Contract):
         await checkpointer.save_state(new, {})
         await checkpointer.save_state(saved_again, {})
         await checkpointer.delete_thread(deleted)
-        await checkpointer.delete_thread(read_and_deleted)  # the place that the cursor names
+        await checkpointer.delete_thread(read_and_deleted)  # the thread that the cursor names
         second = await checkpointer.list_threads(limit=10, after=first.after)
 
         assert ids_of(first) == [read, read_and_deleted]
@@ -154,6 +156,7 @@ class ThreadsContract(Contract):
         for thread_id in (a, b):
             await checkpointer.save_state(thread_id, {})
             await checkpointer.save_state(thread_id, {})
+        # The last two are JSON arrays in base64, as cursors are, but of no list.
         cursors: list[Any] = ["", "nonsense", "ü", 7, "WyJ4Il0", "W10"]
 
         of_threads = (await checkpointer.list_threads(limit=1)).after
@@ -176,7 +179,7 @@ class ThreadsContract(Contract):
                 assert await refused(checkpointer.state_history(bad)) == "thread_id", bad
 
     async def test_odd_thread_ids_are_kept_apart(self, checkpointer: Checkpointer, owner: str) -> None:
-        odd = [f"{odd}{owner}"[:255] for odd in _ODD_THREAD_IDS]  # a store may share ids among all owners
+        odd = [f"{odd}{owner}"[:255] for odd in _ODD_THREAD_IDS]  # with the owner: a store may share ids among owners
         for thread_id in odd:
             await checkpointer.save_state(thread_id, [thread_id])
 

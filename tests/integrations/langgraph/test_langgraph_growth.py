@@ -15,7 +15,7 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from agent_persistence import Persistence, PersistenceSettings, migrate
 from agent_persistence.integrations.langgraph import PersistenceSaver
-from agent_persistence.repositories.checkpoints.value_rows import Cell, new_rows, stored_cells
+from agent_persistence.repositories.checkpoints.value_rows import NewValue, new_value_rows, stored_values
 
 STEPS = 500
 SIZE = "SELECT pg_total_relation_size('graph_checkpoints') + pg_total_relation_size('graph_values')"
@@ -73,11 +73,11 @@ async def test_500_messages_of_a_kilobyte_take_about_twice_what_they_are_at_most
 
 def test_what_is_remembered_of_large_rows_is_bounded() -> None:
     items = [("msgpack", f"document {number}".encode()) for number in range(2000)]
-    [row, *_] = new_rows([Cell("documents", None, is_list=True, items=items)])
+    [row, *_] = new_value_rows([NewValue("documents", None, is_list=True, items=items)])
     tracemalloc.start()
     try:
         for number in range(80):
-            stored_cells(number, row.cells)
+            stored_values(number, row.cells)
         remembered, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

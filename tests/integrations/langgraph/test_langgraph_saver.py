@@ -34,7 +34,7 @@ from agent_persistence import (
 )
 from agent_persistence.ids import uuid7
 from agent_persistence.integrations.langgraph import PersistenceSaver
-from agent_persistence.repositories.checkpoints import packing as blobs
+from agent_persistence.repositories.checkpoints import compression
 from agent_persistence.repositories.checkpoints.records import CheckpointQuery
 
 STRANGE = "nul \0, half \ud800, \u2028"
@@ -571,12 +571,12 @@ def test_versions_go_on_as_they_began(saver: PersistenceSaver) -> None:
 # --- large states ---
 
 
-async def test_large_states_are_packed_and_read_beside_the_event_loop(
+async def test_large_states_are_compressed_and_read_beside_the_event_loop(
     persistence: Persistence[str, str], config: Any, user_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reader, packed = NotedReader(), Noted(blobs._deflate)  # noqa: SLF001 - what takes long in pack
+    reader, packed = NotedReader(), Noted(compression._deflate)  # noqa: SLF001 - the part of a compression that takes long
     saver = PersistenceSaver(persistence, user_id=user_id, serde=reader)
-    monkeypatch.setattr(blobs, "_deflate", packed)
+    monkeypatch.setattr(compression, "_deflate", packed)
     messages = [HumanMessage(letters(900, seed=one)) for one in range(400)]
     stored = await put(saver, config, {"messages": messages})
     await saver.aput_writes(stored, [("log", messages)], "task")

@@ -1,4 +1,4 @@
-"""Doing together what several callers ask for at once."""
+"""Concurrent calls share batches."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Result = str | Exception | Alone
 
 
 class Work:
-    """Does items together and alone, when it is let."""
+    """Runs items together and alone, once a test lets it proceed."""
 
     def __init__(self, answer: Callable[[str], Result] = str) -> None:
         self.batches: list[list[str]] = []
@@ -50,12 +50,12 @@ async def ask(batcher: Batcher[str, str], *items: str, **options: Any) -> list[a
 
 
 async def turns() -> None:
-    """Let everything run that can."""
+    """Let all tasks run until they wait."""
     for _ in range(10):
         await asyncio.sleep(0)
 
 
-async def test_one_who_comes_alone_waits_for_nobody() -> None:
+async def test_a_lone_call_starts_at_once() -> None:
     work = Work()
     batcher = Batcher(work.together, work.one)
 
@@ -66,7 +66,7 @@ async def test_one_who_comes_alone_waits_for_nobody() -> None:
     assert work.batches == [["a"]]
 
 
-async def test_who_comes_while_a_batch_is_under_way_is_in_the_next() -> None:
+async def test_calls_that_arrive_while_a_batch_runs_form_the_next_one() -> None:
     work = Work()
     batcher = Batcher(work.together, work.one)
 
@@ -78,7 +78,7 @@ async def test_who_comes_while_a_batch_is_under_way_is_in_the_next() -> None:
     assert work.batches == [["a", "b"], ["c", "d"]]
 
 
-async def test_a_batch_holds_no_more_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_batch_holds_a_limited_number_of_items(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batching, "MOST_ITEMS", 2)
     work = Work()
     batcher = Batcher(work.together, work.one)
@@ -91,7 +91,7 @@ async def test_a_batch_holds_no_more_than_it_may(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("sizes", "batches"), [([4, 4, 4], [["0", "1"], ["2"]]), ([20, 1], [["0"], ["1"]]), ([1, 20], [["0"], ["1"]])]
 )
-async def test_a_batch_weighs_no_more_than_it_may_but_for_a_single_item(
+async def test_a_batch_has_a_limited_size_but_for_a_single_item(
     sizes: list[int], batches: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batching, "MOST_BYTES", 10)
@@ -105,7 +105,7 @@ async def test_a_batch_weighs_no_more_than_it_may_but_for_a_single_item(
 
 
 @pytest.mark.parametrize("said", [ALONE, IN_DOUBT])
-async def test_an_item_that_fails_fails_by_itself(said: Alone) -> None:
+async def test_an_item_that_fails_fails_alone(said: Alone) -> None:
     work = Work(lambda item: said if item == "bad" else item)
     batcher = Batcher(work.together, work.one)
     work.proceed.set()
@@ -118,7 +118,7 @@ async def test_an_item_that_fails_fails_by_itself(said: Alone) -> None:
     assert work.said == [said]
 
 
-async def test_what_nobody_expected_reaches_everybody_in_the_batch_and_nobody_after_it() -> None:
+async def test_an_unexpected_error_reaches_the_callers_of_its_batch_only() -> None:
     def fail(item: str) -> str:
         if item == "bad":
             raise RuntimeError
@@ -134,7 +134,7 @@ async def test_what_nobody_expected_reaches_everybody_in_the_batch_and_nobody_af
     assert await batcher.submit("b") == "b"
 
 
-async def test_nothing_of_a_key_overtakes_what_is_done_alone() -> None:
+async def test_later_items_of_a_key_wait_for_those_that_run_alone() -> None:
     work = Work(lambda item: ALONE if item == "slow" else item)
     batcher = Batcher(work.together, work.one)
     work.proceed.set()
@@ -149,7 +149,7 @@ async def test_nothing_of_a_key_overtakes_what_is_done_alone() -> None:
     assert await asyncio.gather(slow, later) == ["slow alone", "later"]
 
 
-async def test_who_gives_up_before_the_batch_leaves_is_not_in_it() -> None:
+async def test_a_caller_cancelled_before_the_batch_starts_is_not_in_it() -> None:
     work = Work()
     batcher = Batcher(work.together, work.one)
 
@@ -163,7 +163,7 @@ async def test_who_gives_up_before_the_batch_leaves_is_not_in_it() -> None:
     assert work.batches == [["a"], ["c"]]
 
 
-async def test_who_gives_up_later_is_known_to_the_batch_and_costs_the_others_nothing() -> None:
+async def test_a_caller_cancelled_later_is_known_to_the_batch_and_costs_the_others_nothing() -> None:
     work = Work()
     batcher = Batcher(work.together, work.one)
 
@@ -177,7 +177,7 @@ async def test_who_gives_up_later_is_known_to_the_batch_and_costs_the_others_not
     assert known == [True, False]
 
 
-async def test_who_gives_up_what_is_done_alone_lets_the_next_one_of_the_key_begin() -> None:
+async def test_cancelling_an_item_that_runs_alone_lets_the_next_one_of_the_key_start() -> None:
     work = Work(lambda item: ALONE if item == "slow" else item)
     batcher = Batcher(work.together, work.one)
     work.proceed.set()
@@ -189,7 +189,7 @@ async def test_who_gives_up_what_is_done_alone_lets_the_next_one_of_the_key_begi
     assert await later == "later"
 
 
-async def test_closing_refuses_what_waits_and_what_is_under_way() -> None:
+async def test_closing_fails_waiting_and_running_items() -> None:
     work = Work(lambda item: ALONE if item == "slow" else item)
     batcher = Batcher(work.together, work.one)
     work.proceed.set()
@@ -204,7 +204,7 @@ async def test_closing_refuses_what_waits_and_what_is_under_way() -> None:
     assert [type(result) for result in results] == [ClosedError] * 3
 
 
-async def test_flushed_waits_for_everything() -> None:
+async def test_flush_waits_for_all_items() -> None:
     work = Work(lambda item: ALONE if item == "slow" else item)
     batcher = Batcher(work.together, work.one)
     tasks = await ask(batcher, "a", "slow")
@@ -221,7 +221,7 @@ async def test_flushed_waits_for_everything() -> None:
 
 
 @pytest.mark.parametrize(("crowd", "batches"), [(6, [6]), (20, [10, 10]), (300, [64, 64, 64])])
-async def test_a_crowd_travels_in_two_halves_and_a_few_together(crowd: int, batches: list[int]) -> None:
+async def test_a_crowd_runs_in_two_halves_and_a_few_items_together(crowd: int, batches: list[int]) -> None:
     work = Work()
     batcher = Batcher(work.together, work.one, in_halves=True)
 

@@ -43,7 +43,7 @@ def test_it_starts_again_after_its_end() -> None:
     loop.stop()
 
 
-def test_work_that_is_under_way_is_cancelled_by_stop() -> None:
+def test_stop_cancels_running_work() -> None:
     loop, started = LoopThread("of a test"), threading.Event()
 
     async def forever() -> None:
@@ -86,7 +86,7 @@ loop.stop()
 """
 
 
-def test_a_child_process_starts_a_thread_of_its_own() -> None:
+def test_a_child_process_starts_another_thread() -> None:
     forking = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", FORKS], capture_output=True, text=True, timeout=30, check=True
     )

@@ -1,4 +1,4 @@
-"""What a store repeats by itself goes on whatever happens, and says so once."""
+"""Periodic tasks continue after errors, and log each series of failures once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from agent_persistence.errors import UnavailableError
 
 
 class Work:
-    """Work that fails as it is told to, a turn at a time."""
+    """Work that raises the given errors, one a run."""
 
     def __init__(self, *errors: Exception | None) -> None:
         self._errors = list(errors)
@@ -46,7 +46,7 @@ WORKS = (logging.INFO, "counting works again")
 
 
 @pytest.mark.parametrize("error", [UnavailableError("away"), RuntimeError("a bug"), TimeoutError()])
-async def test_work_is_repeated_whatever_it_raises(error: Exception) -> None:
+async def test_work_is_repeated_after_any_error(error: Exception) -> None:
     work = Work(error, error)
 
     await repeat(work)
@@ -54,7 +54,7 @@ async def test_work_is_repeated_whatever_it_raises(error: Exception) -> None:
     assert work.done.is_set()
 
 
-async def test_each_stretch_of_trouble_is_logged_when_it_begins_and_when_it_is_over(
+async def test_a_series_of_failures_is_logged_when_it_starts_and_when_it_ends(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO, logger="agent_persistence")
@@ -65,7 +65,7 @@ async def test_each_stretch_of_trouble_is_logged_when_it_begins_and_when_it_is_o
     assert told(caplog) == [FAILED, WORKS, FAILED, WORKS]
 
 
-async def test_work_without_trouble_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+async def test_work_that_succeeds_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="agent_persistence")
 
     await repeat(Work(None, None))
@@ -73,7 +73,7 @@ async def test_work_without_trouble_is_not_logged(caplog: pytest.LogCaptureFixtu
     assert told(caplog) == []
 
 
-async def test_work_that_is_under_way_ends_when_it_is_stopped() -> None:
+async def test_stop_ends_running_work() -> None:
     started, ended, background = asyncio.Event(), asyncio.Event(), PeriodicTasks()
 
     async def work() -> None:

@@ -1,4 +1,4 @@
-"""When work is done again, and when not; no test waits, the clock is the test's own."""
+"""Which errors are retried, and for how long. The clock is simulated, so no test waits."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ DEADLINE = 15.0
 
 
 class World:
-    """A clock that only waiting and working move, and work that fails as it is told to."""
+    """A clock that only pauses and attempts advance, and work that raises the given errors."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -81,7 +81,7 @@ async def test_work_that_succeeds_is_done_once(world: World) -> None:
     assert (len(world.attempts), world.pauses, world.told) == (1, [], [])
 
 
-async def test_work_is_done_again_until_it_succeeds_and_each_error_is_told_before_that(world: World) -> None:
+async def test_work_is_retried_until_it_succeeds_and_each_error_is_reported_before_the_retry(world: World) -> None:
     errors = [unavailable() for _ in range(3)]
 
     assert await world.run(errors) == "done"
@@ -97,14 +97,14 @@ async def test_each_pause_is_about_twice_the_last_one_up_to_a_second(world: Worl
     assert all(limit / 2 <= pause <= limit for pause, limit in zip(world.pauses, longest, strict=True))
 
 
-async def test_callers_who_fail_together_do_not_come_back_together(world: World) -> None:
+async def test_callers_that_fail_together_do_not_retry_together(world: World) -> None:
     for _ in range(20):
         await world.run([unavailable()])
 
     assert len(set(world.pauses)) > 10
 
 
-async def test_after_the_deadline_no_attempt_begins_and_the_last_error_is_raised(world: World) -> None:
+async def test_after_the_deadline_no_attempt_starts_and_the_last_error_is_raised(world: World) -> None:
     errors = [unavailable() for _ in range(1000)]
 
     with pytest.raises(UnavailableError) as caught:
@@ -131,32 +131,32 @@ async def test_without_time_for_more_there_is_one_attempt(world: World) -> None:
     assert (len(world.attempts), world.told) == (1, [])
 
 
-async def test_a_pool_without_a_free_connection_is_not_asked_again(world: World) -> None:
+async def test_a_pool_timeout_is_not_retried(world: World) -> None:
     with pytest.raises(PoolTimeoutError):
         await world.run([unavailable(), PoolTimeoutError("all in use")])
 
     assert len(world.attempts) == 2
 
 
-async def test_a_pool_is_asked_again_where_the_answer_is_worth_the_wait(world: World) -> None:
+async def test_a_pool_timeout_is_retried_if_the_caller_wants_that(world: World) -> None:
     assert await world.run([PoolTimeoutError("all in use")] * 3, waits_for_pool=True) == "done"
 
 
-async def test_what_nobody_waits_for_any_more_is_not_done_again(world: World) -> None:
+async def test_abandoned_work_is_not_retried(world: World) -> None:
     with pytest.raises(UnavailableError):
         await world.run([unavailable() for _ in range(5)], is_wanted=lambda: len(world.attempts) < 3)
 
     assert len(world.attempts) == 3
 
 
-async def test_what_nobody_waits_for_any_more_at_the_end_of_a_pause_is_not_done_again(world: World) -> None:
+async def test_work_abandoned_during_a_pause_is_not_retried(world: World) -> None:
     with pytest.raises(UnavailableError):
         await world.run([unavailable() for _ in range(5)], is_wanted=lambda: len(world.pauses) < 3)
 
     assert len(world.attempts) == 3
 
 
-async def test_a_lock_is_asked_for_once_more(world: World) -> None:
+async def test_a_lock_timeout_is_retried_once(world: World) -> None:
     assert await world.run([LockTimeoutError("held")]) == "done"
 
     with pytest.raises(LockTimeoutError):
@@ -185,9 +185,7 @@ async def test_a_lock_is_asked_for_once_more(world: World) -> None:
     ],
     ids=lambda error: type(error).__name__,
 )
-async def test_what_would_fail_again_or_must_not_be_done_twice_is_not_done_again(
-    world: World, error: BaseException
-) -> None:
+async def test_permanent_and_ambiguous_errors_are_not_retried(world: World, error: BaseException) -> None:
     with pytest.raises(type(error)) as caught:
         await world.run([error])
 

@@ -1,4 +1,4 @@
-"""One load for all callers that came before it started."""
+"""Callers that arrived before a load started share it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from agent_persistence.errors import UnavailableError
 
 
 class Work:
-    """Work that can be watched, and that goes on when it is told to."""
+    """Work that a test can observe, and lets proceed."""
 
     def __init__(self, *outcomes: Any) -> None:
         self.outcomes = list(outcomes)
@@ -31,7 +31,7 @@ class Work:
 
 
 async def load(loads: SingleFlight[Any], work: Work, key: str = "key", looks: asyncio.Event | None = None) -> Any:
-    """Register, look for as long as it takes, and load."""
+    """Register, wait for the event, and load."""
     ticket = loads.register(key)
     try:
         if looks is not None:
@@ -41,7 +41,7 @@ async def load(loads: SingleFlight[Any], work: Work, key: str = "key", looks: as
         loads.unregister(key)
 
 
-async def test_an_error_reaches_everybody_who_waits_and_nobody_after_them() -> None:
+async def test_an_error_reaches_the_waiting_callers_only() -> None:
     loads, work = SingleFlight[Any](), Work(UnavailableError("away"), "back")
     work.proceed.set()
 
@@ -52,7 +52,7 @@ async def test_an_error_reaches_everybody_who_waits_and_nobody_after_them() -> N
     assert afterwards == "back"
 
 
-async def test_who_comes_while_one_is_under_way_shares_the_next_one() -> None:
+async def test_callers_that_arrive_during_a_load_share_the_next_one() -> None:
     loads, work = SingleFlight[Any](), Work("first", "second")
     early = asyncio.create_task(load(loads, work))
     await asyncio.wait_for(work.started.wait(), 5)
@@ -67,7 +67,7 @@ async def test_who_comes_while_one_is_under_way_shares_the_next_one() -> None:
 
 
 @pytest.mark.parametrize("ended", [False, True])
-async def test_who_came_before_one_started_shares_it_however_late_they_ask(ended: bool) -> None:
+async def test_callers_that_registered_before_a_load_share_it_however_late_they_ask(ended: bool) -> None:
     loads, work, looked = SingleFlight[Any](), Work({"first": 1}, "second"), asyncio.Event()
     late = asyncio.create_task(load(loads, work, looks=looked))
     await asyncio.sleep(0)
@@ -86,7 +86,7 @@ async def test_who_came_before_one_started_shares_it_however_late_they_ask(ended
     assert await load(loads, work) == "second"
 
 
-async def test_who_came_before_one_that_failed_and_asks_after_it_tries_anew() -> None:
+async def test_a_caller_that_asks_after_a_failed_load_starts_another_one() -> None:
     loads, work, looked = SingleFlight[Any](), Work(UnavailableError("away"), "back"), asyncio.Event()
     late = asyncio.create_task(load(loads, work, looks=looked))
     await asyncio.sleep(0)
@@ -98,7 +98,7 @@ async def test_who_came_before_one_that_failed_and_asks_after_it_tries_anew() ->
     assert await late == "back"
 
 
-async def test_nothing_is_kept_once_all_have_gone() -> None:
+async def test_nothing_is_kept_once_all_callers_have_unregistered() -> None:
     loads, work = SingleFlight[Any](), Work("there", "there", "there")
     gone = asyncio.create_task(load(loads, work))
     await asyncio.wait_for(work.started.wait(), 5)
@@ -113,7 +113,7 @@ async def test_nothing_is_kept_once_all_have_gone() -> None:
 
 
 @pytest.mark.parametrize("cancelled", [0, 1])
-async def test_whoever_is_cancelled_the_others_arrive(cancelled: int) -> None:
+async def test_a_cancelled_caller_does_not_cancel_the_load_of_the_others(cancelled: int) -> None:
     loads, work = SingleFlight[Any](), Work("there")
     callers = [asyncio.create_task(load(loads, work)) for _ in range(3)]
     await asyncio.wait_for(work.started.wait(), 5)
@@ -124,7 +124,7 @@ async def test_whoever_is_cancelled_the_others_arrive(cancelled: int) -> None:
     assert await asyncio.gather(*callers) == ["there"] * 2
 
 
-async def test_an_error_before_the_next_one_does_not_keep_it_from_starting() -> None:
+async def test_a_failed_load_does_not_keep_the_next_one_from_starting() -> None:
     loads, work = SingleFlight[Any](), Work(UnavailableError("away"), "back")
     early = asyncio.create_task(load(loads, work))
     await asyncio.wait_for(work.started.wait(), 5)
@@ -149,7 +149,7 @@ async def test_different_keys_do_not_wait_for_each_other() -> None:
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with Python 3.12")
-async def test_a_loop_that_starts_tasks_at_once_changes_nothing() -> None:
+async def test_an_event_loop_with_eager_tasks_changes_nothing() -> None:
     loop, loads, work = asyncio.get_running_loop(), SingleFlight[Any](), Work("first", "second", "third")
     before = loop.get_task_factory()
     loop.set_task_factory(asyncio.eager_task_factory)
@@ -164,7 +164,7 @@ async def test_a_loop_that_starts_tasks_at_once_changes_nothing() -> None:
     assert (outcomes, afterwards) == (["first", "second", "second"], "third")
 
 
-async def test_a_flight_that_ends_before_it_departs_keeps_nobody_on_the_ground() -> None:
+async def test_a_load_that_is_cancelled_before_it_starts_blocks_no_later_one() -> None:
     loads, work = SingleFlight[Any](), Work("first", "second")
     early = asyncio.create_task(load(loads, work))
     await asyncio.wait_for(work.started.wait(), 5)

@@ -1,4 +1,4 @@
-"""The journal of degraded mode forgets nothing that waits, and holds nothing that does not."""
+"""The journal of unsaved states keeps exactly the states that wait, and known states stay bounded."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ NOW = datetime.now(UTC)
 HERE, THERE = StateKey("ada", "here"), StateKey("ada", "there")
 
 
-def test_each_threads_states_are_kept_in_their_order_until_they_are_settled_or_taken() -> None:
+def test_states_are_kept_in_order_until_they_are_settled_or_taken() -> None:
     journal = Journal()
-    added = [journal.add(place, b'"%d"' % number, None) for number, place in enumerate((HERE, THERE, HERE))]
+    added = [journal.add(key, b'"%d"' % number, None) for number, key in enumerate((HERE, THERE, HERE))]
 
     assert list(journal) == added
     assert journal.latest(HERE) is added[2]
@@ -27,7 +27,7 @@ def test_each_threads_states_are_kept_in_their_order_until_they_are_settled_or_t
     assert (len(journal), journal.size) == (0, 0)
 
 
-def test_provisional_versions_grow_from_one_process_to_the_next_and_fit_into_a_double() -> None:
+def test_provisional_versions_grow_from_process_to_process_and_fit_into_a_double() -> None:
     versions = [journal.add(HERE, b"1", None).version for journal in (Journal(), Journal()) for _ in range(3)]
 
     assert versions[:3] == sorted(set(versions[:3]))
@@ -35,14 +35,14 @@ def test_provisional_versions_grow_from_one_process_to_the_next_and_fit_into_a_d
     assert max(versions) < 2**53
 
 
-def test_of_the_states_that_are_known_those_not_used_for_longest_go_first() -> None:
+def test_the_least_recent_known_states_are_evicted_first() -> None:
     known = KnownStates(most_bytes=10)
     known.put(HERE, 1, b'"1234"', NOW)
     known.put(THERE, 1, b'"12"', NOW)
     known.put(HERE, 2, b'"4321"', NOW)
     known.put(StateKey("ada", "third"), 1, b"1", NOW)
 
-    assert [known.version(place) for place in (HERE, THERE, StateKey("ada", "third"))] == [2, 0, 1]
+    assert [known.version(key) for key in (HERE, THERE, StateKey("ada", "third"))] == [2, 0, 1]
     found = known.get(HERE)
     assert found is not None
     assert (found.state, found.durable) == ("4321", False)
@@ -50,7 +50,7 @@ def test_of_the_states_that_are_known_those_not_used_for_longest_go_first() -> N
     assert known.get(THERE) is None
 
 
-def test_a_late_answer_does_not_replace_a_newer_state() -> None:
+def test_a_late_answer_does_not_replace_a_newer_known_state() -> None:
     known = KnownStates(most_bytes=100)
     known.put(HERE, 2, b"2", NOW)
     known.put(HERE, 1, b"1", NOW)

@@ -252,13 +252,13 @@ FROM locked
 WHERE threads.thread_id = locked.thread_id AND threads.updated_at <= now() - $3::INTERVAL)
 INSERT INTO graph_values (thread_id, checkpoint_ns, checkpoint_id, channel, cells, content) SELECT locked.thread_id, $4::VARCHAR AS anon_1, $5::VARCHAR AS anon_2, "new".channel, "new".cells, "new".content
 FROM locked
-JOIN unnest($6::TEXT[], $7::BYTEA[], $8::BYTEA[]) WITH ORDINALITY AS "new"(channel, cells, content, place) ON true
-ORDER BY "new".place
+JOIN unnest($6::TEXT[], $7::BYTEA[], $8::BYTEA[]) WITH ORDINALITY AS "new"(channel, cells, content, ordinal) ON true
+ORDER BY "new".ordinal
 RETURNING graph_values.thread_id, graph_values.value_no, graph_values.created_at, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
 
--- graphs: known cells
+-- graphs: known values
 SELECT graph_values.value_no, graph_values.channel, graph_values.cells
-FROM unnest($1::TEXT[], $2::BIGINT[]) WITH ORDINALITY AS wanted(channel, first_no, place)
+FROM unnest($1::TEXT[], $2::BIGINT[]) AS wanted(channel, first_no)
 JOIN graph_values ON graph_values.thread_id = $3::VARCHAR AND graph_values.checkpoint_ns = $4::VARCHAR AND graph_values.channel = wanted.channel AND graph_values.value_no >= wanted.first_no UNION SELECT graph_values.value_no, graph_values.channel, graph_values.cells
 FROM graph_values
 WHERE graph_values.thread_id = $3::VARCHAR AND graph_values.checkpoint_ns = $4::VARCHAR AND graph_values.checkpoint_id = $5::VARCHAR AND graph_values.channel = ANY ($6::TEXT[]);
@@ -278,10 +278,10 @@ LEFT OUTER JOIN graph_checkpoints ON graph_checkpoints.thread_id = locked.thread
 
 -- graphs: read values
 SELECT graph_values.thread_id, graph_values.checkpoint_ns, graph_values.value_no, graph_values.checkpoint_id, graph_values.channel, graph_values.cells, graph_values.content, false AS is_write
-FROM unnest($1::TEXT[], $2::TEXT[], $3::TEXT[], $4::BIGINT[], $5::BIGINT[]) WITH ORDINALITY AS span(thread_id, checkpoint_ns, channel, first_no, last_no, place)
+FROM unnest($1::TEXT[], $2::TEXT[], $3::TEXT[], $4::BIGINT[], $5::BIGINT[]) AS span(thread_id, checkpoint_ns, channel, first_no, last_no)
 JOIN graph_values ON graph_values.thread_id = span.thread_id AND graph_values.checkpoint_ns = span.checkpoint_ns AND (span.channel IS NULL OR graph_values.channel = span.channel) AND graph_values.value_no BETWEEN span.first_no AND span.last_no
 JOIN threads ON threads.thread_id = graph_values.thread_id AND threads.user_id = $6::VARCHAR UNION ALL SELECT graph_values.thread_id, graph_values.checkpoint_ns, graph_values.value_no, graph_values.checkpoint_id, graph_values.channel, graph_values.cells, graph_values.content, true AS is_write
-FROM unnest($7::TEXT[], $8::TEXT[], $9::TEXT[]) WITH ORDINALITY AS pending(thread_id, checkpoint_ns, checkpoint_id, place)
+FROM unnest($7::TEXT[], $8::TEXT[], $9::TEXT[]) AS pending(thread_id, checkpoint_ns, checkpoint_id)
 JOIN graph_values ON graph_values.thread_id = pending.thread_id AND graph_values.checkpoint_ns = pending.checkpoint_ns AND graph_values.checkpoint_id = pending.checkpoint_id
 JOIN threads ON threads.thread_id = graph_values.thread_id AND threads.user_id = $6::VARCHAR
 WHERE $10::TEXT[] IS NULL OR graph_values.channel = ANY ($10::TEXT[]) OR octet_length(graph_values.content) <= $11::INTEGER;

@@ -1,9 +1,9 @@
-"""States in Amazon DynamoDB, or what speaks its protocol.
+"""A checkpointer that keeps states in Amazon DynamoDB, or a server with its protocol.
 
     async with DynamoDBCheckpointer(user_id="u-42", table="agents", region="eu-central-1") as checkpointer:
-        await checkpointer.create_table()  # once, and never by itself
+        await checkpointer.create_table()  # once; nothing else creates it
 
-Needs the extra ``dynamodb``. One table, billed by request. A state of any size is seen whole or not at all.
+Needs the extra ``dynamodb``. One table, billed by request. Readers see a state of any size completely or not at all.
 """
 
 from agent_persistence.errors import MissingExtraError

@@ -1,57 +1,52 @@
-"""A state as bytes: compressed where that pays, in parts where one item cannot hold it.
+"""States as bytes: compressed if they are large, split if they exceed an item.
 
-The first byte says how to read the others: ``j``, JSON, or ``z``, JSON in zlib's format, which notices when a part is
-missing.
+The first byte is the format of the others: ``j`` is JSON, ``z`` is JSON in zlib's format, whose checksum detects a
+missing part.
 """
 
 from __future__ import annotations
 
-import asyncio
 import zlib
 from typing import Any, Final
 
+from agent_persistence.concurrency.offload import offload
 from agent_persistence.encoding.exact_json import decode_json
 
 _PLAIN: Final = b"j"
 _COMPRESSED: Final = b"z"
-_WORTH_COMPRESSING: Final = 1024  # bytes: what is written is paid by the kilobyte
-_WORTH_A_THREAD: Final = 64 * 1024  # bytes: milliseconds, in which nobody else would be served
+_MIN_COMPRESSED_BYTES: Final = 1024  # writes are billed by the kilobyte, so less would save nothing
 
 PART_BYTES: Final = 350_000
-"""Of the 400 KB that an item may have with its names and keys."""
+"""The size of a part: an item may have 400 KB, its keys and attribute names included."""
 
 
 async def pack(json: bytes) -> bytes:
-    """Make bytes of a state, as few as it takes a moment to make."""
-    if len(json) < _WORTH_COMPRESSING:
+    """Encode a state's JSON as bytes for the table."""
+    if len(json) < _MIN_COMPRESSED_BYTES:
         return _PLAIN + json
-    packed: bytes = await _aside(_compress, json)
-    return packed
+    return await offload(len(json), _compress, json)
 
 
 async def unpack(body: bytes) -> Any:
-    """Read a state.
+    """Decode a state.
 
     Raises:
-        ValueError: it is not whole, or was written by somebody else.
+        ValueError: a part is missing, or another program wrote the bytes.
     """
-    return await _aside(_read, body)
+    return await offload(len(body), _decode, body)
 
 
-def cut(body: bytes) -> list[bytes]:
-    """Cut it into parts that an item can hold."""
+def split(body: bytes) -> list[bytes]:
+    """Split bytes into parts, each of which fits into an item."""
     return [body[start : start + PART_BYTES] for start in range(0, len(body), PART_BYTES)]
 
 
-async def _aside(work: Any, given: bytes) -> Any:
-    return work(given) if len(given) < _WORTH_A_THREAD else await asyncio.to_thread(work, given)
-
-
 def _compress(json: bytes) -> bytes:
+    # The fastest level, because the caller waits for it.
     return _COMPRESSED + zlib.compress(json, 1)
 
 
-def _read(body: bytes) -> Any:
+def _decode(body: bytes) -> Any:
     if body[:1] == _PLAIN:
         return decode_json(body[1:])
     if body[:1] != _COMPRESSED:
@@ -59,4 +54,4 @@ def _read(body: bytes) -> Any:
     try:
         return decode_json(zlib.decompress(body[1:]))
     except zlib.error as error:
-        raise ValueError("not whole") from error
+        raise ValueError("a part is missing") from error

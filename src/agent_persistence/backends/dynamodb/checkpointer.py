@@ -1,63 +1,65 @@
-"""``DynamoDBCheckpointer``."""
+"""The DynamoDB checkpointer; see ``agent_persistence.backends.dynamodb``."""
 
 from __future__ import annotations
 
 import asyncio
 import random
 import time
-import uuid
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar, Final, Self
 
+from agent_persistence.backends.base import BaseCheckpointer, StateToSave, ThreadRow, checkpoint, is_alive
 from agent_persistence.backends.dynamodb.bodies import pack
-from agent_persistence.backends.dynamodb.calls import ConditionNotMetError, Table, open_client
 from agent_persistence.backends.dynamodb.items import INDEX, Keys, State, Thread, deleted, number, unchanged
-from agent_persistence.backends.dynamodb.saving import NewState
 from agent_persistence.backends.dynamodb.states import States
+from agent_persistence.backends.dynamodb.table import ConditionNotMetError, Table, open_client
+from agent_persistence.backends.dynamodb.writes import Deletion, StateWrite
 from agent_persistence.backends.limits import CheckpointLimits
-from agent_persistence.checkpointer import Capability, Checkpoint, Checkpointer, ThreadSummary
+from agent_persistence.checkpointer import Capability, Checkpoint
 from agent_persistence.concurrency.affinity import Affinity
 from agent_persistence.concurrency.retries import LostReplyRetries
-from agent_persistence.encoding.cursors import decode_cursor, encode_cursor
-from agent_persistence.encoding.timestamps import MICROSECONDS, moment, moment_or_none
+from agent_persistence.encoding.timestamps import MICROSECONDS
 from agent_persistence.errors import (
     CommitUnknownError,
     CorruptRowError,
     InvalidInputError,
     MisuseError,
     PersistenceError,
-    StateConflictError,
 )
 from agent_persistence.ids import STRING
 from agent_persistence.records import Page
 from agent_persistence.settings import PersistenceSettings
-from agent_persistence.validation import check_limit, check_namespace, check_version
 
-_THREADS: Final = "dynamodb threads"
-_STATES: Final = "dynamodb states"
 _LONGEST_PAUSE: Final = 0.2
 
 
-class DynamoDBCheckpointer(Checkpointer):
-    """Keeps the states of one owner in a table of DynamoDB.
+class DynamoDBCheckpointer(BaseCheckpointer):
+    """A checkpointer that keeps the states of one owner in a table of DynamoDB.
 
-    Threads are listed by the clocks of those who save, and expire by them: keep these right. Credentials are found as
-    the AWS libraries find them.
+    The clocks of the writing machines order the list of threads and decide what has expired: synchronise them.
+    Credentials are found as all AWS libraries find them.
 
     Args:
         user_id: the owner.
-        client: a DynamoDB client of aiobotocore's, the host's own; used and not closed.
-        table: the name of the table, which ``create_table`` makes.
-        endpoint_url, region: where it is, unless a client is given.
+        client: the application's aiobotocore client of DynamoDB; it is not closed.
+        table: the name of the table, which ``create_table`` creates.
+        endpoint_url: the address of a server other than AWS, unless a client is given.
+        region: the AWS region, unless a client is given.
         namespace: the first part of every key.
         limits: how much to keep, and for how long.
-        retry_seconds: for how long a call is tried again while DynamoDB is away.
-        clock: seconds since 1970; a test may pass one of its own.
+        retry_seconds: how long a call is retried while DynamoDB is unavailable.
+        clock: returns seconds since 1970; a test passes its own to let states expire.
+
+    Raises:
+        InvalidInputError: an argument is wrong, or a client is given together with its address.
     """
 
     capabilities: ClassVar = frozenset(Capability)
+    _store_name: ClassVar = "dynamodb"
+    _cursor_columns: ClassVar = 2
 
     def __init__(
         self,
@@ -74,19 +76,24 @@ class DynamoDBCheckpointer(Checkpointer):
     ) -> None:
         if client is not None and (endpoint_url or region):
             raise InvalidInputError("client", "give either client, or endpoint_url and region")
-        self._keys = Keys(check_namespace(namespace, "namespace"), STRING.validate(user_id, "user_id"))
-        self._limits = limits or CheckpointLimits()
+        super().__init__(user_id, namespace, limits)
+        self._keys = Keys(self._namespace, self._owner)
         self._clock = clock
-        self._repeating = LostReplyRetries(retry_seconds)
-        self._home = Affinity()
+        self._retries = LostReplyRetries(retry_seconds)
+        self._affinity = Affinity()
         self._closing = AsyncExitStack()
-        self._name = table
-        self._where = endpoint_url, region
+        self._table_name = table
+        self._address = endpoint_url, region
         self._opened = None if client is None else Table(client, table)
 
     @classmethod
     def from_settings(cls, settings: PersistenceSettings, *, user_id: str) -> Self:
-        """Make one for ``PERSISTENCE_DYNAMODB_TABLE``; nothing connects yet."""
+        """Create a checkpointer for ``PERSISTENCE_DYNAMODB_TABLE``; entering it opens a client.
+
+        Args:
+            settings: the table, its address, the namespace, and the limits.
+            user_id: the owner.
+        """
         return cls(
             user_id=user_id,
             table=settings.dynamodb_table,
@@ -97,100 +104,29 @@ class DynamoDBCheckpointer(Checkpointer):
             retry_seconds=settings.retry_deadline,
         )
 
-    @classmethod
-    def from_env(cls, *, user_id: str) -> Self:
-        """Make one from ``PERSISTENCE_*`` and ``.env``; nothing connects yet."""
-        return cls.from_settings(PersistenceSettings(), user_id=user_id)
-
     async def __aenter__(self) -> Self:
-        self._home.check()
+        self._affinity.check()
         if self._opened is None:
-            self._opened = Table(await open_client(self._closing, *self._where), self._name)
+            self._opened = Table(await open_client(self._closing, *self._address), self._table_name)
         return self
 
     async def create_table(self) -> None:
-        """Create the table unless it exists: with on-demand billing, and items that expire.
+        """Create the table unless it exists: billed by request, with a time to live for items.
 
         Raises:
-            UnavailableError: DynamoDB cannot be reached.
-            DatabaseError: it refused.
+            UnavailableError: DynamoDB cannot be reached, or the table is not ready in time.
+            DatabaseError: DynamoDB refused.
         """
-        await self._repeating.read(self._table.create)
-
-    async def save_state(
-        self, thread_id: str, state: Any, *, expected_version: int | None = None, ttl: float | None = None
-    ) -> Checkpoint:
-        """Save a state as the thread's latest; see ``Checkpointer``."""
-        STRING.validate(thread_id, "thread_id")
-        lifetime = self._limits.lifetime(ttl)
-        if expected_version is not None:
-            check_version(expected_version, "expected_version")
-        cleaned = self._limits.clean(state)
-        new = NewState(thread_id, await pack(self._limits.encode(cleaned)), expected_version, lifetime)
-        try:
-            saved = await self._repeating.write(lambda: self._save(new))
-        except CommitUnknownError:
-            raise
-        except PersistenceError:
-            with suppress(PersistenceError):  # nothing refers to them
-                await self._states.drop_parts(new)
-            raise
-        return _checkpoint(thread_id, saved, cleaned)
-
-    async def load_state(self, thread_id: str, *, version: int | None = None) -> Checkpoint | None:
-        """Return the thread's latest state, or that of a version; see ``Checkpointer``."""
-        STRING.validate(thread_id, "thread_id")
-        if version is not None:
-            check_version(version, "version")
-        return await self._repeating.read(lambda: self._load(thread_id, version))
-
-    async def delete_thread(self, thread_id: str) -> bool:
-        """Delete a thread with all its states; see ``Checkpointer``.
-
-        It is gone at once. Should this fail before all its states are removed, call it again.
-        """
-        STRING.validate(thread_id, "thread_id")
-        token, existed = uuid.uuid4().hex, False
-
-        async def attempt() -> None:
-            nonlocal existed
-            doomed = await self._doom(thread_id, token)
-            if doomed is not None:
-                existed = existed or doomed.deleted == token
-                await self._remove(thread_id, doomed)
-
-        await self._repeating.write(attempt)
-        return existed
-
-    async def list_threads(self, *, limit: int = 20, after: str | None = None) -> Page[ThreadSummary]:
-        """List the owner's threads, that of the latest save first; see ``Checkpointer``."""
-        check_limit(limit, "limit", 1000)
-        start = {} if after is None else {"ExclusiveStartKey": self._position(after)}
-        found = await self._repeating.read(lambda: self._list(limit + 1, start))
-        items = tuple(
-            ThreadSummary(thread_id, moment(thread.created), moment(thread.updated))
-            for thread_id, thread in found[:limit]
-        )
-        if len(found) <= limit:
-            return Page(items)
-        thread_id, thread = found[limit - 1]
-        return Page(items, None, encode_cursor(_THREADS, thread.updated, thread_id))
-
-    async def state_history(self, thread_id: str, *, limit: int = 20, after: str | None = None) -> Page[Checkpoint]:
-        """List a thread's states, the latest first; see ``Checkpointer``."""
-        STRING.validate(thread_id, "thread_id")
-        check_limit(limit, "limit", 1000)
-        before = None if after is None else decode_cursor(after, _STATES, "after", int)
-        return await self._repeating.read(lambda: self._history(thread_id, limit, before))
+        await self._retries.read(self._table.create)
 
     async def aclose(self) -> None:
-        """Close the client, if it was made here."""
-        self._home.close()
+        """Close the client, unless it was given."""
+        self._affinity.close()
         await self._closing.aclose()
 
     @property
     def _table(self) -> Table:
-        self._home.check()
+        self._affinity.check()
         if self._opened is None:
             raise MisuseError("this checkpointer is not open; use it in an async with block, or give it a client")
         return self._opened
@@ -206,51 +142,73 @@ class DynamoDBCheckpointer(Checkpointer):
         item = await self._table.get(self._keys.thread(thread_id))
         return None if item is None else Thread.of(item)
 
-    async def _save(self, new: NewState) -> State:
+    # --- saving ---
+
+    async def _save(self, new: StateToSave) -> Checkpoint:
+        write = StateWrite(new, await pack(new.json))
+        try:
+            saved = await self._retries.write(partial(self._save_once, write))
+        except CommitUnknownError:
+            raise  # the state may have been saved, and then needs its parts
+        except PersistenceError:
+            with suppress(PersistenceError):  # parts that stay cost space until the thread is deleted, nothing else
+                await self._states.drop_parts(write)
+            raise
+        return checkpoint(new.thread_id, saved.version, new.state, saved.created, saved.expires)
+
+    async def _save_once(self, write: StateWrite) -> State:
+        """Make one attempt at a save, which reads again after each write of another writer."""
         pause = 0.005
         while True:
-            before, now = await self._thread(new.thread_id), self._now()
-            if before is not None and (done := before.version_of(new.token)) is not None:
-                return await self._done(new, before, done)
+            before, now = await self._thread(write.new.thread_id), self._now()
+            # First of all: after a lost reply the expected version has passed, by this very save.
+            if before is not None and (version := before.version_of(write.token)) is not None:
+                return await self._saved_before(write, before, version)
             live = before if before is not None and before.lives(now) else None
-            found = live.version if live else 0
-            if new.expected is not None and new.expected != found:
-                raise StateConflictError(new.thread_id, new.expected, found)
-            thread = new.thread(before, live, now, keep=self._limits.max_history)
-            await self._states.put_parts(new, thread)
+            write.new.check_version(live.version if live else 0)
+            thread = write.thread(before, live, now, keep=self._limits.max_history)
+            await self._states.put_parts(write, thread)
             try:
-                return await self._put(new, before, thread)
-            except ConditionNotMetError:  # another writer was faster: look again
+                return await self._put(write, before, thread)
+            except ConditionNotMetError:
+                # Another writer was faster. A random pause, because writers that collided would collide again.
                 await asyncio.sleep(pause * random.random())
                 pause = min(pause * 2, _LONGEST_PAUSE)
 
-    async def _done(self, new: NewState, thread: Thread, version: int) -> State:
+    async def _saved_before(self, write: StateWrite, thread: Thread, version: int) -> State:
         """Return the state that an attempt whose reply was lost has saved."""
-        saved = new.state(thread)
+        saved = write.state(thread)
         if version == thread.version:
             return saved
+        # A later save may already have removed it, with max_history; then its times are those of the later one.
         return await self._states.get(thread.states, version) or replace(saved, version=version)
 
-    async def _put(self, new: NewState, before: Thread | None, thread: Thread) -> State:
-        state = new.state(thread)
+    async def _put(self, write: StateWrite, before: Thread | None, thread: Thread) -> State:
+        state = write.state(thread)
+        # A transaction is billed twice, but without it a crash would leave a thread whose latest state is missing.
         await self._table.put_together(
-            thread.item(self._keys.thread(new.thread_id)),
+            thread.item(self._keys.thread(write.new.thread_id)),
             unchanged(before),
             state.item(self._keys.state(thread.states, thread.version)),
         )
         if before is not None:
-            with suppress(PersistenceError):  # it is out of reach already
-                await self._clear(before, thread)
+            with suppress(PersistenceError):  # the save has succeeded, and readers no longer see what stays
+                await self._clean_up(before, thread)
         return state
 
-    async def _clear(self, before: Thread, after: Thread) -> None:
-        """Remove what a save has put out of reach."""
+    async def _clean_up(self, before: Thread, after: Thread) -> None:
+        """Remove the states that a save has made unreachable."""
         if before.states != after.states:
             await self._states.purge(before.states)
         elif before.oldest < after.oldest:
             await self._states.trim(before.states, before.oldest, after.oldest)
 
+    # --- reading ---
+
     async def _load(self, thread_id: str, version: int | None) -> Checkpoint | None:
+        return await self._retries.read(partial(self._load_once, thread_id, version))
+
+    async def _load_once(self, thread_id: str, version: int | None) -> Checkpoint | None:
         seen: Thread | None = None
         while True:
             thread, now = await self._thread(thread_id), self._now()
@@ -260,18 +218,22 @@ class DynamoDBCheckpointer(Checkpointer):
             if not thread.oldest <= wanted <= thread.version:
                 return None
             state = await self._states.get(thread.states, wanted)
-            if state is not None and not state.lives(now):
+            if state is not None and not is_alive(state.expires, now):
                 return None
             if state is None and wanted != thread.version:  # expired, and removed by DynamoDB
                 return None
             found = None if state is None else await self._read(thread_id, thread, state)
             if isinstance(found, Checkpoint):
                 return found
+            # Either a save or deletion came between two reads, and has changed the thread, or the row is corrupt.
             if thread == seen:
                 raise CorruptRowError("DynamoDB", (thread_id, wanted), "body")
-            seen = thread  # it was saved or deleted between two reads
+            seen = thread
 
     async def _history(self, thread_id: str, limit: int, before: int | None) -> Page[Checkpoint]:
+        return await self._retries.read(partial(self._history_once, thread_id, limit, before))
+
+    async def _history_once(self, thread_id: str, limit: int, before: int | None) -> Page[Checkpoint]:
         seen: Thread | None = None
         while True:
             thread, now = await self._thread(thread_id), self._now()
@@ -281,20 +243,23 @@ class DynamoDBCheckpointer(Checkpointer):
             found = await self._states.newest(thread.states, thread.oldest, newest, limit + 1, now)
             states = [await self._read(thread_id, thread, state) for state in found[:limit]]
             corrupt = tuple(state for state in states if isinstance(state, CorruptRowError))
-            if not corrupt or thread == seen:
+            if not corrupt or thread == seen:  # as in _load_once
                 items = tuple(state for state in states if isinstance(state, Checkpoint))
-                more = encode_cursor(_STATES, found[limit - 1].version) if len(found) > limit else None
-                return Page(items, None, more, corrupt)
-            seen = thread  # it was saved or deleted between two reads
+                return Page(items, None, self._states_cursor([state.version for state in found], limit), corrupt)
+            seen = thread
 
     async def _read(self, thread_id: str, thread: Thread, state: State) -> Checkpoint | CorruptRowError:
         try:
-            return _checkpoint(thread_id, state, await self._states.read(thread.states, state))
+            content = await self._states.read(thread.states, state)
         except ValueError:
             return CorruptRowError("DynamoDB", (thread_id, state.version), "body")
+        return checkpoint(thread_id, state.version, content, state.created, state.expires)
 
-    async def _list(self, count: int, start: dict[str, Any]) -> list[tuple[str, Thread]]:
-        found: list[tuple[str, Thread]] = []
+    async def _list(self, count: int, start: Any) -> list[ThreadRow]:
+        return await self._retries.read(partial(self._list_once, count, start))
+
+    async def _list_once(self, count: int, start: Any) -> list[ThreadRow]:
+        rows: list[ThreadRow] = []
         now = self._now()
         items = self._table.query(
             IndexName=INDEX,
@@ -302,37 +267,47 @@ class DynamoDBCheckpointer(Checkpointer):
             ExpressionAttributeValues={":pk": self._keys.threads},
             ScanIndexForward=False,
             Limit=count,
-            **start,
+            **({} if start is None else {"ExclusiveStartKey": start}),
         )
         async for item in items:
             thread = Thread.of(item)
             if thread.lives(now):
-                found.append((item["sk"]["S"], thread))
-            if len(found) == count:
+                rows.append(ThreadRow(thread.updated, item["sk"]["S"], thread.created))
+            if len(rows) == count:
                 break
-        return found
+        return rows
 
-    async def _doom(self, thread_id: str, token: str) -> Thread | None:
-        """Make a thread disappear; return it if there is something left to remove."""
+    def _read_position(self, *position: Any) -> Any:
+        # The whole key of the index, because DynamoDB continues after a key; its item need not exist any more.
+        updated, thread_id = position
+        return {**self._keys.thread(STRING.validate(thread_id, "after")), "updated": number(int(updated))}
+
+    # --- deleting ---
+
+    async def _delete(self, thread_id: str) -> bool:
+        """Delete a thread: at once for readers, then item by item; if that fails, another call continues it."""
+        deletion = Deletion(thread_id)
+        await self._retries.write(partial(self._delete_once, deletion))
+        return deletion.has_marked
+
+    async def _delete_once(self, deletion: Deletion) -> None:
+        thread = await self._mark(deletion)
+        if thread is None:
+            return
+        # Remembered over attempts: if the reply to the last request is lost, the next one finds no thread.
+        deletion.has_marked = deletion.has_marked or thread.deleted == deletion.token
+        await self._states.purge(thread.states)
+        # Last of all: without the thread, nothing would find its states.
+        with suppress(ConditionNotMetError):  # it was created again
+            await self._table.delete(self._keys.thread(deletion.thread_id), **unchanged(thread))
+
+    async def _mark(self, deletion: Deletion) -> Thread | None:
+        """Mark a thread as deleted; return it if there is anything left to remove."""
         now = self._now()
         while True:
-            with suppress(ConditionNotMetError):  # it is not there, or gone already
-                await self._table.update(self._keys.thread(thread_id), **deleted(token, now))
-            thread = await self._thread(thread_id)
-            if thread is None or not thread.lives(now):
+            key = self._keys.thread(deletion.thread_id)
+            with suppress(ConditionNotMetError):  # it does not exist, has expired, or is marked already
+                await self._table.update(key, **deleted(deletion.token, now))
+            thread = await self._thread(deletion.thread_id)
+            if thread is None or not thread.lives(now):  # otherwise it was created again in between
                 return thread
-
-    async def _remove(self, thread_id: str, doomed: Thread) -> None:
-        await self._states.purge(doomed.states)
-        with suppress(ConditionNotMetError):  # it has begun anew meanwhile
-            await self._table.delete(self._keys.thread(thread_id), **unchanged(doomed))
-
-    def _position(self, cursor: str) -> dict[str, Any]:
-        def read(updated: int, thread_id: str) -> dict[str, Any]:
-            return {**self._keys.thread(STRING.validate(thread_id, "after")), "updated": number(int(updated))}
-
-        return decode_cursor(cursor, _THREADS, "after", read)
-
-
-def _checkpoint(thread_id: str, found: State, state: Any) -> Checkpoint:
-    return Checkpoint(thread_id, found.version, state, moment(found.created), moment_or_none(found.expires))

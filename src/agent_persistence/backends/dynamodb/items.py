@@ -1,18 +1,20 @@
-"""What lies in the table.
+"""The items of the table, and their keys.
 
 - A thread: ``pk`` is ``threads#<namespace>#<owner>``, ``sk`` its id. It has ``version`` and ``oldest``, ``created`` and
-  ``updated``, ``states``, which says where its states are, the ``token`` of the last save and those of the 31
-  ``earlier`` ones, so that a save whose reply was lost is recognized although others have saved since, and, if it
-  expires, ``expires``. The local index ``by_update`` has the threads of an owner by ``updated``; it can be read
+  ``updated``; ``states``, the name under which its states are; the ``token`` of the last save and those of the 31
+  ``earlier`` ones, by which a retry recognises a save whose reply was lost, also after later saves of others; and
+  ``expires``, if it expires. The local index ``by_update`` orders an owner's threads by ``updated``, and can be read
   consistently.
 - A state: ``pk`` is ``states#<namespace>#<states>``, ``sk`` its version in twenty digits. It has ``created``,
   ``expires``, and either ``body`` or the number of ``parts`` and the ``token`` of the save that wrote them.
 - A part: the same ``pk``, ``sk`` is ``part#<token>#<number>``.
 
-Versions of a thread are consecutive. A thread that begins anew has other ``states``: what was there before can neither
-be read nor come back. ``deleted``, the token of a deletion, is on a thread whose states are being removed.
+Versions of a thread are consecutive. A thread that is created again gets another name for its ``states``, so those from
+before cannot be read, and need not be removed first. ``deleted``, the token of a deletion, marks a thread whose states
+are being removed.
 
-Times are microseconds since 1970. ``expires_at``, in seconds, is what DynamoDB's time to live looks at, hours later.
+Times are microseconds since 1970. ``expires_at``, in seconds, is read by DynamoDB's time to live, which removes items
+hours late.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
+from agent_persistence.backends.base import is_alive
 from agent_persistence.encoding.timestamps import MICROSECONDS
 
 Item = Mapping[str, Any]
@@ -33,13 +36,13 @@ _DAY: Final = 86_400 * MICROSECONDS
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thread:
-    """A thread, as it is in the table.
+    """A thread as it is in the table.
 
     Attributes:
-        states: names its states.
-        expires: when its latest state does.
-        removed: when the last of its states does, in seconds; ``None`` if one never does.
-        deleted: the token of the deletion that is under way.
+        states: the name of its states.
+        expires: when its latest state expires.
+        removed: when the last of its states expires, in seconds; ``None`` if one never does.
+        deleted: the token of the deletion in progress.
         earlier: the tokens of the saves before the last one, the latest first.
     """
 
@@ -56,12 +59,12 @@ class Thread:
 
     @classmethod
     def of(cls, item: Item) -> Self:
-        """Read one."""
+        """Decode an item."""
         return cls(
             version=_number(item["version"]),
             oldest=_number(item["oldest"]),
             created=_number(item["created"]),
-            updated=_number(item.get("updated", item["created"])),
+            updated=_number(item.get("updated", item["created"])),  # a deletion takes it from the index
             states=item["states"]["S"],
             token=item["token"]["S"],
             earlier=tuple(item["earlier"]["S"].split()) if "earlier" in item else (),
@@ -71,21 +74,21 @@ class Thread:
         )
 
     def lives(self, now: int) -> bool:
-        """Whether it exists for those who ask."""
-        return self.deleted is None and (self.expires is None or now < self.expires)
+        """Return whether readers see it: it is neither deleted nor expired."""
+        return self.deleted is None and is_alive(self.expires, now)
 
     def version_of(self, token: str) -> int | None:
-        """Return the version that a save has made, unless it is unknown."""
-        saves = self.tokens
-        return self.version - saves.index(token) if token in saves else None
+        """Return the version that a save created, or ``None`` if it is not among the last ones."""
+        # Each save adds one version and one token, so the position of a token gives its version.
+        return self.version - self.tokens.index(token) if token in self.tokens else None
 
     @property
     def tokens(self) -> tuple[str, ...]:
-        """Those of the last saves, the latest first."""
+        """The tokens of the last saves, the latest first."""
         return self.token, *self.earlier
 
     def item(self, key: Item) -> dict[str, Any]:
-        """Write it."""
+        """Encode it."""
         return {
             **key,
             "version": number(self.version),
@@ -102,12 +105,12 @@ class Thread:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
-    """A state, as it is in the table.
+    """A state as it is in the table.
 
     Attributes:
-        body: all of it; empty if it is in parts.
-        parts: how many there are.
-        token: of the save that wrote the parts.
+        body: the whole state; empty if it is in parts.
+        parts: the number of parts.
+        token: the token of the save that wrote the parts.
     """
 
     version: int
@@ -119,7 +122,7 @@ class State:
 
     @classmethod
     def of(cls, item: Item) -> Self:
-        """Read one."""
+        """Decode an item."""
         return cls(
             version=int(item["sk"]["S"]),
             created=_number(item["created"]),
@@ -129,21 +132,17 @@ class State:
             token=item["token"]["S"] if "token" in item else "",
         )
 
-    def lives(self, now: int) -> bool:
-        """Whether it exists for those who ask."""
-        return self.expires is None or now < self.expires
-
     def item(self, key: Item) -> dict[str, Any]:
-        """Write it."""
-        held: dict[str, Any] = {"body": {"B": self.body}}
+        """Encode it."""
+        content: dict[str, Any] = {"body": {"B": self.body}}
         if self.parts:
-            held = {"parts": number(self.parts), "token": {"S": self.token}}
+            content = {"parts": number(self.parts), "token": {"S": self.token}}
         return {
             **key,
             "created": number(self.created),
             **_optional("expires", self.expires),
             **_optional(EXPIRY, in_seconds(self.expires)),
-            **held,
+            **content,
         }
 
 
@@ -156,7 +155,8 @@ class Keys:
 
     @property
     def threads(self) -> dict[str, str]:
-        """Where the threads are."""
+        """The partition of the owner's threads."""
+        # A namespace has no "#", so no two pairs of namespace and owner have the same partition.
         return {"S": f"threads#{self.namespace}#{self.owner}"}
 
     def thread(self, thread_id: str) -> dict[str, Any]:
@@ -164,36 +164,45 @@ class Keys:
         return {"pk": self.threads, "sk": {"S": thread_id}}
 
     def states(self, states: str) -> dict[str, str]:
-        """Where the states of a thread are."""
+        """Return the partition of a thread's states."""
         return {"S": f"states#{self.namespace}#{states}"}
 
     def state(self, states: str, version: int) -> dict[str, Any]:
         """Return the key of a state."""
         return {"pk": self.states(states), "sk": version_key(version)}
 
-    def part(self, states: str, token: str, place: int) -> dict[str, Any]:
-        """Return the key of a part."""
-        return {"pk": self.states(states), "sk": {"S": f"part#{token}#{place:05d}"}}
+    def parts(self, states: str, token: str, count: int) -> list[dict[str, Any]]:
+        """Return the keys of a state's parts, in their order."""
+        return [{"pk": self.states(states), "sk": {"S": f"{part_prefix(token)}{index:05d}"}} for index in range(count)]
 
 
 def version_key(version: int) -> dict[str, str]:
-    """Write a version so that text sorts as numbers do."""
+    """Return the sort key of a state: text that sorts like the version."""
     return {"S": f"{version:0{_DIGITS}d}"}
 
 
+def part_prefix(token: str) -> str:
+    """Return the prefix of the sort keys of a state's parts."""
+    return f"part#{token}#"
+
+
 def part_item(key: Item, part: bytes, expires: int | None) -> Item:
-    """Write a part. It may stay a day longer than its state, which may be saved at a later attempt."""
+    """Encode a part of a state that expires at a time, in microseconds.
+
+    A retry may save the state later than its parts were written, and with it move its expiry: the extra day keeps the
+    parts longer than the state.
+    """
     removed = None if expires is None else in_seconds(expires + _DAY)
     return {**key, "body": {"B": part}, **_optional(EXPIRY, removed)}
 
 
 def number(value: int) -> dict[str, str]:
-    """Write an int."""
+    """Encode an int."""
     return {"N": str(value)}
 
 
 def in_seconds(microseconds: int | None) -> int | None:
-    """Return the first whole second that is not before a time."""
+    """Return a time in whole seconds, rounded up: rounded down, an item could be removed before it expires."""
     return None if microseconds is None else -(-microseconds // MICROSECONDS)
 
 
@@ -210,7 +219,10 @@ def _number_or_none(value: Mapping[str, str] | None) -> int | None:
 
 
 def unchanged(thread: Thread | None) -> dict[str, Any]:
-    """The condition that a thread is in the table as it was read, or still absent."""
+    """Return the condition that a thread is in the table as it was read, or still absent.
+
+    The token stands for the rest of the item, because every save writes a new one.
+    """
     if thread is None:
         return {"ConditionExpression": "attribute_not_exists(pk)"}
     names, values = {"#token": "token", "#deleted": "deleted"}, {":token": {"S": thread.token}}
@@ -226,7 +238,11 @@ def unchanged(thread: Thread | None) -> dict[str, Any]:
 
 
 def deleted(token: str, now: int) -> dict[str, Any]:
-    """The change that makes a thread disappear, if it exists: from the list, too, but not from the table."""
+    """Return the update that marks a thread as deleted, if it exists; ``now`` is in microseconds.
+
+    It removes ``updated``, which takes the thread from the index and so from the list, and the expiry: if DynamoDB
+    removed the thread before its states, nothing would find them.
+    """
     names = ("deleted", "updated", EXPIRY, "expires")
     exists = "attribute_exists(pk) AND attribute_not_exists(#deleted)"
     return {

@@ -1,35 +1,34 @@
-"""The scripts. Each runs as a whole or not at all, on the keys of one owner, by the server's clock.
-
-The braces are part of the keys: what stands between them decides on the slot.
+"""The Lua scripts. Redis runs each atomically, on the keys of one owner and by the server's clock.
 
 - ``<namespace>:checkpoints:{<owner>}:thread:<thread>``, a hash: ``latest`` and ``oldest`` version, ``created``,
   ``expires``, ``saves``, and a field for each version: when it was saved and when it expires, a line break, JSON.
-  Versions are consecutive: to walk through them takes no list. ``saves`` has the tokens of the last 32 saves with their
-  versions, so that one whose reply was lost is recognized although others have saved since.
-- ``<namespace>:checkpoints:{<owner>}:threads``, a sorted set: each thread by its last save, no two at the same time.
-- ``<namespace>:checkpoints:{<owner>}:expiries``, a sorted set: those of them that expire, by when they do.
+  Versions are consecutive, so no list of them is needed. ``saves`` has the tokens of the last 32 saves with their
+  versions, by which a retry recognises a save whose reply was lost, also after later saves of others.
+- ``<namespace>:checkpoints:{<owner>}:threads``, a sorted set: the threads by the time of their last save, all distinct.
+- ``<namespace>:checkpoints:{<owner>}:expiries``, a sorted set: the threads that expire, by the time when they do.
 
-Redis removes the hash of a thread that has expired; whoever next saves, deletes or lists drops the thread from both
-sets. When all threads expire, the sets expire with the last one, so nothing is left of an owner who never comes back.
+The braces are part of the keys: Redis computes the slot from the text between them.
 
-Times are microseconds since 1970, which a number of Lua holds exactly until the year 2255.
+Redis removes the hash of an expired thread; the next save, deletion or list of the owner removes it from both sets. If
+all threads of an owner expire, the sets expire with the last one, so nothing stays of an owner who never returns.
+
+Times are microseconds since 1970, which a Lua number holds exactly until the year 2255.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from hashlib import sha1
 from typing import Final
 
-_CLOCK: Final = """
+# The beginning of every script. `now` is the server's time, the same for all writers; scripts compare expiries with it
+# themselves, because Redis expires keys by the millisecond. `digits` writes numbers as 1700000000000000, not as Lua's
+# 1.7e+15. `tidy` removes expired threads from the sets, 100 a call, because Redis runs nothing else during a script.
+# Then, if all threads expire, it lets the sets expire with the last one; a millisecond later, so that they go last.
+_PRELUDE: Final = """
 local function digits(number) return string.format('%.0f', number) end
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local function lives(expires) return not expires or expires == '' or now < tonumber(expires) end
-"""
-
-# KEYS: the thread, the threads, the expiries.
-_TIDY: Final = """
 local function tidy(threads, expiries)
   for _, gone in ipairs(redis.call('ZRANGEBYSCORE', expiries, '-inf', digits(now), 'LIMIT', 0, 100)) do
     redis.call('ZREM', expiries, gone)
@@ -47,21 +46,18 @@ end
 """
 
 
-@dataclass(frozen=True, slots=True)
 class Script:
-    """A script, and the name by which the server knows it once it has run."""
+    """A script, and the hash by which a server that has run it once can run it again."""
 
-    text: str
-    sha: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "sha", sha1(self.text.encode(), usedforsecurity=False).hexdigest())
+    def __init__(self, body: str) -> None:
+        self.text = _PRELUDE + body
+        self.sha = sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
 
-SAVE: Final = Script(
-    _CLOCK
-    + _TIDY
-    + """
+# KEYS: the thread, the threads, the expiries. ARGV: the thread's id, the state's JSON, the save's token, the expected
+# version and the lifetime in microseconds ('' for none), the number of versions to keep (0 for all).
+# Returns 1, the version and its times; or 0 and the latest version, if that is not the expected one.
+SAVE: Final = Script("""
 local thread, threads, expiries = KEYS[1], KEYS[2], KEYS[3]
 local id, json, token, expected, lifetime, keep = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6])
 local held = redis.call('HMGET', thread, 'latest', 'oldest', 'created', 'expires', 'saves')
@@ -70,17 +66,20 @@ if not lives(held[4]) then
   held = {}
 end
 local latest, saves = held[1] or '0', held[5] or ''
+-- First of all: after a lost reply the expected version has passed, by this very save.
 local done = string.match(saves, token .. ' (%d+)')
 if done then
   local state = redis.call('HGET', thread, done)
-  local times = state and string.match(state, '^[^\\n]*') or digits(now) .. ' ' -- it may be too old to be kept
+  local times = state and string.match(state, '^[^\\n]*') or digits(now) .. ' ' -- removed, if few are kept
   return {1, done, times}
 end
 if expected ~= '' and expected ~= latest then return {0, latest} end
 
+-- After the last save of the owner, even if the clock went back: lists are ordered by it, and cursors hold it.
 local top = redis.call('ZRANGE', threads, -1, -1, 'WITHSCORES')[2]
 local updated = now
 if top and tonumber(top) >= now then updated = top + 1 end
+-- The first version is a time, so that a thread created again after a deletion repeats no version.
 local version = updated
 if held[1] then version = held[1] + 1 end
 local expires = ''
@@ -88,8 +87,10 @@ if lifetime ~= '' then expires = digits(now + lifetime) end
 local times = digits(now) .. ' ' .. expires
 local oldest = tonumber(held[2] or version)
 local first = oldest
-if keep > 0 then first = math.min(math.max(oldest, version - keep + 1), oldest + 1000) end -- nobody waits for long
+-- 1,000 a save at most, if `keep` was lowered: Redis runs nothing else during a script.
+if keep > 0 then first = math.min(math.max(oldest, version - keep + 1), oldest + 1000) end
 
+-- 1,600 characters are 32 saves: 32 of the token, 16 of the version, two separators each.
 redis.call('HSET', thread, 'latest', digits(version), 'oldest', digits(first), 'created', held[3] or digits(updated),
   'expires', expires, 'saves', string.sub(token .. ' ' .. digits(version) .. ';' .. saves, 1, 1600),
   digits(version), times .. '\\n' .. json)
@@ -104,12 +105,10 @@ else
 end
 tidy(threads, expiries)
 return {1, digits(version), times}
-"""
-)
+""")
 
-LOAD: Final = Script(
-    _CLOCK
-    + """
+# KEYS: the thread. ARGV: a version, or '' for the latest. Returns the version and its state, or nothing.
+LOAD: Final = Script("""
 local held = redis.call('HMGET', KEYS[1], 'latest', 'expires')
 if not held[1] or not lives(held[2]) then return {} end
 local version = ARGV[1]
@@ -117,12 +116,11 @@ if version == '' then version = held[1] end
 local state = redis.call('HGET', KEYS[1], version)
 if not state or not lives(string.match(state, '^%d+ (%d*)')) then return {} end
 return {version, state}
-"""
-)
+""")
 
-HISTORY: Final = Script(
-    _CLOCK
-    + """
+# KEYS: the thread. ARGV: the version before which the page begins ('' for the latest), the number of states.
+# Returns versions and states, alternating, the latest first.
+HISTORY: Final = Script("""
 local held = redis.call('HMGET', KEYS[1], 'latest', 'oldest', 'expires')
 local found = {}
 if not held[1] or not lives(held[3]) then return found end
@@ -137,46 +135,36 @@ while version >= oldest and #found < count do
   version = version - 1
 end
 return found
-"""
-)
+""")
 
-DELETE: Final = Script(
-    _CLOCK
-    + _TIDY
-    + """
+# KEYS: the thread, the threads, the expiries. ARGV: the thread's id. Returns whether the thread existed.
+DELETE: Final = Script("""
 local held = redis.call('HMGET', KEYS[1], 'latest', 'expires')
-redis.call('UNLINK', KEYS[1])
+redis.call('UNLINK', KEYS[1]) -- frees a large history in the background, unlike DEL
 redis.call('ZREM', KEYS[2], ARGV[1])
 redis.call('ZREM', KEYS[3], ARGV[1])
 tidy(KEYS[2], KEYS[3])
 return held[1] and lives(held[2]) and 1 or 0
-"""
-)
+""")
 
-# Ids with the times of their last saves, the latest first. KEYS: the threads, the expiries.
-LIST: Final = Script(
-    _CLOCK
-    + _TIDY
-    + """
+# KEYS: the threads, the expiries. ARGV: the highest time of a last save, the number of threads.
+# Returns ids and times of last saves, alternating, the latest first.
+LIST: Final = Script("""
 tidy(KEYS[1], KEYS[2])
 return redis.call('ZREVRANGEBYSCORE', KEYS[1], ARGV[1], '-inf', 'WITHSCORES', 'LIMIT', 0, ARGV[2])
-"""
-)
+""")
 
-# When threads began; '' for one that is not there: evicted, or expired since they were listed.
-# KEYS: the threads, the expiries, each thread.
-LOOK: Final = Script(
-    _CLOCK
-    + """
+# KEYS: the threads, the expiries, each thread of a page. ARGV: the ids of these threads.
+# Returns when each was created; '' if it was evicted, or has expired since the list was read.
+LOOK: Final = Script("""
 local found = {}
-for place, id in ipairs(ARGV) do
-  local held = redis.call('HMGET', KEYS[place + 2], 'created', 'expires')
-  found[place] = lives(held[2]) and held[1] or ''
-  if not held[1] then
+for index, id in ipairs(ARGV) do
+  local held = redis.call('HMGET', KEYS[index + 2], 'created', 'expires')
+  found[index] = lives(held[2]) and held[1] or ''
+  if not held[1] then -- evicted: no expiry would ever remove it from the sets
     redis.call('ZREM', KEYS[1], id)
     redis.call('ZREM', KEYS[2], id)
   end
 end
 return found
-"""
-)
+""")

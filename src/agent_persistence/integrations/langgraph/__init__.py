@@ -1,4 +1,4 @@
-"""LangGraph: a checkpointer that keeps graphs in the threads of a ``Persistence`` (extra ``langgraph``).
+"""A LangGraph checkpointer that stores graphs in the threads of a ``Persistence`` (extra ``langgraph``).
 
 async with Persistence.from_env() as persistence:
     graph = builder.compile(checkpointer=PersistenceSaver(persistence, user_id="u-42"))
@@ -8,7 +8,7 @@ async with Persistence.from_env() as persistence:
 from agent_persistence.errors import MissingExtraError
 
 try:
-    import langgraph.checkpoint.base  # noqa: F401 - asked for here, so that one place says which extra is missing
+    import langgraph.checkpoint.base  # noqa: F401 - imported here, so that one error names the missing extra
 except ImportError as error:
     raise MissingExtraError("langgraph") from error
 

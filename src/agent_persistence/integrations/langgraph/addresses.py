@@ -1,4 +1,4 @@
-"""LangGraph's configs: which thread, namespace and checkpoint a call is about, and whose."""
+"""LangGraph's configs: the thread, namespace and checkpoint of a call, and their owner."""
 
 from __future__ import annotations
 
@@ -15,61 +15,65 @@ from agent_persistence.validation import check_text
 
 @frozen
 class Address:
-    """What a config names.
+    """The keys of ``config["configurable"]`` that locate a checkpoint.
 
     Attributes:
-        said: what configs that are handed back repeat of it.
-        checkpoint_ns: ``None`` where the config names none.
+        checkpoint_ns: ``None`` if the config has none, which means all namespaces for ``list``.
+        echoed: the keys that returned configs repeat, with the values as the caller gave them.
     """
 
     thread_id: Any
     checkpoint_ns: str | None
     checkpoint_id: str | None
     user_id: Any
-    said: Mapping[str, Any]
+    echoed: Mapping[str, Any]
 
     @property
     def namespace(self) -> str:
-        """The namespace, which is that of the root graph unless another is named."""
+        """The namespace; without one, that of the root graph."""
         return self.checkpoint_ns or ""
 
-    def config(self, checkpoint_ns: str, checkpoint_id: str) -> RunnableConfig:
-        """The config of a checkpoint of the same thread."""
-        return {"configurable": {**self.said, "checkpoint_ns": checkpoint_ns, "checkpoint_id": checkpoint_id}}
+    def config(self, checkpoint_id: str) -> RunnableConfig:
+        """Return the config of a checkpoint of the same thread and namespace."""
+        named = {"checkpoint_ns": self.namespace, "checkpoint_id": checkpoint_id}
+        return {"configurable": {**self.echoed, **named}}
 
 
 def address_of(config: RunnableConfig, id_types: IdTypes[Any, Any], owner: Any) -> Address:
     """Read a config.
 
     Args:
-        owner: whose threads these are; ``None`` where each config says it, as ``user_id``.
+        owner: the owner of all threads; ``None`` if each config names its owner as ``user_id``.
 
     Raises:
-        InvalidInputError: the thread or the owner is not named, or is no id of its kind.
+        InvalidInputError: the thread or the owner is missing, or is not a valid id.
     """
     configurable = config.get("configurable") or {}
     if "thread_id" not in configurable:
         raise InvalidInputError("thread_id", "must be given in config['configurable']")
-    given = configurable["thread_id"]
-    said = {"thread_id": given}
+    echoed = {"thread_id": configurable["thread_id"]}
     if owner is None:
-        said["user_id"] = configurable.get("user_id")
+        echoed["user_id"] = configurable.get("user_id")
     return Address(
-        thread_id=thread_id_of(given, id_types),
+        thread_id=thread_id_of(configurable["thread_id"], id_types),
         checkpoint_ns=_text(configurable, "checkpoint_ns"),
         checkpoint_id=checkpoint_id_of(config),
         user_id=owner_of(configurable, id_types, owner),
-        said=said,
+        echoed=echoed,
     )
 
 
 def checkpoint_id_of(config: RunnableConfig) -> str | None:
-    """Which checkpoint a config names, if it names one."""
+    """Return the id of the checkpoint that a config names, or ``None``."""
     return _text(config.get("configurable") or {}, "checkpoint_id") or None
 
 
 def owner_of(configurable: Mapping[str, Any], id_types: IdTypes[Any, Any], owner: Any) -> Any:
-    """Whose threads a call is about."""
+    """Return the owner of a call's threads: ``owner``, unless that is ``None``, else the config's ``user_id``.
+
+    Raises:
+        InvalidInputError: neither names an owner, or the config's is not a valid id.
+    """
     if owner is not None:
         return owner
     if configurable.get("user_id") is None:
@@ -78,7 +82,11 @@ def owner_of(configurable: Mapping[str, Any], id_types: IdTypes[Any, Any], owner
 
 
 def thread_id_of(given: Any, id_types: IdTypes[Any, Any]) -> Any:
-    """Read a thread id, which LangGraph has as text, whatever kind of id the database has."""
+    """Convert LangGraph's thread id, a text, to the database's id type.
+
+    Raises:
+        InvalidInputError: it is not a valid id.
+    """
     return _exact(given, id_types.id, "thread_id")
 
 
@@ -86,7 +94,8 @@ def _exact(given: Any, kind: Any, field: str) -> Any:
     if not isinstance(given, str) or kind.python_type is str:
         return kind.validate(given, field)
     parsed = kind.parse(given, field)
-    if str(parsed) != given:  # else two texts would be one thread
+    # One spelling only: with "7" and "07", two ids of LangGraph would share one thread.
+    if str(parsed) != given:
         raise InvalidInputError(field, f"is no {kind.name} in its usual form")
     return parsed
 

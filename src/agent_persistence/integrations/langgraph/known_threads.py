@@ -1,4 +1,4 @@
-"""What a checkpointer knows of threads: which were there, and whose turn it is."""
+"""A checkpointer's memory of threads: those that were found, and those that are being saved to."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ _THREADS_REMEMBERED: Final = 10_000
 
 
 class KnownThreads:
-    """Which threads were there when they were last looked for, so that a late write makes no deleted one again."""
+    """Remembers whether threads existed, so that a late write does not create a deleted thread again."""
 
     def __init__(self) -> None:
-        self._were_there: OrderedDict[tuple[Any, Any], bool] = OrderedDict()
+        self._existed: OrderedDict[tuple[Any, Any], bool] = OrderedDict()
 
-    def note(self, address: Address, *, there: bool) -> None:
-        """Remember whether a thread was there."""
+    def note(self, address: Address, *, exists: bool) -> None:
+        """Remember whether a thread exists; of 10,000 threads, the least recently noted is forgotten."""
         key = address.user_id, address.thread_id
-        self._were_there[key] = there
-        self._were_there.move_to_end(key)
-        if len(self._were_there) > _THREADS_REMEMBERED:
-            self._were_there.popitem(last=False)
+        self._existed[key] = exists
+        self._existed.move_to_end(key)
+        if len(self._existed) > _THREADS_REMEMBERED:
+            self._existed.popitem(last=False)
 
     def may_start(self, address: Address, *, otherwise: bool) -> bool:
-        """Whether a thread that is not there may be made: it was not there before, or nothing is known of it."""
-        there = self._were_there.get((address.user_id, address.thread_id))
-        return otherwise if there is None else not there
+        """Return whether a save may create the thread: not if it existed before; ``otherwise`` if that is unknown."""
+        existed = self._existed.get((address.user_id, address.thread_id))
+        return otherwise if existed is None else not existed
 
 
 class Turns:
-    """Saves to one thread go one after the other, in the order in which they were asked for.
+    """Serialises the saves to each thread, in the order of the calls.
 
-    The database would let them wait for each other as well, each with a connection; and a checkpoint finds stored what
-    tasks wrote before it.
+    PostgreSQL would serialise them too, but each waiting save would hold a connection. In order, a checkpoint finds the
+    values that tasks wrote before it, and refers to them instead of storing them again.
     """
 
     def __init__(self) -> None:
@@ -46,14 +46,15 @@ class Turns:
 
     @asynccontextmanager
     async def turn(self, address: Address) -> AsyncIterator[None]:
-        """Wait for those that came before; others wait until the block ends."""
+        """Wait for the saves to the thread that were called before; later ones wait until the block ends."""
         key = address.user_id, address.thread_id
-        lock = self._locks.setdefault(key, asyncio.Lock())
+        lock = self._locks.setdefault(key, asyncio.Lock())  # asyncio's locks are first in, first out
         self._users[key] += 1
         try:
             async with lock:
                 yield
         finally:
+            # Counted, because a lock that waiters still hold must not be replaced by the next caller's.
             self._users[key] -= 1
             if not self._users[key]:
                 del self._users[key], self._locks[key]

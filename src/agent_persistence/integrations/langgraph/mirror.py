@@ -1,4 +1,4 @@
-"""A graph's messages as rows of ``messages``: history, search and export see them."""
+"""The messages of a graph as rows of ``messages``, for history, search and export."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _NAMESPACE: Final = uuid.uuid5(uuid.NAMESPACE_URL, "https://langchain-ai.github.
 
 
 class Mirror:
-    """Writes what is new in a channel of messages to ``messages``.
+    """Writes the new and changed messages of a channel to ``messages``.
 
     Args:
         channel: the channel's name.
-        id_type: the kind of the messages' ids.
+        id_type: the id type of ``messages``.
 
     Raises:
-        InvalidInputError: ids are numbers, which no message's own id fits.
+        InvalidInputError: ids are numbers, so a message cannot keep the id that the graph gave it.
     """
 
     def __init__(self, channel: str, id_type: IdType[Any]) -> None:
@@ -50,43 +50,44 @@ class Mirror:
         thread_id: Any,
         checkpoint_id: str,
         messages: Any,
-        fresh: Sequence[int] | None,
+        new_indexes: Sequence[int] | None,
     ) -> None:
-        """Add the messages that a checkpoint brings, and change those that it has changed; none is taken away.
+        """Add a checkpoint's new messages and update those that changed; messages are never deleted.
 
         Args:
-            messages: the value of the channel, or what is new in it.
-            fresh: the places of what is new; ``None`` where that is not known.
+            messages: the value of the channel, or only its new messages.
+            new_indexes: the indexes of new and changed messages; ``None`` if all of them may be.
         """
         if isinstance(messages, _DeltaSnapshot):
-            messages, fresh = messages.value, None
+            messages, new_indexes = messages.value, None
         if not isinstance(messages, list):
             return
-        places = range(len(messages)) if fresh is None else fresh
-        new = [one for place in places for one in self._rows(messages[place], f"{checkpoint_id}/{place}")]
-        if not new:
-            return
+        indexes = range(len(messages)) if new_indexes is None else new_indexes
+        new = [one for index in indexes for one in self._rows(messages[index], f"{checkpoint_id}/{index}")]
         try:
+            # One statement in the usual case; only a message that exists with other contents costs one for each.
             await uow.messages.append_many(thread_id, new)
         except IdempotencyConflictError:
             for one in new:
                 await _put(uow, thread_id, one)
 
-    def _rows(self, message: Any, place: str) -> Iterator[NewMessage[Any]]:
+    def _rows(self, message: Any, default_id: str) -> Iterator[NewMessage[Any]]:
         try:
             [known] = convert_to_messages([message])
             if isinstance(known, RemoveMessage):
                 return
+            # One message of LangChain can be several of the chat-completions shape: they get numbered ids.
             for number, chat in enumerate(convert_to_openai_messages([known])):
                 clean = sanitize(chat, "message")
                 encode_json(clean, "message")
-                own_id = known.id if known.id and not number else f"{known.id or place}/{number}"
+                own_id = known.id if known.id and not number else f"{known.id or default_id}/{number}"
                 yield NewMessage(message=clean, message_id=self._message_id(own_id), **_usage(known))
         except (InvalidInputError, NotImplementedError, TypeError, ValueError) as refusal:
+            # Not raised: the checkpoint matters more. Only the class is logged, for the error may quote the message.
             logger.warning("a message of a graph is not mirrored: %s", type(refusal).__name__)
 
     def _message_id(self, own_id: str) -> Any:
-        """The message's own id, or one that is derived from it where that is none of ours."""
+        """Return the message's own id, or a UUID derived from it if it does not fit the id type."""
         try:
             return self._id_type.parse(own_id, "message_id")
         except InvalidInputError:

@@ -1,11 +1,11 @@
-"""``PersistenceSaver``: LangGraph's words in ours."""
+"""``PersistenceSaver``, a LangGraph checkpointer over a ``Persistence``."""
 
 from __future__ import annotations
 
 import copy
 import random
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Self
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
@@ -47,20 +47,25 @@ from agent_persistence.validation import check_text
 
 _PAGE: Final = 20
 _VERSION_DIGITS: Final = 32
+_STRATEGIES: Final = ("keep_latest", "delete")
+_STORED_APART: Final = frozenset({"id", "channel_values"})  # of a checkpoint: as columns and as rows of values
 
 
 class PersistenceSaver(BaseCheckpointSaver[Any]):
-    """Keeps LangGraph's checkpoints in the threads of a ``Persistence``.
+    """A LangGraph checkpointer that stores checkpoints in the threads of a ``Persistence``.
 
-    Every method is there twice, for async code and for sync code, and works from any thread and any event loop; the
-    work is done in the one that the ``Persistence`` belongs to. Where that is not open yet, sync calls open it in a
-    thread of their own, which ``close`` ends.
+    Every method exists for async and for sync code, and can be called from any thread and event loop; it runs in the
+    event loop of the ``Persistence``. If the ``Persistence`` is not open yet, the first sync call opens it in a
+    background thread, which ``close`` ends.
 
     Args:
-        persistence: used, and closed only where a sync call has opened it.
-        user_id: the owner of all threads. Without it each config says whose its thread is, as ``user_id``.
-        serde: LangGraph's serialiser; its default one if left out.
-        mirror: the name of a channel of messages that are to be written to ``messages`` as well.
+        persistence: stores the checkpoints. ``close`` closes it only if a sync call opened it.
+        user_id: the owner of all threads, or ``None`` if each config names its owner as ``user_id``.
+        serde: the serialiser of values; LangGraph's default if ``None``.
+        mirror: a channel of messages to write to ``messages`` too; ``None`` for none.
+
+    Raises:
+        InvalidInputError: ``mirror`` is given, and ids are numbers.
     """
 
     def __init__(
@@ -81,7 +86,7 @@ class PersistenceSaver(BaseCheckpointSaver[Any]):
         self._turns = Turns()
 
     def for_user(self, user_id: Any) -> Self:
-        """Return the same checkpointer for one owner."""
+        """Return a copy of this checkpointer for one owner, which shares its connections and memory."""
         clone = copy.copy(self)
         clone._owner = user_id  # noqa: SLF001 - of the same class
         return clone
@@ -93,14 +98,19 @@ class PersistenceSaver(BaseCheckpointSaver[Any]):
         self.close()
 
     def close(self) -> None:
-        """Close what sync calls have opened."""
+        """Close the ``Persistence`` if a sync call opened it, and end its thread."""
         self._bridge.close()
 
     # Async.
 
     @override
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
-        """Return the checkpoint that a config names, or the latest one."""
+        """Return the checkpoint that a config names, or the latest one; ``None`` if there is none.
+
+        Raises:
+            InvalidInputError: the config names no thread or owner, or one that is not valid.
+            CorruptRowError: the stored checkpoint cannot be read.
+        """
         return await self._bridge.call(self._get(config))
 
     @override
@@ -112,7 +122,14 @@ class PersistenceSaver(BaseCheckpointSaver[Any]):
         before: RunnableConfig | None = None,
         limit: int | None = None,
     ) -> AsyncIterator[CheckpointTuple]:
-        """Yield checkpoints, the latest first, in pages of twenty."""
+        """Yield checkpoints, the latest first; they are read in pages of twenty.
+
+        Args:
+            config: names the thread, and optionally a namespace and a checkpoint; ``None`` for all of the owner's.
+            filter: keys and values that the metadata must contain.
+            before: a config whose ``checkpoint_id`` all listed ids are less than.
+            limit: the maximum number of checkpoints; ``None`` for all.
+        """
         pages = self._pages(config, filter, before, limit)
         while page := await self._bridge.call(_next(pages)):
             for found in page:
@@ -126,11 +143,21 @@ class PersistenceSaver(BaseCheckpointSaver[Any]):
         metadata: CheckpointMetadata,
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
-        """Save a checkpoint.
+        """Save a checkpoint; the first one of a thread creates the thread.
+
+        Args:
+            config: names the thread, the namespace, and as ``checkpoint_id`` the parent.
+            checkpoint: the checkpoint, with the values of its channels.
+            metadata: can be filtered by with ``alist``.
+            new_versions: the channels that changed since the parent.
+
+        Returns:
+            The config of the saved checkpoint.
 
         Raises:
+            InvalidInputError: an id or a name is not valid.
             ThreadNotFoundError: the thread was deleted since the run began.
-            ThreadExistsError: the thread is somebody else's.
+            ThreadExistsError: the thread belongs to another owner.
         """
         return await self._bridge.call(self._put(config, checkpoint, metadata, new_versions))
 
@@ -138,38 +165,50 @@ class PersistenceSaver(BaseCheckpointSaver[Any]):
     async def aput_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
     ) -> None:
-        """Save what a task has written.
+        """Save the writes of a task before the checkpoint that includes them.
+
+        Args:
+            config: names the checkpoint that the task started from, which may be saved later.
+            writes: pairs of channel and value.
+            task_id: the id of the task; repeated writes of a task change nothing.
+            task_path: orders tasks within a checkpoint.
 
         Raises:
+            InvalidInputError: an id or a name is not valid.
             ThreadNotFoundError: the thread was deleted since the run began.
         """
         await self._bridge.call(self._put_writes(config, writes, task_id, task_path))
 
     @override
     async def adelete_thread(self, thread_id: str) -> None:
-        """Delete a thread, with its messages and states: a late write does not bring it back."""
+        """Delete a thread with its messages and states; a late write of its run does not create it again."""
         await self._bridge.call(self._delete_thread(thread_id))
 
     @override
     async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
-        """Delete what runs have saved; later checkpoints of the same threads read as before."""
+        """Delete the checkpoints of runs; other checkpoints of the same threads read as before."""
         await self._bridge.call(self._delete_for_runs(run_ids))
 
     @override
     async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
-        """Copy all checkpoints of a thread into another one, which must have none.
+        """Copy all checkpoints of a thread to another one, which must have none.
 
         Raises:
-            ThreadNotFoundError: there is no such source.
-            ThreadExistsError: the target has checkpoints, or is somebody else's.
+            ThreadNotFoundError: the source does not exist.
+            ThreadExistsError: the target has checkpoints, or belongs to another owner.
         """
         await self._bridge.call(self._copy_thread(source_thread_id, target_thread_id))
 
     @override
     async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
-        """Delete all checkpoints of threads but the latest of each namespace, or (``"delete"``) all of them.
+        """Delete checkpoints of threads; the threads stay, and the remaining checkpoints read as before.
 
-        The threads stay, and what is kept reads as before, channels that are stored as their changes included.
+        Args:
+            thread_ids: the threads; those that do not exist are ignored.
+            strategy: ``"keep_latest"`` keeps the latest checkpoint of each namespace, ``"delete"`` none.
+
+        Raises:
+            InvalidInputError: there is no such strategy.
         """
         await self._bridge.call(self._prune(thread_ids, strategy))
 
@@ -177,7 +216,7 @@ class PersistenceSaver(BaseCheckpointSaver[Any]):
     async def aget_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
     ) -> Mapping[str, DeltaChannelHistory]:
-        """Return what was written to channels since they were last stored, in three statements for 200 steps."""
+        """Return the writes to channels since each was last stored whole, in three statements for 200 steps."""
         return await self._bridge.call(self._history(config, channels))
 
     # Sync.
@@ -248,23 +287,26 @@ class PersistenceSaver(BaseCheckpointSaver[Any]):
 
     @override
     def get_next_version(self, current: Any, channel: None) -> Any:
-        """Count versions up: as ints, and as texts where a thread that was imported has those."""
-        if not isinstance(current, str):
+        """Return the next version of a channel: an int, or a text in threads whose versions are texts."""
+        if not isinstance(
+            current, str
+        ):  # texts: LangGraph's own PostgreSQL checkpointers, from which threads are imported
             return 1 if current is None else int(current) + 1
         return f"{int(current.split('.')[0]) + 1:0{_VERSION_DIGITS}}.{random.random():016}"
 
-    # The work itself, in the loop of the Persistence.
+    # The following run in the event loop of the Persistence.
 
     async def _get(self, config: RunnableConfig) -> CheckpointTuple | None:
         address = self._address(config)
         query = CheckpointQuery(address.thread_id, address.namespace, address.checkpoint_id)
         found = await self._persistence.checkpoints.page(query, user_id=address.user_id, limit=1)
         if found:
-            self._known.note(address, there=True)
-            [only] = await tuples_of(self.serde, found, address.said)
+            self._known.note(address, exists=True)
+            [only] = await tuples_of(self.serde, found, address.echoed)
             return only
+        # A thread without checkpoints exists too: a save must be able to tell it from one that was deleted since.
         thread = await self._persistence.threads.get(address.thread_id, user_id=address.user_id)
-        self._known.note(address, there=thread is not None)
+        self._known.note(address, exists=thread is not None)
         return None
 
     async def _pages(
@@ -288,7 +330,7 @@ class PersistenceSaver(BaseCheckpointSaver[Any]):
             size = _PAGE if limit is None else min(_PAGE, limit)
             found = await self._persistence.checkpoints.page(query, user_id=owner, limit=size, after=last)
             if found:
-                yield await tuples_of(self.serde, found, None if address is None else address.said)
+                yield await tuples_of(self.serde, found, None if address is None else address.echoed)
             if len(found) < size:
                 return
             limit, last = None if limit is None else limit - size, found[-1]
@@ -305,22 +347,24 @@ class PersistenceSaver(BaseCheckpointSaver[Any]):
         values, mirror = checkpoint["channel_values"], self._mirror
 
         async def work(uow: UnitOfWork[Any, Any]) -> None:
-            fresh = await uow.checkpoints.put(new)
+            new_indexes = await uow.checkpoints.put(new)
+            # Only the root graph's messages are the conversation; subgraphs may have channels of the same name.
             if mirror is None or address.namespace or mirror.channel not in new_versions:
                 return
             if mirror.channel in values:
-                messages, places = values[mirror.channel], fresh.get(mirror.channel)
+                messages, indexes = values[mirror.channel], new_indexes.get(mirror.channel)
             else:
-                messages, places = await self._written_before(uow, new, mirror.channel), None
-            await mirror.write(uow, address.thread_id, new.checkpoint_id, messages, places)
+                messages, indexes = await self._written_before(uow, new, mirror.channel), None
+            await mirror.write(uow, address.thread_id, new.checkpoint_id, messages, indexes)
 
+        # Values were serialised above, before any await: the running graph may change them.
         async with self._turns.turn(address):
             await self._persistence.run(work, user_id=address.user_id)
-        self._known.note(address, there=True)
-        return address.config(address.namespace, checkpoint["id"])
+        self._known.note(address, exists=True)
+        return address.config(checkpoint["id"])
 
     async def _written_before(self, uow: UnitOfWork[Any, Any], new: NewCheckpoint, channel: str) -> Sequence[Any]:
-        """What tasks have handed to a channel whose value a checkpoint does not hold: what is new in it."""
+        """Return the items that a checkpoint adds to a ``DeltaChannel``: tasks wrote them at its parent."""
         if new.parent_id is None:
             return []
         written = await uow.checkpoints.written(new.thread_id, new.checkpoint_ns, new.parent_id, channel)
@@ -349,7 +393,7 @@ class PersistenceSaver(BaseCheckpointSaver[Any]):
             run_id=check_text(run_id, "run_id") if isinstance(run_id, str) else None,
             metadata=filterable,
             exact_metadata=exact,
-            body=dump_blob(serde, {key: part for key, part in checkpoint.items() if key not in _APART}),
+            body=dump_blob(serde, {key: part for key, part in checkpoint.items() if key not in _STORED_APART}),
             changed={name: dump(serde, values[name]) if name in values else None for name in new_versions},
             unchanged=[name for name in checkpoint["channel_versions"] if name not in new_versions],
             dump=lambda name: dump(serde, values[name]) if name in values else None,
@@ -371,14 +415,14 @@ class PersistenceSaver(BaseCheckpointSaver[Any]):
             task_id=check_text(task_id, "task_id"),
             task_path=check_text(task_path, "task_path"),
             writes=[
-                (WRITES_IDX_MAP.get(channel, place), check_text(channel, "channel"), dump(self.serde, written))
-                for place, (channel, written) in enumerate(writes)
+                (WRITES_IDX_MAP.get(channel, index), check_text(channel, "channel"), dump(self.serde, written))
+                for index, (channel, written) in enumerate(writes)
             ],
             may_start_thread=self._known.may_start(address, otherwise=False),
         )
         async with self._turns.turn(address):
             await self._persistence.checkpoints.put_writes(new, user_id=address.user_id)
-        self._known.note(address, there=True)
+        self._known.note(address, exists=True)
 
     async def _delete_thread(self, thread_id: str) -> None:
         await self._persistence.threads.delete(self._thread_id(thread_id), user_id=self._one_owner())
@@ -418,9 +462,5 @@ class PersistenceSaver(BaseCheckpointSaver[Any]):
         return owner_of({}, self._id_types, self._owner)
 
 
-_APART: Final = frozenset({"id", "channel_values"})
-_STRATEGIES: Final[tuple[Literal["keep_latest"], Literal["delete"]]] = ("keep_latest", "delete")
-
-
 async def _next(pages: AsyncIterator[Sequence[CheckpointTuple]]) -> Sequence[CheckpointTuple] | None:
-    return await anext(pages, None)  # a tuple in place of None makes Python 3.11 fail
+    return await anext(pages, None)  # with an empty tuple as the default, Python 3.11 fails

@@ -1,4 +1,4 @@
-"""Half characters (lone surrogates), which LangGraph's serialiser would replace by question marks."""
+"""Lone surrogates in texts, which LangGraph's serialiser would replace by question marks."""
 
 from __future__ import annotations
 
@@ -16,57 +16,60 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.serde.types import SendProtocol
 from pydantic import BaseModel
 
-from agent_persistence.repositories.checkpoints.packing import Blob
+from agent_persistence.repositories.checkpoints.compression import Blob
 
-_ESCAPE: Final = "\ufdd0"  # a character that Unicode keeps out of texts; where one holds it, it is doubled
+_ESCAPE: Final = "\ufdd0"  # a noncharacter of Unicode, not used in texts; if a text has it anyway, it is doubled
 _CONTAINERS: Final = (list, tuple, set, frozenset, deque)
-_LEAVES: Final = (int, float, bytes, bytearray, type(None), Enum)  # an enum may be a text as well, and stays as it is
+_LEAVES: Final = (int, float, bytes, bytearray, type(None), Enum)  # before str: an enum can be one, and stays as it is
 _ESCAPED: Final = "escaped+"
-_HALF: Final = re.compile("[\ud800-\udfff]")
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _SPECIAL: Final = re.compile(f"[{_ESCAPE}\ud800-\udfff]")
 _WRITTEN: Final = re.compile(f"{_ESCAPE}({_ESCAPE}|d[89a-f][0-9a-f]{{2}})")
 
 
 def dump_blob(serde: SerializerProtocol, value: Any) -> Blob:
-    """Serialise a value, whatever its texts hold."""
+    """Serialise a value; lone surrogates in its texts are escaped, which the name of the format says."""
     try:
         blob = serde.dumps_typed(value)
-    except TypeError:  # a half character in the key of a dict
-        if not _has_half(value):
+    except TypeError:  # the serialiser's answer to a lone surrogate in the key of a dict
+        if not _has_surrogate(value):
             raise
     else:
+        # JsonPlusSerializer writes a question mark for each, so that most values are not searched. Of another
+        # serialiser, such as one that encrypts, the bytes say nothing.
         may_be_lost = b"?" in blob[1] or not isinstance(serde, JsonPlusSerializer)
-        if not may_be_lost or not _has_half(value):
+        if not may_be_lost or not _has_surrogate(value):
             return blob
     kind, content = serde.dumps_typed(_with_texts(value, _escape))
     return _ESCAPED + kind, content
 
 
 def load_blob(serde: SerializerProtocol, blob: Blob) -> Any:
-    """Read what ``dump_blob`` wrote."""
+    """Deserialise a value that ``dump_blob`` wrote."""
     kind, content = blob
     if kind.startswith(_ESCAPED):
         return _with_texts(serde.loads_typed((kind.removeprefix(_ESCAPED), content)), _unescape)
     return serde.loads_typed(blob)
 
 
-def _has_half(value: Any) -> bool:
-    """Whether there is one in it. Texts with a question mark are looked at, so this has to be quick."""
+def _has_surrogate(value: Any) -> bool:
+    """Return whether a value has a lone surrogate. Called for each text with a question mark, so it must be fast."""
     if isinstance(value, _LEAVES):
         return False
     if isinstance(value, str):
-        return not value.isascii() and _HALF.search(value) is not None
+        # isascii() reads a flag, whatever the length of the text.
+        return not value.isascii() and _SURROGATE.search(value) is not None
     if isinstance(value, dict):
-        return any(_has_half(key) or _has_half(item) for key, item in value.items())
+        return any(_has_surrogate(key) or _has_surrogate(item) for key, item in value.items())
     if isinstance(value, _CONTAINERS):
-        return any(map(_has_half, value))
+        return any(map(_has_surrogate, value))
     if isinstance(value, PurePath):
-        return _has_half(str(value))
-    return any(_has_half(part) for _, part in _parts(value))
+        return _has_surrogate(str(value))
+    return any(_has_surrogate(part) for _, part in _parts(value))
 
 
 def _parts(value: Any) -> Iterable[tuple[str, Any]]:
-    """What an object is made of: a model with the fields that nobody declared, a dataclass, a packet to a node."""
+    """Return the fields of a model (extra ones too), of a dataclass, or of LangGraph's ``Send``; of others, none."""
     if isinstance(value, BaseModel):
         return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -83,7 +86,7 @@ def _unescape(text: str) -> str:
 
 
 def _with_texts(value: Any, change: Callable[[str], str]) -> Any:
-    """Copy a value with every text in it changed."""
+    """Return a copy of a value with every text replaced by ``change(text)``."""
     if isinstance(value, _LEAVES):
         return value
     if isinstance(value, str):
@@ -99,6 +102,7 @@ def _with_items(value: Any, change: Callable[[str], str]) -> Any:
     kind, items = type(value), [_with_texts(item, change) for item in value]
     if hasattr(value, "_fields"):  # a named tuple
         return kind(*items)
+    # How to make another subclass is unknown: it stays, and loses its lone surrogates.
     return kind(items) if kind in _CONTAINERS else value
 
 
@@ -109,5 +113,5 @@ def _with_parts(value: Any, change: Callable[[str], str]) -> Any:
     if changed:
         value = copy.copy(value)
         for name, part in changed.items():
-            object.__setattr__(value, name, part)
+            object.__setattr__(value, name, part)  # past the check of a frozen dataclass
     return value

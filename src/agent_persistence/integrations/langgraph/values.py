@@ -1,4 +1,4 @@
-"""LangGraph's values as blobs, and back."""
+"""Serialises LangGraph's values as blobs, and reads them back."""
 
 from __future__ import annotations
 
@@ -14,28 +14,29 @@ from langgraph.checkpoint.serde.types import _DeltaSnapshot
 from agent_persistence.encoding.exact_json import encode_json, sanitize
 from agent_persistence.errors import InvalidInputError
 from agent_persistence.integrations.langgraph.surrogates import dump_blob, load_blob
-from agent_persistence.repositories.checkpoints.packing import Blob
+from agent_persistence.repositories.checkpoints.compression import Blob
 from agent_persistence.repositories.checkpoints.records import ChannelValue
 
 _SEQUENCES: Final = (list, tuple)
 _SNAPSHOT: Final[Blob] = ("delta-snapshot", b"")
-"""In place of the first item: the list is a ``_DeltaSnapshot``."""
+"""Precedes the items of a list that is the value of a ``_DeltaSnapshot``."""
 _NUMBERS: Final = frozenset({int, float, bool, type(None)})
 
 
 def dump(serde: SerializerProtocol, value: Any) -> ChannelValue:
-    """Serialise a value; the items of a list each by itself, so that each is stored once.
+    """Serialise a value; a list item by item, so that each item is stored once.
 
-    So are those of the list that LangGraph writes from time to time for a channel that is kept as its changes.
+    The snapshots that LangGraph takes of a ``DeltaChannel`` are lists too.
     """
     items = value.value if isinstance(value, _DeltaSnapshot) else value
+    # An instance of a subclass, or a tuple, would come back as a plain list.
     if type(items) is list and _is_cut(serde, items):
         return [*([] if items is value else [_SNAPSHOT]), *(dump_blob(serde, item) for item in items)]
     return dump_blob(serde, value)
 
 
 def load(serde: SerializerProtocol, value: ChannelValue) -> Any:
-    """Read what ``dump`` wrote."""
+    """Deserialise a value that ``dump`` wrote."""
     if not isinstance(value, list):
         return load_blob(serde, value)
     if value[:1] == [_SNAPSHOT]:
@@ -44,15 +45,13 @@ def load(serde: SerializerProtocol, value: ChannelValue) -> Any:
 
 
 def _is_cut(serde: SerializerProtocol, items: list[Any]) -> bool:
-    """Whether the items are worth it: a number is smaller than what is noted about an item.
-
-    Encryption writes the same thing differently each time, so that no item would be found again.
-    """
+    # A number is smaller than the record of an item (about 40 bytes). Encrypted items never have the same bytes twice,
+    # so none would be found again.
     return not isinstance(serde, EncryptedSerializer) and not (items and all(type(item) in _NUMBERS for item in items))
 
 
 def merged_metadata(config: RunnableConfig, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Add to a checkpoint's metadata what the config says, as LangGraph's own checkpointers do, but change no text."""
+    """Add keys of the config to a checkpoint's metadata, as LangGraph's own checkpointers do, but change no text."""
     merged: dict[str, Any] = {key: _without_tuples(value) for key, value in metadata.items()}
     for given in (config.get("metadata"), config.get("configurable")):
         for key, value in (given or {}).items():
@@ -63,7 +62,7 @@ def merged_metadata(config: RunnableConfig, metadata: Mapping[str, Any]) -> dict
 
 
 def split_metadata(serde: SerializerProtocol, metadata: dict[str, Any]) -> tuple[dict[str, Any], Blob | None]:
-    """Return what of the metadata can be filtered by, and all of it where that is not the same."""
+    """Return the metadata that can be filtered by, and a blob of all of it if JSON cannot hold it exactly."""
     try:
         encode_json(metadata, "metadata")
     except InvalidInputError:
@@ -72,20 +71,20 @@ def split_metadata(serde: SerializerProtocol, metadata: dict[str, Any]) -> tuple
 
 
 def _without_tuples(value: Any) -> Any:
-    """A tuple comes back as a list, from LangGraph's serialiser as from JSON."""
+    # LangGraph's serialiser and JSON both return a list for a tuple.
     if type(value) is dict:
         return {key: _without_tuples(item) for key, item in value.items()}
     return [_without_tuples(item) for item in value] if type(value) in _SEQUENCES else value
 
 
 def filter_of(wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """What metadata must contain, as ``searchable`` has written it; what JSON cannot hold the repository refuses."""
+    """Return a filter in the form in which ``searchable`` writes metadata; the repository refuses what is no JSON."""
     found: dict[str, Any] = sanitize(_without_tuples(dict(wanted)), "filter")
     return found
 
 
 def searchable(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """What JSON can hold of metadata: NUL and half characters are replaced, and what has no word in it is left out."""
+    """Return the metadata that JSON can hold: NUL and lone surrogates are replaced, other values are left out."""
     found: dict[str, Any] = {}
     for key, value in metadata.items():
         try:

@@ -19,7 +19,8 @@ def _gin_index(name: str, summary: str, index: str, on: str, *, extension: str |
     )
 
 
-# For ILIKE on the column, as the repositories search; an index on lower(column) would not be used.
+# The price: a message of 618 bytes takes 286 us to insert instead of 6, and the index is 2.5 times as large as the
+# table. For ILIKE on the column, as the repositories search; an index on lower(column) would not be used.
 MESSAGE_SEARCH: Final = _gin_index(
     "message-search",
     "an index for messages.page(search=...) in threads of thousands of messages",
@@ -29,12 +30,13 @@ MESSAGE_SEARCH: Final = _gin_index(
 )
 THREAD_SEARCH: Final = _gin_index(
     "thread-search",
-    "an index for threads.page(search=...) of owners with thousands of threads, or of everybody",
+    "an index for threads.page(search=...) of owners with thousands of threads, or of all owners",
     "opt_threads_thread_name",
     "threads USING gin (thread_name {extension}.gin_trgm_ops)",
     extension="pg_trgm",
 )
-# jsonb_path_ops supports @> only, which is all that is needed, and is smaller than the default.
+# jsonb_path_ops supports @> only, which is all that is needed: a row takes 13 us to insert instead of 18 with the
+# default operators, and 5 without an index.
 THREAD_META: Final = _gin_index(
     "thread-meta",
     "an index for threads.page(meta=...)",

@@ -16,8 +16,8 @@ BEGIN
   RETURN NULL;
 END
 """
-# With row-level security the owner of the function sees the threads of nobody, unless he says that he looks for
-# everybody's. In a cascade the thread is gone already, and its own trigger has told.
+# Under row-level security the function's role sees no thread until it sets ``any_user``. In a cascade the thread is
+# already gone, and the trigger of ``threads`` has written its row.
 _TELL_OF_STATE: Final = """
 DECLARE
   any_user text := coalesce(current_setting('agent_persistence.any_user', true), '');
@@ -33,13 +33,14 @@ END
 
 def _trigger(name: str, events: str, table: str, body: str) -> tuple[str, ...]:
     return (
-        # SECURITY DEFINER: whoever deletes a user, and by a cascade threads, need not have rights on our tables.
-        # pg_temp comes last in the search path, so that nobody's temporary table takes the place of ours.
+        # SECURITY DEFINER: a role that deletes a user, and by a cascade threads, needs no rights on our tables.
+        # pg_temp comes last in the search path, so that no temporary table takes the place of ours.
         f"CREATE OR REPLACE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER "
         f"SET search_path = {{schema}}, pg_temp AS $${body}$$",
-        # Nobody else may hang it on a table of their own.
+        # Any other role could otherwise attach the function to one of its tables, and run it with our rights.
         f"REVOKE ALL ON FUNCTION {name}() FROM PUBLIC",
-        # For each row, not for each statement: there this condition spares the library's own writes all but itself.
+        # For each row: PostgreSQL evaluates the condition before it queues the trigger, so the condition is all that
+        # the library's own writes pay for.
         f"CREATE OR REPLACE TRIGGER {name} AFTER {events} ON {table} FOR EACH ROW "
         "WHEN (current_setting('agent_persistence.keeps_cache', true) IS DISTINCT FROM 'on') "
         f"EXECUTE FUNCTION {name}()",

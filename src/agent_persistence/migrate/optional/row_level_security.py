@@ -14,7 +14,7 @@ _OWNED: Final = (
     "user_id = nullif(current_setting('agent_persistence.user_id', true), '')::{user_id} "
     "OR current_setting('agent_persistence.any_user', true) = 'on'"
 )
-# The policy of threads holds in here as well.
+# The policy of threads holds in here as well. The price: the last 20 messages of a thread take 450 us instead of 10.
 _OF_A_VISIBLE_THREAD: Final = "EXISTS (SELECT FROM threads WHERE threads.thread_id = %s.thread_id)"
 _OF_A_VISIBLE_STREAM: Final = (
     "EXISTS (SELECT FROM state_streams AS stream WHERE stream.stream_id = state_chunks.stream_id)"
@@ -51,6 +51,7 @@ def _add() -> Iterator[str]:
     for table, visible in _POLICIES.items():
         yield f"DROP POLICY IF EXISTS opt_owner ON {table}"
         yield f"CREATE POLICY opt_owner ON {table} USING ({visible})"
+        # FORCE: without it the role that owns the table sees all rows.
         yield f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY"
 
 

@@ -1,4 +1,4 @@
-"""Rows of ``graph_values`` that were read, by where they are; and what references to them mean."""
+"""Loaded rows of ``graph_values``, and the values that references to them stand for."""
 
 from __future__ import annotations
 
@@ -9,53 +9,53 @@ from itertools import groupby
 from typing import Any
 
 from agent_persistence.frozen import frozen
-from agent_persistence.repositories.checkpoints.packing import MOST_BASES, WINDOW, Blob, bases_of, size_of, unpack
+from agent_persistence.repositories.checkpoints.compression import Blob, bases_of, decompress
 from agent_persistence.repositories.checkpoints.records import ChannelValue, PendingWrite
-from agent_persistence.repositories.checkpoints.refs import Handed, InlineRef, ListRef, Ref, Span, WholeRef
+from agent_persistence.repositories.checkpoints.refs import InheritedWrite, InlineRef, ListRef, Ref, Span, WholeRef
 from agent_persistence.repositories.checkpoints.value_rows import (
-    StoredCell,
+    Position,
     StoredItem,
+    StoredValue,
     Task,
-    stored_blobs,
-    stored_cells,
+    blobs_of,
+    stored_values,
 )
 
 
 class GoneError(Exception):
-    """Something that is referred to was deleted since the reference was read."""
+    """A row was deleted after a reference to it was read."""
 
 
 @frozen
-class _Written:
-    """One thing that a task has written, where it is stored."""
+class _Write:
+    """A stored write of a task."""
 
-    task_id: str
-    task_path: str
+    task: Task
     idx: int
-    channel: str
-    is_list: bool
+    value: StoredValue
     items: list[StoredItem]
 
 
-class Shelf:
-    """Rows of one namespace of one thread."""
+class LoadedRows:
+    """The loaded rows of one namespace of one thread."""
 
     def __init__(self) -> None:
-        self._cells: dict[int, Sequence[StoredCell]] = {}
+        self._values: dict[int, Sequence[StoredValue]] = {}
         self._contents: dict[int, bytes] = {}
-        self._blobs: dict[int, dict[tuple[int, int], Blob]] = {}
+        self._blobs: dict[int, dict[Position, Blob]] = {}
         self._numbers: defaultdict[str, list[int]] = defaultdict(list)
         self._tasks: dict[int, Task] = {}
         self._writes: defaultdict[str, list[int]] = defaultdict(list)
 
     def __len__(self) -> int:
-        """How many bytes were read."""
+        """Return the number of bytes that were read."""
         return sum(map(len, self._contents.values()))
 
-    def put(self, row: Any) -> None:
-        """Add a row; those of tasks in the order of their numbers."""
-        if row.value_no not in self._cells:
-            self._cells[row.value_no], task = stored_cells(row.value_no, row.cells)
+    def add(self, row: Any) -> None:
+        """Add a row; rows of tasks must be added in the order of their numbers."""
+        # A row can be read twice: as part of a list, and as a write of a task.
+        if row.value_no not in self._values:
+            self._values[row.value_no], task = stored_values(row.value_no, row.cells)
             if task is not None:
                 self._tasks[row.value_no] = task
             self._contents[row.value_no] = row.content
@@ -63,128 +63,121 @@ class Shelf:
         if row.is_write:
             self._writes[row.checkpoint_id].append(row.value_no)
 
-    def read(self, channel: str, ref: Ref) -> ChannelValue:
-        """Return what is referred to.
+    def resolve(self, channel: str, ref: Ref) -> ChannelValue:
+        """Return the value of a channel that a reference stands for.
 
         Raises:
-            GoneError: a part of it is not there.
+            GoneError: a row of it is not there.
         """
         if isinstance(ref, InlineRef):
             return ref.blob
         if isinstance(ref, WholeRef):
-            return self._blob(ref.place)
-        items = [self._blob(item.place) for span in ref.spans for item in self.items(channel, span)]
+            return self._blob(ref.position)
+        items = [self._blob(item.position) for span in ref.spans for item in self._items(channel, span)]
+        # A span has only ends: a row between them that was deleted shows only in the length.
         if len(items) != ref.length:
             raise GoneError
         return items
 
-    def items(self, channel: str, span: Span) -> Iterator[StoredItem]:
-        """The items of a channel from one place to another."""
+    def _items(self, channel: str, span: Span) -> Iterator[StoredItem]:
         numbers = self._numbers[channel]
         for number in numbers[bisect_left(numbers, span.first[0]) :]:
             if number > span.last[0]:
                 return
-            for item in items_of_channel(self._cells[number], channel):
-                if span.first <= item.place <= span.last:
+            for item in items_of_channel(self._values[number], channel):
+                if span.first <= item.position <= span.last:
                     yield item
 
     def pending(self, checkpoint_id: str) -> list[PendingWrite]:
-        """What tasks have written at a checkpoint, in the order in which it takes effect."""
+        """Return the writes of tasks at a checkpoint, in the order of their effect."""
         return [
-            PendingWrite(one.task_id, one.task_path, one.idx, one.channel, self._value(one))
-            for one in self._written(checkpoint_id)
+            PendingWrite(one.task.task_id, one.task.path, one.idx, one.value.channel, self._value(one))
+            for one in self._effective_writes(checkpoint_id)
         ]
 
-    def handed(self, checkpoint_id: str, channel: str) -> list[Handed]:
-        """What tasks have written to a channel at a checkpoint, by references that need no checkpoint."""
-        return [Handed(one.task_id, self._ref(one)) for one in self._written(checkpoint_id) if one.channel == channel]
+    def inherited(self, checkpoint_id: str, channel: str) -> list[InheritedWrite]:
+        """Return the writes to a channel at a checkpoint as references, which stay valid without the checkpoint."""
+        return [
+            InheritedWrite(one.task.task_id, self._ref(one))
+            for one in self._effective_writes(checkpoint_id)
+            if one.value.channel == channel
+        ]
 
-    def _written(self, checkpoint_id: str) -> list[_Written]:
-        """The writes that count, in the order of their effect.
+    def _effective_writes(self, checkpoint_id: str) -> list[_Write]:
+        """Return the writes that count, in the order of their effect.
 
-        A task that is run again repeats its writes, of which the first count; of the special ones, whose places are
-        below zero, the last do.
+        A task that runs again repeats its writes: the first of each index counts. LangGraph's special writes have
+        negative indexes: the last of each counts.
         """
-        found: dict[tuple[str, int], _Written] = {}
-        counts: dict[tuple[str, int], bool] = {}  # whether what comes behind a cell belongs to what was found
+        found: dict[tuple[str, int], _Write] = {}
+        counts: dict[tuple[str, int], bool] = {}  # whether the parts that follow a value belong to the one in found
         for number in self._writes[checkpoint_id]:
             task = self._tasks[number]
-            for cell in self._cells[number]:
-                if cell.idx is None:
+            for value in self._values[number]:
+                if value.idx is None:
                     continue
-                key = task.task_id, cell.idx
-                if not cell.continues:
-                    counts[key] = cell.idx < 0 or key not in found
+                key = task.task_id, value.idx
+                if not value.continues:
+                    counts[key] = value.idx < 0 or key not in found
                     if counts[key]:
-                        found[key] = _Written(
-                            task.task_id, task.path, cell.idx, cell.channel, cell.is_list, list(cell.items)
-                        )
+                        found[key] = _Write(task, value.idx, value, list(value.items))
                 elif counts.get(key, False):
-                    found[key].items.extend(cell.items)
-        return sorted(found.values(), key=lambda one: (one.task_path, one.task_id, one.idx))
+                    found[key].items.extend(value.items)
+        return sorted(found.values(), key=lambda one: (one.task.path, one.task.task_id, one.idx))
 
-    def _value(self, written: _Written) -> ChannelValue:
-        blobs = [self._blob(item.place) for item in written.items]
-        return blobs if written.is_list else blobs[0]
+    def _value(self, write: _Write) -> ChannelValue:
+        blobs = [self._blob(item.position) for item in write.items]
+        return blobs if write.value.is_list else blobs[0]
 
-    def _ref(self, written: _Written) -> Ref:
-        if not written.is_list:
-            [item] = written.items
-            return WholeRef(item.place) if item.print else InlineRef(self._blob(item.place))
+    def _ref(self, write: _Write) -> Ref:
+        if not write.value.is_list:
+            [item] = write.items
+            # A small value shares its row, so that a reference would keep the others from being deleted.
+            return WholeRef(item.position) if item.fingerprint else InlineRef(self._blob(item.position))
         spans = []
-        for _, items in groupby(written.items, key=lambda item: item.place[0]):
-            places = [item.place for item in items]
-            spans.append(Span(places[0], places[-1]))
-        return ListRef(len(written.items), spans)
+        for _, items in groupby(write.items, key=lambda item: item.position[0]):
+            positions = [item.position for item in items]
+            spans.append(Span(positions[0], positions[-1]))
+        return ListRef(len(write.items), spans)
 
-    def _blob(self, place: tuple[int, int]) -> Blob:
-        number = place[0]
-        if number not in self._cells:
+    def _blob(self, position: Position) -> Blob:
+        number = position[0]
+        if number not in self._values:
             raise GoneError
+        # Decompressed once for all items of the row, and only if one is asked for.
         if number not in self._blobs:
-            self._blobs[number] = stored_blobs(self._cells[number], self.content(number))
-        return self._blobs[number][place]
+            self._blobs[number] = blobs_of(self._values[number], self._content(number))
+        return self._blobs[number][position]
 
-    def content(self, number: int) -> bytes:
-        """The content of a row."""
-        packed = self._contents[number]
-        bases = bases_of(packed)
+    def _content(self, number: int) -> bytes:
+        compressed = self._contents[number]
+        bases = bases_of(compressed)
         if not all(base in self._contents for base in bases):
             raise GoneError
-        return unpack(packed, {base: unpack(self._contents[base]) for base in bases})
+        return decompress(compressed, {base: decompress(self._contents[base]) for base in bases})
 
-    def missing(self) -> set[int]:
-        """The rows, not yet here, that others are kept as what distinguishes them from."""
+    def missing_bases(self) -> set[int]:
+        """Return the numbers of the rows that loaded deltas rest on and that are not loaded."""
         return {base for content in self._contents.values() for base in bases_of(content)} - self._contents.keys()
 
-    def written(self, channel: str | None = None) -> dict[int, bytes]:
-        """The latest rows that tasks have written, or what these are kept like: so many as are of use to compare."""
-        mine = self._tasks.keys() if channel is None else self._tasks.keys() & self._numbers[channel]
-        found: dict[int, bytes] = {}
-        for number in sorted(mine, reverse=True)[:MOST_BASES]:
-            for like in bases_of(self._contents[number]) or [number]:
-                found |= self.base(like)
-            if size_of(found.items()) >= WINDOW:
-                break
-        return dict(sorted(found.items()))
-
-    def base(self, number: int) -> dict[int, bytes]:
-        """A row that others can be kept as what distinguishes them from, unless it is itself kept so."""
-        return {} if bases_of(self._contents[number]) else {number: self.content(number)}
+    def base(self) -> tuple[int, bytes] | None:
+        """Return the number and content of a row that is no delta itself, so that others can be deltas against it."""
+        whole = ((number, decompress(content)) for number, content in self._contents.items() if not bases_of(content))
+        return next(whole, None)
 
 
-def items_of_channel(cells: Iterable[StoredCell], channel: str) -> Iterator[StoredItem]:
-    """The items of a row that belong to a channel."""
-    for cell in cells:
-        if cell.channel == channel:
-            yield from cell.items
+def items_of_channel(values: Iterable[StoredValue], channel: str) -> Iterator[StoredItem]:
+    """Yield the items of a row that belong to a channel."""
+    for value in values:
+        if value.channel == channel:
+            yield from value.items
 
 
 def known_items(rows: Sequence[Any], channel: str) -> list[StoredItem]:
-    """The items of a channel in rows that it leads, in the order of their numbers."""
+    """Return the items of a channel in those rows whose first value is the channel's, in the order of the rows."""
     return [
         item
         for row in rows
         if row.channel == channel
-        for item in items_of_channel(stored_cells(row.value_no, row.cells)[0], channel)
+        for item in items_of_channel(stored_values(row.value_no, row.cells)[0], channel)
     ]

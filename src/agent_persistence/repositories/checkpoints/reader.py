@@ -1,36 +1,38 @@
-"""Reading checkpoints, with all that they refer to, in two statements."""
+"""Reads checkpoints in two statements: one for the checkpoints, one for the values that they refer to."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from typing import Any, Final
 
 from sqlalchemy import Row, literal, select, tuple_
 
-from agent_persistence.concurrency.offload import aside
+from agent_persistence.concurrency.offload import offload
 from agent_persistence.encoding.exact_json import UNDECODABLE
 from agent_persistence.errors import CorruptRowError
 from agent_persistence.records import ANY_USER
-from agent_persistence.repositories.checkpoints.loaded_rows import GoneError, Shelf
-from agent_persistence.repositories.checkpoints.packing import unpack_blob
-from agent_persistence.repositories.checkpoints.records import (
-    ChannelHistory,
-    CheckpointQuery,
-    CheckpointRecord,
-    PendingWrite,
+from agent_persistence.repositories.checkpoints.compression import decompress_blob
+from agent_persistence.repositories.checkpoints.loaded_rows import GoneError, LoadedRows
+from agent_persistence.repositories.checkpoints.records import ChannelHistory, CheckpointQuery, CheckpointRecord
+from agent_persistence.repositories.checkpoints.refs import (
+    History,
+    InheritedWrite,
+    ListRef,
+    Ref,
+    Refs,
+    WholeRef,
+    read_refs,
 )
-from agent_persistence.repositories.checkpoints.refs import Handed, History, ListRef, Ref, Refs, WholeRef, read_refs
 from agent_persistence.repositories.checkpoints.statements import read_values
 from agent_persistence.sessions.scope import Query, Scope
 
-Home = tuple[Any, str]
-"""A thread and a namespace."""
-Rows = tuple[Home, str | None, int, int]
-"""Rows of a channel, or whatever their channel is, from one number to another."""
+Namespace = tuple[Any, str]
+"""A thread id and a namespace of the thread."""
+RowRange = tuple[Namespace, str | None, int, int]
+"""The rows of a channel (``None``: of all channels) between two numbers, which are included."""
 
-_READS: Final = 5  # that something is deleted between both statements again and again is not to be expected
+_ATTEMPTS: Final = 5  # a read fails only if rows are deleted between its two statements each time
 _ANCESTORS_AT_ONCE: Final = 200
 
 
@@ -44,10 +46,15 @@ class CheckpointReader:
     async def latest(
         self, query: CheckpointQuery, *, limit: int, after: CheckpointRecord | None = None
     ) -> list[CheckpointRecord]:
-        """Return checkpoints, the latest first; ``after`` leads on.
+        """Return checkpoints, the latest first.
+
+        Args:
+            query: selects the checkpoints.
+            limit: the maximum number of checkpoints.
+            after: the last checkpoint of the page before.
 
         Raises:
-            CorruptRowError: one of them cannot be read.
+            CorruptRowError: a checkpoint cannot be read.
         """
         statement = self._select(query).limit(limit)
         if after is not None:
@@ -55,77 +62,69 @@ class CheckpointReader:
             columns = self._order()
             literals = [literal(one, column.type) for one, column in zip(position, columns, strict=True)]
             statement = statement.where(tuple_(*columns) < tuple_(*literals))
-        for _ in range(_READS):
+        for _ in range(_ATTEMPTS):
             rows = (await self._scope.execute(statement)).all()
             refs = [read_refs(row.refs) for row in rows]
-            shelves = await self._shelves(
-                [
-                    ((row.thread_id, row.checkpoint_ns), one.channels.items())
-                    for row, one in zip(rows, refs, strict=True)
-                ],
+            loaded = await self._load(
+                [(_namespace(row), one.channels.items()) for row, one in zip(rows, refs, strict=True)],
                 [(row.thread_id, row.checkpoint_ns, row.checkpoint_id) for row in rows],
             )
             try:
-                return await aside(partial(_records, rows, refs, shelves), size=sum(map(len, shelves.values())))
+                return await offload(sum(map(len, loaded.values())), _records, rows, refs, loaded)
             except GoneError:
                 continue
         raise CorruptRowError("graph_checkpoints", query.thread_id, "refs")
 
     async def history(self, query: CheckpointQuery, channels: Sequence[str]) -> dict[str, ChannelHistory]:
-        """Return what was written to channels on the way to a checkpoint, since each had a value."""
-        for _ in range(_READS):
+        """Return the writes to channels at the ancestors of a checkpoint, since each channel had a value.
+
+        Raises:
+            CorruptRowError: the history cannot be read.
+        """
+        for _ in range(_ATTEMPTS):
+            collector = await self.collect(query, channels)
+            loaded = await self.load_history((query.thread_id, query.checkpoint_ns or ""), collector)
             try:
-                return await self._history(query, channels)
+                return await offload(len(loaded), _histories, collector, loaded)
             except GoneError:
                 continue
         raise CorruptRowError("graph_checkpoints", query.thread_id, "refs")
 
-    async def walk(self, query: CheckpointQuery, channels: Sequence[str]) -> Walk:
-        """Follow a checkpoint's ancestors until each of the channels has a value."""
-        walk = Walk(channels)
+    async def collect(self, query: CheckpointQuery, channels: Sequence[str]) -> HistoryCollector:
+        """Visit a checkpoint's ancestors until each of the channels has a value."""
+        collector = HistoryCollector(channels)
         rows = (await self._scope.execute(self._select(query).limit(1))).all()
         if not rows:
-            return walk
+            return collector
         [target] = rows
-        walk.begin(read_refs(target.refs))
+        collector.start(read_refs(target.refs))
         parent = target.parent_id
-        while parent is not None and walk.open:
-            chain = await self._ancestors((target.thread_id, target.checkpoint_ns), parent)
+        while parent is not None and collector.open:
+            ancestors = await self._ancestors(_namespace(target), parent)
             parent = None
-            for row in chain:
-                if not walk.step(row.checkpoint_id, read_refs(row.refs)):
-                    return walk
+            for row in ancestors:
+                if not collector.visit(row.checkpoint_id, read_refs(row.refs)):
+                    return collector
                 parent = row.parent_id
-        return walk
+        return collector
 
-    async def resolve(self, home: Home, walk: Walk) -> Shelf:
-        """Read what was found on the way."""
-        thread_id, namespace = home
-        shelves = await self._shelves(
-            [(home, walk.references())],
-            [(thread_id, namespace, checkpoint_id) for checkpoint_id in walk.passed],
-            walk.channels,
-        )
-        return shelves[home]
+    async def load_history(self, namespace: Namespace, collector: HistoryCollector) -> LoadedRows:
+        """Load the rows that a collected history consists of."""
+        visited = [(*namespace, checkpoint_id) for checkpoint_id in collector.visited]
+        return (await self._load([(namespace, collector.references())], visited, collector.channels))[namespace]
 
-    async def referred(self, home: Home, channel: str, ref: Ref) -> Shelf:
-        """Read what one reference needs."""
-        return (await self._shelves([(home, [(channel, ref)])], []))[home]
+    async def load_value(self, namespace: Namespace, channel: str, ref: Ref) -> LoadedRows:
+        """Load the rows that one reference needs."""
+        return (await self._load([(namespace, [(channel, ref)])], []))[namespace]
 
-    async def written(self, home: Home, checkpoint_id: str, channels: Sequence[str] | None = None) -> Shelf:
-        """Read what tasks have written at a checkpoint, to some channels or to all."""
-        return (await self._shelves([], [(*home, checkpoint_id)], channels))[home]
+    async def load_writes(self, namespace: Namespace, checkpoint_id: str, channels: Sequence[str]) -> LoadedRows:
+        """Load the rows that tasks wrote to channels at a checkpoint."""
+        return (await self._load([], [(*namespace, checkpoint_id)], channels))[namespace]
 
-    async def _history(self, query: CheckpointQuery, channels: Sequence[str]) -> dict[str, ChannelHistory]:
-        walk = await self.walk(query, channels)
-        shelf = await self.resolve((query.thread_id, query.checkpoint_ns or ""), walk)
-        return await aside(partial(_histories, walk, shelf), size=len(shelf))
-
-    async def _ancestors(self, home: Home, checkpoint_id: str) -> Sequence[Row[Any]]:
-        """A checkpoint and those before it, on the way of the parents, so many as are read at once."""
+    async def _ancestors(self, namespace: Namespace, checkpoint_id: str) -> Sequence[Row[Any]]:
+        """Return a checkpoint and its ancestors, the nearest first; 200 at most."""
         checkpoint = self._checkpoint
-        thread_id, namespace = home
-        here = (checkpoint.c.thread_id == thread_id) & (checkpoint.c.checkpoint_ns == namespace)
+        here = (checkpoint.c.thread_id == namespace[0]) & (checkpoint.c.checkpoint_ns == namespace[1])
         chosen = [checkpoint.c.checkpoint_id, checkpoint.c.parent_id, checkpoint.c.refs]
         first = (
             select(*chosen, literal(1).label("depth"))
@@ -133,6 +132,7 @@ class CheckpointReader:
             .where(here, checkpoint.c.checkpoint_id == checkpoint_id, self._scope.owns())
         )
         chain = first.cte("chain", recursive=True)
+        # The depth also ends the recursion where a checkpoint is its own ancestor.
         following = (
             select(*chosen, chain.c.depth + 1)
             .join(chain, checkpoint.c.checkpoint_id == chain.c.parent_id)
@@ -163,74 +163,83 @@ class CheckpointReader:
             statement = statement.where(checkpoint.c.metadata.bool_op("@>")(encoded))
         return statement
 
-    async def _shelves(
+    async def _load(
         self,
-        references: Iterable[tuple[Home, Iterable[tuple[str, Ref]]]],
+        references: Iterable[tuple[Namespace, Iterable[tuple[str, Ref]]]],
         pending: Sequence[tuple[Any, str, str]],
         written_to: Sequence[str] | None = None,
-    ) -> defaultdict[Home, Shelf]:
-        shelves: defaultdict[Home, Shelf] = defaultdict(Shelf)
-        await self._fill(shelves, merged_spans(references), pending, written_to)
-        missing = [(home, None, base, base) for home, shelf in shelves.items() for base in shelf.missing()]
-        await self._fill(shelves, missing, (), None)
-        return shelves
+    ) -> defaultdict[Namespace, LoadedRows]:
+        loaded: defaultdict[Namespace, LoadedRows] = defaultdict(LoadedRows)
+        await self._load_ranges(loaded, merged_ranges(references), pending, written_to)
+        # Bases are never deltas themselves, so that this is the last statement.
+        missing = [(namespace, None, base, base) for namespace, rows in loaded.items() for base in rows.missing_bases()]
+        await self._load_ranges(loaded, missing, (), None)
+        return loaded
 
-    async def _fill(
+    async def _load_ranges(
         self,
-        shelves: defaultdict[Home, Shelf],
-        spans: Sequence[Rows],
+        loaded: defaultdict[Namespace, LoadedRows],
+        ranges: Sequence[RowRange],
         pending: Sequence[tuple[Any, str, str]],
         written_to: Sequence[str] | None,
     ) -> None:
-        if not spans and not pending:
+        if not ranges and not pending:
             return
         scope = self._scope
         rows = await scope.fetch(
             read_values(scope.models, of_any_user=scope.owner is ANY_USER),
             owner=scope.owner,
-            span_thread_id=[home[0] for home, *_ in spans],
-            span_checkpoint_ns=[home[1] for home, *_ in spans],
-            span_channel=[channel for _, channel, *_ in spans],
-            span_first_no=[first for *_, first, _ in spans],
-            span_last_no=[last for *_, last in spans],
+            span_thread_id=[namespace[0] for namespace, *_ in ranges],
+            span_checkpoint_ns=[namespace[1] for namespace, *_ in ranges],
+            span_channel=[channel for _, channel, *_ in ranges],
+            span_first_no=[first for *_, first, _ in ranges],
+            span_last_no=[last for *_, last in ranges],
             pending_thread_id=[thread_id for thread_id, *_ in pending],
             pending_checkpoint_ns=[namespace for _, namespace, _ in pending],
             pending_checkpoint_id=[checkpoint_id for *_, checkpoint_id in pending],
             written_to=None if written_to is None else list(written_to),
         )
+        # Sorted here: the server would have to sort contents too.
         for row in sorted(rows, key=lambda row: int(row.value_no)):
-            shelves[row.thread_id, row.checkpoint_ns].put(row)
+            loaded[_namespace(row)].add(row)
 
 
-class Walk:
-    """The way from a checkpoint to where its channels had values."""
+class HistoryCollector:
+    """Collects the history of channels while the ancestors of a checkpoint are visited, the nearest first.
+
+    Attributes:
+        open: the channels for which no ancestor had a value yet.
+        seeds: the values to which the writes are applied, by channel.
+        visited: the ids of the visited ancestors.
+    """
 
     def __init__(self, channels: Sequence[str]) -> None:
         self.channels = channels
         self.open = set(channels)
         self.seeds: dict[str, Ref] = {}
-        self.passed: list[str] = []
+        self.visited: list[str] = []
         self._known: set[str] = set()
-        self._passed_by: dict[str, int] = {}
+        self._visited_for: dict[str, int] = {}
         self._histories: dict[str, History] = {}
 
-    def begin(self, refs: Refs) -> None:
-        """Start at a checkpoint, whose own values do not count, but what it has of ancestors that are gone."""
+    def start(self, refs: Refs) -> None:
+        """Start at the checkpoint itself: its values are no history, but it may hold that of deleted ancestors."""
         for channel in list(self.open):
             self._inherit(channel, refs)
 
-    def step(self, checkpoint_id: str, refs: Refs) -> bool:
-        """Come by the next ancestor: what tasks wrote there is on the way, for channels that are still open.
+    def visit(self, checkpoint_id: str, refs: Refs) -> bool:
+        """Visit the next ancestor and note its writes for channels that are still open.
 
         Returns:
-            Whether to go on: channels are open, and the way is no circle, as where a checkpoint is its own parent.
+            Whether to continue: channels are open, and the ancestor was not visited before.
         """
         if checkpoint_id in self._known:
             return False
         self._known.add(checkpoint_id)
-        self.passed.append(checkpoint_id)
+        self.visited.append(checkpoint_id)
         for channel in list(self.open):
-            self._passed_by[channel] = len(self.passed)
+            # Counted before the value is looked for: it is the value before the writes at this ancestor.
+            self._visited_for[channel] = len(self.visited)
             if channel in refs.channels:
                 self.seeds[channel] = refs.channels[channel]
                 self.open.discard(channel)
@@ -238,30 +247,24 @@ class Walk:
                 self._inherit(channel, refs)
         return bool(self.open)
 
-    def handed(self, channel: str) -> Sequence[Handed]:
-        """Writes of ancestors that are gone."""
+    def inherited(self, channel: str) -> Sequence[InheritedWrite]:
+        """Return the writes of deleted ancestors."""
         history = self._histories.get(channel)
         return history.writes if history is not None else ()
 
-    def writes(self, channel: str, shelf: Shelf) -> list[PendingWrite]:
-        """Writes of the ancestors, the oldest first."""
-        return [
-            write
-            for checkpoint_id in reversed(self.passed[: self._passed_by.get(channel, 0)])
-            for write in shelf.pending(checkpoint_id)
-            if write.channel == channel
-        ]
+    def ancestors(self, channel: str) -> Iterable[str]:
+        """Return the ids of the ancestors with writes to a channel, the oldest first."""
+        return reversed(self.visited[: self._visited_for.get(channel, 0)])
 
-    def history(self, channel: str, shelf: Shelf) -> History:
-        """All that was found for a channel, by references that need no ancestor."""
-        passed = reversed(self.passed[: self._passed_by.get(channel, 0)])
-        written = [handed for checkpoint_id in passed for handed in shelf.handed(checkpoint_id, channel)]
-        return History(self.seeds.get(channel), [*self.handed(channel), *written])
+    def history(self, channel: str, loaded: LoadedRows) -> History:
+        """Return the whole history of a channel as references, which stay valid without the ancestors."""
+        written = [write for one in self.ancestors(channel) for write in loaded.inherited(one, channel)]
+        return History(self.seeds.get(channel), [*self.inherited(channel), *written])
 
     def references(self) -> list[tuple[str, Ref]]:
-        """All references on the way."""
-        handed = [(channel, one.ref) for channel in self._histories for one in self.handed(channel)]
-        return [*self.seeds.items(), *handed]
+        """Return the references to seeds and to writes of deleted ancestors, with their channels."""
+        inherited = [(channel, write.ref) for channel in self._histories for write in self.inherited(channel)]
+        return [*self.seeds.items(), *inherited]
 
     def _inherit(self, channel: str, refs: Refs) -> None:
         if channel in refs.history:
@@ -272,21 +275,21 @@ class Walk:
             self.open.discard(channel)
 
 
-def merged_spans(references: Iterable[tuple[Home, Iterable[tuple[str, Ref]]]]) -> list[Rows]:
-    """The rows that are referred to: for each thread, namespace and channel, numbers from one to another."""
-    found: defaultdict[tuple[Home, str], set[tuple[int, int]]] = defaultdict(set)
-    for home, refs in references:
+def merged_ranges(references: Iterable[tuple[Namespace, Iterable[tuple[str, Ref]]]]) -> list[RowRange]:
+    """Return the ranges of rows that references need; ranges that touch are merged."""
+    found: defaultdict[tuple[Namespace, str], set[tuple[int, int]]] = defaultdict(set)
+    for namespace, refs in references:
         for channel, ref in refs:
             if isinstance(ref, WholeRef):
-                found[home, channel].add((ref.place[0], ref.place[0]))
+                found[namespace, channel].add((ref.position[0], ref.position[0]))
             elif isinstance(ref, ListRef):
-                found[home, channel].update((span.first[0], span.last[0]) for span in ref.spans)
-    return [(home, channel, first, last) for (home, channel), spans in found.items() for first, last in _merged(spans)]
+                found[namespace, channel].update((span.first[0], span.last[0]) for span in ref.spans)
+    return [(*key, first, last) for key, ranges in found.items() for first, last in _merged(ranges)]
 
 
-def _merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+def _merged(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     merged: list[tuple[int, int]] = []
-    for first, last in sorted(spans):
+    for first, last in sorted(ranges):
         if merged and first <= merged[-1][1] + 1:
             merged[-1] = merged[-1][0], max(merged[-1][1], last)
         else:
@@ -294,24 +297,35 @@ def _merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     return merged
 
 
-def _records(rows: Sequence[Row[Any]], refs: Sequence[Refs], shelves: Mapping[Home, Shelf]) -> list[CheckpointRecord]:
-    return [_record(row, one, shelves[row.thread_id, row.checkpoint_ns]) for row, one in zip(rows, refs, strict=True)]
+def _namespace(row: Row[Any]) -> Namespace:
+    return row.thread_id, row.checkpoint_ns
 
 
-def _histories(walk: Walk, shelf: Shelf) -> dict[str, ChannelHistory]:
+def _histories(collector: HistoryCollector, loaded: LoadedRows) -> dict[str, ChannelHistory]:
     return {
         channel: ChannelHistory(
-            None if (seed := walk.seeds.get(channel)) is None else shelf.read(channel, seed),
+            None if (seed := collector.seeds.get(channel)) is None else loaded.resolve(channel, seed),
             [
-                *[(handed.task_id, shelf.read(channel, handed.ref)) for handed in walk.handed(channel)],
-                *[(write.task_id, write.value) for write in walk.writes(channel, shelf)],
+                *[(write.task_id, loaded.resolve(channel, write.ref)) for write in collector.inherited(channel)],
+                *[
+                    (write.task_id, write.value)
+                    for checkpoint_id in collector.ancestors(channel)
+                    for write in loaded.pending(checkpoint_id)
+                    if write.channel == channel
+                ],
             ],
         )
-        for channel in walk.channels
+        for channel in collector.channels
     }
 
 
-def _record(row: Any, refs: Refs, shelf: Shelf) -> CheckpointRecord:
+def _records(
+    rows: Sequence[Row[Any]], refs: Sequence[Refs], loaded: Mapping[Namespace, LoadedRows]
+) -> list[CheckpointRecord]:
+    return [_record(row, one, loaded[_namespace(row)]) for row, one in zip(rows, refs, strict=True)]
+
+
+def _record(row: Any, refs: Refs, loaded: LoadedRows) -> CheckpointRecord:
     if row.metadata is UNDECODABLE:
         raise CorruptRowError("graph_checkpoints", (row.thread_id, row.checkpoint_ns, row.checkpoint_id), "metadata")
     return CheckpointRecord(
@@ -321,8 +335,8 @@ def _record(row: Any, refs: Refs, shelf: Shelf) -> CheckpointRecord:
         checkpoint_id=row.checkpoint_id,
         parent_id=row.parent_id,
         metadata=row.metadata,
-        exact_metadata=None if row.exact_metadata is None else unpack_blob(row.exact_metadata),
-        body=unpack_blob(row.body),
-        channels={channel: shelf.read(channel, ref) for channel, ref in refs.channels.items()},
-        writes=shelf.pending(row.checkpoint_id),
+        exact_metadata=None if row.exact_metadata is None else decompress_blob(row.exact_metadata),
+        body=decompress_blob(row.body),
+        channels={channel: loaded.resolve(channel, ref) for channel, ref in refs.channels.items()},
+        writes=loaded.pending(row.checkpoint_id),
     )

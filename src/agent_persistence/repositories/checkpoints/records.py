@@ -7,7 +7,7 @@ from dataclasses import field
 from typing import Any
 
 from agent_persistence.frozen import frozen
-from agent_persistence.repositories.checkpoints.packing import Blob
+from agent_persistence.repositories.checkpoints.compression import Blob
 
 ChannelValue = Blob | list[Blob]
 """A value, or the items of a list, each serialised by itself."""

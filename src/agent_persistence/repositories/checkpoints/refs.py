@@ -1,28 +1,27 @@
-"""Where the values of a checkpoint's channels are: spans of stored items, which say a list's every version exactly."""
+"""References of checkpoints to stored values. A list is referred to as spans of stored items, whatever was edited."""
 
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 from agent_persistence.frozen import frozen
-from agent_persistence.repositories.checkpoints.packing import Blob, pack_json, unpack_json
-from agent_persistence.repositories.checkpoints.value_rows import Place, StoredItem
+from agent_persistence.repositories.checkpoints.compression import Blob, compress_json, decompress_json
+from agent_persistence.repositories.checkpoints.value_rows import Position, StoredItem
 
 
 @frozen
 class Span:
-    """All items of a channel from one place to another, both included."""
+    """All items of a channel between two positions, which are included."""
 
-    first: Place
-    last: Place
+    first: Position
+    last: Position
 
 
 @frozen
 class ListRef:
-    """A list: the items of its spans, one after the other; ``length`` shows whether all of them are there."""
+    """A list: the items of its spans, in their order; ``length`` tells whether one of them was deleted."""
 
     length: int
     spans: Sequence[Span]
@@ -30,14 +29,14 @@ class ListRef:
 
 @frozen
 class WholeRef:
-    """A value that is stored as one item."""
+    """A value that is one stored item."""
 
-    place: Place
+    position: Position
 
 
 @frozen
 class InlineRef:
-    """A value that is small enough to stand here itself."""
+    """A value that is small enough to be stored in the reference."""
 
     blob: Blob
 
@@ -46,8 +45,8 @@ Ref = ListRef | WholeRef | InlineRef
 
 
 @frozen
-class Handed:
-    """A write to a channel that a checkpoint has from an ancestor that is gone."""
+class InheritedWrite:
+    """A write to a ``DeltaChannel`` at an ancestor that was deleted."""
 
     task_id: str
     ref: Ref
@@ -55,63 +54,63 @@ class Handed:
 
 @frozen
 class History:
-    """What a channel that is kept as its changes had before a checkpoint whose ancestors are gone.
+    """The history of a ``DeltaChannel`` before a checkpoint whose ancestors were deleted.
 
     Attributes:
-        seed: the value that the writes come on top of; ``None`` where there was none.
+        seed: the value to which the writes are applied; ``None`` if there was none.
         writes: the oldest first.
     """
 
     seed: Ref | None
-    writes: Sequence[Handed]
+    writes: Sequence[InheritedWrite]
 
 
 @frozen
 class Refs:
-    """Where the values of a checkpoint's channels are.
+    """The references of a checkpoint.
 
     Attributes:
-        channels: those that have a value.
-        history: see ``History``; empty unless ancestors were deleted.
+        channels: one for each channel that has a value.
+        history: by channel; empty unless ancestors were deleted.
     """
 
     channels: Mapping[str, Ref]
     history: Mapping[str, History]
 
     def all(self) -> Iterator[tuple[str, Ref]]:
-        """Every reference, with its channel."""
+        """Yield every reference, with its channel."""
         yield from self.channels.items()
         for channel, history in self.history.items():
             if history.seed is not None:
                 yield channel, history.seed
-            for handed in history.writes:
-                yield channel, handed.ref
+            yield from ((channel, write.ref) for write in history.writes)
 
 
 NO_REFS = Refs({}, {})
 
 
 def write_refs(refs: Refs) -> bytes:
-    """Write them for a column."""
+    """Encode references for a column."""
     channels = {channel: _to_json(ref) for channel, ref in refs.channels.items()}
     if not refs.history:
-        return pack_json([channels])
+        return compress_json([channels])
     history = {
         channel: [
             None if past.seed is None else _to_json(past.seed),
-            [[handed.task_id, _to_json(handed.ref)] for handed in past.writes],
+            [[write.task_id, _to_json(write.ref)] for write in past.writes],
         ]
         for channel, past in refs.history.items()
     }
-    return pack_json([channels, history])
+    return compress_json([channels, history])
 
 
-def read_refs(packed: bytes) -> Refs:
-    """Read what ``write_refs`` wrote."""
-    channels, *rest = unpack_json(packed)
+def read_refs(column: bytes) -> Refs:
+    """Decode references that ``write_refs`` encoded."""
+    channels, *rest = decompress_json(column)
     history = {
         channel: History(
-            None if seed is None else _from_json(seed), [Handed(task_id, _from_json(ref)) for task_id, ref in writes]
+            None if seed is None else _from_json(seed),
+            [InheritedWrite(task_id, _from_json(ref)) for task_id, ref in writes],
         )
         for channel, (seed, writes) in (rest[0] if rest else {}).items()
     }
@@ -123,9 +122,10 @@ def _to_json(ref: Ref) -> list[Any]:
         kind, content = ref.blob
         return ["inline", kind, b64encode(content).decode()]
     if isinstance(ref, WholeRef):
-        return ["whole", *ref.place]
+        return ["whole", *ref.position]
     numbers, last = [], 0
-    for span in ref.spans:  # as differences: of a list with many spans they are small, and compress well
+    # As differences, which are small numbers and compress well: an edited list can have many spans.
+    for span in ref.spans:
         numbers += [span.first[0] - last, span.first[1], span.last[0] - span.first[0], span.last[1]]
         last = span.last[0]
     return ["list", ref.length, numbers]
@@ -149,44 +149,50 @@ def _from_json(written: list[Any]) -> Ref:
 
 @frozen
 class Layout:
-    """How a list is made of items that are known, and of others that have to be added behind them.
+    """A list in terms of the stored items of its channel and of new items, which are stored after them.
 
     Attributes:
-        runs: pairs of positions among the known and the added items, both included.
-        added: positions, within the list, of what has to be added.
+        runs: first and last indexes of consecutive items, counted over the stored and then the new items.
+        added: the indexes, in the list, of the new items.
     """
 
     runs: Sequence[tuple[int, int]]
     added: Sequence[int]
 
-    def spans(self, places: Sequence[Place]) -> list[Span]:
-        """The runs, where the places of all items are known."""
-        return [Span(places[first], places[last]) for first, last in self.runs]
+    def spans(self, positions: Sequence[Position]) -> list[Span]:
+        """Return the spans of the list, given the positions of all stored and new items."""
+        return [Span(positions[first], positions[last]) for first, last in self.runs]
 
 
-def lay_out(prints: Sequence[str], known: Sequence[StoredItem]) -> Layout:
-    """Find the items of a list among those that are stored, which are all of its channel from some place on.
+def lay_out(fingerprints: Sequence[str], known: Sequence[StoredItem]) -> Layout:
+    """Find the items of a list among stored ones.
 
-    Goes on behind the item before where that fits, so that a list that grew is one run, whatever was cut from it.
+    Args:
+        fingerprints: of the list's items.
+        known: all stored items of the channel from some row on, in their order.
     """
-    position_of = {item.print: position for position, item in enumerate(known)}
-    positions: list[int] = []
+    index_of = {item.fingerprint: index for index, item in enumerate(known)}
+    indexes: list[int] = []
     added: list[int] = []
-    for place, wanted in enumerate(prints):
-        following = positions[-1] + 1 if positions else 0
-        if following < len(known) and known[following].print == wanted:
-            positions.append(following)
-        elif wanted in position_of:
-            positions.append(position_of[wanted])
+    for index, wanted in enumerate(fingerprints):
+        # First the item after the last one found: so equal items do not tear a run apart, and a list that grew is one
+        # run, whatever was cut from its beginning.
+        following = indexes[-1] + 1 if indexes else 0
+        if following < len(known) and known[following].fingerprint == wanted:
+            indexes.append(following)
+        elif wanted in index_of:
+            indexes.append(index_of[wanted])
         else:
-            positions.append(len(known) + len(added))
-            added.append(place)
-    return Layout(_runs(positions), added)
+            indexes.append(len(known) + len(added))
+            added.append(index)
+    return Layout(_runs(indexes), added)
 
 
-def _runs(positions: Sequence[int]) -> list[tuple[int, int]]:
-    if not positions:
-        return []
-    breaks = [place for place, (before, after) in enumerate(pairwise(positions), 1) if after != before + 1]
-    starts, ends = [0, *breaks], [*breaks, len(positions)]
-    return [(positions[start], positions[end - 1]) for start, end in zip(starts, ends, strict=True)]
+def _runs(indexes: Sequence[int]) -> list[tuple[int, int]]:
+    runs: list[tuple[int, int]] = []
+    for index in indexes:
+        if runs and index == runs[-1][1] + 1:
+            runs[-1] = runs[-1][0], index
+        else:
+            runs.append((index, index))
+    return runs

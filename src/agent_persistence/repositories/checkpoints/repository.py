@@ -1,4 +1,4 @@
-"""``CheckpointRepository``: the checkpoints of graphs, for ``integrations.langgraph``."""
+"""``CheckpointRepository``, the checkpoints of graphs, for ``integrations.langgraph``."""
 
 from __future__ import annotations
 
@@ -32,52 +32,71 @@ class CheckpointRepository(Generic[IdT, UserIdT]):
         self._scope = scope
 
     async def put(self, new: NewCheckpoint) -> dict[str, list[int]]:
-        """Save a checkpoint; return, for its lists that changed, which of their items the parent's did not have.
+        """Save a checkpoint with its values; a stored checkpoint with the same id is overwritten.
+
+        Returns:
+            For each list that changed, the indexes of the items that the parent's list does not have.
 
         Raises:
-            ThreadNotFoundError: there is no such thread, and it may not be made.
-            ThreadExistsError: the thread is somebody else's.
+            ThreadNotFoundError: the thread does not exist and may not be created.
+            ThreadExistsError: the thread belongs to another owner.
+            CheckpointingDisabledError: the settings disable saving.
         """
         return await CheckpointWriter(self._scope).checkpoint(new)
 
     async def put_writes(self, new: NewWrites) -> None:
-        """Save what a task has written; of the same place written twice the first counts, of a special one the last.
+        """Save the writes of a task. Of two with the same index the first counts; with a negative index, the last.
 
         Raises:
-            ThreadNotFoundError: there is no such thread, and it may not be made.
-            ThreadExistsError: the thread is somebody else's.
+            ThreadNotFoundError: the thread does not exist and may not be created.
+            ThreadExistsError: the thread belongs to another owner.
+            CheckpointingDisabledError: the settings disable saving.
         """
         await CheckpointWriter(self._scope).writes(new)
 
     async def page(
         self, query: CheckpointQuery, *, limit: int, after: CheckpointRecord | None = None
     ) -> list[CheckpointRecord]:
-        """Read checkpoints, the latest first; ``after``, the last one of a page, leads on."""
+        """Return checkpoints, the latest first.
+
+        Args:
+            query: selects the checkpoints.
+            limit: the maximum number of checkpoints.
+            after: the last checkpoint of the page before.
+
+        Raises:
+            CorruptRowError: a checkpoint cannot be read.
+        """
         return await CheckpointReader(self._scope).latest(query, limit=limit, after=after)
 
     async def history(self, query: CheckpointQuery, channels: Sequence[str]) -> dict[str, ChannelHistory]:
-        """Read what was written to channels on the way to a checkpoint, since each had a value."""
+        """Return the writes to channels at the ancestors of a checkpoint, since each channel had a value.
+
+        Raises:
+            CorruptRowError: the history cannot be read.
+        """
         return await CheckpointReader(self._scope).history(query, channels)
 
     async def written(self, thread_id: IdT, checkpoint_ns: str, checkpoint_id: str, channel: str) -> list[PendingWrite]:
-        """Read what tasks have written to a channel at a checkpoint, in the order in which it takes effect."""
-        shelf = await CheckpointReader(self._scope).written((thread_id, checkpoint_ns), checkpoint_id, [channel])
-        return [write for write in shelf.pending(checkpoint_id) if write.channel == channel]
+        """Return the writes of tasks to a channel at a checkpoint, in the order of their effect."""
+        namespace = thread_id, checkpoint_ns
+        loaded = await CheckpointReader(self._scope).load_writes(namespace, checkpoint_id, [channel])
+        return [write for write in loaded.pending(checkpoint_id) if write.channel == channel]
 
     async def delete_all(self, thread_id: IdT) -> None:
         """Delete all checkpoints of a thread; the thread stays."""
-        deleting = CheckpointPruner(self._scope, thread_id)
-        if await deleting.lock():
-            await deleting.all()
+        pruner = CheckpointPruner(self._scope, thread_id)
+        if await pruner.lock():
+            await pruner.all()
 
     async def keep_latest(self, thread_id: IdT) -> None:
-        """Delete all but the latest checkpoint of each namespace, which reads as before."""
-        deleting = CheckpointPruner(self._scope, thread_id)
-        if await deleting.lock():
-            await deleting.all_but_latest()
+        """Delete all checkpoints but the latest of each namespace, which reads as before."""
+        pruner = CheckpointPruner(self._scope, thread_id)
+        if await pruner.lock():
+            await pruner.all_but_latest()
 
     async def threads_of_runs(self, run_ids: Sequence[str]) -> list[IdT]:
-        """The threads that have checkpoints of these runs."""
+        """Return the ids of the threads that have checkpoints of runs."""
         checkpoint, thread = self._scope.models.side_tables.graph.checkpoints, self._scope.threads
         statement = (
             select(checkpoint.c.thread_id)
@@ -89,17 +108,17 @@ class CheckpointRepository(Generic[IdT, UserIdT]):
         return list((await self._scope.execute(statement)).scalars())
 
     async def delete_runs(self, thread_id: IdT, run_ids: Sequence[str]) -> None:
-        """Delete what runs have saved of a thread; the checkpoints of others read as before."""
-        deleting = CheckpointPruner(self._scope, thread_id)
-        if await deleting.lock():
-            await deleting.runs(run_ids)
+        """Delete the checkpoints of runs in a thread; its other checkpoints read as before."""
+        pruner = CheckpointPruner(self._scope, thread_id)
+        if await pruner.lock():
+            await pruner.runs(run_ids)
 
     async def copy(self, source_id: IdT, target_id: IdT) -> None:
-        """Copy all checkpoints of a thread into another one, which is made if it is not there.
+        """Copy all checkpoints of a thread to another one, which is created if it does not exist.
 
         Raises:
-            ThreadNotFoundError: there is no such source.
-            ThreadExistsError: the target has checkpoints, or is somebody else's.
+            ThreadNotFoundError: the source does not exist.
+            ThreadExistsError: the target has checkpoints, or belongs to another owner.
         """
         scope = self._scope
         owner = await lock_thread(scope, source_id)
@@ -111,6 +130,7 @@ class CheckpointRepository(Generic[IdT, UserIdT]):
         taken = select(exists().where(tables[0].c.thread_id == target_id))
         if (await scope.execute(taken)).scalar_one():
             raise ThreadExistsError(target_id)
+        # By the server: no row is sent here and back. The numbers of values are copied, so that references stay valid.
         for table in tables:
             columns = [column for column in table.c if column.name != "thread_id"]
             rows = select(literal(target_id, table.c.thread_id.type), *columns).where(table.c.thread_id == source_id)

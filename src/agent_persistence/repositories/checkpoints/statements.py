@@ -1,9 +1,9 @@
-"""Statements about checkpoints, compiled once for each choice of models."""
+"""Statements for checkpoints, compiled once for each set of models."""
 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any
 
 from sqlalchemy import (
     ARRAY,
@@ -14,7 +14,6 @@ from sqlalchemy import (
     and_,
     any_,
     bindparam,
-    column,
     func,
     or_,
     select,
@@ -28,16 +27,13 @@ from agent_persistence.database.compiled_statement import MODELS_AT_ONCE, Compil
 from agent_persistence.models import Models
 from agent_persistence.models.base import table_of
 from agent_persistence.repositories.checkpoints.value_rows import LIGHT
-from agent_persistence.repositories.locks import locked_threads, touched_threads
+from agent_persistence.repositories.locks import locked_threads, touched_threads, unnest
 from agent_persistence.sessions.commit_evidence import TRANSACTION_MARKS
-
-THE_LAST: Final = 2**63 - 1
-"""A number that no row has: all rows from another one on."""
 
 
 @lru_cache(MODELS_AT_ONCE)
 def lock_thread(models: Models[Any, Any], *, touch_seconds: float, of_any_user: bool) -> CompiledStatement:
-    """Lock a thread, move its activity, and return the refs of one of its checkpoints, if that is there."""
+    """Lock a thread, set its ``updated_at``, and return the references of one of its checkpoints, or null."""
     checkpoint, locked = models.side_tables.graph.checkpoints, _locked(models, of_any_user=of_any_user)
     is_parent = and_(
         checkpoint.c.thread_id == locked.c.thread_id,
@@ -53,15 +49,15 @@ def lock_thread(models: Models[Any, Any], *, touch_seconds: float, of_any_user: 
 
 @lru_cache(MODELS_AT_ONCE)
 def add_values(models: Models[Any, Any], *, touch_seconds: float, of_any_user: bool) -> CompiledStatement:
-    """Lock a thread, move its activity and add rows of values; nothing comes back where there is no such thread."""
+    """Lock a thread, set its ``updated_at`` and add rows of values; returns no rows if there is no such thread."""
     values, locked = models.side_tables.graph.values, _locked(models, of_any_user=of_any_user)
     names = ("channel", "cells", "content")
-    rows = _rows_of_arrays("new", {"channel": Text(), "cells": LargeBinary(), "content": LargeBinary()})
+    rows = _parameters("new", {"channel": Text(), "cells": LargeBinary(), "content": LargeBinary()}, numbered=True)
     same = ("checkpoint_ns", "checkpoint_id")
     chosen = (
         select(locked.c.thread_id, *[bindparam(name, type_=Text()) for name in same], *[rows.c[name] for name in names])
         .select_from(locked.join(rows, true()))
-        .order_by(rows.c.place)
+        .order_by(rows.c.ordinal)  # value_no is drawn in this order
     )
     return CompiledStatement(
         insert(values)
@@ -73,7 +69,7 @@ def add_values(models: Models[Any, Any], *, touch_seconds: float, of_any_user: b
 
 @lru_cache(MODELS_AT_ONCE)
 def save_checkpoint(models: Models[Any, Any]) -> CompiledStatement:
-    """Add a checkpoint to a thread that is locked, or write it anew."""
+    """Add a checkpoint to a locked thread, or overwrite it."""
     checkpoint = models.side_tables.graph.checkpoints
     columns = [one for one in checkpoint.c if one.name != "created_at"]
     added = insert(checkpoint).values({one.name: bindparam(f"new_{one.name}", type_=one.type) for one in columns})
@@ -92,10 +88,10 @@ def save_checkpoint(models: Models[Any, Any]) -> CompiledStatement:
 
 
 @lru_cache(MODELS_AT_ONCE)
-def known_cells(models: Models[Any, Any]) -> CompiledStatement:
-    """What is in rows of a thread and namespace: those of some channels from some numbers on, and one checkpoint's."""
+def known_values(models: Models[Any, Any]) -> CompiledStatement:
+    """Return the descriptions of stored values: those of channels from a row on, and those written at a checkpoint."""
     values = models.side_tables.graph.values
-    wanted = _rows_of_arrays("wanted", {"channel": Text(), "first_no": BigInteger()})
+    wanted = _parameters("wanted", {"channel": Text(), "first_no": BigInteger()})
     here = and_(
         values.c.thread_id == bindparam("thread_id", type_=values.c.thread_id.type),
         values.c.checkpoint_ns == bindparam("checkpoint_ns", type_=Text()),
@@ -107,6 +103,7 @@ def known_cells(models: Models[Any, Any]) -> CompiledStatement:
         values.c.checkpoint_id == bindparam("parent_id", type_=Text()),
         values.c.channel == any_(bindparam("changed", type_=ARRAY(Text()))),
     )
+    # UNION, not UNION ALL: a row that satisfies both conditions must come once.
     return CompiledStatement(
         select(*chosen).select_from(wanted.join(values, later)).union(select(*chosen).where(pending))
     )
@@ -114,9 +111,9 @@ def known_cells(models: Models[Any, Any]) -> CompiledStatement:
 
 @lru_cache(MODELS_AT_ONCE)
 def read_values(models: Models[Any, Any], *, of_any_user: bool) -> CompiledStatement:
-    """Rows of values that references name, and those of tasks at some checkpoints.
+    """Return the rows of values in ranges, and the rows that tasks wrote at checkpoints.
 
-    Of the latter, only rows that may hold what is written to the channels ``written_to``, unless that is null.
+    Of the latter only those that may hold writes to the channels ``written_to``, unless that is null.
     """
     values = models.side_tables.graph.values
     names = (values.c.thread_id, values.c.checkpoint_ns)
@@ -124,8 +121,8 @@ def read_values(models: Models[Any, Any], *, of_any_user: bool) -> CompiledState
         "thread_id": models.id_types.id.array_type().item_type,
         "checkpoint_ns": Text(),
     }
-    spans = _rows_of_arrays("span", {**kinds, "channel": Text(), "first_no": BigInteger(), "last_no": BigInteger()})
-    pending = _rows_of_arrays("pending", {**kinds, "checkpoint_id": Text()})
+    spans = _parameters("span", {**kinds, "channel": Text(), "first_no": BigInteger(), "last_no": BigInteger()})
+    pending = _parameters("pending", {**kinds, "checkpoint_id": Text()})
     chosen = [*names, values.c.value_no, values.c.checkpoint_id]
     chosen += [values.c.channel, values.c.cells, values.c.content]
     referred = (
@@ -158,6 +155,7 @@ def read_values(models: Models[Any, Any], *, of_any_user: bool) -> CompiledState
             or_(
                 channels.is_(None),
                 values.c.channel == any_(channels),
+                # Small values of other channels lie in light rows. The length comes without reading the content.
                 func.octet_length(values.c.content) <= LIGHT + 1,
             )
         )
@@ -180,8 +178,7 @@ def _owned(models: Models[Any, Any], rows: Table, *, of_any_user: bool) -> tuple
     return thread, same if of_any_user else same & (thread.c.user_id == bindparam("owner", type_=thread.c.user_id.type))
 
 
-def _rows_of_arrays(name: str, columns: dict[str, TypeEngine[Any]]) -> Any:
-    """Rows to be read or written, as a table: one array a column, named ``<table>_<column>``."""
-    arrays = [bindparam(f"{name}_{each}", type_=ARRAY(kind)) for each, kind in columns.items()]
-    named = [column(each, kind) for each, kind in columns.items()]
-    return func.unnest(*arrays).table_valued(*named, with_ordinality="place").render_derived(name=name)
+def _parameters(name: str, columns: dict[str, TypeEngine[Any]], *, numbered: bool = False) -> Any:
+    """Return rows of parameters as a table: one array a column, named ``<table>_<column>``."""
+    arrays = {column: bindparam(f"{name}_{column}", type_=ARRAY(kind)) for column, kind in columns.items()}
+    return unnest(name, numbered=numbered, **arrays)

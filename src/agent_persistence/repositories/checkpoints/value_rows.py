@@ -1,53 +1,53 @@
-"""Rows of ``graph_values``: the cells that a task wrote, or a checkpoint brought, as bytes and back.
+"""Rows of ``graph_values``: the values that a task wrote or a checkpoint brought, as bytes and back.
 
-A cell is one value for one channel. A list is cut into its items, each serialised by itself, so that a list that grows
-is stored by what it gains. What is small lies in a row with others: a row costs more than 200 bytes beside its content.
+The column ``cells`` describes the values of a row, the column ``content`` holds their bytes. A list is stored item by
+item, each serialised separately, so that a growing list costs only its new items. Small values share a row with others:
+a row costs more than 200 bytes in addition to its content.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from itertools import count
 from typing import Final
 
 from agent_persistence.frozen import frozen
-from agent_persistence.repositories.checkpoints.packing import (
+from agent_persistence.repositories.checkpoints.compression import (
     Blob,
+    compress,
+    compress_delta,
+    compress_json,
+    decompress_json,
     fingerprint,
-    pack,
-    pack_json,
-    pack_like,
     size_of,
-    unpack_json,
 )
 
 SMALL: Final = 64
-"""Bytes up to which a value that is no list lies beside others."""
+"""The maximum size in bytes of a value, not a list, that shares a row."""
 LIGHT: Final = 4096
-"""Bytes up to which a row is read for the small cells in it."""
-_ROW_BYTES: Final = 64 * 1024  # a row is read whole, for one of its items as well
-# An item that was read takes 250 bytes. A small row has up to 25 of them, so that these are 50 MB at most, and 5 MB of
-# one message a row; a large one has 1,500 texts of 40 bytes, and 20,000 items at most.
+"""The maximum size in bytes of a row that is read for the small values in it."""
+_ROW_BYTES: Final = 64 * 1024  # a row is read whole, even for one of its items
+# An item takes 250 bytes in memory. A small row has up to 25 of them, so that the cache of small rows takes 50 MB at
+# most, and 5 MB with one message a row; a large row has 1,500 texts of 40 bytes, and 20,000 items at most.
 _SMALL_ROW: Final = 512
-_SMALL_ROWS_REMEMBERED: Final = 8192
-_LARGE_ROWS_REMEMBERED: Final = 32
-_NO_BASES: Final[Mapping[str, Mapping[int, bytes]]] = {}
-_CONTINUES: Final = 2  # beside 0 for one value and 1 for a list
+_SMALL_ROWS_CACHED: Final = 8192
+_LARGE_ROWS_CACHED: Final = 32
+_CONTINUES: Final = 2  # the third kind of a value, beside 0 for one item and 1 for a list
 
-Place = tuple[int, int]
-"""Where an item is: the number of its row, and its own within that."""
+Position = tuple[int, int]
+"""Where an item is stored: the number of its row, and its index in the row. Later items compare greater."""
 
 
 @frozen
-class Cell:
-    """A value for a channel.
+class NewValue:
+    """A value of a channel to store.
 
     Attributes:
-        idx: its place among the writes of its task; ``None`` where a checkpoint brought it.
-        items: the items of a list, or the one value that is no list.
-        continues: whether the items come behind those of the cell before: a long list has several.
+        idx: LangGraph's index of the write within its task; ``None`` for a checkpoint's value.
+        items: the items of a list, or the value as the only item.
+        continues: whether the items belong to the list of the value before, which is too long for one row.
     """
 
     channel: str
@@ -58,13 +58,13 @@ class Cell:
 
     @property
     def is_small(self) -> bool:
-        """Whether it needs no row of its own."""
+        """Whether the value shares a row with others."""
         return not self.is_list and size_of(self.items) <= SMALL
 
 
 @frozen
-class NewRow:
-    """A row to be added; ``channel`` is whose items it holds, beside small cells of any channel."""
+class NewValueRow:
+    """A row to add; ``channel`` is that of its first value, and small values of any channel may follow."""
 
     channel: str
     cells: bytes
@@ -73,7 +73,7 @@ class NewRow:
 
 @frozen
 class Task:
-    """Who wrote a row."""
+    """The task that wrote a row."""
 
     task_id: str
     path: str
@@ -81,17 +81,17 @@ class Task:
 
 @frozen
 class StoredItem:
-    """An item where it is stored; ``print`` is empty for what is small."""
+    """The description of a stored item; ``fingerprint`` is empty for small values, which are not searched for."""
 
-    place: Place
+    position: Position
     kind: str
     size: int
-    print: str
+    fingerprint: str
 
 
 @frozen
-class StoredCell:
-    """A cell where it is stored."""
+class StoredValue:
+    """The description of a stored value; see ``NewValue``."""
 
     channel: str
     idx: int | None
@@ -100,88 +100,91 @@ class StoredCell:
     continues: bool
 
 
-def new_rows(
-    cells: Iterable[Cell], task: Task | None = None, *, bases: Mapping[str, Mapping[int, bytes]] = _NO_BASES
-) -> list[NewRow]:
-    """Lay cells into as few rows as keep apart what is read apart, in their order.
+def new_value_rows(
+    values: Iterable[NewValue], task: Task | None = None, base: tuple[int, bytes] | None = None
+) -> list[NewValueRow]:
+    """Distribute values over rows, in their order: one for each large value, and one of them for all small values.
 
     Args:
-        task: who wrote them; ``None`` where a checkpoint brings them.
-        bases: for channels, the contents of rows that what is new may be like.
+        values: the values.
+        task: the task that wrote them; ``None`` for a checkpoint's values.
+        base: the number and content of a stored row that the values may repeat.
     """
-    small: list[Cell] = []
-    rows: list[list[Cell]] = []
-    for cell in cells:
-        if cell.is_small:
-            small.append(cell)
+    small: list[NewValue] = []
+    rows: list[list[NewValue]] = []
+    for value in values:
+        if value.is_small:
+            small.append(value)
         else:
-            rows += [[part] for part in _parts(cell)]
+            rows += [[part] for part in _parts(value)]
     if small:
+        # Only a light row is read for its small values: beside a large value, each read of them would fetch that too.
         light = next((row for row in rows if size_of(row[0].items) + len(small) * SMALL <= LIGHT), None)
         if light is None:
             rows.append(small)
         else:
             light += small
-    return [_new_row(row, task, bases.get(row[0].channel)) for row in rows]
+    return [_new_row(row, task, base) for row in rows]
 
 
-def _parts(cell: Cell) -> Iterator[Cell]:
-    """Cut a long list, so that no row is large because of how many items it has."""
+def _parts(value: NewValue) -> Iterator[NewValue]:
+    """Split a list whose items do not fit into one row; an item of any size does."""
     start = size = 0
-    for place, (_, content) in enumerate(cell.items):
-        if place > start and size + len(content) > _ROW_BYTES:
-            yield replace(cell, items=cell.items[start:place], continues=start > 0)
-            start, size = place, 0
+    for index, (_, content) in enumerate(value.items):
+        if index > start and size + len(content) > _ROW_BYTES:
+            yield replace(value, items=value.items[start:index], continues=start > 0)
+            start, size = index, 0
         size += len(content)
-    yield replace(cell, items=cell.items[start:], continues=start > 0)
+    yield replace(value, items=value.items[start:], continues=start > 0)
 
 
-def _new_row(cells: Sequence[Cell], task: Task | None, bases: Mapping[int, bytes] | None) -> NewRow:
+def _new_row(values: Sequence[NewValue], task: Task | None, base: tuple[int, bytes] | None) -> NewValueRow:
     described = [
         [
-            cell.channel,
-            cell.idx,
-            _CONTINUES if cell.continues else int(cell.is_list),
-            [[item[0], len(item[1]), "" if cell.is_small else fingerprint(item)] for item in cell.items],
+            value.channel,
+            value.idx,
+            _CONTINUES if value.continues else int(value.is_list),
+            [[item[0], len(item[1]), "" if value.is_small else fingerprint(item)] for item in value.items],
         ]
-        for cell in cells
+        for value in values
     ]
-    content = b"".join(content for cell in cells for _, content in cell.items)
-    head = pack_json([described] if task is None else [described, task.task_id, task.path])
-    return NewRow(cells[0].channel, head, pack_like(content, bases) if bases else pack(content))
+    content = b"".join(content for value in values for _, content in value.items)
+    cells = compress_json([described] if task is None else [described, task.task_id, task.path])
+    return NewValueRow(values[0].channel, cells, compress_delta(content, *base) if base else compress(content))
 
 
-def stored_cells(value_no: int, cells: bytes) -> tuple[Sequence[StoredCell], Task | None]:
-    """Read what a row holds, and who wrote it; remembered, for each save looks at all rows of the lists it changes."""
+def stored_values(value_no: int, cells: bytes) -> tuple[Sequence[StoredValue], Task | None]:
+    """Read the description of a row; cached, because each save looks at all rows of the lists that it changes."""
     return (_small_row if len(cells) <= _SMALL_ROW else _large_row)(value_no, cells)
 
 
-def _read_cells(value_no: int, cells: bytes) -> tuple[Sequence[StoredCell], Task | None]:
-    numbers = count()
-    described, *task = unpack_json(cells)
-    read = [
-        StoredCell(
+def _read_cells(value_no: int, cells: bytes) -> tuple[Sequence[StoredValue], Task | None]:
+    indexes = count()  # over all values of the row
+    described, *task = decompress_json(cells)
+    values = [
+        StoredValue(
             channel,
             idx,
-            bool(kind_of_cell),
-            [StoredItem((value_no, next(numbers)), kind, size, print_) for kind, size, print_ in items],
-            kind_of_cell == _CONTINUES,
+            bool(kind_of_value),
+            [StoredItem((value_no, next(indexes)), kind, size, print_) for kind, size, print_ in items],
+            kind_of_value == _CONTINUES,
         )
-        for channel, idx, kind_of_cell, items in described
+        for channel, idx, kind_of_value, items in described
     ]
-    return read, Task(*task) if task else None
+    return values, Task(*task) if task else None
 
 
-_small_row = lru_cache(_SMALL_ROWS_REMEMBERED)(_read_cells)
-_large_row = lru_cache(_LARGE_ROWS_REMEMBERED)(_read_cells)
+# Keyed by the bytes too: numbers repeat in other databases. Two caches, because large rows would displace small ones.
+_small_row = lru_cache(_SMALL_ROWS_CACHED)(_read_cells)
+_large_row = lru_cache(_LARGE_ROWS_CACHED)(_read_cells)
 
 
-def stored_blobs(cells: Sequence[StoredCell], whole: bytes) -> dict[Place, Blob]:
-    """Read the items of a row, of its content."""
+def blobs_of(values: Sequence[StoredValue], content: bytes) -> dict[Position, Blob]:
+    """Split the content of a row into its items."""
     start = 0
-    blobs: dict[Place, Blob] = {}
-    for cell in cells:
-        for item in cell.items:
-            blobs[item.place] = (item.kind, whole[start : start + item.size])
+    blobs: dict[Position, Blob] = {}
+    for value in values:
+        for item in value.items:
+            blobs[item.position] = (item.kind, content[start : start + item.size])
             start += item.size
     return blobs

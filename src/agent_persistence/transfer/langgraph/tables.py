@@ -16,7 +16,7 @@ from agent_persistence.database_url import DatabaseUrl
 from agent_persistence.encoding.exact_json import decode_json
 from agent_persistence.errors import InvalidInputError
 from agent_persistence.frozen import frozen
-from agent_persistence.repositories.checkpoints.packing import Blob
+from agent_persistence.repositories.checkpoints.compression import Blob
 from agent_persistence.repositories.checkpoints.records import ChannelValue
 from agent_persistence.transfer.langgraph.msgpack import items_of, numbers_only
 

@@ -1,9 +1,10 @@
-"""Calls of Redis: scripts run once, errors become ours."""
+"""Lua scripts, run and retried on a client; Redis errors become this package's."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from socket import gaierror
 from typing import Any, Final
 
@@ -22,7 +23,8 @@ from agent_persistence.settings import PersistenceSettings
 Client = Redis | RedisCluster
 
 _REFUSED: Final = (exceptions.AuthenticationError, exceptions.AuthorizationError, exceptions.NoPermissionError)
-# The server, or the one that answers for it, is not ready, and has done nothing.
+# The server, or the client on its behalf, answered that it is not ready: the script did not run, so a retry is safe.
+# Some of these are subclasses of those in _LOST, and must be looked for first.
 _NOT_READY: Final = (
     exceptions.BusyLoadingError,
     exceptions.ClusterDownError,
@@ -32,14 +34,19 @@ _NOT_READY: Final = (
     exceptions.TryAgainError,
 )
 _LOST: Final = (exceptions.ConnectionError, exceptions.TimeoutError)
-_NOBODY_THERE: Final = (ConnectionRefusedError, FileNotFoundError, gaierror)
+# The cause of a ConnectionError if no connection was made: then nothing was sent.
+_NOT_CONNECTED: Final = (ConnectionRefusedError, FileNotFoundError, gaierror)
 
 
 def make_client(url: str, settings: PersistenceSettings) -> Redis:
-    """Make a client with a pool of bounded size; the time limits are those of the database.
+    """Create a client with a bounded pool and the timeouts of the database settings.
+
+    Args:
+        url: ``redis://``, ``rediss://`` or ``unix://``.
+        settings: the size of the pool, and the timeouts.
 
     Raises:
-        InvalidInputError: it is not the address of a Redis.
+        InvalidInputError: ``url`` is not the address of a Redis server.
     """
     try:
         pool = BlockingConnectionPool.from_url(
@@ -48,70 +55,74 @@ def make_client(url: str, settings: PersistenceSettings) -> Redis:
             timeout=settings.pool_timeout,
             socket_timeout=settings.statement_timeout,
             socket_connect_timeout=settings.connect_timeout,
-            retry=Retry(NoBackoff(), 0),  # calls are repeated here, where it is known whether that is safe
+            # ScriptRunner retries. redis-py would also repeat deletions, whose second run answers differently.
+            retry=Retry(NoBackoff(), 0),
             decode_responses=False,
         )
-    except (ValueError, AttributeError):  # the text could hold the password
+    except (ValueError, AttributeError):  # without its text, which could hold the password
         raise InvalidInputError("url", "must be the redis://, rediss:// or unix:// address of a server") from None
     return Redis.from_pool(pool)
 
 
-class Calls:
-    """Runs scripts on a client, again while that may help.
+class ScriptRunner:
+    """Runs scripts on a client, and retries them where that is safe.
 
     Args:
-        retry_seconds: for how long one call is tried again.
+        client: a client that returns bytes.
+        retry_seconds: how long after the first attempt of a call another one may start.
     """
 
     def __init__(self, client: Client, *, retry_seconds: float) -> None:
         if client.get_encoder().decode_responses:
-            raise InvalidInputError("client", "must return bytes: make it without decode_responses")
+            raise InvalidInputError("client", "must return bytes: create it without decode_responses")
         self._client = client
-        self._home = Affinity()
-        self._repeating = LostReplyRetries(retry_seconds)
+        self._affinity = Affinity()
+        self._retries = LostReplyRetries(retry_seconds)
 
     async def read(self, script: Script, keys: Sequence[str], *arguments: Any) -> Any:
         """Run a script that may run any number of times."""
-        return await self._repeating.read(lambda: self._once(script, keys, arguments))
+        return await self._retries.read(partial(self._run_once, script, keys, arguments))
 
     async def write(self, script: Script, keys: Sequence[str], *arguments: Any) -> Any:
-        """Run a script that recognizes when it has run already.
+        """Run an idempotent script: one that recognises that an earlier attempt has run.
 
         Raises:
-            CommitUnknownError: Redis went away, and did not come back in time to say whether it has.
+            CommitUnknownError: a reply was lost, and Redis did not come back within the deadline.
         """
-        return await self._repeating.write(lambda: self._once(script, keys, arguments))
+        return await self._retries.write(partial(self._run_once, script, keys, arguments))
 
     async def write_once(self, script: Script, keys: Sequence[str], *arguments: Any) -> Any:
-        """Run a script that would give another answer if it ran again.
+        """Run a script that would answer differently if it ran twice, so a lost reply ends it.
 
         Raises:
-            CommitUnknownError: Redis went away, and it may have run.
+            CommitUnknownError: the reply was lost.
         """
-        return await self._repeating.write_once(lambda: self._once(script, keys, arguments))
+        return await self._retries.write_once(partial(self._run_once, script, keys, arguments))
 
     def close(self) -> None:
-        """Refuse to be used from now on."""
-        self._home.close()
+        """Make every later call raise ``ClosedError``."""
+        self._affinity.close()
 
-    async def _once(self, script: Script, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
-        self._home.check()
-        words = (len(keys), *keys, *arguments)
+    async def _run_once(self, script: Script, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
+        self._affinity.check()
+        command = (len(keys), *keys, *arguments)
         try:
+            # The hash saves sending the script. A server that restarted or failed over does not know it, and learns it
+            # by EVAL; SCRIPT LOAD at the start would not help with that, and costs a round trip.
             with suppress(exceptions.NoScriptError):
-                return await self._client.evalsha(script.sha, *words)
-            return await self._client.eval(script.text, *words)
+                return await self._client.evalsha(script.sha, *command)
+            return await self._client.eval(script.text, *command)
         except exceptions.RedisError as error:
             raise _translated(error) from error
 
 
 def _translated(error: exceptions.RedisError) -> PersistenceError:
-    """Of the server's own words nothing is repeated: they can hold arguments."""
+    """Return this package's error, without the server's text: it can hold arguments, that is, states."""
     if isinstance(error, exceptions.OutOfMemoryError):
         return DatabaseError("Redis is full and saved nothing: raise its maxmemory, delete threads, or let them expire")
     if isinstance(error, _REFUSED):
-        return DatabaseError("Redis refuses this user; look at the user and the password in its URL, and at its ACL")
-    if isinstance(error, _NOT_READY) or isinstance(error.__context__, _NOBODY_THERE):
+        return DatabaseError("Redis refuses this user; check the user and password in its URL, and its ACL")
+    if isinstance(error, _NOT_READY) or isinstance(error.__context__, _NOT_CONNECTED):
         return UnavailableError("Redis cannot be reached, or is not ready")
     if isinstance(error, _LOST):
         return LostReplyError("Redis did not answer")
