@@ -1,4 +1,4 @@
-# Every target installs what it needs: Python 3.11 or newer with venv, and the package index, are enough.
+# Every target installs what it needs, given Python 3.11 or newer with venv, and the package index.
 
 # The first suitable one creates the virtualenv; or name one: make test PYTHON=/opt/python3.13/bin/python3
 PYTHON = python3 python3.14 python3.13 python3.12 python3.11
