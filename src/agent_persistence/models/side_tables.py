@@ -31,11 +31,11 @@ MAX_TOOL_CALL_ID: Final = 255
 
 @dataclass(frozen=True, slots=True)
 class GraphTables:
-    """The tables of graphs.
+    """The tables of graphs' checkpoints.
 
     Attributes:
-        checkpoints: a row a checkpoint; ``refs`` says where in ``values`` the values of its channels are.
-        values: channel values and writes of tasks, each stored once; a row holds several.
+        checkpoints: one row for each checkpoint; ``refs`` refers to the values of its channels in ``values``.
+        values: values of channels and writes of tasks, each stored once; a row can hold several.
     """
 
     checkpoints: Table
@@ -150,11 +150,12 @@ def _graph(metadata: MetaData, id_types: IdTypes[Any, Any], *, refers: bool) -> 
         metadata,
         _thread_id(id_types, primary_key=True),
         Column("checkpoint_ns", _bytewise(), primary_key=True),
-        # Drawn while the thread's row is locked, so the values of a thread are numbered in the order of commits.
+        # Drawn while the thread's row is locked, so the values of a thread are numbered in the order of commits: new
+        # items of a list come after all stored ones, and a list that grew is still one span of numbers.
         Column("value_no", BigInteger, Identity(), primary_key=True),
         _created_at(),
-        # The checkpoint at which a task wrote it; NULL for the values of a checkpoint. No foreign key, because a task's
-        # writes may arrive before their checkpoint.
+        # The checkpoint at which a task wrote the row; NULL for a checkpoint's own values. No foreign key: the writes
+        # can be saved before the checkpoint.
         Column("checkpoint_id", _bytewise()),
         Column("channel", _bytewise(), nullable=False),
         Column("cells", LargeBinary(), nullable=False),

@@ -78,7 +78,7 @@ def _without_tuples(value: Any) -> Any:
 
 
 def filter_of(wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a filter in the form in which ``searchable`` writes metadata; the repository refuses what is no JSON."""
+    """Return a filter in the form in which ``searchable`` writes metadata; the repository refuses all but JSON."""
     found: dict[str, Any] = sanitize(_without_tuples(dict(wanted)), "filter")
     return found
 

@@ -1,4 +1,4 @@
-"""The checkpoints of graphs: two tables, and the repository over them."""
+"""The repository of graphs' checkpoints, over the tables ``graph_checkpoints`` and ``graph_values``."""
 
 from agent_persistence.repositories.checkpoints.repository import CheckpointRepository
 

@@ -1,4 +1,4 @@
-"""What the repository of checkpoints gives and takes. Values are blobs: only their serialiser can read them."""
+"""The arguments and results of the repository of checkpoints. Values are blobs: only their serialiser reads them."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from agent_persistence.frozen import frozen
 from agent_persistence.repositories.checkpoints.compression import Blob
 
 ChannelValue = Blob | list[Blob]
-"""A value, or the items of a list, each serialised by itself."""
+"""A serialised value, or the items of a list, each serialised separately."""
 
 
 @frozen
 class NewCheckpoint:
-    """A checkpoint to be saved.
+    """A checkpoint to save.
 
     Attributes:
-        parent_id: the checkpoint that it follows, which need not exist any more.
-        metadata: what can be filtered by.
-        exact_metadata: the metadata as it was given, where JSON does not give it back.
-        body: everything but the values of channels.
-        changed: channels that have a new value; ``None`` where one has none any more.
-        unchanged: channels whose value is that of the parent.
-        dump: serialises the value of an unchanged channel, in case the parent does not have it.
-        may_start_thread: whether the thread is made where there is none.
+        parent_id: the id of the checkpoint that it follows, which may have been deleted.
+        metadata: metadata as JSON, which queries can filter by.
+        exact_metadata: the metadata as they were given, if JSON cannot hold them exactly.
+        body: the checkpoint without its id and the values of its channels.
+        changed: the new values by channel; ``None`` for a channel that no longer has one.
+        unchanged: the channels that have the value of the parent.
+        dump: serialises the value of an unchanged channel, for the case that the parent does not have it.
+        may_start_thread: whether the thread is created if it does not exist.
     """
 
     thread_id: Any
@@ -44,11 +44,13 @@ class NewCheckpoint:
 
 @frozen
 class NewWrites:
-    """What a task has written, before the checkpoint that takes it up.
+    """The writes of a task, which the next checkpoint will include.
 
     Attributes:
-        checkpoint_id: the checkpoint that the task started from, which may not be saved yet.
-        writes: the place among the task's writes, the channel, and the value.
+        checkpoint_id: the id of the checkpoint that the task started from, which may not be saved yet.
+        task_path: LangGraph's path of the task, by which the writes of several tasks are ordered.
+        writes: for each write LangGraph's index, the channel and the value.
+        may_start_thread: whether the thread is created if it does not exist.
     """
 
     thread_id: Any
@@ -62,7 +64,7 @@ class NewWrites:
 
 @frozen
 class PendingWrite:
-    """One thing that a task has written."""
+    """A stored write of a task."""
 
     task_id: str
     task_path: str
@@ -73,7 +75,7 @@ class PendingWrite:
 
 @frozen
 class CheckpointRecord:
-    """A checkpoint as it is stored."""
+    """A stored checkpoint; see ``NewCheckpoint`` for its attributes."""
 
     thread_id: Any
     user_id: Any
@@ -89,7 +91,12 @@ class CheckpointRecord:
 
 @frozen
 class ChannelHistory:
-    """What was written to a channel on the way to a checkpoint, the oldest first, and on top of what."""
+    """The history of a ``DeltaChannel`` before a checkpoint.
+
+    Attributes:
+        seed: the value to which the writes are applied; ``None`` if no ancestor had one.
+        writes: pairs of task id and value, the oldest first.
+    """
 
     seed: ChannelValue | None
     writes: Sequence[tuple[str, ChannelValue]]
@@ -97,13 +104,14 @@ class ChannelHistory:
 
 @frozen
 class CheckpointQuery:
-    """Which checkpoints to read, the latest first.
+    """A selection of checkpoints.
 
     Attributes:
-        thread_id: ``None`` for all threads of the owner.
-        checkpoint_ns: ``None`` for all namespaces.
-        before: only those with a lesser id.
-        metadata: what the metadata must contain (PostgreSQL's ``@>``).
+        thread_id: the thread; ``None`` for all threads of the owner.
+        checkpoint_ns: the namespace; ``None`` for all namespaces.
+        checkpoint_id: the only checkpoint; ``None`` for all checkpoints.
+        before: an id that all selected ids are less than.
+        metadata: keys and values that the metadata must contain (PostgreSQL's ``@>``).
     """
 
     thread_id: Any = None

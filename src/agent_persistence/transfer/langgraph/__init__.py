@@ -1,10 +1,10 @@
-"""Checkpoints from the tables of LangGraph's own PostgreSQL checkpointer (versions 2 and 3) into ours.
+"""Imports checkpoints from the tables of LangGraph's own PostgreSQL checkpointer (versions 2 and 3).
 
 async with open_tables("postgresql://...") as tables:
     async for thread in import_threads(tables, persistence, owner_of=lambda metadata: "u-42"):
         print(thread.thread_id, thread.checkpoints, thread.refusal)
 
-Values are copied as the bytes that they are; no class of the application is needed, and none is imported.
+Values are copied as bytes, so no class of the application is imported, and none has to exist.
 """
 
 from agent_persistence.transfer.langgraph.importing import ImportedThread, import_threads

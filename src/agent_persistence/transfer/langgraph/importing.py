@@ -1,4 +1,4 @@
-"""Writing what was read, and comparing it with what is then there."""
+"""Imports threads from LangGraph's tables, and compares each checkpoint with its source."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from agent_persistence.repositories.checkpoints.records import (
 )
 from agent_persistence.transfer.langgraph.tables import SourceCheckpoint, SourceWrite, Tables
 
-_AT_ONCE: Final = 20
+_BATCH: Final = 20  # checkpoints in memory and in a transaction: their values can be megabytes each
 
 
 @dataclass(slots=True)
 class ImportedThread:
-    """What became of one thread.
+    """The result of importing one thread.
 
     Attributes:
-        checkpoints: how many it has in the source.
-        added: how many of them were not here before.
-        writes: how many writes of tasks it has in the source.
-        differing: how many of its checkpoints are here with other contents; none is changed.
-        refusal: why nothing of it, or no more of it, was imported.
+        checkpoints: the number of its checkpoints in the source.
+        added: the number of those that did not exist here.
+        writes: the number of its tasks' writes in the source.
+        differing: the number of checkpoints that exist here with different contents; they are not changed.
+        refusal: the reason why the thread, or the rest of it, was not imported; ``None`` if all of it was.
     """
 
     thread_id: str
@@ -46,26 +46,33 @@ class ImportedThread:
 async def import_threads(
     tables: Tables, persistence: Persistence[Any, Any], *, owner_of: Callable[[Mapping[str, Any]], Any]
 ) -> AsyncIterator[ImportedThread]:
-    """Copy threads with their checkpoints and writes, and compare each with its source.
+    """Copy threads with their checkpoints and writes, and compare each checkpoint with its source.
 
-    Twenty checkpoints at a time are held in memory. Run again, it adds what is missing and compares what is there.
+    Twenty checkpoints at a time are held in memory. A second run adds missing checkpoints and compares all.
 
     Args:
-        owner_of: is given the metadata of a thread's latest checkpoint, and returns whose the thread will be; it may
-            raise ``InvalidInputError``.
+        tables: the source.
+        persistence: the target.
+        owner_of: called with the metadata of a thread's latest checkpoint; returns the owner of the thread, or raises
+            ``InvalidInputError``, which becomes the thread's ``refusal``.
+
+    Yields:
+        The result of each thread.
 
     Raises:
-        UnavailableError: one of the databases cannot be reached any more.
+        UnavailableError: a database cannot be reached.
     """
     async for thread_id in tables.threads():
         found = ImportedThread(thread_id)
         try:
             own_id = persistence.models.id_types.id.parse(thread_id, "thread_id")
             if str(own_id) != thread_id:
-                raise InvalidInputError("thread_id", "is not written in the usual form")
+                raise InvalidInputError(
+                    "thread_id", "is not in its usual form: another thread of the source may have the same id"
+                )
             owner = owner_of(await tables.latest_metadata(thread_id))
             await _Importing(persistence, own_id, owner, found).all_of(tables)
-        except UnavailableError:
+        except UnavailableError:  # no other thread could be imported either
             raise
         except (PersistenceError, ValueError) as error:
             found.refusal = str(error)
@@ -80,10 +87,11 @@ class _Importing:
         self._found = found
 
     async def all_of(self, tables: Tables) -> None:
-        async for batch in tables.checkpoints(self._found.thread_id, at_once=_AT_ONCE):
+        async for batch in tables.checkpoints(self._found.thread_id, at_once=_BATCH):
             here = await self._here(batch)
             missing = [one for one in batch if _key(one) not in here]
             if missing:
+                # One transaction a batch, so that an import that failed can be run again from there.
                 await self._persistence.run(partial(self._add, missing), user_id=self._owner)
                 here |= await self._here(missing)
             for one in batch:
@@ -123,7 +131,7 @@ class _Importing:
             await _put_writes(uow, self._thread_id, one.writes)
 
     async def _compare(self, one: SourceCheckpoint, record: CheckpointRecord) -> None:
-        """Compare what is here with its source; writes that are new there are added."""
+        """Compare a checkpoint with its source, and add writes that are new in the source."""
         written = {(write.task_id, write.idx): (write.channel, write.value) for write in record.writes}
         new = [write for write in one.writes if (write.task_id, write.idx) not in written]
         if new:

@@ -1,4 +1,4 @@
-"""The outermost array of a msgpack value, cut into its items: bytes, which nobody has to understand."""
+"""Splits a msgpack array into its items without decoding them: extension types would need the application's classes."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from agent_persistence.frozen import frozen
 
 @frozen
 class _Format:
-    """What follows the first byte of a value: a number, bytes, and values within it.
+    """The layout of a value after its first byte: a length, then bytes or nested values.
 
     Attributes:
-        number_bytes: how many bytes the number takes.
-        bytes_each: how many bytes there are for each one of the number.
-        values_each: how many values there are for each one of the number.
+        number_bytes: the size of the length in bytes.
+        bytes_each: bytes for each unit of the length.
+        values_each: nested values for each unit of the length.
+        fixed_bytes: bytes that do not depend on the length.
+        fixed_values: nested values that do not depend on the length.
     """
 
     number_bytes: int = 0
@@ -24,6 +26,7 @@ class _Format:
     fixed_values: int = 0
 
 
+# By first byte, from the msgpack specification, which never uses 0xC1.
 _FORMATS: Final[dict[int, _Format]] = {
     **dict.fromkeys((*range(0x80), *range(0xE0, 0x100), 0xC0, 0xC2, 0xC3), _Format()),
     **{0x80 + count: _Format(fixed_values=2 * count) for count in range(16)},
@@ -44,10 +47,10 @@ _NUMBERS: Final = frozenset({*range(0x80), *range(0xE0, 0x100), 0xC0, 0xC2, 0xC3
 
 
 def items_of(packed: bytes) -> list[bytes] | None:
-    """Return the items of an array, or ``None`` for what is none.
+    """Return the items of an array; ``None`` if the value is not an array.
 
     Raises:
-        ValueError: this is no msgpack.
+        ValueError: the bytes are not one complete msgpack value.
     """
     if not packed or packed[0] not in _ARRAYS:
         return None
@@ -58,17 +61,18 @@ def items_of(packed: bytes) -> list[bytes] | None:
         items.append(packed[start:end])
         start = end
     if start != len(packed):
-        raise ValueError("bytes are left behind the array")
+        raise ValueError("bytes follow the array")
     return items
 
 
 def numbers_only(items: list[bytes]) -> bool:
-    """Whether all items are numbers, booleans or nothing, and there are some."""
+    """Return whether there are items, and all of them are numbers, booleans or nil."""
     return bool(items) and all(item[0] in _NUMBERS for item in items)
 
 
 def _end_of(packed: bytes, start: int) -> int:
-    """Where the value that starts here ends; without recursion, for values nest as deep as they like."""
+    """Return where the value that starts at an index ends."""
+    # A count in place of recursion, which deeply nested values could exhaust.
     open_values = 1
     while open_values:
         inside, start = _inside(packed, start)
@@ -77,13 +81,13 @@ def _end_of(packed: bytes, start: int) -> int:
 
 
 def _inside(packed: bytes, start: int) -> tuple[int, int]:
-    """How many values are within the one that starts here, and where they, or what is behind it, begin."""
+    """Return the number of values nested in the one that starts at an index, and the index at which they start."""
     found = _FORMATS.get(packed[start]) if start < len(packed) else None
     if found is None:
-        raise ValueError("this is no msgpack")
+        raise ValueError("the value is not msgpack")
     start += 1 + found.number_bytes
     number = int.from_bytes(packed[start - found.number_bytes : start], "big")
     end = start + found.fixed_bytes + number * found.bytes_each
     if end > len(packed):
-        raise ValueError("a value is cut off")
+        raise ValueError("the value is incomplete")
     return found.fixed_values + number * found.values_each, end

@@ -1,4 +1,4 @@
-"""LangGraph's tables, read in small pieces."""
+"""Reads LangGraph's tables a few checkpoints at a time."""
 
 from __future__ import annotations
 
@@ -21,11 +21,13 @@ from agent_persistence.repositories.checkpoints.records import ChannelValue
 from agent_persistence.transfer.langgraph.msgpack import items_of, numbers_only
 
 _SENDS: Final = "__pregel_tasks"
-_SENDS_ARE_VALUES_SINCE: Final = 4  # the version of the format in which pending sends moved into a channel
+_SENDS_ARE_VALUES_SINCE: Final = 4  # the version of the checkpoint format that made pending sends a channel
 _THREADS: Final = text("SELECT DISTINCT thread_id FROM checkpoints WHERE thread_id > :after ORDER BY 1 LIMIT 500")
 _LATEST: Final = text(
     "SELECT CAST(metadata AS text) FROM checkpoints WHERE thread_id = :thread_id ORDER BY checkpoint_id DESC LIMIT 1"
 )
+# The collation "C" is Python's order of text, in which parents come before their children. Pages by key, not by OFFSET,
+# which would read all earlier checkpoints again.
 _CHECKPOINTS: Final = text(
     """
     SELECT child.checkpoint_ns, child.checkpoint_id, child.parent_checkpoint_id AS parent_id,
@@ -74,11 +76,12 @@ class SourceWrite:
 
 @frozen
 class SourceCheckpoint:
-    """A row of ``checkpoints``, with what is new in it.
+    """A row of ``checkpoints`` with the values that it does not share with its parent.
 
     Attributes:
-        changed: channels whose version is not the parent's, with their values.
-        unchanged: the other ones.
+        changed: the values of channels whose version is not the parent's.
+        unchanged: the other channels.
+        writes: the writes of tasks that started from it.
     """
 
     checkpoint_ns: str
@@ -92,7 +95,7 @@ class SourceCheckpoint:
 
 
 class Tables:
-    """``checkpoints``, ``checkpoint_blobs`` and ``checkpoint_writes`` of one database."""
+    """The tables ``checkpoints``, ``checkpoint_blobs`` and ``checkpoint_writes`` of one database."""
 
     def __init__(self, connection: AsyncConnection, *, has_task_path: bool) -> None:
         self._connection = connection
@@ -101,7 +104,7 @@ class Tables:
         self._writes_of_none = text(_WRITES.format(task_path=task_path, which=_OF_NONE))
 
     async def threads(self) -> AsyncIterator[str]:
-        """The ids of all threads."""
+        """Yield the ids of all threads."""
         after = ""
         while rows := await self._rows(_THREADS, after=after):
             for row in rows:
@@ -109,25 +112,25 @@ class Tables:
             after = rows[-1].thread_id
 
     async def latest_metadata(self, thread_id: str) -> dict[str, Any]:
-        """The metadata of a thread's latest checkpoint.
+        """Return the metadata of a thread's latest checkpoint.
 
         Raises:
-            InvalidInputError: the thread was deleted meanwhile.
+            InvalidInputError: the thread was deleted since ``threads`` yielded it.
         """
         rows = await self._rows(_LATEST, thread_id=thread_id)
         if not rows:
-            raise InvalidInputError("thread_id", "is not there any more: it was deleted meanwhile")
+            raise InvalidInputError("thread_id", "was deleted from the source during the import")
         return _object(rows[0][0], "metadata")
 
     async def checkpoints(self, thread_id: str, *, at_once: int) -> AsyncIterator[list[SourceCheckpoint]]:
-        """A thread's checkpoints, parents before their children."""
+        """Yield a thread's checkpoints in lists of ``at_once``, parents before their children."""
         position = {"after_ns": "", "after_id": ""}
         while rows := await self._rows(_CHECKPOINTS, thread_id=thread_id, limit=at_once, **position):
             yield [await self._checkpoint(thread_id, row) for row in rows]
             position = {"after_ns": rows[-1].checkpoint_ns, "after_id": rows[-1].checkpoint_id}
 
     async def other_writes(self, thread_id: str) -> list[SourceWrite]:
-        """What tasks wrote at checkpoints that are not there."""
+        """Return the writes of tasks at checkpoints that do not exist."""
         return _read_writes(await self._rows(self._writes_of_none, thread_id=thread_id))
 
     async def _checkpoint(self, thread_id: str, row: Row[Any]) -> SourceCheckpoint:
@@ -136,6 +139,7 @@ class Tables:
         inline = checkpoint.pop("channel_values", {})
         versions = _checked(checkpoint.get("channel_versions"), "checkpoint.channel_versions")
         before = {} if row.parent_versions is None else _object(row.parent_versions, "checkpoint.channel_versions")
+        # A value whose version is the parent's is not fetched: it was imported with the parent.
         new = {name: version for name, version in versions.items() if before.get(name) != version}
         blobs = await self._rows(
             _BLOBS, **here, channels=list(new), versions=[_as_text(version) for version in new.values()]
@@ -163,7 +167,7 @@ class Tables:
         versions: dict[str, Any],
         changed: dict[str, ChannelValue | None],
     ) -> None:
-        """Put what older versions read from the parent's writes into the channel in which newer ones look for it."""
+        """Make a channel of the parent's pending sends, as newer versions of LangGraph expect."""
         written = _read_writes(await self._rows(self._writes_of_checkpoint, **here, checkpoint_id=parent_id))
         sends = [write.value for write in written if write.channel == _SENDS and not isinstance(write.value, list)]
         if sends:
@@ -177,15 +181,15 @@ class Tables:
 
 @asynccontextmanager
 async def open_tables(url: str) -> AsyncIterator[Tables]:
-    """Connect to a database with LangGraph's tables; nothing is written there.
+    """Connect to a database with LangGraph's tables, only to read.
 
     Args:
-        url: as libpq understands it; ``?options=-csearch_path%3D...`` names another schema.
+        url: a URL of libpq; ``?options=-csearch_path%3D...`` names a schema.
 
     Raises:
-        SettingsError: the URL is wrong.
-        InvalidInputError: it has no such tables.
-        UnavailableError: it cannot be reached.
+        SettingsError: the URL is not valid.
+        InvalidInputError: the database does not have the tables.
+        UnavailableError: the database cannot be reached.
     """
     address = DatabaseUrl.parse(url, "--from")
     engine = create_async_engine(
@@ -196,6 +200,7 @@ async def open_tables(url: str) -> AsyncIterator[Tables]:
             connection = await engine.connect()
         try:
             with translated():
+                # No transaction: an import of hours would keep the source from removing dead rows.
                 await connection.execution_options(isolation_level="AUTOCOMMIT")
                 found = await connection.execute(
                     text("SELECT attname FROM pg_attribute WHERE attrelid = to_regclass('checkpoint_writes')")
@@ -205,6 +210,7 @@ async def open_tables(url: str) -> AsyncIterator[Tables]:
                 raise InvalidInputError(
                     "--from", "names a database without the tables checkpoints and checkpoint_writes"
                 )
+            # The column came with a later version of LangGraph's tables.
             yield Tables(connection, has_task_path="task_path" in columns)
         finally:
             await connection.close()
@@ -218,24 +224,24 @@ def _object(text_of_json: str, field: str) -> dict[str, Any]:
 
 def _checked(found: Any, field: str) -> dict[str, Any]:
     if not isinstance(found, dict):
-        raise InvalidInputError(field, "is not what LangGraph writes there")
+        raise InvalidInputError(field, "is not a JSON object, as LangGraph writes it")
     return found
 
 
 def _as_text(version: Any) -> str:
-    """A version as the other table has it."""
+    """Return a version as ``checkpoint_blobs`` has it."""
     return version if isinstance(version, str) else json.dumps(version)
 
 
 def _inline(values: Mapping[str, Any], name: str) -> Blob | None:
-    """A value that stands in the checkpoint itself."""
+    """Return a value that is stored in the checkpoint itself; ``None`` if it is not."""
     if name not in values:
         return None
     return ("null", b"") if values[name] is None else ("json", json.dumps(values[name]).encode())
 
 
 def _value(kind: str | None, content: bytes | None) -> ChannelValue:
-    """A value as it was serialised; a list cut into its items, as our own checkpointer cuts it."""
+    """Return a serialised value; a list as its items, as ``PersistenceSaver`` stores it."""
     content = content or b""
     if kind == "msgpack" and (items := items_of(content)) is not None and not numbers_only(items):
         return [("msgpack", item) for item in items]
