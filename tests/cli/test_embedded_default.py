@@ -50,7 +50,9 @@ def test_the_demo_runs_on_named_servers_and_without_a_cache(unmigrated: CommandL
     assert named.sql("SELECT FROM threads WHERE user_id = 'demo'") == [()] * 6
 
 
-@pytest.mark.parametrize("moment", [b"both accept connections", b"at revision"], ids=["its servers run", "its event loop runs"])
+@pytest.mark.parametrize(
+    "moment", [b"both accept connections", b"at revision"], ids=["its servers run", "its event loop runs"]
+)
 def test_a_terminated_demo_leaves_nothing_behind(tmp_path: Path, moment: bytes) -> None:
     process = CommandLine({"TMPDIR": str(tmp_path)}).start("demo", stdout=subprocess.PIPE)
     assert process.stdout is not None
