@@ -78,7 +78,7 @@ def owner_of(configurable: Mapping[str, Any], id_types: IdTypes[Any, Any], owner
         return owner
     if configurable.get("user_id") is None:
         raise InvalidInputError("user_id", "must be given: in config['configurable'], or by saver.for_user(user_id)")
-    return _exact(configurable["user_id"], id_types.user, "user_id")
+    return id_types.user.parse_exact(configurable["user_id"], "user_id")
 
 
 def thread_id_of(given: Any, id_types: IdTypes[Any, Any]) -> Any:
@@ -87,17 +87,8 @@ def thread_id_of(given: Any, id_types: IdTypes[Any, Any]) -> Any:
     Raises:
         InvalidInputError: it is not a valid id.
     """
-    return _exact(given, id_types.id, "thread_id")
-
-
-def _exact(given: Any, kind: Any, field: str) -> Any:
-    if not isinstance(given, str) or kind.python_type is str:
-        return kind.validate(given, field)
-    parsed = kind.parse(given, field)
     # One spelling only: with "7" and "07", two ids of LangGraph would share one thread.
-    if str(parsed) != given:
-        raise InvalidInputError(field, f"is no {kind.name} in its usual form")
-    return parsed
+    return id_types.id.parse_exact(given, "thread_id")
 
 
 def _text(configurable: Mapping[str, Any], name: str) -> str | None:

@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import Any, Final
 
 from agent_persistence.encoding.exact_json import encode_json
-from agent_persistence.errors import InvalidInputError, PersistenceError, UnavailableError
+from agent_persistence.errors import PersistenceError, UnavailableError
 from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.persistence import Persistence
 from agent_persistence.repositories.checkpoints.records import (
@@ -65,11 +65,7 @@ async def import_threads(
     async for thread_id in tables.threads():
         found = ImportedThread(thread_id)
         try:
-            own_id = persistence.models.id_types.id.parse(thread_id, "thread_id")
-            if str(own_id) != thread_id:
-                raise InvalidInputError(
-                    "thread_id", "is not in its usual form: another thread of the source may have the same id"
-                )
+            own_id = persistence.models.id_types.id.parse_exact(thread_id, "thread_id")
             owner = owner_of(await tables.latest_metadata(thread_id))
             await _Importing(persistence, own_id, owner, found).all_of(tables)
         except UnavailableError:  # no other thread could be imported either

@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 from dataclasses import field
 from typing import Any, Final
 
-from sqlalchemy import NullPool, Row, TextClause, text
-from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from sqlalchemy import Row, TextClause, text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from agent_persistence.database.driver_errors import translated
 from agent_persistence.database_url import DatabaseUrl
@@ -19,6 +19,7 @@ from agent_persistence.frozen import frozen
 from agent_persistence.repositories.checkpoints.compression import Blob
 from agent_persistence.repositories.checkpoints.records import ChannelValue
 from agent_persistence.transfer.langgraph.msgpack import items_of, numbers_only
+from agent_persistence.transfer.source import connect_to_source
 
 _SENDS: Final = "__pregel_tasks"
 _SENDS_ARE_VALUES_SINCE: Final = 4  # the version of the checkpoint format that made pending sends a channel
@@ -56,6 +57,7 @@ _WRITES: Final = """
     WHERE thread_id = :thread_id AND {which}
     ORDER BY checkpoint_ns, checkpoint_id, {task_path}, task_id, idx
 """
+_COLUMNS_OF_WRITES: Final = text("SELECT attname FROM pg_attribute WHERE attrelid = to_regclass('checkpoint_writes')")
 _OF_A_CHECKPOINT: Final = "checkpoint_ns = :checkpoint_ns AND checkpoint_id = :checkpoint_id"
 _OF_NONE: Final = """NOT EXISTS (SELECT FROM checkpoints WHERE checkpoints.thread_id = written.thread_id
     AND checkpoints.checkpoint_ns = written.checkpoint_ns AND checkpoints.checkpoint_id = written.checkpoint_id)"""
@@ -191,31 +193,14 @@ async def open_tables(url: str) -> AsyncIterator[Tables]:
         InvalidInputError: the database does not have the tables.
         UnavailableError: the database cannot be reached.
     """
-    address = DatabaseUrl.parse(url, "--from")
-    engine = create_async_engine(
-        address.sqlalchemy_url, connect_args=address.connect_args, poolclass=NullPool, hide_parameters=True
-    )
-    try:
+    # No transaction: an import of hours would keep the source from removing dead rows.
+    async with connect_to_source(DatabaseUrl.parse(url, "--from"), isolation_level="AUTOCOMMIT") as connection:
         with translated():
-            connection = await engine.connect()
-        try:
-            with translated():
-                # No transaction: an import of hours would keep the source from removing dead rows.
-                await connection.execution_options(isolation_level="AUTOCOMMIT")
-                found = await connection.execute(
-                    text("SELECT attname FROM pg_attribute WHERE attrelid = to_regclass('checkpoint_writes')")
-                )
-            columns = found.scalars().all()
-            if not columns:
-                raise InvalidInputError(
-                    "--from", "names a database without the tables checkpoints and checkpoint_writes"
-                )
-            # The column came with a later version of LangGraph's tables.
-            yield Tables(connection, has_task_path="task_path" in columns)
-        finally:
-            await connection.close()
-    finally:
-        await engine.dispose()
+            columns = (await connection.execute(_COLUMNS_OF_WRITES)).scalars().all()
+        if not columns:
+            raise InvalidInputError("--from", "names a database without the tables checkpoints and checkpoint_writes")
+        # The column came with a later version of LangGraph's tables.
+        yield Tables(connection, has_task_path="task_path" in columns)
 
 
 def _object(text_of_json: str, field: str) -> dict[str, Any]:
