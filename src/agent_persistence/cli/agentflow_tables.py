@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from agent_persistence.cli.failures import ExitCode, say_error
+from agent_persistence.cli.failures import finish, say_error
 from agent_persistence.cli.options import Json
-from agent_persistence.cli.output import note, progress_bar, write_json
+from agent_persistence.cli.output import progress_bar
 from agent_persistence.cli.servers import run_on_data
 from agent_persistence.database_url import DatabaseUrl
 from agent_persistence.persistence import Persistence
@@ -31,14 +31,10 @@ def import_agentflow(
     """
     url = DatabaseUrl.parse(source, "URL")
     counts = run_on_data(partial(_copy, url, schema))
-    if as_json:
-        write_json(dict(counts))
-    else:
-        outcomes = [f"{counts[outcome]:,} {outcome}" for outcome in CopyOutcome if counts[outcome]]
-        totals = f"{counts['messages']:,} messages, {counts['states']:,} states"
-        note(f"threads: {', '.join(outcomes) or 'none'} ({totals})")
-    if counts[CopyOutcome.REFUSED]:
-        raise typer.Exit(ExitCode.WRONG)
+    outcomes = [f"{counts[outcome]:,} {outcome}" for outcome in CopyOutcome if counts[outcome]]
+    totals = f"{counts['messages']:,} messages, {counts['states']:,} states"
+    summary = f"threads: {', '.join(outcomes) or 'none'} ({totals})"
+    finish(dict(counts), summary, as_json=as_json, is_complete=not counts[CopyOutcome.REFUSED])
 
 
 async def _copy(source: DatabaseUrl, schema: str, persistence: Persistence[Any, Any]) -> Counter[str]:

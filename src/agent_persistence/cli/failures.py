@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import traceback
 from enum import IntEnum
+from typing import Any
 
+import typer
 from rich.text import Text
 
-from agent_persistence.cli.output import err, note, visible
+from agent_persistence.cli.output import err, note, visible, write_json
 from agent_persistence.errors import (
     DatabaseError,
     EmbeddedServerError,
@@ -37,6 +39,16 @@ def exit_code_of(error: PersistenceError | OSError) -> ExitCode:
     if isinstance(error, EmbeddedServerError) or _no_connection(error):
         return ExitCode.UNREACHABLE
     return ExitCode.WRONG
+
+
+def finish(result: Any, summary: str, *, as_json: bool, is_complete: bool) -> None:
+    """Print the result of an import or export, as JSON or as one line; exit with 1 if it is not complete."""
+    if as_json:
+        write_json(result)
+    else:
+        note(summary)
+    if not is_complete:
+        raise typer.Exit(ExitCode.WRONG)
 
 
 def say_error(text: str) -> None:

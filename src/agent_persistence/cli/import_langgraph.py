@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-from agent_persistence.cli.failures import ExitCode, say_error
+from agent_persistence.cli.failures import finish, say_error
 from agent_persistence.cli.options import Json
-from agent_persistence.cli.output import note, progress_bar, write_json
+from agent_persistence.cli.output import progress_bar
 from agent_persistence.cli.servers import run_on_data
 from agent_persistence.errors import InvalidInputError
 from agent_persistence.persistence import Persistence
@@ -65,12 +65,8 @@ def import_langgraph(
     if user is None and user_key is None:
         raise typer.BadParameter("give --user, --user-key or both: LangGraph's threads have no owner")
     total = run_on_data(partial(_import, source, user, user_key))
-    if as_json:
-        write_json({name: getattr(total, name) for name in total.__slots__})
-    else:
-        note(str(total))
-    if total.refused or total.differing:
-        raise typer.Exit(ExitCode.WRONG)
+    result = {name: getattr(total, name) for name in total.__slots__}
+    finish(result, str(total), as_json=as_json, is_complete=not (total.refused or total.differing))
 
 
 async def _import(source: str, user: str | None, user_key: str | None, persistence: Persistence[Any, Any]) -> _Total:

@@ -16,9 +16,9 @@ from typing import Annotated, Any, BinaryIO, Final
 
 import typer
 
-from agent_persistence.cli.failures import ExitCode, say_error
+from agent_persistence.cli.failures import finish, say_error
 from agent_persistence.cli.options import Json, User
-from agent_persistence.cli.output import note, progress_bar, write_json
+from agent_persistence.cli.output import note, progress_bar
 from agent_persistence.cli.servers import owner, run_on_data
 from agent_persistence.persistence import Persistence
 from agent_persistence.transfer.conversations import (
@@ -75,14 +75,9 @@ def import_(
     a longer file: existing messages are left unchanged, and missing ones are added.
     """
     imported = run_on_data(partial(_import, file, user, skip_invalid=skip_invalid))
-    if as_json:
-        write_json(imported.as_json())
-    else:
-        note(str(imported))
-    if imported.refused:
-        if not skip_invalid:
-            note("stopped there; correct the line and run the command again, or give --skip-invalid")
-        raise typer.Exit(ExitCode.WRONG)
+    if imported.refused and not skip_invalid:
+        note("stopped there; correct the line and run the command again, or give --skip-invalid")
+    finish(imported.as_json(), str(imported), as_json=as_json, is_complete=not imported.refused)
 
 
 def export(
@@ -102,13 +97,10 @@ def export(
     if as_json and output is None:
         raise typer.BadParameter("needs --output: standard output carries the conversations", param_hint="--json")
     exported = run_on_data(partial(_export, output or typer.get_binary_stream("stdout"), user))
-    if as_json:
-        write_json(exported)
-    else:
-        note("exported {conversations:,} conversations ({messages:,} messages)".format_map(exported))
     if exported["unreadable"]:
         say_error(f"{exported['unreadable']} messages cannot be read, and were left out")
-        raise typer.Exit(ExitCode.WRONG)
+    summary = "exported {conversations:,} conversations ({messages:,} messages)".format_map(exported)
+    finish(exported, summary, as_json=as_json, is_complete=not exported["unreadable"])
 
 
 async def _import(
