@@ -67,9 +67,8 @@ async def import_threads(
         try:
             own_id = persistence.models.id_types.id.parse(thread_id, "thread_id")
             if str(own_id) != thread_id:
-                raise InvalidInputError(
-                    "thread_id", "is not in its usual form: another thread of the source may have the same id"
-                )
+                # Another thread of the source may have the id in this form.
+                raise InvalidInputError("thread_id", f"is not in its usual form, {str(own_id)!r}")
             owner = owner_of(await tables.latest_metadata(thread_id))
             await _Importing(persistence, own_id, owner, found).all_of(tables)
         except UnavailableError:  # no other thread could be imported either
@@ -100,7 +99,7 @@ class _Importing:
             self._found.added += len(missing)
         others = await tables.other_writes(self._found.thread_id)
         self._found.writes += len(others)
-        await self._add_other_writes(others)
+        await self._add_writes(others)
 
     async def _here(self, batch: Sequence[SourceCheckpoint]) -> dict[tuple[str, str], CheckpointRecord]:
         found: dict[tuple[str, str], CheckpointRecord] = {}
@@ -134,8 +133,8 @@ class _Importing:
         """Compare a checkpoint with its source, and add writes that are new in the source."""
         written = {(write.task_id, write.idx): (write.channel, write.value) for write in record.writes}
         new = [write for write in one.writes if (write.task_id, write.idx) not in written]
-        if new:
-            await self._persistence.run(lambda uow: _put_writes(uow, self._thread_id, new), user_id=self._owner)
+        # An application that still runs on the source adds writes to checkpoints that were imported before.
+        await self._add_writes(new)
         same = [
             record.parent_id == one.parent_id,
             record.body == one.body,
@@ -151,9 +150,9 @@ class _Importing:
         self._found.writes += len(one.writes)
         self._found.differing += not all(same)
 
-    async def _add_other_writes(self, others: Sequence[SourceWrite]) -> None:
-        if others:
-            await self._persistence.run(lambda uow: _put_writes(uow, self._thread_id, others), user_id=self._owner)
+    async def _add_writes(self, writes: Sequence[SourceWrite]) -> None:
+        if writes:
+            await self._persistence.run(lambda uow: _put_writes(uow, self._thread_id, writes), user_id=self._owner)
 
 
 async def _put_writes(uow: UnitOfWork[Any, Any], thread_id: Any, writes: Iterable[SourceWrite]) -> None:
