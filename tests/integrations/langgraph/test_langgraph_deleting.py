@@ -120,7 +120,7 @@ async def test_a_delta_against_several_rows_reads_as_before_and_keeps_them(
     persistence: Persistence[str, str], saver: PersistenceSaver, config: Any
 ) -> None:
     thread_id, said = config["configurable"]["thread_id"], [AIMessage(letters(2000, seed=seed)) for seed in range(3)]
-    kept = [message.model_copy(update={"id": f"m-{place}"}) for place, message in enumerate(said)]
+    kept = [message.model_copy(update={"id": f"m-{index}"}) for index, message in enumerate(said)]
     first = await put(saver, config, {"messages": kept[:1]})
     await saver.aput_writes(first, [("messages", said[1:])], "task")  # the channel gives them their ids
     await put(saver, first, {"messages": kept}, versions={"messages": 2})
@@ -338,7 +338,7 @@ async def test_a_checkpoint_that_is_deleted_while_it_is_read_is_not_seen_in_part
     fill = CheckpointReader._load_ranges  # noqa: SLF001 - between both statements of a read
 
     async def fill_late(*arguments: Any) -> None:
-        """Whoever reads references meets somebody who deletes what they refer to."""
+        """Delete the referred rows after the references were read."""
         monkeypatch.setattr(CheckpointReader, "_load_ranges", fill)
         await put(saver, stored, {"messages": messages[2:]}, versions={"messages": 5})
         await saver.aprune([config["configurable"]["thread_id"]])

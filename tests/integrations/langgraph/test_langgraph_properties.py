@@ -162,10 +162,10 @@ def test_spans_lead_from_what_is_stored_to_each_version_of_a_list(versions: list
         assert read == wanted
 
 
-places = st.tuples(st.integers(0, 2**62), st.integers(0, 2**31))
+positions = st.tuples(st.integers(0, 2**62), st.integers(0, 2**31))
 
 
-@given(st.dictionaries(st.text(max_size=5), st.lists(st.builds(Span, places, places), max_size=5), max_size=3))
+@given(st.dictionaries(st.text(max_size=5), st.lists(st.builds(Span, positions, positions), max_size=5), max_size=3))
 def test_references_come_back_equal(spans: dict[str, list[Span]]) -> None:
     refs = Refs({channel: ListRef(len(found), found) for channel, found in spans.items()}, {})
 

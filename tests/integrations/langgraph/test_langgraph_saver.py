@@ -436,6 +436,8 @@ async def test_a_closed_saver_and_an_event_loop_that_ended_are_refused(
     closed = PersistenceSaver(Persistence(settings), user_id=user_id)
     with closed:
         threads.submit(closed.get_tuple, config).result()
+    never_opened = PersistenceSaver(Persistence(settings), user_id=user_id)
+    never_opened.close()
     store = Persistence(settings)
     ended = PersistenceSaver(store, user_id=user_id)
 
@@ -447,6 +449,8 @@ async def test_a_closed_saver_and_an_event_loop_that_ended_are_refused(
 
     with pytest.raises((ClosedError, WrongLoopError)):
         threads.submit(closed.get_tuple, config).result()
+    with pytest.raises(ClosedError):
+        threads.submit(never_opened.get_tuple, config).result()
     with pytest.raises(WrongLoopError):
         threads.submit(ended.get_tuple, config).result()
 

@@ -87,7 +87,7 @@ class PersistenceSaver(BaseCheckpointSaver[Any]):
 
     def for_user(self, user_id: Any) -> Self:
         """Return a copy of this checkpointer for one owner, which shares its connections and memory."""
-        clone = copy.copy(self)
+        clone = copy.copy(self)  # shallow: the clones must share one memory of threads and one order of saves
         clone._owner = user_id  # noqa: SLF001 - of the same class
         return clone
 
@@ -329,6 +329,7 @@ class PersistenceSaver(BaseCheckpointSaver[Any]):
         while limit is None or limit > 0:
             size = _PAGE if limit is None else min(_PAGE, limit)
             found = await self._persistence.checkpoints.page(query, user_id=owner, limit=size, after=last)
+            # No empty page is yielded: it would look like the end to the loops over pages.
             if found:
                 yield await tuples_of(self.serde, found, None if address is None else address.echoed)
             if len(found) < size:
@@ -346,6 +347,7 @@ class PersistenceSaver(BaseCheckpointSaver[Any]):
         new = self._new_checkpoint(address, config, checkpoint, metadata, new_versions)
         values, mirror = checkpoint["channel_values"], self._mirror
 
+        # One transaction, so that a checkpoint and its mirrored messages are saved together or not at all.
         async def work(uow: UnitOfWork[Any, Any]) -> None:
             new_indexes = await uow.checkpoints.put(new)
             # Only the root graph's messages are the conversation; subgraphs may have channels of the same name.
@@ -384,7 +386,7 @@ class PersistenceSaver(BaseCheckpointSaver[Any]):
         filterable, exact = split_metadata(serde, merged)
         run_id = merged.get("run_id")
         for channel in checkpoint["channel_versions"]:
-            check_text(channel, "channel")
+            check_text(channel, "channel")  # PostgreSQL's text holds no NUL and no lone surrogate
         return NewCheckpoint(
             thread_id=address.thread_id,
             checkpoint_ns=address.namespace,

@@ -37,7 +37,7 @@ _ANCESTORS_AT_ONCE: Final = 200
 
 
 class CheckpointReader:
-    """Reads what belongs to one owner."""
+    """Reads checkpoints of one owner's threads."""
 
     def __init__(self, scope: Scope[Any, Any]) -> None:
         self._scope = scope
@@ -62,6 +62,8 @@ class CheckpointReader:
             columns = self._order()
             literals = [literal(one, column.type) for one, column in zip(position, columns, strict=True)]
             statement = statement.where(tuple_(*columns) < tuple_(*literals))
+        # Two statements see two snapshots: if a row was deleted in between, both are read again. A lock on the thread
+        # would make each read wait for saves.
         for _ in range(_ATTEMPTS):
             rows = (await self._scope.execute(statement)).all()
             refs = [read_refs(row.refs) for row in rows]
@@ -100,6 +102,7 @@ class CheckpointReader:
         collector.start(read_refs(target.refs))
         parent = target.parent_id
         while parent is not None and collector.open:
+            # In one statement for 200 ancestors: one for each would be a round trip a step.
             ancestors = await self._ancestors(_namespace(target), parent)
             parent = None
             for row in ancestors:

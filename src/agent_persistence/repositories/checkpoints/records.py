@@ -9,6 +9,7 @@ from typing import Any
 from agent_persistence.frozen import frozen
 from agent_persistence.repositories.checkpoints.compression import Blob
 
+# Not decoded here: the layers below the integration do not import LangGraph.
 ChannelValue = Blob | list[Blob]
 """A serialised value, or the items of a list, each serialised separately."""
 

@@ -138,7 +138,7 @@ def _from_json(written: list[Any]) -> Ref:
     if kind == "whole":
         return WholeRef((rest[0], rest[1]))
     length, numbers = rest
-    spans, last = [], 0
+    spans, last = [], 0  # four numbers a span, the first and the third relative to the row before
     for start in range(0, len(numbers), 4):
         first_no, first_item, rows, last_item = numbers[start : start + 4]
         first = (last + first_no, first_item)

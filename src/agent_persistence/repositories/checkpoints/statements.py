@@ -139,6 +139,7 @@ def read_values(models: Models[Any, Any], *, of_any_user: bool) -> CompiledState
         )
         .add_columns(_constant("is_write", value=False))
     )
+    # The caller's ids of threads are checked by the join with their owners, in the same statement.
     channels = bindparam("written_to", type_=ARRAY(Text()))
     written = (
         select(*chosen)

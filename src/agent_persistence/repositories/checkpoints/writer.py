@@ -140,7 +140,7 @@ class CheckpointWriter:
             new_cells=[row.cells for row in rows],
             new_content=[row.content for row in rows],
         )
-        # RETURNING has no order of its own, but the numbers are drawn under the lock in the order of the rows.
+        # RETURNING guarantees no order, but the numbers are drawn under the lock in the order of the rows.
         return list(zip(sorted(row.value_no for row in added), rows, strict=False))
 
     async def _input(self, new: NewWrites) -> tuple[int, bytes] | None:

@@ -96,7 +96,7 @@ class _Importing:
             self._found.added += len(missing)
         others = await tables.other_writes(self._found.thread_id)
         self._found.writes += len(others)
-        await self._add_other_writes(others)
+        await self._add_writes(others)
 
     async def _here(self, batch: Sequence[SourceCheckpoint]) -> dict[tuple[str, str], CheckpointRecord]:
         found: dict[tuple[str, str], CheckpointRecord] = {}
@@ -130,8 +130,8 @@ class _Importing:
         """Compare a checkpoint with its source, and add writes that are new in the source."""
         written = {(write.task_id, write.idx): (write.channel, write.value) for write in record.writes}
         new = [write for write in one.writes if (write.task_id, write.idx) not in written]
-        if new:
-            await self._persistence.run(lambda uow: _put_writes(uow, self._thread_id, new), user_id=self._owner)
+        # An application that still runs on the source adds writes to checkpoints that were imported before.
+        await self._add_writes(new)
         same = [
             record.parent_id == one.parent_id,
             record.body == one.body,
@@ -147,9 +147,9 @@ class _Importing:
         self._found.writes += len(one.writes)
         self._found.differing += not all(same)
 
-    async def _add_other_writes(self, others: Sequence[SourceWrite]) -> None:
-        if others:
-            await self._persistence.run(lambda uow: _put_writes(uow, self._thread_id, others), user_id=self._owner)
+    async def _add_writes(self, writes: Sequence[SourceWrite]) -> None:
+        if writes:
+            await self._persistence.run(lambda uow: _put_writes(uow, self._thread_id, writes), user_id=self._owner)
 
 
 async def _put_writes(uow: UnitOfWork[Any, Any], thread_id: Any, writes: Iterable[SourceWrite]) -> None:
