@@ -116,7 +116,8 @@ UUID: Final = IdType("uuid", uuid.UUID, Uuid)
 ID_TYPES: Final[dict[IdKind, IdType[Any]]] = {kind.name: kind for kind in (STRING, INT, BIGINT, UUID)}
 
 
-@dataclass(frozen=True)  # with slots, `IdTypes[str, int](...)` is a TypeError
+# No slots: with them, `IdTypes[str, int](...)` is a TypeError.
+@dataclass(frozen=True)
 class IdTypes(Generic[IdT, UserIdT]):
     """The id types of one database: of threads and messages, and of the users who own them."""
 

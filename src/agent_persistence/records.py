@@ -179,7 +179,8 @@ class MessageRecord(Generic[IdT]):
         return self.message.get("tool_call_id")
 
 
-@dataclass(frozen=True, kw_only=True)  # with slots, `NewMessage[str](...)` is a TypeError
+# No slots: with them, `NewMessage[str](...)` is a TypeError.
+@dataclass(frozen=True, kw_only=True)
 class NewMessage(Generic[IdT]):
     """A message to append, with more fields than its mapping has.
 

@@ -1,4 +1,4 @@
-"""``threads`` and ``show``: what is stored, for people."""
+"""``threads`` and ``show``: stored threads and conversations, for people to read."""
 
 from __future__ import annotations
 
