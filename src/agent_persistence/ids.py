@@ -125,6 +125,7 @@ class IdTypes(Generic[IdT, UserIdT]):
     user: IdType[UserIdT]
 
 
+# Made in Python, because PostgreSQL has uuidv7() from version 18 on, and Python has uuid.uuid7() from 3.14 on.
 _RANDOM_BYTES: Final = 4096
 
 

@@ -17,6 +17,7 @@ from agent_persistence.ids import IdT, UserIdT
 T = TypeVar("T")
 
 
+# An enum with one member and not an ``object()``: type checkers narrow by it, and a copy of it is the same object.
 class AnyUser(Enum):
     """The type of ``ANY_USER``."""
 

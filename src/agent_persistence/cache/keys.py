@@ -31,7 +31,7 @@ def parse_state_key(namespace: str, key: bytes, id_types: IdTypes[Any, Any]) -> 
         )
     except InvalidInputError:
         return None
-    # An int has more than one spelling (" 1" parses as well), and a key has one.
+    # Only the canonical spelling of an id is in a key; " 1" parses as an int as well.
     return state if state_key(namespace, *state) == key else None
 
 

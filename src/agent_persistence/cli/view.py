@@ -66,6 +66,7 @@ def print_conversation(
     thread: AnyThread, state: StateRecord[Any] | None, page: Page[MessageRecord[Any]], *, full: bool = False
 ) -> None:
     """Print a thread with some of its messages."""
+    # Without soft_wrap rich breaks a long id at the width of the terminal, and it cannot be copied.
     out.print(Text(visible(thread.thread_id), style="bold"), soft_wrap=True)
     archived = ", archived" if thread.archived else ""
     out.print(Text(f"{visible(thread.name or 'no name')}{archived}"))
