@@ -210,7 +210,8 @@ def _host(token: str) -> Host:
             raise InvalidUrlError("an IPv6 address must be written as [address] or [address]:port")
         return Host(name, _port(port[1:]))
     name, _, port = token.rpartition(":") if ":" in token else (token, "", "")
-    if token.startswith("/"):  # the path may hold a colon
+    # The path of a socket may hold a colon.
+    if token.startswith("/"):
         return Host(name, _port(port)) if port.isdecimal() else Host(token, None)
     if ":" in name:
         raise InvalidUrlError("an IPv6 address must be written in brackets: [::1]:5432")
@@ -223,7 +224,8 @@ def _port(text: str) -> int | None:
 
 def _hosts(url: SplitUrl) -> tuple[Host, ...]:
     hosts = list(url.hosts)
-    if named := url.query.get("host"):  # replaces the host before the path, but not its port, as in libpq
+    # As in libpq, the parameter replaces the host before the path, but not its port.
+    if named := url.query.get("host"):
         default = hosts[0].port
         hosts = [_host(token) for value in named for token in value.split(",")]
         hosts = [Host(host.name, host.port or default) for host in hosts]

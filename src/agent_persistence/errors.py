@@ -80,6 +80,7 @@ class InvalidInputError(PersistenceError, ValueError):
         self.reason = reason
 
 
+# One error for both cases, because two would tell a caller which ids other owners use.
 class NotFoundError(PersistenceError, LookupError):
     """A row does not exist, or belongs to another owner; the error does not tell which."""
 

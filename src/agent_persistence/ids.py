@@ -116,7 +116,8 @@ UUID: Final = IdType("uuid", uuid.UUID, Uuid)
 ID_TYPES: Final[dict[IdKind, IdType[Any]]] = {kind.name: kind for kind in (STRING, INT, BIGINT, UUID)}
 
 
-@dataclass(frozen=True)  # with slots, `IdTypes[str, int](...)` is a TypeError
+# No slots: with them, `IdTypes[str, int](...)` is a TypeError.
+@dataclass(frozen=True)
 class IdTypes(Generic[IdT, UserIdT]):
     """The id types of one database: of threads and messages, and of the users who own them."""
 
@@ -124,6 +125,7 @@ class IdTypes(Generic[IdT, UserIdT]):
     user: IdType[UserIdT]
 
 
+# Made in Python, because PostgreSQL has uuidv7() from version 18 on, and Python has uuid.uuid7() from 3.14 on.
 _RANDOM_BYTES: Final = 4096
 
 

@@ -386,7 +386,7 @@ class Persistence(Generic[IdT, UserIdT]):
 
 
 def _refuse_other_id_types(models: Models[Any, Any], settings: PersistenceSettings) -> None:
-    """Refuse models with other id types than the settings, which say how ids are made and what the database holds."""
+    """Refuse models with other id types than the settings, which say how ids are made and what types columns have."""
     for variable, mapped, given in (
         ("PERSISTENCE_ID_TYPE", models.id_types.id, settings.id_types.id),
         ("PERSISTENCE_USER_ID_TYPE", models.id_types.user, settings.id_types.user),

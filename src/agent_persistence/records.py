@@ -17,6 +17,7 @@ from agent_persistence.ids import IdT, UserIdT
 T = TypeVar("T")
 
 
+# An enum with one member and not an ``object()``: type checkers narrow by it, and a copy of it is the same object.
 class AnyUser(Enum):
     """The type of ``ANY_USER``."""
 
@@ -179,7 +180,8 @@ class MessageRecord(Generic[IdT]):
         return self.message.get("tool_call_id")
 
 
-@dataclass(frozen=True, kw_only=True)  # with slots, `NewMessage[str](...)` is a TypeError
+# No slots: with them, `NewMessage[str](...)` is a TypeError.
+@dataclass(frozen=True, kw_only=True)
 class NewMessage(Generic[IdT]):
     """A message to append, with more fields than its mapping has.
 

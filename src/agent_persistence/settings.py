@@ -286,19 +286,22 @@ def _variable(field_name: object) -> str:
 
 def _refuse_wrong_keywords(settings: type[PersistenceSettings], values: dict[str, Any]) -> None:
     for name, value in values.items():
-        if name.startswith("_"):  # _env_file and others of pydantic-settings
+        # Arguments of pydantic-settings, such as _env_file.
+        if name.startswith("_"):
             continue
         # ``extra="ignore"`` would drop a misspelt keyword without a word.
         if name not in settings.model_fields:
             raise TypeError(f"PersistenceSettings has no field {name!r}")
-        if value == "":  # an empty variable is an unset one; an empty argument is a mistake
+        # An empty variable is an unset one; an empty argument is a mistake.
+        if value == "":
             raise SettingsError(_variable(name), "must not be empty")
 
 
 def _refusal(error: ErrorDetails) -> SettingsError:
     cause = error.get("ctx", {}).get("error")
     if isinstance(cause, SettingsError):
-        return SettingsError(cause.variable, cause.reason)  # a copy: the traceback of the original holds values
+        # A copy, because the traceback of the original holds values.
+        return SettingsError(cause.variable, cause.reason)
     name = error["loc"][0]
     reason = str(cause) if cause else error["msg"].replace("Input should", "must", 1)
     given = "" if name in _SECRETS else f" (given: {error['input']!r})"

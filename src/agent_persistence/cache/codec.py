@@ -41,7 +41,8 @@ def encode_state(thread_id: Any, user_id: Any, state: SavedState | None) -> byte
         "times": [] if state is None else [state.created_at, state.updated_at],
         "length": len(body),
         "crc32": zlib.crc32(body),
-        "plain": is_plain_json(body),  # determined once here, and not by every reader
+        # Determined once here, and not by every reader.
+        "plain": is_plain_json(body),
     }
     return b"%b%020d%b\n%b" % (VALUE, 0 if state is None else state.version, orjson.dumps(envelope), body)
 

@@ -10,7 +10,8 @@ from agent_persistence.errors import InvalidInputError
 from agent_persistence.ids import IdTypes
 from agent_persistence.records import TouchedState
 
-_NEEDS_NO_QUOTES: Final = re.compile("[A-Za-z0-9_.~-]+")  # what ``quote`` leaves unchanged, recognised ten times faster
+# The characters that ``quote`` leaves unchanged; to match them is ten times as fast as to quote.
+_NEEDS_NO_QUOTES: Final = re.compile("[A-Za-z0-9_.~-]+")
 
 
 def state_key(namespace: str, thread_id: object, user_id: object) -> bytes:
@@ -30,7 +31,8 @@ def parse_state_key(namespace: str, key: bytes, id_types: IdTypes[Any, Any]) -> 
         )
     except InvalidInputError:
         return None
-    return state if state_key(namespace, *state) == key else None  # " 1" parses as an int too, but is in no key
+    # Only the canonical spelling of an id is in a key; " 1" parses as an int as well.
+    return state if state_key(namespace, *state) == key else None
 
 
 def keys_pattern(namespace: str) -> bytes:

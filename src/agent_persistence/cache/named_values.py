@@ -65,7 +65,8 @@ class RedisValues:
                 return [unquote(key.removeprefix(beginning).decode(), errors="surrogatepass") for key in found]
 
     async def _call(self, operation: Callable[[Redis], Awaitable[Any]]) -> Any:
-        if not self._cache.is_named:  # without the name, databases would share keys
+        # Before the database is named, all databases would share their keys.
+        if not self._cache.is_named:
             raise CacheUnavailableError
         return await self._guard.call(partial(operation, self._cache.redis), self._guard.budget())
 

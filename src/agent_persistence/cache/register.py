@@ -101,7 +101,8 @@ class StateRegister:
     async def read(self, keys: Sequence[bytes]) -> list[tuple[KeyState, bytes]]:
         """Read keys. Of several, one of another Redis type counts as absent."""
         if self._reader is None:
-            self._reader = self._redis.client()  # a pinned connection: a checkout from the pool costs more than a GET
+            # A pinned connection: a checkout from the pool costs more than a GET.
+            self._reader = self._redis.client()
         if len(keys) > 1:
             return [_read(held) for held in await self._reader.mget(keys)]
         try:

@@ -145,11 +145,13 @@ class StateCache:
     async def fill(self, thread_id: Any, user_id: Any, lease: bytes, state: StateRecord[Any] | None) -> None:
         """Store a state that was read from the table after the lease was taken, unless a writer came between."""
         if state is not None and state.stream is not None:
-            return  # its chunks are in the table only
+            # A streamed state has its chunks in the table only.
+            return
         try:
             value = encode_state(thread_id, user_id, None if state is None else _saved(state))
         except InvalidInputError:
-            return  # written by another program, and not encodable as exact JSON
+            # Another program wrote the state, which exact JSON cannot encode; only readers of the table get it.
+            return
         if value is None:
             return
         fill = partial(self._register.fill, self._key(thread_id, user_id), lease, value, self._ttl(nothing=not state))

@@ -53,7 +53,7 @@ def _last(job: Any) -> str:
         return "has not run yet"
     at_work = "at work now; " if job.holder else ""
     if job.seconds_ago is None:
-        return f"{at_work}has not come to an end yet"
+        return f"{at_work}has not ended yet"
     return f"{at_work}last ended {job.seconds_ago:.0f} s ago, and removed {job.removed:,} states"
 
 

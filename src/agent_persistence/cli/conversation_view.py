@@ -29,6 +29,7 @@ def conversation_table(page: Page[MessageRecord[Any]], *, full: bool) -> Table:
 def _parts(record: MessageRecord[Any], *, full: bool) -> Iterator[Text]:
     if record.text:
         yield _cut(visible(record.text), None if full else _LONGEST_TEXT)
+    # Of a message only role and content are checked when it is stored, so tool calls can have any shape.
     for call in record.tool_calls if isinstance(record.tool_calls, list) else ():
         yield _tool_call(call, None if full else _LONGEST_ARGUMENTS)
 

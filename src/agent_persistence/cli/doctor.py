@@ -64,7 +64,8 @@ def _table(findings: list[Finding]) -> Table:
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column()
     table.add_column()
-    table.add_column(overflow="fold")  # so that addresses and commands can be copied
+    # Folded and not cut, so that addresses and commands can be copied.
+    table.add_column(overflow="fold")
     for finding in findings:
         level = Text(finding.level, style=_STYLES[finding.level])
         table.add_row(level, Text(finding.subject), Text(visible(finding.detail), overflow="fold"))

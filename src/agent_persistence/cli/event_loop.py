@@ -29,6 +29,7 @@ def run_until_terminated(work: Coroutine[Any, Any, T]) -> T:
 
 async def _cancelled_by_sigterm(work: Coroutine[Any, Any, T]) -> T:
     task = asyncio.create_task(work)
-    with suppress(NotImplementedError):  # on Windows, whose event loops have no signal handlers
+    # Event loops of Windows have no signal handlers.
+    with suppress(NotImplementedError):
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     return await task

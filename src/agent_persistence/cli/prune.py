@@ -51,7 +51,8 @@ async def _prune(
         return await persistence.purge(keep_last=keep_last, older_than=saved_before)
     deleted = 0
     async for thread in threads_by_age(persistence, owner(persistence, user)):
-        with suppress(ThreadNotFoundError):  # deleted since it was listed
+        # The thread may be deleted since it was listed.
+        with suppress(ThreadNotFoundError):
             deleted += await persistence.states.prune(
                 thread.thread_id, user_id=thread.user_id, keep_last=keep_last, older_than=saved_before
             )

@@ -60,6 +60,7 @@ async def _move(move: Move, revision: str, settings: PersistenceSettings) -> Non
 
 
 async def _problem(settings: PersistenceSettings) -> SchemaError | None:
+    # Not entered: that would raise the problem that is looked for, or upgrade the schema (PERSISTENCE_AUTO_MIGRATE).
     persistence = Persistence[Any, Any](settings)
     try:
         await persistence.check()

@@ -30,6 +30,7 @@ from agent_persistence.transfer.conversations import (
 )
 
 _OBJECTS: Final = 100_000
+# Fixed for each type of user id, so that a repeated import finds its threads again.
 _IMPORTING_OWNER: Final[dict[type, Any]] = {str: "import", int: 1, uuid.UUID: uuid.uuid5(NAMESPACE, "import")}
 
 

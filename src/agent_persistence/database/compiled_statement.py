@@ -39,7 +39,7 @@ class CompiledStatement:
         binds = [compiled.binds[name] for name in compiled.positiontup]
         self._parameters = [(bind.key, bind.value, _bind_processor(bind.type)) for bind in binds]
         columns = list(statement.exported_columns)
-        # Past the class's own constructor, which takes a row apart into arguments, and twice as long.
+        # Past the class's own constructor, which takes a row apart into arguments and takes twice as long.
         self._make_row = partial(tuple.__new__, _row_class([str(column.name) for column in columns]))
         readers = [_dialect_type(column.type).result_processor(_DIALECT, None) for column in columns]
         self._readers = [(index, read) for index, read in enumerate(readers) if read is not None]

@@ -135,20 +135,17 @@ def translate(error: BaseException, *, committing: bool = False) -> PersistenceE
 
 def sqlstate_of(error: BaseException) -> str | None:
     """Return the server's five-character code, or ``None`` if the error did not come from the server."""
-    for candidate in _chain(error):
-        code = getattr(candidate, "sqlstate", None)
-        if isinstance(code, str):
-            return code
-    return None
+    return _attribute(error, "sqlstate")
 
 
 def constraint_of(error: BaseException) -> str | None:
     """Return the name of the violated constraint, or ``None``."""
-    for candidate in _chain(error):
-        name = getattr(candidate, "constraint_name", None)
-        if isinstance(name, str):
-            return name
-    return None
+    return _attribute(error, "constraint_name")
+
+
+def _attribute(error: BaseException, name: str) -> str | None:
+    found = (getattr(candidate, name, None) for candidate in _chain(error))
+    return next((value for value in found if isinstance(value, str)), None)
 
 
 def _is_transient(error: BaseException, sqlstate: str | None) -> bool:

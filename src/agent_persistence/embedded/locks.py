@@ -43,6 +43,6 @@ def exclusive_lock(path: Path) -> Iterator[None]:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
-        # Closing alone would leave it locked if another thread forked meanwhile: the child shares the descriptor.
+        # Closing alone would leave it locked if another thread has forked: the child shares the descriptor.
         fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)

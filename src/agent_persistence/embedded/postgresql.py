@@ -47,8 +47,8 @@ class PostgreSQL(Server):
         self.user.require_access(self.cage, self.sockets, postgres_binary("postgres"))
         if not self.data.exists():
             self._make_cluster(log)
-        # Both hold a process id, which may be another process's by now, and then PostgreSQL would not start. That
-        # nothing of the last server lives is known from the lock on the log.
+        # Both hold a process id, which may be another process's by now, and then PostgreSQL would not start. The lock
+        # on the log shows that no process of the last server lives.
         (self.data / "postmaster.pid").unlink(missing_ok=True)
         (self.sockets / ".s.PGSQL.5432.lock").unlink(missing_ok=True)
 

@@ -16,7 +16,8 @@ from agent_persistence.errors import EmbeddedServerError
 
 _START_SECONDS = 60.0
 _STOP_SECONDS = 30.0
-_ASK_AGAIN_SECONDS = 0.2  # a server that is just starting misses the first request
+# A server that is just starting misses the first request, so it is repeated.
+_ASK_AGAIN_SECONDS = 0.2
 _POLL_SECONDS = 0.01
 _LAST_LINES = 15
 

@@ -121,7 +121,8 @@ def _unprivileged_users() -> Iterator[ServerUser]:
 
 
 def _setpriv(setpriv: str, user: pwd.struct_passwd) -> tuple[str, ...]:
-    capability = "+dac_override"  # permits searching folders as well, and containers grant it by default
+    # It permits searching folders as well, and containers grant it by default.
+    capability = "+dac_override"
     return (
         *(setpriv, f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"),
         *(f"--inh-caps={capability}", f"--ambient-caps={capability}"),

@@ -211,7 +211,8 @@ def is_plain_json(utf8: bytes) -> bool:
 
 
 _NUMERALS: Final = bytes(ord("0" if byte in b"-0123456789" else " ") for byte in range(256))
-_LONG_NUMBER: Final = b"0" * 20  # the shortest int that needs more than 64 bits has so many characters
+# The shortest int that needs more than 64 bits has so many characters.
+_LONG_NUMBER: Final = b"0" * 20
 # It matches strings, too, so that digits inside one are passed over; possessive, so that no text makes it backtrack.
 _STRING_OR_NEGATIVE_ZERO = re.compile(rb'"(?:[^"\\]++|\\.)*+"|(?<![^\[:, ])0\.0{20}(?![^,\]}])')
 

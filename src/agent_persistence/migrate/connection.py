@@ -115,6 +115,5 @@ def _reset(connection: Connection) -> None:
 
 
 def _adapted(connection: Connection) -> AdaptedConnection:
-    return cast(
-        "AdaptedConnection", connection.connection.dbapi_connection
-    )  # asyncpg's connection in SQLAlchemy's adapter
+    # asyncpg's connection in SQLAlchemy's adapter; SQLAlchemy types it for every driver.
+    return cast("AdaptedConnection", connection.connection.dbapi_connection)

@@ -56,7 +56,8 @@ def _try(connection: Connection, key: int) -> bool:
 
 def _release(connection: Connection, key: int) -> None:
     if connection.closed or connection.invalidated:
-        return  # the server releases it with the session
+        # The server releases the lock with the session.
+        return
     connection.rollback()
     connection.execute(select(func.pg_advisory_unlock(key)))
     connection.commit()

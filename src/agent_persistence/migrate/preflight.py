@@ -16,7 +16,7 @@ TABLES: Final = (
     *("graph_checkpoints", "graph_values", "tool_results", "state_streams", "state_chunks"),
 )
 _NAMES: Final = (*TABLES, "message_role", "state_versions")
-_OTHER_SCHEMA: Final = "set PERSISTENCE_DB_SCHEMA to a schema of its own"
+_OTHER_SCHEMA: Final = "set PERSISTENCE_DB_SCHEMA to a separate schema"
 _OTHER_VERSION_TABLE: Final = (
     "set PERSISTENCE_VERSION_TABLE to another name, or PERSISTENCE_DB_SCHEMA to another schema"
 )
@@ -40,7 +40,8 @@ def refuse_foreign_objects(connection: Connection, schema: str, version_table: s
     if columns and set(columns) != {"version_num"}:
         raise SchemaConflictError(schema, [version_table], _OTHER_VERSION_TABLE)
     if catalog.recorded_config(connection, schema):
-        return  # ours, even if the version table was lost: then alembic stamp repairs it
+        # The schema is ours, even if the version table is lost: then ``alembic stamp`` repairs it.
+        return
     if catalog.revisions(connection, schema, version_table):
         raise SchemaConflictError(schema, [version_table], _OTHER_VERSION_TABLE)
     if taken := catalog.objects_named(connection, schema, _NAMES):

@@ -147,7 +147,7 @@ def _run(optional: OptionalObject, statements: Sequence[str], target: _Target) -
     connection = target.connection
     connection.commit()
     connection.execution_options(isolation_level="AUTOCOMMIT" if optional.concurrently else "READ COMMITTED")
-    # A concurrent build blocks no one while it waits; a limit would only leave an invalid index.
+    # A concurrent build blocks no other session while it waits; a limit would only leave an invalid index.
     limit = 0 if optional.concurrently else target.settings.migration_ddl_lock_timeout_ms
     connection.exec_driver_sql(f"SET lock_timeout = {limit}")
     for statement in statements:

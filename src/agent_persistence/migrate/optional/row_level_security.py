@@ -58,7 +58,7 @@ def _add() -> Iterator[str]:
 def _remove() -> Iterator[str]:
     for table in _POLICIES:
         yield f"DROP POLICY IF EXISTS opt_owner ON {table}"
-        # Where policies of the host's remain, the table stays shut.
+        # A table on which the host has policies of other names keeps row-level security.
         yield (
             f"DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_policy WHERE polrelid = to_regclass('{table}')) THEN "
             f"ALTER TABLE IF EXISTS {table} DISABLE ROW LEVEL SECURITY, NO FORCE ROW LEVEL SECURITY; END IF; END $$"
