@@ -13,15 +13,15 @@ from types import TracebackType
 from typing import Any, Final, Generic, Literal, Self, TypeVar
 
 from redis.asyncio import Redis
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from agent_persistence import migrate
 from agent_persistence.cache import CircuitBreaker, StateCache, make_redis
 from agent_persistence.concurrency.periodic import PeriodicTasks
 from agent_persistence.concurrency.shielding import drain
-from agent_persistence.database.driver_errors import DRIVER_ERRORS, translated
+from agent_persistence.database.driver_errors import translated
 from agent_persistence.database.engine import make_engine, terminator_of
+from agent_persistence.database.probe import answers
 from agent_persistence.embedded.addresses import ServerAddresses
 from agent_persistence.errors import InvalidInputError, SettingsError, UnavailableError
 from agent_persistence.ids import ID_TYPES, IdT, UserIdT
@@ -41,7 +41,7 @@ from agent_persistence.operations.purging import Purging
 from agent_persistence.operations.session_factory import SessionFactory
 from agent_persistence.operations.transactions import Transactions
 from agent_persistence.operations.unit_of_work import UnitOfWork
-from agent_persistence.records import ANY_USER, AnyUser, TouchedState
+from agent_persistence.records import AnyUser, TouchedState
 from agent_persistence.repositories import StoreOptions
 from agent_persistence.repositories.maintenance.latest_versions import latest_versions
 from agent_persistence.repositories.states.retention import MAX_KEPT
@@ -125,6 +125,7 @@ class Persistence(Generic[IdT, UserIdT]):
             self._sessions,
             longest_transaction=min(settings.transaction_timeout, settings.idle_in_transaction_timeout),
             retry_seconds=settings.retry_deadline,
+            call_seconds=settings.call_seconds,
         )
         batched = BatchedCalls(self._transactions)
         self._background = PeriodicTasks()
@@ -198,14 +199,14 @@ class Persistence(Generic[IdT, UserIdT]):
             await self._verify()
 
     async def health(self) -> Health:
-        """Return which servers can be reached; an unreachable one is no error."""
+        """Return which servers answer; one that does not is no error.
+
+        It takes at most ``PERSISTENCE_CONNECT_TIMEOUT`` seconds. A busy pool does not count: the check then opens a
+        connection beside it.
+        """
         self._sessions.affinity.check()
-        database: Literal["up", "down"] = "up"
-        try:
-            async with self._sessions.single_read(ANY_USER) as scope:
-                await scope.session.execute(text("SELECT 1"))
-        except DRIVER_ERRORS:
-            database = "down"
+        is_up = await answers(self.engine, timeout_seconds=self.settings.connect_timeout)
+        database: Literal["up", "down"] = "up" if is_up else "down"
         if self.cache is None:
             return Health(database, "off")
         return Health(database, "up" if await self.cache.ping() else "down", self.cache.counts.as_dict())
@@ -419,4 +420,5 @@ def _options(settings: PersistenceSettings, *, is_cached: bool) -> StoreOptions[
         # A limited history bounds the bytes already, and each prune would first have to make versions whole.
         patches_from=0 if settings.max_checkpoint_history else settings.patch_states_from,
         is_cached=is_cached,
+        reply_seconds=settings.reply_seconds,
     )

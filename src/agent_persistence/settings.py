@@ -22,12 +22,14 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from agent_persistence import ids
+from agent_persistence.concurrency.time_limit import SETTLE_SECONDS
 from agent_persistence.database_url import DatabaseUrl, InvalidUrlError, read_number, split_url
 from agent_persistence.errors import SettingsError
 from agent_persistence.ids import ID_TYPES, IdKind, IdTypes
 from agent_persistence.validation import GREATEST_TTL, LEAST_TTL, NAMESPACE, NAMESPACE_RULE
 
 EMBEDDED: Final = "embedded"
+_REPLY_GRACE_SECONDS: Final = 2.0
 _PREFIX: Final = "PERSISTENCE_"
 _SECRETS: Final = ("database_url", "redis_url", "migration_database_url")
 _OPTIONAL: Final = (
@@ -160,6 +162,16 @@ class PersistenceSettings(BaseSettings):
     def migration_database(self) -> DatabaseUrl | None:
         """The address for migrations: ``migration_database_url``, which bypasses a pooler, or ``database``."""
         return _address(self.migration_database_url, "migration_database_url") or self.database
+
+    @property
+    def reply_seconds(self) -> float:
+        """How long a client waits for a reply: the server's ``statement_timeout`` comes first, if the server works."""
+        return self.statement_timeout + _REPLY_GRACE_SECONDS
+
+    @property
+    def call_seconds(self) -> float:
+        """The longest time that a one-call operation may take: one statement without a reply, and its settlement."""
+        return max(self.retry_deadline, self.reply_seconds + SETTLE_SECONDS)
 
     @property
     def id_types(self) -> IdTypes[Any, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ from enum import Enum
 from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
-from agent_persistence.errors import ClosedError
+from agent_persistence.concurrency.time_limit import call_made_at
+from agent_persistence.errors import ClosedError, LockTimeoutError, PoolTimeoutError, UnavailableError
 from agent_persistence.frozen import frozen
 
 ItemT = TypeVar("ItemT")
@@ -41,6 +43,7 @@ class _Entry(Generic[ItemT, ResultT]):
     key: Hashable
     size: int
     future: asyncio.Future[ResultT]
+    made_at: float
 
 
 @frozen
@@ -77,6 +80,8 @@ class Batcher(Generic[ItemT, ResultT]):
         together: runs a batch; returns a result, an exception or ``Alone`` for each item, in their order.
         alone: runs one item, and is given the ``Alone`` that ``together`` returned for it; ``None`` where ``together``
             never returns one.
+        retry_seconds: how long after its call an item may run again in another batch, if its batch was not executed.
+            A batch gives up at the limit of its oldest call; the younger ones must not fail with it.
         in_halves: let a crowd run as two half batches, so that the server works on one while this process works on the
             other. That pays where a batch costs both about the same: at 32 callers, a tenth more reads and a quarter
             more appends (docs/adr/0010).
@@ -87,10 +92,12 @@ class Batcher(Generic[ItemT, ResultT]):
         together: Callable[[Batch[ItemT]], Awaitable[Sequence[ResultT | Exception | Alone]]],
         alone: Callable[[ItemT, Alone], Awaitable[ResultT]] | None = None,
         *,
+        retry_seconds: float = 0.0,
         in_halves: bool = False,
     ) -> None:
         self._together = together
         self._alone = alone
+        self._retry_seconds = retry_seconds
         self._in_halves = in_halves
         self._runners = 0
         self._in_flight = 0
@@ -115,7 +122,7 @@ class Batcher(Generic[ItemT, ResultT]):
             raise ClosedError
         # A future in place of a task: the batch runs in a task that all its callers share.
         future: asyncio.Future[ResultT] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Entry(item, key, size, future))
+        self._waiting.append(_Entry(item, key, size, future, time.monotonic()))
         self._start_runner()
         return await future
 
@@ -186,7 +193,8 @@ class Batcher(Generic[ItemT, ResultT]):
 
     async def _results(self, batch: list[_Entry[ItemT, ResultT]]) -> Sequence[ResultT | Exception | Alone]:
         try:
-            return await self._together(Batch([entry.item for entry in batch], partial(_is_abandoned, batch)))
+            with call_made_at(min(entry.made_at for entry in batch)):
+                return await self._together(Batch([entry.item for entry in batch], partial(_is_abandoned, batch)))
         except asyncio.CancelledError:
             for entry in batch:
                 _settle(entry, ClosedError())
@@ -199,6 +207,8 @@ class Batcher(Generic[ItemT, ResultT]):
     ) -> None:
         """Answer the callers of a batch; start items that are to run alone, those of one key one after the other."""
         self._in_flight -= len(batch)
+        again = [entry for entry, result in zip(batch, results, strict=True) if self._may_run_again(entry, result)]
+        self._waiting.extendleft(reversed(again))
         alone_by_key: dict[Hashable, list[tuple[_Entry[ItemT, ResultT], Alone]]] = {}
         alone = self._alone
         for entry, result in zip(batch, results, strict=True):
@@ -206,13 +216,19 @@ class Batcher(Generic[ItemT, ResultT]):
                 # Without a key, a new object: these items wait for no other one.
                 key = object() if entry.key is None else entry.key
                 alone_by_key.setdefault(key, []).append((entry, result))
-            else:
+            elif entry not in again:
                 _settle(entry, result)
         self._busy_keys.difference_update(entry.key for entry in batch if entry.key not in alone_by_key)
         if alone is not None:
             for key, entries in alone_by_key.items():
                 self._busy_keys.add(key)  # until they have run: later items of the key must not overtake them
                 self._start(self._run_alone(alone, key, entries))
+
+    def _may_run_again(self, entry: _Entry[ItemT, ResultT], result: object) -> bool:
+        # A pool timeout is final: the caller has waited long enough for a connection.
+        if not isinstance(result, UnavailableError) or isinstance(result, PoolTimeoutError):
+            return False
+        return time.monotonic() < entry.made_at + self._retry_seconds
 
     async def _run_alone(
         self,
@@ -223,13 +239,20 @@ class Batcher(Generic[ItemT, ResultT]):
         try:
             for entry, reason in entries:
                 if not entry.future.done():
-                    await self._run_one(alone(entry.item, reason), entry)
+                    await self._run_one(alone, reason, entry)
+                # The others of this key have waited for the same lock as long, and would now wait for it in turn.
+                if entry.future.done() and isinstance(failure := _failure(entry), LockTimeoutError):
+                    for other, _ in entries:
+                        _settle(other, failure)
         finally:
             self._busy_keys.discard(key)
             self._start_runner()
 
-    async def _run_one(self, alone: Awaitable[ResultT], entry: _Entry[ItemT, ResultT]) -> None:
-        work = asyncio.ensure_future(alone)
+    async def _run_one(
+        self, alone: Callable[[ItemT, Alone], Awaitable[ResultT]], reason: Alone, entry: _Entry[ItemT, ResultT]
+    ) -> None:
+        with call_made_at(entry.made_at):
+            work = asyncio.ensure_future(alone(entry.item, reason))
         entry.future.add_done_callback(partial(_cancel, work))  # done before the work is: its caller was cancelled
         try:
             _settle(entry, await work)
@@ -248,6 +271,10 @@ class Batcher(Generic[ItemT, ResultT]):
             task = loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _failure(entry: _Entry[Any, Any]) -> BaseException | None:
+    return None if entry.future.cancelled() else entry.future.exception()
 
 
 def _is_abandoned(batch: list[_Entry[Any, Any]], index: int) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final, TypeVar
 
+from agent_persistence.concurrency.time_limit import ends_by, made_at
 from agent_persistence.errors import (
     CommitUnknownError,
     LockTimeoutError,
@@ -32,7 +33,8 @@ class Retries:
     once.
 
     Args:
-        deadline_seconds: how long after the first attempt another one may start.
+        deadline_seconds: how long after the call another attempt may start.
+        call_seconds: the longest time that a call may take; ``None`` leaves that to the attempts.
         before_retry: called with the error before each further attempt.
         clock: a monotonic clock, in seconds.
     """
@@ -41,15 +43,22 @@ class Retries:
         self,
         deadline_seconds: float,
         *,
+        call_seconds: float | None = None,
         before_retry: Callable[[PersistenceError], Awaitable[None]] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._deadline_seconds = deadline_seconds
+        self.deadline_seconds = deadline_seconds
+        self._call_seconds = call_seconds
         self._before_retry = before_retry
         self._clock = clock
 
     async def run(
-        self, attempt: Attempt[T], *, is_wanted: Callable[[], bool] | None = None, waits_for_pool: bool = False
+        self,
+        attempt: Attempt[T],
+        *,
+        is_wanted: Callable[[], bool] | None = None,
+        waits_for_pool: bool = False,
+        is_limited: bool = True,
     ) -> T:
         """Run attempts until one succeeds, and return its result.
 
@@ -57,11 +66,23 @@ class Retries:
             attempt: makes one attempt each time it is called.
             is_wanted: whether a caller still waits for the result; if not, no further attempt starts.
             waits_for_pool: retry pool timeouts as well.
+            is_limited: whether an attempt ends when the call has taken ``call_seconds``; ``False`` for work of the
+                host, which may wait for other things than the database.
 
         Raises:
             PersistenceError: the error of the last attempt.
         """
-        deadline, pause, lock_timeouts = self._clock() + self._deadline_seconds, _FIRST_PAUSE, 0
+        made = made_at()
+        started = self._clock() if made is None else made
+        if self._call_seconds is None or not is_limited:
+            return await self._repeat(attempt, started, is_wanted, waits_for_pool=waits_for_pool)
+        async with ends_by(started + self._call_seconds):
+            return await self._repeat(attempt, started, is_wanted, waits_for_pool=waits_for_pool)
+
+    async def _repeat(
+        self, attempt: Attempt[T], started: float, is_wanted: Callable[[], bool] | None, *, waits_for_pool: bool
+    ) -> T:
+        deadline, pause, lock_timeouts = started + self.deadline_seconds, _FIRST_PAUSE, 0
         while True:
             try:
                 return await attempt()

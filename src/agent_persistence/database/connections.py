@@ -9,18 +9,21 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import asyncpg
 from sqlalchemy import Engine, Executable, Result
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from agent_persistence.concurrency.shielding import start
+from agent_persistence.concurrency.time_limit import cut_in_time
 from agent_persistence.database.compiled_statement import CompiledStatement
 from agent_persistence.database.driver_errors import DRIVER_ERRORS, translate, translated
 from agent_persistence.errors import PersistenceError, PoolTimeoutError, UnavailableError
+
+T = TypeVar("T")
 
 _statement_log: Final = logging.getLogger("sqlalchemy.engine.Engine")
 
@@ -106,15 +109,21 @@ class PinnedConnection:
         """Roll the transaction back, if there is one. Driver errors pass unchanged."""
         if self.connection.in_transaction():
             await self.connection.rollback()
-        if self._driver.is_in_transaction():
+        # A closed connection has no transaction any more, and asyncpg fails when it is asked for it.
+        if not self._driver.is_closed() and self._driver.is_in_transaction():
             await self._driver.execute("ROLLBACK;")
 
     async def discard(self) -> None:
         """Close the connection instead of returning it, so that the pool can open another one."""
+        self.terminate()
         with suppress(*DRIVER_ERRORS):
             await self.connection.invalidate()
         with suppress(*DRIVER_ERRORS):
             await self.connection.close()
+
+    def terminate(self) -> None:
+        """Close the connection at once, without a word to the server, which may not answer."""
+        self._driver.terminate()
 
     @property
     def is_clean(self) -> bool:
@@ -124,14 +133,44 @@ class PinnedConnection:
     async def _observed(self, execution: Awaitable[Result[Any]]) -> Result[Any]:
         """Let SQLAlchemy run a statement, and end the transaction it believes in unless ``begin`` was called."""
         result = await execution
-        if not self._driver.is_in_transaction():
+        if self.is_clean:
             await self.connection.rollback()
         return result
 
     def _translated(self, error: BaseException) -> PersistenceError:
+        if isinstance(error, TimeoutError):
+            # asyncpg would let the next statement wait until the server confirms the cancellation of this one.
+            self.terminate()
         if isinstance(error, asyncpg.InterfaceError) and self._driver.is_closed():
             return UnavailableError(_CLOSED)
         return translate(error)
+
+
+async def run_on(driver: asyncpg.Connection, work: Coroutine[Any, Any, T], *, timeout_seconds: float) -> T:
+    """Await work of the driver that has no time limit, and would not notice that its connection was closed: a COPY.
+
+    Raises:
+        ConnectionDoesNotExistError: the connection was closed.
+        TimeoutError: the work took too long; the connection is closed.
+    """
+    task = asyncio.ensure_future(work)
+
+    def stop(_closed: object) -> None:
+        task.cancel()
+
+    driver.add_termination_listener(stop)
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            await asyncio.wait([task])
+        if task.cancelled():
+            raise asyncpg.ConnectionDoesNotExistError("the connection was closed during COPY")
+        return task.result()
+    finally:
+        driver.remove_termination_listener(stop)
+        if not task.done():
+            # The server would commit or wait for the rest of the data.
+            driver.terminate()
+            task.cancel()
 
 
 def _is_observed(engine: Engine) -> bool:
@@ -170,7 +209,8 @@ class PinnedConnections:
         """
         pinned = await self.acquire()
         try:
-            yield pinned
+            with cut_in_time(pinned.terminate):
+                yield pinned
         finally:
             self.release(pinned)
 
@@ -241,12 +281,12 @@ class PinnedConnections:
         try:
             async with asyncio.timeout(self._wait_seconds):
                 await waiter
-        except TimeoutError as error:
-            raise PoolTimeoutError("every connection is in use; raise PERSISTENCE_POOL_SIZE") from error
-        except asyncio.CancelledError:
-            # Woken and cancelled at once: the next caller gets the connection, or it would wait although one is free.
+        except (TimeoutError, asyncio.CancelledError) as error:
+            # Woken at the same moment: the next caller gets the connection, or it would wait although one is free.
             if waiter.done() and not waiter.cancelled():
                 self._wake()
+            if isinstance(error, TimeoutError):
+                raise PoolTimeoutError("every connection is in use; raise PERSISTENCE_POOL_SIZE") from error
             raise
 
     def _wake(self) -> None:

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from typing import Any, Final
 from weakref import WeakSet
 
-from sqlalchemy import event
+import asyncpg
+from sqlalchemy import ExceptionContext, event
+from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
 
+from agent_persistence.concurrency.time_limit import call_when_due
+from agent_persistence.database.driver_errors import DRIVER_ERRORS
 from agent_persistence.database_url import DatabaseUrl
 from agent_persistence.settings import PersistenceSettings
 
 _TRANSACTION_TIMEOUT_SINCE: Final = 17
-_GRACE_SECONDS: Final = 2.0
+_PING_AFTER_SECONDS: Final = 10.0
+_PING_SECONDS: Final = 2.0
+_RETURNED_AT: Final = "agent_persistence.returned_at"
+_CUT: Final = "agent_persistence.cut"
 
 
 def make_engine(url: DatabaseUrl, settings: PersistenceSettings, *, keeps_cache: bool) -> AsyncEngine:
@@ -23,7 +33,7 @@ def make_engine(url: DatabaseUrl, settings: PersistenceSettings, *, keeps_cache:
         keeps_cache: whether this process invalidates cached states itself, so that the triggers of ``outside-writes``
             skip its writes.
     """
-    # Without pool_pre_ping, which costs 0.6 ms a session: a retry on a new connection hides a closed one as well.
+    # Without pool_pre_ping, which costs 0.6 ms a session: only connections that were idle for seconds are tried.
     engine = create_async_engine(
         url.sqlalchemy_url,
         connect_args=_connect_args(url, settings, keeps_cache=keeps_cache),
@@ -36,12 +46,62 @@ def make_engine(url: DatabaseUrl, settings: PersistenceSettings, *, keeps_cache:
     )
     if not settings.pgbouncer:
         _limit_transactions(engine, settings.transaction_timeout)
+    event.listen(engine.sync_engine, "checkin", _remember_return)
+    event.listen(engine.sync_engine, "checkout", _ping_idle)
     return engine
 
 
+def obey_time_limits(engine: AsyncEngine) -> None:
+    """Let the connections of an engine, ours or the host's, be cut when the call that uses them has taken too long."""
+    if not event.contains(engine.sync_engine, "checkout", _arm):
+        event.listen(engine.sync_engine, "checkout", _arm)
+        event.listen(engine.sync_engine, "checkin", _disarm)
+        event.listen(engine.sync_engine, "handle_error", _give_up)
+
+
+def _arm(connection: Any, record: ConnectionPoolEntry, _proxy: object) -> None:
+    record.info[_CUT] = call_when_due(connection.driver_connection.terminate)
+
+
+def _disarm(_connection: Any, record: ConnectionPoolEntry) -> None:
+    if (handle := record.info.pop(_CUT, None)) is not None:
+        handle.cancel()
+
+
+def _give_up(context: ExceptionContext) -> None:
+    """Replace a connection whose statement got no reply in time, and all idle ones: they lead to the same server.
+
+    Otherwise each of them would cost a caller the same time limit, and a ROLLBACK on this one another one.
+    """
+    if isinstance(context.original_exception, TimeoutError):
+        context.is_disconnect = True
+        if context.connection is not None:
+            # SQLAlchemy would wait two seconds for the server to take leave.
+            context.connection.connection.driver_connection.terminate()  # type: ignore[union-attr]  # it is open
+
+
+def _remember_return(_connection: Any, record: ConnectionPoolEntry) -> None:
+    record.info[_RETURNED_AT] = time.monotonic()
+
+
+def _ping_idle(connection: Any, record: ConnectionPoolEntry, _proxy: object) -> None:
+    """Try a connection that was idle for seconds; firewalls forget such a one, and the server may have closed it."""
+    if time.monotonic() - record.info.get(_RETURNED_AT, math.inf) < _PING_AFTER_SECONDS:
+        return
+    try:
+        connection.run_async(_ping)
+    except DRIVER_ERRORS as error:
+        connection.driver_connection.terminate()
+        # The pool opens a new connection, and replaces the others that are as old without trying them.
+        raise InvalidatePoolError from error
+
+
+async def _ping(driver: asyncpg.Connection) -> None:
+    await driver.execute("SELECT", timeout=_PING_SECONDS)
+
+
 def _connect_args(url: DatabaseUrl, settings: PersistenceSettings, *, keeps_cache: bool) -> dict[str, Any]:
-    # The server's statement_timeout comes first; the client's limit is for a server that no longer answers.
-    patience = {"timeout": settings.connect_timeout, "command_timeout": settings.statement_timeout + _GRACE_SECONDS}
+    patience = {"timeout": settings.connect_timeout, "command_timeout": settings.reply_seconds}
     arguments = {**patience, **url.connect_args}
     if settings.pgbouncer:
         # Unnamed statements only: a named one exists on one server connection, which the next transaction may not get.

@@ -40,7 +40,7 @@ class BatchedCalls(Generic[IdT, UserIdT]):
         self._sessions = sessions
         options = sessions.options
         group = GroupCommit(
-            sessions.connections, sessions.models, sessions.cache, transactions.retries, transactions.commit.settle
+            sessions.connections, sessions.models, sessions.cache, transactions.retries, transactions.commit
         )
         # Where the server does not end an idle transaction by itself, each writer has to ask for that limit.
         is_limited = sessions.cache is None or sessions.limits_idling

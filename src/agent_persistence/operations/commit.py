@@ -8,8 +8,9 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from agent_persistence.concurrency.retries import Retries
+from agent_persistence.concurrency.time_limit import is_cut
 from agent_persistence.database.driver_errors import DRIVER_ERRORS, translate, translated
-from agent_persistence.errors import CommitUnknownError, PersistenceError, UnavailableError
+from agent_persistence.errors import CommitUnknownError, PersistenceError, StatementTimeoutError, UnavailableError
 from agent_persistence.operations.session_factory import SessionFactory
 from agent_persistence.records import ANY_USER
 from agent_persistence.sessions.commit_evidence import CommitEvidence, evidence_of, was_committed
@@ -17,11 +18,28 @@ from agent_persistence.sessions.commit_hooks import is_shared
 
 
 class Commit:
-    """Commits transactions; asks the database what became of those whose connection closed during COMMIT."""
+    """Commits transactions; asks the database what became of those whose connection closed during COMMIT.
 
-    def __init__(self, sessions: SessionFactory[Any, Any], retries: Retries) -> None:
+    Args:
+        longest_transaction: seconds after which the server ends a transaction, or one that idles.
+    """
+
+    def __init__(self, sessions: SessionFactory[Any, Any], retries: Retries, *, longest_transaction: float) -> None:
         self._sessions = sessions
         self._retries = retries
+        self._longest_transaction = longest_transaction
+
+    def judge(self, error: UnavailableError, *, seconds_of_work: float) -> PersistenceError:
+        """Return the error of a transaction that lost its connection: another one if its work took too long.
+
+        The server closes the connection of such a transaction without saying why, and would close the next one as well.
+        The time after the work does not count: a process that stalled before COMMIT may not stall again.
+        """
+        if seconds_of_work < self._longest_transaction or is_cut() or isinstance(error.__cause__, TimeoutError):
+            return error
+        too_long = StatementTimeoutError("the transaction was open for longer than its time limits allow")
+        too_long.__cause__ = error
+        return too_long
 
     async def session(self, session: AsyncSession) -> None:
         """Commit a session.

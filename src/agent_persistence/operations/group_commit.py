@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from sqlalchemy import insert
 
@@ -16,6 +16,7 @@ from agent_persistence.database.connections import PinnedConnection, PinnedConne
 from agent_persistence.database.driver_errors import DRIVER_ERRORS, Verdict, classify, translated
 from agent_persistence.errors import CommitUnknownError, PersistenceError, UnavailableError
 from agent_persistence.models import Models
+from agent_persistence.operations.commit import Commit
 from agent_persistence.records import Touched
 from agent_persistence.sessions.commit_evidence import CommitEvidence
 
@@ -43,15 +44,6 @@ Execute = Callable[[list[ItemT], Write[ItemT, ResultT]], Awaitable[Sequence[Resu
 
 NO_REPLY: Final = "the connection closed before the reply; a message with an id of yours can be sent again"
 """Why it is unknown whether a message was added."""
-
-
-class Settle(Protocol):
-    """Returns if a transaction is committed although its COMMIT raised; see ``Commit.settle``."""
-
-    async def __call__(
-        self, error: BaseException, evidence: CommitEvidence | None, /, *, otherwise: bool | None
-    ) -> None:
-        """Settle it, or raise."""
 
 
 class _ReplyLostError(UnavailableError):
@@ -94,11 +86,7 @@ class _GroupWrite(Generic[ItemT, ResultT]):
 
 
 class GroupCommit:
-    """Commits writes of several callers in one transaction, following the cache protocol; all of them or none.
-
-    Args:
-        settle: settles a COMMIT that raised.
-    """
+    """Commits writes of several callers in one transaction, following the cache protocol; all of them or none."""
 
     def __init__(
         self,
@@ -106,13 +94,13 @@ class GroupCommit:
         models: Models[Any, Any],
         cache: StateCache | None,
         retries: Retries,
-        settle: Settle,
+        commit: Commit,
     ) -> None:
         self._connections = connections
         self._models = models
         self._cache = cache
         self._retries = retries
-        self._settle = settle
+        self._commit = commit
 
     async def run(
         self,
@@ -169,14 +157,16 @@ class GroupCommit:
                     with translated():
                         await connection.rollback()
                 else:
-                    await self._commit(connection, written, written.evidence)
+                    await self._commit_and_publish(connection, written, written.evidence)
             except BaseException:
                 with suppress(*DRIVER_ERRORS, PersistenceError):
                     await connection.rollback()
                 raise
             return written.results
 
-    async def _commit(self, connection: PinnedConnection, written: Written[Any], evidence: CommitEvidence) -> None:
+    async def _commit_and_publish(
+        self, connection: PinnedConnection, written: Written[Any], evidence: CommitEvidence
+    ) -> None:
         cache = self._cache if written.touched else None
         if cache is None:
             await self._send_commit(connection, evidence)
@@ -203,4 +193,4 @@ class GroupCommit:
         except DRIVER_ERRORS as error:
             await connection.discard()  # before the database is asked: the pool may have no other connection
             # Settled once for all callers of the batch: one transaction wrote for all of them.
-            await self._settle(error, evidence, otherwise=None)
+            await self._commit.settle(error, evidence, otherwise=None)

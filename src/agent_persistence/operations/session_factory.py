@@ -15,6 +15,7 @@ from agent_persistence.concurrency.affinity import Affinity
 from agent_persistence.concurrency.shielding import to_the_end
 from agent_persistence.database.connections import PinnedConnections
 from agent_persistence.database.driver_errors import DRIVER_ERRORS
+from agent_persistence.database.engine import obey_time_limits
 from agent_persistence.encoding.recent_states import RecentStates
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.models import Models
@@ -62,6 +63,7 @@ class SessionFactory(Generic[IdT, UserIdT]):
         wait_seconds: float,
     ) -> None:
         self.engine = engine
+        obey_time_limits(engine)
         self.models = models
         self.options = options
         self.cache = cache

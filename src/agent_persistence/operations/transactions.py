@@ -15,7 +15,7 @@ from agent_persistence.concurrency.batching import Alone, Batch, Batcher
 from agent_persistence.concurrency.retries import Attempt, Retries
 from agent_persistence.concurrency.shielding import start
 from agent_persistence.database.driver_errors import sqlstate_of, translated
-from agent_persistence.errors import ClosedError, PersistenceError, StatementTimeoutError, UnavailableError
+from agent_persistence.errors import ClosedError, PersistenceError, UnavailableError
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.operations.commit import Commit
 from agent_persistence.operations.session_factory import SessionFactory
@@ -40,7 +40,8 @@ class Transactions(Generic[IdT, UserIdT]):
 
     Args:
         longest_transaction: seconds after which the server ends a transaction, or one that idles.
-        retry_seconds: how long after the first attempt another one may start.
+        retry_seconds: how long after a call another attempt may start.
+        call_seconds: the longest time that a call of this package may take.
 
     Attributes:
         sessions: opens the sessions.
@@ -50,13 +51,17 @@ class Transactions(Generic[IdT, UserIdT]):
     """
 
     def __init__(
-        self, sessions: SessionFactory[IdT, UserIdT], *, longest_transaction: float, retry_seconds: float
+        self,
+        sessions: SessionFactory[IdT, UserIdT],
+        *,
+        longest_transaction: float,
+        retry_seconds: float,
+        call_seconds: float,
     ) -> None:
         self.sessions = sessions
-        self.retries = Retries(retry_seconds, before_retry=self._before_retry)
-        self.commit = Commit(sessions, self.retries)
+        self.retries = Retries(retry_seconds, call_seconds=call_seconds, before_retry=self._before_retry)
+        self.commit = Commit(sessions, self.retries, longest_transaction=longest_transaction)
         self.state_reader = StateReader(sessions, self.retries)
-        self._longest_transaction = longest_transaction
         self._running: set[asyncio.Task[Any]] = set()
         self._batchers: list[Batcher[Any, Any]] = [self.state_reader.batcher]
 
@@ -66,7 +71,7 @@ class Transactions(Generic[IdT, UserIdT]):
         alone: Callable[[ItemT, Alone], Awaitable[ResultT]],
     ) -> Batcher[ItemT, ResultT]:
         """Make a batcher that ``aclose`` flushes and closes."""
-        batcher = Batcher(together, alone, in_halves=True)
+        batcher = Batcher(together, alone, retry_seconds=self.retries.deadline_seconds, in_halves=True)
         self._batchers.append(batcher)
         return batcher
 
@@ -87,7 +92,7 @@ class Transactions(Generic[IdT, UserIdT]):
             StatementTimeoutError: the transaction was open for longer than its limits allow.
             PersistenceError: the error of the last attempt.
         """
-        return await self._complete(partial(self._run_once, work, user_id))
+        return await self._complete(partial(self._run_once, work, user_id), is_limited=False)
 
     async def write(self, work: Callable[[UnitOfWork[IdT, UserIdT]], Awaitable[T]], *, user_id: UserIdT | AnyUser) -> T:
         """Run this package's work in a unit of work."""
@@ -131,12 +136,12 @@ class Transactions(Generic[IdT, UserIdT]):
         await asyncio.gather(*self._running, return_exceptions=True)
         await self.sessions.connections.aclose()
 
-    async def _complete(self, attempt: Attempt[T]) -> T:
+    async def _complete(self, attempt: Attempt[T], *, is_limited: bool = True) -> T:
         """Run attempts in a task that continues if the caller is cancelled; see the class."""
         caller = asyncio.get_running_loop().create_future()
         # A task, because cancelling a coroutine between COMMIT and its reply would leave the outcome unknown and skip
         # the cache's publish.
-        task = start(self.retries.run(attempt, is_wanted=partial(_is_waiting, caller)))
+        task = start(self.retries.run(attempt, is_wanted=partial(_is_waiting, caller), is_limited=is_limited))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         try:
@@ -151,19 +156,9 @@ class Transactions(Generic[IdT, UserIdT]):
     async def _run_once(
         self, work: Callable[[UnitOfWork[IdT, UserIdT]], Awaitable[T]], user_id: UserIdT | AnyUser
     ) -> T:
-        started, took = time.monotonic(), 0.0
-        try:
-            async with self.begin(user_id=user_id) as uow:
-                try:
-                    with translated():
-                        return await work(uow)
-                finally:
-                    took = time.monotonic() - started
-        except UnavailableError as error:
-            if took < self._longest_transaction:
-                raise
-            # The server closes a connection that idles without saying why, and would close the next one as well.
-            raise StatementTimeoutError("the transaction was open for longer than its time limits allow") from error
+        async with self.begin(user_id=user_id) as uow:
+            with translated():
+                return await work(uow)
 
     async def _write_once(
         self, work: Callable[[UnitOfWork[IdT, UserIdT]], Awaitable[T]], user_id: UserIdT | AnyUser
@@ -202,9 +197,16 @@ class Transactions(Generic[IdT, UserIdT]):
     async def _transaction(
         self, user_id: UserIdT | AnyUser, *, watched: bool = True
     ) -> AsyncIterator[SessionScope[IdT, UserIdT]]:
-        async with self.sessions.transaction(user_id, watched=watched) as scope:
-            yield scope
-            await self.commit.session(scope.session)
+        started, seconds_of_work = time.monotonic(), 0.0
+        try:
+            async with self.sessions.transaction(user_id, watched=watched) as scope:
+                try:
+                    yield scope
+                finally:
+                    seconds_of_work = time.monotonic() - started
+                await self.commit.session(scope.session)
+        except UnavailableError as error:
+            raise self.commit.judge(error, seconds_of_work=seconds_of_work) from error.__cause__
 
     def _unit_of_work(self, scope: SessionScope[IdT, UserIdT]) -> UnitOfWork[IdT, UserIdT]:
         return UnitOfWork(scope, self.sessions.cache_for(scope.session), self.state_reader)

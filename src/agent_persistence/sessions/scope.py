@@ -45,6 +45,7 @@ class StoreOptions(Generic[IdT]):
         row_level_security: name the owner to the database before its rows are read.
         patches_from: from this size on, in bytes, states are kept as changes; 0 keeps every state whole.
         is_cached: whether a cache must be told of changed states.
+        reply_seconds: how long a COPY may take.
     """
 
     new_id: Callable[[], IdT] | None = None
@@ -57,6 +58,7 @@ class StoreOptions(Generic[IdT]):
     row_level_security: bool = False
     patches_from: int = 0
     is_cached: bool = False
+    reply_seconds: float = 12.0
 
 
 @frozen

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from typing_extensions import override
 
 from agent_persistence.database.compiled_statement import CompiledStatement
+from agent_persistence.database.connections import run_on
 from agent_persistence.database.driver_errors import translated
 from agent_persistence.errors import UnitOfWorkInUseError
 from agent_persistence.frozen import frozen
@@ -83,7 +84,8 @@ class SessionScope(Scope[IdT, UserIdT]):
             await self._prepare()
             connection = await self.session.connection(bind_arguments={"mapper": self.models.Thread})
             driver: Any = (await connection.get_raw_connection()).driver_connection
-            await driver.copy_records_to_table(table.name, schema_name=table.schema, columns=columns, records=rows)
+            copying = driver.copy_records_to_table(table.name, schema_name=table.schema, columns=columns, records=rows)
+            await run_on(driver, copying, timeout_seconds=self.options.reply_seconds)
 
     @override
     def touch(self, state: TouchedState, saved: SavedState | None = None) -> None:
