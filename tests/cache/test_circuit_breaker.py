@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import time
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -60,6 +62,26 @@ async def test_a_call_that_hangs_ends_within_its_budget() -> None:
         await guard.call(hang, guard.budget())
 
     assert asyncio.get_running_loop().time() - began < 0.2
+
+
+async def test_a_reply_that_waits_in_the_socket_while_the_event_loop_is_busy_is_no_timeout() -> None:
+    guard = make_guard(call_seconds=0.02, budget_seconds=0.02)
+    ours, redis = socket.socketpair()
+    reader, writer = await asyncio.open_connection(sock=ours)
+    replies: list[bytes] = []
+
+    async def call() -> None:
+        replies.append(await guard.call(partial(reader.readexactly, 4), guard.budget()))
+
+    calling = asyncio.create_task(call())
+    await asyncio.sleep(0)
+    redis.send(b"pong")
+    time.sleep(0.1)  # noqa: ASYNC251 - the event loop is busy for longer than the limit
+    await calling
+
+    assert replies == [b"pong"]
+    writer.close()
+    redis.close()
 
 
 async def test_a_spent_budget_leaves_no_time_for_another_call() -> None:

@@ -8,7 +8,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from agent_persistence.concurrency.shielding import start
 
@@ -95,7 +95,7 @@ class CircuitBreaker:
         probe = self._admit()
         self._calls += 1
         try:
-            async with asyncio.timeout(seconds):
+            async with _TimeLimit(seconds):
                 result = await operation()
         except Exception as error:
             # Not only RedisError: the time limit raises TimeoutError. A cancelled caller raises no Exception.
@@ -158,3 +158,32 @@ class CircuitBreaker:
             logger.info("state cache available again")
         self._failures = 0
         self._pause = _FIRST_PAUSE
+
+
+class _TimeLimit:
+    """A time limit for a call of Redis: time that the event loop was busy does not count.
+
+    In a busy process the timer and the reply are both late. The reply may lie in the socket by then, and cancelling the
+    call would report a fault of Redis that is none. So a late timer waits as long again, once.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._seconds = seconds
+        self._due = self._loop.time() + seconds
+        self._timeout = asyncio.timeout(None)
+        self._timer = self._loop.call_at(self._due, self._check)
+
+    async def __aenter__(self) -> None:
+        await self._timeout.__aenter__()
+
+    async def __aexit__(self, *error: Any) -> None:
+        self._timer.cancel()
+        await self._timeout.__aexit__(*error)
+
+    def _check(self) -> None:
+        late = min(self._loop.time() - self._due, self._seconds)
+        self._timer = self._loop.call_later(late, self._expire)
+
+    def _expire(self) -> None:
+        self._timeout.reschedule(self._loop.time())

@@ -25,7 +25,8 @@ def make_redis(url: str, *, timeout_seconds: float) -> Redis:
         url,
         max_connections=CALLS_AT_ONCE,
         timeout=timeout_seconds,
-        socket_timeout=timeout_seconds,
+        # The circuit breaker's limit comes first: it knows how long the event loop was busy.
+        socket_timeout=3 * timeout_seconds,
         socket_connect_timeout=timeout_seconds,
         retry=Retry(NoBackoff(), 0),
         decode_responses=False,
