@@ -48,6 +48,18 @@ def check_text(value: object, field: str, *, max_length: int | None = None) -> s
     return value
 
 
+def check_search(value: object) -> str:
+    """Return a text to search for.
+
+    PostgreSQL compares it with each position of a stored text, and cannot be interrupted within one: with 100,000
+    characters, one message of 2 MB kept a server process busy for minutes, beyond every time limit.
+
+    Raises:
+        InvalidInputError: not a storable text of at most 255 characters.
+    """
+    return check_text(value, "search", max_length=MAX_NAME_LENGTH)
+
+
 def check_name(value: object, field: str) -> str | None:
     """Return a name of at most 255 characters, or ``None``.
 

@@ -1,3 +1,4 @@
+import time
 from typing import Any
 
 import pytest
@@ -250,6 +251,30 @@ async def test_a_search_finds_the_text_itself_whatever_its_case(
     page = await persistence.messages.page(thread_id, user_id=user_id, search=search)
 
     assert [one.text for one in page] == found
+
+
+async def test_a_search_text_that_no_time_limit_could_stop_is_refused(
+    persistence: Persistence[str, str], user_id: str
+) -> None:
+    thread_id = await new_thread(persistence, user_id)
+
+    with pytest.raises(InvalidInputError, match="^search: is longer than 255 characters"):
+        await persistence.messages.page(thread_id, user_id=user_id, search="a" * 255 + "b")
+    with pytest.raises(InvalidInputError, match="^search: is longer than 255 characters"):
+        await persistence.threads.page(user_id=user_id, search="a" * 256)
+
+
+async def test_the_worst_search_in_a_large_message_ends_within_the_time_limit_of_a_statement(
+    persistence: Persistence[str, str], user_id: str
+) -> None:
+    thread_id = await new_thread(persistence, user_id)
+    await persistence.messages.append(thread_id, {"role": "user", "content": "a" * 2_000_000}, user_id=user_id)
+    started = time.monotonic()
+
+    page = await persistence.messages.page(thread_id, user_id=user_id, search="a" * 254 + "b")
+
+    assert page.items == ()
+    assert time.monotonic() - started < persistence.settings.statement_timeout
 
 
 async def test_a_search_is_read_by_pages_too(persistence: Persistence[str, str], user_id: str) -> None:

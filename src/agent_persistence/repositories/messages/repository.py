@@ -25,7 +25,7 @@ from agent_persistence.repositories.messages.statements import (
 from agent_persistence.repositories.rows import readable_records
 from agent_persistence.sessions.commit_evidence import row_evidence
 from agent_persistence.sessions.scope import Scope
-from agent_persistence.validation import check_limit, check_text
+from agent_persistence.validation import check_limit, check_search
 
 ChatMessage = Mapping[str, Any]
 
@@ -126,7 +126,8 @@ class MessageRepository(Generic[IdT, UserIdT]):
             limit: how many at most, 1 to 1,000.
             before: ``before`` of another page: read the messages before that page.
             after: ``after`` of another page: read the messages that follow it. Keep it to poll for new ones.
-            search: text that the message must contain, in any case; ``%`` and ``_`` mean themselves.
+            search: text that the message must contain, in any case, at most 255 characters; ``%`` and ``_`` mean
+                themselves.
 
         Returns:
             A page; rows that cannot be read are in its ``corrupt``.
@@ -140,7 +141,7 @@ class MessageRepository(Generic[IdT, UserIdT]):
         scope = self._scope
         values: dict[str, Any] = {"thread_id": scope.thread_id(thread_id), "owner": scope.owner, "limit": limit + 1}
         if search is not None:
-            values["text"] = escaped(check_text(search, "search"))
+            values["text"] = escaped(check_search(search))
         if after is None:
             return await self._page_before(values, before, limit)
         return await self._page_after(values, after, limit)

@@ -18,7 +18,7 @@ from agent_persistence.repositories.rows import check_readable, json_object, rea
 from agent_persistence.repositories.threads.bulk import PreparedThread, add_threads, fill_threads, prepare_thread
 from agent_persistence.sessions.commit_evidence import row_evidence
 from agent_persistence.sessions.scope import DRAWS, Query, Scope
-from agent_persistence.validation import check_limit, check_name, check_text
+from agent_persistence.validation import check_limit, check_name, check_search
 
 _LISTING: Final = "threads"
 
@@ -269,7 +269,7 @@ class ThreadRepository(Generic[IdT, UserIdT]):
     def _filters(self, search: str | None, meta: Mapping[str, Any] | None) -> list[ColumnElement[bool]]:
         filters: list[ColumnElement[bool]] = []
         if search is not None:
-            filters.append(self._thread.c.thread_name.icontains(check_text(search, "search"), autoescape=True))
+            filters.append(self._thread.c.thread_name.icontains(check_search(search), autoescape=True))
         if meta is not None:
             if not meta:
                 raise InvalidInputError("meta", "must not be empty: an empty filter matches everything")
