@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from torture.servers import free_port
@@ -27,6 +27,7 @@ class Link:
     client: asyncio.StreamWriter
     server: asyncio.StreamWriter
     loses_reply: bool = False
+    forgotten: bool = False
 
     def cut(self) -> None:
         self.client.transport.abort()
@@ -49,6 +50,9 @@ class Proxy:
         self._lost: asyncio.Event | None = None
         self._flows = asyncio.Event()
         self._flows.set()
+        self._requests_left = 0
+        self._trap: Callable[[Link], Awaitable[object]] | None = None
+        self.requests = 0
 
     async def listen(self) -> None:
         self._listener = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
@@ -67,11 +71,25 @@ class Proxy:
             link.cut()
         return len(links)
 
+    def forget(self) -> None:
+        """Pass nothing on any more on the connections of now, as a firewall does that has forgotten idle ones."""
+        for link in self._links:
+            link.forgotten = True
+
     def stall(self) -> None:
         self._flows.clear()
 
     def flow(self) -> None:
         self._flows.set()
+
+    def trap(self, request: int, action: Callable[[Link], Awaitable[object]]) -> None:
+        """Do something when the nth request from now on has arrived, before it is forwarded."""
+        self._requests_left, self._trap, self.requests = request, action, 0
+
+    def release(self) -> None:
+        """Forget the trap, and let everything flow."""
+        self._trap = None
+        self.flow()
 
     async def lose_a_reply(self, within_seconds: float) -> bool:
         """Forward the next request, then swallow its reply and cut the connection; say whether one came."""
@@ -103,7 +121,13 @@ class Proxy:
 
     async def _requests(self, reader: asyncio.StreamReader, link: Link) -> None:
         while sent := await reader.read(65536):
+            self.requests += 1
+            self._requests_left -= 1
+            if self._trap is not None and self._requests_left == 0:
+                await self._trap(link)
             await self._flows.wait()
+            if link.forgotten:
+                continue
             if self._lost is not None and not self._lost.is_set() and self._loses(sent):
                 self._lost.set()
                 link.loses_reply = True

@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
-from typing import Final
+from typing import Final, NamedTuple
 
 from agent_persistence.errors import UnavailableError
 
@@ -19,8 +19,16 @@ SETTLE_SECONDS: Final = 2.0
 """How much of a call's time is left, when its connections are cut, to ask what became of a COMMIT."""
 _GRACE_SECONDS: Final = 0.5
 
+
+class _Limits(NamedTuple):
+    """Moments of the monotonic clock: when a block is cancelled, and when its connections are cut."""
+
+    end: float
+    cut: float
+
+
 _made_at: Final[ContextVar[float | None]] = ContextVar("agent_persistence_call_made_at", default=None)
-_cut_at: Final[ContextVar[float | None]] = ContextVar("agent_persistence_call_cut_at", default=None)
+_limits: Final[ContextVar[_Limits | None]] = ContextVar("agent_persistence_call_limits", default=None)
 
 
 def made_at() -> float | None:
@@ -30,8 +38,8 @@ def made_at() -> float | None:
 
 def is_cut() -> bool:
     """Whether the connections of the current call have been cut."""
-    moment = _cut_at.get()
-    return moment is not None and time.monotonic() >= moment
+    seconds = _seconds_left()
+    return seconds is not None and seconds <= 0
 
 
 @contextmanager
@@ -46,16 +54,15 @@ def call_made_at(moment: float) -> Iterator[None]:
 
 @asynccontextmanager
 async def ends_by(end: float) -> AsyncIterator[None]:
-    """End the block by a moment of the monotonic clock.
+    """End the block by a moment of the monotonic clock. A block inside another one settles a COMMIT of that one.
 
     Raises:
         UnavailableError: the block still waited then, for a connection.
     """
-    is_outermost = _cut_at.get() is None
-    token = _cut_at.set(end - SETTLE_SECONDS) if is_outermost else None
-    # The outermost block ends last: a settlement inside it must be able to say that the outcome is unknown.
-    seconds = end - time.monotonic() - (0 if is_outermost else _GRACE_SECONDS)
-    limit = asyncio.timeout(seconds)
+    call = _limits.get()
+    # A settlement ends first, so that the call can still say that the outcome is unknown.
+    own = _Limits(end, end - SETTLE_SECONDS) if call is None else _Limits(call.end - _GRACE_SECONDS, call.end)
+    token, limit = _limits.set(own), asyncio.timeout(own.end - time.monotonic())
     try:
         async with limit:
             yield
@@ -64,8 +71,7 @@ async def ends_by(end: float) -> AsyncIterator[None]:
             raise
         raise UnavailableError("the database did not answer within the time limit of the call; try again") from error
     finally:
-        if token is not None:
-            _cut_at.reset(token)
+        _limits.reset(token)
 
 
 @contextmanager
@@ -81,5 +87,11 @@ def cut_in_time(cut: Callable[[], None]) -> Iterator[None]:
 
 def call_when_due(cut: Callable[[], None]) -> asyncio.TimerHandle | None:
     """Schedule ``cut`` for when the connections of the current call are to be cut; ``None`` if they are not."""
-    moment = _cut_at.get()
-    return None if moment is None else asyncio.get_running_loop().call_later(moment - time.monotonic(), cut)
+    seconds = _seconds_left()
+    return None if seconds is None else asyncio.get_running_loop().call_later(seconds, cut)
+
+
+def _seconds_left() -> float | None:
+    """Return in how many seconds the connections of the current call are to be cut; ``None`` if they are not."""
+    limits = _limits.get()
+    return None if limits is None else limits.cut - time.monotonic()

@@ -11,7 +11,7 @@ import pytest
 
 from agent_persistence.concurrency import batching
 from agent_persistence.concurrency.batching import ALONE, IN_DOUBT, Alone, Batch, Batcher
-from agent_persistence.errors import ClosedError
+from agent_persistence.errors import ClosedError, CommitUnknownError, PoolTimeoutError, UnavailableError
 
 Result = str | Exception | Alone
 
@@ -232,3 +232,30 @@ async def test_a_crowd_runs_in_two_halves_and_a_few_items_together(crowd: int, b
 
     assert under_way == batches
     assert sorted(chain.from_iterable(work.batches), key=int) == [str(item) for item in range(crowd)]
+
+
+@pytest.mark.parametrize(("retry_seconds", "is_run_again"), [(10.0, True), (0.0, False)])
+async def test_an_item_whose_time_is_not_up_runs_again_when_its_batch_was_not_executed(
+    retry_seconds: float, is_run_again: bool
+) -> None:
+    work = Work(lambda item: item if len(work.batches) > 1 else UnavailableError("away"))
+    work.proceed.set()
+    batcher = Batcher(work.together, work.one, retry_seconds=retry_seconds)
+
+    calls = await ask(batcher, "a", "b")
+    results = await asyncio.gather(*calls, return_exceptions=True)
+
+    assert [str(result) for result in results] == (["a", "b"] if is_run_again else ["away", "away"])
+    assert len(work.batches) == 1 + is_run_again
+
+
+async def test_a_pool_timeout_is_final_and_so_is_what_may_have_been_executed() -> None:
+    errors = {"a": PoolTimeoutError("busy"), "b": CommitUnknownError("lost")}
+    work = Work(errors.__getitem__)
+    work.proceed.set()
+    batcher = Batcher(work.together, work.one, retry_seconds=10.0)
+
+    results = await asyncio.gather(*await ask(batcher, "a", "b"), return_exceptions=True)
+
+    assert results == list(errors.values())
+    assert len(work.batches) == 1
