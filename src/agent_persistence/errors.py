@@ -33,7 +33,8 @@
     │   ├── SchemaConflictError            objects of another program have our names
     │   ├── MigrationLockTimeoutError
     │   ├── PoolerError                    migrations need a direct connection
-    │   └── InvalidIndexError
+    │   ├── InvalidIndexError
+    │   └── SequenceBehindError            new rows would be numbered before stored ones
     ├── EmbeddedServerError
     └── MissingExtraError (ImportError)
 
@@ -333,6 +334,26 @@ class InvalidIndexError(SchemaError):
     def __init__(self, names: Sequence[str], command: str = "agent-persistence upgrade") -> None:
         super().__init__(f"unfinished indexes: {', '.join(names)}; drop them, then run: {command}")
         self.names = tuple(names)
+        self.command = command
+
+
+class SequenceBehindError(SchemaError):
+    """A sequence is behind the numbers in its table, so a new row would not be the latest; nothing was written.
+
+    Logical replication and data-only restores copy rows without the sequences that number them.
+
+    Attributes:
+        columns: the numbered columns, such as ``states.state_id``; empty if a write met it, which cannot tell.
+        command: advances the sequences, or finds them.
+    """
+
+    def __init__(self, columns: Sequence[str] = (), command: str = "agent-persistence doctor") -> None:
+        which = f" of {', '.join(columns)}" if columns else ""
+        super().__init__(
+            f"a sequence{which} is behind the stored rows, and a new row would not be the latest; "
+            f"stop every writer, then run: {command}"
+        )
+        self.columns = tuple(columns)
         self.command = command
 
 

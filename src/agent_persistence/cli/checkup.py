@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from sqlalchemy import Connection, Dialect, Index, PrimaryKeyConstraint, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.schema import AddConstraint, CreateIndex
 
@@ -23,6 +24,7 @@ from agent_persistence.settings import PersistenceSettings
 
 _UPGRADE = "agent-persistence upgrade"
 _ADD = "agent-persistence optional add"
+_TIME_TO_COMPARE = text("SET LOCAL statement_timeout = '2s'")
 _SECURED = text("SELECT row_security_active(format('%I.%I', CAST(:schema AS text), 'threads'))")
 
 
@@ -71,6 +73,7 @@ def _findings(connection: Connection, settings: PersistenceSettings, address: st
         yield from _id_types(recorded, settings)
         yield from _missing_indexes(connection, schema, settings)
         yield from _unfinished_indexes(connection, schema)
+        yield from _sequences(connection, schema)
         yield from _optional(connection, schema, settings)
 
 
@@ -119,6 +122,37 @@ def _unfinished_indexes(connection: Connection, schema: str) -> Iterator[Finding
         again = next((f"{_ADD} {item.name}" for item in OBJECTS.values() if item.creates == name), _UPGRADE)
         remedy = f'psql: DROP INDEX CONCURRENTLY "{schema}"."{name}"; then: {again}'
         yield Finding(Level.FAIL, "indexes", f"{name} is invalid: its build was interrupted", remedy)
+
+
+def _sequences(connection: Connection, schema: str) -> Iterator[Finding]:
+    found = _compared_sequences(connection, schema)
+    for table, is_behind in found.items():
+        if is_behind:
+            detail = (
+                f"that of {table}.{catalog.NUMBERED[table]} is behind the rows, and a new row would not be the latest"
+            )
+            remedy = f"stop every writer, then psql: {catalog.advance(schema, table)}"
+            yield Finding(Level.FAIL, "sequences", detail, remedy)
+    if unread := [table for table, is_behind in found.items() if is_behind is None]:
+        detail = f"this role may not read the sequences of {', '.join(unread)}, to compare them with the rows"
+        remedy = f'psql: GRANT SELECT ON ALL SEQUENCES IN SCHEMA "{schema}" TO the role;'
+        yield Finding(Level.WARN, "sequences", detail, remedy)
+    elif not any(found.values()):
+        yield Finding(Level.OK, "sequences", f"all {len(found)} are ahead of the rows")
+
+
+def _compared_sequences(connection: Connection, schema: str) -> dict[str, bool | None]:
+    """Compare all rows if that takes two seconds at most, else those that an application compares when it starts."""
+    savepoint = connection.begin_nested()
+    try:
+        connection.execute(_TIME_TO_COMPARE)
+        return catalog.sequences(connection, schema, whole=True)
+    except DBAPIError:
+        savepoint.rollback()
+        return catalog.sequences(connection, schema)
+    finally:
+        if savepoint.is_active:
+            savepoint.rollback()
 
 
 def _optional(connection: Connection, schema: str, settings: PersistenceSettings) -> Iterator[Finding]:

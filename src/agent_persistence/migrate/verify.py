@@ -9,7 +9,13 @@ from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from agent_persistence.database.driver_errors import translated
-from agent_persistence.errors import IdTypeMismatchError, InvalidIndexError, NotMigratedError, SchemaError
+from agent_persistence.errors import (
+    IdTypeMismatchError,
+    InvalidIndexError,
+    NotMigratedError,
+    SchemaError,
+    SequenceBehindError,
+)
 from agent_persistence.ids import IdKind
 from agent_persistence.migrate import catalog, config
 from agent_persistence.migrate.preflight import TABLES, refuse_other_id_types
@@ -43,6 +49,7 @@ async def verify(database: AsyncEngine | AsyncConnection, settings: PersistenceS
         NotMigratedError: the schema is older, or missing; the message names the command.
         IdTypeMismatchError: the database was created with other id types than the settings name.
         InvalidIndexError: an interrupted migration has left an index invalid.
+        SequenceBehindError: a sequence is behind the rows that it numbers, as far as a sample shows.
         SchemaError: a column that every version has is missing.
         UnavailableError: the database cannot be reached.
     """
@@ -61,6 +68,7 @@ def _verify(connection: Connection, settings: PersistenceSettings) -> None:
     _refuse_other_columns(connection, schema, settings)
     if names := catalog.unfinished_indexes(connection, schema, TABLES):
         raise InvalidIndexError(names)
+    _refuse_behind_sequences(connection, schema)
 
 
 def refuse_behind(connection: Connection, schema: str, version_table: str) -> None:
@@ -77,6 +85,12 @@ def refuse_behind(connection: Connection, schema: str, version_table: str) -> No
     if behind := [revision for revision in found if config.is_known(revision)]:
         raise NotMigratedError(behind[0], config.head())
     warn_ahead(found)
+
+
+def _refuse_behind_sequences(connection: Connection, schema: str) -> None:
+    if behind := [table for table, is_behind in catalog.sequences(connection, schema).items() if is_behind]:
+        columns = [f"{table}.{catalog.NUMBERED[table]}" for table in behind]
+        raise SequenceBehindError(columns, " ".join(catalog.advance(schema, table) for table in behind))
 
 
 def warn_ahead(found: list[str]) -> None:
