@@ -110,6 +110,7 @@ class Persistence(Generic[IdT, UserIdT]):
         self.cache = self._make_cache(redis or self._make_redis())
         # A host's engine keeps this: its connections serve the host as well, and are not cut when this store closes.
         self._cut_connections: Callable[[], None] = lambda: None
+        self._hosts_engine = engine
         self.engine = engine or self._make_engine()
         self._sessions: SessionFactory[IdT, UserIdT] = SessionFactory(
             self.engine,
@@ -156,7 +157,7 @@ class Persistence(Generic[IdT, UserIdT]):
     async def __aenter__(self) -> Self:
         try:
             if self.settings.auto_migrate:
-                await migrate.upgrade(self._servers.settings)
+                await migrate.upgrade(self._servers.settings, engine=self._hosts_engine)
             await self.check()
             await self._sessions.ready()
         except BaseException:
