@@ -121,7 +121,9 @@ class Persistence(Generic[IdT, UserIdT]):
             limits_idling=engine is None and not settings.pgbouncer,
             groups=settings.batching and not settings.pgbouncer,
             wait_seconds=settings.pool_timeout,
+            identifies_connections=not settings.pgbouncer,
         )
+        self._closing.callback(self._sessions.forget_engine)
         self._transactions = Transactions(
             self._sessions,
             longest_transaction=min(settings.transaction_timeout, settings.idle_in_transaction_timeout),
@@ -169,7 +171,7 @@ class Persistence(Generic[IdT, UserIdT]):
         if self.cache is not None:
             # Only an open store has a sweeper, so only there can values wait for a sweep after an outage of Redis.
             self.cache.sweep_before_trust(self.sweep)
-            self._background.every(self.settings.cache_sweep_interval, self.sweep, "sweep of the cache's outbox")
+            self._background.every(self.settings.cache_sweep_interval, self._tend_cache, "sweep of the cache's outbox")
         return self
 
     async def __aexit__(
@@ -354,6 +356,10 @@ class Persistence(Generic[IdT, UserIdT]):
             await self._closing.aclose()
         finally:
             cutting.cancel()
+
+    async def _tend_cache(self) -> None:
+        await self._sessions.identify()
+        await self.sweep()
 
     async def _verify(self) -> None:
         with translated():
