@@ -62,6 +62,14 @@ class PersistenceError(Exception):
     retryable: ClassVar[bool] = False
     committed: ClassVar[Committed] = "no"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Survive pickle and copy: an exception would be made again by passing its text as the only argument."""
+        return _made_again, (type(self), self.args), self.__dict__
+
+
+def _made_again(kind: type[PersistenceError], args: tuple[Any, ...]) -> PersistenceError:
+    return kind.__new__(kind, *args)
+
 
 class SettingsError(PersistenceError, ValueError):
     """A ``PERSISTENCE_*`` variable is wrong; nothing was started."""
