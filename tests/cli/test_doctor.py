@@ -41,7 +41,7 @@ def test_an_empty_database_is_to_be_upgraded(unmigrated: CommandLine) -> None:
 
 
 def test_a_database_of_a_later_version_is_a_warning(command_line: CommandLine) -> None:
-    command_line.sql("UPDATE schema_migrations SET version_num = 'zz9999'")
+    command_line.sql("UPDATE schema_migrations SET version_num = 'ap9999'")
 
     result = command_line("doctor", "--json")
 

@@ -14,14 +14,16 @@ from sqlalchemy.schema import AddConstraint, CreateIndex
 from agent_persistence import migrate
 from agent_persistence.cli.failures import describe
 from agent_persistence.database.driver_errors import translated
-from agent_persistence.errors import PersistenceError
+from agent_persistence.errors import NotMigratedError, PersistenceError, SchemaError
 from agent_persistence.migrate import catalog
-from agent_persistence.migrate.config import is_known
+from agent_persistence.migrate.config import is_known, is_ours
 from agent_persistence.migrate.optional import OBJECTS, present, unprotected_tables
 from agent_persistence.migrate.preflight import TABLES
+from agent_persistence.migrate.verify import refuse_behind
 from agent_persistence.models import build_models
 from agent_persistence.settings import PersistenceSettings
 
+_HISTORIES = "docs/howto/migrations.md, 'One history for both'"
 _UPGRADE = "agent-persistence upgrade"
 _ADD = "agent-persistence optional add"
 _TIME_TO_COMPARE = text("SET LOCAL statement_timeout = '2s'")
@@ -68,7 +70,7 @@ def _findings(connection: Connection, settings: PersistenceSettings, address: st
     schema = catalog.schema_in_use(connection, settings.db_schema)
     revisions = catalog.revisions(connection, schema, settings.version_table)
     recorded = catalog.recorded_config(connection, schema)
-    yield _migration(revisions, built=bool(recorded))
+    yield _migration(connection, schema, settings)
     if revisions and recorded:
         yield from _id_types(recorded, settings)
         yield from _missing_indexes(connection, schema, settings)
@@ -77,17 +79,21 @@ def _findings(connection: Connection, settings: PersistenceSettings, address: st
         yield from _optional(connection, schema, settings)
 
 
-def _migration(revisions: list[str], *, built: bool) -> Finding:
-    head = migrate.head()
-    if not revisions or not built:
-        return Finding(Level.FAIL, "schema", f"not created; this version needs {head}", _UPGRADE)
+def _migration(connection: Connection, schema: str, settings: PersistenceSettings) -> Finding:
+    try:
+        refuse_behind(connection, schema, settings)
+    except NotMigratedError as error:
+        at = f"at revision {error.current}" if error.current else "not created"
+        return Finding(Level.FAIL, "schema", f"{at}; this version needs {error.head}", error.command)
+    except SchemaError as error:
+        return Finding(Level.FAIL, "schema", str(error), f"see {_HISTORIES}")
+    revisions = catalog.revisions(connection, schema, settings.version_table)
     at = ", ".join(revisions)
-    if head in revisions:
-        return Finding(Level.OK, "schema", f"at revision {at}, the newest")
-    if any(map(is_known, revisions)):
-        return Finding(Level.FAIL, "schema", f"at revision {at}; this version needs {head}", _UPGRADE)
-    remedy = "pip install --upgrade agent-persistence"
-    return Finding(Level.WARN, "schema", f"at revision {at}, which this version (at {head}) does not know", remedy)
+    if ahead := [revision for revision in revisions if is_ours(revision) and not is_known(revision)]:
+        remedy = "pip install --upgrade agent-persistence"
+        detail = f"at revision {', '.join(ahead)}, which this version (at {migrate.head()}) does not know"
+        return Finding(Level.WARN, "schema", detail, remedy)
+    return Finding(Level.OK, "schema", f"at revision {at}, the newest")
 
 
 def _id_types(recorded: dict[str, str], settings: PersistenceSettings) -> Iterator[Finding]:

@@ -18,9 +18,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from agent_persistence.database.driver_errors import translated
 from agent_persistence.errors import SchemaError, SettingsError
 from agent_persistence.migrate import catalog
-from agent_persistence.migrate.config import alembic_config, is_known
+from agent_persistence.migrate.config import alembic_config, is_known, is_ours
 from agent_persistence.migrate.connection import open_connection
-from agent_persistence.migrate.verify import warn_ahead
+from agent_persistence.migrate.verify import refuse_unrecorded, warn_ahead
 from agent_persistence.settings import PersistenceSettings
 
 _one_at_a_time: Final = threading.Lock()
@@ -50,6 +50,8 @@ async def upgrade(settings: PersistenceSettings, revision: str = "head", *, engi
         UnavailableError: the database cannot be reached.
     """
     async with _connected(settings, engine) as connection:
+        await connection.run_sync(_refuse_history_of_host, settings)
+        await connection.rollback()
         try:
             await run(connection, alembic_config(settings), partial(command.upgrade, revision=revision))
         except CommandError:
@@ -119,6 +121,20 @@ async def _refuse_another_database(connection: AsyncConnection, engine: AsyncEng
     if databases[0] != databases[1]:
         raise SettingsError(
             "PERSISTENCE_MIGRATION_DATABASE_URL", "leads to another database than the engine; nothing was migrated"
+        )
+
+
+def _refuse_history_of_host(connection: Connection, settings: PersistenceSettings) -> None:
+    """Refuse tables that the host's Alembic upgrades: ours would create them again, or not know where to begin."""
+    schema = catalog.schema_in_use(connection, settings.db_schema)
+    if not catalog.recorded_config(connection, schema):
+        return
+    found = catalog.revisions(connection, schema, settings.version_table)
+    refuse_unrecorded(found, settings.version_table)
+    if theirs := [revision for revision in found if not is_ours(revision)]:
+        raise SchemaError(
+            f"{settings.version_table} records revisions of another history ({', '.join(theirs)}), "
+            "which upgrades our tables too; run: alembic upgrade heads"
         )
 
 
