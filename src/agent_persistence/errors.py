@@ -327,12 +327,12 @@ class MigrationLockTimeoutError(SchemaError):
 
 
 class PoolerError(SchemaError):
-    """A migration was started through a connection pooler, which cannot hold its session lock."""
+    """A migration was started through a pooler in transaction mode, which cannot hold its session lock."""
 
     def __init__(self) -> None:
         super().__init__(
-            "this address leads through a connection pooler; migrations need the server itself: "
-            "set PERSISTENCE_MIGRATION_DATABASE_URL to its direct address"
+            "this address leads through a connection pooler, which shares the connection with other clients; "
+            "set PERSISTENCE_MIGRATION_DATABASE_URL to the server's direct address, or to a pooler in session mode"
         )
 
 
