@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import ssl
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
@@ -16,11 +17,46 @@ from agent_persistence.errors import SettingsError
 _SCHEMES: Final = ("postgresql", "postgres", "postgresql+asyncpg")
 _SSL_MODES: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _SESSION_ATTRIBUTES: Final = ("any", "primary", "standby", "prefer-standby", "read-write", "read-only")
-_SSL_FILES: Final = ("sslrootcert", "sslcert", "sslkey")
+_SSL_FILES: Final = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
 _SERVER_SETTINGS: Final = ("application_name", "options")
-_HOST_PARAMETERS: Final = ("host", "port")
+# As in libpq, they replace what stands before the question mark.
+_LOCATION: Final = ("host", "port", "user", "password", "dbname")
 _PARAMETERS: Final = ("sslmode", *_SSL_FILES, "connect_timeout", "target_session_attrs", *_SERVER_SETTINGS)
+# What other drivers call these parameters, or their values.
+_SPELT: Final = {"ssl": "sslmode", "fallback_application_name": "application_name"}
+_SPELT_MODES: Final = {"true": "require", "1": "require", "false": "disable", "0": "disable", "no-verify": "require"}
+# Providers print them, or other drivers need them; asyncpg works without.
+_HARMLESS: Final = {
+    *("channel_binding", "sslsni", "sslcompression", "load_balance_hosts", "supa", "uselibpqcompat"),
+    *("keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout"),
+    *("pgbouncer", "statement_cache_size", "prepared_statement_cache_size", "prepared_statement_name_func"),
+}
+# Those that are harmless as long as they have one of these values.
+_HARMLESS_VALUES: Final = {
+    "gssencmode": ("disable", "prefer"),
+    "sslnegotiation": ("postgres",),
+    "client_encoding": ("utf8", "utf-8", "auto"),
+}
+_POOLER_PARAMETERS: Final = {
+    ("pgbouncer", "true"),
+    ("pgbouncer", "1"),
+    ("statement_cache_size", "0"),
+    ("prepared_statement_cache_size", "0"),
+}
+_INSTEAD: Final = {
+    **dict.fromkeys(("schema", "currentSchema", "search_path"), "set PERSISTENCE_DB_SCHEMA"),
+    **dict.fromkeys(("connection_limit", "pool_size", "max_connections"), "set PERSISTENCE_POOL_SIZE"),
+    "max_overflow": "set PERSISTENCE_MAX_OVERFLOW",
+    "pool_timeout": "set PERSISTENCE_POOL_TIMEOUT",
+    "pool_recycle": "set PERSISTENCE_POOL_RECYCLE",
+    **dict.fromkeys(("statement_timeout", "command_timeout"), "set PERSISTENCE_STATEMENT_TIMEOUT"),
+    "lock_timeout": "set PERSISTENCE_LOCK_TIMEOUT",
+    "idle_in_transaction_session_timeout": "set PERSISTENCE_IDLE_IN_TRANSACTION_TIMEOUT",
+    "timeout": "it is called connect_timeout",
+    "sslpassword": "use a key without a password",
+}
 _DEFAULT_PORT: Final = 5432
+_SYSTEM: Final = "system"
 
 
 class Host(NamedTuple):
@@ -40,6 +76,9 @@ class DatabaseUrl:
     """The address of a PostgreSQL database, as libpq understands it.
 
     The two halves belong together: ``create_async_engine(url.sqlalchemy_url, connect_args=url.connect_args)``.
+
+    Attributes:
+        names_pooler: whether a parameter for other drivers says that the address is a transaction pooler's.
     """
 
     user: str | None
@@ -47,6 +86,7 @@ class DatabaseUrl:
     hosts: tuple[Host, ...]
     database: str | None
     parameters: Mapping[str, str]
+    names_pooler: bool = False
 
     @classmethod
     def parse(cls, text: str, variable: str) -> DatabaseUrl:
@@ -69,9 +109,20 @@ class DatabaseUrl:
     @classmethod
     def _from_parts(cls, url: SplitUrl) -> DatabaseUrl:
         _refuse_unknown(url.query)
-        parameters = {name: _only(url.query, name) for name in _PARAMETERS if name in url.query}
+        given = {name: _only(url.query, name) for name in url.query if name not in _HARMLESS and name != "host"}
+        parameters = {_SPELT[name]: value for name, value in given.items() if name in _SPELT}
+        parameters |= {name: value for name, value in given.items() if name in _PARAMETERS}
+        if "sslmode" in parameters:
+            parameters["sslmode"] = _SPELT_MODES.get(parameters["sslmode"], parameters["sslmode"])
         _refuse_wrong_values(parameters)
-        return cls(url.user, url.password, _hosts(url), url.path.removeprefix("/") or None, parameters)
+        return cls(
+            given.get("user", url.user),
+            given.get("password", url.password),
+            _hosts(url),
+            given.get("dbname", url.path.removeprefix("/")) or None,
+            parameters,
+            any((name, value) in _POOLER_PARAMETERS for name, values in url.query.items() for value in values),
+        )
 
     @property
     def sqlalchemy_url(self) -> URL:
@@ -96,11 +147,25 @@ class DatabaseUrl:
             # Not in the URL: SQLAlchemy splits hosts there at every colon, which breaks IPv6 addresses.
             arguments["host"] = [host.name for host in self.hosts]
             arguments["port"] = [host.port or _DEFAULT_PORT for host in self.hosts]
+        if self.parameters.get("sslrootcert") == _SYSTEM:
+            arguments["ssl"] = self._system_context()
+            return {**arguments, **self._other_arguments()}
         if "sslmode" in self.parameters:
             arguments["ssl"] = self.parameters["sslmode"]
         if files := {name: self.parameters[name] for name in _SSL_FILES if name in self.parameters}:
             # asyncpg takes these in a DSN only; an SSL context made here would turn "prefer" into "require".
             arguments["dsn"] = f"postgresql://?{urlencode(files)}"
+        return {**arguments, **self._other_arguments()}
+
+    def _system_context(self) -> ssl.SSLContext:
+        """Return what ``sslrootcert=system`` means to libpq: the system's certificates, and the host's name."""
+        context = ssl.create_default_context()
+        if "sslcert" in self.parameters:
+            context.load_cert_chain(self.parameters["sslcert"], self.parameters.get("sslkey"))
+        return context
+
+    def _other_arguments(self) -> dict[str, Any]:
+        arguments: dict[str, Any] = {}
         if "connect_timeout" in self.parameters:
             arguments["timeout"] = float(self.parameters["connect_timeout"])
         if "target_session_attrs" in self.parameters:
@@ -240,10 +305,16 @@ def _hosts(url: SplitUrl) -> tuple[Host, ...]:
     return tuple(hosts)
 
 
-def _refuse_unknown(query: Mapping[str, object]) -> None:
-    for name in query:
-        if name not in _PARAMETERS and name not in _HOST_PARAMETERS:
-            known = ", ".join((*_HOST_PARAMETERS, *_PARAMETERS))
+def _refuse_unknown(query: Mapping[str, list[str]]) -> None:
+    for name, values in query.items():
+        if name in _INSTEAD:
+            raise InvalidUrlError(f"the parameter {name!r} is not taken here: {_INSTEAD[name]}")
+        if name in _HARMLESS_VALUES:
+            allowed = _HARMLESS_VALUES[name]
+            if not {value.lower() for value in values} <= {*allowed}:
+                raise InvalidUrlError(f"{name} must be {' or '.join(allowed)}: asyncpg knows no other")
+        elif name not in {*_PARAMETERS, *_LOCATION, *_SPELT, *_HARMLESS}:
+            known = ", ".join((*_LOCATION, *_PARAMETERS))
             raise InvalidUrlError(f"the parameter {name!r} is not known; these are: {known}")
 
 
@@ -259,8 +330,8 @@ def _refuse_wrong_values(parameters: Mapping[str, str]) -> None:
             raise InvalidUrlError(f"{name} must be one of {', '.join(allowed)}")
     if "connect_timeout" in parameters:
         read_number(parameters["connect_timeout"], "connect_timeout", 1, 86_400)
-    if parameters.get("sslrootcert") == "system":
-        raise InvalidUrlError("sslrootcert must name a file: asyncpg does not know the word 'system'")
+    if parameters.get("sslrootcert") == _SYSTEM and parameters.get("sslmode", "verify-full") != "verify-full":
+        raise InvalidUrlError("sslrootcert=system needs sslmode=verify-full")
 
 
 def _shown(host: Host) -> str:

@@ -33,7 +33,8 @@
     │   ├── SchemaConflictError            objects of another program have our names
     │   ├── MigrationLockTimeoutError
     │   ├── PoolerError                    migrations need a direct connection
-    │   └── InvalidIndexError
+    │   ├── InvalidIndexError
+    │   └── SequenceBehindError            new rows would be numbered before stored ones
     ├── EmbeddedServerError
     └── MissingExtraError (ImportError)
 
@@ -60,6 +61,14 @@ class PersistenceError(Exception):
 
     retryable: ClassVar[bool] = False
     committed: ClassVar[Committed] = "no"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Survive pickle and copy: an exception would be made again by passing its text as the only argument."""
+        return _made_again, (type(self), self.args), self.__dict__
+
+
+def _made_again(kind: type[PersistenceError], args: tuple[Any, ...]) -> PersistenceError:
+    return kind.__new__(kind, *args)
 
 
 class SettingsError(PersistenceError, ValueError):
@@ -318,12 +327,12 @@ class MigrationLockTimeoutError(SchemaError):
 
 
 class PoolerError(SchemaError):
-    """A migration was started through a connection pooler, which cannot hold its session lock."""
+    """A migration was started through a pooler in transaction mode, which cannot hold its session lock."""
 
     def __init__(self) -> None:
         super().__init__(
-            "this address leads through a connection pooler; migrations need the server itself: "
-            "set PERSISTENCE_MIGRATION_DATABASE_URL to its direct address"
+            "this address leads through a connection pooler, which shares the connection with other clients; "
+            "set PERSISTENCE_MIGRATION_DATABASE_URL to the server's direct address, or to a pooler in session mode"
         )
 
 
@@ -333,6 +342,26 @@ class InvalidIndexError(SchemaError):
     def __init__(self, names: Sequence[str], command: str = "agent-persistence upgrade") -> None:
         super().__init__(f"unfinished indexes: {', '.join(names)}; drop them, then run: {command}")
         self.names = tuple(names)
+        self.command = command
+
+
+class SequenceBehindError(SchemaError):
+    """A sequence is behind the numbers in its table, so a new row would not be the latest; nothing was written.
+
+    Logical replication and data-only restores copy rows without the sequences that number them.
+
+    Attributes:
+        columns: the numbered columns, such as ``states.state_id``; empty if a write met it, which cannot tell.
+        command: advances the sequences, or finds them.
+    """
+
+    def __init__(self, columns: Sequence[str] = (), command: str = "agent-persistence doctor") -> None:
+        which = f" of {', '.join(columns)}" if columns else ""
+        super().__init__(
+            f"a sequence{which} is behind the stored rows, and a new row would not be the latest; "
+            f"stop every writer, then run: {command}"
+        )
+        self.columns = tuple(columns)
         self.command = command
 
 

@@ -110,6 +110,7 @@ class Persistence(Generic[IdT, UserIdT]):
         self.cache = self._make_cache(redis or self._make_redis())
         # A host's engine keeps this: its connections serve the host as well, and are not cut when this store closes.
         self._cut_connections: Callable[[], None] = lambda: None
+        self._hosts_engine = engine
         self.engine = engine or self._make_engine()
         self._sessions: SessionFactory[IdT, UserIdT] = SessionFactory(
             self.engine,
@@ -120,7 +121,9 @@ class Persistence(Generic[IdT, UserIdT]):
             limits_idling=engine is None and not settings.pgbouncer,
             groups=settings.batching and not settings.pgbouncer,
             wait_seconds=settings.pool_timeout,
+            identifies_connections=not settings.pgbouncer,
         )
+        self._closing.callback(self._sessions.forget_engine)
         self._transactions = Transactions(
             self._sessions,
             longest_transaction=min(settings.transaction_timeout, settings.idle_in_transaction_timeout),
@@ -157,7 +160,7 @@ class Persistence(Generic[IdT, UserIdT]):
     async def __aenter__(self) -> Self:
         try:
             if self.settings.auto_migrate:
-                await migrate.upgrade(self._servers.settings)
+                await migrate.upgrade(self._servers.settings, engine=self._hosts_engine)
             await self.check()
             await self._sessions.ready()
         except BaseException:
@@ -169,7 +172,7 @@ class Persistence(Generic[IdT, UserIdT]):
         if self.cache is not None:
             # Only an open store has a sweeper, so only there can values wait for a sweep after an outage of Redis.
             self.cache.sweep_before_trust(self.sweep)
-            self._background.every(self.settings.cache_sweep_interval, self.sweep, "sweep of the cache's outbox")
+            self._background.every(self.settings.cache_sweep_interval, self._tend_cache, "sweep of the cache's outbox")
         return self
 
     async def __aexit__(
@@ -354,6 +357,10 @@ class Persistence(Generic[IdT, UserIdT]):
             await self._closing.aclose()
         finally:
             cutting.cancel()
+
+    async def _tend_cache(self) -> None:
+        await self._sessions.identify()
+        await self.sweep()
 
     async def _verify(self) -> None:
         with translated():

@@ -23,9 +23,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from agent_persistence import ids
 from agent_persistence.concurrency.time_limit import SETTLE_SECONDS
-from agent_persistence.database_url import DatabaseUrl, InvalidUrlError, read_number, split_url
+from agent_persistence.database_url import DatabaseUrl, split_url
 from agent_persistence.errors import SettingsError
 from agent_persistence.ids import ID_TYPES, IdKind, IdTypes
+from agent_persistence.redis_url import normal_redis_url
 from agent_persistence.validation import GREATEST_TTL, LEAST_TTL, NAMESPACE, NAMESPACE_RULE
 
 EMBEDDED: Final = "embedded"
@@ -209,7 +210,7 @@ class PersistenceSettings(BaseSettings):
     @classmethod
     def _is_a_redis_url(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and not _is_embedded(value):
-            _refuse_bad_redis_url(value.get_secret_value())
+            return SecretStr(normal_redis_url(value.get_secret_value()))
         return value
 
     @field_validator("db_schema", "version_table")
@@ -264,6 +265,14 @@ class PersistenceSettings(BaseSettings):
                 f"for {QUARANTINE_SECONDS:g} s, and a longer transaction could leave a stale value in it"
             )
         return value
+
+    @model_validator(mode="after")
+    def _pooler_is_named(self) -> Self:
+        if self.database is not None and self.database.names_pooler and not self.pgbouncer:
+            raise SettingsError(
+                "PERSISTENCE_PGBOUNCER", "must be true: PERSISTENCE_DATABASE_URL says that it leads to a pooler"
+            )
+        return self
 
     @model_validator(mode="after")
     def _budget_holds_a_call(self) -> Self:
@@ -326,22 +335,6 @@ def _is_embedded(value: SecretStr | None) -> bool:
 
 def _address(value: SecretStr | None, field_name: str) -> DatabaseUrl | None:
     return None if value is None else DatabaseUrl.parse(value.get_secret_value(), _variable(field_name))
-
-
-def _refuse_bad_redis_url(text: str) -> None:
-    url = split_url(text, ("redis", "rediss", "unix"))
-    host, *others = url.hosts
-    if others:
-        raise InvalidUrlError("must name one server")
-    if url.scheme == "unix":
-        if not url.path or host.name:
-            raise InvalidUrlError("must name the file of the socket: unix:///run/redis.sock?db=0")
-        numbers = url.query.get("db", [])
-    else:
-        numbers = [url.path.removeprefix("/"), *url.query.get("db", [])]
-    # redis-py silently reads a database that is not a number as 0, which can be another application's.
-    for number in filter(None, numbers):
-        read_number(number, "database after the address", 0, 999_999)
 
 
 def _import_callable(path: str) -> Callable[[], Any]:

@@ -41,7 +41,7 @@ def test_an_empty_database_is_to_be_upgraded(unmigrated: CommandLine) -> None:
 
 
 def test_a_database_of_a_later_version_is_a_warning(command_line: CommandLine) -> None:
-    command_line.sql("UPDATE schema_migrations SET version_num = 'zz9999'")
+    command_line.sql("UPDATE schema_migrations SET version_num = 'ap9999'")
 
     result = command_line("doctor", "--json")
 
@@ -129,6 +129,20 @@ def test_an_unfinished_index_fails(command_line: CommandLine) -> None:
     assert result.exit_code == 1
     schema = command_line.variables["PERSISTENCE_DB_SCHEMA"]
     assert f'DROP INDEX CONCURRENTLY "{schema}"."ix_messages_thread_id_seq"' in _remedies(result.stdout)[0]
+
+
+def test_a_sequence_that_is_behind_fails_until_the_remedy_was_run(command_line: CommandLine) -> None:
+    command_line.sql("INSERT INTO threads (thread_id, user_id) VALUES ('t', 'ann')")
+    command_line.sql("INSERT INTO states (thread_id, state_data) VALUES ('t', '1'), ('t', '2')")
+    command_line.sql("ALTER TABLE states ALTER COLUMN state_id RESTART")
+
+    before = command_line("doctor", "--json")
+    (remedy,) = _remedies(before.stdout)
+    command_line.sql(remedy.partition("psql: ")[2])
+    after = command_line("doctor", "--json")
+
+    assert (before.exit_code, after.exit_code) == (1, 0)
+    assert _finding(after.stdout, "sequences")["level"] == "OK"
 
 
 def test_a_cache_that_is_not_configured_is_no_fault(command_line: CommandLine) -> None:

@@ -148,6 +148,25 @@ async def test_two_processes_use_the_whole_api_while_the_database_is_migrated(
     assert await migrate.current(direct) == later_revision(2)
 
 
+@pytest.mark.parametrize("server_connections", [1, 20])
+async def test_a_pooler_that_keeps_a_connection_for_each_client_is_no_hindrance(
+    pgbouncer_program: str, servers: EmbeddedServers, direct_url: str, server_connections: int
+) -> None:
+    [server] = DatabaseUrl.parse(servers.database_url, "servers").hosts
+    database = DatabaseUrl.parse(direct_url, "server").database or ""
+    with pgbouncer(
+        pgbouncer_program,
+        server.port or 5432,
+        server_host=server.name,
+        server_connections=server_connections,
+        mode="session",
+    ) as pooler:
+        settings = PersistenceSettings(_env_file=None, database_url=with_database(pooler, database))
+        await migrate.upgrade(settings)
+
+        assert await migrate.current(settings) == migrate.head()
+
+
 async def test_the_check_at_the_start_works_through_the_pooler(pooled: PersistenceSettings, direct_url: str) -> None:
     store = Persistence[str, str](pooled)
 

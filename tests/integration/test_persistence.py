@@ -10,8 +10,9 @@ from typing import Any
 import asyncpg
 import pytest
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from agent_persistence import migrate
 from agent_persistence.errors import (
     CheckpointingDisabledError,
     DatabaseError,
@@ -57,6 +58,45 @@ async def test_an_empty_database_is_refused_with_the_command_that_mends_it(make_
     with pytest.raises(NotMigratedError, match="agent-persistence upgrade"):
         async with Persistence(settings(database_url=await make_database())):
             pass
+
+
+@pytest.mark.parametrize("migration_address", ["none", "of the engine's database"])
+async def test_auto_migrate_brings_the_database_of_the_engine_to_head_and_no_other(
+    make_database: MakeDatabase, migration_address: str, user_id: str
+) -> None:
+    named, used = await make_database(), await make_database()
+    direct = None if migration_address == "none" else used
+    engine = engine_of(used)
+
+    async with Persistence[str, str](
+        settings(database_url=named, migration_database_url=direct, auto_migrate=True), engine=engine
+    ) as store:
+        await store.threads.create(user_id=user_id)
+
+    await engine.dispose()
+    assert await migrate.current(settings(database_url=used)) == migrate.head()
+    assert await migrate.current(settings(database_url=named)) is None
+
+
+async def test_auto_migrate_refuses_an_address_for_migrations_that_leads_away_from_the_engine(
+    make_database: MakeDatabase,
+) -> None:
+    named, used = await make_database(), await make_database()
+    engine = engine_of(used)
+
+    with pytest.raises(SettingsError, match="leads to another database than the engine") as refusal:
+        async with Persistence[str, str](settings(migration_database_url=named, auto_migrate=True), engine=engine):
+            pass
+
+    await engine.dispose()
+    assert refusal.value.variable == "PERSISTENCE_MIGRATION_DATABASE_URL"
+    assert await migrate.current(settings(database_url=named)) is None
+
+
+def engine_of(url: str) -> AsyncEngine:
+    address = settings(database_url=url).database
+    assert address is not None
+    return create_async_engine(address.sqlalchemy_url, connect_args=address.connect_args)
 
 
 async def test_auto_migrate_brings_an_empty_database_to_head(make_database: MakeDatabase, user_id: str) -> None:

@@ -34,16 +34,21 @@ def postgres_server(binaries: Path) -> Iterator[str]:
 
 @contextmanager
 def pgbouncer(
-    program: str, server_port: int, *, server_host: str = "127.0.0.1", server_connections: int = 20
+    program: str,
+    server_port: int,
+    *,
+    server_host: str = "127.0.0.1",
+    server_connections: int = 20,
+    mode: str = "transaction",
 ) -> Iterator[str]:
-    """Run a PgBouncer in transaction mode before a server; yields its URL, without a database."""
+    """Run a PgBouncer before a server; yields its URL, without a database."""
     user, port = server_user(), _free_port()
     with _folder_of(user) as folder:
         ini = folder / "pgbouncer.ini"
         ini.write_text(
             f"[databases]\n* = host={server_host} port={server_port} user=postgres\n"
             f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
-            f"pool_mode = transaction\ndefault_pool_size = {server_connections}\n"
+            f"pool_mode = {mode}\ndefault_pool_size = {server_connections}\n"
             f"auth_type = any\npidfile = {folder / 'pid'}\nlogfile = {folder / 'log'}\n"
         )
         _run(user, Path(program), "-d", ini)

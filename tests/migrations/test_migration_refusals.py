@@ -12,7 +12,6 @@ from alembic import command
 
 from agent_persistence import migrate
 from agent_persistence.errors import (
-    DatabaseError,
     IdTypeMismatchError,
     InvalidInputError,
     SchemaConflictError,
@@ -125,7 +124,7 @@ async def test_a_lost_version_table_can_be_restored(database: Database) -> None:
     await migrate.upgrade(settings)
     await database.execute(f"DROP TABLE {VERSION_TABLE}")
 
-    with pytest.raises(DatabaseError):
+    with pytest.raises(SchemaError, match="alembic stamp"):
         await migrate.upgrade(settings)
     await alembic(settings, partial(command.stamp, revision="head"))
 

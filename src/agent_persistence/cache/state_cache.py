@@ -80,7 +80,7 @@ class StateCache:
 
     Attributes:
         namespace: the prefix of every key; ``name`` adds the database to it.
-        is_named: whether the database was added. No key is touched before.
+        is_named: whether the database was added. Without it no key is touched: reads miss, and writers use the outbox.
         counts: hits, misses and so on.
         loads: running reads of the table in this process.
     """
@@ -89,7 +89,7 @@ class StateCache:
         self._register = StateRegister(redis)
         self._redis = redis
         self._guard = guard
-        self.namespace = namespace
+        self._prefix = self.namespace = namespace
         self._ttl_ms = ttl_seconds * 1000
         self.is_named = False
         self.counts = CacheCounts()
@@ -104,7 +104,11 @@ class StateCache:
 
     def name(self, database: str) -> None:
         """Add the identity of a database to the namespace, so that states of two databases never meet."""
-        self.namespace, self.is_named = f"{self.namespace}:{database}", True
+        self.namespace, self.is_named = f"{self._prefix}:{database}", True
+
+    def forget_name(self) -> None:
+        """Touch no key until ``name`` is called again: the connections lead to another database now."""
+        self.is_named = False
 
     def sweep_before_trust(self, sweep: Callable[[], Awaitable[object]]) -> None:
         """Set the sweep that runs after an outage of Redis, before its values are trusted again."""

@@ -7,22 +7,26 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from sqlalchemy import Connection, Dialect, Index, PrimaryKeyConstraint, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.schema import AddConstraint, CreateIndex
 
 from agent_persistence import migrate
 from agent_persistence.cli.failures import describe
 from agent_persistence.database.driver_errors import translated
-from agent_persistence.errors import PersistenceError
+from agent_persistence.errors import NotMigratedError, PersistenceError, SchemaError
 from agent_persistence.migrate import catalog
-from agent_persistence.migrate.config import is_known
+from agent_persistence.migrate.config import is_known, is_ours
 from agent_persistence.migrate.optional import OBJECTS, present, unprotected_tables
 from agent_persistence.migrate.preflight import TABLES
+from agent_persistence.migrate.verify import refuse_behind
 from agent_persistence.models import build_models
 from agent_persistence.settings import PersistenceSettings
 
+_HISTORIES = "docs/howto/migrations.md, 'One history for both'"
 _UPGRADE = "agent-persistence upgrade"
 _ADD = "agent-persistence optional add"
+_TIME_TO_COMPARE = text("SET LOCAL statement_timeout = '2s'")
 _SECURED = text("SELECT row_security_active(format('%I.%I', CAST(:schema AS text), 'threads'))")
 
 
@@ -66,25 +70,30 @@ def _findings(connection: Connection, settings: PersistenceSettings, address: st
     schema = catalog.schema_in_use(connection, settings.db_schema)
     revisions = catalog.revisions(connection, schema, settings.version_table)
     recorded = catalog.recorded_config(connection, schema)
-    yield _migration(revisions, built=bool(recorded))
+    yield _migration(connection, schema, settings)
     if revisions and recorded:
         yield from _id_types(recorded, settings)
         yield from _missing_indexes(connection, schema, settings)
         yield from _unfinished_indexes(connection, schema)
+        yield from _sequences(connection, schema)
         yield from _optional(connection, schema, settings)
 
 
-def _migration(revisions: list[str], *, built: bool) -> Finding:
-    head = migrate.head()
-    if not revisions or not built:
-        return Finding(Level.FAIL, "schema", f"not created; this version needs {head}", _UPGRADE)
+def _migration(connection: Connection, schema: str, settings: PersistenceSettings) -> Finding:
+    try:
+        refuse_behind(connection, schema, settings)
+    except NotMigratedError as error:
+        at = f"at revision {error.current}" if error.current else "not created"
+        return Finding(Level.FAIL, "schema", f"{at}; this version needs {error.head}", error.command)
+    except SchemaError as error:
+        return Finding(Level.FAIL, "schema", str(error), f"see {_HISTORIES}")
+    revisions = catalog.revisions(connection, schema, settings.version_table)
     at = ", ".join(revisions)
-    if head in revisions:
-        return Finding(Level.OK, "schema", f"at revision {at}, the newest")
-    if any(map(is_known, revisions)):
-        return Finding(Level.FAIL, "schema", f"at revision {at}; this version needs {head}", _UPGRADE)
-    remedy = "pip install --upgrade agent-persistence"
-    return Finding(Level.WARN, "schema", f"at revision {at}, which this version (at {head}) does not know", remedy)
+    if ahead := [revision for revision in revisions if is_ours(revision) and not is_known(revision)]:
+        remedy = "pip install --upgrade agent-persistence"
+        detail = f"at revision {', '.join(ahead)}, which this version (at {migrate.head()}) does not know"
+        return Finding(Level.WARN, "schema", detail, remedy)
+    return Finding(Level.OK, "schema", f"at revision {at}, the newest")
 
 
 def _id_types(recorded: dict[str, str], settings: PersistenceSettings) -> Iterator[Finding]:
@@ -119,6 +128,37 @@ def _unfinished_indexes(connection: Connection, schema: str) -> Iterator[Finding
         again = next((f"{_ADD} {item.name}" for item in OBJECTS.values() if item.creates == name), _UPGRADE)
         remedy = f'psql: DROP INDEX CONCURRENTLY "{schema}"."{name}"; then: {again}'
         yield Finding(Level.FAIL, "indexes", f"{name} is invalid: its build was interrupted", remedy)
+
+
+def _sequences(connection: Connection, schema: str) -> Iterator[Finding]:
+    found = _compared_sequences(connection, schema)
+    for table, is_behind in found.items():
+        if is_behind:
+            detail = (
+                f"that of {table}.{catalog.NUMBERED[table]} is behind the rows, and a new row would not be the latest"
+            )
+            remedy = f"stop every writer, then psql: {catalog.advance(schema, table)}"
+            yield Finding(Level.FAIL, "sequences", detail, remedy)
+    if unread := [table for table, is_behind in found.items() if is_behind is None]:
+        detail = f"this role may not read the sequences of {', '.join(unread)}, to compare them with the rows"
+        remedy = f'psql: GRANT SELECT ON ALL SEQUENCES IN SCHEMA "{schema}" TO the role;'
+        yield Finding(Level.WARN, "sequences", detail, remedy)
+    elif not any(found.values()):
+        yield Finding(Level.OK, "sequences", f"all {len(found)} are ahead of the rows")
+
+
+def _compared_sequences(connection: Connection, schema: str) -> dict[str, bool | None]:
+    """Compare all rows if that takes two seconds at most, else those that an application compares when it starts."""
+    savepoint = connection.begin_nested()
+    try:
+        connection.execute(_TIME_TO_COMPARE)
+        return catalog.sequences(connection, schema, whole=True)
+    except DBAPIError:
+        savepoint.rollback()
+        return catalog.sequences(connection, schema)
+    finally:
+        if savepoint.is_active:
+            savepoint.rollback()
 
 
 def _optional(connection: Connection, schema: str, settings: PersistenceSettings) -> Iterator[Finding]:

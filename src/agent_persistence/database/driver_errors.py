@@ -19,6 +19,7 @@ from agent_persistence.errors import (
     PersistenceError,
     PoolTimeoutError,
     SchemaError,
+    SequenceBehindError,
     StatementTimeoutError,
     UnavailableError,
     UniqueConflictError,
@@ -54,6 +55,10 @@ _TOO_SLOW: Final = {
 # Transient errors without a useful code: a cached plan from before a migration, no server of the kind that the URL asks
 # for, and a connection whose end the server has announced ("cannot switch to state").
 _TRANSIENT: Final = {"InvalidCachedStatementError", "TargetServerAttributeNotMatched", "InternalClientError"}
+# Raised on purpose by statements that draw a number; see repositories.numbering.
+_NOT_THE_LATEST: Final = "2201G"  # invalid_argument_for_width_bucket_function
+# What a number that was given before violates instead.
+_OF_NUMBERS: Final = {"pk_states", "ck_states_whole_or_patch", "pk_graph_values", "pk_state_streams", "pk_cache_outbox"}
 _NO_SCHEMA: Final = {"42P01", "42703", "42704", "3F000"}  # undefined table, column, object, schema
 # Sent by a pooler that met prepared statements or start-up parameters, and for other protocol errors too.
 _POOLER: Final = {
@@ -98,6 +103,8 @@ def classify(error: BaseException, *, committing: bool = False) -> Verdict:
     """
     sqlstate = sqlstate_of(error)
     # SQLAlchemy's classes do not tell: deadlocks, timeouts and connections that break are bare DBAPIErrors.
+    if _is_behind(error, sqlstate):
+        return Verdict.FATAL
     if sqlstate in _TAKEN:
         return Verdict.CONFLICT
     if sqlstate in _TOO_SLOW:
@@ -157,12 +164,18 @@ def _is_transient(error: BaseException, sqlstate: str | None) -> bool:
     return any(type(candidate).__name__ in _TRANSIENT for candidate in _chain(error))
 
 
+def _is_behind(error: BaseException, sqlstate: str | None) -> bool:
+    return sqlstate == _NOT_THE_LATEST or constraint_of(error) in _OF_NUMBERS
+
+
 def _fatal(error: BaseException) -> PersistenceError:
     if isinstance(error, InvalidRequestError):
         return DatabaseError("the session cannot be used: its unit of work has ended or failed, or two tasks share it")
     if isinstance(error, SQLAlchemyError) and not isinstance(error, DBAPIError):
         return DatabaseError(f"SQLAlchemy refused: {type(error).__name__}")
     sqlstate = sqlstate_of(error)
+    if _is_behind(error, sqlstate):
+        return SequenceBehindError()
     if sqlstate in _NO_SCHEMA:
         return SchemaError("a table or column is missing; run: agent-persistence upgrade")
     reason = f"PostgreSQL refused the statement (sqlstate {sqlstate}){_advice(error)}"

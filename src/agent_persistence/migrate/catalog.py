@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Final
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
 
-from sqlalchemy import Connection, ScalarResult, bindparam, column, select, table, text
+from sqlalchemy import Connection, ScalarResult, bindparam, column, func, select, table, tablesample, text
 
 _COLUMNS: Final = text(
     """
@@ -41,6 +42,35 @@ _UNFINISHED_INDEXES: Final = text(
     ORDER BY 1
     """
 ).bindparams(bindparam("tables", expanding=True))
+_SEQUENCES: Final = text(
+    """
+    SELECT
+      name,
+      CAST(CASE WHEN has_sequence_privilege(sequence, 'USAGE, SELECT')
+        THEN coalesce(pg_sequence_last_value(sequence), 0) END AS bigint) AS last_value,
+      pg_relation_size(numbered) / CAST(current_setting('block_size') AS integer) AS pages
+    FROM (
+      SELECT
+        name,
+        to_regclass(format('%I.%I', CAST(:schema AS text), name)) AS numbered,
+        CAST(pg_get_serial_sequence(format('%I.%I', CAST(:schema AS text), name), number) AS regclass) AS sequence
+      FROM unnest(CAST(:names AS text[]), CAST(:numbers AS text[])) AS numbered (name, number)
+    ) AS found
+    WHERE has_table_privilege(numbered, 'SELECT')
+    """
+)
+_SEES_ALL_ROWS: Final = text("SELECT current_setting('agent_persistence.any_user', true)")
+_SEE_ALL_ROWS: Final = text("SELECT set_config('agent_persistence.any_user', :any_user, true)")
+NUMBERED: Final = {
+    "states": "state_id",
+    "messages": "seq",
+    "graph_values": "value_no",
+    "state_streams": "stream_id",
+    "cache_outbox": "outbox_id",
+}
+"""The columns that a sequence numbers, by table. Ids of threads and messages are not among them: gaps are skipped."""
+
+_SAMPLED_PAGES: Final = 1000
 
 
 def schema_in_use(connection: Connection, schema: str | None) -> str:
@@ -74,6 +104,61 @@ def revisions(connection: Connection, schema: str, version_table: str) -> list[s
     if "version_num" not in column_types(connection, schema, version_table):
         return []
     return list(_column(connection, schema, version_table, "version_num"))
+
+
+def sequences(connection: Connection, schema: str, *, whole: bool = False) -> dict[str, bool | None]:
+    """Return for each table of ``NUMBERED`` whether its sequence is behind its rows; ``None`` if it cannot be read.
+
+    Tables that this role may not read are left out.
+
+    Args:
+        connection: the connection.
+        schema: the schema of the tables.
+        whole: compare all rows, and not only those of the last pages and of a sample: no index leads with the number.
+    """
+    names = {"schema": schema, "names": list(NUMBERED), "numbers": list(NUMBERED.values())}
+    with _all_rows(connection):
+        return {
+            found.name: None if found.last_value is None else _is_behind(connection, schema, found, whole=whole)
+            for found in connection.execute(_SEQUENCES, names).all()
+        }
+
+
+def _is_behind(connection: Connection, schema: str, sequence: Any, *, whole: bool) -> bool:
+    if not sequence.pages:
+        return False
+    number = NUMBERED[sequence.name]
+    rows = table(sequence.name, column(number), schema=schema)
+    # Rows that came after the sequence was advanced are the last ones of the table; if it never was, any row shows it.
+    # Rows in the space of deleted ones can be missed: then the write that draws a number for their thread is refused.
+    first = max(sequence.pages - _SAMPLED_PAGES, 0)
+    if whole or not first:
+        found: Any = select(func.max(rows.c[number]).label("number"))
+    else:
+        sample = tablesample(rows, 100.0 * _SAMPLED_PAGES / sequence.pages)
+        is_last = text("ctid >= CAST(CAST(:first AS text) AS tid)").bindparams(first=f"({first},0)")
+        found = select(func.max(rows.c[number]).label("number")).where(is_last)
+        found = found.union_all(select(func.max(sample.c[number])))
+    greatest: int | None = connection.scalar(select(func.max(found.subquery().c.number)))
+    return greatest is not None and greatest > sequence.last_value
+
+
+@contextmanager
+def _all_rows(connection: Connection) -> Iterator[None]:
+    """See the rows of every owner in this block, also under row-level security."""
+    before = connection.scalar(_SEES_ALL_ROWS) or ""
+    connection.execute(_SEE_ALL_ROWS, {"any_user": "on"})
+    yield
+    # An error ends the transaction, and the setting with it.
+    connection.execute(_SEE_ALL_ROWS, {"any_user": before})
+
+
+def advance(schema: str, table_name: str) -> str:
+    """Return the statement that advances the sequence of a numbered table past its rows."""
+    number = NUMBERED[table_name]
+    rows = f'"{schema}"."{table_name}"'
+    greatest = f"(SELECT max({number}) FROM {rows})"  # noqa: S608  # names of ours, and only shown
+    return f"SELECT setval(pg_get_serial_sequence('{rows}', '{number}'), {greatest});"
 
 
 def recorded_config(connection: Connection, schema: str) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from pathlib import Path
 
@@ -37,6 +38,11 @@ def head() -> str:
     """Return the revision that this version of the package needs."""
     [revision] = history().get_heads()
     return revision
+
+
+def is_ours(revision: str) -> bool:
+    """Whether a revision is one of this package, of any version; others are of a host with one history for both."""
+    return re.fullmatch("ap[0-9]{4}", revision) is not None
 
 
 def is_known(revision: str) -> bool:

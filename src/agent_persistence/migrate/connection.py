@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Final, cast
 
 from sqlalchemy import AdaptedConnection, Connection, text
-from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from agent_persistence.database_url import DatabaseUrl
@@ -31,6 +31,9 @@ _SESSION_SETTINGS: Final = {
 # By way of pg_settings, so that a name that an older server does not know is skipped; SET would fail.
 _SET: Final = text("SELECT set_config(name, :value, false) FROM pg_settings WHERE name = :name")
 _RESET: Final = text("SELECT set_config(name, reset_val, false) FROM pg_settings WHERE name = :name")
+_PROCESS: Final = text("SELECT pg_backend_pid()")
+_POOLER_PROBES: Final = 5
+_PROBE_SECONDS: Final = 2.0
 
 
 @asynccontextmanager
@@ -58,10 +61,10 @@ def migration_session(connection: Connection, schema: str | None) -> Iterator[No
     Raises:
         PoolerError: the connection passes a pooler; nothing was set.
     """
+    _refuse_pooler(connection)
     # In no transaction until the revisions run: CREATE INDEX CONCURRENTLY of another session waits for every
     # transaction.
     connection.execution_options(isolation_level="AUTOCOMMIT")
-    _refuse_pooler(connection)
     dialect, default_schema = connection.dialect, connection.dialect.default_schema_name
     for name, value in _SESSION_SETTINGS.items():
         connection.execute(_SET, {"name": name, "value": value})
@@ -96,12 +99,38 @@ def _address(settings: PersistenceSettings) -> Iterator[DatabaseUrl]:
 
 
 def _refuse_pooler(connection: Connection) -> None:
-    """Refuse a pooler: it answers with another process id than the one of its greeting."""
+    """Refuse a pooler that gives each transaction another connection to the server.
+
+    A pooler answers with another process id than the one of its greeting. One that keeps a connection for a client's
+    whole session is no hindrance, and a managed database may have no other way in.
+    """
     greeted_by = _adapted(connection).driver_connection.get_server_pid()
-    answered_by = connection.scalar(text("SELECT pg_backend_pid()"))
+    first = _answered_by(connection)
+    if greeted_by == first:
+        return
+    for _ in range(_POOLER_PROBES):
+        # Between its transactions, a connection of the server is free for the next client: the last one used first.
+        others = _adapted(connection).run_async(lambda _driver: _answered_to_another(connection))
+        if others is None:
+            return
+        if others == first or _answered_by(connection) != first:
+            raise PoolerError
+
+
+def _answered_by(connection: Connection) -> int | None:
+    pid: int | None = connection.scalar(_PROCESS)
     connection.rollback()
-    if greeted_by != answered_by:
-        raise PoolerError
+    return pid
+
+
+async def _answered_to_another(connection: Connection) -> int | None:
+    """Return which process answers another client; ``None`` if it has to wait, because this one keeps the only one."""
+    try:
+        async with asyncio.timeout(_PROBE_SECONDS), AsyncEngine(connection.engine).connect() as other:
+            pid: int | None = await other.scalar(_PROCESS)
+            return pid
+    except TimeoutError:
+        return None
 
 
 def _reset(connection: Connection) -> None:

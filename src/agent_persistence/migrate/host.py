@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, MutableMapping
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import ForeignKeyConstraint
+from alembic import context
+from sqlalchemy import ForeignKeyConstraint, TextClause, text
 from sqlalchemy.schema import SchemaItem
 
 from agent_persistence.migrate.operations import OPTIONS, RevisionOptions
@@ -14,6 +15,14 @@ from agent_persistence.settings import PersistenceSettings
 
 IncludeName = Callable[[str | None, str, MutableMapping[Any, Any]], bool]
 IncludeObject = Callable[[SchemaItem, str | None, str, bool, SchemaItem | None], bool]
+
+_SCHEMA_OF: Final = text(
+    """
+    SELECT nspname FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+    WHERE pg_class.oid = to_regclass(quote_ident(:name))
+    """
+)
+_HAS_OURS: Final = text("SELECT to_regclass(format('%I.persistence_config', CAST(:schema AS text)))")
 
 
 def context_options(settings: PersistenceSettings | None = None) -> dict[str, Any]:
@@ -67,7 +76,24 @@ def _target_of(key: ForeignKeyConstraint) -> tuple[str, str | None]:
 
 
 def _is_our_table(settings: PersistenceSettings) -> Callable[[str | None, str | None], bool]:
-    # Alembic says None for the default schema of the connection, which is "public" unless it was changed.
-    schemas = {settings.db_schema, None} if settings.db_schema in {None, "public"} else {settings.db_schema}
-    names = {*TABLES, settings.version_table}
-    return lambda name, schema: name in names and schema in schemas
+    names, ours = {*TABLES, settings.version_table}, settings.db_schema
+
+    def is_ours(name: str | None, schema: str | None) -> bool:
+        if name is None or name not in names:
+            return False
+        if ours is None:
+            # Our tables are in the first schema of the search path of the migration, which can be another one here.
+            return schema is None or _ask(_HAS_OURS, schema=schema) is not None
+        # Alembic names the schema of a table only if it must: without one, the table can be in any of the search path.
+        return (schema or _ask(_SCHEMA_OF, name=name) or "public") == ours
+
+    return is_ours
+
+
+def _ask(query: TextClause, **values: str) -> Any:
+    """Ask the database that Alembic compares; ``None`` outside of an ``env.py``, where no context exists."""
+    try:
+        connection = context.get_context().connection
+    except Exception:  # noqa: BLE001  # NameError, or Alembic's bare Exception, where no env.py is running
+        return None
+    return connection.scalar(query, values) if connection else None

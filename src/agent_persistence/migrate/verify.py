@@ -9,10 +9,17 @@ from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from agent_persistence.database.driver_errors import translated
-from agent_persistence.errors import IdTypeMismatchError, InvalidIndexError, NotMigratedError, SchemaError
+from agent_persistence.errors import (
+    IdTypeMismatchError,
+    InvalidIndexError,
+    NotMigratedError,
+    SchemaError,
+    SequenceBehindError,
+)
 from agent_persistence.ids import IdKind
 from agent_persistence.migrate import catalog, config
 from agent_persistence.migrate.preflight import TABLES, refuse_other_id_types
+from agent_persistence.models import build_models
 from agent_persistence.settings import PersistenceSettings
 
 logger = logging.getLogger("agent_persistence")
@@ -25,6 +32,8 @@ _ID_COLUMNS: Final = {
     ("messages", "message_id"): "id_type",
     ("threads", "user_id"): "user_id_type",
 }
+_OURS: Final = "agent-persistence upgrade"
+_OF_THE_HOST: Final = "alembic upgrade heads"
 _KINDS: Final[dict[str, IdKind]] = {
     "character varying(255)": "string",
     "integer": "int",
@@ -43,6 +52,7 @@ async def verify(database: AsyncEngine | AsyncConnection, settings: PersistenceS
         NotMigratedError: the schema is older, or missing; the message names the command.
         IdTypeMismatchError: the database was created with other id types than the settings name.
         InvalidIndexError: an interrupted migration has left an index invalid.
+        SequenceBehindError: a sequence is behind the rows that it numbers, as far as a sample shows.
         SchemaError: a column that every version has is missing.
         UnavailableError: the database cannot be reached.
     """
@@ -57,26 +67,59 @@ async def verify(database: AsyncEngine | AsyncConnection, settings: PersistenceS
 def _verify(connection: Connection, settings: PersistenceSettings) -> None:
     schema = catalog.schema_in_use(connection, settings.db_schema)
     refuse_other_id_types(connection, schema, settings)
-    refuse_behind(connection, schema, settings.version_table)
+    refuse_behind(connection, schema, settings)
     _refuse_other_columns(connection, schema, settings)
     if names := catalog.unfinished_indexes(connection, schema, TABLES):
         raise InvalidIndexError(names)
+    _refuse_behind_sequences(connection, schema)
 
 
-def refuse_behind(connection: Connection, schema: str, version_table: str) -> None:
+def refuse_behind(connection: Connection, schema: str, settings: PersistenceSettings) -> None:
     """Refuse a schema that is older than this version; warn of a newer one.
 
     Raises:
         NotMigratedError: the message names the command.
+        SchemaError: the tables exist, and the version table records no revision.
     """
-    found = catalog.revisions(connection, schema, version_table)
-    if not found or not catalog.recorded_config(connection, schema):
+    found = catalog.revisions(connection, schema, settings.version_table)
+    if not catalog.recorded_config(connection, schema):
         raise NotMigratedError(None, config.head())
+    refuse_unrecorded(found, settings.version_table)
+    theirs = [revision for revision in found if not config.is_ours(revision)]
+    command = _OF_THE_HOST if theirs else _OURS
     if config.head() in found:
         return
     if behind := [revision for revision in found if config.is_known(revision)]:
-        raise NotMigratedError(behind[0], config.head())
-    warn_ahead(found)
+        raise NotMigratedError(behind[0], config.head(), command)
+    # A revision of the host that depends on ours replaces it in the version table, so only the columns tell.
+    if len(theirs) < len(found):
+        warn_ahead(found)
+    elif not _has_all_columns(connection, schema, settings):
+        raise NotMigratedError(theirs[0], config.head(), command)
+
+
+def refuse_unrecorded(found: list[str], version_table: str) -> None:
+    """Refuse tables of ours whose revision is not recorded; it would be the host's Alembic that upgrades them.
+
+    Raises:
+        SchemaError: no revision was found.
+    """
+    if not found:
+        raise SchemaError(
+            f"the tables exist, but {version_table} records no revision; if your own Alembic runs our revisions, "
+            "set PERSISTENCE_VERSION_TABLE to its version table (alembic_version), else restore ours with alembic stamp"
+        )
+
+
+def _has_all_columns(connection: Connection, schema: str, settings: PersistenceSettings) -> bool:
+    tables = build_models(settings.id_types, schema=settings.db_schema).metadata.sorted_tables
+    return all({*table.columns.keys()} <= {*catalog.column_types(connection, schema, table.name)} for table in tables)
+
+
+def _refuse_behind_sequences(connection: Connection, schema: str) -> None:
+    if behind := [table for table, is_behind in catalog.sequences(connection, schema).items() if is_behind]:
+        columns = [f"{table}.{catalog.NUMBERED[table]}" for table in behind]
+        raise SequenceBehindError(columns, " ".join(catalog.advance(schema, table) for table in behind))
 
 
 def warn_ahead(found: list[str]) -> None:

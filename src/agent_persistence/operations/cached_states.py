@@ -48,8 +48,10 @@ class CachedStates(StreamedStates[IdT, UserIdT], Generic[IdT, UserIdT]):
         thread_id, owner = self._scope.thread_id(thread_id), self._scope.owner
         wanted = 0 if min_version is None else check_version(min_version, "min_version")
         cache = self._cache
-        # The table only: a transaction must see its own writes, and administration bypasses the cache.
-        if cache is None or owner is ANY_USER or fresh or self._scope.has_touched(thread_id):
+        # The table only: a transaction must see its own writes, administration bypasses the cache, and a session of the
+        # host may have the search path of another tenant.
+        reads_table = fresh or self._scope.may_be_elsewhere or self._scope.has_touched(thread_id)
+        if cache is None or owner is ANY_USER or reads_table:
             return await self._from_table(thread_id)
         state = await self._from_cache(cache, thread_id, owner)
         # A caller that has seen a version must not get an older one, even if Redis lost what it had acknowledged.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, Generic
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, event
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.pool import QueuePool
 
@@ -19,8 +21,9 @@ from agent_persistence.database.engine import obey_time_limits
 from agent_persistence.encoding.recent_states import RecentStates
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.models import Models
+from agent_persistence.models.base import table_of
 from agent_persistence.records import ANY_USER, AnyUser
-from agent_persistence.repositories.maintenance.database_identity import identity_of
+from agent_persistence.repositories.maintenance.database_identity import identity_behind, identity_of
 from agent_persistence.sessions.commit_hooks import CacheWatch, share
 from agent_persistence.sessions.orm_writes import WatchedSession, watch_session
 from agent_persistence.sessions.pooled_scope import PooledScope
@@ -28,8 +31,13 @@ from agent_persistence.sessions.scope import StoreOptions
 from agent_persistence.sessions.session_scope import SessionScope
 from agent_persistence.settings import QUARANTINE_SECONDS
 
+logger = logging.getLogger("agent_persistence")
+
 LONGEST_IDLE: Final = QUARANTINE_SECONDS - 2
 """Seconds after which the server ends a transaction that idles before its COMMIT: before its quarantine expires."""
+
+_MOST_MOVES: Final = 3
+"""How often a database is asked for its identity before an address that leads to several stays without a cache."""
 
 _MOST_PINNED: Final = 10
 """How many connections are pinned where the engine's pool has no size."""
@@ -42,6 +50,8 @@ class SessionFactory(Generic[IdT, UserIdT]):
         limits_idling: whether the engine's connections end idle transactions before the cache's quarantine expires.
         groups: whether concurrent operations may share statements, on connections that stay pinned between them.
         wait_seconds: the longest wait for a pinned connection.
+        identifies_connections: whether each new connection is asked which database it leads to. Behind a transaction
+            pooler it could not answer for the next statement.
 
     Attributes:
         affinity: the process and event loop to which the sessions belong.
@@ -61,6 +71,7 @@ class SessionFactory(Generic[IdT, UserIdT]):
         limits_idling: bool,
         groups: bool,
         wait_seconds: float,
+        identifies_connections: bool = False,
     ) -> None:
         self.engine = engine
         obey_time_limits(engine)
@@ -80,6 +91,11 @@ class SessionFactory(Generic[IdT, UserIdT]):
         # the transaction.
         alone = {} if options.row_level_security else {"isolation_level": "AUTOCOMMIT"}
         self._single_reads = async_sessionmaker(engine.execution_options(**alone), **session_options)
+        self._database: str | None = None
+        self._has_moved = False
+        self._naming = asyncio.Lock()
+        if cache is not None and identifies_connections:
+            event.listen(engine.sync_engine, "connect", self._identify_connection)
 
     async def ready(self) -> None:
         """Check process and event loop; on first use, name the cache after this database.
@@ -89,11 +105,51 @@ class SessionFactory(Generic[IdT, UserIdT]):
         """
         self.affinity.check()
         if self.cache is not None and not self.cache.is_named:
+            async with self._naming:
+                if not self.cache.is_named:
+                    await self._name(self.cache)
+
+    async def identify(self) -> None:
+        """Ask again which database the connections lead to.
+
+        It changes in the life of a process: the server was upgraded by pg_upgrade, a restored database got the name of
+        the old one, or the address leads elsewhere. Other processes use the new database's keys then.
+        """
+        if self.cache is not None:
+            async with self._naming:
+                await self._name(self.cache)
+
+    async def _name(self, cache: StateCache) -> None:
+        for _ in range(_MOST_MOVES):
+            if self._has_moved:
+                # A reader that leases a key of the new database must not fill it through a connection to the old one.
+                await self.discard_connections()
+                self._has_moved = False
             async with self.single_read(ANY_USER) as scope:
-                identity = await identity_of(scope)
-            # Compared again: another task may have named it during the read.
-            if identity is not None and not self.cache.is_named:
-                self.cache.name(identity)
+                found = await identity_of(scope)
+            self._found(found)
+            if found is not None and not self._has_moved:
+                cache.name(found)
+                return
+
+    def forget_engine(self) -> None:
+        """Ask new connections of the engine, which may be the host's, no more."""
+        if event.contains(self.engine.sync_engine, "connect", self._identify_connection):
+            event.remove(self.engine.sync_engine, "connect", self._identify_connection)
+
+    def _identify_connection(self, connection: Any, _record: Any) -> None:
+        threads = self.engine.dialect.identifier_preparer.format_table(table_of(self.models.Thread))
+        self._found(connection.run_async(lambda driver: identity_behind(driver, threads)))
+
+    def _found(self, database: str | None) -> None:
+        if self.cache is None or database in {None, self._database}:
+            return
+        if self._database is not None:
+            # At once: a commit on this connection must not quarantine only keys of the old database.
+            self.cache.forget_name()
+            self._has_moved = True
+            logger.warning("the connections lead to another database than before; its states are cached apart")
+        self._database = database
 
     @asynccontextmanager
     async def transaction(

@@ -156,6 +156,11 @@ class Scope(ABC, Generic[IdT, UserIdT]):
         """Whether a transaction is open, which may see less than has been committed since, and its uncommitted rows."""
         return False
 
+    @property
+    def may_be_elsewhere(self) -> bool:
+        """Whether the host may have led the statements to other tables than those of the store, by a search path."""
+        return False
+
     def has_touched(self, thread_id: IdT) -> bool:
         """Whether the transaction has changed a thread's state."""
         return False

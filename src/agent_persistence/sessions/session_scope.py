@@ -18,7 +18,7 @@ from agent_persistence.frozen import frozen
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.records import SavedState, TouchedState
 from agent_persistence.sessions.commit_evidence import TRANSACTION_MARKS, RowEvidence, record_evidence
-from agent_persistence.sessions.commit_hooks import has_touched, touch
+from agent_persistence.sessions.commit_hooks import has_touched, is_shared, touch
 from agent_persistence.sessions.owner_setting import set_owner
 from agent_persistence.sessions.scope import Query, Scope
 
@@ -100,6 +100,12 @@ class SessionScope(Scope[IdT, UserIdT]):
     @override
     def has_snapshot(self) -> bool:
         return self.session.in_transaction()
+
+    @property
+    @override
+    def may_be_elsewhere(self) -> bool:
+        # Asking for the path of a session of the host would cost the round trip that a cache saves.
+        return self.threads.schema is None and is_shared(self.session.sync_session)
 
     @override
     def has_touched(self, thread_id: IdT) -> bool:

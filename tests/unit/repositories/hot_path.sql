@@ -24,7 +24,9 @@ FROM locked
 JOIN (SELECT $1::VARCHAR AS thread_id, $2::VARCHAR AS owner, $4::VARCHAR AS message_id, $5::VARCHAR AS role, $6::VARCHAR AS content, $7::JSONB AS tool_calls, $8::VARCHAR AS tool_call_id, $9::VARCHAR AS reasoning, $10::INTEGER AS total_tokens, $11::JSONB AS usages, $12::JSONB AS meta, $13::JSONB AS extra, 1 AS ordinal) AS "new" ON locked.thread_id = "new".thread_id AND locked.user_id = "new".owner
 ORDER BY "new".ordinal
 ON CONFLICT (thread_id, message_id) DO NOTHING
-RETURNING messages.thread_id, messages.message_id, messages.seq, messages.created_at, messages.updated_at, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
+RETURNING messages.thread_id, messages.message_id, messages.seq, messages.created_at, messages.updated_at, width_bucket(0, 0, 1, CAST((messages.seq > (SELECT max(earlier.seq) AS max_1
+FROM messages AS earlier
+WHERE earlier.thread_id = messages.thread_id)) IS NOT false AS INTEGER)) AS is_latest, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
 
 -- append a message, ids made by the database
 WITH locked AS
@@ -40,7 +42,9 @@ FROM locked
 JOIN (SELECT $1::VARCHAR AS thread_id, $2::VARCHAR AS owner, $4::VARCHAR AS role, $5::VARCHAR AS content, $6::JSONB AS tool_calls, $7::VARCHAR AS tool_call_id, $8::VARCHAR AS reasoning, $9::INTEGER AS total_tokens, $10::JSONB AS usages, $11::JSONB AS meta, $12::JSONB AS extra, 1 AS ordinal) AS "new" ON locked.thread_id = "new".thread_id AND locked.user_id = "new".owner
 ORDER BY "new".ordinal
 ON CONFLICT (thread_id, message_id) DO NOTHING
-RETURNING messages.thread_id, messages.message_id, messages.seq, messages.created_at, messages.updated_at, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
+RETURNING messages.thread_id, messages.message_id, messages.seq, messages.created_at, messages.updated_at, width_bucket(0, 0, 1, CAST((messages.seq > (SELECT max(earlier.seq) AS max_1
+FROM messages AS earlier
+WHERE earlier.thread_id = messages.thread_id)) IS NOT false AS INTEGER)) AS is_latest, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
 
 -- save a state, as changes
 WITH locked AS
@@ -57,7 +61,9 @@ JOIN (SELECT $1::VARCHAR AS thread_id, $2::VARCHAR AS owner, $6::BYTEA AS state_
 LEFT OUTER JOIN states AS base ON base.thread_id = "new".thread_id AND base.state_id = "new".base_id AND base.created_at = "new".base_created_at AND base.xmin::text || base.ctid::text = "new".base_mark
 WHERE "new".base_id IS NULL OR base.state_id IS NOT NULL
 ORDER BY "new".ordinal
-RETURNING states.thread_id, states.state_id, states.created_at, states.updated_at, xmin::text || ctid::text AS mark, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
+RETURNING states.thread_id, states.state_id, states.created_at, states.updated_at, xmin::text || ctid::text AS mark, width_bucket(0, 0, 1, CAST((states.state_id > (SELECT max(earlier.state_id) AS max_1
+FROM states AS earlier
+WHERE earlier.thread_id = states.thread_id)) IS NOT false AS INTEGER)) AS is_latest, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
 
 -- save a state, whole
 WITH locked AS
@@ -72,7 +78,9 @@ INSERT INTO states (thread_id, state_data, meta) SELECT locked.thread_id, CAST(c
 FROM locked
 JOIN (SELECT $1::VARCHAR AS thread_id, $2::VARCHAR AS owner, $5::BYTEA AS state_data, $6::JSONB AS meta, 1 AS ordinal) AS "new" ON locked.thread_id = "new".thread_id AND locked.user_id = "new".owner
 ORDER BY "new".ordinal
-RETURNING states.thread_id, states.state_id, states.created_at, states.updated_at, xmin::text || ctid::text AS mark, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
+RETURNING states.thread_id, states.state_id, states.created_at, states.updated_at, xmin::text || ctid::text AS mark, width_bucket(0, 0, 1, CAST((states.state_id > (SELECT max(earlier.state_id) AS max_1
+FROM states AS earlier
+WHERE earlier.thread_id = states.thread_id)) IS NOT false AS INTEGER)) AS is_latest, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
 
 -- append several messages, with ids
 WITH locked AS
@@ -88,7 +96,9 @@ FROM locked
 JOIN unnest($1::TEXT[], $2::TEXT[], $4::TEXT[], $5::TEXT[], $6::TEXT[], $7::JSONB[], $8::TEXT[], $9::TEXT[], $10::INTEGER[], $11::JSONB[], $12::JSONB[], $13::JSONB[]) WITH ORDINALITY AS "new"(thread_id, owner, message_id, role, content, tool_calls, tool_call_id, reasoning, total_tokens, usages, meta, extra, ordinal) ON locked.thread_id = "new".thread_id AND locked.user_id = "new".owner
 ORDER BY "new".ordinal
 ON CONFLICT (thread_id, message_id) DO NOTHING
-RETURNING messages.thread_id, messages.message_id, messages.seq, messages.created_at, messages.updated_at, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
+RETURNING messages.thread_id, messages.message_id, messages.seq, messages.created_at, messages.updated_at, width_bucket(0, 0, 1, CAST((messages.seq > (SELECT max(earlier.seq) AS max_1
+FROM messages AS earlier
+WHERE earlier.thread_id = messages.thread_id)) IS NOT false AS INTEGER)) AS is_latest, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
 
 -- append several messages, ids made by the database
 WITH locked AS
@@ -104,7 +114,9 @@ FROM locked
 JOIN unnest($1::TEXT[], $2::TEXT[], $4::TEXT[], $5::TEXT[], $6::JSONB[], $7::TEXT[], $8::TEXT[], $9::INTEGER[], $10::JSONB[], $11::JSONB[], $12::JSONB[]) WITH ORDINALITY AS "new"(thread_id, owner, role, content, tool_calls, tool_call_id, reasoning, total_tokens, usages, meta, extra, ordinal) ON locked.thread_id = "new".thread_id AND locked.user_id = "new".owner
 ORDER BY "new".ordinal
 ON CONFLICT (thread_id, message_id) DO NOTHING
-RETURNING messages.thread_id, messages.message_id, messages.seq, messages.created_at, messages.updated_at, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
+RETURNING messages.thread_id, messages.message_id, messages.seq, messages.created_at, messages.updated_at, width_bucket(0, 0, 1, CAST((messages.seq > (SELECT max(earlier.seq) AS max_1
+FROM messages AS earlier
+WHERE earlier.thread_id = messages.thread_id)) IS NOT false AS INTEGER)) AS is_latest, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
 
 -- save several states, as changes
 WITH locked AS
@@ -121,7 +133,9 @@ JOIN unnest($1::TEXT[], $2::TEXT[], $6::BYTEA[], $7::JSONB[], $8::BYTEA[], $9::B
 LEFT OUTER JOIN states AS base ON base.thread_id = "new".thread_id AND base.state_id = "new".base_id AND base.created_at = "new".base_created_at AND base.xmin::text || base.ctid::text = "new".base_mark
 WHERE "new".base_id IS NULL OR base.state_id IS NOT NULL
 ORDER BY "new".ordinal
-RETURNING states.thread_id, states.state_id, states.created_at, states.updated_at, xmin::text || ctid::text AS mark, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
+RETURNING states.thread_id, states.state_id, states.created_at, states.updated_at, xmin::text || ctid::text AS mark, width_bucket(0, 0, 1, CAST((states.state_id > (SELECT max(earlier.state_id) AS max_1
+FROM states AS earlier
+WHERE earlier.thread_id = states.thread_id)) IS NOT false AS INTEGER)) AS is_latest, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
 
 -- save several states, whole
 WITH locked AS
@@ -136,7 +150,9 @@ INSERT INTO states (thread_id, state_data, meta) SELECT locked.thread_id, CAST(c
 FROM locked
 JOIN unnest($1::TEXT[], $2::TEXT[], $5::BYTEA[], $6::JSONB[]) WITH ORDINALITY AS "new"(thread_id, owner, state_data, meta, ordinal) ON locked.thread_id = "new".thread_id AND locked.user_id = "new".owner
 ORDER BY "new".ordinal
-RETURNING states.thread_id, states.state_id, states.created_at, states.updated_at, xmin::text || ctid::text AS mark, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
+RETURNING states.thread_id, states.state_id, states.created_at, states.updated_at, xmin::text || ctid::text AS mark, width_bucket(0, 0, 1, CAST((states.state_id > (SELECT max(earlier.state_id) AS max_1
+FROM states AS earlier
+WHERE earlier.thread_id = states.thread_id)) IS NOT false AS INTEGER)) AS is_latest, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
 
 -- append messages of several callers, without waiting for locks
 WITH locked AS
@@ -152,7 +168,9 @@ FROM locked
 JOIN unnest($1::TEXT[], $2::TEXT[], $4::TEXT[], $5::TEXT[], $6::TEXT[], $7::JSONB[], $8::TEXT[], $9::TEXT[], $10::INTEGER[], $11::JSONB[], $12::JSONB[], $13::JSONB[]) WITH ORDINALITY AS "new"(thread_id, owner, message_id, role, content, tool_calls, tool_call_id, reasoning, total_tokens, usages, meta, extra, ordinal) ON locked.thread_id = "new".thread_id AND locked.user_id = "new".owner
 ORDER BY "new".ordinal
 ON CONFLICT (thread_id, message_id) DO NOTHING
-RETURNING messages.thread_id, messages.message_id, messages.seq, messages.created_at, messages.updated_at, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
+RETURNING messages.thread_id, messages.message_id, messages.seq, messages.created_at, messages.updated_at, width_bucket(0, 0, 1, CAST((messages.seq > (SELECT max(earlier.seq) AS max_1
+FROM messages AS earlier
+WHERE earlier.thread_id = messages.thread_id)) IS NOT false AS INTEGER)) AS is_latest, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
 
 -- read back copied messages
 SELECT messages.thread_id, messages.message_id, messages.seq, messages.created_at, messages.updated_at, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started
@@ -254,7 +272,9 @@ INSERT INTO graph_values (thread_id, checkpoint_ns, checkpoint_id, channel, cell
 FROM locked
 JOIN unnest($6::TEXT[], $7::BYTEA[], $8::BYTEA[]) WITH ORDINALITY AS "new"(channel, cells, content, ordinal) ON true
 ORDER BY "new".ordinal
-RETURNING graph_values.thread_id, graph_values.value_no, graph_values.created_at, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
+RETURNING graph_values.thread_id, graph_values.value_no, graph_values.created_at, width_bucket(0, 0, 1, CAST((graph_values.value_no > (SELECT max(earlier.value_no) AS max_1
+FROM graph_values AS earlier
+WHERE earlier.thread_id = graph_values.thread_id AND earlier.checkpoint_ns = graph_values.checkpoint_ns)) IS NOT false AS INTEGER)) AS is_latest, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
 
 -- graphs: known values
 SELECT graph_values.value_no, graph_values.channel, graph_values.cells

@@ -127,7 +127,7 @@ def _change_under_lock(
 
 def _add(optional: OptionalObject, target: _Target) -> None:
     refuse_other_id_types(target.connection, target.schema, target.settings)
-    refuse_behind(target.connection, target.schema, target.settings.version_table)
+    refuse_behind(target.connection, target.schema, target.settings)
     if optional.creates in catalog.unfinished_indexes(target.connection, target.schema, TABLES):
         _remove(optional, target)
     words = {

@@ -28,6 +28,7 @@ from agent_persistence.models import Models
 from agent_persistence.models.base import table_of
 from agent_persistence.repositories.checkpoints.value_rows import LIGHT
 from agent_persistence.repositories.locks import locked_threads, touched_threads, unnest
+from agent_persistence.repositories.numbering import is_latest
 from agent_persistence.sessions.commit_evidence import TRANSACTION_MARKS
 
 
@@ -63,7 +64,13 @@ def add_values(models: Models[Any, Any], *, touch_seconds: float, of_any_user: b
         insert(values)
         .from_select(["thread_id", *same, *names], chosen, include_defaults=False)
         .add_cte(touched_threads(models, locked, touch_seconds))
-        .returning(values.c.thread_id, values.c.value_no, values.c.created_at, *TRANSACTION_MARKS)
+        .returning(
+            values.c.thread_id,
+            values.c.value_no,
+            values.c.created_at,
+            is_latest(values, "value_no", "checkpoint_ns"),
+            *TRANSACTION_MARKS,
+        )
     )
 
 

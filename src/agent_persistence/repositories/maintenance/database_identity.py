@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any, Final
 
+import asyncpg
 from sqlalchemy import text
 
 from agent_persistence.errors import DatabaseError
@@ -15,6 +16,11 @@ _TABLE: Final = text(
     "FROM pg_database WHERE datname = current_database()"
 )
 _CLUSTER: Final = text("SELECT system_identifier FROM pg_control_system()")
+_OF_CLUSTER: Final = "(SELECT system_identifier FROM pg_control_system())"
+_ALL: Final = (
+    f"SELECT {_OF_CLUSTER} AS cluster, pg_database.oid AS database, CAST(to_regclass($1) AS oid) AS threads "  # noqa: S608  # a constant
+    "FROM pg_database WHERE datname = current_database()"
+)
 _NOT_ALLOWED: Final = "42501"  # insufficient_privilege
 
 
@@ -25,11 +31,26 @@ async def identity_of(scope: SessionScope[Any, Any]) -> str | None:
     """
     threads = scope.session.get_bind(scope.models.Thread).dialect.identifier_preparer.format_table(scope.threads)
     row = (await scope.execute(_TABLE.bindparams(threads=threads))).one()
-    if row.threads is None:
-        return None
+    return None if row.threads is None else _identity(await _cluster(scope), row.database, row.threads)
+
+
+async def identity_behind(connection: asyncpg.Connection, threads: str) -> str | None:
+    """Return what ``identity_of`` does for a new connection that is in no transaction, in one statement.
+
+    Args:
+        connection: the driver's connection; not of a transaction pooler.
+        threads: the name of the table, quoted.
+    """
+    try:
+        row = await connection.fetchrow(_ALL, threads)
+    except asyncpg.InsufficientPrivilegeError:
+        row = await connection.fetchrow(_ALL.replace(_OF_CLUSTER, "0"), threads)
+    return None if row is None or row["threads"] is None else _identity(row["cluster"], row["database"], row["threads"])
+
+
+def _identity(cluster: int, database: int, threads: int) -> str:
     # Object ids, not names: a database that was dropped and made again has the same name and other states.
-    identity = f"{await _cluster(scope)}:{row.database}:{row.threads}"
-    return hashlib.sha256(identity.encode()).hexdigest()[:12]
+    return hashlib.sha256(f"{cluster}:{database}:{threads}".encode()).hexdigest()[:12]
 
 
 async def _cluster(scope: SessionScope[Any, Any]) -> int:

@@ -8,7 +8,7 @@ from typing import Any, Final, Generic
 
 from sqlalchemy import Row, delete
 
-from agent_persistence.errors import CorruptRowError, IdempotencyConflictError, ThreadNotFoundError
+from agent_persistence.errors import CorruptRowError, IdempotencyConflictError, SequenceBehindError, ThreadNotFoundError
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.records import ANY_USER, MessageRecord
 from agent_persistence.repositories.locks import lock_and_touch, lock_thread
@@ -66,8 +66,11 @@ class MessageAppender(Generic[IdT, UserIdT]):
         await copy_messages(scope, [(thread_id, scope.owner, message) for message in messages])
         # COPY returns nothing. The lock is held, so the thread's last rows are the copied ones.
         made = last_messages(scope.models)
-        rows = await scope.write(made, self._added, thread_id=thread_id, wanted=len(messages))
-        return [appended(thread_id, *pair) for pair in zip(messages, reversed(rows), strict=True)]
+        rows = [*reversed(await scope.write(made, self._added, thread_id=thread_id, wanted=len(messages)))]
+        # Unless the sequence is behind the thread's messages: then the copied rows are numbered before others.
+        if [row.message_id for row in rows] != [message.message_id for message in messages]:
+            raise SequenceBehindError
+        return [appended(thread_id, *pair) for pair in zip(messages, rows, strict=True)]
 
     async def _append_alike(
         self, thread_id: IdT, messages: Sequence[PreparedMessage[IdT]], inserted: list[int]

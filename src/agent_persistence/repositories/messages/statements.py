@@ -24,6 +24,7 @@ from agent_persistence.repositories.locks import (
     touched_threads,
 )
 from agent_persistence.repositories.messages.prepared import PreparedMessage
+from agent_persistence.repositories.numbering import is_latest
 from agent_persistence.repositories.rows import readable
 from agent_persistence.sessions.commit_evidence import TRANSACTION_MARKS
 from agent_persistence.sessions.scope import Query, Scope
@@ -94,7 +95,7 @@ def append_messages(
         # A repeated message must not be an error of the database, which would abort the transaction of every caller in
         # the batch.
         .on_conflict_do_nothing(index_elements=[table.c.thread_id, table.c.message_id])
-        .returning(*added, *TRANSACTION_MARKS)
+        .returning(*added, is_latest(table, "seq"), *TRANSACTION_MARKS)
     )
 
 

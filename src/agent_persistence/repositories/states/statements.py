@@ -40,6 +40,7 @@ from agent_persistence.repositories.locks import (
     touched_threads,
     unnest,
 )
+from agent_persistence.repositories.numbering import is_latest
 from agent_persistence.repositories.rows import readable
 from agent_persistence.sessions.commit_evidence import TRANSACTION_MARKS
 
@@ -171,7 +172,7 @@ def save_states(
         insert(state)
         .from_select(["thread_id", *names], values.select_from(source), include_defaults=False)
         .add_cte(locked, touched_threads(models, locked, touch_seconds))
-        .returning(*returned, *owner, *TRANSACTION_MARKS)
+        .returning(*returned, is_latest(state, "state_id"), *owner, *TRANSACTION_MARKS)
     )
 
 

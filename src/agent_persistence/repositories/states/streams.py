@@ -33,6 +33,7 @@ from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.models import ExactJSON, Models
 from agent_persistence.records import StateRecord, StateStream, TouchedState
 from agent_persistence.repositories.locks import locked_thread, owner_of, touched_thread
+from agent_persistence.repositories.numbering import is_latest
 from agent_persistence.repositories.rows import json_object
 from agent_persistence.repositories.states.repository import StateRepository, expect_version, keep_newest
 from agent_persistence.repositories.states.retention import within
@@ -183,6 +184,7 @@ class Upload(Generic[IdT]):
             .add_cte(locked, touched_thread(scope, locked))
             .returning(
                 *[states.c[name] for name in ("thread_id", "state_id", "created_at", "updated_at")],
+                is_latest(states, "state_id"),
                 owner_of(locked),
             )
         )
