@@ -21,7 +21,7 @@ from agent_persistence.cache.keys import value_key
 from agent_persistence.cache.state_cache import StateCache
 
 _MOST_BYTES: Final = 32 * 1024 * 1024
-_ENTRY_BYTES: Final = 250  # that an entry takes beside its texts, at most; measured with Python 3.11
+_ENTRY_BYTES: Final = 400  # that an entry takes beside its texts, at most; measured with Python 3.11
 _SWEEP_SECONDS: Final = 1.0
 _KEYS_A_STEP: Final = 500
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import tracemalloc
 import zlib
+from collections.abc import Callable
 
 import pytest
 
 from agent_persistence.encoding.chunks import CHUNK_BYTES, Tally
 
 
-@pytest.mark.parametrize("chunk", [b"", b"a", bytes(CHUNK_BYTES), os.urandom(CHUNK_BYTES), bytes(CHUNK_BYTES - 1)])
-def test_a_chunk_is_unpacked_equal(chunk: bytes) -> None:
+@pytest.mark.parametrize("size", [0, 1, CHUNK_BYTES - 1, CHUNK_BYTES])
+@pytest.mark.parametrize("make", [bytes, os.urandom], ids=["zeros", "random"])
+def test_a_chunk_is_unpacked_equal(make: Callable[[int], bytes], size: int) -> None:
+    chunk = make(size)
     packing, unpacking = Tally(), Tally()
 
     assert unpacking.unpack(packing.pack(chunk)) == chunk
