@@ -63,7 +63,6 @@ class Journal:
 
     Attributes:
         size: the size of all of them, as JSON in bytes.
-        memory: the memory that they take, in bytes.
     """
 
     size: int = 0
@@ -80,6 +79,7 @@ class Journal:
 
     @property
     def memory(self) -> int:
+        """The memory that they take, in bytes."""
         return _memory(self.size, len(self))
 
     @property
