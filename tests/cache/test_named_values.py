@@ -7,11 +7,14 @@ import time
 import uuid
 from typing import Any
 
+import orjson
 import pytest
+from memory import measured
 from redis.asyncio import Redis
 
 from agent_persistence.cache import named_values
 from agent_persistence.cache.circuit_breaker import CacheUnavailableError
+from agent_persistence.cache.keys import value_key
 from agent_persistence.cache.named_values import LocalValues, NamedValues, RedisValues
 from agent_persistence.persistence import Persistence
 
@@ -59,14 +62,84 @@ async def test_values_end(values: NamedValues, namespace: str) -> None:
     assert await values.delete((namespace, "a")) is False
 
 
-async def test_the_memory_of_a_process_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(named_values, "_MOST_KEPT", 3)
-    values = LocalValues()
+_OTHERS = [b"", b"\n", b"{}", b"1", b"\xff" * 100, b"00000000 \n1", b"[" * 10_000, b"g" * 8 + b" \n"]
+
+
+@pytest.mark.parametrize("other", [*_OTHERS, "a list", "cut", "another name's"])
+async def test_a_value_that_was_not_written_under_its_name_is_a_miss(
+    persistence: Persistence[str, str], namespace: str, other: bytes | str
+) -> None:
+    assert persistence.cache is not None
+    values, redis = RedisValues(persistence.cache, call_seconds=2), persistence.cache.redis
+    for name in ("mine", "theirs"):
+        await values.put((namespace, name), name.encode(), ttl_seconds=100)
+    mine, theirs = [value_key(persistence.cache.namespace, namespace, name) for name in ("mine", "theirs")]
+    stored = await redis.get(mine)
+    match other:
+        case "a list":
+            await redis.delete(mine)
+            await redis.rpush(mine, b"1")
+        case "cut":
+            await redis.set(mine, stored[:-1])
+        case "another name's":
+            await redis.copy(theirs, mine, replace=True)
+        case _:
+            await redis.set(mine, other)
+
+    found = [await values.get((namespace, "mine")) for _ in range(20)]  # more than open the circuit breaker
+
+    assert found == [None] * 20
+    assert await values.get((namespace, "theirs")) == b"theirs"
+    assert sorted(await values.names(namespace)) == ["mine", "theirs"]
+    await values.put((namespace, "mine"), b"again", ttl_seconds=100)
+    assert await values.get((namespace, "mine")) == b"again"
+
+
+async def test_keys_of_another_program_are_no_names(persistence: Persistence[str, str], namespace: str) -> None:
+    assert persistence.cache is not None
+    values = RedisValues(persistence.cache, call_seconds=2)
+    await values.put((namespace, "mine"), b"1", ttl_seconds=100)
+    prefix = value_key(persistence.cache.namespace, namespace, "")
+    for end in (b"\xff", b"%zz", b"a b", b"%61"):
+        await persistence.cache.redis.set(prefix + end, b"1")
+
+    assert await values.names(namespace) == ["mine"]
+
+
+async def test_the_memory_of_a_process_is_bounded() -> None:
+    values = LocalValues(most_bytes=2_400)
 
     for name in ("a", "b", "c", "a", "d"):
-        await values.put(("n", name), b"", ttl_seconds=100)
+        await values.put(("n", name), b"1" * 300, ttl_seconds=100)
+    await values.put(("n", "d"), b"1" * 3_000, ttl_seconds=100)  # an older value must not be found in its place
 
-    assert sorted(await values.names("n")) == ["a", "c", "d"]
+    assert sorted(await values.names("n")) == ["a", "c"]
+
+
+@pytest.mark.parametrize("size", [1, 100, 1_000, 10_000, 1_000_000])
+async def test_values_take_no_more_memory_than_their_limit(size: int) -> None:
+    limit = 2 * 1024 * 1024
+    values = LocalValues(limit)
+
+    with measured() as memory:
+        for number in range(9_000 if size < 10_000 else 300):
+            await values.put((f"n{number}", f"name {number}"), orjson.dumps("x" * size), ttl_seconds=9)
+
+    assert limit / 3 < memory.grown < limit
+
+
+async def test_expired_values_free_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = 1_000.0
+    monkeypatch.setattr(named_values.time, "monotonic", lambda: clock)
+    values = LocalValues()
+
+    with measured() as memory:
+        for number in range(1_000):
+            await values.put(("n", f"{number}"), b"x" * 10_000, ttl_seconds=1 + number % 7)
+        clock += 8
+        await values.put(("n", "last"), b"x", ttl_seconds=1)
+
+    assert memory.grown < 100_000
 
 
 async def test_an_absent_redis_is_said_to_be_so(persistence: Persistence[str, str], monkeypatch: Any) -> None:

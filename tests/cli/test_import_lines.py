@@ -84,6 +84,65 @@ def test_a_conversation_that_grew_gains_what_is_missing(command_line: CommandLin
     assert exact([json.loads(command_line("export").stdout)]) == exact([WEATHER])
 
 
+_LABELLED = {"messages": [{"role": "user", "content": "Is it good?"}]}
+
+
+@pytest.mark.parametrize("id_types", [("string", "string"), ("bigint", "string"), ("uuid", "uuid")], ids="-".join)
+def test_lines_without_ids_that_differ_in_any_field_are_different_conversations(command_line: CommandLine) -> None:
+    lines = [
+        _LABELLED,
+        *({**_LABELLED, "label": label} for label in (True, False, 1, 0, 1.0, None, "True", ["a"], {"a": 1})),
+        {**_LABELLED, "source": "x", "label": True},
+        {**_LABELLED, "messages": [*_LABELLED["messages"], {"role": "assistant", "content": "Yes"}]},
+    ]
+    file = b"".join(map(as_line, lines))
+
+    first, second = [json.loads(command_line("import", "-", "--json", stdin=file).stdout) for _ in range(2)]
+
+    exported = [json.loads(line) for line in command_line("export").stdout.splitlines()]
+    assert (first["added"], second["unchanged"]) == (len(lines), len(lines))
+    assert len({line.pop("id") for line in exported}) == len(lines)
+    assert exact(exported) == exact(lines)
+
+
+@pytest.mark.parametrize("id_types", [("string", "string"), ("bigint", "string"), ("int", "int")], ids="-".join)
+@pytest.mark.parametrize("meta", ["{}", '{"pinned": true}', '{"import": 7}', '{"import": {"id": "long"}}', "[]"])
+def test_an_import_finds_its_threads_whatever_the_application_did_to_their_meta(
+    command_line: CommandLine, meta: str
+) -> None:
+    file = as_line({**WEATHER, "title": "kept"}) + as_line({**WEATHER, "id": "other"}) + as_line({"messages": []})
+    command_line("import", "-", stdin=file)
+    exported = command_line("export").stdout
+    command_line.sql(f"UPDATE threads SET meta = '{meta}'")
+
+    again = json.loads(command_line("import", "-", "--json", stdin=file).stdout)
+
+    assert (again["unchanged"], again["added"], again["refused"]) == (3, 0, [])
+    assert command_line("export").stdout == exported
+    assert {row["meta"] for row in command_line.sql("SELECT meta::text FROM threads")} == {json.dumps(json.loads(meta))}
+
+
+@pytest.mark.parametrize("id_types", [("string", "string"), ("bigint", "string")], ids="-".join)
+def test_threads_that_version_0_1_0_imported_are_found(command_line: CommandLine) -> None:
+    command_line("import", "-", stdin=as_line(WEATHER))
+    command_line.sql("DELETE FROM conversation_imports")
+
+    again = json.loads(command_line("import", "-", "--json", stdin=as_line(WEATHER)).stdout)
+
+    assert (again["unchanged"], again["added"]) == (1, 0)
+    assert exact([json.loads(command_line("export").stdout)]) == exact([WEATHER])
+
+
+def test_an_export_of_other_threads_can_be_imported_over_them_and_changes_nothing(command_line: CommandLine) -> None:
+    command_line("import", "-", stdin=as_line(WEATHER))
+    command_line.sql("DELETE FROM conversation_imports")
+    command_line.sql("UPDATE threads SET meta = '{}'")
+
+    again = json.loads(command_line("import", "-", "--json", stdin=command_line("export").stdout).stdout)
+
+    assert (again["unchanged"], again["updated"]) == (1, 0)
+
+
 def test_a_line_that_says_more_about_its_conversation_changes_what_is_exported(command_line: CommandLine) -> None:
     more = {**WEATHER, "source": "corrected", "rating": 5}
     command_line("import", "-", stdin=as_line(WEATHER))

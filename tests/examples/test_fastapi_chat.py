@@ -317,7 +317,7 @@ async def test_the_foreign_key_to_users_belongs_to_the_applications_history(
     assert {row["tablename"] for row in rows} == {
         *("threads", "messages", "states", "persistence_config", "persistence_jobs", "cache_outbox"),
         *("graph_checkpoints", "graph_values", "tool_results", "state_streams", "state_chunks"),
-        *("schema_migrations", "alembic_version"),
+        *("conversation_imports", "schema_migrations", "alembic_version"),
     }
 
 

@@ -35,6 +35,26 @@ def parse_state_key(namespace: str, key: bytes, id_types: IdTypes[Any, Any]) -> 
     return state if state_key(namespace, *state) == key else None
 
 
+def value_key(namespace: str, group: str, name: str) -> bytes:
+    """Return the key of a named value; every text is allowed, lone surrogates too."""
+    quoted = (quote(part, safe="", errors="surrogatepass") for part in (group, name))
+    return f"{namespace}:values:{':'.join(quoted)}".encode()
+
+
+def draft_name(thread_id: object, owner: object | None) -> tuple[str, str]:
+    """Return the name of the value that holds a thread's draft.
+
+    Args:
+        owner: the user whose draft it is; ``None`` where users are not isolated.
+    """
+    return "drafts", ":".join(quote(str(part), safe="") for part in (thread_id, owner) if part is not None)
+
+
+def draft_keys(namespace: str, thread_id: object, user_id: object) -> list[bytes]:
+    """Return the keys of the drafts that a thread's owner can read."""
+    return [value_key(namespace, *draft_name(thread_id, owner)) for owner in (user_id, None)]
+
+
 def keys_pattern(namespace: str) -> bytes:
     """Return the pattern for ``SCAN`` that matches all keys of a namespace."""
     return re.sub(r"([*?\[\]\\])", r"\\\1", _prefix(namespace)).encode() + b"*"

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import re
+import sys
 import threading
 import time
+import zlib
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Final
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from agent_persistence.cache.circuit_breaker import CacheUnavailableError, CircuitBreaker
+from agent_persistence.cache.keys import value_key
 from agent_persistence.cache.state_cache import StateCache
 
-_MOST_KEPT: Final = 10_000
+_MOST_BYTES: Final = 32 * 1024 * 1024
+_ENTRY_BYTES: Final = 400  # that an entry takes beside its texts, at most; measured with Python 3.11
+_SWEEP_SECONDS: Final = 1.0
 _KEYS_A_STEP: Final = 500
 
 Name = tuple[str, str]
@@ -38,14 +44,15 @@ class RedisValues:
         # A second circuit breaker: a large value that takes long must not open that of the states.
         self._guard = CircuitBreaker(call_seconds=call_seconds, budget_seconds=call_seconds)
 
-    async def put(self, name: Name, value: bytes, *, ttl_seconds: int) -> None:
+    async def put(self, name: Name, value: bytes, *, ttl_seconds: float) -> None:
         """Set a value that expires after so many seconds."""
-        await self._call(lambda redis: redis.set(self._key(name), value, ex=ttl_seconds))
+        key = self._key(name)
+        await self._call(lambda redis: redis.set(key, _sealed(key, value), px=max(1, int(ttl_seconds * 1000))))
 
     async def get(self, name: Name) -> bytes | None:
-        """Return a value, or ``None`` if it is absent or has expired."""
-        found: bytes | None = await self._call(lambda redis: redis.get(self._key(name)))
-        return found
+        """Return a value, or ``None`` if it is absent, has expired, or was not written under this name."""
+        key = self._key(name)
+        return _opened(key, await self._call(partial(_get, key=key)))
 
     async def delete(self, name: Name) -> bool:
         """Delete a value; return whether it existed."""
@@ -62,7 +69,8 @@ class RedisValues:
             cursor, keys = await self._call(partial(_scan, cursor=cursor, pattern=pattern))
             found.update(keys)
             if not cursor:
-                return [unquote(key.removeprefix(beginning).decode(), errors="surrogatepass") for key in found]
+                names = (_name_in(key.removeprefix(beginning)) for key in found)
+                return [name for name in names if name is not None and self._key((namespace, name)) in found]
 
     async def _call(self, operation: Callable[[Redis], Awaitable[Any]]) -> Any:
         # Before the database is named, all databases would share their keys.
@@ -71,8 +79,36 @@ class RedisValues:
         return await self._guard.call(partial(operation, self._cache.redis), self._guard.budget())
 
     def _key(self, name: Name) -> bytes:
-        namespace, last = (quote(part, safe="", errors="surrogatepass") for part in name)
-        return f"{self._cache.namespace}:values:{namespace}:{last}".encode()
+        return value_key(self._cache.namespace, *name)
+
+
+def _name_in(quoted: bytes) -> str | None:
+    """Return the name in the end of a key; ``None`` if another program has made the key."""
+    try:
+        return unquote(quoted.decode(), errors="surrogatepass")
+    except UnicodeDecodeError:
+        return None
+
+
+async def _get(redis: Redis, *, key: bytes) -> bytes | None:
+    try:
+        found: Any = await redis.get(key)
+    except ResponseError as error:
+        if str(error).startswith("WRONGTYPE"):  # another program's list or hash; Redis itself is well
+            return None
+        raise
+    return found if isinstance(found, bytes) else None
+
+
+def _sealed(key: bytes, value: bytes) -> bytes:
+    """Return a value with its checksum and key in front, as ``codec`` does it for states."""
+    return b"%08x %b\n%b" % (zlib.crc32(value), key, value)
+
+
+def _opened(key: bytes, found: bytes | None) -> bytes | None:
+    """Return the value; ``None`` if it is damaged, or was copied from another key."""
+    head, _, value = (found or b"").partition(b"\n")
+    return value if head == b"%08x %b" % (zlib.crc32(value), key) else None
 
 
 async def _scan(redis: Redis, *, cursor: int, pattern: bytes) -> Any:
@@ -82,20 +118,28 @@ async def _scan(redis: Redis, *, cursor: int, pattern: bytes) -> Any:
 class LocalValues:
     """Named values in the memory of this process, where no Redis is configured; the oldest are evicted first.
 
-    Thread-safe.
+    They take 32 MB at most. Thread-safe.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most_bytes: int = _MOST_BYTES) -> None:
         self._lock = threading.Lock()
+        self._most_bytes = most_bytes
+        self._bytes = 0
+        self._swept_at = 0.0
         self._values: OrderedDict[Name, tuple[bytes, float]] = OrderedDict()
 
-    async def put(self, name: Name, value: bytes, *, ttl_seconds: int) -> None:
-        """Set a value that expires after so many seconds."""
+    async def put(self, name: Name, value: bytes, *, ttl_seconds: float) -> None:
+        """Set a value that expires after so many seconds; one that takes more than the limit is not kept."""
         with self._lock:
-            self._values[name] = (value, time.monotonic() + ttl_seconds)
-            self._values.move_to_end(name)
-            while len(self._values) > _MOST_KEPT:
-                self._values.popitem(last=False)
+            self._drop(name)
+            self._sweep()
+            if (size := _size(name, value)) > self._most_bytes:
+                return
+            # A copy: the bytes of an encoder may have kilobytes of room behind them.
+            self._values[name] = (bytes(memoryview(value)), time.monotonic() + ttl_seconds)
+            self._bytes += size
+            while self._bytes > self._most_bytes:
+                self._drop(next(iter(self._values)))
 
     async def get(self, name: Name) -> bytes | None:
         """Return a value, or ``None`` if it is absent or has expired."""
@@ -106,7 +150,7 @@ class LocalValues:
         """Delete a value; return whether it existed."""
         with self._lock:
             existed = self._get(name) is not None
-            self._values.pop(name, None)
+            self._drop(name)
             return existed
 
     async def names(self, namespace: str) -> list[str]:
@@ -118,8 +162,25 @@ class LocalValues:
         value, until = self._values.get(name, (b"", 0.0))
         if time.monotonic() < until:
             return value
-        self._values.pop(name, None)
+        self._drop(name)
         return None
+
+    def _drop(self, name: Name) -> None:
+        if (former := self._values.pop(name, None)) is not None:
+            self._bytes -= _size(name, former[0])
+
+    def _sweep(self) -> None:
+        """Drop expired values, at most once a second: each sweep looks at all of them."""
+        now = time.monotonic()
+        if now - self._swept_at < _SWEEP_SECONDS:
+            return
+        self._swept_at = now
+        for name in [name for name, (_, until) in self._values.items() if until <= now]:
+            self._drop(name)
+
+
+def _size(name: Name, value: bytes) -> int:
+    return _ENTRY_BYTES + sys.getsizeof(name[0]) + sys.getsizeof(name[1]) + len(value)
 
 
 NamedValues = RedisValues | LocalValues

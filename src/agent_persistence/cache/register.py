@@ -148,13 +148,16 @@ class StateRegister:
                 pipeline.set(key, token, px=QUARANTINE_MS)
             await pipeline.execute()
 
-    async def publish(self, values: Sequence[tuple[bytes, bytes, bytes | None, int]]) -> None:
+    async def publish(
+        self, values: Sequence[tuple[bytes, bytes, bytes | None, int]], drafts: Sequence[bytes] = ()
+    ) -> None:
         """Lift quarantines after the commit.
 
         Args:
             values: for each key its token, the value or ``None``, and its time to live in milliseconds.
+            drafts: keys of drafts to delete.
         """
-        await self._run([(_PUBLISH, key, token, value or b"", ttl_ms) for key, token, value, ttl_ms in values])
+        await self._run([(_PUBLISH, key, token, value or b"", ttl_ms) for key, token, value, ttl_ms in values], drafts)
 
     async def abort(self, tokens: Mapping[bytes, bytes]) -> None:
         """Lift quarantines after a certain rollback."""
@@ -164,11 +167,17 @@ class StateRegister:
         """Quarantine keys, so that readers read the table. DEL lost: a late publish or fill could follow it."""
         await self._run([(_INVALIDATE, key, new_token(QUARANTINE), QUARANTINE_MS) for key in keys])
 
-    async def _run(self, scripts: Iterable[tuple[str, bytes, *tuple[Any, ...]]]) -> None:
+    async def delete(self, drafts: Sequence[bytes]) -> None:
+        """Delete drafts."""
+        await self._run((), drafts)
+
+    async def _run(self, scripts: Iterable[tuple[str, bytes, *tuple[Any, ...]]], drafts: Sequence[bytes] = ()) -> None:
         """Run scripts in one round trip, each on its key. EVAL with the text: a pipeline cannot handle NOSCRIPT."""
         async with self._redis.pipeline(transaction=False) as pipeline:
             for script, key, *arguments in scripts:
                 pipeline.eval(script, 1, key, *arguments)
+            for draft in drafts:  # one a command: in a cluster, two keys may be on two servers
+                pipeline.delete(draft)
             await pipeline.execute()
 
 

@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 
 from agent_persistence.cache.circuit_breaker import CacheUnavailableError, CircuitBreaker
 from agent_persistence.cache.codec import UnreadableValueError, decode_state, encode_state
-from agent_persistence.cache.keys import keys_pattern, state_key
+from agent_persistence.cache.keys import draft_keys, keys_pattern, state_key
 from agent_persistence.cache.register import QUARANTINE, KeyState, StateRegister, new_token
 from agent_persistence.concurrency.batching import Batch, Batcher
 from agent_persistence.concurrency.single_flight import SingleFlight
@@ -182,11 +182,13 @@ class StateCache:
                 (key, quarantine.tokens[key], state and encode_state(*thread, state), self._ttl(nothing=False))
                 for key, (thread, state) in quarantine.states.items()
             ]
-            await self._try(partial(self._register.publish, values), self._guard.budget(), None)
+            # Without a value, the thread may be gone: a draft of it must not outlive it. Any other loss is allowed.
+            drafts = self._drafts(thread for thread, state in quarantine.states.values() if state is None)
+            await self._try(partial(self._register.publish, values, drafts), self._guard.budget(), None)
         else:
             # An older value may still be in Redis. The transaction has left a row in the outbox, so this single attempt
             # only shortens the wait for the sweep.
-            await self._invalidate(quarantine.states)
+            await self.invalidate(state for state, _ in quarantine.states.values())
 
     async def after_rollback(self, quarantine: Quarantine) -> None:
         """Lift the quarantine of a transaction that is certainly rolled back."""
@@ -194,8 +196,11 @@ class StateCache:
         await self._try(partial(self._register.abort, quarantine.tokens), self._guard.budget(), None)
 
     async def invalidate(self, states: Iterable[TouchedState]) -> bool:
-        """Invalidate states: readers read the table for a while. Return whether Redis was reached."""
-        return await self._invalidate(self._key(*state) for state in states)
+        """Invalidate states, and delete drafts: readers read the table for a while. Return whether Redis answered."""
+        found, deadline = list(states), self._guard.budget()
+        keys = [self._key(*state) for state in found]
+        is_done = await self._try(partial(self._register.invalidate, keys), deadline, self) is None
+        return is_done and await self._try(partial(self._register.delete, self._drafts(found)), deadline, self) is None
 
     async def scan(self, cursor: int) -> tuple[int, list[bytes]]:
         """Scan the keys of this cache: return the next cursor (0 at the end) and some keys."""
@@ -225,9 +230,6 @@ class StateCache:
         self._usual_size = max(*(len(value) for _, value in found), int(self._usual_size * _FORGETTING))
         return found
 
-    async def _invalidate(self, keys: Iterable[bytes]) -> bool:
-        return await self._try(partial(self._register.invalidate, keys), self._guard.budget(), self) is None
-
     async def _try(self, operation: Callable[[], Awaitable[T]], deadline: float, otherwise: Other) -> T | Other:
         try:
             if not self.is_named:
@@ -239,6 +241,9 @@ class StateCache:
 
     def _key(self, thread_id: Any, user_id: Any) -> bytes:
         return state_key(self.namespace, thread_id, user_id)
+
+    def _drafts(self, states: Iterable[TouchedState]) -> list[bytes]:
+        return [key for state in states for key in draft_keys(self.namespace, *state)]
 
     def _ttl(self, *, nothing: bool) -> int:
         # Jitter of a tenth: states that were cached at the same moment do not all expire, and miss, at the same moment.

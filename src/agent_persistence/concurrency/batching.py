@@ -42,6 +42,7 @@ class _Entry(Generic[ItemT, ResultT]):
     item: ItemT
     key: Hashable
     size: int
+    joins: bool
     future: asyncio.Future[ResultT]
     made_at: float
 
@@ -107,13 +108,14 @@ class Batcher(Generic[ItemT, ResultT]):
         self._is_crowded = True
         self._is_closed = False
 
-    async def submit(self, item: ItemT, *, key: Hashable = None, size: int = 0) -> ResultT:
+    async def submit(self, item: ItemT, *, key: Hashable = None, size: int = 0, joins: bool = True) -> ResultT:
         """Run an item in the next batch, and return its result.
 
         Args:
             item: the item.
             key: the key of the object that the item changes; ``None`` if order does not matter.
             size: the item's size in bytes.
+            joins: ``False`` runs the item alone, in its turn among the items of its key.
 
         Raises:
             ClosedError: the batcher was closed.
@@ -122,8 +124,10 @@ class Batcher(Generic[ItemT, ResultT]):
             raise ClosedError
         # A future in place of a task: the batch runs in a task that all its callers share.
         future: asyncio.Future[ResultT] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Entry(item, key, size, future, time.monotonic()))
-        self._start_runner()
+        entry = _Entry(item, key, size, joins, future, time.monotonic())
+        if joins or not self._start_alone(entry, [*self._waiting]):
+            self._waiting.append(entry)
+            self._start_runner()
         return await future
 
     async def flush(self) -> None:
@@ -167,16 +171,22 @@ class Batcher(Generic[ItemT, ResultT]):
             self._runners -= 1
 
     def _take_batch(self) -> list[_Entry[ItemT, ResultT]]:
-        """Take the first waiting items that fit, except those whose key is busy."""
+        """Take the first waiting items that fit, except those whose key is busy; start those that run alone."""
         batch: list[_Entry[ItemT, ResultT]] = []
+        held: set[Hashable] = set()  # keys of items that run alone after this batch: later items stay behind them
         left: list[_Entry[ItemT, ResultT]] = []
         size, most = 0, self._batch_limit()
         while self._waiting and len(batch) < most:
             entry = self._waiting.popleft()
             if entry.future.done():
                 continue  # cancelled before its batch started, so it must never run
-            if entry.key in self._busy_keys:
+            if entry.key in self._busy_keys or entry.key in held:
                 left.append(entry)
+                continue
+            if not entry.joins:
+                if not self._start_alone(entry, batch):
+                    held.add(entry.key)
+                    left.append(entry)
                 continue
             size += entry.size
             if batch and size > MOST_BYTES:
@@ -190,6 +200,14 @@ class Batcher(Generic[ItemT, ResultT]):
         if self._waiting and batch:
             self._start_runner()
         return batch
+
+    def _start_alone(self, entry: _Entry[ItemT, ResultT], earlier: list[_Entry[ItemT, ResultT]]) -> bool:
+        """Start an item that joins no batch, unless one of its key runs or comes first; return whether it started."""
+        is_next = entry.key not in self._busy_keys and all(entry.key != other.key for other in earlier)
+        if is_next and self._alone is not None:
+            self._busy_keys.add(entry.key)
+            self._start(self._run_alone(self._alone, entry.key, [(entry, ALONE)]))
+        return is_next
 
     async def _results(self, batch: list[_Entry[ItemT, ResultT]]) -> Sequence[ResultT | Exception | Alone]:
         try:

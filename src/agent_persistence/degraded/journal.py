@@ -16,6 +16,8 @@ from agent_persistence.checkpointer import Checkpoint
 from agent_persistence.encoding.exact_json import decode_json
 
 FIRST_PROVISIONAL: Final = 2**52  # above every version of the database, and still exact in JavaScript
+_ENTRY_BYTES: Final = 900  # that a state takes beside its JSON; measured with Python 3.11
+_NOT_COUNTED: Final = 16  # states, so that a small limit still means what it says
 _MOST_SETTLED: Final = 10_000  # callers may use a provisional version at any later time, but memory is bounded
 
 
@@ -76,6 +78,11 @@ class Journal:
         return iter(self._waiting)
 
     @property
+    def memory(self) -> int:
+        """The memory that they take, in bytes."""
+        return _memory(self.size, len(self))
+
+    @property
     def first(self) -> PendingState:
         """The state that is written next."""
         return self._waiting[0]
@@ -93,7 +100,8 @@ class Journal:
         """Append a state, and give it a provisional version."""
         # By the clock, so that a later process does not repeat the versions of this one.
         self._last_version = max(self._last_version + 1, FIRST_PROVISIONAL + time.time_ns() // 1000)
-        state = PendingState(key, json, self._last_version, expected, datetime.now(UTC))
+        # A copy: the bytes of an encoder keep kilobytes of room behind them.
+        state = PendingState(key, bytes(memoryview(json)), self._last_version, expected, datetime.now(UTC))
         self._waiting.append(state)
         self._latest[key] = state
         self.size += len(json)
@@ -129,7 +137,7 @@ class KnownStates:
     """The latest states that this process saved or loaded; the least recent ones are evicted first.
 
     Args:
-        most_bytes: the maximum size of all of them, as JSON in bytes.
+        most_bytes: the maximum of the memory that they take.
     """
 
     def __init__(self, most_bytes: int) -> None:
@@ -138,12 +146,15 @@ class KnownStates:
         self._known: OrderedDict[StateKey, tuple[int, bytes, datetime]] = OrderedDict()
 
     def put(self, key: StateKey, version: int, json: bytes, created_at: datetime) -> None:
-        """Remember a state, unless a newer one of the thread is known."""
-        if self.version(key) <= version:  # concurrent calls may end in another order than the database ran them
-            self.forget(key)
-            self._known[key] = version, json, created_at
-            self._bytes += len(json)
-        while self._bytes > self._most_bytes:
+        """Remember a state, unless a newer one of the thread is known, or it alone exceeds the limit."""
+        if self.version(key) > version:  # concurrent calls may end in another order than the database ran them
+            return
+        self.forget(key)
+        if len(json) > self._most_bytes:
+            return
+        self._known[key] = version, bytes(memoryview(json)), created_at
+        self._bytes += len(json)
+        while _memory(self._bytes, len(self._known)) > self._most_bytes:
             self._bytes -= len(self._known.popitem(last=False)[1][1])
 
     def forget(self, key: StateKey) -> None:
@@ -162,3 +173,8 @@ class KnownStates:
             return None
         version, json, created_at = known
         return Checkpoint(key.thread_id, version, decode_json(json), created_at, durable=False)
+
+
+def _memory(size: int, count: int) -> int:
+    """Return the memory that so many states of this total size take."""
+    return size + max(0, count - _NOT_COUNTED) * _ENTRY_BYTES

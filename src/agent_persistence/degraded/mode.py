@@ -54,8 +54,8 @@ class DegradedMode:
 
     Args:
         persistence: the store, which is not closed.
-        most_bytes: the maximum size of waiting states, as JSON in bytes; beyond it a save fails as it does without
-            degraded mode. As much again holds the latest known states.
+        most_bytes: the maximum of the memory that waiting states take: their JSON, and 900 bytes each beyond the first
+            16. Beyond it a save fails as it does without degraded mode. As much again holds the latest known states.
         check_seconds: the interval at which the database is checked during an outage.
 
     Attributes:

@@ -17,7 +17,7 @@ class Outage:
     """Keeps states in memory during an outage, and runs the recovery that ends it.
 
     Args:
-        most_bytes: the maximum size of waiting states, and of known ones, each as JSON in bytes.
+        most_bytes: the maximum of the memory that waiting states take, and of that of known ones.
         recover: writes all waiting states once the database is back; ends with the outage.
 
     Attributes:
@@ -62,7 +62,7 @@ class Outage:
             UnavailableError: degraded mode is closing, or the states would exceed ``most_bytes``.
         """
         # Bounded, because an outage may last: a process that ran out of memory would lose every waiting state.
-        if self.closing.is_set() or self.journal.size + len(json) > self._most_bytes:
+        if self.closing.is_set() or self.journal.memory + len(json) > self._most_bytes:
             raise UnavailableError("the database is down, and this process cannot keep more states: try again later")
         return self.journal.add(key, json, expected)
 

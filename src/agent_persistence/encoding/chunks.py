@@ -39,9 +39,13 @@ class Tally:
         """Count a compressed chunk, and return it decompressed.
 
         Raises:
-            zlib.error: the chunk is damaged.
+            zlib.error: the chunk is damaged, or longer than any that ``pack`` was given.
         """
-        chunk = zlib.decompress(packed)
+        # Not zlib.decompress, which has no limit: a chunk of a megabyte that another program wrote can become 1 GB.
+        reader = zlib.decompressobj()
+        chunk = reader.decompress(packed, CHUNK_BYTES + 1)
+        if not reader.eof or len(chunk) > CHUNK_BYTES:
+            raise zlib.error("the chunk is too long, or incomplete")
         self._count(chunk)
         return chunk
 

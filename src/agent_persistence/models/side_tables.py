@@ -59,6 +59,7 @@ class SideTables:
         tool_results: results of tool calls, so that no call is made twice.
         graph: checkpoints of graphs.
         streamed: states that were streamed in.
+        imports: for each imported thread, the fields of its line.
     """
 
     outbox: Table
@@ -66,6 +67,7 @@ class SideTables:
     tool_results: Table
     graph: GraphTables
     streamed: StreamTables
+    imports: Table
 
 
 @cache
@@ -86,6 +88,7 @@ def add_side_tables(metadata: MetaData, id_types: IdTypes[Any, Any], *, refers: 
         tool_results=_tool_results(metadata, id_types, refers=refers),
         graph=_graph(metadata, id_types, refers=refers),
         streamed=_streamed(metadata, id_types, refers=refers),
+        imports=_imports(metadata, id_types, refers=refers),
     )
 
 
@@ -125,6 +128,17 @@ def _tool_results(metadata: MetaData, id_types: IdTypes[Any, Any], *, refers: bo
         Column("tool_call_id", String(MAX_TOOL_CALL_ID), primary_key=True),
         Column("result", ExactJSON(), nullable=False),
         _created_at(),
+        *_refers(metadata, ["thread_id"], "threads", when=refers),
+    )
+
+
+def _imports(metadata: MetaData, id_types: IdTypes[Any, Any], *, refers: bool) -> Table:
+    # Not in the meta of threads, which the application replaces: the next import would then add the thread again.
+    return Table(
+        "conversation_imports",
+        metadata,
+        _thread_id(id_types, primary_key=True),
+        Column("fields", ExactJSON(), nullable=False),
         *_refers(metadata, ["thread_id"], "threads", when=refers),
     )
 

@@ -99,9 +99,11 @@ class BatchedCalls(Generic[IdT, UserIdT]):
         """
         await self._sessions.ready()
         new = prepare_append(self._sessions.reading(user_id), thread_id, messages, field)
-        if self._sessions.groups and user_id is not ANY_USER and has_one_kind_of_id(new) and not is_copied(new):
-            return await self._appends.submit(new, key=new.thread_id, size=new.size)
-        return await self._append_alone(new)
+        if not new.messages or not self._sessions.groups:
+            return await self._append_alone(new)
+        # Those that cannot share a statement take their turn, too: calls on a thread run in the order of their start.
+        joins = user_id is not ANY_USER and has_one_kind_of_id(new) and not is_copied(new)
+        return await self._appends.submit(new, key=new.thread_id, size=new.size, joins=joins)
 
     async def _save_alone(self, new: PreparedState[IdT], _reason: Alone) -> StateRecord[IdT]:
         return await self._transactions.write_in_scope(partial(save_state, new=new), user_id=new.owner)

@@ -87,7 +87,7 @@ class MessageGroupWriter:
         """Add the messages of each item, all or none; items that cannot share a statement are to run alone."""
         results: list[Appended | Alone] = [ALONE] * len(items)
         added: list[Any] = []
-        possible = _of_one_owner_a_thread(items)
+        possible = _of_one_kind_a_thread(items)
         for with_ids in (False, True):
             indexes = [index for index in possible if _has_ids(items[index]) is with_ids]
             if indexes:
@@ -122,6 +122,23 @@ def _of_one_owner_a_thread(items: Sequence[PreparedState[Any] | PreparedAppend[A
     """Return the indexes of items that can share a statement: its rows name their thread, not the owner given."""
     owner_of: dict[Any, Any] = {}
     return [index for index, item in enumerate(items) if owner_of.setdefault(item.thread_id, item.owner) == item.owner]
+
+
+def _of_one_kind_a_thread(items: Sequence[PreparedAppend[Any]]) -> list[int]:
+    """Return the indexes of items that can share two statements, one for each kind of ids.
+
+    For each thread, those up to the first of another kind: the statement of that kind would change their order.
+    """
+    kind_of: dict[Any, bool] = {}
+    ended: set[Any] = set()
+    possible = []
+    for index in _of_one_owner_a_thread(items):
+        thread_id, kind = items[index].thread_id, _has_ids(items[index])
+        if kind_of.setdefault(thread_id, kind) is not kind:
+            ended.add(thread_id)
+        if thread_id not in ended:
+            possible.append(index)
+    return possible
 
 
 def _by_thread(rows: Sequence[Any], order: str) -> defaultdict[Any, deque[Any]]:

@@ -9,13 +9,26 @@ from enum import StrEnum
 from functools import partial
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import ColumnElement, Text, bindparam, cast, column, func, literal_column, select, table, update
+from sqlalchemy import (
+    ColumnElement,
+    DateTime,
+    Text,
+    bindparam,
+    case,
+    cast,
+    column,
+    func,
+    literal_column,
+    select,
+    table,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from agent_persistence.database.driver_errors import translated
 from agent_persistence.database_url import DatabaseUrl
 from agent_persistence.encoding.exact_json import decode_json
-from agent_persistence.errors import InvalidInputError, ThreadExistsError
+from agent_persistence.errors import ConflictError, InvalidInputError, ThreadExistsError
 from agent_persistence.ids import IdTypes
 from agent_persistence.integrations.checkpointing.conversion import thread_meta, to_new_message
 from agent_persistence.integrations.checkpointing.json_escapes import to_storable
@@ -26,11 +39,15 @@ from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import NewThread
 from agent_persistence.sessions.scope import Query
-from agent_persistence.transfer.source import connect_to_source
+from agent_persistence.transfer.source import UNREADABLE, connect_to_source, unreadable
 
 _BATCH_SIZE: Final = 100
 _REQUIRED_TABLES: Final = ("threads", "messages", "states")
 _THREAD_ID: Final[ColumnElement[Any]] = column("thread_id")
+_YEARS: Final = (
+    literal_column("timestamptz '0001-01-02Z'", DateTime(timezone=True)),
+    literal_column("timestamptz '9999-12-30Z'", DateTime(timezone=True)),
+)
 _TOOL_RESULTS: Final = "tool_executions"  # only Agentflow has this table
 
 
@@ -111,8 +128,10 @@ async def _copy(persistence: Persistence[Any, Any], row: Any, content: Mapping[s
         await persistence.run(partial(_add, models=persistence.models, thread=thread), user_id=thread.owner)
     except ThreadExistsError:
         return CopiedThread(row.thread_id, CopyOutcome.PRESENT)
-    except InvalidInputError as refusal:
+    except (InvalidInputError, ConflictError) as refusal:
         return CopiedThread(row.thread_id, CopyOutcome.REFUSED, reason=str(refusal))
+    except UNREADABLE as error:
+        return CopiedThread(row.thread_id, CopyOutcome.REFUSED, reason=unreadable(error))
     return CopiedThread(row.thread_id, CopyOutcome.COPIED, len(content["messages"]), len(content["states"]))
 
 
@@ -144,20 +163,22 @@ async def _set_times(uow: UnitOfWork[Any, Any], models: Models[Any, Any], thread
 
 
 def _converted(row: Any, content: Mapping[str, list[Any]], id_types: IdTypes[Any, Any]) -> _Thread:
-    metadata = _json(row.meta) or {}
+    metadata = dict(_object(row.meta, "meta"))
     run_id = metadata.pop("run_id", None)
+    if not isinstance(run_id, str | None):
+        metadata, run_id = metadata | {"run_id": run_id}, None  # the application's own
     messages = content["messages"]
     new: NewThread[Any] = NewThread(
         thread_id=exact_id(row.thread_id, id_types.id, "thread_id"),
         name=row.thread_name,
         meta=thread_meta(metadata, run_id),
         messages=[to_new_message(_dump(message), id_types.id, None) for message in messages],
-        states=[to_storable(_json(state.state_data)) for state in content["states"]],
+        states=[to_storable(_json(state.state_data, "state_data")) for state in content["states"]],
     )
     return _Thread(
         new,
         exact_id(row.user_id, id_types.user, "user_id"),
-        {result.tool_call_id: to_storable(_json(result.result)) for result in content["results"]},
+        {result.tool_call_id: to_storable(_json(result.result, "result")) for result in content["results"]},
         row.created_at,
         row.updated_at,
         {
@@ -170,25 +191,28 @@ def _converted(row: Any, content: Mapping[str, list[Any]], id_types: IdTypes[Any
 
 def _dump(row: Any) -> dict[str, Any]:
     """Return the dump of the message that the framework would read from a row."""
+    name = f"messages[{row.message_id}]"
     return {
         "message_id": row.message_id,
         "role": row.role,
         "content": _blocks(row.content),
         "delta": False,
-        "tools_calls": _json(row.tool_calls),
+        "tools_calls": _json(row.tool_calls, f"{name}.tool_calls"),
         "reasoning": row.reasoning,
         "timestamp": row.created_at and row.created_at.timestamp(),
-        "metadata": _json(row.meta) or {},
-        "usages": _json(row.usages),
+        "metadata": _object(row.meta, f"{name}.meta"),
+        "usages": _object(row.usages, f"{name}.usages") or None,
         "raw": None,
         "parsed_content": None,
     }
 
 
-def _blocks(content: str) -> list[Any]:
+def _blocks(content: str | None) -> list[Any]:
+    if content is None:
+        return []
     try:
         decoded = decode_json(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         decoded = None
     blocks = decoded if isinstance(decoded, list) else [decoded]
     return blocks if all(map(_is_block, blocks)) else [{"type": "text", "text": content, "annotations": []}]
@@ -198,13 +222,25 @@ def _is_block(value: Any) -> bool:
     return isinstance(value, dict) and isinstance(value.get("type"), str)
 
 
-def _json(text: str | None) -> Any:
+def _object(text: str | None, field: str) -> dict[str, Any]:
+    found = _json(text, field)
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise InvalidInputError(field, f"must be a JSON object, not {type(found).__name__}")
+    return found
+
+
+def _json(text: str | None, field: str) -> Any:
     """Decode an object or a list; a pool with a codec for JSON has encoded it twice."""
-    value = None if text is None else decode_json(text)
+    try:
+        value = None if text is None else decode_json(text)
+    except ValueError as error:
+        raise InvalidInputError(field, "holds a number or a depth that Python cannot read") from error
     try:
         return decode_json(value) if isinstance(value, str) else value
     except ValueError as error:
-        raise InvalidInputError("row", "holds text where a JSON object belongs") from error
+        raise InvalidInputError(field, "holds text where a JSON object belongs") from error
 
 
 # --- Reading ---
@@ -229,9 +265,10 @@ class _Tables:
 
     async def threads_after(self, last: Any) -> list[Any]:
         """Return the next rows of threads, in the order of their ids."""
-        plain = ("thread_id", "thread_name", "user_id", "created_at", "updated_at")
+        plain = ("thread_id", "thread_name", "user_id")
         # By key, not by OFFSET, which would read all threads before the batch again.
-        statement = self._select("threads", plain, ("meta",)).order_by(_THREAD_ID).limit(_BATCH_SIZE)
+        selected = self._select("threads", plain, ("meta",), ("created_at", "updated_at"))
+        statement = selected.order_by(_THREAD_ID).limit(_BATCH_SIZE)
         return await self._rows(statement if last is None else statement.where(last < _THREAD_ID))
 
     async def contents(self, thread_ids: list[Any]) -> defaultdict[Any, defaultdict[str, list[Any]]]:
@@ -247,8 +284,8 @@ class _Tables:
         return found
 
     async def _messages(self, thread_ids: list[Any]) -> list[Any]:
-        plain = ("thread_id", "message_id", "content", "reasoning", "created_at")
-        statement = self._select("messages", plain, ("role", "tool_calls", "usages", "meta"))
+        plain = ("thread_id", "message_id", "content", "reasoning")
+        statement = self._select("messages", plain, ("role", "tool_calls", "usages", "meta"), ("created_at",))
         # Messages of one call have the same time. Only the physical order of the rows tells their order then.
         ordered = statement.order_by(column("created_at"), literal_column("ctid"))
         return await self._rows(ordered.where(_THREAD_ID.in_(thread_ids)))
@@ -268,9 +305,11 @@ class _Tables:
         [row] = await self._rows(select(regclass.is_not(None).label("exists")))
         return bool(row.exists)
 
-    def _select(self, name: str, plain: Sequence[str], as_text: Sequence[str]) -> Query:
+    def _select(self, name: str, plain: Sequence[str], as_text: Sequence[str], times: Sequence[str] = ()) -> Query:
         # As text, for JSON and enums: SQLAlchemy would decode the one, and asyncpg would have to look up the other.
         columns = [*map(column, plain), *(cast(column(each), Text).label(each) for each in as_text)]
+        # NULL for 'infinity' and for years that Python does not have, for which the driver would fail the whole result.
+        columns += [case((column(each).between(*_YEARS), column(each)), else_=None).label(each) for each in times]
         return select(*columns).select_from(table(name, schema=self._schema))
 
     async def _rows(self, statement: Any) -> list[Any]:

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import NullPool
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from agent_persistence.database.driver_errors import translated
 from agent_persistence.database_url import DatabaseUrl
+
+UNREADABLE: Final = (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError)
+"""What a row raises whose JSON has another shape than its program writes; the row is refused, and the others go on."""
+
+
+def unreadable(error: Exception) -> str:
+    """Return the reason for refusing a row, without its contents."""
+    return f"has values of another shape than its program writes ({type(error).__name__})"
 
 
 @asynccontextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from random import Random
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ from integration.repository_testing import counted_statements, until_somebody_wa
 
 from agent_persistence.errors import IdempotencyConflictError, ThreadNotFoundError
 from agent_persistence.persistence import Persistence
-from agent_persistence.records import NewMessage
+from agent_persistence.records import ANY_USER, NewMessage
+from agent_persistence.repositories.messages.repository import BEFORE_THE_FIRST
 from agent_persistence.settings import PersistenceSettings
 
 AnyStore = Persistence[Any, Any]
@@ -54,6 +56,46 @@ async def test_messages_that_are_appended_at_once_stand_in_the_order_of_the_call
         page = await any_persistence.messages.page(thread, user_id=any_user)
         assert [message.text for message in page] == [str(number) for number in range(10)]
         assert list(page) == [one for one, (of, _) in zip(made, calls, strict=True) if of == thread]
+
+
+@pytest.mark.parametrize("seed", range(2))
+async def test_appends_of_every_kind_stand_in_the_order_of_the_calls(
+    any_persistence: AnyStore, any_user: Any, any_ids: Any, seed: int
+) -> None:
+    threads, random = await make_threads(any_persistence, any_user, 2), Random(seed)
+    append, append_many = any_persistence.messages.append, any_persistence.messages.append_many
+    expected: dict[Any, list[str]] = {thread: [] for thread in threads}
+    calls: list[Awaitable[Any]] = []
+    # The first round is the sequence of a chat that appends a whole history between two messages.
+    kinds = ["one", "copied", "one", *random.choices(["one", "own id", "few", "copied", "mixed", "any user"], k=20)]
+    for number, kind in enumerate(kinds):
+        thread, owner = threads[0] if number < 3 else random.choice(threads), any_user
+        new = [said(f"{number}.{place}") for place in range({"copied": 250, "few": 3, "mixed": 3}.get(kind, 1))]
+        expected[thread] += [message["content"] for message in new]
+        match kind:
+            case "own id":
+                calls.append(append(thread, new[0], user_id=owner, message_id=any_ids.message()))
+            case "mixed":
+                mixed = [new[0], NewMessage(message=new[1], message_id=any_ids.message()), new[2]]
+                calls.append(append_many(thread, mixed, user_id=owner))
+            case "any user":
+                calls.append(append(thread, new[0], user_id=ANY_USER))
+            case "one":
+                calls.append(append(thread, new[0], user_id=owner))
+            case _:
+                calls.append(append_many(thread, new, user_id=owner))
+
+    made = await at_once(*calls)
+
+    assert [one for one in made if isinstance(one, Exception)] == []
+    for thread in threads:
+        stored: list[str] = []
+        after: str | None = BEFORE_THE_FIRST
+        while after is not None:
+            page = await any_persistence.messages.page(thread, user_id=any_user, limit=1000, after=after)
+            stored += [message.text for message in page]
+            after = page.after if len(page) == 1000 else None
+        assert stored == expected[thread]
 
 
 async def test_states_that_are_put_at_once_are_versions_in_the_order_of_the_calls(

@@ -539,6 +539,7 @@ async def test_a_reader_goes_on_in_its_version_while_others_save_newer_ones(pers
         "DELETE FROM state_chunks WHERE place = 2 AND {of_thread}",
         "UPDATE state_chunks SET data = 'rubbish' WHERE place = 2 AND {of_thread}",
         "UPDATE state_chunks SET data = :other WHERE place = 1 AND {of_thread}",
+        "UPDATE state_chunks SET data = :bomb WHERE place = 1 AND {of_thread}",
         "UPDATE states SET state_data = '{{}}' WHERE thread_id = :id",
     ],
 )
@@ -548,7 +549,8 @@ async def test_a_damaged_state_is_an_error_and_never_taken_for_whole(
     thread_id = await a_thread(persistence, user_id)
     await persistence.states.put_stream(thread_id, source(), user_id=user_id)
     of_thread = "stream_id IN (SELECT stream_id FROM state_streams WHERE thread_id = :id)"
-    values = {"other": zlib.compress(bytes(CHUNK_BYTES))} if ":other" in damage else {}
+    others = {"other": zlib.compress(bytes(CHUNK_BYTES)), "bomb": zlib.compress(bytes(64 * CHUNK_BYTES))}
+    values = {name: other for name, other in others.items() if f":{name}" in damage}
     await change(persistence, damage.format(of_thread=of_thread), id=thread_id, **values)
 
     got = bytearray()

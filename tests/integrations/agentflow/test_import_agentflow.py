@@ -25,6 +25,7 @@ from agent_persistence.persistence import Persistence
 from agent_persistence.records import ANY_USER
 from agent_persistence.settings import PersistenceSettings
 from agent_persistence.transfer.agentflow import CopyOutcome, copy_tables
+from agent_persistence.transfer.conversations import threads_by_age
 
 need_frameworks()
 
@@ -227,3 +228,79 @@ async def test_a_database_without_such_tables_is_an_error(make_database: Callabl
 
     with pytest.raises(InvalidInputError, match="schema: public has no table threads"):
         await copy(address, "string")
+
+
+_DEEP = "[" * 900 + "]" * 900
+ODD_ROWS = [
+    *(f"UPDATE threads SET meta = '{value}'" for value in ("[1]", "7", '"text"', "null", '{"n": 1e5000}', _DEEP)),
+    *("UPDATE threads SET meta = NULL, thread_name = NULL", "UPDATE threads SET meta = '{\"run_id\": 7}'"),
+    *("UPDATE threads SET created_at = 'infinity', updated_at = '-infinity'", "UPDATE threads SET user_id = ''"),
+    "UPDATE threads SET created_at = '20000-01-01', updated_at = NULL",
+    *(f"UPDATE messages SET meta = '{value}'" for value in ("[1]", "7", '"text"', "null", '{"n": 1e5000}', _DEEP)),
+    *(f"UPDATE messages SET usages = '{value}'" for value in ("[1]", "7", "null", '{"total_tokens": "x"}', _DEEP)),
+    *(f"UPDATE messages SET tool_calls = '{value}'" for value in ("{}", "7", "[7]", "null", '[{"n": 1e5000}]')),
+    *(f"UPDATE messages SET content = '{value}'" for value in ("", "[]", "[1]", '[{"type": 1}]', "{", "1e5000", _DEEP)),
+    'UPDATE messages SET content = \'[{"type": "tool_result"}, {"type": "text"}, {"type": "odd"}]\'',
+    "ALTER TABLE messages ALTER content DROP NOT NULL; UPDATE messages SET content = NULL, meta = NULL, usages = NULL",
+    *("UPDATE messages SET created_at = 'infinity'", "UPDATE messages SET created_at = '20000-01-01'"),
+    *("UPDATE messages SET message_id = ''", "UPDATE messages SET message_id = repeat('x', 255)"),
+    *(f"UPDATE states SET state_data = '{value}'" for value in ("[1]", "7", "null", '{"n": 1e5000}', _DEEP)),
+    *(f"UPDATE tool_executions SET result = '{value}'" for value in ("null", "7", '{"n": 1e5000}', _DEEP)),
+    "UPDATE tool_executions SET tool_call_id = ''",
+    "UPDATE threads SET thread_id = ''",
+]
+
+
+async def test_every_row_that_the_tables_permit_is_copied_or_refused_by_its_key(
+    make_database: Callable[[], Awaitable[str]], servers: EmbeddedServers
+) -> None:
+    from agentflow.storage.checkpointer import PgCheckpointer  # noqa: PLC0415 - where it is installed
+
+    address, words = await make_database(), framework("agentflow")
+    await migrate.upgrade(PersistenceSettings(_env_file=None, database_url=address, db_schema=SCHEMA))
+    checkpointer, names = PgCheckpointer(address, redis_url=servers.redis_url, id_type="string"), []
+    await checkpointer.asetup()
+    connection = await asyncpg.connect(address)
+    for table in ("messages", "states", "tool_executions"):  # so that an update of an id keeps its thread
+        await connection.execute(
+            f"ALTER TABLE {table} DROP CONSTRAINT {table}_thread_id_fkey, "
+            f"ADD FOREIGN KEY (thread_id) REFERENCES threads ON UPDATE CASCADE"
+        )
+    for number, odd in enumerate([*ODD_ROWS, ""]):
+        name = f"{number:03}"
+        config = {"thread_id": name, "user_id": "u"}
+        await checkpointer.aput_thread(config, words.thread_info(thread_id=name, thread_name="n", metadata={"a": 1}))
+        await checkpointer.aput_state(config, words.state(context_summary="s"))
+        await checkpointer.aput_messages(config, [words.text("hello")])
+        await checkpointer.aput_tool_result(config, "call", RESULT)
+        for statement in filter(None, odd.split("; ")):
+            await connection.execute(
+                f"{statement} WHERE thread_id = '{name}'" if statement.startswith("UPDATE") else statement
+            )
+        names.append("" if odd.endswith("thread_id = ''") else name)
+    await connection.close()
+    await checkpointer.arelease()
+
+    settings = PersistenceSettings(_env_file=None, database_url=address, db_schema=SCHEMA)
+    async with Persistence[str, str](settings) as persistence:
+        source = DatabaseUrl.parse(address, "URL")
+        first, second = [
+            {thread.thread_id: thread async for thread in copy_tables(source, persistence, schema="public")}
+            for _ in range(2)
+        ]
+        copied = {name for name, thread in first.items() if thread.outcome is CopyOutcome.COPIED}
+        stored = {thread.thread_id async for thread in threads_by_age(persistence)}
+        for name in copied:
+            assert (await persistence.messages.page(name, user_id="u")).corrupt == ()
+
+    refused = {name: thread.reason for name, thread in first.items() if thread.outcome is CopyOutcome.REFUSED}
+    assert sorted(first) == sorted(names)
+    assert (stored, copied | refused.keys()) == (copied, set(names))
+    assert names[-1] in copied
+    assert "" in refused
+    assert {name: thread.reason for name, thread in second.items() if thread.reason} == refused
+    assert all("1e5000" not in str(reason) and "[[[" not in str(reason) for reason in refused.values())
+    words_of = ours(words, address, "string")
+    for name in copied - {names[ODD_ROWS.index("UPDATE threads SET user_id = ''")]}:
+        assert len(await words_of.alist_messages({"thread_id": name, "user_id": "u"})) == 1
+    await words_of.arelease()

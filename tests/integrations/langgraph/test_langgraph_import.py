@@ -225,3 +225,83 @@ async def test_pending_sends_of_old_checkpoints_are_found_where_new_ones_look(
     assert found is not None
     assert found.checkpoint["channel_values"] == {"__pregel_tasks": [send]}
     await put(PersistenceSaver(persistence, user_id=user_id), found.config, {"a": 2}, versions={"a": 2})
+
+
+_BODY = {"v": 4, "ts": "", "id": "1", "channel_values": {"a": 1}, "channel_versions": {"a": 1}, "versions_seen": {}}
+_DEEP = "[" * 900 + "]" * 900
+ODD_CHECKPOINTS: dict[str, tuple[str, str]] = {
+    "null v": (json.dumps({**_BODY, "v": None}), "{}"),
+    "text v": (json.dumps({**_BODY, "v": "4"}), "{}"),
+    "list v": (json.dumps({**_BODY, "v": []}), "{}"),
+    "null values": (json.dumps({**_BODY, "channel_values": None}), "{}"),
+    "list values": (json.dumps({**_BODY, "channel_values": [1]}), "{}"),
+    "null versions": (json.dumps({**_BODY, "channel_versions": None}), "{}"),
+    "text versions": (json.dumps({**_BODY, "channel_versions": "1"}), "{}"),
+    "mixed versions": (json.dumps({**_BODY, "v": 1, "channel_versions": {"a": 1, "b": "2", "c": None}}), "{}"),
+    "odd versions": (json.dumps({**_BODY, "channel_versions": {"a": [1], "b": {}, "c": 1.5, "": True}}), "{}"),
+    "null": ("null", "{}"),
+    "number": ("7", "{}"),
+    "empty": ("{}", "{}"),
+    "null metadata": (json.dumps(_BODY), "null"),
+    "list metadata": (json.dumps(_BODY), "[1]"),
+    "number metadata": (json.dumps(_BODY), "7"),
+    "odd owner": (json.dumps(_BODY), '{"user_id": {"a": [1]}}'),
+    "null owner": (json.dumps(_BODY), '{"user_id": null}'),
+    "odd run": (json.dumps(_BODY), '{"run_id": 7, "step": "x", "parents": 3}'),
+    "endless number": (json.dumps({**_BODY, "n": "#"}).replace('"#"', "1e5000"), "{}"),
+    "large number": (json.dumps({**_BODY, "n": 10**30}), '{"n": 1000000000000000000000000000000}'),
+    "endless number in metadata": (json.dumps(_BODY), '{"n": 1e5000}'),
+    "deep": (json.dumps({**_BODY, "n": "#"}).replace('"#"', _DEEP), "{}"),
+    "deep metadata": (json.dumps(_BODY), '{"n": ' + _DEEP + "}"),
+}
+
+
+def _with_odd_rows(url: str) -> None:
+    with PostgresSaver.from_conn_string(url) as theirs:
+        theirs.setup()
+        columns = "thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata"
+        add = f"INSERT INTO checkpoints ({columns}) VALUES (%s, %s, %s, %s, %s::jsonb, %s::jsonb)"
+        for name, (body, metadata) in ODD_CHECKPOINTS.items():
+            theirs.conn.execute(add, (name, "", "1", None, body, metadata))
+            # A second checkpoint, so that the first one is read as a parent, too.
+            theirs.conn.execute(add, (name, "", "2", "1", json.dumps({**_BODY, "v": 3, "id": "2"}), "{}"))
+            theirs.conn.execute(
+                "INSERT INTO checkpoint_writes (thread_id, checkpoint_ns, checkpoint_id, task_id, idx, channel, blob) "
+                "VALUES (%s, '', '1', 'task', 0, '__pregel_tasks', %s)",
+                (name, b"\xc0"),
+            )
+        body = json.dumps(_BODY)
+        for thread_id, ns, checkpoint_id, parent in [
+            ("", "", "1", None),
+            ("own parent", "", "1", "1"),
+            ("parent comes later", "", "1", "2"),
+            ("parent comes later", "", "2", None),
+            ("circle", "", "1", "2"),
+            ("circle", "", "2", "1"),
+            ("no parent", "", "1", "0"),
+            ("empty id", "", "", None),
+            ("odd namespace", "a|b:c\n", "1", None),
+            ("zzz good", "", "1", None),
+        ]:
+            theirs.conn.execute(add, (thread_id, ns, checkpoint_id, parent, body, "{}"))
+
+
+def test_every_row_that_the_tables_permit_is_imported_or_refused_by_its_key(
+    database: str, command: Callable[..., Any]
+) -> None:
+    asyncio.run(migrate.upgrade(PersistenceSettings(_env_file=None, database_url=database)))  # type: ignore[call-arg]  # pydantic-settings' own keyword
+    _with_odd_rows(database)
+    names = {*ODD_CHECKPOINTS, "", "own parent", "parent comes later", "circle", "no parent", "empty id"}
+    names |= {"odd namespace", "zzz good"}
+
+    first, second = [command("--user", "u-1", "--user-key", "user_id", "--json") for _ in range(2)]
+
+    assert (first.exit_code, second.exit_code) == (1, 1), first.output
+    counted, again = json.loads(first.stdout), json.loads(second.stdout)
+    refused = {one["thread_id"]: one["reason"] for one in counted["refused"]}
+    assert counted["threads"] + len(refused) == len(names)
+    assert refused.keys() <= names - {"zzz good", "null v", "null values", "odd namespace", "no parent"}
+    assert refused.keys() >= {"", "text v", "null versions", "null", "endless number"}
+    assert (again["added"], again["differing"], again["refused"]) == (0, counted["differing"], counted["refused"])
+    assert counted["differing"] == 0
+    assert not any(word in reason for reason in refused.values() for word in ("Traceback", "1e5000", "[[["))

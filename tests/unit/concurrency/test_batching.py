@@ -55,6 +55,40 @@ async def turns() -> None:
         await asyncio.sleep(0)
 
 
+async def test_an_item_that_joins_no_batch_runs_in_its_turn() -> None:
+    work = Work()
+    batcher = Batcher(work.together, work.one)
+    first = await ask(batcher, "a1", key="a")
+    big = await ask(batcher, "a2", key="a", joins=False)
+    later = await ask(batcher, "a3", key="a")
+    other = await ask(batcher, "b1", key="b", joins=False)
+
+    work.proceed.set()
+    await turns()
+    before = list(work.batches), list(work.alone), [task.done() for task in (*first, *big, *later)]
+    work.proceed_alone.set()
+    results = await asyncio.gather(*first, *big, *later, *other)
+
+    assert before == ([["a1"]], ["b1", "a2"], [True, False, False])  # b1 has waited for nothing
+    assert (work.batches, results) == ([["a1"], ["a3"]], ["a1", "a2 alone", "a3", "b1 alone"])
+
+
+async def test_an_item_that_joins_no_batch_waits_for_those_of_its_key_in_the_same_one() -> None:
+    work = Work()
+    work.proceed_alone.set()
+    batcher = Batcher(work.together, work.one)
+    first = await ask(batcher, "x", key="x")
+
+    tasks = [
+        asyncio.create_task(batcher.submit(item, key="a", joins=item != "a2")) for item in ("a1", "a2", "a3", "a4")
+    ]
+    await turns()
+    work.proceed.set()
+    await asyncio.gather(*first, *tasks)
+
+    assert (work.batches, work.alone) == ([["x"], ["a1"], ["a3", "a4"]], ["a2"])
+
+
 async def test_a_lone_call_starts_at_once() -> None:
     work = Work()
     batcher = Batcher(work.together, work.one)

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime
+from itertools import count as count_from
+from unittest.mock import Mock
+
+import orjson
+import pytest
+from memory import measured
 
 from agent_persistence.degraded.journal import FIRST_PROVISIONAL, Journal, KnownStates, StateKey
+from agent_persistence.degraded.outage import Outage
+from agent_persistence.errors import UnavailableError
 
 NOW = datetime.now(UTC)
 HERE, THERE = StateKey("ada", "here"), StateKey("ada", "there")
@@ -48,6 +57,37 @@ def test_the_least_recent_known_states_are_evicted_first() -> None:
     assert (found.state, found.durable) == ("4321", False)
     known.put(THERE, 1, b'"too large for it"', NOW)
     assert known.get(THERE) is None
+
+
+def test_a_state_above_the_limit_evicts_no_other_and_leaves_no_older_one() -> None:
+    known = KnownStates(most_bytes=10)
+    known.put(HERE, 1, b"1", NOW)
+    known.put(THERE, 1, b"1", NOW)
+
+    known.put(THERE, 2, b'"too large for it"', NOW)
+
+    assert [known.version(key) for key in (HERE, THERE)] == [1, 0]
+
+
+@pytest.mark.parametrize("size", [1, 100, 2_000, 100_000])
+def test_states_take_no_more_memory_than_their_limit(size: int) -> None:
+    limit, count = 4 * 1024 * 1024, 0
+
+    with measured() as memory:
+        outage = Outage(limit, recover=Mock())
+        with suppress(UnavailableError):
+            for count in count_from(0):
+                key = StateKey(f"user {count}", f"thread {count} {'x' * 30}")
+                outage.add(key, orjson.dumps("x" * size), count)
+    assert limit / 3 < memory.grown < limit
+    assert count * size < limit
+
+    with measured() as memory:
+        known = KnownStates(limit)
+        for number in range(2 * count):
+            key = StateKey(f"user {number}", f"thread {number} {'x' * 30}")
+            known.put(key, number, orjson.dumps("x" * size), datetime.now(UTC))
+    assert limit / 5 < memory.grown < limit
 
 
 def test_a_late_answer_does_not_replace_a_newer_known_state() -> None:

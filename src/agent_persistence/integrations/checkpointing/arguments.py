@@ -15,6 +15,7 @@ from agent_persistence.ids import IdTypes
 from agent_persistence.integrations.checkpointing.lazy_store import LazyStore
 from agent_persistence.persistence import Persistence
 from agent_persistence.settings import PersistenceSettings
+from agent_persistence.validation import check_ttl
 
 _DAY: Final = 86_400
 _PUBLIC: Final = "public"
@@ -47,9 +48,9 @@ class Arguments:
     state_history_limit: int | None
 
     @property
-    def ttl_seconds(self) -> int:
+    def ttl_seconds(self) -> float:
         """The lifetime of drafts and cache values, in seconds."""
-        return self.cache_ttl or _DAY
+        return _DAY if self.cache_ttl is None else self.cache_ttl
 
     @property
     def id_types(self) -> IdTypes[Any, Any]:
@@ -69,8 +70,11 @@ class Arguments:
         """Check that the arguments name one database.
 
         Raises:
-            InvalidInputError: they name none, or an address is given together with ``persistence``.
+            InvalidInputError: they name none, an address is given together with ``persistence``, or the lifetime is
+                no number of seconds.
         """
+        if self.cache_ttl is not None:
+            check_ttl(self.cache_ttl, "cache_ttl")
         others = {name: getattr(self, name) for name in ("postgres_dsn", "pg_pool", "redis_url", "redis", "redis_pool")}
         given = [name for name, value in others.items() if value is not None]
         if self.persistence is not None and given:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any, ClassVar, Concatenate, Final, ParamSpec, TypeVar
 
@@ -27,6 +28,7 @@ from agent_persistence.integrations.checkpointing.store import CheckpointStore, 
 from agent_persistence.integrations.checkpointing.stores import Stores
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import ANY_USER, NewMessage, ThreadRecord
+from agent_persistence.validation import check_ttl
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -195,7 +197,12 @@ class AsyncMethods:
 
     async def aget_state_cache(self, config: Config) -> Any:
         """Return the draft of the thread, or the latest saved state if that is newer or there is no draft."""
-        return self._loaded(config, await self._run(CheckpointStore.get_latest, self._thread(config)))
+        saved, draft = await self._run(CheckpointStore.get_latest, self._thread(config))
+        if draft is not None:
+            # Any error: another version of the application may have written the draft, and the table has a state.
+            with suppress(Exception):
+                return self._loaded(config, draft)
+        return self._loaded(config, saved)
 
     # --- Messages ---
 
@@ -312,13 +319,19 @@ class AsyncMethods:
         Returns:
             The value, or ``None`` if Redis did not take it.
         """
+        if ttl_seconds is not None:
+            check_ttl(ttl_seconds, "ttl_seconds")
         storable = to_storable(jsonable(value, "value"))
         kept = await self._run(CheckpointStore.put_value, _value_name(namespace, key), storable, ttl_seconds)
         return value if kept else None
 
     async def aget_cache_value(self, namespace: str, key: str) -> Any:
         """Return a cached value, or ``None``."""
-        return from_storable(await self._run(CheckpointStore.get_value, _value_name(namespace, key)))
+        stored = await self._run(CheckpointStore.get_value, _value_name(namespace, key))
+        try:
+            return from_storable(stored)
+        except (ValueError, RecursionError):  # not one that this package has written
+            return None
 
     async def aclear_cache_value(self, namespace: str, key: str) -> bool:
         """Delete a cached value; return whether it existed."""

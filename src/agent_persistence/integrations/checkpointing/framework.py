@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from agent_persistence.errors import StateConflictError, ThreadExistsError, UnavailableError
-from agent_persistence.integrations.checkpointing.conversion import framework_id, from_thread_meta, to_fields
+from agent_persistence.integrations.checkpointing.conversion import (
+    framework_id,
+    from_thread_meta,
+    to_fields,
+    to_foreign_fields,
+    with_original,
+)
 from agent_persistence.records import MessageRecord, ThreadRecord
 
 
@@ -51,8 +57,11 @@ class Framework:
             raise self.unavailable(str(error)) from error
 
     def to_message(self, record: MessageRecord[Any]) -> Any:
-        """Make a ``Message``."""
-        return self.message.model_validate(to_fields(record))
+        """Make a ``Message``, also of one that another program has written."""
+        # What looks like our fields may be the application's own value in ``meta``.
+        with suppress(ValueError, TypeError, AttributeError, KeyError):
+            return self.message.model_validate(with_original(to_fields(record), record))
+        return self.message.model_validate(with_original(to_foreign_fields(record), record))
 
     def to_thread_info(self, record: ThreadRecord[Any, Any], thread_id: Any = None) -> Any:
         """Make a ``ThreadInfo``, with the thread's id as the caller spells it if ``thread_id`` is given."""

@@ -33,7 +33,7 @@ class LazyStore:
         settings: PersistenceSettings,
         local: LocalValues,
         *,
-        ttl_seconds: int,
+        ttl_seconds: float,
         redis_options: Mapping[str, Any],
         pool: Any = None,
         redis: Redis | None = None,
@@ -85,7 +85,7 @@ class LazyStore:
         return store_over(persistence, self._local, ttl_seconds=self._ttl_seconds)
 
 
-def store_over(persistence: Persistence[Any, Any], local: LocalValues, *, ttl_seconds: int) -> CheckpointStore:
+def store_over(persistence: Persistence[Any, Any], local: LocalValues, *, ttl_seconds: float) -> CheckpointStore:
     """Make a store over a ``Persistence``; it keeps drafts and values in Redis, or in ``local`` without a cache."""
     cache = persistence.cache
     values: NamedValues = local

@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 import orjson
 
 from agent_persistence.cache.circuit_breaker import CacheUnavailableError
+from agent_persistence.cache.keys import draft_name
 from agent_persistence.cache.named_values import Name, NamedValues
 from agent_persistence.errors import IdempotencyConflictError, ThreadExistsError, ThreadNotFoundError
 from agent_persistence.frozen import frozen
@@ -25,7 +26,6 @@ Work = Callable[[UnitOfWork[Any, Any], Any], Awaitable[T]]
 """Is called with a unit of work and the id of a thread."""
 
 _PAGE_SIZE: Final = 1000
-_DRAFTS: Final = "drafts"
 _NO_VERSION: Final = 0
 
 
@@ -50,7 +50,7 @@ class CheckpointStore:
         ttl_seconds: the lifetime of drafts, and of cache values unless a call names another.
     """
 
-    def __init__(self, persistence: Persistence[Any, Any], values: NamedValues, *, ttl_seconds: int) -> None:
+    def __init__(self, persistence: Persistence[Any, Any], values: NamedValues, *, ttl_seconds: float) -> None:
         self._persistence = persistence
         self._values = values
         self._ttl_seconds = ttl_seconds
@@ -97,16 +97,15 @@ class CheckpointStore:
         """Keep a draft that continues from version ``base``; return whether the cache took it."""
         return await self.put_value(_draft_name(thread), [base or _NO_VERSION, data])
 
-    async def get_latest(self, thread: ThreadRef) -> VersionedState | None:
-        """Return the draft if it continues from the latest saved state, and that state otherwise."""
+    async def get_latest(self, thread: ThreadRef) -> tuple[VersionedState | None, VersionedState | None]:
+        """Return the latest saved state, and the draft if it continues from that state."""
         # At once: the draft is in Redis, and the state may have to be read from PostgreSQL.
         saved, draft = await asyncio.gather(self.get_state(thread), self.get_value(_draft_name(thread)))
         version = saved.version if saved else None
-        if draft is not None:
-            base, data = draft
-            if base == (version or _NO_VERSION):
-                return VersionedState(version, data)
-        return saved
+        match draft:
+            case [int(base), dict(data)] if base == (version or _NO_VERSION):
+                return saved, VersionedState(version, data)
+        return saved, None
 
     # --- Messages ---
 
@@ -195,10 +194,11 @@ class CheckpointStore:
 
     # --- Cache values ---
 
-    async def put_value(self, name: Name, value: Any, ttl_seconds: int | None = None) -> bool:
+    async def put_value(self, name: Name, value: Any, ttl_seconds: float | None = None) -> bool:
         """Keep a JSON value for a while; return whether the cache took it."""
+        ttl = self._ttl_seconds if ttl_seconds is None else ttl_seconds
         try:
-            await self._values.put(name, orjson.dumps(value), ttl_seconds=ttl_seconds or self._ttl_seconds)
+            await self._values.put(name, orjson.dumps(value), ttl_seconds=ttl)
         except CacheUnavailableError:
             return False
         return True
@@ -209,7 +209,10 @@ class CheckpointStore:
             value = await self._values.get(name)
         except CacheUnavailableError:
             return None
-        return None if value is None else orjson.loads(value)
+        try:
+            return None if value is None else orjson.loads(value)
+        except ValueError:  # written by another version, or by hand
+            return None
 
     async def delete_value(self, name: Name) -> bool:
         """Delete a value; return whether it existed."""
@@ -235,8 +238,7 @@ class CheckpointStore:
 
 
 def _draft_name(thread: ThreadRef) -> Name:
-    owner = [] if thread.owner is ANY_USER else [str(thread.owner)]
-    return _DRAFTS, orjson.dumps([str(thread.thread_id), *owner]).decode()
+    return draft_name(thread.thread_id, None if thread.owner is ANY_USER else thread.owner)
 
 
 async def _creating(uow: UnitOfWork[Any, Any], *, thread: ThreadRef, work: Work[T]) -> T:

@@ -28,6 +28,7 @@ _POLICIES: Final = {
     "tool_results": _OF_A_VISIBLE_THREAD % "tool_results",
     "state_streams": _OF_A_VISIBLE_THREAD % "state_streams",
     "state_chunks": _OF_A_VISIBLE_STREAM,
+    "conversation_imports": _OF_A_VISIBLE_THREAD % "conversation_imports",
 }
 
 _UNPROTECTED: Final = text(

@@ -41,7 +41,7 @@ class Conversation:
     """A conversation of the chat-completions API.
 
     Attributes:
-        id: its ``id``; derived from its messages if it has none.
+        id: its ``id``; derived from its messages and fields if it has none.
         fields: the other fields of the line: ``id``, ``source`` and any others.
         messages: in the chat-completions shape.
     """
@@ -70,7 +70,7 @@ class Conversation:
         for place, message in enumerate(messages):
             check_shape(message, f"messages[{place}]")
         if "id" not in fields:
-            fields["id"] = _made_id(messages)
+            fields["id"] = _made_id(messages, fields)
         return cls(_checked_id(fields["id"]), fields, messages)
 
     @property
@@ -130,5 +130,7 @@ def _checked_id(value: object) -> str:
     return str(value)
 
 
-def _made_id(messages: list[Any]) -> str:
-    return f"sha256-{hashlib.sha256(json.dumps(messages, sort_keys=True).encode()).hexdigest()}"
+def _made_id(messages: list[Any], fields: dict[str, Any]) -> str:
+    # With the fields, where there are any: lines of a data set often have the same messages with different labels.
+    content = [messages, fields] if fields else messages
+    return f"sha256-{hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()}"

@@ -11,7 +11,7 @@ from typing import Any
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import AnyUser
 from agent_persistence.transfer.conversations.listing import ListedThread, threads_by_age
-from agent_persistence.transfer.conversations.reading import IMPORT, message_pages
+from agent_persistence.transfer.conversations.reading import fields_of, message_pages
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,8 @@ async def _export(
     persistence: Persistence[Any, Any], thread: ListedThread, write: Callable[[bytes], object]
 ) -> ExportedConversation:
     messages = unreadable = 0
-    write(_json(_fields(thread)).removesuffix(b"}") + b', "messages": [')
+    fields = fields_of(thread.thread_id, thread.imported, thread.meta)
+    write(_json(fields).removesuffix(b"}") + b', "messages": [')
     async for page in message_pages(partial(persistence.messages.page, thread.thread_id, user_id=thread.user_id)):
         for record in page:
             write((b", " if messages else b"") + _json(record.message))
@@ -52,13 +53,6 @@ async def _export(
         unreadable += len(page.corrupt)
     write(b"]}\n")
     return ExportedConversation(thread.thread_id, messages, unreadable)
-
-
-def _fields(thread: ListedThread) -> dict[str, Any]:
-    imported = thread.meta.get(IMPORT) if isinstance(thread.meta, dict) else None
-    if isinstance(imported, dict) and isinstance(imported.get("id"), str):
-        return imported
-    return {"id": str(thread.thread_id)}
 
 
 def _json(value: Any) -> bytes:

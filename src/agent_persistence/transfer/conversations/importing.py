@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -11,15 +11,17 @@ from itertools import takewhile
 from typing import Any, Final
 
 from sqlalchemy import any_, bindparam, func, select
+from sqlalchemy.dialects.postgresql import insert
 
 from agent_persistence.database.driver_errors import translated
+from agent_persistence.encoding.exact_json import UNDECODABLE
 from agent_persistence.errors import ConflictError, CorruptRowError, InvalidInputError
 from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import NewThread
 from agent_persistence.repositories import PreparedThread
 from agent_persistence.transfer.conversations.conversation import Conversation
-from agent_persistence.transfer.conversations.reading import IMPORT, message_pages
+from agent_persistence.transfer.conversations.reading import IMPORT, fields_of, message_pages
 
 _BATCH_BYTES: Final = 2 * 1024 * 1024
 """So much of a file is written at once."""
@@ -185,16 +187,32 @@ class ConversationImporter:
 
     async def _put_new(self, lines: Sequence[ReadLine]) -> bool:
         """Create threads for conversations; return whether all of them could be created."""
-        threads = [line.thread for line in lines if line.thread]
+        new = [(line.conversation, line.thread) for line in lines if line.conversation and line.thread]
         try:
-            ids = await self._persistence.threads.create_many(threads, user_id=self._user_id)
+            ids = await self._persistence.run(partial(self._add, new), user_id=self._user_id)
         except ConflictError:
             return False  # one by one, the refused one is found
         if self._numbered is not None:
-            self._numbered |= {
-                line.conversation.id: one for line, one in zip(lines, ids, strict=True) if line.conversation
-            }
+            self._numbered |= {conversation.id: one for (conversation, _), one in zip(new, ids, strict=True)}
         return True
+
+    async def _add(
+        self, new: Sequence[tuple[Conversation, PreparedThread]], uow: UnitOfWork[Any, Any]
+    ) -> Sequence[Any]:
+        ids = await uow.threads.create_many([thread for _, thread in new])
+        await self._record(uow, {one: conversation.fields for one, (conversation, _) in zip(ids, new, strict=True)})
+        return ids
+
+    async def _record(self, uow: UnitOfWork[Any, Any], fields: Mapping[Any, Any]) -> None:
+        """Record the fields of the lines from which these threads come."""
+        table = self._persistence.models.side_tables.imports
+        new = insert(table)
+        statement = new.on_conflict_do_update(
+            index_elements=[table.c.thread_id], set_={table.c.fields: new.excluded.fields}
+        )
+        rows = [{"thread_id": thread_id, "fields": found} for thread_id, found in fields.items()]
+        with translated():
+            await uow.session.execute(statement, rows)
 
     async def _put_one(self, line: ReadLine) -> ImportedLine:
         if line.conversation is None:
@@ -216,7 +234,7 @@ class ConversationImporter:
         async with self._persistence.begin(user_id=self._user_id) as uow:
             if thread_id is not None and await self._locked(uow, thread_id):
                 return await self._complete(uow, thread_id, conversation)
-            [made] = await uow.threads.create_many([self._prepared(conversation)])
+            [made] = await self._add([(conversation, self._prepared(conversation))], uow)
         if self._numbered is not None:
             self._numbered[conversation.id] = made
         return Outcome.ADDED
@@ -242,21 +260,35 @@ class ConversationImporter:
         ]
 
     async def _complete(self, uow: UnitOfWork[Any, Any], thread_id: Any, conversation: Conversation) -> Outcome:
-        thread = await uow.threads.require(thread_id)
         stored = await _stored_messages(uow, thread_id)
         if stored != conversation.messages[: len(stored)]:
             raise ConflictError(
                 f"thread {thread_id!r} is there already and is not the beginning of this conversation; "
                 "give the line another id, or delete the thread"
             )
-        meta = {**thread.meta, IMPORT: conversation.fields}
-        if len(stored) == len(conversation.messages) and meta == thread.meta:
+        same_fields = await self._recorded(uow, thread_id) == conversation.fields
+        if len(stored) == len(conversation.messages) and same_fields:
             return Outcome.UNCHANGED
-        await uow.threads.update(thread_id, meta=meta)
+        if not same_fields:
+            await self._record(uow, {thread_id: conversation.fields})
         await uow.messages.append_many(thread_id, conversation.messages[len(stored) :])
         for state in self._states(conversation, after=len(stored)):
             await uow.states.put(thread_id, state)
         return Outcome.UPDATED
+
+    async def _recorded(self, uow: UnitOfWork[Any, Any], thread_id: Any) -> dict[str, Any]:
+        """Return the fields that an export would write for the thread."""
+        imports, thread = self._persistence.models.side_tables.imports, self._persistence.models.Thread
+        found = (
+            select(imports.c.fields, thread.meta)
+            .select_from(thread)
+            .outerjoin(imports, imports.c.thread_id == thread.thread_id)
+        )
+        with translated():
+            fields, meta = (await uow.session.execute(found.where(thread.thread_id == thread_id))).one()
+        if UNDECODABLE in (fields, meta):
+            raise CorruptRowError("threads", thread_id, "meta" if meta is UNDECODABLE else "fields")
+        return fields_of(thread_id, fields, meta)
 
     async def _locked(self, uow: UnitOfWork[Any, Any], thread_id: Any) -> bool:
         """Lock the thread, and return whether the owner has it; a concurrent import of it waits here."""
@@ -292,9 +324,19 @@ class ConversationImporter:
                 return set(found.scalars())
 
     async def _imported_before(self) -> dict[str, Any]:
-        thread = self._persistence.models.Thread
-        name = func.jsonb_extract_path_text(thread.meta, IMPORT, "id")
-        statement = select(name, thread.thread_id).where(thread.user_id == self._user_id, name.is_not(None))
+        imports, thread = self._persistence.models.side_tables.imports, self._persistence.models.Thread
+        name = func.coalesce(
+            func.jsonb_extract_path_text(imports.c.fields, "id"),
+            # Version 0.1.0 recorded imports here only.
+            func.jsonb_extract_path_text(thread.meta, IMPORT, "id"),
+        )
+        statement = (
+            select(name, thread.thread_id)
+            .outerjoin(imports, imports.c.thread_id == thread.thread_id)
+            .where(thread.user_id == self._user_id, name.is_not(None))
+            # A copy of a thread has a copy of its meta; the thread with the record counts.
+            .order_by(imports.c.thread_id.is_not(None), thread.thread_id.desc())
+        )
         async with self._persistence.begin(user_id=self._user_id) as uow:
             with translated():
                 return {row[0]: row[1] for row in await uow.session.execute(statement)}

@@ -17,12 +17,13 @@ _PAGE: Final = 500
 
 
 class ListedThread(NamedTuple):
-    """A thread of the list."""
+    """A thread of the list; ``imported`` are the fields of the line that it was imported from, or ``None``."""
 
     thread_id: Any
     user_id: Any
     created_at: datetime
     meta: Any
+    imported: Any
 
 
 async def threads_by_age(
@@ -47,8 +48,9 @@ async def threads_by_age(
 
 
 def _page(persistence: Persistence[Any, Any], user_id: Any | AnyUser, last: ListedThread | None) -> Query:
-    thread = persistence.models.Thread
-    statement = select(thread.thread_id, thread.user_id, thread.created_at, thread.meta)
+    thread, imports = persistence.models.Thread, persistence.models.side_tables.imports
+    statement = select(thread.thread_id, thread.user_id, thread.created_at, thread.meta, imports.c.fields)
+    statement = statement.outerjoin(imports, imports.c.thread_id == thread.thread_id)
     if user_id is not ANY_USER:
         statement = statement.where(thread.user_id == user_id)
     if last is not None:

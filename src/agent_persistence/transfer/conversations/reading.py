@@ -9,9 +9,22 @@ from agent_persistence.records import MessageRecord, Page
 from agent_persistence.repositories.messages.repository import BEFORE_THE_FIRST
 
 IMPORT: Final = "import"
-"""The key of a thread's ``meta`` under which an imported conversation keeps what its line said besides the messages."""
+"""The key of a thread's ``meta`` that shows the application the fields of its line; the record is a table."""
 
 _PAGE_SIZE: Final = 200
+
+
+def fields_of(thread_id: Any, recorded: Any, meta: Any) -> dict[str, Any]:
+    """Return the fields of a thread's line, without the messages.
+
+    Args:
+        recorded: the fields in the table of imports, or ``None``.
+        meta: of the thread; version 0.1.0 recorded imports there only.
+    """
+    for found in (recorded, meta.get(IMPORT) if isinstance(meta, dict) else None):
+        if isinstance(found, dict) and isinstance(found.get("id"), str):
+            return found
+    return {"id": str(thread_id)}
 
 
 async def message_pages(

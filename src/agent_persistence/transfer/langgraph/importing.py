@@ -19,6 +19,7 @@ from agent_persistence.repositories.checkpoints.records import (
     NewWrites,
 )
 from agent_persistence.transfer.langgraph.tables import SourceCheckpoint, SourceWrite, Tables
+from agent_persistence.transfer.source import UNREADABLE, unreadable
 
 _BATCH: Final = 20  # checkpoints in memory and in a transaction: their values can be megabytes each
 
@@ -70,8 +71,10 @@ async def import_threads(
             await _Importing(persistence, own_id, owner, found).all_of(tables)
         except UnavailableError:  # no other thread could be imported either
             raise
-        except (PersistenceError, ValueError) as error:
+        except PersistenceError as error:
             found.refusal = str(error)
+        except UNREADABLE as error:
+            found.refusal = unreadable(error)
         yield found
 
 

@@ -23,7 +23,12 @@ from agent_persistence.transfer.source import connect_to_source
 
 _SENDS: Final = "__pregel_tasks"
 _SENDS_ARE_VALUES_SINCE: Final = 4  # the version of the checkpoint format that made pending sends a channel
-_THREADS: Final = text("SELECT DISTINCT thread_id FROM checkpoints WHERE thread_id > :after ORDER BY 1 LIMIT 500")
+_THREADS: Final = text(
+    """
+    SELECT DISTINCT thread_id FROM checkpoints WHERE CAST(:after AS text) IS NULL OR thread_id > :after
+    ORDER BY 1 LIMIT 500
+    """
+)
 _LATEST: Final = text(
     "SELECT CAST(metadata AS text) FROM checkpoints WHERE thread_id = :thread_id ORDER BY checkpoint_id DESC LIMIT 1"
 )
@@ -38,7 +43,8 @@ _CHECKPOINTS: Final = text(
     LEFT JOIN checkpoints AS parent ON parent.thread_id = child.thread_id
       AND parent.checkpoint_ns = child.checkpoint_ns AND parent.checkpoint_id = child.parent_checkpoint_id
     WHERE child.thread_id = :thread_id
-      AND (child.checkpoint_ns COLLATE "C", child.checkpoint_id COLLATE "C") > (:after_ns, :after_id)
+      AND (CAST(:after_ns AS text) IS NULL
+        OR (child.checkpoint_ns COLLATE "C", child.checkpoint_id COLLATE "C") > (:after_ns, :after_id))
     ORDER BY child.checkpoint_ns COLLATE "C", child.checkpoint_id COLLATE "C" LIMIT :limit
     """
 )
@@ -107,7 +113,7 @@ class Tables:
 
     async def threads(self) -> AsyncIterator[str]:
         """Yield the ids of all threads."""
-        after = ""
+        after = None  # not "", which is an id that the tables permit
         while rows := await self._rows(_THREADS, after=after):
             for row in rows:
                 yield row.thread_id
@@ -126,7 +132,7 @@ class Tables:
 
     async def checkpoints(self, thread_id: str, *, at_once: int) -> AsyncIterator[list[SourceCheckpoint]]:
         """Yield a thread's checkpoints in lists of ``at_once``, parents before their children."""
-        position = {"after_ns": "", "after_id": ""}
+        position: dict[str, str | None] = {"after_ns": None, "after_id": None}
         while rows := await self._rows(_CHECKPOINTS, thread_id=thread_id, limit=at_once, **position):
             yield [await self._checkpoint(thread_id, row) for row in rows]
             position = {"after_ns": rows[-1].checkpoint_ns, "after_id": rows[-1].checkpoint_id}
@@ -138,7 +144,7 @@ class Tables:
     async def _checkpoint(self, thread_id: str, row: Row[Any]) -> SourceCheckpoint:
         here = {"thread_id": thread_id, "checkpoint_ns": row.checkpoint_ns}
         checkpoint = _object(row.checkpoint, "checkpoint")
-        inline = checkpoint.pop("channel_values", {})
+        inline = _checked(checkpoint.pop("channel_values", None) or {}, "checkpoint.channel_values")
         versions = _checked(checkpoint.get("channel_versions"), "checkpoint.channel_versions")
         before = {} if row.parent_versions is None else _object(row.parent_versions, "checkpoint.channel_versions")
         # A value whose version is the parent's is not fetched: it was imported with the parent.
@@ -148,7 +154,7 @@ class Tables:
         )
         changed: dict[str, ChannelValue | None] = {name: _inline(inline, name) for name in new}
         changed |= {blob.channel: _value(blob.type, blob.blob) for blob in blobs}
-        if checkpoint.get("v", 1) < _SENDS_ARE_VALUES_SINCE and row.parent_id is not None:
+        if _format_of(checkpoint) < _SENDS_ARE_VALUES_SINCE and row.parent_id is not None:
             await self._move_sends(here, row.parent_id, versions, changed)
         checkpoint.pop("id", None)
         return SourceCheckpoint(
@@ -173,6 +179,10 @@ class Tables:
         written = _read_writes(await self._rows(self._writes_of_checkpoint, **here, checkpoint_id=parent_id))
         sends = [write.value for write in written if write.channel == _SENDS and not isinstance(write.value, list)]
         if sends:
+            if len({isinstance(version, str) for version in versions.values()}) > 1:
+                raise InvalidInputError(
+                    "checkpoint.channel_versions", "has both texts and numbers, which have no order"
+                )
             versions[_SENDS] = max(versions.values(), default=1)
             changed[_SENDS] = sends
 
@@ -204,13 +214,26 @@ async def open_tables(url: str) -> AsyncIterator[Tables]:
 
 
 def _object(text_of_json: str, field: str) -> dict[str, Any]:
-    return _checked(decode_json(text_of_json), field)
+    try:
+        found = decode_json(text_of_json)
+    except ValueError as error:
+        raise InvalidInputError(field, "holds a number or a depth that Python cannot read") from error
+    return _checked(found, field)
 
 
 def _checked(found: Any, field: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise InvalidInputError(field, "is not a JSON object, as LangGraph writes it")
     return found
+
+
+def _format_of(checkpoint: Mapping[str, Any]) -> float:
+    version = checkpoint.get("v")
+    if version is None:
+        return 1
+    if isinstance(version, bool) or not isinstance(version, int | float):
+        raise InvalidInputError("checkpoint.v", "is not a number, as LangGraph writes it")
+    return version
 
 
 def _as_text(version: Any) -> str:
