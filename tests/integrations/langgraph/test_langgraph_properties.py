@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+from itertools import count
 from typing import Any
 
 from checkpoints import checkpoint_with, config_of
@@ -11,6 +12,7 @@ from graphs import letters
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+from langgraph.pregel._utils import get_new_channel_versions
 
 from agent_persistence import Persistence, PersistenceSettings
 from agent_persistence.ids import uuid7
@@ -47,6 +49,7 @@ edits = st.tuples(
 )
 steps = st.one_of(
     st.tuples(st.just("put"), st.integers(0, 30), st.lists(edits, min_size=1, max_size=3), st.booleans()),
+    st.tuples(st.just("restore"), st.integers(0, 30), st.integers(0, 30), st.booleans()),
     st.tuples(st.sampled_from(["prune", "copy", "delete_run"]), st.integers(0, 3), st.just([]), st.just(value=False)),
 )
 
@@ -75,6 +78,7 @@ class Model:
         self.saver = saver
         self.salt = str(uuid7())
         self.copied = False
+        self.versions = count(1)  # of all branches: versions of two values are never equal
         self.threads: dict[str, dict[str, tuple[dict[str, Any], dict[str, int], str]]] = {str(uuid7()): {}}
 
     async def put(self, choice: int, changes: list[Any], *, writes_first: bool) -> None:
@@ -87,7 +91,7 @@ class Model:
             edited(state, change)
         changed = [name for name in CHANNELS if name in state and (name not in before or before[name] != state[name])]
         changed += [name for name in before if name not in state]
-        new = {name: versions.get(name, 0) + 1 for name in changed}
+        new = {name: next(self.versions) for name in changed}
         versions |= new
         config = config_of(thread_id, checkpoint_id=parent)
         if parent and writes_first:
@@ -100,6 +104,21 @@ class Model:
         checkpoint = checkpoint_with(state, versions)
         run = f"run-{choice % 3}"
         await self.saver.aput(config, checkpoint, {"run_id": run + self.salt}, dict(new))
+        checkpoints[checkpoint["id"]] = (state, versions, run)
+
+    async def restore(self, choice: int, other: int, *, names_newer: bool) -> None:
+        """Put a copy of one checkpoint on top of any other, as applications do, or beside itself, as LangGraph does."""
+        thread_id = list(self.threads)[choice % len(self.threads)]
+        checkpoints = self.threads[thread_id]
+        if not checkpoints:
+            return
+        parent, source = sorted(checkpoints)[choice % len(checkpoints)], sorted(checkpoints)[other % len(checkpoints)]
+        state, versions, run = copy.deepcopy(checkpoints[source])
+        newer = get_new_channel_versions(checkpoints[parent][1], versions) if names_newer else {}
+        checkpoint = checkpoint_with(state, versions)
+        await self.saver.aput(
+            config_of(thread_id, checkpoint_id=parent), checkpoint, {"run_id": run + self.salt}, newer
+        )
         checkpoints[checkpoint["id"]] = (state, versions, run)
 
     async def prune(self, choice: int) -> None:
@@ -141,6 +160,8 @@ def test_every_checkpoint_that_is_kept_reads_back_equal(script: list[Any], plain
             for kind, choice, changes, flag in script:
                 if kind == "put":
                     await model.put(choice, changes, writes_first=flag)
+                elif kind == "restore":
+                    await model.restore(choice, changes, names_newer=flag)
                 else:
                     await getattr(model, kind)(choice)
             await model.check()
@@ -167,7 +188,7 @@ positions = st.tuples(st.integers(0, 2**62), st.integers(0, 2**31))
 
 @given(st.dictionaries(st.text(max_size=5), st.lists(st.builds(Span, positions, positions), max_size=5), max_size=3))
 def test_references_come_back_equal(spans: dict[str, list[Span]]) -> None:
-    refs = Refs({channel: ListRef(len(found), found) for channel, found in spans.items()}, {})
+    refs = Refs({channel: ListRef(len(found), found) for channel, found in spans.items()}, {}, dict.fromkeys(spans, 2))
 
     assert read_refs(write_refs(refs)) == refs
 

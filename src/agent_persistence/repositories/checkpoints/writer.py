@@ -61,11 +61,17 @@ class CheckpointWriter:
         """
         self._refuse_if_disabled()
         parent = await self._lock(new.thread_id, new.checkpoint_ns, new.parent_id, starts=new.may_start_thread)
-        channels: dict[str, Ref] = {name: parent.channels[name] for name in new.unchanged if name in parent.channels}
+        channels: dict[str, Ref] = {}
         changed = {name: value for name, value in new.changed.items() if value is not None}
-        # The parent may lack an unchanged value: it was deleted, or not saved (durability "exit").
-        for name in new.unchanged:
-            if name not in channels and (value := new.dump(name)) is not None:
+        for name, version in new.versions.items():
+            if name in new.changed:
+                continue
+            # By name alone, a copy would get its parent's values: LangGraph saves it beside its original, and names no
+            # channel as changed.
+            if name in parent.channels and parent.versions.get(name) == version:
+                channels[name] = parent.channels[name]
+            # The parent may also lack the value: it was deleted, or not saved (durability "exit").
+            elif (value := new.dump(name)) is not None:
                 changed[name] = value
         changes = Changes(changed, parent.channels)
         rows: Sequence[Any] = ()
@@ -82,7 +88,7 @@ class CheckpointWriter:
         changes.compare(sorted(rows, key=lambda row: int(row.value_no)))
         new_rows = await _rows(changes.values)
         channels |= changes.refs(await self._add(new, new_rows, None) if new_rows else [])
-        await self._save(new, Refs(channels, {}))
+        await self._save(new, Refs(channels, {}, {name: one for name, one in new.versions.items() if name in channels}))
         return changes.new_indexes
 
     async def writes(self, new: NewWrites) -> None:
