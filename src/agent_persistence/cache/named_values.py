@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import threading
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
@@ -15,6 +14,7 @@ from redis.asyncio import Redis
 
 from agent_persistence.cache.circuit_breaker import CacheUnavailableError, CircuitBreaker
 from agent_persistence.cache.state_cache import StateCache
+from agent_persistence.concurrency.process_lock import ProcessLock
 
 _MOST_KEPT: Final = 10_000
 _KEYS_A_STEP: Final = 500
@@ -86,7 +86,7 @@ class LocalValues:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = ProcessLock()
         self._values: OrderedDict[Name, tuple[bytes, float]] = OrderedDict()
 
     async def put(self, name: Name, value: bytes, *, ttl_seconds: int) -> None:
