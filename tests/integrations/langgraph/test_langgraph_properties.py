@@ -11,12 +11,16 @@ from checkpoints import checkpoint_with, config_of
 from graphs import letters
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.pregel._utils import get_new_channel_versions
 
 from agent_persistence import Persistence, PersistenceSettings
+from agent_persistence.encoding.chat_messages import check_shape, to_columns
+from agent_persistence.encoding.exact_json import encode_json
 from agent_persistence.ids import uuid7
 from agent_persistence.integrations.langgraph import PersistenceSaver
+from agent_persistence.integrations.langgraph.chat_shape import chat_messages_of
 from agent_persistence.integrations.langgraph.surrogates import dump_blob, load_blob
 from agent_persistence.repositories.checkpoints.compression import compress, compress_delta, decompress, fingerprint
 from agent_persistence.repositories.checkpoints.refs import ListRef, Refs, Span, lay_out, read_refs, write_refs
@@ -39,6 +43,19 @@ values = st.recursive(
 )
 LONG = letters(400, seed=1)
 few_items = st.sampled_from(["a", "b" * 80, "c" * 80, LONG, {"id": 1, "text": LONG + "d"}, None, 7])
+KINDS = [
+    "text",
+    "image",
+    "image_url",
+    "file",
+    "audio",
+    "tool_use",
+    "tool_result",
+    "thinking",
+    "media",
+    "document",
+    "base64",
+]
 lists = st.lists(few_items, max_size=8)
 
 edits = st.tuples(
@@ -204,6 +221,28 @@ def test_compressed_bytes_come_back_equal(content: bytes, other: bytes, repeat: 
 @given(values)
 def test_any_value_of_plain_python_comes_back_equal(value: Any) -> None:
     assert load_blob(SERDE, dump_blob(SERDE, value)) == value
+
+
+parts = st.dictionaries(
+    st.sampled_from(["type", "text", "source", "url", "id", "data"]), st.sampled_from(KINDS) | values
+)
+
+
+@given(
+    st.lists(st.text(max_size=3) | parts, max_size=4),
+    st.sampled_from([HumanMessage, AIMessage, SystemMessage]),
+    st.dictionaries(st.sampled_from(["reasoning_content", "tool_calls", "refusal", "function_call"]), values),
+)
+def test_any_message_has_a_chat_completions_shape_with_its_text(content: Any, kind: Any, extras: Any) -> None:
+    """Of any parts, also those that a provider's shape forbids."""
+    message = kind.model_construct(content=[*content, {"type": "text", "text": "look"}], additional_kwargs=extras)
+
+    chats = chat_messages_of(message)
+
+    for chat in chats:
+        check_shape(chat)
+        encode_json(chat, "message")
+    assert any("look" in to_columns(chat).content for chat in chats)
 
 
 @given(st.lists(values, max_size=20))

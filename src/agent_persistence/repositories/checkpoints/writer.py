@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from agent_persistence.concurrency.offload import offload
@@ -224,8 +225,7 @@ class Changes:
             known = known_items(rows, name)
             layout = lay_out(fingerprints, known)
             self._layouts[name] = layout, known
-            before = _fingerprints_of(self._parent.get(name), known)
-            self.new_indexes[name] = [index for index, one in enumerate(fingerprints) if one not in before]
+            self.new_indexes[name] = _new_indexes(fingerprints, _fingerprints_of(self._parent.get(name), known))
             if layout.added:
                 self.values.append(NewValue(name, None, is_list=True, items=[blobs[index] for index in layout.added]))
         for name in self.large:
@@ -263,11 +263,22 @@ def _first_row(ref: Ref | None) -> int:
     return min((span.first[0] for span in ref.spans), default=0) if isinstance(ref, ListRef) else 0
 
 
-def _fingerprints_of(ref: Ref | None, known: Sequence[StoredItem]) -> set[str]:
-    """Return the fingerprints of the items of the parent's list."""
+def _new_indexes(fingerprints: Iterable[str], before: Counter[str]) -> list[int]:
+    """Return the indexes of a list's items that the parent's list does not have, or not as often."""
+    found: list[int] = []
+    for index, one in enumerate(fingerprints):
+        if before[one]:
+            before[one] -= 1
+        else:
+            found.append(index)
+    return found
+
+
+def _fingerprints_of(ref: Ref | None, known: Sequence[StoredItem]) -> Counter[str]:
+    """Count the fingerprints of the items of the parent's list."""
     positions = [item.position for item in known]
-    return {
+    return Counter(
         item.fingerprint
         for span in (ref.spans if isinstance(ref, ListRef) else ())
         for item in known[bisect_left(positions, span.first) : bisect_right(positions, span.last)]
-    }
+    )
