@@ -147,9 +147,10 @@ class _Clock:
                 self._last += 1 + self._draw(4)
             return self._last
 
-    def forget(self) -> None:
-        """Discard the random bytes that this process shares with the one it was forked from."""
-        self._random = memoryview(b"")
+    def start_anew(self) -> None:
+        """Discard the random bytes that this process shares with the one it was forked from, and free the lock."""
+        # Another thread of that process may have held the lock, and does not exist here.
+        self._lock, self._random = threading.Lock(), memoryview(b"")
 
     def _draw(self, size: int) -> int:
         if len(self._random) < size:
@@ -161,7 +162,7 @@ class _Clock:
 
 _clock = _Clock()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_clock.forget)
+    os.register_at_fork(after_in_child=_clock.start_anew)
 
 
 def uuid7() -> uuid.UUID:

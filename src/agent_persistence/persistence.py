@@ -216,7 +216,11 @@ class Persistence(Generic[IdT, UserIdT]):
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
-        """The event loop of its first use, to which it belongs; ``None`` before."""
+        """The event loop of its first use, to which it belongs; ``None`` before.
+
+        Raises:
+            ForkedError: this is a child process.
+        """
         return self._sessions.affinity.loop
 
     def begin(self, *, user_id: UserIdT | AnyUser) -> AbstractAsyncContextManager[UnitOfWork[IdT, UserIdT]]:
@@ -340,7 +344,11 @@ class Persistence(Generic[IdT, UserIdT]):
 
         After ``PERSISTENCE_CHECKPOINTER_CLEANUP_TIMEOUT`` seconds, running calls fail and connections are closed
         without waiting for the server, so a database that hangs does not block the caller.
+
+        Raises:
+            ForkedError: this is a child process. It closes nothing, because the connections are those of the parent.
         """
+        self._sessions.affinity.check_process()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.settings.checkpointer_cleanup_timeout
         # A timer and not a timeout around the calls: a call that hangs in the database ends with an error when its

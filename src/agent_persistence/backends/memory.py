@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import islice
-from threading import Lock
 from typing import ClassVar, Self
 
 from agent_persistence.backends.base import BaseCheckpointer, StateToSave, ThreadRow, checkpoint, is_alive
 from agent_persistence.backends.limits import CheckpointLimits
 from agent_persistence.checkpointer import Capability, Checkpoint
+from agent_persistence.concurrency.process_lock import ProcessLock
 from agent_persistence.encoding.exact_json import decode_json
 from agent_persistence.encoding.timestamps import MICROSECONDS
 from agent_persistence.records import Page
@@ -61,7 +61,7 @@ class MemoryStore:
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
-        self.lock = Lock()
+        self.lock = ProcessLock()
         self._clock = clock
         self._threads: dict[_Key, _Thread] = {}  # ordered by the last save
         self._due: list[tuple[int, _Key]] = []

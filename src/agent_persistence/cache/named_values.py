@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sys
-import threading
 import time
 import zlib
 from collections import OrderedDict
@@ -19,6 +18,7 @@ from redis.exceptions import ResponseError
 from agent_persistence.cache.circuit_breaker import CacheUnavailableError, CircuitBreaker
 from agent_persistence.cache.keys import value_key
 from agent_persistence.cache.state_cache import StateCache
+from agent_persistence.concurrency.process_lock import ProcessLock
 
 _MOST_BYTES: Final = 32 * 1024 * 1024
 _ENTRY_BYTES: Final = 400  # that an entry takes beside its texts, at most; measured with Python 3.11
@@ -122,7 +122,7 @@ class LocalValues:
     """
 
     def __init__(self, most_bytes: int = _MOST_BYTES) -> None:
-        self._lock = threading.Lock()
+        self._lock = ProcessLock()
         self._most_bytes = most_bytes
         self._bytes = 0
         self._swept_at = 0.0

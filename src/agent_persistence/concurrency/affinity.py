@@ -32,7 +32,12 @@ class Affinity:
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
-        """The event loop of the first use, or ``None`` before it."""
+        """The event loop of the first use, or ``None`` before it.
+
+        Raises:
+            ForkedError: this is a child process, in which that event loop does not run, whatever it says.
+        """
+        self.check_process()
         return self._loop
 
     def close(self) -> None:
@@ -45,11 +50,13 @@ class Affinity:
         return self._closed
 
     def check_open(self) -> None:
-        """Raise unless the object is open; works in every thread.
+        """Raise unless the object is open and in its process; works in every thread.
 
         Raises:
+            ForkedError: this is a child process.
             ClosedError: ``close`` was called.
         """
+        self.check_process()
         if self._closed:
             raise ClosedError
 
@@ -68,7 +75,14 @@ class Affinity:
         loop = asyncio.get_running_loop()
         if self._pid is None:
             self._pid, self._loop = _Process.id, loop
-        if self._pid != _Process.id:
-            raise ForkedError(self._pid)
         if self._loop is not loop:
             raise WrongLoopError
+
+    def check_process(self) -> None:
+        """Raise in a child of the process of the first use.
+
+        Raises:
+            ForkedError: this is a child process.
+        """
+        if self._pid is not None and self._pid != _Process.id:
+            raise ForkedError(self._pid)

@@ -6,12 +6,17 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future, wait
 from contextlib import AbstractAsyncContextManager, nullcontext
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
+
+from agent_persistence.concurrency.process_lock import ProcessLock
+from agent_persistence.errors import ClosedError, WrongLoopError
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+_LOOK_SECONDS: Final = 1.0  # how often a caller looks whether the loop runs: if not, its future is never done
 
 
 class LoopThread:
@@ -28,7 +33,7 @@ class LoopThread:
     def __init__(self, name: str, lifespan: Callable[[], AbstractAsyncContextManager[object]] = nullcontext) -> None:
         self._name = name
         self._lifespan = lifespan
-        self._lock = threading.Lock()
+        self._lock = ProcessLock()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ended: Future[None] = Future()
@@ -96,3 +101,55 @@ class LoopThread:
         async with self._lifespan():
             started.set_result(asyncio.get_running_loop())
             await self._stop.wait()
+
+
+def result_of(future: Future[T], loop: asyncio.AbstractEventLoop | None = None) -> T:
+    """Block until a future is done that work in an event loop sets.
+
+    Args:
+        future: the future.
+        loop: the event loop, if it can end without cancelling the work.
+
+    Raises:
+        ClosedError: the work was cancelled, as it is when a loop is ended properly.
+        WrongLoopError: the loop ended otherwise.
+    """
+    look = _Looks(loop)
+    while not wait([future], _LOOK_SECONDS).done:
+        look()
+    try:
+        return future.result()
+    except CancelledError:
+        raise ClosedError from None
+
+
+async def awaited(future: Future[T], loop: asyncio.AbstractEventLoop | None = None) -> T:
+    """Await a future that work in another event loop sets; if the caller is cancelled, the work is.
+
+    See ``result_of`` for the arguments and errors.
+    """
+    here, look = asyncio.wrap_future(future), _Looks(loop)
+    try:
+        while not (await asyncio.wait([here], timeout=_LOOK_SECONDS))[0]:
+            look()
+    except asyncio.CancelledError:
+        here.cancel()  # asyncio.wait() leaves it
+        raise
+    try:
+        return here.result()
+    except asyncio.CancelledError:
+        raise ClosedError from None
+
+
+class _Looks:
+    """Looks whether an event loop runs. One that is ended stands still between steps, so two looks decide."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        self._loop = loop
+        self._stood_still = False
+
+    def __call__(self) -> None:
+        stands_still = self._loop is not None and not self._loop.is_running()
+        if stands_still and self._stood_still:
+            raise WrongLoopError
+        self._stood_still = stands_still

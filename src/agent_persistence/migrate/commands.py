@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -15,6 +14,7 @@ from alembic.util import CommandError
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from agent_persistence.concurrency.process_lock import ProcessLock
 from agent_persistence.database.driver_errors import translated
 from agent_persistence.errors import SchemaError, SettingsError
 from agent_persistence.migrate import catalog
@@ -23,7 +23,7 @@ from agent_persistence.migrate.connection import open_connection
 from agent_persistence.migrate.verify import refuse_unrecorded, warn_ahead
 from agent_persistence.settings import PersistenceSettings
 
-_one_at_a_time: Final = threading.Lock()
+_one_at_a_time: Final = ProcessLock()
 _POLL_SECONDS: Final = 0.05
 # By the start of the server, and not by its identifier, which not every role may read.
 _DATABASE: Final = text("SELECT oid, pg_postmaster_start_time() FROM pg_database WHERE datname = current_database()")

@@ -124,6 +124,33 @@ async def test_an_earlier_state_can_be_gone_back_to_and_branched_from(saver: Per
     assert after[-len(before) :] == before
 
 
+@pytest.mark.parametrize("durability", DURABILITIES)
+async def test_a_copy_of_a_checkpoint_has_the_values_of_its_original(
+    saver: PersistenceSaver, config: Any, durability: Durability
+) -> None:
+    """LangGraph saves a copy beside the original, under the original's parent, and names no channel as changed."""
+    builder = StateGraph(Order)
+    builder.add_node("add", lambda state: {"total": state["total"] + 1, "notes": ["added"]})
+    builder.add_node("ask", lambda _: {"approved": interrupt("sure?")})
+    builder.add_edge(START, "add")
+    builder.add_edge("add", "ask")
+    seen: list[Any] = []
+    for checkpointer in (InMemorySaver(), saver):
+        graph = builder.compile(checkpointer=checkpointer)
+        await graph.ainvoke({"total": 1}, config, durability=durability)
+        await graph.aupdate_state(config, {"total": 20}, as_node="add")
+        for _ in range(2):
+            copied = await graph.aupdate_state(config, None, as_node="__copy__")
+            seen.append((await graph.aget_state(copied)).values)
+        seen.append(without_ids(await graph.ainvoke(None, copied)))
+        seen.append(await graph.ainvoke(Command(resume=True), config))
+        first = [state async for state in graph.aget_state_history(config)][-1]
+        seen.append((await graph.aget_state(await graph.aupdate_state(first.config, None, as_node="__copy__"))).values)
+
+    assert seen[0]["total"] == 20
+    assert seen[len(seen) // 2 :] == seen[: len(seen) // 2]
+
+
 async def test_a_graph_that_failed_goes_on_where_it_failed(saver: PersistenceSaver, config: Any) -> None:
     calls: list[str] = []
 

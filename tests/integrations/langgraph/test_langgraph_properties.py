@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import copy
+from itertools import count
 from typing import Any
 
 from checkpoints import checkpoint_with, config_of
 from graphs import letters
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+from langgraph.pregel._utils import get_new_channel_versions
 
 from agent_persistence import Persistence, PersistenceSettings
+from agent_persistence.encoding.chat_messages import check_shape, to_columns
+from agent_persistence.encoding.exact_json import encode_json
 from agent_persistence.ids import uuid7
 from agent_persistence.integrations.langgraph import PersistenceSaver
+from agent_persistence.integrations.langgraph.chat_shape import chat_messages_of
 from agent_persistence.integrations.langgraph.surrogates import dump_blob, load_blob
 from agent_persistence.repositories.checkpoints.compression import compress, compress_delta, decompress, fingerprint
 from agent_persistence.repositories.checkpoints.refs import ListRef, Refs, Span, lay_out, read_refs, write_refs
@@ -37,6 +43,19 @@ values = st.recursive(
 )
 LONG = letters(400, seed=1)
 few_items = st.sampled_from(["a", "b" * 80, "c" * 80, LONG, {"id": 1, "text": LONG + "d"}, None, 7])
+KINDS = [
+    "text",
+    "image",
+    "image_url",
+    "file",
+    "audio",
+    "tool_use",
+    "tool_result",
+    "thinking",
+    "media",
+    "document",
+    "base64",
+]
 lists = st.lists(few_items, max_size=8)
 
 edits = st.tuples(
@@ -47,6 +66,7 @@ edits = st.tuples(
 )
 steps = st.one_of(
     st.tuples(st.just("put"), st.integers(0, 30), st.lists(edits, min_size=1, max_size=3), st.booleans()),
+    st.tuples(st.just("restore"), st.integers(0, 30), st.integers(0, 30), st.booleans()),
     st.tuples(st.sampled_from(["prune", "copy", "delete_run"]), st.integers(0, 3), st.just([]), st.just(value=False)),
 )
 
@@ -75,6 +95,7 @@ class Model:
         self.saver = saver
         self.salt = str(uuid7())
         self.copied = False
+        self.versions = count(1)  # of all branches: versions of two values are never equal
         self.threads: dict[str, dict[str, tuple[dict[str, Any], dict[str, int], str]]] = {str(uuid7()): {}}
 
     async def put(self, choice: int, changes: list[Any], *, writes_first: bool) -> None:
@@ -87,7 +108,7 @@ class Model:
             edited(state, change)
         changed = [name for name in CHANNELS if name in state and (name not in before or before[name] != state[name])]
         changed += [name for name in before if name not in state]
-        new = {name: versions.get(name, 0) + 1 for name in changed}
+        new = {name: next(self.versions) for name in changed}
         versions |= new
         config = config_of(thread_id, checkpoint_id=parent)
         if parent and writes_first:
@@ -100,6 +121,21 @@ class Model:
         checkpoint = checkpoint_with(state, versions)
         run = f"run-{choice % 3}"
         await self.saver.aput(config, checkpoint, {"run_id": run + self.salt}, dict(new))
+        checkpoints[checkpoint["id"]] = (state, versions, run)
+
+    async def restore(self, choice: int, other: int, *, names_newer: bool) -> None:
+        """Put a copy of one checkpoint on top of any other, as applications do, or beside itself, as LangGraph does."""
+        thread_id = list(self.threads)[choice % len(self.threads)]
+        checkpoints = self.threads[thread_id]
+        if not checkpoints:
+            return
+        parent, source = sorted(checkpoints)[choice % len(checkpoints)], sorted(checkpoints)[other % len(checkpoints)]
+        state, versions, run = copy.deepcopy(checkpoints[source])
+        newer = get_new_channel_versions(checkpoints[parent][1], versions) if names_newer else {}
+        checkpoint = checkpoint_with(state, versions)
+        await self.saver.aput(
+            config_of(thread_id, checkpoint_id=parent), checkpoint, {"run_id": run + self.salt}, newer
+        )
         checkpoints[checkpoint["id"]] = (state, versions, run)
 
     async def prune(self, choice: int) -> None:
@@ -141,6 +177,8 @@ def test_every_checkpoint_that_is_kept_reads_back_equal(script: list[Any], plain
             for kind, choice, changes, flag in script:
                 if kind == "put":
                     await model.put(choice, changes, writes_first=flag)
+                elif kind == "restore":
+                    await model.restore(choice, changes, names_newer=flag)
                 else:
                     await getattr(model, kind)(choice)
             await model.check()
@@ -167,7 +205,7 @@ positions = st.tuples(st.integers(0, 2**62), st.integers(0, 2**31))
 
 @given(st.dictionaries(st.text(max_size=5), st.lists(st.builds(Span, positions, positions), max_size=5), max_size=3))
 def test_references_come_back_equal(spans: dict[str, list[Span]]) -> None:
-    refs = Refs({channel: ListRef(len(found), found) for channel, found in spans.items()}, {})
+    refs = Refs({channel: ListRef(len(found), found) for channel, found in spans.items()}, {}, dict.fromkeys(spans, 2))
 
     assert read_refs(write_refs(refs)) == refs
 
@@ -183,6 +221,28 @@ def test_compressed_bytes_come_back_equal(content: bytes, other: bytes, repeat: 
 @given(values)
 def test_any_value_of_plain_python_comes_back_equal(value: Any) -> None:
     assert load_blob(SERDE, dump_blob(SERDE, value)) == value
+
+
+parts = st.dictionaries(
+    st.sampled_from(["type", "text", "source", "url", "id", "data"]), st.sampled_from(KINDS) | values
+)
+
+
+@given(
+    st.lists(st.text(max_size=3) | parts, max_size=4),
+    st.sampled_from([HumanMessage, AIMessage, SystemMessage]),
+    st.dictionaries(st.sampled_from(["reasoning_content", "tool_calls", "refusal", "function_call"]), values),
+)
+def test_any_message_has_a_chat_completions_shape_with_its_text(content: Any, kind: Any, extras: Any) -> None:
+    """Of any parts, also those that a provider's shape forbids."""
+    message = kind.model_construct(content=[*content, {"type": "text", "text": "look"}], additional_kwargs=extras)
+
+    chats = chat_messages_of(message)
+
+    for chat in chats:
+        check_shape(chat)
+        encode_json(chat, "message")
+    assert any("look" in to_columns(chat).content for chat in chats)
 
 
 @given(st.lists(values, max_size=20))

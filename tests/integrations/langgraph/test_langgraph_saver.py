@@ -511,6 +511,7 @@ async def test_other_mistakes_are_named(saver: PersistenceSaver, config: Any) ->
         (saver.aprune(["t"], strategy="some"), "strategy"),
         (saver.aput_writes(config, [("n", 1)], "task"), "checkpoint_id"),
         (put(saver, config, {"\0": 1}), "channel"),
+        (put(saver, config, {"n": 1}, versions={"n": b"1"}), "channel_versions"),  # type: ignore[dict-item]  # the mistake
         (saver.adelete_for_runs(["\0"]), "run_ids"),
         (saver.aget_tuple({}), "thread_id"),
         (anext(saver.alist(config, before=config_of("t", checkpoint_id="\0"))), "checkpoint_id"),

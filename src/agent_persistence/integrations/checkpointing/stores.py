@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from concurrent.futures import CancelledError, Future
 from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from agent_persistence.cache.named_values import LocalValues
-from agent_persistence.concurrency.loop_thread import LoopThread
-from agent_persistence.errors import ClosedError, MisuseError
+from agent_persistence.concurrency.loop_thread import LoopThread, awaited, result_of
+from agent_persistence.errors import MisuseError
 from agent_persistence.integrations.checkpointing.arguments import Arguments
 from agent_persistence.integrations.checkpointing.lazy_store import LazyStore, store_over
 from agent_persistence.integrations.checkpointing.store import CheckpointStore
@@ -62,7 +61,7 @@ class Stores:
             return await operation(self._given, *args, **kwargs)
         if self._host_store is not None:
             return await operation(await self._host_store.open(), *args, **kwargs)
-        return await _result(self._required_thread.submit(partial(self.run, operation, *args, **kwargs)))
+        return await awaited(self._required_thread.submit(partial(self.run, operation, *args, **kwargs)))
 
     def block(self, method: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run ``method`` in the thread and wait; an event loop that runs in the calling thread is blocked until then.
@@ -74,10 +73,7 @@ class Stores:
         thread = self._required_thread
         if thread.is_current:
             raise MisuseError("a synchronous method in the checkpointer's thread would wait for itself")
-        try:
-            return thread.submit(method, *args, **kwargs).result()
-        except CancelledError:
-            raise ClosedError from None
+        return result_of(thread.submit(method, *args, **kwargs))
 
     async def release(self) -> None:
         """Close the connections that the checkpointer opened, and the host's too with ``release_resources``."""
@@ -124,14 +120,3 @@ class Stores:
             await client.aclose(close_connection_pool=True)
         if given.pg_pool is not None:
             await given.pg_pool.close()
-
-
-async def _result(future: Future[T]) -> T:
-    try:
-        return await asyncio.wrap_future(future)
-    except asyncio.CancelledError:
-        # The end of the thread cancels the future, too; a task that was not cancelled must not see CancelledError.
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise
-        raise ClosedError from None

@@ -7,7 +7,7 @@ from collections.abc import Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from agent_persistence.concurrency.loop_thread import LoopThread
+from agent_persistence.concurrency.loop_thread import LoopThread, awaited, result_of
 from agent_persistence.errors import ClosedError, SyncInLoopError, WrongLoopError
 from agent_persistence.persistence import Persistence
 
@@ -26,48 +26,60 @@ class Bridge:
         """Await a coroutine in the event loop of the ``Persistence``; if it has none yet, in the caller's.
 
         Raises:
+            ForkedError: this is a child of the process that opened it.
             WrongLoopError: that event loop has ended.
+            ClosedError: it was closed during the call.
         """
-        is_here = self._persistence.loop in (None, asyncio.get_running_loop())
-        return await (work if is_here else asyncio.wrap_future(self._submit(work)))
+        try:
+            is_here = self._persistence.loop in (None, asyncio.get_running_loop())
+            submitted = None if is_here else self._submit(work)
+        except BaseException:
+            work.close()  # else Python warns that it was never awaited
+            raise
+        return await work if submitted is None else await awaited(submitted, self._persistence.loop)
 
     def wait(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine in the event loop of the ``Persistence`` and block until it is done.
 
         Raises:
             SyncInLoopError: the calling thread runs that event loop.
+            ForkedError: this is a child of the process that opened it.
             WrongLoopError: that event loop has ended.
-            ClosedError: ``close`` was called before the first call.
+            ClosedError: ``close`` was called, or the ``Persistence`` was closed during the call.
         """
         try:
-            would_deadlock = asyncio.get_running_loop() is self._persistence.loop
-        except RuntimeError:  # no event loop runs in this thread
-            would_deadlock = False
-        if would_deadlock:
+            loop = self._persistence.loop
+            if loop is not None and loop is _running_loop():
+                raise SyncInLoopError
+            submitted = self._submit(work)
+        except BaseException:
             work.close()
-            raise SyncInLoopError
-        return self._submit(work).result()
+            raise
+        return result_of(submitted, self._persistence.loop)
 
     def close(self) -> None:
-        """Close the ``Persistence`` if a sync call opened it, and end the thread."""
+        """Close the ``Persistence`` if a sync call opened it, and end the thread; calls that still run fail."""
         self._closed = True
         self._thread.stop()
 
     def _submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         loop = self._persistence.loop
-        try:
-            if loop is None:
-                return self._thread.submit(lambda: work)
-            # Without this check the future of a call into an ended loop would never be done.
-            if not loop.is_running():
-                raise WrongLoopError
-            return asyncio.run_coroutine_threadsafe(work, loop)
-        except BaseException:
-            work.close()  # else Python warns that it was never awaited
-            raise
+        if loop is None:
+            return self._thread.submit(lambda: work)
+        # Without this check the future of a call into an ended loop would never be done.
+        if not loop.is_running():
+            raise ClosedError if self._closed else WrongLoopError
+        return asyncio.run_coroutine_threadsafe(work, loop)
 
     def _lifespan(self) -> Persistence[Any, Any]:
         # Checked in the starting thread, so that no call that races with close() opens the Persistence again.
         if self._closed:
             raise ClosedError
         return self._persistence
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
-from langchain_core.messages import (
-    AIMessage,
-    BaseMessage,
-    RemoveMessage,
-    convert_to_messages,
-    convert_to_openai_messages,
-)
+from langchain_core.messages import RemoveMessage
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
-from agent_persistence.encoding.exact_json import encode_json, sanitize
-from agent_persistence.errors import IdempotencyConflictError, InvalidInputError
+from agent_persistence.errors import CorruptRowError, IdempotencyConflictError, InvalidInputError
 from agent_persistence.ids import IdType
+from agent_persistence.integrations.langgraph.chat_shape import chat_messages_of, message_of, text_only, usage_of
 from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.records import NewMessage
 
 logger: Final = logging.getLogger("agent_persistence")
 
+FOLLOWS: Final = "follows"
+"""The key of a mirrored message's ``meta``: the id of the message before it in the graph, so that branches show."""
 _NAMESPACE: Final = uuid.uuid5(uuid.NAMESPACE_URL, "https://langchain-ai.github.io/langgraph#messages")
 
 
@@ -63,28 +60,32 @@ class Mirror:
         if not isinstance(messages, list):
             return
         indexes = range(len(messages)) if new_indexes is None else new_indexes
-        new = [one for index in indexes for one in self._rows(messages[index], f"{checkpoint_id}/{index}")]
+        # Of two with the same id, which a reducer other than add_messages may keep, the last one counts.
+        new = {row.message_id: row for index in indexes for row in self._rows(messages, index, checkpoint_id)}
         try:
             # One statement in the usual case; only a message that exists with other contents costs one for each.
-            await uow.messages.append_many(thread_id, new)
-        except IdempotencyConflictError:
-            for one in new:
-                await _put(uow, thread_id, one)
+            await uow.messages.append_many(thread_id, list(new.values()))
+        except (IdempotencyConflictError, InvalidInputError, CorruptRowError):
+            for row in new.values():
+                await _put(uow, thread_id, row)
 
-    def _rows(self, message: Any, default_id: str) -> Iterator[NewMessage[Any]]:
-        try:
-            [known] = convert_to_messages([message])
-            if isinstance(known, RemoveMessage):
-                return
-            # One message of LangChain can be several of the chat-completions shape: they get numbered ids.
-            for number, chat in enumerate(convert_to_openai_messages([known])):
-                clean = sanitize(chat, "message")
-                encode_json(clean, "message")
-                own_id = known.id if known.id and not number else f"{known.id or default_id}/{number}"
-                yield NewMessage(message=clean, message_id=self._message_id(own_id), **_usage(known))
-        except (InvalidInputError, NotImplementedError, TypeError, ValueError) as refusal:
-            # Not raised: the checkpoint matters more. Only the class is logged, for the error may quote the message.
-            logger.warning("a message of a graph is not mirrored: %s", type(refusal).__name__)
+    def _rows(self, messages: list[Any], index: int, checkpoint_id: str) -> Iterator[NewMessage[Any]]:
+        default_id = f"{checkpoint_id}/{index}"
+        message = message_of(messages[index])
+        if message is None:
+            _warn(default_id, "it is no message")
+        if message is None or isinstance(message, RemoveMessage):
+            return
+        own_id = message.id or default_id
+        before = _id_of(messages[index - 1]) if index else None
+        # One message of LangChain can be several of the chat-completions shape: they get numbered ids.
+        for number, chat in enumerate(chat_messages_of(message)):
+            # Without an own id even the first is numbered, as it always was: stored ids depend on it.
+            row_id = own_id if message.id and not number else f"{own_id}/{number}"
+            meta = {} if before is None else {FOLLOWS: str(self._message_id(before))}
+            usage = {} if number else usage_of(message)
+            yield NewMessage(message=chat, message_id=self._message_id(row_id), meta=meta, **usage)
+            before = row_id
 
     def _message_id(self, own_id: str) -> Any:
         """Return the message's own id, or a UUID derived from it if it does not fit the id type."""
@@ -96,6 +97,20 @@ class Mirror:
 
 
 async def _put(uow: UnitOfWork[Any, Any], thread_id: Any, new: NewMessage[Any]) -> None:
+    """Add or update one message. A refusal is not raised, but logged: the checkpoint matters more."""
+    try:
+        await _add_or_update(uow, thread_id, new)
+    except CorruptRowError:
+        _warn(new.message_id, "its row cannot be read")
+    except InvalidInputError as refusal:
+        _warn(new.message_id, f"{refusal.reason}; its text alone is tried")
+        try:
+            await _add_or_update(uow, thread_id, replace(new, message=text_only(new.message), usages={}))
+        except InvalidInputError as second:
+            _warn(new.message_id, second.reason)
+
+
+async def _add_or_update(uow: UnitOfWork[Any, Any], thread_id: Any, new: NewMessage[Any]) -> None:
     found = await uow.messages.get(thread_id, new.message_id)
     if found is None:
         await uow.messages.append(thread_id, new)
@@ -105,6 +120,11 @@ async def _put(uow: UnitOfWork[Any, Any], thread_id: Any, new: NewMessage[Any]) 
         )
 
 
-def _usage(message: BaseMessage) -> dict[str, Any]:
-    used = message.usage_metadata if isinstance(message, AIMessage) else None
-    return {"total_tokens": used["total_tokens"], "usages": dict(used)} if used else {}
+def _id_of(message: Any) -> str | None:
+    own_id = message.get("id") if isinstance(message, Mapping) else getattr(message, "id", None)
+    return own_id if own_id and isinstance(own_id, str) else None
+
+
+def _warn(message_id: Any, reason: str) -> None:
+    # No contents: only the id and the reason.
+    logger.warning("message %r of a graph is not mirrored whole: %s", message_id, reason)

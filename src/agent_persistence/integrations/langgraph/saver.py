@@ -381,12 +381,16 @@ class PersistenceSaver(BaseCheckpointSaver[Any]):
         metadata: CheckpointMetadata,
         new_versions: ChannelVersions,
     ) -> NewCheckpoint:
-        serde, values = self.serde, checkpoint["channel_values"]
+        serde, values, versions = self.serde, checkpoint["channel_values"], checkpoint["channel_versions"]
+        # A copy names no channel as changed. Versions of two branches can be equal, so all its values count.
+        changed = new_versions or versions
         merged = merged_metadata(config, metadata)
         filterable, exact = split_metadata(serde, merged)
         run_id = merged.get("run_id")
-        for channel in checkpoint["channel_versions"]:
+        for channel, version in versions.items():
             check_text(channel, "channel")  # PostgreSQL's text holds no NUL and no lone surrogate
+            if not isinstance(version, int | float | str):
+                raise InvalidInputError("channel_versions", f"must not hold {type(version).__name__}")
         return NewCheckpoint(
             thread_id=address.thread_id,
             checkpoint_ns=address.namespace,
@@ -396,8 +400,8 @@ class PersistenceSaver(BaseCheckpointSaver[Any]):
             metadata=filterable,
             exact_metadata=exact,
             body=dump_blob(serde, {key: part for key, part in checkpoint.items() if key not in _STORED_APART}),
-            changed={name: dump(serde, values[name]) if name in values else None for name in new_versions},
-            unchanged=[name for name in checkpoint["channel_versions"] if name not in new_versions],
+            changed={name: dump(serde, values[name]) if name in values else None for name in changed},
+            versions=versions,
             dump=lambda name: dump(serde, values[name]) if name in values else None,
             may_start_thread=self._known.may_start(address, otherwise=address.checkpoint_id is None),
         )

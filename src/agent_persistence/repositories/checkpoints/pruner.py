@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from sqlalchemy import ARRAY, BigInteger, Row, Text, any_, delete, exists, false, func, literal, select, tuple_, update
@@ -12,7 +13,7 @@ from agent_persistence.errors import ThreadNotFoundError
 from agent_persistence.repositories.checkpoints.compression import DELTA, HEAD_BYTES, bases_of
 from agent_persistence.repositories.checkpoints.reader import CheckpointReader, Namespace, RowRange, merged_ranges
 from agent_persistence.repositories.checkpoints.records import CheckpointQuery
-from agent_persistence.repositories.checkpoints.refs import Ref, Refs, read_refs, write_refs
+from agent_persistence.repositories.checkpoints.refs import Ref, read_refs, write_refs
 from agent_persistence.repositories.locks import lock_thread, unnest
 from agent_persistence.sessions.scope import Query, Scope
 
@@ -122,7 +123,7 @@ class CheckpointPruner:
             reader = CheckpointReader(self._scope)
             collector = await reader.collect(query, channels)
             loaded = await reader.load_history((row.thread_id, row.checkpoint_ns), collector)
-            refs = Refs(refs.channels, {channel: collector.history(channel, loaded) for channel in channels})
+            refs = replace(refs, history={channel: collector.history(channel, loaded) for channel in channels})
         checkpoint = self._checkpoint
         await self._scope.execute(
             update(checkpoint)

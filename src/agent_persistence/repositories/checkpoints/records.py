@@ -24,8 +24,10 @@ class NewCheckpoint:
         exact_metadata: the metadata as they were given, if JSON cannot hold them exactly.
         body: the checkpoint without its id and the values of its channels.
         changed: the new values by channel; ``None`` for a channel that no longer has one.
-        unchanged: the channels that have the value of the parent.
-        dump: serialises the value of an unchanged channel, for the case that the parent does not have it.
+        versions: the versions of all channels. One that is not in ``changed`` has the value of the parent if it has the
+            version of the parent.
+        dump: serialises the value of a channel that is not in ``changed``, for the case that the parent does not have
+            it.
         may_start_thread: whether the thread is created if it does not exist.
     """
 
@@ -38,7 +40,7 @@ class NewCheckpoint:
     exact_metadata: Blob | None = field(repr=False)
     body: Blob = field(repr=False)
     changed: Mapping[str, ChannelValue | None] = field(repr=False)
-    unchanged: Sequence[str]
+    versions: Mapping[str, Any] = field(repr=False)
     dump: Callable[[str], ChannelValue | None] = field(repr=False)
     may_start_thread: bool = True
 

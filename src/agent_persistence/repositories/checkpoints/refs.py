@@ -72,10 +72,12 @@ class Refs:
     Attributes:
         channels: one for each channel that has a value.
         history: by channel; empty unless ancestors were deleted.
+        versions: LangGraph's versions of these values, by channel.
     """
 
     channels: Mapping[str, Ref]
     history: Mapping[str, History]
+    versions: Mapping[str, Any]
 
     def all(self) -> Iterator[tuple[str, Ref]]:
         """Yield every reference, with its channel."""
@@ -86,14 +88,12 @@ class Refs:
             yield from ((channel, write.ref) for write in history.writes)
 
 
-NO_REFS = Refs({}, {})
+NO_REFS = Refs({}, {}, {})
 
 
 def write_refs(refs: Refs) -> bytes:
     """Encode references for a column."""
     channels = {channel: _to_json(ref) for channel, ref in refs.channels.items()}
-    if not refs.history:
-        return compress_json([channels])
     history = {
         channel: [
             None if past.seed is None else _to_json(past.seed),
@@ -101,20 +101,20 @@ def write_refs(refs: Refs) -> bytes:
         ]
         for channel, past in refs.history.items()
     }
-    return compress_json([channels, history])
+    return compress_json([channels, history, refs.versions])
 
 
 def read_refs(column: bytes) -> Refs:
     """Decode references that ``write_refs`` encoded."""
-    channels, *rest = decompress_json(column)
+    channels, past, versions = (*decompress_json(column), {}, {})[:3]  # the first builds wrote only what was needed
     history = {
         channel: History(
             None if seed is None else _from_json(seed),
             [InheritedWrite(task_id, _from_json(ref)) for task_id, ref in writes],
         )
-        for channel, (seed, writes) in (rest[0] if rest else {}).items()
+        for channel, (seed, writes) in past.items()
     }
-    return Refs({channel: _from_json(ref) for channel, ref in channels.items()}, history)
+    return Refs({channel: _from_json(ref) for channel, ref in channels.items()}, history, versions)
 
 
 def _to_json(ref: Ref) -> list[Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from agent_persistence.concurrency.offload import offload
@@ -61,11 +62,17 @@ class CheckpointWriter:
         """
         self._refuse_if_disabled()
         parent = await self._lock(new.thread_id, new.checkpoint_ns, new.parent_id, starts=new.may_start_thread)
-        channels: dict[str, Ref] = {name: parent.channels[name] for name in new.unchanged if name in parent.channels}
+        channels: dict[str, Ref] = {}
         changed = {name: value for name, value in new.changed.items() if value is not None}
-        # The parent may lack an unchanged value: it was deleted, or not saved (durability "exit").
-        for name in new.unchanged:
-            if name not in channels and (value := new.dump(name)) is not None:
+        for name, version in new.versions.items():
+            if name in new.changed:
+                continue
+            # By name alone, a copy would get its parent's values: LangGraph saves it beside its original, and names no
+            # channel as changed.
+            if name in parent.channels and parent.versions.get(name) == version:
+                channels[name] = parent.channels[name]
+            # The parent may also lack the value: it was deleted, or not saved (durability "exit").
+            elif (value := new.dump(name)) is not None:
                 changed[name] = value
         changes = Changes(changed, parent.channels)
         rows: Sequence[Any] = ()
@@ -82,7 +89,7 @@ class CheckpointWriter:
         changes.compare(sorted(rows, key=lambda row: int(row.value_no)))
         new_rows = await _rows(changes.values)
         channels |= changes.refs(await self._add(new, new_rows, None) if new_rows else [])
-        await self._save(new, Refs(channels, {}))
+        await self._save(new, Refs(channels, {}, {name: one for name, one in new.versions.items() if name in channels}))
         return changes.new_indexes
 
     async def writes(self, new: NewWrites) -> None:
@@ -218,8 +225,7 @@ class Changes:
             known = known_items(rows, name)
             layout = lay_out(fingerprints, known)
             self._layouts[name] = layout, known
-            before = _fingerprints_of(self._parent.get(name), known)
-            self.new_indexes[name] = [index for index, one in enumerate(fingerprints) if one not in before]
+            self.new_indexes[name] = _new_indexes(fingerprints, _fingerprints_of(self._parent.get(name), known))
             if layout.added:
                 self.values.append(NewValue(name, None, is_list=True, items=[blobs[index] for index in layout.added]))
         for name in self.large:
@@ -257,11 +263,22 @@ def _first_row(ref: Ref | None) -> int:
     return min((span.first[0] for span in ref.spans), default=0) if isinstance(ref, ListRef) else 0
 
 
-def _fingerprints_of(ref: Ref | None, known: Sequence[StoredItem]) -> set[str]:
-    """Return the fingerprints of the items of the parent's list."""
+def _new_indexes(fingerprints: Iterable[str], before: Counter[str]) -> list[int]:
+    """Return the indexes of a list's items that the parent's list does not have, or not as often."""
+    found: list[int] = []
+    for index, one in enumerate(fingerprints):
+        if before[one]:
+            before[one] -= 1
+        else:
+            found.append(index)
+    return found
+
+
+def _fingerprints_of(ref: Ref | None, known: Sequence[StoredItem]) -> Counter[str]:
+    """Count the fingerprints of the items of the parent's list."""
     positions = [item.position for item in known]
-    return {
+    return Counter(
         item.fingerprint
         for span in (ref.spans if isinstance(ref, ListRef) else ())
         for item in known[bisect_left(positions, span.first) : bisect_right(positions, span.last)]
-    }
+    )

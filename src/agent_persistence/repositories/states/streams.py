@@ -17,6 +17,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 from sqlalchemy import ColumnElement, Integer, LargeBinary, delete, func, insert, literal, select, update
 from sqlalchemy.dialects.postgresql import insert as insert_or
 
+from agent_persistence.concurrency.offload import in_thread
 from agent_persistence.encoding.chunks import ENCODING, Tally, chunked
 from agent_persistence.encoding.exact_json import EncodedJSON, encode_json
 from agent_persistence.errors import (
@@ -120,7 +121,7 @@ class Upload(Generic[IdT]):
         async with aclosing(chunked(self._new.source, "source")) as chunks:
             async for chunk in chunks:
                 # In a thread: compressing a chunk of a megabyte would hold up every other task of the event loop.
-                packed = await asyncio.to_thread(self._tally.pack, chunk)
+                packed = await in_thread(self._tally.pack, chunk)
                 # A transaction for each chunk: while the source is waited for, no transaction is open and no lock is
                 # held.
                 await self._run(partial(self._write, index, packed))
@@ -235,7 +236,7 @@ async def read_stream(run: Run, thread_id: Any, version: int | None) -> AsyncGen
     for index in range(state.stream.chunks):
         packed = await run(partial(_read_chunk, state, index))
         try:
-            chunk = await asyncio.to_thread(tally.unpack, packed)
+            chunk = await in_thread(tally.unpack, packed)
         except zlib.error as error:
             raise _damaged(state, index) from error
         # The last chunk is withheld on a mismatch, so a reader that got to the end has read the saved bytes.

@@ -111,23 +111,24 @@ class _Importing:
 
     async def _add(self, batch: Sequence[SourceCheckpoint], uow: UnitOfWork[Any, Any]) -> None:
         for one in batch:
-            run_id = one.metadata.get("run_id")
-            await uow.checkpoints.put(
-                NewCheckpoint(
-                    thread_id=self._thread_id,
-                    checkpoint_ns=one.checkpoint_ns,
-                    checkpoint_id=one.checkpoint_id,
-                    parent_id=one.parent_id,
-                    run_id=run_id if isinstance(run_id, str) else None,
-                    metadata=one.metadata,
-                    exact_metadata=None,
-                    body=one.body,
-                    changed=one.changed,
-                    unchanged=one.unchanged,
-                    dump=lambda _: None,
-                )
-            )
+            await uow.checkpoints.put(self._new(one))
             await _put_writes(uow, self._thread_id, one.writes)
+
+    def _new(self, one: SourceCheckpoint) -> NewCheckpoint:
+        run_id = one.metadata.get("run_id")
+        return NewCheckpoint(
+            thread_id=self._thread_id,
+            checkpoint_ns=one.checkpoint_ns,
+            checkpoint_id=one.checkpoint_id,
+            parent_id=one.parent_id,
+            run_id=run_id if isinstance(run_id, str) else None,
+            metadata=one.metadata,
+            exact_metadata=None,
+            body=one.body,
+            changed=one.changed,
+            versions=one.versions,
+            dump=lambda _: None,
+        )
 
     async def _compare(self, one: SourceCheckpoint, record: CheckpointRecord) -> None:
         """Compare a checkpoint with its source, and add writes that are new in the source."""
@@ -141,7 +142,7 @@ class _Importing:
             encode_json(dict(record.metadata), "metadata") == encode_json(dict(one.metadata), "metadata")
             or record.metadata == one.metadata,
             all(record.channels.get(name) == found for name, found in one.changed.items()),
-            set(record.channels) <= {*one.changed, *one.unchanged},
+            set(record.channels) <= one.versions.keys(),
             all(
                 written.get((write.task_id, write.idx), (write.channel, write.value)) == (write.channel, write.value)
                 for write in one.writes

@@ -88,7 +88,7 @@ class SourceCheckpoint:
 
     Attributes:
         changed: the values of channels whose version is not the parent's.
-        unchanged: the other channels.
+        versions: the versions of all channels.
         writes: the writes of tasks that started from it.
     """
 
@@ -98,7 +98,7 @@ class SourceCheckpoint:
     metadata: Mapping[str, Any] = field(repr=False)
     body: Blob = field(repr=False)
     changed: Mapping[str, ChannelValue | None] = field(repr=False)
-    unchanged: Sequence[str]
+    versions: Mapping[str, Any] = field(repr=False)
     writes: Sequence[SourceWrite] = field(repr=False)
 
 
@@ -164,7 +164,7 @@ class Tables:
             metadata=_object(row.metadata, "metadata"),
             body=("json", json.dumps(checkpoint).encode()),
             changed=changed,
-            unchanged=[name for name in versions if name not in new],
+            versions=versions,
             writes=_read_writes(await self._rows(self._writes_of_checkpoint, **here, checkpoint_id=row.checkpoint_id)),
         )
 
