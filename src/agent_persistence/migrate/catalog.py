@@ -118,29 +118,34 @@ def sequences(connection: Connection, schema: str, *, whole: bool = False) -> di
     """
     names = {"schema": schema, "names": list(NUMBERED), "numbers": list(NUMBERED.values())}
     with _all_rows(connection):
+        greatest = {
+            found.name: _greatest(connection, schema, found, whole=whole)
+            for found in connection.execute(_SEQUENCES, names).all()
+        }
+        # After the rows: a concurrent writer advances the sequence before it inserts, so no row of that writer is found
+        # ahead of it.
         return {
-            found.name: None if found.last_value is None else _is_behind(connection, schema, found, whole=whole)
+            found.name: None if found.last_value is None else greatest.get(found.name, 0) > found.last_value
             for found in connection.execute(_SEQUENCES, names).all()
         }
 
 
-def _is_behind(connection: Connection, schema: str, sequence: Any, *, whole: bool) -> bool:
-    if not sequence.pages:
-        return False
-    number = NUMBERED[sequence.name]
-    rows = table(sequence.name, column(number), schema=schema)
+def _greatest(connection: Connection, schema: str, numbered: Any, *, whole: bool) -> int:
+    if not numbered.pages:
+        return 0
+    number = NUMBERED[numbered.name]
+    rows = table(numbered.name, column(number), schema=schema)
     # Rows that came after the sequence was advanced are the last ones of the table; if it never was, any row shows it.
     # Rows in the space of deleted ones can be missed: then the write that draws a number for their thread is refused.
-    first = max(sequence.pages - _SAMPLED_PAGES, 0)
+    first = max(numbered.pages - _SAMPLED_PAGES, 0)
     if whole or not first:
         found: Any = select(func.max(rows.c[number]).label("number"))
     else:
-        sample = tablesample(rows, 100.0 * _SAMPLED_PAGES / sequence.pages)
+        sample = tablesample(rows, 100.0 * _SAMPLED_PAGES / numbered.pages)
         is_last = text("ctid >= CAST(CAST(:first AS text) AS tid)").bindparams(first=f"({first},0)")
         found = select(func.max(rows.c[number]).label("number")).where(is_last)
         found = found.union_all(select(func.max(sample.c[number])))
-    greatest: int | None = connection.scalar(select(func.max(found.subquery().c.number)))
-    return greatest is not None and greatest > sequence.last_value
+    return connection.scalar(select(func.max(found.subquery().c.number))) or 0
 
 
 @contextmanager
