@@ -34,6 +34,10 @@ SLACK = 1.0
 """Seconds that a busy machine may take beside the time limits."""
 
 
+latest: dict[str, int] = {}
+"""The versions of threads' states before the call."""
+
+
 @dataclass(frozen=True)
 class Call:
     """A call, the table that it writes to and how many rows."""
@@ -69,7 +73,7 @@ async def tool_result(store: Store, thread_id: str) -> None:
 CALLS = {
     "states.put": Call(lambda store, at: store.states.put(at, {"step": 1}, user_id=USER), "states", 1),
     "states.put expected": Call(
-        lambda store, at: store.states.put(at, {"step": 1}, user_id=USER, expected_version=1), "states", 1
+        lambda store, at: store.states.put(at, {"step": 1}, user_id=USER, expected_version=latest[at]), "states", 1
     ),
     "states.put_stream": Call(stream, "states", 1),
     "states.get": Call(lambda store, at: store.states.get(at, user_id=USER)),
@@ -163,7 +167,7 @@ async def check(kind: str, name: str, store: Store, proxy: Proxy, postgresql: Po
     call = CALLS[name]
     for request in range(1, MOST_REQUESTS):
         thread_id = (await store.threads.create(user_id=USER)).thread_id
-        await store.states.put(thread_id, {"step": 0}, user_id=USER)
+        latest[thread_id] = (await store.states.put(thread_id, {"step": 0}, user_id=USER)).version
         await asyncio.sleep(0.05)  # pinned connections go back to the pool: each call begins alike
         before = await rows(postgresql, store, call.table)
         await set_trap(kind, proxy, postgresql, request)
@@ -202,3 +206,61 @@ async def test_every_call_ends_truly_and_in_time_whatever_happens_at_any_message
     kind: str, name: str, store: Store, proxy: Proxy, postgresql: PostgreSQL
 ) -> None:
     await check(kind, name, store, proxy, postgresql)
+
+
+# --- Redis ---
+
+
+REDIS_CALLS = {
+    "states.put": lambda store, at: store.states.put(at, {"step": 1}, user_id=USER),
+    "states.put expected": lambda store, at: store.states.put(
+        at, {"step": 1}, user_id=USER, expected_version=latest[at]
+    ),
+    "states.get": lambda store, at: store.states.get(at, user_id=USER),
+    "states.clear": lambda store, at: store.states.clear(at, user_id=USER),
+    "threads.delete": lambda store, at: store.threads.delete(at, user_id=USER),
+    "begin": unit_of_work,
+    "health": lambda store, _: store.health(),
+}
+PATIENCE = 2.0
+"""Seconds: the budget of a request, twice, and what a busy machine takes beside it."""
+
+
+@pytest_asyncio.fixture
+async def redis_proxy(servers: Any) -> AsyncIterator[Proxy]:
+    # The server listens on a socket in the file system.
+    proxy = Proxy(servers.redis_url.removeprefix("unix://").partition("?")[0], is_anything)
+    await proxy.listen()
+    yield proxy
+    proxy.release()
+    proxy.refuse()
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name == "states.get" else pytest.mark.slow) for name in REDIS_CALLS]
+)
+@pytest.mark.parametrize("kind", ["silence", "close"])
+async def test_no_message_to_redis_can_fail_a_call_or_hold_it_up(
+    kind: str, name: str, redis_proxy: Proxy, postgresql: PostgreSQL
+) -> None:
+    cache = {"cache_timeout_ms": 50, "cache_budget_ms": 100, "cache_sweep_interval": 3_600}
+    settings = await migrated_settings(postgresql, redis_url=f"redis://127.0.0.1:{redis_proxy.port}", **cache)
+    for request in range(1, MOST_REQUESTS):
+        async with Store(settings) as store:
+            thread_id = (await store.threads.create(user_id=USER)).thread_id
+            for step in range(2):  # connections to Redis are open, and the state is cached
+                latest[thread_id] = (await store.states.put(thread_id, {"step": step}, user_id=USER)).version
+                await store.states.get(thread_id, user_id=USER)
+            await set_trap(kind, redis_proxy, postgresql, request)
+            started = time.monotonic()
+
+            await REDIS_CALLS[name](store, thread_id)
+
+            took, came_by = time.monotonic() - started, redis_proxy.requests >= request
+            redis_proxy.release()
+            assert took < PATIENCE, f"{name}, {kind} at request {request}: {took:.1f} s"
+            cached = await store.states.get(thread_id, user_id=USER)
+            assert cached == await store.states.get(thread_id, user_id=USER, fresh=True)
+        if not came_by:
+            return
+    raise AssertionError(f"{name} sends more than {MOST_REQUESTS} requests to Redis")

@@ -35,15 +35,16 @@ class Link:
 
 
 class Proxy:
-    """Forwards to a port of this machine.
+    """Forwards to a server on this machine.
 
     Args:
+        upstream: the port, or the path of a socket.
         loses: which requests ``lose_a_reply`` waits for.
     """
 
-    def __init__(self, upstream_port: int, loses: Callable[[bytes], bool]) -> None:
+    def __init__(self, upstream: int | str, loses: Callable[[bytes], bool]) -> None:
         self.port = free_port()
-        self._upstream_port = upstream_port
+        self._upstream = upstream
         self._loses = loses
         self._listener: asyncio.Server | None = None
         self._links: set[Link] = set()
@@ -105,7 +106,7 @@ class Proxy:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            from_server, to_server = await asyncio.open_connection("127.0.0.1", self._upstream_port)
+            from_server, to_server = await self._connect()
         except OSError:
             writer.transport.abort()
             return
@@ -118,6 +119,11 @@ class Proxy:
         finally:
             self._links.discard(link)
             link.cut()
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if isinstance(self._upstream, str):
+            return await asyncio.open_unix_connection(self._upstream)
+        return await asyncio.open_connection("127.0.0.1", self._upstream)
 
     async def _requests(self, reader: asyncio.StreamReader, link: Link) -> None:
         while sent := await reader.read(65536):
