@@ -34,6 +34,7 @@
     │   ├── MigrationLockTimeoutError
     │   ├── PoolerError                    migrations need a direct connection
     │   ├── InvalidIndexError
+    │   ├── MissingRightsError             the role lacks rights on our tables
     │   └── SequenceBehindError            new rows would be numbered before stored ones
     ├── EmbeddedServerError
     └── MissingExtraError (ImportError)
@@ -280,14 +281,27 @@ class SchemaError(PersistenceError):
 
 
 class NotMigratedError(SchemaError):
-    """The schema is older than this version; ``command`` upgrades it."""
+    """The schema is older than this version; ``command`` upgrades it.
 
-    def __init__(self, current: str | None, head: str, command: str = "agent-persistence upgrade") -> None:
+    Attributes:
+        elsewhere: other schemas that have our tables, if the settings name none.
+    """
+
+    def __init__(
+        self,
+        current: str | None,
+        head: str,
+        command: str = "agent-persistence upgrade",
+        *,
+        elsewhere: Sequence[str] = (),
+    ) -> None:
         at = f"at revision {current}" if current else "not created yet"
-        super().__init__(f"the schema is {at}, this version needs {head}; run: {command}")
+        there = f"; schema {' and '.join(elsewhere)} has it: set PERSISTENCE_DB_SCHEMA, or" if elsewhere else ";"
+        super().__init__(f"the schema is {at}, this version needs {head}{there} run: {command}")
         self.current = current
         self.head = head
         self.command = command
+        self.elsewhere = tuple(elsewhere)
 
 
 class IdTypeMismatchError(SchemaError):
@@ -342,6 +356,20 @@ class InvalidIndexError(SchemaError):
     def __init__(self, names: Sequence[str], command: str = "agent-persistence upgrade") -> None:
         super().__init__(f"unfinished indexes: {', '.join(names)}; drop them, then run: {command}")
         self.names = tuple(names)
+        self.command = command
+
+
+class MissingRightsError(SchemaError):
+    """The role of the application lacks rights on our tables.
+
+    Attributes:
+        role: the role.
+        command: the GRANTs that it lacks.
+    """
+
+    def __init__(self, role: str, command: str) -> None:
+        super().__init__(f"the role {role} lacks rights; as the owner of the tables, run: {command}")
+        self.role = role
         self.command = command
 
 

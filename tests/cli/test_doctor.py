@@ -3,9 +3,11 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+from contract.valkey_cluster import valkey_cluster
 from redis.asyncio import Redis
 
 from agent_persistence.embedded import EmbeddedServers
@@ -183,6 +185,59 @@ def test_a_cache_user_without_the_right_to_look_is_a_warning(
 
     assert _levels(result.stdout)["cache memory"] == "WARN"
     assert "secret" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("rights", "lacking"),
+    [
+        (["~other:*", "+@all"], "key"),
+        (["~*", "+@all", "-eval"], "eval"),
+        (["~*", "+@all", "-evalsha"], "evalsha"),
+        (["~*", "+@all", "-getrange"], "getrange"),
+        (["~*", "+@all", "-mget"], "mget"),
+        (["~*", "+@all", "-set"], "set"),
+        (["~*", "+@all", "-scan"], "scan"),
+    ],
+)
+def test_a_cache_user_who_lacks_a_right_of_the_cache_fails(
+    command_line: CommandLine, servers: EmbeddedServers, rights: list[str], lacking: str
+) -> None:
+    _redis(servers, "ACL", "SETUSER", "lacking", "reset", "on", ">secret", *rights)
+    url = servers.redis_url.replace("unix://", "unix://lacking:secret@")
+
+    result = command_line.with_variables(PERSISTENCE_REDIS_URL=url)("doctor", "--json")
+
+    assert result.exit_code == 1
+    assert lacking in _details(result.stdout)["cache"]
+    assert "ACL SETUSER" in _remedies(result.stdout)[0]
+    assert "secret" not in result.output
+
+
+def test_a_replica_fails(command_line: CommandLine, servers: EmbeddedServers) -> None:
+    _redis(servers, "REPLICAOF", "127.0.0.1", "1")
+    try:
+        result = command_line("doctor", "--json")
+    finally:
+        _redis(servers, "REPLICAOF", "NO", "ONE")
+
+    assert result.exit_code == 1
+    assert "is a replica" in _details(result.stdout)["cache"]
+    assert "address of the primary" in _remedies(result.stdout)[0]
+
+
+def test_a_node_of_a_cluster_fails(command_line: CommandLine, tmp_path: Path) -> None:
+    with valkey_cluster(tmp_path) as port:
+        result = command_line.with_variables(PERSISTENCE_REDIS_URL=f"redis://127.0.0.1:{port}")("doctor", "--json")
+
+    assert result.exit_code == 1
+    assert "Redis Cluster" in _details(result.stdout)["cache"]
+
+
+def test_no_key_of_the_doctor_stays_for_long(command_line: CommandLine, servers: EmbeddedServers) -> None:
+    command_line("doctor")
+
+    left = _redis(servers, "KEYS", f"{command_line.variables['PERSISTENCE_CACHE_NAMESPACE']}:*")
+    assert all(0 < _redis(servers, "PTTL", key) <= 10_000 for key in left)
 
 
 def test_cached_states_that_somebody_changed_behind_the_cache_fail(command_line: CommandLine) -> None:

@@ -35,6 +35,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "SchemaConflictError": ("public", ["threads"], "use another schema"),
     "MigrationLockTimeoutError": (7.5,),
     "InvalidIndexError": (["ix_a"],),
+    "MissingRightsError": ("app", "GRANT"),
     "SequenceBehindError": (["states.state_id"], "SELECT 1"),
     "MissingExtraError": ("cli",),
 }

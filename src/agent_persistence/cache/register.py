@@ -103,6 +103,9 @@ class StateRegister:
         if self._reader is None:
             # A pinned connection: a checkout from the pool costs more than a GET.
             self._reader = self._redis.client()
+        elif (pinned := self._reader.connection) is not None and not pinned.is_connected:
+            # By way of the pool, which goes on connecting when this call is given up.
+            await self._reader.aclose()
         if len(keys) > 1:
             return [_read(held) for held in await self._reader.mget(keys)]
         try:

@@ -12,13 +12,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.schema import AddConstraint, CreateIndex
 
 from agent_persistence import migrate
-from agent_persistence.cli.failures import describe
+from agent_persistence.cli.failures import describe, no_connection
 from agent_persistence.database.driver_errors import translated
 from agent_persistence.errors import NotMigratedError, PersistenceError, SchemaError
 from agent_persistence.migrate import catalog
 from agent_persistence.migrate.config import is_known, is_ours
 from agent_persistence.migrate.optional import OBJECTS, present, unprotected_tables
-from agent_persistence.migrate.preflight import TABLES
+from agent_persistence.migrate.preflight import TABLES, refuse_unusable_schema
 from agent_persistence.migrate.verify import refuse_behind
 from agent_persistence.models import build_models
 from agent_persistence.settings import PersistenceSettings
@@ -60,14 +60,20 @@ async def examine_database(engine: AsyncEngine, settings: PersistenceSettings) -
             async with engine.connect() as connection:
                 return await connection.run_sync(lambda sync: [*_findings(sync, settings, address)])
     except PersistenceError as error:
-        remedy = "start the server, or correct PERSISTENCE_DATABASE_URL"
+        remedy = "start the server, or correct PERSISTENCE_DATABASE_URL" if no_connection(error) else None
         return [Finding(Level.FAIL, "database", f"{address}: {describe(error)}", remedy)]
 
 
 def _findings(connection: Connection, settings: PersistenceSettings, address: str) -> Iterator[Finding]:
     version = connection.scalar(text("SHOW server_version"))
     yield Finding(Level.OK, "database", f"PostgreSQL {version} at {address}")
+    yield from _read_only(connection)
     schema = catalog.schema_in_use(connection, settings.db_schema)
+    try:
+        refuse_unusable_schema(connection, schema)
+    except SchemaError as error:
+        yield Finding(Level.FAIL, "rights", str(error), getattr(error, "command", None))
+        return
     revisions = catalog.revisions(connection, schema, settings.version_table)
     recorded = catalog.recorded_config(connection, schema)
     yield _migration(connection, schema, settings)
@@ -75,6 +81,7 @@ def _findings(connection: Connection, settings: PersistenceSettings, address: st
         yield from _id_types(recorded, settings)
         yield from _missing_indexes(connection, schema, settings)
         yield from _unfinished_indexes(connection, schema)
+        yield from _rights(connection, schema)
         yield from _sequences(connection, schema)
         yield from _optional(connection, schema, settings)
 
@@ -128,6 +135,27 @@ def _unfinished_indexes(connection: Connection, schema: str) -> Iterator[Finding
         again = next((f"{_ADD} {item.name}" for item in OBJECTS.values() if item.creates == name), _UPGRADE)
         remedy = f'psql: DROP INDEX CONCURRENTLY "{schema}"."{name}"; then: {again}'
         yield Finding(Level.FAIL, "indexes", f"{name} is invalid: its build was interrupted", remedy)
+
+
+def _read_only(connection: Connection) -> Iterator[Finding]:
+    if connection.scalar(text("SELECT pg_is_in_recovery()")):
+        remedy = "use the address of the primary, or target_session_attrs=primary"
+        yield Finding(Level.FAIL, "database", "this is a standby, which takes no writes", remedy)
+    elif connection.scalar(text("SHOW transaction_read_only")) == "on":
+        remedy = f'psql: ALTER ROLE "{catalog.role_of(connection)}" SET default_transaction_read_only = off;'
+        yield Finding(Level.FAIL, "database", "default_transaction_read_only is on: every write fails", remedy)
+
+
+def _rights(connection: Connection, schema: str) -> Iterator[Finding]:
+    grants = catalog.missing_grants(connection, schema, catalog.RIGHTS)
+    others = catalog.missing_grants(connection, schema, catalog.OTHER_RIGHTS)
+    if grants:
+        yield Finding(Level.FAIL, "rights", "this role lacks rights on tables that it needs", f"psql: {grants}")
+    if others:
+        detail = "this role lacks rights on tables that only LangGraph and Agentflow need"
+        yield Finding(Level.WARN, "rights", detail, f"psql: {others}")
+    if not grants and not others:
+        yield Finding(Level.OK, "rights", "this role may read and write every table")
 
 
 def _sequences(connection: Connection, schema: str) -> Iterator[Finding]:

@@ -36,7 +36,7 @@ def exit_code_of(error: PersistenceError | OSError) -> ExitCode:
     """Return the exit code for an error."""
     if isinstance(error, SettingsError | InvalidInputError | MissingExtraError):
         return ExitCode.USAGE
-    if isinstance(error, EmbeddedServerError) or _no_connection(error):
+    if isinstance(error, EmbeddedServerError) or no_connection(error):
         return ExitCode.UNREACHABLE
     return ExitCode.WRONG
 
@@ -70,10 +70,11 @@ def describe(error: PersistenceError | OSError) -> str:
 
     Only then: PostgreSQL's text about a statement may repeat stored values.
     """
-    return f"{error} ({_root_cause(error)})" if _no_connection(error) and error.__cause__ else str(error)
+    return f"{error} ({_root_cause(error)})" if no_connection(error) and error.__cause__ else str(error)
 
 
-def _no_connection(error: PersistenceError | OSError) -> bool:
+def no_connection(error: PersistenceError | OSError) -> bool:
+    """Whether an error says that no connection was made."""
     if isinstance(error, DatabaseError):
         return (error.sqlstate or "").startswith(_LOGIN_REFUSED)
     return isinstance(error, UnavailableError)

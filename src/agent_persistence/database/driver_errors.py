@@ -28,6 +28,8 @@ from agent_persistence.errors import (
 # SQLAlchemy 2.0 does not wrap the driver's errors of connecting; 2.1 does.
 DRIVER_ERRORS: Final = (SQLAlchemyError, OSError, PostgresError, InterfaceError, InternalClientError)
 
+_NO_RIGHT: Final = "42501"  # insufficient_privilege
+_READ_ONLY_TRANSACTION: Final = "25006"
 # Transient: the server restarts or is full, a standby answered, or a conflict chose this transaction as its victim.
 # PostgreSQL has undone the whole transaction then, so the whole unit of work is repeated, never its last statement.
 _TRY_AGAIN: Final = {
@@ -37,7 +39,7 @@ _TRY_AGAIN: Final = {
     "53300",  # too_many_connections
     "40001",  # serialization_failure
     "40P01",  # deadlock_detected
-    "25006",  # read_only_sql_transaction: a standby answered
+    _READ_ONLY_TRANSACTION,
 }
 # Final: repositories answer a repeated insert by ON CONFLICT and a comparison, so a violation is of a host's index.
 _TAKEN: Final = {
@@ -69,6 +71,10 @@ _POOLER: Final = {
 _POOLER_ADVICE: Final = "; behind PgBouncer set PERSISTENCE_PGBOUNCER=true"
 _DETAIL: Final = "\nDETAIL:"
 _UNREACHABLE: Final = "the database cannot be reached, or closed the connection; see the cause, then try again"
+_READ_ONLY: Final = (
+    "the database takes no writes: a standby answered, or default_transaction_read_only is on; "
+    "agent-persistence doctor tells"
+)
 
 
 @contextmanager
@@ -127,7 +133,8 @@ def translate(error: BaseException, *, committing: bool = False) -> PersistenceE
                 "every connection is in use; raise PERSISTENCE_POOL_SIZE or release connections sooner"
             )
         case Verdict.RETRY:
-            return UnavailableError(_UNREACHABLE + _advice(error))
+            reason = _READ_ONLY if sqlstate_of(error) == _READ_ONLY_TRANSACTION else _UNREACHABLE
+            return UnavailableError(reason + _advice(error))
         case Verdict.AMBIGUOUS:
             return CommitUnknownError("the connection closed during COMMIT; read before writing again")
         case Verdict.CONFLICT:
@@ -178,6 +185,12 @@ def _fatal(error: BaseException) -> PersistenceError:
         return SequenceBehindError()
     if sqlstate in _NO_SCHEMA:
         return SchemaError("a table or column is missing; run: agent-persistence upgrade")
+    if sqlstate == _NO_RIGHT:
+        # Its text names the object and holds nothing of a row; the server knows it in no other form.
+        refused = _attribute(error, "message") or "a right is missing"
+        return DatabaseError(
+            f"{refused} (sqlstate {sqlstate}); agent-persistence doctor names the GRANT", sqlstate=sqlstate
+        )
     reason = f"PostgreSQL refused the statement (sqlstate {sqlstate}){_advice(error)}"
     return DatabaseError(reason, sqlstate=sqlstate, constraint=constraint_of(error))
 

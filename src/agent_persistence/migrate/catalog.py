@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -61,6 +61,32 @@ _SEQUENCES: Final = text(
 )
 _SEES_ALL_ROWS: Final = text("SELECT current_setting('agent_persistence.any_user', true)")
 _SEE_ALL_ROWS: Final = text("SELECT set_config('agent_persistence.any_user', :any_user, true)")
+_MISSING_RIGHTS: Final = text(
+    """
+    SELECT relname, wanted.privilege
+    FROM unnest(CAST(:names AS text[]), CAST(:privileges AS text[])) WITH ORDINALITY AS wanted (name, privilege, place)
+    JOIN pg_class ON relname = wanted.name AND relnamespace = to_regnamespace(quote_ident(:schema))
+    WHERE NOT has_table_privilege(pg_class.oid, wanted.privilege)
+      AND (wanted.privilege = 'DELETE' OR NOT has_any_column_privilege(pg_class.oid, wanted.privilege))
+    ORDER BY place
+    """
+)
+_WRITE: Final = ("SELECT", "INSERT", "UPDATE", "DELETE")
+RIGHTS: Final = {
+    **dict.fromkeys(("threads", "states", "messages", "cache_outbox"), _WRITE),
+    **dict.fromkeys(("state_streams", "state_chunks", "persistence_jobs"), _WRITE),
+    "state_versions": ("SELECT",),
+    "persistence_config": ("SELECT",),
+}
+"""The rights that every application needs, by table."""
+
+OTHER_RIGHTS: Final = dict.fromkeys(("graph_checkpoints", "graph_values", "tool_results"), _WRITE)
+"""Those that only LangGraph and Agentflow need."""
+
+_SCHEMAS_OF_OURS: Final = text(
+    "SELECT nspname FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace "
+    "WHERE relname = 'persistence_config' ORDER BY 1"
+)
 NUMBERED: Final = {
     "states": "state_id",
     "messages": "seq",
@@ -164,6 +190,36 @@ def advance(schema: str, table_name: str) -> str:
     rows = f'"{schema}"."{table_name}"'
     greatest = f"(SELECT max({number}) FROM {rows})"  # noqa: S608  # names of ours, and only shown
     return f"SELECT setval(pg_get_serial_sequence('{rows}', '{number}'), {greatest});"
+
+
+def missing_grants(connection: Connection, schema: str, rights: Mapping[str, Sequence[str]]) -> str:
+    """Return the GRANTs of rights that this role lacks on existing tables; empty if it has all."""
+    wanted = [(table, privilege) for table, privileges in rights.items() for privilege in privileges]
+    names, privileges = zip(*wanted, strict=True)
+    values = {"schema": schema, "names": list(names), "privileges": list(privileges)}
+    missing: dict[str, list[str]] = {}
+    for name, privilege in connection.execute(_MISSING_RIGHTS, values):
+        missing.setdefault(name, []).append(privilege)
+    role = role_of(connection)
+    return " ".join(
+        f'GRANT {", ".join(of)} ON "{schema}"."{name}" TO "{role}";' for name, of in sorted(missing.items())
+    )
+
+
+def role_of(connection: Connection) -> str:
+    """Return the role of the connection."""
+    return str(connection.scalar(text("SELECT current_user")))
+
+
+def may(connection: Connection, schema: str, privilege: str) -> bool:
+    """Whether this role has a right on a schema, or the schema does not exist."""
+    query = text("SELECT has_schema_privilege(to_regnamespace(quote_ident(:schema)), CAST(:privilege AS text))")
+    return connection.scalar(query, {"schema": schema, "privilege": privilege}) is not False
+
+
+def schemas_of_ours(connection: Connection) -> list[str]:
+    """Return the schemas that have our tables."""
+    return list(connection.scalars(_SCHEMAS_OF_OURS))
 
 
 def recorded_config(connection: Connection, schema: str) -> dict[str, str]:

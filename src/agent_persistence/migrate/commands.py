@@ -20,6 +20,7 @@ from agent_persistence.errors import SchemaError, SettingsError
 from agent_persistence.migrate import catalog
 from agent_persistence.migrate.config import alembic_config, is_known, is_ours
 from agent_persistence.migrate.connection import open_connection
+from agent_persistence.migrate.preflight import refuse_unusable_schema
 from agent_persistence.migrate.verify import refuse_unrecorded, warn_ahead
 from agent_persistence.settings import PersistenceSettings
 
@@ -127,6 +128,7 @@ async def _refuse_another_database(connection: AsyncConnection, engine: AsyncEng
 def _refuse_history_of_host(connection: Connection, settings: PersistenceSettings) -> None:
     """Refuse tables that the host's Alembic upgrades: ours would create them again, or not know where to begin."""
     schema = catalog.schema_in_use(connection, settings.db_schema)
+    refuse_unusable_schema(connection, schema)
     if not catalog.recorded_config(connection, schema):
         return
     found = catalog.revisions(connection, schema, settings.version_table)

@@ -66,6 +66,8 @@ def _migrate(connection: Connection, settings: PersistenceSettings) -> None:
     with migration_lock(connection, schema, settings.version_table, timeout_seconds=timeout):
         if settings.db_schema is not None:
             preflight.create_schema(connection, settings.db_schema)
+        preflight.refuse_unusable_schema(connection, schema)
+        preflight.refuse_no_right_to_create(connection, schema)
         preflight.refuse_foreign_objects(connection, schema, settings.version_table)
         preflight.refuse_other_id_types(connection, schema, settings)
         connection.commit()

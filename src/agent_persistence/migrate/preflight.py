@@ -7,7 +7,7 @@ from typing import Final
 from sqlalchemy import Connection
 from sqlalchemy.schema import CreateSchema
 
-from agent_persistence.errors import IdTypeMismatchError, SchemaConflictError
+from agent_persistence.errors import IdTypeMismatchError, MissingRightsError, SchemaConflictError, SchemaError
 from agent_persistence.migrate import catalog
 from agent_persistence.settings import PersistenceSettings
 
@@ -27,6 +27,33 @@ def create_schema(connection: Connection, schema: str) -> None:
     if not catalog.schema_exists(connection, schema):
         connection.execute(CreateSchema(schema))
     connection.commit()
+
+
+def refuse_unusable_schema(connection: Connection, schema: str) -> None:
+    """Refuse a schema that this role may not use: its objects would seem to be missing.
+
+    Raises:
+        MissingRightsError: it names the GRANT.
+        SchemaError: the search path has no schema that the role may use.
+    """
+    role = catalog.role_of(connection)
+    if not schema:
+        raise SchemaError(
+            f"the role {role} may use no schema of its search path; grant it USAGE on one, or set PERSISTENCE_DB_SCHEMA"
+        )
+    if not catalog.may(connection, schema, "USAGE"):
+        raise MissingRightsError(role, f'GRANT USAGE ON SCHEMA "{schema}" TO "{role}";')
+
+
+def refuse_no_right_to_create(connection: Connection, schema: str) -> None:
+    """Refuse to create our objects in a schema where this role may create none.
+
+    Raises:
+        MissingRightsError: it names the GRANT.
+    """
+    if not catalog.recorded_config(connection, schema) and not catalog.may(connection, schema, "CREATE"):
+        role = catalog.role_of(connection)
+        raise MissingRightsError(role, f'GRANT USAGE, CREATE ON SCHEMA "{schema}" TO "{role}";')
 
 
 def refuse_foreign_objects(connection: Connection, schema: str, version_table: str) -> None:

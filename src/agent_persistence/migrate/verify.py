@@ -12,13 +12,14 @@ from agent_persistence.database.driver_errors import translated
 from agent_persistence.errors import (
     IdTypeMismatchError,
     InvalidIndexError,
+    MissingRightsError,
     NotMigratedError,
     SchemaError,
     SequenceBehindError,
 )
 from agent_persistence.ids import IdKind
 from agent_persistence.migrate import catalog, config
-from agent_persistence.migrate.preflight import TABLES, refuse_other_id_types
+from agent_persistence.migrate.preflight import TABLES, refuse_other_id_types, refuse_unusable_schema
 from agent_persistence.models import build_models
 from agent_persistence.settings import PersistenceSettings
 
@@ -52,6 +53,7 @@ async def verify(database: AsyncEngine | AsyncConnection, settings: PersistenceS
         NotMigratedError: the schema is older, or missing; the message names the command.
         IdTypeMismatchError: the database was created with other id types than the settings name.
         InvalidIndexError: an interrupted migration has left an index invalid.
+        MissingRightsError: the role may not use the schema, or lacks rights on some tables that it needs to write.
         SequenceBehindError: a sequence is behind the rows that it numbers, as far as a sample shows.
         SchemaError: a column that every version has is missing.
         UnavailableError: the database cannot be reached.
@@ -66,11 +68,13 @@ async def verify(database: AsyncEngine | AsyncConnection, settings: PersistenceS
 
 def _verify(connection: Connection, settings: PersistenceSettings) -> None:
     schema = catalog.schema_in_use(connection, settings.db_schema)
+    refuse_unusable_schema(connection, schema)
     refuse_other_id_types(connection, schema, settings)
     refuse_behind(connection, schema, settings)
     _refuse_other_columns(connection, schema, settings)
     if names := catalog.unfinished_indexes(connection, schema, TABLES):
         raise InvalidIndexError(names)
+    _refuse_missing_rights(connection, schema)
     _refuse_behind_sequences(connection, schema)
 
 
@@ -83,7 +87,8 @@ def refuse_behind(connection: Connection, schema: str, settings: PersistenceSett
     """
     found = catalog.revisions(connection, schema, settings.version_table)
     if not catalog.recorded_config(connection, schema):
-        raise NotMigratedError(None, config.head())
+        elsewhere = [] if settings.db_schema else [one for one in catalog.schemas_of_ours(connection) if one != schema]
+        raise NotMigratedError(None, config.head(), elsewhere=elsewhere)
     refuse_unrecorded(found, settings.version_table)
     theirs = [revision for revision in found if not config.is_ours(revision)]
     command = _OF_THE_HOST if theirs else _OURS
@@ -96,6 +101,14 @@ def refuse_behind(connection: Connection, schema: str, settings: PersistenceSett
         warn_ahead(found)
     elif not _has_all_columns(connection, schema, settings):
         raise NotMigratedError(theirs[0], config.head(), command)
+
+
+def _refuse_missing_rights(connection: Connection, schema: str) -> None:
+    # A role that only reads is fine; one that writes needs them all, or background work fails again and again.
+    if catalog.missing_grants(connection, schema, {"threads": ("INSERT",)}):
+        return
+    if grants := catalog.missing_grants(connection, schema, catalog.RIGHTS):
+        raise MissingRightsError(catalog.role_of(connection), grants)
 
 
 def refuse_unrecorded(found: list[str], version_table: str) -> None:
