@@ -51,3 +51,12 @@ class CommandLine:
     def sql(self, statement: str) -> list[Any]:
         """Run a statement without this package."""
         return list(self.on_connection(lambda connection: connection.fetch(statement)))
+
+
+async def until(connection: asyncpg.Connection, condition: str) -> None:
+    """Wait for what other processes do in this database; no event of theirs reaches us."""
+    others = "pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    async with asyncio.timeout(60):
+        while not await connection.fetchval(f"SELECT {condition} FROM {others}"):
+            await asyncio.sleep(0.02)
+            await connection.execute("SELECT pg_stat_clear_snapshot()")  # a transaction sees the first one it took

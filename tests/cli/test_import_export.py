@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import subprocess
 from pathlib import Path
 
+import asyncpg
 import pytest
 
-from command_line import CommandLine
+from command_line import CommandLine, until
 from sample_conversations import SAMPLE, WEATHER, as_line, exact, read_lines, write_lines
 
 _ID_TYPES = [("string", "string"), ("bigint", "string"), ("uuid", "string"), ("int", "int"), ("uuid", "uuid")]
@@ -38,6 +40,66 @@ def test_a_file_imported_twice_is_there_once(command_line: CommandLine, tmp_path
     assert json.loads(first.stdout)["added"] == len(SAMPLE)
     assert (json.loads(second.stdout)["added"], json.loads(second.stdout)["unchanged"]) == (0, len(SAMPLE))
     assert len(exported.stdout.splitlines()) == len(SAMPLE)
+
+
+@pytest.mark.parametrize("before", [None, 0o644, 0o600])
+def test_an_export_is_for_its_owner_only(command_line: CommandLine, tmp_path: Path, before: int | None) -> None:
+    output = tmp_path / "out.jsonl"
+    if before is not None:
+        output.touch(before)
+    command_line("import", "-", stdin=as_line(WEATHER))
+
+    result = command_line("export", "--output", output)
+
+    assert result.exit_code == 0, result.output
+    assert stat.S_IMODE(output.stat().st_mode) == 0o600
+    assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl"]
+
+
+def test_an_export_that_fails_leaves_the_last_one(command_line: CommandLine, tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    command_line("import", "-", stdin=as_line(WEATHER))
+    command_line("export", "--output", output)
+    command_line.sql("ALTER TABLE messages RENAME TO away")
+
+    result = command_line("export", "--output", output)
+
+    assert result.exit_code != 0
+    assert exact(read_lines(output)) == exact([WEATHER])
+    assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl"]
+
+
+def test_an_export_that_is_killed_leaves_the_last_one(command_line: CommandLine, tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    output.write_text("the last one")
+    command_line("import", "-", stdin=as_line(WEATHER))
+
+    async def kill_it_before_its_end(connection: asyncpg.Connection) -> None:
+        async with connection.transaction():
+            await connection.execute("LOCK TABLE messages IN ACCESS EXCLUSIVE MODE")
+            process = command_line.start("export", "--output", output)
+            await until(connection, "count(*) FILTER (WHERE wait_event_type = 'Lock') = 1")
+            process.kill()
+            process.communicate()
+
+    command_line.on_connection(kill_it_before_its_end)
+
+    assert output.read_text() == "the last one"
+
+
+def test_an_export_goes_through_links_and_to_devices(command_line: CommandLine, tmp_path: Path) -> None:
+    target, link = tmp_path / "target.jsonl", tmp_path / "link.jsonl"
+    link.symlink_to(target)
+    command_line("import", "-", stdin=as_line(WEATHER))
+
+    results = [command_line("export", "--output", output) for output in (link, "/dev/null", "-")]
+    failed = command_line("export", "--output", tmp_path / "none" / "out.jsonl")
+
+    assert [result.exit_code for result in results] == [0, 0, 0]
+    assert link.is_symlink()
+    assert exact(read_lines(target)) == exact([WEATHER]) == exact([json.loads(results[2].stdout)])
+    assert failed.exit_code != 0
+    assert "No such file or directory" in failed.output
 
 
 @pytest.mark.slow

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
-import asyncio
+import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
+from integration.repository_testing import counted_statements
 
-from command_line import CommandLine
+from agent_persistence.persistence import Persistence
+from agent_persistence.transfer.conversations import ConversationImporter, Outcome, import_lines
+from command_line import CommandLine, until
 from sample_conversations import LONG, SAMPLE, WEATHER, Conversation, as_line, exact, write_lines
 
 _NOT_IMPORTED = [
@@ -38,6 +42,80 @@ def test_a_bad_line_is_named_and_stops_the_import(command_line: CommandLine, lin
     assert "error: line 2: " in result.stderr
     assert named in summary["refused"][0]["reason"]
     assert command_line("export").stdout.count("\n") == 1
+
+
+_OTHER_FORMATS: list[tuple[str, Any]] = [
+    ("ChatGPT", [{"title": "t", "mapping": {"a": {"message": {"author": {"role": "user"}}}}}]),
+    ("Claude", [{"uuid": "u", "name": "n", "chat_messages": [{"sender": "human", "text": "hi"}]}]),
+    ("ShareGPT", [{"id": "1", "conversations": [{"from": "human", "value": "hi"}]}]),
+    ("LibreChat", {"conversationId": "c", "messages": [{"sender": "User", "text": "hi"}]}),
+    ("Open WebUI", [{"id": "1", "user_id": "u", "chat": {"history": {"messages": {}}}}]),
+    ("Letta", {"agents": [{"message_ids": []}]}),
+    ("LangSmith", [{"inputs": {"messages": []}, "outputs": {}}]),
+    ("tau-bench", [{"task_id": 0, "traj": [{"role": "user", "content": "hi"}]}]),
+    ("", [WEATHER, WEATHER]),
+    ("", WEATHER),
+]
+
+
+@pytest.mark.parametrize(("name", "document"), _OTHER_FORMATS)
+@pytest.mark.parametrize("indent", [None, 2], ids=["one line", "pretty"])
+def test_a_file_of_another_format_is_named_and_refused_at_once(
+    command_line: CommandLine, name: str, document: Any, indent: int | None
+) -> None:
+    if isinstance(document, list):
+        document *= 1_000
+    file = json.dumps(document, indent=indent).encode()
+
+    result = command_line("import", "-", "--skip-invalid", stdin=(b"\xef\xbb\xbf" if indent else b"\n \n") + file)
+
+    if indent is None and document is WEATHER:
+        assert result.exit_code == 0
+        return
+    assert result.exit_code != 0
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert name in errors[0]
+    assert "hi" not in errors[0].split()
+    assert command_line("export").stdout == ""
+
+
+@pytest.mark.parametrize(("name", "document"), [pair for pair in _OTHER_FORMATS if pair[0]])
+def test_lines_of_another_format_are_named(command_line: CommandLine, name: str, document: Any) -> None:
+    line = json.dumps(document[0] if isinstance(document, list) else document).encode() + b"\n"
+
+    result = command_line("import", "-", "--skip-invalid", "--json", stdin=as_line(WEATHER) + line)
+
+    [refused] = json.loads(result.stdout)["refused"]
+    assert name in refused["reason"]
+
+
+@pytest.mark.parametrize("packed", [gzip.compress(b"{}", mtime=0), b"PK\x03\x04", b"PAR1", '{"a": 1}'.encode("utf-16")])
+def test_a_file_that_is_no_text_is_named(command_line: CommandLine, packed: bytes) -> None:
+    result = command_line("import", "-", "--skip-invalid", stdin=packed + b"\n" * 100)
+
+    assert result.exit_code != 0
+    assert "unpack or convert it first" in result.stderr
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(command_line: CommandLine) -> None:
+    result = command_line("import", "-", "--json", stdin=b"\xef\xbb\xbf" + as_line(WEATHER))
+
+    assert json.loads(result.stdout)["added"] == 1
+
+
+async def test_refused_lines_cost_no_query(settings_for: Any, user_id: str) -> None:
+    lines = [b"{\n", *[as_line({"messages": [{"role": "user", "content": str(number)}]}) for number in range(50)]]
+    lines[10:10] = [b"{}\n"] * 3_000
+    lines[5:5] = [b"[" * 5_000 + b"\n"] * 3_000
+    async with Persistence[str, str](await settings_for()) as store:
+        importer = ConversationImporter(store, user_id)
+        async with counted_statements(store) as statements:
+            results = [line async for line in import_lines(importer, lines[1:])]
+
+    assert [line.number for line in results] == list(range(1, len(lines)))
+    assert sum(line.outcome is Outcome.ADDED for line in results) == 50
+    assert len(statements) < 60
 
 
 def test_nothing_behind_a_conversation_that_conflicts_is_written(command_line: CommandLine) -> None:
@@ -209,11 +287,11 @@ def test_an_import_that_is_killed_leaves_no_half_conversation_and_goes_on_when_i
             await connection.execute("LOCK TABLE states IN SHARE MODE")  # messages are written before states
             process = _patient(command_line).start("import", file)
             try:
-                await _until(connection, "count(*) FILTER (WHERE wait_event_type = 'Lock') = 1")
+                await until(connection, "count(*) FILTER (WHERE wait_event_type = 'Lock') = 1")
             finally:
                 process.kill()
                 process.communicate()
-        await _until(connection, "count(*) = 0")
+        await until(connection, "count(*) = 0")
 
     command_line.on_connection(kill_it_in_the_middle)
     left = command_line.sql("SELECT FROM threads"), command_line.sql("SELECT FROM messages")
@@ -231,7 +309,7 @@ def test_two_imports_of_a_file_that_grew_add_what_is_missing_once(command_line: 
         async with connection.transaction():
             await connection.execute("SELECT FROM threads FOR UPDATE")
             processes = [_patient(command_line).start("import", file) for _ in range(2)]
-            await _until(connection, "count(*) FILTER (WHERE wait_event_type = 'Lock') = 2")
+            await until(connection, "count(*) FILTER (WHERE wait_event_type = 'Lock') = 2")
         for process in processes:
             process.communicate()
         assert [process.returncode for process in processes] == [0, 0]
@@ -248,12 +326,3 @@ def _first_messages(conversation: Conversation, count: int) -> Conversation:
 def _patient(command_line: CommandLine) -> CommandLine:
     limits = {f"PERSISTENCE_{name}_TIMEOUT": "60" for name in ("LOCK", "STATEMENT")}
     return command_line.with_variables(**limits)
-
-
-async def _until(connection: asyncpg.Connection, condition: str) -> None:
-    """Wait for what other processes do in this database; no event of theirs reaches us."""
-    others = "pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-    async with asyncio.timeout(60):
-        while not await connection.fetchval(f"SELECT {condition} FROM {others}"):
-            await asyncio.sleep(0.02)
-            await connection.execute("SELECT pg_stat_clear_snapshot()")  # a transaction sees the first one it took

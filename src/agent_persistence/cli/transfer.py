@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, Any, BinaryIO, Final
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Annotated, Any, BinaryIO, Final, cast
 
 import typer
 
@@ -84,8 +86,8 @@ def import_(
 def export(
     *,
     output: Annotated[
-        typer.FileBinaryWrite | None,
-        typer.Option("--output", metavar="FILE", help="Where to; without it, standard output."),
+        Path | None,
+        typer.Option("--output", metavar="FILE", help="Where to, for its owner only; without it, standard output."),
     ] = None,
     user: User = None,
     as_json: Json = False,
@@ -97,7 +99,8 @@ def export(
     """
     if as_json and output is None:
         raise typer.BadParameter("needs --output: standard output carries the conversations", param_hint="--json")
-    exported = run_on_data(partial(_export, output or typer.get_binary_stream("stdout"), user))
+    with _opened(output) as file:
+        exported = run_on_data(partial(_export, file, user))
     if exported["unreadable"]:
         say_error(f"{exported['unreadable']} messages cannot be read, and were left out")
     summary = "exported {conversations:,} conversations ({messages:,} messages)".format_map(exported)
@@ -144,6 +147,29 @@ async def _export(file: BinaryIO, user: str | None, persistence: Persistence[Any
     # A full disk is an error here, while it can still be reported, and not when Python closes the file.
     file.flush()
     return exported
+
+
+@contextmanager
+def _opened(output: Path | None) -> Iterator[BinaryIO]:
+    """Open the file to write: one that only its owner can read, and that has its name once it is whole."""
+    if output is None or str(output) == "-":
+        yield typer.get_binary_stream("stdout")
+        return
+    target = output.resolve()  # of a link, its target is replaced
+    if target.exists() and not target.is_file():  # a device or a pipe, which cannot be replaced
+        with target.open("wb") as file:
+            yield file
+        return
+    # Beside the target, because a file cannot be renamed to another disk. It is made with the mode 0600.
+    with NamedTemporaryFile(dir=target.parent, prefix=f".{target.name[:200]}.", delete=False) as file:
+        try:
+            yield cast("BinaryIO", file)
+            file.flush()
+            os.fsync(file.fileno())
+            Path(file.name).replace(target)
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise
 
 
 def _size_of(file: BinaryIO) -> int | None:

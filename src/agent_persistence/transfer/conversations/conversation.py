@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Self
 
 from agent_persistence.encoding.chat_messages import check_shape, to_columns
-from agent_persistence.encoding.exact_json import decode_json, sanitize
+from agent_persistence.encoding.exact_json import MAX_JSON_DEPTH, decode_json, sanitize
 from agent_persistence.errors import InvalidInputError
 from agent_persistence.ids import IdType, IdValue
 from agent_persistence.records import MessageRole
+from agent_persistence.transfer.conversations.formats import LINE, format_of
 from agent_persistence.validation import check_text
 
 NAMESPACE: Final = uuid.UUID("e1a7a990-5066-5333-bb55-d511cdc1d0da")
@@ -65,10 +66,15 @@ class Conversation:
         if replace_unstorable:
             fields = sanitize(fields, "line")
         messages = fields.pop("messages", None)
-        if not isinstance(messages, list):
-            raise InvalidInputError("messages", "must be a list of messages")
-        for place, message in enumerate(messages):
-            check_shape(message, f"messages[{place}]")
+        try:
+            if not isinstance(messages, list):
+                raise InvalidInputError("messages", "must be a list of messages")
+            for place, message in enumerate(messages):
+                check_shape(message, f"messages[{place}]")
+        except InvalidInputError as refusal:
+            if found := format_of(fields):
+                raise InvalidInputError(refusal.field, f"{refusal.reason}; the line is in {found}") from None
+            raise
         if "id" not in fields:
             fields["id"] = _made_id(messages, fields)
         return cls(_checked_id(fields["id"]), fields, messages)
@@ -111,7 +117,7 @@ def _json_object(line: bytes) -> dict[str, Any]:
             "JSON", "cannot be read: no UTF-8, too deeply nested, or with an endless number"
         ) from None
     if not isinstance(fields, dict):
-        raise InvalidInputError("JSON", 'must be an object: {"id": ..., "source": ..., "messages": [...]}')
+        raise InvalidInputError("JSON", f"must be an object: {LINE}")
     return fields
 
 
@@ -133,4 +139,7 @@ def _checked_id(value: object) -> str:
 def _made_id(messages: list[Any], fields: dict[str, Any]) -> str:
     # With the fields, where there are any: lines of a data set often have the same messages with different labels.
     content = [messages, fields] if fields else messages
-    return f"sha256-{hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()}"
+    try:
+        return f"sha256-{hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()}"
+    except RecursionError:
+        raise InvalidInputError("messages", f"are nested deeper than {MAX_JSON_DEPTH} levels") from None

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
-from itertools import takewhile
+from itertools import chain, dropwhile, takewhile
 from typing import Any, Final
 
 from sqlalchemy import any_, bindparam, func, select
@@ -21,10 +21,12 @@ from agent_persistence.persistence import Persistence
 from agent_persistence.records import NewThread
 from agent_persistence.repositories import PreparedThread
 from agent_persistence.transfer.conversations.conversation import Conversation
+from agent_persistence.transfer.conversations.formats import begins_another_format, refusal_of
 from agent_persistence.transfer.conversations.reading import IMPORT, fields_of, message_pages
 
 _BATCH_BYTES: Final = 2 * 1024 * 1024
 """So much of a file is written at once."""
+_HEAD_BYTES: Final = 64 * 1024
 
 
 class Outcome(StrEnum):
@@ -79,7 +81,11 @@ async def import_lines(importer: ConversationImporter, lines: Iterable[bytes]) -
 
     A refused line changes nothing, and the others are imported. When its result is yielded, the lines before it are in
     the database, and those after it are not.
+
+    Raises:
+        InvalidInputError: the lines are not JSON Lines, but a file of another format; the error names it.
     """
+    lines = _checked_beginning(lines)
     writing = _Writing(importer)
     try:
         batch: list[ReadLine] = []
@@ -103,6 +109,25 @@ async def import_lines(importer: ConversationImporter, lines: Iterable[bytes]) -
         await writing.aclose()
 
 
+def _checked_beginning(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the lines, unless their beginning is that of another format."""
+    rest, head = iter(lines), list[bytes]()
+    for line in rest:
+        head.append(line)
+        if line.strip():
+            break
+    if head and begins_another_format(head[0], head[-1]):
+        size = 0
+        for line in rest:
+            head.append(line)
+            size += len(line)
+            if size >= _HEAD_BYTES:  # enough for the keys of the first items
+                break
+        if reason := refusal_of(b"".join(head)[:_HEAD_BYTES]):
+            raise InvalidInputError("FILE", reason)
+    return chain(head, rest)
+
+
 class _Writing:
     """The batch that is written while the next one is parsed."""
 
@@ -118,15 +143,23 @@ class _Writing:
     async def told(self) -> AsyncIterator[ImportedLine]:
         """Wait for the batch, and yield its results; continue it after each refused line."""
         while self._task is not None:
-            lines = await self._task
-            for line in lines:
-                yield line
-            self.start(self._batch[len(lines) :])
+            done = await self._task
+            for result in done:
+                yield result
+            rest = self._batch[len(done) :]
+            # Lines that were refused when they were read cost no query.
+            for line in takewhile(_is_refused, rest):
+                yield line.refused(line.refusal)
+            self.start(list(dropwhile(_is_refused, rest)))
 
     async def aclose(self) -> None:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+
+
+def _is_refused(line: ReadLine) -> bool:
+    return line.conversation is None
 
 
 class ConversationImporter:
@@ -164,6 +197,10 @@ class ConversationImporter:
 
         New ones are written together in one transaction, the others one by one.
         """
+        if lines[0].conversation is None:
+            return [lines[0].refused(lines[0].refusal)]
+        # Only up to the next refused line: those after it are not to be written yet, and are looked for then.
+        lines = list(takewhile(lambda line: line.conversation is not None, lines))
         news = await self._are_new(lines)
         alike = [line for line, _ in takewhile(lambda pair: pair[1] is news[0], zip(lines, news, strict=True))]
         if news[0] and await self._put_new(alike):
