@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import operator
+import pickle
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -14,6 +16,7 @@ from langgraph.graph.message import add_messages
 from langgraph.types import Command, Send, interrupt
 from typing_extensions import TypedDict
 
+from agent_persistence import InvalidInputError
 from agent_persistence.integrations.langgraph import PersistenceSaver
 
 Durability = Literal["sync", "async", "exit"]
@@ -122,6 +125,45 @@ async def test_an_earlier_state_can_be_gone_back_to_and_branched_from(saver: Per
     ]
     assert len(again["messages"]) == 4
     assert after[-len(before) :] == before
+
+
+class Sum(TypedDict):
+    total: int
+
+
+def pickled(value: Any) -> Any:
+    return pickle.loads(pickle.dumps(value))  # noqa: S301 - written here
+
+
+@pytest.mark.parametrize("transport", [copy.copy, copy.deepcopy, pickled])
+async def test_states_of_subgraphs_belong_to_the_owner_that_a_config_names(
+    persistence: Any, config: Any, user_id: str, transport: Any
+) -> None:
+    """LangGraph makes the configs of subgraphs of the thread id and the namespace only."""
+    saver = PersistenceSaver(persistence)
+    config["configurable"]["user_id"] = user_id
+    inner, outer = StateGraph(Sum), StateGraph(Sum)
+    inner.add_node("ask", lambda state: {"total": state["total"] + interrupt("how many?")})
+    inner.add_edge(START, "ask")
+    outer.add_node("inner", inner.compile())
+    outer.add_edge(START, "inner")
+    graph = outer.compile(checkpointer=saver)
+    await graph.ainvoke({"total": 1}, config)
+
+    nested = (await graph.aget_state(config, subgraphs=True)).tasks[0].state
+    named = transport((await graph.aget_state(config)).tasks[0].state)
+    await graph.aupdate_state(named, {"total": 5})
+
+    assert nested.values == {"total": 1}
+    assert (await graph.aget_state(named)).values == {"total": 5}
+    history = [one.values async for one in graph.aget_state_history(named)]
+    assert history[0] == {"total": 5}
+    assert await graph.ainvoke(Command(resume=2), config) == {"total": 7}
+    named["configurable"]["user_id"] = "somebody else"
+    assert (await graph.aget_state(named)).values == {}
+    named["configurable"] |= {"user_id": None, "thread_id": f"{config['configurable']['thread_id']}"}
+    with pytest.raises(InvalidInputError, match="user_id"):
+        await graph.aget_state(named)
 
 
 @pytest.mark.parametrize("durability", DURABILITIES)

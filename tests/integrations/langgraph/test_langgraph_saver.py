@@ -7,8 +7,9 @@ import collections
 import dataclasses
 import math
 import pathlib
+import pickle
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 from langgraph.types import Command, Interrupt, Overwrite, Send
+from pydantic import BaseModel, RootModel
 from sqlalchemy import text
 
 from agent_persistence import (
@@ -99,9 +101,36 @@ class Note:
     text: str
 
 
+class Names(RootModel[list[str]]):
+    """As pydantic's documentation shows it."""
+
+    def __iter__(self) -> Iterator[str]:  # type: ignore[override]  # pydantic's own example
+        return iter(self.root)
+
+    def __getitem__(self, index: int) -> str:
+        return self.root[index]
+
+
+class Filters(RootModel[dict[str, str]]):
+    def __iter__(self) -> Iterator[str]:  # type: ignore[override]  # as above
+        return iter(self.root)
+
+
+class Loose(BaseModel, extra="allow"):
+    note: str
+
+    def __iter__(self) -> Iterator[Any]:
+        raise NotImplementedError
+
+    def model_copy(self, **_: Any) -> Any:
+        raise NotImplementedError
+
+
 @pytest.mark.parametrize(
     "value",
     [
+        Filters({STRANGE: "what?"}),
+        Loose(note=STRANGE, other=STRANGE),
         HumanMessage("x", custom=STRANGE),
         Note(STRANGE),
         collections.deque([STRANGE]),
@@ -125,6 +154,42 @@ async def test_half_characters_come_back_wherever_a_value_has_them(
     assert found is not None
     assert found.checkpoint["channel_values"] == {"value": value, "values": [value]}
     assert found.pending_writes == [("task", "value", value)]
+
+
+@dataclasses.dataclass
+class Unset:
+    """A field of it has no value yet."""
+
+    note: str
+    later: str = dataclasses.field(init=False)
+
+
+class Pickling:
+    """A serialiser that takes what LangGraph's does not: values that contain themselves."""
+
+    def dumps_typed(self, obj: Any) -> tuple[str, bytes]:
+        return "pickle", pickle.dumps(obj)
+
+    def loads_typed(self, data: tuple[str, bytes]) -> Any:
+        return pickle.loads(data[1])  # noqa: S301 - written above
+
+
+def ring() -> Any:
+    items: list[Any] = ["what?", {}]
+    items[1]["ring"] = items
+    return items
+
+
+@pytest.mark.parametrize("value", [Names(["what?"]), Loose(note="what?"), Unset("what?"), {"ring": ring()}])
+async def test_whatever_a_serialiser_takes_is_saved(
+    persistence: Persistence[str, str], user_id: str, config: Any, value: Any
+) -> None:
+    saver = PersistenceSaver(persistence, user_id=user_id, serde=Pickling())
+
+    await put(saver, config, {"value": value})
+
+    [(_, found)] = (await values_of(saver, config)).items()
+    assert type(found) is type(value)
 
 
 async def test_nan_comes_back_as_nan(saver: PersistenceSaver, config: Any) -> None:

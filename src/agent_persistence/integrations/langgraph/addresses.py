@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 from langchain_core.runnables import RunnableConfig
 
@@ -11,6 +11,35 @@ from agent_persistence.errors import InvalidInputError
 from agent_persistence.frozen import frozen
 from agent_persistence.ids import IdTypes
 from agent_persistence.validation import check_text
+
+
+class _OwnedThreadId(str):
+    """A thread id in a returned config, with the owner that the caller's config named.
+
+    LangGraph makes the configs of subgraphs' states of the thread id alone. No client can send such an object, so it
+    names an owner as safely as the caller did.
+    """
+
+    __slots__ = ("owner",)
+
+    def __new__(cls, thread_id: str, owner: Any) -> Self:
+        """Make the text equal to the thread id."""
+        made = super().__new__(cls, thread_id)
+        made.owner = owner
+        return made
+
+    owner: Any
+
+    def __str__(self) -> str:
+        """Return itself: LangGraph calls ``str(thread_id)`` in places."""
+        return self
+
+    def plain(self) -> str:
+        """Return the thread id as nothing but a text."""
+        return str.__str__(self)
+
+    def __getnewargs__(self) -> tuple[str, Any]:  # type: ignore[override]  # str's has one item
+        return self.plain(), self.owner
 
 
 @frozen
@@ -51,14 +80,19 @@ def address_of(config: RunnableConfig, id_types: IdTypes[Any, Any], owner: Any) 
     configurable = config.get("configurable") or {}
     if "thread_id" not in configurable:
         raise InvalidInputError("thread_id", "must be given in config['configurable']")
-    echoed = {"thread_id": configurable["thread_id"]}
+    user_id = owner_of(configurable, id_types, owner)
+    given = configurable["thread_id"]
+    thread_id = thread_id_of(given.plain() if isinstance(given, _OwnedThreadId) else given, id_types)
+    echoed = {"thread_id": given}
     if owner is None:
-        echoed["user_id"] = configurable.get("user_id")
+        echoed["user_id"] = _named_owner(configurable)
+        if isinstance(given, str):
+            echoed["thread_id"] = _OwnedThreadId(given, echoed["user_id"])
     return Address(
-        thread_id=thread_id_of(configurable["thread_id"], id_types),
+        thread_id=thread_id,
         checkpoint_ns=_text(configurable, "checkpoint_ns"),
         checkpoint_id=checkpoint_id_of(config),
-        user_id=owner_of(configurable, id_types, owner),
+        user_id=user_id,
         echoed=echoed,
     )
 
@@ -76,9 +110,15 @@ def owner_of(configurable: Mapping[str, Any], id_types: IdTypes[Any, Any], owner
     """
     if owner is not None:
         return owner
-    if configurable.get("user_id") is None:
+    named = _named_owner(configurable)
+    if named is None:
         raise InvalidInputError("user_id", "must be given: in config['configurable'], or by saver.for_user(user_id)")
-    return id_types.user.parse_exact(configurable["user_id"], "user_id")
+    return id_types.user.parse_exact(named, "user_id")
+
+
+def _named_owner(configurable: Mapping[str, Any]) -> Any:
+    named, thread_id = configurable.get("user_id"), configurable.get("thread_id")
+    return thread_id.owner if named is None and isinstance(thread_id, _OwnedThreadId) else named
 
 
 def thread_id_of(given: Any, id_types: IdTypes[Any, Any]) -> Any:

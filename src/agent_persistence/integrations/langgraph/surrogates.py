@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import logging
 import re
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -18,6 +19,8 @@ from pydantic import BaseModel
 
 from agent_persistence.repositories.checkpoints.compression import Blob
 
+logger: Final = logging.getLogger("agent_persistence")
+
 _ESCAPE: Final = "\ufdd0"  # a noncharacter of Unicode, not used in texts; if a text has it anyway, it is doubled
 _CONTAINERS: Final = (list, tuple, set, frozenset, deque)
 _LEAVES: Final = (int, float, bytes, bytearray, type(None), Enum)  # before str: an enum can be one, and stays as it is
@@ -28,19 +31,31 @@ _WRITTEN: Final = re.compile(f"{_ESCAPE}({_ESCAPE}|d[89a-f][0-9a-f]{{2}})")
 
 
 def dump_blob(serde: SerializerProtocol, value: Any) -> Blob:
-    """Serialise a value; lone surrogates in its texts are escaped, which the name of the format says."""
+    """Serialise a value; lone surrogates in its texts are escaped, which the name of the format says.
+
+    Raises whatever the serialiser raises, and nothing else: a value that cannot be searched keeps its question marks.
+    """
     try:
         blob = serde.dumps_typed(value)
     except TypeError:  # the serialiser's answer to a lone surrogate in the key of a dict
-        if not _has_surrogate(value):
+        if (escaped := _escaped(serde, value)) is None:
             raise
-    else:
-        # JsonPlusSerializer writes a question mark for each, so that most values are not searched. Of another
-        # serialiser, such as one that encrypts, the bytes say nothing.
-        may_be_lost = b"?" in blob[1] or not isinstance(serde, JsonPlusSerializer)
-        if not may_be_lost or not _has_surrogate(value):
-            return blob
-    kind, content = serde.dumps_typed(_with_texts(value, _escape))
+        return escaped
+    # JsonPlusSerializer writes a question mark for each, so that most values are not searched. Of another serialiser,
+    # such as one that encrypts, the bytes say nothing.
+    may_be_lost = b"?" in blob[1] or not isinstance(serde, JsonPlusSerializer)
+    return (_escaped(serde, value) if may_be_lost else None) or blob
+
+
+def _escaped(serde: SerializerProtocol, value: Any) -> Blob | None:
+    """Serialise a value with its lone surrogates escaped; return ``None`` if it has none, or cannot be searched."""
+    try:
+        if not _has_surrogate(value):
+            return None
+        kind, content = serde.dumps_typed(_with_texts(value, _escape))
+    except Exception as error:  # noqa: BLE001 - of the value's own class, which may do anything
+        logger.debug("a value of a graph cannot be searched for lone surrogates: %s", type(error).__name__)
+        return None
     return _ESCAPED + kind, content
 
 
@@ -71,7 +86,8 @@ def _has_surrogate(value: Any) -> bool:
 def _parts(value: Any) -> Iterable[tuple[str, Any]]:
     """Return the fields of a model (extra ones too), of a dataclass, or of LangGraph's ``Send``; of others, none."""
     if isinstance(value, BaseModel):
-        return value
+        # Not by iterating it: a model of a list, for example, iterates over its items.
+        return [*value.__dict__.items(), *(value.__pydantic_extra__ or {}).items()]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
     return [("arg", value.arg)] if isinstance(value, SendProtocol) else ()
@@ -109,7 +125,7 @@ def _with_items(value: Any, change: Callable[[str], str]) -> Any:
 def _with_parts(value: Any, change: Callable[[str], str]) -> Any:
     changed = {name: _with_texts(part, change) for name, part in _parts(value)}
     if isinstance(value, BaseModel):
-        return value.model_copy(update=changed)
+        return BaseModel.model_copy(value, update=changed)  # not a model's own
     if changed:
         value = copy.copy(value)
         for name, part in changed.items():
