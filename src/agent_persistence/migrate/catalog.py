@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -80,7 +80,7 @@ RIGHTS: Final = {
 }
 """The rights that every application needs, by table."""
 
-OTHER_RIGHTS: Final = dict.fromkeys(("graph_checkpoints", "graph_values", "tool_results"), _WRITE)
+OTHER_RIGHTS: Final[Mapping[str, Sequence[str]]] = dict.fromkeys(("graph_checkpoints", "graph_values", "tool_results"), _WRITE)
 """Those that only LangGraph and Agentflow need."""
 
 _SCHEMAS_OF_OURS: Final = text(
