@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -80,8 +80,9 @@ RIGHTS: Final = {
 }
 """The rights that every application needs, by table."""
 
-OTHER_RIGHTS: Final[Mapping[str, Sequence[str]]] = dict.fromkeys(("graph_checkpoints", "graph_values", "tool_results"), _WRITE)
-"""Those that only LangGraph and Agentflow need."""
+_OTHER_TABLES: Final[tuple[str, ...]] = ("graph_checkpoints", "graph_values", "tool_results", "conversation_imports")
+OTHER_RIGHTS: Final = dict.fromkeys(_OTHER_TABLES, _WRITE)
+"""Those that only LangGraph, Agentflow and imports need."""
 
 _SCHEMAS_OF_OURS: Final = text(
     "SELECT nspname FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace "
