@@ -80,8 +80,9 @@ RIGHTS: Final = {
 }
 """The rights that every application needs, by table."""
 
-_OTHER_TABLES: Final[tuple[str, ...]] = ("graph_checkpoints", "graph_values", "tool_results", "conversation_imports")
-OTHER_RIGHTS: Final = dict.fromkeys(_OTHER_TABLES, _WRITE)
+OTHER_RIGHTS: Final[dict[str, Sequence[str]]] = dict.fromkeys(
+    ("graph_checkpoints", "graph_values", "tool_results", "conversation_imports"), _WRITE
+)
 """Those that only LangGraph, Agentflow and imports need."""
 
 _SCHEMAS_OF_OURS: Final = text(
