@@ -41,13 +41,18 @@ class HookedClient:
         return await hooks.pop(0)(send) if hooks else await send()
 
 
-def refusing(code: str, *reasons: str) -> Hook:
-    """A hook that sends nothing and answers with an error; ``reasons`` are those of a canceled transaction."""
+def server_error(code: str, *reasons: str) -> ClientError:
+    """An error that DynamoDB answers with; ``reasons`` are those of a canceled transaction."""
     error = {"Code": code, "Message": "canary-4711"}
     response: Any = {"Error": error, "CancellationReasons": [{"Code": reason} for reason in reasons]}
+    return ClientError(response, "call")
+
+
+def refusing(code: str, *reasons: str) -> Hook:
+    """A hook that sends nothing and answers with an error."""
 
     async def refuse(_: Send) -> Any:
-        raise ClientError(response, "call")
+        raise server_error(code, *reasons)
 
     return refuse
 

@@ -17,7 +17,7 @@ from agent_persistence import CommitUnknownError, DatabaseError, NotMigratedErro
 from agent_persistence.backends.dynamodb import DynamoDBCheckpointer
 from agent_persistence.backends.limits import CheckpointLimits
 from agent_persistence.errors import ClosedError, CorruptRowError, InvalidInputError, MisuseError, StateConflictError
-from hooked_client import HookedClient, Send, failing, refusing
+from hooked_client import HookedClient, Send, failing, refusing, server_error
 
 LARGE = {"noise": os.urandom(400_000).hex()}  # of which compression leaves more than half: two parts
 REPETITIVE = {"list": ["the same again"] * 50_000}
@@ -324,9 +324,10 @@ async def test_a_save_whose_reply_was_lost_is_done_once_though_others_have_saved
     assert list(await checkpointer.state_history("t")) == [third, second, first]
 
 
-async def test_without_time_for_a_retry_a_lost_reply_leaves_the_outcome_unknown(bench: Bench) -> None:
+@pytest.mark.parametrize("reply", [LOST, server_error("InternalServerError"), server_error("ServiceUnavailable")])
+async def test_without_time_for_a_retry_a_lost_reply_leaves_the_outcome_unknown(bench: Bench, reply: Exception) -> None:
     checkpointer = bench.another(retry_seconds=0)
-    bench.client.once("transact_write_items", failing(LOST))
+    bench.client.once("transact_write_items", failing(reply))
 
     with pytest.raises(CommitUnknownError):
         await checkpointer.save_state("t", LARGE)

@@ -12,9 +12,11 @@ import pytest
 import pytest_asyncio
 from leaks import CANARY
 from redis.asyncio import Redis
+from redis.asyncio.cluster import RedisCluster
 from redis.crc import key_slot
 from redis.exceptions import ConnectionError as ConnectionLost
 from redis_clients import WatchedRedis
+from torture.servers import NOBODYS_PORT
 
 from agent_persistence import CommitUnknownError, DatabaseError, PersistenceSettings, SettingsError, UnavailableError
 from agent_persistence.backends.limits import CheckpointLimits
@@ -325,3 +327,16 @@ async def test_a_key_of_another_program_is_left_alone(
 
     assert await redis.get(key) == b"theirs"
     assert len(await checkpointer.list_threads()) == 0
+
+
+async def test_a_cluster_that_cannot_be_reached_is_unavailable() -> None:
+    checkpointer = RedisCheckpointer(
+        client=RedisCluster(host="127.0.0.1", port=NOBODYS_PORT), user_id="u", retry_seconds=0
+    )
+
+    with pytest.raises(UnavailableError):
+        await checkpointer.load_state("t")
+    with pytest.raises(UnavailableError) as caught:
+        await checkpointer.save_state("t", 1)
+
+    assert caught.value.committed == "no"

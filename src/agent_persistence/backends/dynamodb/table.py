@@ -22,14 +22,14 @@ from agent_persistence.errors import (
     UnavailableError,
 )
 
-# Answers by which DynamoDB asks for a retry.
+# Answers by which DynamoDB asks for a retry, and after which the request may have been executed all the same.
+_IN_DOUBT: Final = frozenset({"InternalServerError", "ServiceUnavailable"})
+# Answers by which DynamoDB asks for a retry of a request that it has not executed.
 _BUSY: Final = frozenset(
     {
-        "InternalServerError",
         "LimitExceededException",
         "ProvisionedThroughputExceededException",
         "RequestLimitExceeded",
-        "ServiceUnavailable",
         "ThrottlingException",
         "TransactionConflictException",
         "TransactionInProgressException",
@@ -188,6 +188,8 @@ class Table:
         """Return this package's error for an answer, without DynamoDB's text: it can hold keys and values."""
         if permanent := _REASONS_PERMANENT & reasons:
             return DatabaseError(f"DynamoDB refused: {', '.join(sorted(permanent))}")
+        if code in _IN_DOUBT:
+            return LostReplyError("DynamoDB failed and did not say whether it executed the request")
         if code in _BUSY or code == _CANCELED:
             return UnavailableError("DynamoDB is busy")
         if code == "ResourceNotFoundException":

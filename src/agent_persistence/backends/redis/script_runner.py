@@ -112,11 +112,11 @@ class ScriptRunner:
             with suppress(exceptions.NoScriptError):
                 return await self._client.evalsha(script.sha, *command)
             return await self._client.eval(script.text, *command)
-        except exceptions.RedisError as error:
+        except (exceptions.RedisError, exceptions.RedisClusterException) as error:
             raise _translated(error) from error
 
 
-def _translated(error: exceptions.RedisError) -> PersistenceError:
+def _translated(error: exceptions.RedisError | exceptions.RedisClusterException) -> PersistenceError:
     """Return this package's error, without the server's text: it can hold arguments, that is, states."""
     if isinstance(error, exceptions.OutOfMemoryError):
         return DatabaseError("Redis is full and saved nothing: raise its maxmemory, delete threads, or let them expire")
