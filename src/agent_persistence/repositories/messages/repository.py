@@ -126,7 +126,8 @@ class MessageRepository(Generic[IdT, UserIdT]):
             limit: how many at most, 1 to 1,000.
             before: ``before`` of another page: read the messages before that page.
             after: ``after`` of another page: read the messages that follow it. Keep it to poll for new ones.
-            search: text that the message must contain, in any case; ``%`` and ``_`` mean themselves.
+            search: text that the message must contain, in any case; ``%`` and ``_`` mean themselves. Normalise it like
+                the stored text: NFD does not match NFC.
 
         Returns:
             A page; rows that cannot be read are in its ``corrupt``.
