@@ -58,7 +58,7 @@ class ThreadRecord(Generic[IdT, UserIdT]):
         meta: a JSON object of the application.
         archived_at: when it was archived, or ``None``.
         created_at: when it was created, by the database's clock.
-        updated_at: when it was last active, to within ``PERSISTENCE_THREAD_TOUCH_INTERVAL``.
+        updated_at: when a message or state was last added, to within ``PERSISTENCE_THREAD_TOUCH_INTERVAL``.
     """
 
     thread_id: IdT

@@ -163,7 +163,7 @@ async def test_pages_lead_through_threads_and_messages(ada: Person) -> None:
     oldest = await ada.get(f"/threads/{ada.thread_id}/messages?limit=1&before={newest['before']}")
 
     found = [thread["thread_id"] for page in (first, second) for thread in page["items"]]
-    assert found == [*made[::-1], ada.thread_id]
+    assert found == [ada.thread_id, *made[::-1]]
     assert second["after"] is None
     assert [page["items"][0]["message"]["role"] for page in (newest, oldest)] == ["assistant", "user"]
 

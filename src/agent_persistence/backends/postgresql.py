@@ -32,8 +32,8 @@ class PostgreSQLCheckpointer(Checkpointer):
     """A checkpointer that keeps the states of one owner in PostgreSQL.
 
     Ids are strings for every id type of the database: the text of an int or of a UUID. All owners share the ids of
-    threads: saving to another owner's thread raises ``ThreadExistsError``. Lists are ordered by ``updated_at``, which
-    changes at most once in ``PERSISTENCE_THREAD_TOUCH_INTERVAL`` seconds; 0 makes the order exact.
+    threads: saving to another owner's thread raises ``ThreadExistsError``. Lists are in the order of the last
+    saves; ``updated_at`` may be older than the last save by ``PERSISTENCE_THREAD_TOUCH_INTERVAL`` seconds.
 
     Args:
         user_id: the owner.

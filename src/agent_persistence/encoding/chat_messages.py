@@ -21,6 +21,7 @@ _ROLES: Final[dict[str, MessageRole]] = {role.value: role for role in MessageRol
 }
 # The length of the column; ``extra`` keeps a longer id.
 _MAX_TOOL_CALL_ID: Final = 255
+_MAX_PARTS_DEPTH: Final = 8  # parts in parts in parts
 
 
 @frozen
@@ -42,7 +43,7 @@ def to_columns(message: Mapping[str, Any], field: str = "message") -> MessageCol
         InvalidInputError: it is not a mapping, its role is unknown, or its content has no shape of the format.
     """
     role = check_shape(message, field)
-    content = _plain_text(message.get("content"))
+    content = _plain_text(message)
     call_id = message.get("tool_call_id")
     columns = MessageColumns(
         role,
@@ -120,17 +121,43 @@ def _with_extra(columns: MessageColumns, message: Mapping[str, Any]) -> MessageC
     return replace(columns, extra=extra) if extra else columns
 
 
-def _plain_text(content: str | list[Any] | None) -> str:
-    if isinstance(content, str):
-        return content
-    return "\n".join(filter(None, map(_text_of_part, content or ())))
+def _plain_text(message: Mapping[str, Any]) -> str:
+    """Return the text that a person would read."""
+    content = message.get("content")
+    if isinstance(content, str) and content:
+        return content  # most messages; the column then holds all of it, and ``extra`` nothing
+    audio = message.get("audio")
+    # The content is elsewhere: ``parts`` in the AI SDK, ``refusal`` and ``audio`` of an answer in the API.
+    found = [_text_of(content), _text_of(message.get("parts")), _text_of(message.get("refusal"))]
+    found += [_text_of(audio.get("transcript"))] if isinstance(audio, Mapping) else []
+    return "\n".join(filter(None, found))
 
 
-def _text_of_part(part: Any) -> str:
+def _text_of(part: Any, *outer: int) -> str:
+    """Return the text of a part of a message, or of a list of parts; ``outer`` are the ids of those around it."""
     if isinstance(part, str):
         return part
-    text = part.get("text") if isinstance(part, Mapping) else None
-    return text if isinstance(text, str) else ""
+    # A part that holds itself is refused by the encoder, which comes later.
+    if id(part) in outer or len(outer) > _MAX_PARTS_DEPTH:
+        return ""
+    outer = (*outer, id(part))
+    if isinstance(part, list):
+        return "\n".join(filter(None, (_text_of(item, *outer) for item in part)))
+    return _text_of_object(part, outer) if isinstance(part, Mapping) else ""
+
+
+def _text_of_object(part: Mapping[str, Any], outer: tuple[int, ...]) -> str:
+    # {"text": {"value": ...}} in the Assistants API; a tool's result has its text, or parts again, in ``content``.
+    for key in ("text", "refusal", "transcript"):
+        found = part.get(key)
+        if isinstance(found, Mapping):
+            found = found.get("value")
+        if isinstance(found, str) and found:
+            return found
+    audio = part.get("input_audio") or part.get("audio")
+    if isinstance(audio, Mapping):
+        return _text_of(audio.get("transcript"), *outer)
+    return _text_of(part.get("content"), *outer) if str(part.get("type")).endswith("tool_result") else ""
 
 
 def _reasoning(message: Mapping[str, Any]) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Generic
 
-from sqlalchemy import ColumnElement, DateTime, ForeignKey, Identity, Index, String, event
+from sqlalchemy import ColumnElement, DateTime, ForeignKey, Identity, Index, String, event, func
 from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import Mapped, MappedColumn, Mapper, declared_attr, mapped_column
 
@@ -37,6 +37,12 @@ class ThreadMixin(HasIdTypes, TimestampMixin, MetaMixin, Generic[IdT, UserIdT]):
     def user_id(cls) -> Mapped[UserIdT]:
         # Never generated, whatever its type: a default would invent users.
         return mapped_column(cls.__id_types__.user.sql_type(), autoincrement=False)
+
+    @declared_attr
+    @classmethod
+    def updated_at(cls) -> Mapped[datetime]:
+        # Without onupdate: lists are sorted by it, and a new name does not move a thread.
+        return mapped_column(DateTime(timezone=True), server_default=func.now(), sort_order=11)
 
     thread_name: Mapped[str | None] = mapped_column(String(255))
     # A time and not a flag, so that a purge can count from it.

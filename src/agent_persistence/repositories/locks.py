@@ -74,16 +74,26 @@ def locked_threads(models: Models[Any, Any], *, of_any_user: bool, waits: bool, 
 def touched_threads(models: Models[Any, Any], locked: CTE, seconds: float) -> CTE:
     """Return a CTE that sets ``updated_at`` of the locked threads.
 
-    At most once in so many seconds: the column is indexed, so each change costs a new row version and index entries.
+    At most once in so many seconds for the first thread of an owner's list: the column is indexed, so each change costs
+    a new row version and index entries. For any other thread always, because the list shows the order.
     """
     thread = table_of(models.Thread)
-    # now() is the start of the transaction. A writer that waited for the lock may therefore skip a touch, which only
-    # the order of lists can show.
+    other = thread.alias("other")
+    # One row at the end of the owner's index. EXISTS with a comparison of rows lost: it was planned as a scan of all.
+    first = (
+        select(other.c.thread_id)
+        .where(other.c.user_id == thread.c.user_id, other.c.archived_at.is_(None))
+        .order_by(other.c.updated_at.desc(), other.c.thread_id.desc())
+        .limit(1)
+        .correlate(thread)
+        .scalar_subquery()
+    )
     due = func.now() - timedelta(seconds=seconds)
     return (
         update(thread)
-        .where(thread.c.thread_id == locked.c.thread_id, thread.c.updated_at <= due)
-        .values(updated_at=func.now())
+        .where(thread.c.thread_id == locked.c.thread_id, (thread.c.updated_at <= due) | (thread.c.thread_id != first))
+        # Not now(), the start of the transaction: a writer that waited for the lock would stay behind those before it.
+        .values(updated_at=func.clock_timestamp())
         .cte("touched")
     )
 

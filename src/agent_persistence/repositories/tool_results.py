@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any, Generic
 
 from sqlalchemy import Table, literal, select
 from sqlalchemy.dialects.postgresql import insert
 
+from agent_persistence.encoding.exact_json import MAX_JSON_BYTES
 from agent_persistence.errors import InvalidInputError, ThreadNotFoundError
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.models.side_tables import MAX_TOOL_CALL_ID
@@ -51,7 +53,8 @@ class ToolResultRepository(Generic[IdT, UserIdT]):
 
         Args:
             thread_id: the thread.
-            tool_call_id: the id of the call, unique within the thread; at most 255 characters.
+            tool_call_id: the id of the call, unique within the thread. Of an id of more than 255 characters, the hash
+                is stored.
             result: any JSON value except ``None``.
 
         Raises:
@@ -86,4 +89,9 @@ class ToolResultRepository(Generic[IdT, UserIdT]):
 
 
 def _tool_call_id(value: object) -> str:
-    return check_text(value, "tool_call_id", max_length=MAX_TOOL_CALL_ID)
+    """Return the key of a tool call: its id, or the hash of a long one."""
+    call_id = check_text(value, "tool_call_id", max_length=MAX_JSON_BYTES)
+    if len(call_id) <= MAX_TOOL_CALL_ID:
+        return call_id
+    # Providers put signatures of a kilobyte into the id. A longer column lost: an index entry has 2,704 bytes at most.
+    return f"sha256-{hashlib.sha256(call_id.encode()).hexdigest()}"

@@ -60,9 +60,24 @@ async def test_results_go_with_their_thread(persistence: Persistence[str, str], 
         await persistence.tool_results.record(thread_id, "call", RESULT, user_id=user_id)
 
 
+@pytest.mark.parametrize("length", [255, 256, 949, 100_000])
+async def test_an_id_of_any_length_names_one_call(
+    persistence: Persistence[str, str], user_id: str, length: int
+) -> None:
+    thread_id = (await persistence.threads.create(user_id=user_id)).thread_id
+    ids = [start + "é" * (length - 1) for start in ("a", "b")]
+
+    for call_id in ids:
+        assert await persistence.tool_results.record(thread_id, call_id, call_id[0], user_id=user_id) == call_id[0]
+        assert await persistence.tool_results.record(thread_id, call_id, "again", user_id=user_id) == call_id[0]
+
+    found = [await persistence.tool_results.get(thread_id, call_id, user_id=user_id) for call_id in ids]
+    assert found == ["a", "b"]
+
+
 @pytest.mark.parametrize(
     ("call_id", "result", "field"),
-    [(7, 1, "tool_call_id"), ("c" * 256, 1, "tool_call_id"), ("c", None, "result"), ("c", {1, 2}, "result")],
+    [(7, 1, "tool_call_id"), ("c\0" * 200, 1, "tool_call_id"), ("c", None, "result"), ("c", {1, 2}, "result")],
 )
 async def test_what_cannot_be_recorded_is_refused_by_name(
     persistence: Persistence[str, str], user_id: str, call_id: Any, result: Any, field: str

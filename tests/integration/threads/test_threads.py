@@ -1,4 +1,6 @@
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from random import Random
 from typing import Any
 
 import pytest
@@ -87,8 +89,9 @@ async def test_an_update_changes_what_is_given_and_nothing_else(
     assert (renamed.name, renamed.meta) == ("b", {"x": 1})
     assert (marked.name, marked.meta) == ("b", {"y": 2})
     assert (bare.name, bare.meta) == (None, {"y": 2})
-    assert made.updated_at < renamed.updated_at < marked.updated_at < bare.updated_at
-    assert {one.created_at for one in (renamed, marked, bare)} == {made.created_at}
+    assert {(one.created_at, one.updated_at) for one in (made, renamed, marked, bare)} == {
+        (made.created_at, made.updated_at)
+    }
     assert await threads.get(made.thread_id, user_id=user_id) == bare
 
 
@@ -108,7 +111,7 @@ async def test_the_list_has_each_thread_once_the_most_recently_active_first(
     one_by_one = [await threads.create(user_id=any_user) for _ in range(3)]
     async with any_persistence.begin(user_id=any_user) as uow:
         together = [await uow.threads.create() for _ in range(4)]  # one transaction: one time
-    await threads.update(one_by_one[0].thread_id, user_id=any_user, name="active again")
+    await any_persistence.messages.append(one_by_one[0].thread_id, HELLO, user_id=any_user)
     expected = [one_by_one[0], *sorted(together, key=lambda one: one.thread_id, reverse=True), *one_by_one[:0:-1]]
 
     for limit in (1, 2, 3, 7, 8):
@@ -294,18 +297,26 @@ async def test_the_database_passes_over_ids_given_by_hand(
     assert [one.seq for one in messages] == sorted({one.seq for one in messages})
 
 
-async def test_activity_moves_a_thread_to_the_top(settings_for: SettingsFor, user_id: str) -> None:
-    async with Persistence[str, str](await settings_for(thread_touch_interval=0)) as store:
+async def _streamed() -> AsyncIterator[bytes]:
+    yield b"a state"
+
+
+@pytest.mark.parametrize("interval", [0, 10, 3600])
+async def test_activity_moves_a_thread_to_the_top(settings_for: SettingsFor, user_id: str, interval: int) -> None:
+    async with Persistence[str, str](await settings_for(thread_touch_interval=interval)) as store:
         thread = await store.threads.create(user_id=user_id)
-        message = await store.messages.append(thread.thread_id, HELLO, user_id=user_id)
-        place = (thread.thread_id, message.message_id)
-        times = [thread.updated_at]
+        thread_id, times = thread.thread_id, [thread.updated_at]
+
+        async def in_a_unit_of_work() -> None:
+            async with store.begin(user_id=user_id) as uow:
+                await uow.messages.append(thread_id, HELLO)
 
         for activity in (
-            lambda: store.messages.append(thread.thread_id, HELLO, user_id=user_id),
-            lambda: store.messages.update(*place, user_id=user_id, meta={"seen": True}),
-            lambda: store.messages.delete(*place, user_id=user_id),
-            lambda: store.states.put(thread.thread_id, {}, user_id=user_id),
+            lambda: store.messages.append(thread_id, HELLO, user_id=user_id),
+            lambda: store.messages.append_many(thread_id, [HELLO] * 250, user_id=user_id),
+            in_a_unit_of_work,
+            lambda: store.states.put(thread_id, {}, user_id=user_id),
+            lambda: store.states.put_stream(thread_id, _streamed(), user_id=user_id),
         ):
             other = await store.threads.create(user_id=user_id)
             await activity()
@@ -314,6 +325,53 @@ async def test_activity_moves_a_thread_to_the_top(settings_for: SettingsFor, use
             times.append(first.updated_at)
 
         assert times == sorted(set(times))
+
+
+@pytest.mark.parametrize("interval", [0, 3600])
+async def test_nothing_but_messages_and_states_moves_a_thread(
+    settings_for: SettingsFor, user_id: str, interval: int
+) -> None:
+    async with Persistence[str, str](await settings_for(thread_touch_interval=interval)) as store:
+        thread_id = (await store.threads.create(user_id=user_id)).thread_id
+        said = [await store.messages.append(thread_id, HELLO, user_id=user_id) for _ in range(2)]
+        await store.states.put(thread_id, {}, user_id=user_id)
+        before = await store.threads.require(thread_id, user_id=user_id)
+        other = await store.threads.create(user_id=user_id)
+
+        await store.threads.update(thread_id, user_id=user_id, name="renamed", meta={"pinned": True})
+        await store.messages.update(thread_id, said[0].message_id, user_id=user_id, meta={"thumbs": "up"})
+        await store.messages.update(thread_id, said[0].message_id, user_id=user_id, message={**HELLO, "name": "li"})
+        await store.messages.delete(thread_id, said[1].message_id, user_id=user_id)
+        await store.tool_results.record(thread_id, "call", 1, user_id=user_id)
+        await store.states.clear(thread_id, user_id=user_id)
+        await store.threads.archive(thread_id, user_id=user_id)
+        after = await store.threads.unarchive(thread_id, user_id=user_id)
+
+        assert after.updated_at == before.updated_at
+        assert [one.thread_id for one in await store.threads.page(user_id=user_id)] == [other.thread_id, thread_id]
+
+
+async def test_the_list_is_in_the_order_of_the_last_messages(persistence: Persistence[str, str], user_id: str) -> None:
+    threads = [(await persistence.threads.create(user_id=user_id)).thread_id for _ in range(5)]
+    random = Random(7)
+    last: list[str] = threads[::-1]
+
+    for _ in range(40):
+        thread_id = random.choice(threads)
+        await persistence.messages.append(thread_id, HELLO, user_id=user_id)
+        last = [thread_id, *(one for one in last if one != thread_id)]
+        assert [one.thread_id for one in await persistence.threads.page(user_id=user_id)] == last
+
+
+async def test_a_writer_that_waited_is_last_in_the_order(persistence: Persistence[str, str], user_id: str) -> None:
+    first, second = [(await persistence.threads.create(user_id=user_id)).thread_id for _ in range(2)]
+
+    async with persistence.begin(user_id=user_id) as uow:
+        await uow.threads.require(first)  # the transaction has begun
+        await persistence.messages.append(second, HELLO, user_id=user_id)
+        await uow.messages.append(first, HELLO)
+
+    assert [one.thread_id for one in await persistence.threads.page(user_id=user_id)] == [first, second]
 
 
 async def test_a_burst_of_activity_writes_the_thread_at_most_once_an_interval(

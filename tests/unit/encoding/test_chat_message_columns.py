@@ -62,6 +62,47 @@ def test_a_role_without_a_label_of_its_own_is_stored_under_the_nearest(word: str
     assert from_columns(columns)["role"] == word
 
 
+_PARTS: list[tuple[dict[str, Any], str]] = [
+    ({"content": None, "refusal": "I cannot."}, "I cannot."),
+    ({"refusal": "I cannot."}, "I cannot."),
+    ({"content": "", "refusal": "I cannot."}, "I cannot."),
+    ({"content": [{"type": "refusal", "refusal": "I cannot."}]}, "I cannot."),
+    ({"content": None, "audio": {"id": "a", "transcript": "spoken", "data": "x"}}, "spoken"),
+    ({"content": [{"type": "output_audio", "transcript": "spoken", "data": "x"}]}, "spoken"),
+    ({"content": [{"type": "input_audio", "input_audio": {"data": "x", "transcript": "spoken"}}]}, "spoken"),
+    ({"content": [{"type": "text", "text": {"value": "from an assistant", "annotations": []}}]}, "from an assistant"),
+    ({"content": [{"type": "tool_result", "tool_use_id": "c", "content": "18 degrees"}]}, "18 degrees"),
+    (
+        {"content": [{"type": "tool_result", "content": [{"type": "text", "text": "18"}, {"type": "image"}]}]},
+        "18",
+    ),
+    ({"content": [{"type": "web_search_tool_result", "content": [{"type": "text", "text": "18"}]}]}, "18"),
+    ({"content": [{"type": "input_text", "text": "a"}, {"type": "output_text", "text": "b"}, "c"]}, "a\nb\nc"),
+    ({"parts": [{"type": "text", "text": "from the AI SDK"}, {"type": "tool-weather"}]}, "from the AI SDK"),
+    ({"content": "", "parts": [{"type": "text", "text": "from the AI SDK"}]}, "from the AI SDK"),
+    ({"content": "said", "refusal": "not", "parts": [{"type": "text", "text": "twice"}]}, "said"),
+    ({"content": [{"type": "image_url", "image_url": {"url": "u"}}, 7, None, [], {"text": 7}]}, ""),
+    ({"content": None, "audio": 7, "refusal": 7, "parts": 7}, ""),
+]
+
+
+@pytest.mark.parametrize(("fields", "text"), _PARTS)
+def test_the_text_is_what_a_person_would_read(fields: dict[str, Any], text: str) -> None:
+    message = {"role": "assistant", **fields}
+
+    columns = to_columns(message)
+
+    assert columns.content == text
+    assert from_columns(columns) == message
+
+
+def test_parts_that_hold_themselves_end() -> None:
+    part: dict[str, Any] = {"type": "tool_result"}
+    part["content"] = [part, {"type": "text", "text": "a"}] * 500
+
+    assert set(to_columns({"role": "user", "content": [part]}).content.split("\n")) == {"a"}
+
+
 def test_reasoning_is_found_under_either_name() -> None:
     assert to_columns({"role": "assistant", "reasoning": "a"}).reasoning == "a"
     assert to_columns({"role": "assistant", "reasoning_content": "b"}).reasoning == "b"

@@ -4,9 +4,13 @@ WITH locked AS
 FROM threads
 WHERE threads.thread_id = $1::VARCHAR AND threads.user_id = $2::VARCHAR FOR NO KEY UPDATE),
 touched AS
-(UPDATE threads SET updated_at=now()
+(UPDATE threads SET updated_at=clock_timestamp()
 FROM locked
-WHERE threads.thread_id = locked.thread_id AND threads.updated_at <= now() - $3::INTERVAL)
+WHERE threads.thread_id = locked.thread_id AND (threads.updated_at <= now() - $3::INTERVAL OR threads.thread_id != (SELECT other.thread_id
+FROM threads AS other
+WHERE other.user_id = threads.user_id AND other.archived_at IS NULL
+ORDER BY other.updated_at DESC, other.thread_id DESC
+LIMIT $4::INTEGER)))
 SELECT locked.thread_id
 FROM locked;
 
@@ -16,12 +20,16 @@ WITH locked AS
 FROM threads
 WHERE threads.thread_id = $1::VARCHAR AND threads.user_id = $2::VARCHAR FOR NO KEY UPDATE),
 touched AS
-(UPDATE threads SET updated_at=now()
+(UPDATE threads SET updated_at=clock_timestamp()
 FROM locked
-WHERE threads.thread_id = locked.thread_id AND threads.updated_at <= now() - $3::INTERVAL)
+WHERE threads.thread_id = locked.thread_id AND (threads.updated_at <= now() - $3::INTERVAL OR threads.thread_id != (SELECT other.thread_id
+FROM threads AS other
+WHERE other.user_id = threads.user_id AND other.archived_at IS NULL
+ORDER BY other.updated_at DESC, other.thread_id DESC
+LIMIT $4::INTEGER)))
 INSERT INTO messages (thread_id, message_id, role, content, tool_calls, tool_call_id, reasoning, total_tokens, usages, meta, extra) SELECT locked.thread_id, "new".message_id, CAST("new".role AS message_role) AS role, "new".content, "new".tool_calls, "new".tool_call_id, "new".reasoning, "new".total_tokens, "new".usages, "new".meta, "new".extra
 FROM locked
-JOIN (SELECT $1::VARCHAR AS thread_id, $2::VARCHAR AS owner, $4::VARCHAR AS message_id, $5::VARCHAR AS role, $6::VARCHAR AS content, $7::JSONB AS tool_calls, $8::VARCHAR AS tool_call_id, $9::VARCHAR AS reasoning, $10::INTEGER AS total_tokens, $11::JSONB AS usages, $12::JSONB AS meta, $13::JSONB AS extra, 1 AS ordinal) AS "new" ON locked.thread_id = "new".thread_id AND locked.user_id = "new".owner
+JOIN (SELECT $1::VARCHAR AS thread_id, $2::VARCHAR AS owner, $5::VARCHAR AS message_id, $6::VARCHAR AS role, $7::VARCHAR AS content, $8::JSONB AS tool_calls, $9::VARCHAR AS tool_call_id, $10::VARCHAR AS reasoning, $11::INTEGER AS total_tokens, $12::JSONB AS usages, $13::JSONB AS meta, $14::JSONB AS extra, 1 AS ordinal) AS "new" ON locked.thread_id = "new".thread_id AND locked.user_id = "new".owner
 ORDER BY "new".ordinal
 ON CONFLICT (thread_id, message_id) DO NOTHING
 RETURNING messages.thread_id, messages.message_id, messages.seq, messages.created_at, messages.updated_at, width_bucket(0, 0, 1, CAST((messages.seq > (SELECT max(earlier.seq) AS max_1
@@ -34,12 +42,16 @@ WITH locked AS
 FROM threads
 WHERE threads.thread_id = $1::VARCHAR AND threads.user_id = $2::VARCHAR FOR NO KEY UPDATE),
 touched AS
-(UPDATE threads SET updated_at=now()
+(UPDATE threads SET updated_at=clock_timestamp()
 FROM locked
-WHERE threads.thread_id = locked.thread_id AND threads.updated_at <= now() - $3::INTERVAL)
+WHERE threads.thread_id = locked.thread_id AND (threads.updated_at <= now() - $3::INTERVAL OR threads.thread_id != (SELECT other.thread_id
+FROM threads AS other
+WHERE other.user_id = threads.user_id AND other.archived_at IS NULL
+ORDER BY other.updated_at DESC, other.thread_id DESC
+LIMIT $4::INTEGER)))
 INSERT INTO messages (thread_id, role, content, tool_calls, tool_call_id, reasoning, total_tokens, usages, meta, extra) SELECT locked.thread_id, CAST("new".role AS message_role) AS role, "new".content, "new".tool_calls, "new".tool_call_id, "new".reasoning, "new".total_tokens, "new".usages, "new".meta, "new".extra
 FROM locked
-JOIN (SELECT $1::VARCHAR AS thread_id, $2::VARCHAR AS owner, $4::VARCHAR AS role, $5::VARCHAR AS content, $6::JSONB AS tool_calls, $7::VARCHAR AS tool_call_id, $8::VARCHAR AS reasoning, $9::INTEGER AS total_tokens, $10::JSONB AS usages, $11::JSONB AS meta, $12::JSONB AS extra, 1 AS ordinal) AS "new" ON locked.thread_id = "new".thread_id AND locked.user_id = "new".owner
+JOIN (SELECT $1::VARCHAR AS thread_id, $2::VARCHAR AS owner, $5::VARCHAR AS role, $6::VARCHAR AS content, $7::JSONB AS tool_calls, $8::VARCHAR AS tool_call_id, $9::VARCHAR AS reasoning, $10::INTEGER AS total_tokens, $11::JSONB AS usages, $12::JSONB AS meta, $13::JSONB AS extra, 1 AS ordinal) AS "new" ON locked.thread_id = "new".thread_id AND locked.user_id = "new".owner
 ORDER BY "new".ordinal
 ON CONFLICT (thread_id, message_id) DO NOTHING
 RETURNING messages.thread_id, messages.message_id, messages.seq, messages.created_at, messages.updated_at, width_bucket(0, 0, 1, CAST((messages.seq > (SELECT max(earlier.seq) AS max_1
@@ -52,12 +64,16 @@ WITH locked AS
 FROM threads
 WHERE threads.thread_id = $1::VARCHAR AND threads.user_id = $2::VARCHAR FOR NO KEY UPDATE),
 touched AS
-(UPDATE threads SET updated_at=now()
+(UPDATE threads SET updated_at=clock_timestamp()
 FROM locked
-WHERE threads.thread_id = locked.thread_id AND threads.updated_at <= now() - $3::INTERVAL)
-INSERT INTO states (thread_id, state_data, meta, patch, base_id) SELECT locked.thread_id, CAST(convert_from("new".state_data, $4::VARCHAR) AS JSONB) AS convert_from_1, "new".meta, CAST(convert_from("new".patch, $5::VARCHAR) AS JSONB) AS convert_from_3, "new".base_id
+WHERE threads.thread_id = locked.thread_id AND (threads.updated_at <= now() - $3::INTERVAL OR threads.thread_id != (SELECT other.thread_id
+FROM threads AS other
+WHERE other.user_id = threads.user_id AND other.archived_at IS NULL
+ORDER BY other.updated_at DESC, other.thread_id DESC
+LIMIT $4::INTEGER)))
+INSERT INTO states (thread_id, state_data, meta, patch, base_id) SELECT locked.thread_id, CAST(convert_from("new".state_data, $5::VARCHAR) AS JSONB) AS convert_from_1, "new".meta, CAST(convert_from("new".patch, $6::VARCHAR) AS JSONB) AS convert_from_3, "new".base_id
 FROM locked
-JOIN (SELECT $1::VARCHAR AS thread_id, $2::VARCHAR AS owner, $6::BYTEA AS state_data, $7::JSONB AS meta, $8::BYTEA AS patch, $9::BIGINT AS base_id, $10::VARCHAR AS base_mark, $11::TIMESTAMP WITH TIME ZONE AS base_created_at, 1 AS ordinal) AS "new" ON locked.thread_id = "new".thread_id AND locked.user_id = "new".owner
+JOIN (SELECT $1::VARCHAR AS thread_id, $2::VARCHAR AS owner, $7::BYTEA AS state_data, $8::JSONB AS meta, $9::BYTEA AS patch, $10::BIGINT AS base_id, $11::VARCHAR AS base_mark, $12::TIMESTAMP WITH TIME ZONE AS base_created_at, 1 AS ordinal) AS "new" ON locked.thread_id = "new".thread_id AND locked.user_id = "new".owner
 LEFT OUTER JOIN states AS base ON base.thread_id = "new".thread_id AND base.state_id = "new".base_id AND base.created_at = "new".base_created_at AND base.xmin::text || base.ctid::text = "new".base_mark
 WHERE "new".base_id IS NULL OR base.state_id IS NOT NULL
 ORDER BY "new".ordinal
@@ -71,12 +87,16 @@ WITH locked AS
 FROM threads
 WHERE threads.thread_id = $1::VARCHAR AND threads.user_id = $2::VARCHAR FOR NO KEY UPDATE),
 touched AS
-(UPDATE threads SET updated_at=now()
+(UPDATE threads SET updated_at=clock_timestamp()
 FROM locked
-WHERE threads.thread_id = locked.thread_id AND threads.updated_at <= now() - $3::INTERVAL)
-INSERT INTO states (thread_id, state_data, meta) SELECT locked.thread_id, CAST(convert_from("new".state_data, $4::VARCHAR) AS JSONB) AS convert_from_1, "new".meta
+WHERE threads.thread_id = locked.thread_id AND (threads.updated_at <= now() - $3::INTERVAL OR threads.thread_id != (SELECT other.thread_id
+FROM threads AS other
+WHERE other.user_id = threads.user_id AND other.archived_at IS NULL
+ORDER BY other.updated_at DESC, other.thread_id DESC
+LIMIT $4::INTEGER)))
+INSERT INTO states (thread_id, state_data, meta) SELECT locked.thread_id, CAST(convert_from("new".state_data, $5::VARCHAR) AS JSONB) AS convert_from_1, "new".meta
 FROM locked
-JOIN (SELECT $1::VARCHAR AS thread_id, $2::VARCHAR AS owner, $5::BYTEA AS state_data, $6::JSONB AS meta, 1 AS ordinal) AS "new" ON locked.thread_id = "new".thread_id AND locked.user_id = "new".owner
+JOIN (SELECT $1::VARCHAR AS thread_id, $2::VARCHAR AS owner, $6::BYTEA AS state_data, $7::JSONB AS meta, 1 AS ordinal) AS "new" ON locked.thread_id = "new".thread_id AND locked.user_id = "new".owner
 ORDER BY "new".ordinal
 RETURNING states.thread_id, states.state_id, states.created_at, states.updated_at, xmin::text || ctid::text AS mark, width_bucket(0, 0, 1, CAST((states.state_id > (SELECT max(earlier.state_id) AS max_1
 FROM states AS earlier
@@ -88,12 +108,16 @@ WITH locked AS
 FROM threads
 WHERE threads.thread_id = ANY ($1::TEXT[]) AND threads.user_id = ANY ($2::TEXT[]) FOR NO KEY UPDATE),
 touched AS
-(UPDATE threads SET updated_at=now()
+(UPDATE threads SET updated_at=clock_timestamp()
 FROM locked
-WHERE threads.thread_id = locked.thread_id AND threads.updated_at <= now() - $3::INTERVAL)
+WHERE threads.thread_id = locked.thread_id AND (threads.updated_at <= now() - $3::INTERVAL OR threads.thread_id != (SELECT other.thread_id
+FROM threads AS other
+WHERE other.user_id = threads.user_id AND other.archived_at IS NULL
+ORDER BY other.updated_at DESC, other.thread_id DESC
+LIMIT $4::INTEGER)))
 INSERT INTO messages (thread_id, message_id, role, content, tool_calls, tool_call_id, reasoning, total_tokens, usages, meta, extra) SELECT locked.thread_id, "new".message_id, CAST("new".role AS message_role) AS role, "new".content, "new".tool_calls, "new".tool_call_id, "new".reasoning, "new".total_tokens, "new".usages, "new".meta, "new".extra
 FROM locked
-JOIN unnest($1::TEXT[], $2::TEXT[], $4::TEXT[], $5::TEXT[], $6::TEXT[], $7::JSONB[], $8::TEXT[], $9::TEXT[], $10::INTEGER[], $11::JSONB[], $12::JSONB[], $13::JSONB[]) WITH ORDINALITY AS "new"(thread_id, owner, message_id, role, content, tool_calls, tool_call_id, reasoning, total_tokens, usages, meta, extra, ordinal) ON locked.thread_id = "new".thread_id AND locked.user_id = "new".owner
+JOIN unnest($1::TEXT[], $2::TEXT[], $5::TEXT[], $6::TEXT[], $7::TEXT[], $8::JSONB[], $9::TEXT[], $10::TEXT[], $11::INTEGER[], $12::JSONB[], $13::JSONB[], $14::JSONB[]) WITH ORDINALITY AS "new"(thread_id, owner, message_id, role, content, tool_calls, tool_call_id, reasoning, total_tokens, usages, meta, extra, ordinal) ON locked.thread_id = "new".thread_id AND locked.user_id = "new".owner
 ORDER BY "new".ordinal
 ON CONFLICT (thread_id, message_id) DO NOTHING
 RETURNING messages.thread_id, messages.message_id, messages.seq, messages.created_at, messages.updated_at, width_bucket(0, 0, 1, CAST((messages.seq > (SELECT max(earlier.seq) AS max_1
@@ -106,12 +130,16 @@ WITH locked AS
 FROM threads
 WHERE threads.thread_id = ANY ($1::TEXT[]) AND threads.user_id = ANY ($2::TEXT[]) FOR NO KEY UPDATE),
 touched AS
-(UPDATE threads SET updated_at=now()
+(UPDATE threads SET updated_at=clock_timestamp()
 FROM locked
-WHERE threads.thread_id = locked.thread_id AND threads.updated_at <= now() - $3::INTERVAL)
+WHERE threads.thread_id = locked.thread_id AND (threads.updated_at <= now() - $3::INTERVAL OR threads.thread_id != (SELECT other.thread_id
+FROM threads AS other
+WHERE other.user_id = threads.user_id AND other.archived_at IS NULL
+ORDER BY other.updated_at DESC, other.thread_id DESC
+LIMIT $4::INTEGER)))
 INSERT INTO messages (thread_id, role, content, tool_calls, tool_call_id, reasoning, total_tokens, usages, meta, extra) SELECT locked.thread_id, CAST("new".role AS message_role) AS role, "new".content, "new".tool_calls, "new".tool_call_id, "new".reasoning, "new".total_tokens, "new".usages, "new".meta, "new".extra
 FROM locked
-JOIN unnest($1::TEXT[], $2::TEXT[], $4::TEXT[], $5::TEXT[], $6::JSONB[], $7::TEXT[], $8::TEXT[], $9::INTEGER[], $10::JSONB[], $11::JSONB[], $12::JSONB[]) WITH ORDINALITY AS "new"(thread_id, owner, role, content, tool_calls, tool_call_id, reasoning, total_tokens, usages, meta, extra, ordinal) ON locked.thread_id = "new".thread_id AND locked.user_id = "new".owner
+JOIN unnest($1::TEXT[], $2::TEXT[], $5::TEXT[], $6::TEXT[], $7::JSONB[], $8::TEXT[], $9::TEXT[], $10::INTEGER[], $11::JSONB[], $12::JSONB[], $13::JSONB[]) WITH ORDINALITY AS "new"(thread_id, owner, role, content, tool_calls, tool_call_id, reasoning, total_tokens, usages, meta, extra, ordinal) ON locked.thread_id = "new".thread_id AND locked.user_id = "new".owner
 ORDER BY "new".ordinal
 ON CONFLICT (thread_id, message_id) DO NOTHING
 RETURNING messages.thread_id, messages.message_id, messages.seq, messages.created_at, messages.updated_at, width_bucket(0, 0, 1, CAST((messages.seq > (SELECT max(earlier.seq) AS max_1
@@ -124,12 +152,16 @@ WITH locked AS
 FROM threads
 WHERE threads.thread_id = ANY ($1::TEXT[]) AND threads.user_id = ANY ($2::TEXT[]) FOR NO KEY UPDATE),
 touched AS
-(UPDATE threads SET updated_at=now()
+(UPDATE threads SET updated_at=clock_timestamp()
 FROM locked
-WHERE threads.thread_id = locked.thread_id AND threads.updated_at <= now() - $3::INTERVAL)
-INSERT INTO states (thread_id, state_data, meta, patch, base_id) SELECT locked.thread_id, CAST(convert_from("new".state_data, $4::VARCHAR) AS JSONB) AS convert_from_1, "new".meta, CAST(convert_from("new".patch, $5::VARCHAR) AS JSONB) AS convert_from_3, "new".base_id
+WHERE threads.thread_id = locked.thread_id AND (threads.updated_at <= now() - $3::INTERVAL OR threads.thread_id != (SELECT other.thread_id
+FROM threads AS other
+WHERE other.user_id = threads.user_id AND other.archived_at IS NULL
+ORDER BY other.updated_at DESC, other.thread_id DESC
+LIMIT $4::INTEGER)))
+INSERT INTO states (thread_id, state_data, meta, patch, base_id) SELECT locked.thread_id, CAST(convert_from("new".state_data, $5::VARCHAR) AS JSONB) AS convert_from_1, "new".meta, CAST(convert_from("new".patch, $6::VARCHAR) AS JSONB) AS convert_from_3, "new".base_id
 FROM locked
-JOIN unnest($1::TEXT[], $2::TEXT[], $6::BYTEA[], $7::JSONB[], $8::BYTEA[], $9::BIGINT[], $10::TEXT[], $11::TIMESTAMP WITH TIME ZONE[]) WITH ORDINALITY AS "new"(thread_id, owner, state_data, meta, patch, base_id, base_mark, base_created_at, ordinal) ON locked.thread_id = "new".thread_id AND locked.user_id = "new".owner
+JOIN unnest($1::TEXT[], $2::TEXT[], $7::BYTEA[], $8::JSONB[], $9::BYTEA[], $10::BIGINT[], $11::TEXT[], $12::TIMESTAMP WITH TIME ZONE[]) WITH ORDINALITY AS "new"(thread_id, owner, state_data, meta, patch, base_id, base_mark, base_created_at, ordinal) ON locked.thread_id = "new".thread_id AND locked.user_id = "new".owner
 LEFT OUTER JOIN states AS base ON base.thread_id = "new".thread_id AND base.state_id = "new".base_id AND base.created_at = "new".base_created_at AND base.xmin::text || base.ctid::text = "new".base_mark
 WHERE "new".base_id IS NULL OR base.state_id IS NOT NULL
 ORDER BY "new".ordinal
@@ -143,12 +175,16 @@ WITH locked AS
 FROM threads
 WHERE threads.thread_id = ANY ($1::TEXT[]) AND threads.user_id = ANY ($2::TEXT[]) FOR NO KEY UPDATE),
 touched AS
-(UPDATE threads SET updated_at=now()
+(UPDATE threads SET updated_at=clock_timestamp()
 FROM locked
-WHERE threads.thread_id = locked.thread_id AND threads.updated_at <= now() - $3::INTERVAL)
-INSERT INTO states (thread_id, state_data, meta) SELECT locked.thread_id, CAST(convert_from("new".state_data, $4::VARCHAR) AS JSONB) AS convert_from_1, "new".meta
+WHERE threads.thread_id = locked.thread_id AND (threads.updated_at <= now() - $3::INTERVAL OR threads.thread_id != (SELECT other.thread_id
+FROM threads AS other
+WHERE other.user_id = threads.user_id AND other.archived_at IS NULL
+ORDER BY other.updated_at DESC, other.thread_id DESC
+LIMIT $4::INTEGER)))
+INSERT INTO states (thread_id, state_data, meta) SELECT locked.thread_id, CAST(convert_from("new".state_data, $5::VARCHAR) AS JSONB) AS convert_from_1, "new".meta
 FROM locked
-JOIN unnest($1::TEXT[], $2::TEXT[], $5::BYTEA[], $6::JSONB[]) WITH ORDINALITY AS "new"(thread_id, owner, state_data, meta, ordinal) ON locked.thread_id = "new".thread_id AND locked.user_id = "new".owner
+JOIN unnest($1::TEXT[], $2::TEXT[], $6::BYTEA[], $7::JSONB[]) WITH ORDINALITY AS "new"(thread_id, owner, state_data, meta, ordinal) ON locked.thread_id = "new".thread_id AND locked.user_id = "new".owner
 ORDER BY "new".ordinal
 RETURNING states.thread_id, states.state_id, states.created_at, states.updated_at, xmin::text || ctid::text AS mark, width_bucket(0, 0, 1, CAST((states.state_id > (SELECT max(earlier.state_id) AS max_1
 FROM states AS earlier
@@ -160,12 +196,16 @@ WITH locked AS
 FROM threads
 WHERE threads.thread_id = ANY ($1::TEXT[]) AND threads.user_id = ANY ($2::TEXT[]) FOR NO KEY UPDATE SKIP LOCKED),
 touched AS
-(UPDATE threads SET updated_at=now()
+(UPDATE threads SET updated_at=clock_timestamp()
 FROM locked
-WHERE threads.thread_id = locked.thread_id AND threads.updated_at <= now() - $3::INTERVAL)
+WHERE threads.thread_id = locked.thread_id AND (threads.updated_at <= now() - $3::INTERVAL OR threads.thread_id != (SELECT other.thread_id
+FROM threads AS other
+WHERE other.user_id = threads.user_id AND other.archived_at IS NULL
+ORDER BY other.updated_at DESC, other.thread_id DESC
+LIMIT $4::INTEGER)))
 INSERT INTO messages (thread_id, message_id, role, content, tool_calls, tool_call_id, reasoning, total_tokens, usages, meta, extra) SELECT locked.thread_id, "new".message_id, CAST("new".role AS message_role) AS role, "new".content, "new".tool_calls, "new".tool_call_id, "new".reasoning, "new".total_tokens, "new".usages, "new".meta, "new".extra
 FROM locked
-JOIN unnest($1::TEXT[], $2::TEXT[], $4::TEXT[], $5::TEXT[], $6::TEXT[], $7::JSONB[], $8::TEXT[], $9::TEXT[], $10::INTEGER[], $11::JSONB[], $12::JSONB[], $13::JSONB[]) WITH ORDINALITY AS "new"(thread_id, owner, message_id, role, content, tool_calls, tool_call_id, reasoning, total_tokens, usages, meta, extra, ordinal) ON locked.thread_id = "new".thread_id AND locked.user_id = "new".owner
+JOIN unnest($1::TEXT[], $2::TEXT[], $5::TEXT[], $6::TEXT[], $7::TEXT[], $8::JSONB[], $9::TEXT[], $10::TEXT[], $11::INTEGER[], $12::JSONB[], $13::JSONB[], $14::JSONB[]) WITH ORDINALITY AS "new"(thread_id, owner, message_id, role, content, tool_calls, tool_call_id, reasoning, total_tokens, usages, meta, extra, ordinal) ON locked.thread_id = "new".thread_id AND locked.user_id = "new".owner
 ORDER BY "new".ordinal
 ON CONFLICT (thread_id, message_id) DO NOTHING
 RETURNING messages.thread_id, messages.message_id, messages.seq, messages.created_at, messages.updated_at, width_bucket(0, 0, 1, CAST((messages.seq > (SELECT max(earlier.seq) AS max_1
@@ -265,12 +305,16 @@ WITH locked AS
 FROM threads
 WHERE threads.thread_id = ANY ($1::TEXT[]) AND threads.user_id = ANY ($2::TEXT[]) FOR NO KEY UPDATE),
 touched AS
-(UPDATE threads SET updated_at=now()
+(UPDATE threads SET updated_at=clock_timestamp()
 FROM locked
-WHERE threads.thread_id = locked.thread_id AND threads.updated_at <= now() - $3::INTERVAL)
-INSERT INTO graph_values (thread_id, checkpoint_ns, checkpoint_id, channel, cells, content) SELECT locked.thread_id, $4::VARCHAR AS anon_1, $5::VARCHAR AS anon_2, "new".channel, "new".cells, "new".content
+WHERE threads.thread_id = locked.thread_id AND (threads.updated_at <= now() - $3::INTERVAL OR threads.thread_id != (SELECT other.thread_id
+FROM threads AS other
+WHERE other.user_id = threads.user_id AND other.archived_at IS NULL
+ORDER BY other.updated_at DESC, other.thread_id DESC
+LIMIT $4::INTEGER)))
+INSERT INTO graph_values (thread_id, checkpoint_ns, checkpoint_id, channel, cells, content) SELECT locked.thread_id, $5::VARCHAR AS anon_1, $6::VARCHAR AS anon_2, "new".channel, "new".cells, "new".content
 FROM locked
-JOIN unnest($6::TEXT[], $7::BYTEA[], $8::BYTEA[]) WITH ORDINALITY AS "new"(channel, cells, content, ordinal) ON true
+JOIN unnest($7::TEXT[], $8::BYTEA[], $9::BYTEA[]) WITH ORDINALITY AS "new"(channel, cells, content, ordinal) ON true
 ORDER BY "new".ordinal
 RETURNING graph_values.thread_id, graph_values.value_no, graph_values.created_at, width_bucket(0, 0, 1, CAST((graph_values.value_no > (SELECT max(earlier.value_no) AS max_1
 FROM graph_values AS earlier
@@ -289,12 +333,16 @@ WITH locked AS
 FROM threads
 WHERE threads.thread_id = ANY ($1::TEXT[]) AND threads.user_id = ANY ($2::TEXT[]) FOR NO KEY UPDATE),
 touched AS
-(UPDATE threads SET updated_at=now()
+(UPDATE threads SET updated_at=clock_timestamp()
 FROM locked
-WHERE threads.thread_id = locked.thread_id AND threads.updated_at <= now() - $3::INTERVAL)
+WHERE threads.thread_id = locked.thread_id AND (threads.updated_at <= now() - $3::INTERVAL OR threads.thread_id != (SELECT other.thread_id
+FROM threads AS other
+WHERE other.user_id = threads.user_id AND other.archived_at IS NULL
+ORDER BY other.updated_at DESC, other.thread_id DESC
+LIMIT $4::INTEGER)))
 SELECT locked.thread_id, graph_checkpoints.refs
 FROM locked
-LEFT OUTER JOIN graph_checkpoints ON graph_checkpoints.thread_id = locked.thread_id AND graph_checkpoints.checkpoint_ns = $4::VARCHAR AND graph_checkpoints.checkpoint_id = $5::VARCHAR;
+LEFT OUTER JOIN graph_checkpoints ON graph_checkpoints.thread_id = locked.thread_id AND graph_checkpoints.checkpoint_ns = $5::VARCHAR AND graph_checkpoints.checkpoint_id = $6::VARCHAR;
 
 -- graphs: read values
 SELECT graph_values.thread_id, graph_values.checkpoint_ns, graph_values.value_no, graph_values.checkpoint_id, graph_values.channel, graph_values.cells, graph_values.content, false AS is_write

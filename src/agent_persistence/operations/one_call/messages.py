@@ -112,7 +112,7 @@ class OneCallMessages(OneCall[MessageRepository[IdT, UserIdT], IdT, UserIdT]):
             before: ``before`` of another page: read the messages before that page.
             after: ``after`` of another page: read the messages that follow it. Keep it to poll for new ones.
             search: text that the message must contain, in any case, at most 255 characters; ``%`` and ``_`` mean
-                themselves.
+                themselves. Normalise it like the stored text: NFD does not match NFC.
 
         Returns:
             A page; rows that cannot be read are in its ``corrupt``.

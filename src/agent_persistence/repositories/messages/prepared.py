@@ -52,7 +52,9 @@ def prepare(
     bare = new.message if isinstance(new, NewMessage) else new
     message = scope.clean(json_object(bare, field), field)
     columns = to_columns(message, field)
-    for name in ("content", "tool_call_id", "reasoning"):
+    # Text that comes from other fields than the content is checked with them, by their names.
+    own = ("content", "tool_call_id", "reasoning") if message.get("content") else ("tool_call_id", "reasoning")
+    for name in own:
         if (text := getattr(columns, name)) is not None:
             _check_text(text, field, name, scope.options.max_json_bytes)
     usages, encoded_usages = _object(scope, given.usages, field, "usages")

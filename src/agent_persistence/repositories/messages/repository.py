@@ -12,7 +12,7 @@ from agent_persistence.encoding.cursors import decode_cursor, encode_cursor
 from agent_persistence.errors import InvalidInputError, MessageNotFoundError
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.records import ANY_USER, UNSET, MessageRecord, NewMessage, Page, Unchanged
-from agent_persistence.repositories.locks import locked_thread, touched_thread
+from agent_persistence.repositories.locks import locked_thread
 from agent_persistence.repositories.messages.append import MessageAppender
 from agent_persistence.repositories.messages.prepared import prepare, prepare_append, with_id
 from agent_persistence.repositories.messages.rows import message_record
@@ -127,7 +127,7 @@ class MessageRepository(Generic[IdT, UserIdT]):
             before: ``before`` of another page: read the messages before that page.
             after: ``after`` of another page: read the messages that follow it. Keep it to poll for new ones.
             search: text that the message must contain, in any case, at most 255 characters; ``%`` and ``_`` mean
-                themselves.
+                themselves. Normalise it like the stored text: NFD does not match NFC.
 
         Returns:
             A page; rows that cannot be read are in its ``corrupt``.
@@ -180,7 +180,6 @@ class MessageRepository(Generic[IdT, UserIdT]):
             update(table)
             .where(table.c.thread_id == locked.c.thread_id, table.c.message_id == self._scope.message_id(message_id))
             .values(changes)
-            .add_cte(touched_thread(self._scope, locked))
             .returning(*message_columns(table))
         )
         rows = await self._scope.write(statement, row_evidence(table, "thread_id", "seq", time="updated_at"))
@@ -199,7 +198,6 @@ class MessageRepository(Generic[IdT, UserIdT]):
         statement = (
             delete(table)
             .where(table.c.thread_id == locked.c.thread_id, table.c.message_id == self._scope.message_id(message_id))
-            .add_cte(touched_thread(self._scope, locked))
             .returning(table.c.thread_id, table.c.seq)
         )
         return bool(await self._scope.write(statement, row_evidence(table, "thread_id", "seq")))

@@ -249,10 +249,11 @@ class ThreadRepository(Generic[IdT, UserIdT]):
         statement = (
             update(self._thread)
             .where(self._scope.thread_of(self._scope.thread_id(thread_id)))
-            .values(**changes, updated_at=func.now())
+            .values(changes)
             .returning(*self._columns())
         )
-        rows = await self._scope.write(statement, row_evidence(self._thread, "thread_id", time="updated_at"))
+        # With the changed values: updated_at stays, because only messages and states move a thread in the list.
+        rows = await self._scope.write(statement, row_evidence(self._thread, "thread_id", *changes, time="updated_at"))
         if not rows:
             raise ThreadNotFoundError(thread_id)
         return self._record(rows[0])
