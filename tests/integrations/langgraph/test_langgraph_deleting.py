@@ -89,6 +89,25 @@ async def test_a_pruned_graph_with_delta_channels_goes_on_as_before(
     assert (await graph.aget_state(config)).values == more
 
 
+@pytest.mark.parametrize("by", ["a checkpoint with a parent", "a write"])
+async def test_a_thread_that_was_never_created_is_told_how_to_create(
+    persistence: Persistence[str, str], saver: PersistenceSaver, user_id: str, by: str
+) -> None:
+    thread_id = str(uuid7())
+    config = config_of(thread_id, checkpoint_id="1ef4f797-8335-6428-8001-8a1503f9b875")
+
+    async def save() -> None:
+        if by == "a write":
+            await saver.aput_writes(config, [("n", 1)], "task")
+        else:
+            await put(saver, config, {"n": 1})
+
+    with pytest.raises(ThreadNotFoundError, match=r"threads\.create\(thread_id=") as refused:
+        await save()
+    await persistence.threads.create(thread_id=refused.value.thread_id, user_id=user_id)
+    await save()
+
+
 async def test_pruning_leaves_nothing_that_nobody_can_read(
     persistence: Persistence[str, str], saver: PersistenceSaver, config: Any
 ) -> None:

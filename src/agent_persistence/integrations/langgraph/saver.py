@@ -58,6 +58,9 @@ class PersistenceSaver(BaseCheckpointSaver[Any]):
     event loop of the ``Persistence``. If the ``Persistence`` is not open yet, the first sync call opens it in a
     background thread, which ``close`` ends.
 
+    A checkpoint without a parent creates its thread. To copy checkpoints from another checkpointer, create the thread
+    first (``persistence.threads.create``): then they can be saved in any order.
+
     Args:
         persistence: stores the checkpoints. ``close`` closes it only if a sync call opened it.
         user_id: the owner of all threads, or ``None`` if each config names its owner as ``user_id``.
@@ -156,7 +159,8 @@ class PersistenceSaver(BaseCheckpointSaver[Any]):
 
         Raises:
             InvalidInputError: an id or a name is not valid.
-            ThreadNotFoundError: the thread was deleted since the run began.
+            ThreadNotFoundError: the thread was deleted since the run began, or the config names a parent in a thread
+                that was never created.
             ThreadExistsError: the thread belongs to another owner.
         """
         return await self._bridge.call(self._put(config, checkpoint, metadata, new_versions))
@@ -175,7 +179,7 @@ class PersistenceSaver(BaseCheckpointSaver[Any]):
 
         Raises:
             InvalidInputError: an id or a name is not valid.
-            ThreadNotFoundError: the thread was deleted since the run began.
+            ThreadNotFoundError: the thread was deleted since the run began, or never created.
         """
         await self._bridge.call(self._put_writes(config, writes, task_id, task_path))
 
