@@ -22,8 +22,8 @@ from agent_persistence.transfer.langgraph import ImportedThread, import_threads,
 _STRICT: Final = ("1", "true", "yes")  # as LangGraph reads it
 _NOT_STRICT: Final = (
     "Warning: LangGraph's serialiser builds any class that a stored value names, so whoever could write to these "
-    "tables can run code in a program that reads the imported threads. Set LANGGRAPH_STRICT_MSGPACK=true here and where "
-    "graphs run, unless you trust the source."
+    "tables can run code in a program that reads the imported threads. Set LANGGRAPH_STRICT_MSGPACK=true, here and "
+    "where graphs run, unless you trust the source."
 )
 
 

@@ -96,7 +96,7 @@ def test_a_graph_goes_on_from_what_was_imported(database: str, command: Callable
     ("strict", "warns"), [(None, True), ("false", True), ("true", False), ("YES", False), ("1", False)]
 )
 def test_an_import_warns_of_values_that_name_classes(
-    database: str, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, strict: str | None, warns: bool
+    command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, strict: str | None, warns: bool
 ) -> None:
     monkeypatch.delenv("LANGGRAPH_STRICT_MSGPACK", raising=False)
     if strict is not None:
