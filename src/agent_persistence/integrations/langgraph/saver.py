@@ -56,8 +56,8 @@ class PersistenceSaver(BaseCheckpointSaver[Any]):
     """A LangGraph checkpointer that stores checkpoints in the threads of a ``Persistence``.
 
     Every method exists for async and for sync code, and can be called from any thread and event loop; it runs in the
-    event loop of the ``Persistence``. If the ``Persistence`` is not open yet, the first sync call opens it in a
-    background thread, which ``close`` ends.
+    event loop of the ``Persistence``. If the ``Persistence`` is not open yet, the first sync call or a ``with`` block
+    opens it in a background thread, which ``close`` or the end of the block ends.
 
     A checkpoint without a parent creates its thread. To copy checkpoints from another checkpointer, create the thread
     first (``persistence.threads.create``): then they can be saved in any order.
@@ -96,6 +96,7 @@ class PersistenceSaver(BaseCheckpointSaver[Any]):
         return clone
 
     def __enter__(self) -> Self:
+        self._bridge.open()
         return self
 
     def __exit__(self, *_: object) -> None:
