@@ -98,8 +98,8 @@ class NotFoundError(PersistenceError, LookupError):
 class ThreadNotFoundError(NotFoundError):
     """The owner has no such thread."""
 
-    def __init__(self, thread_id: object) -> None:
-        super().__init__(f"thread {thread_id!r} does not exist")
+    def __init__(self, thread_id: object, hint: str = "") -> None:
+        super().__init__(f"thread {thread_id!r} does not exist{hint}")
         self.thread_id = thread_id
 
 

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
 from agent_persistence.cli.failures import finish, say_error
 from agent_persistence.cli.options import Json
-from agent_persistence.cli.output import progress_bar
+from agent_persistence.cli.output import note, progress_bar
 from agent_persistence.cli.servers import run_on_data
 from agent_persistence.errors import InvalidInputError
 from agent_persistence.persistence import Persistence
 from agent_persistence.transfer.langgraph import ImportedThread, import_threads, open_tables
+
+_STRICT: Final = ("1", "true", "yes")  # as LangGraph reads it
+_NOT_STRICT: Final = (
+    "Warning: LangGraph's serialiser builds any class that a stored value names, so whoever could write to these "
+    "tables can run code in a program that reads the imported threads. Set LANGGRAPH_STRICT_MSGPACK=true, here and "
+    "where graphs run, unless you trust the source."
+)
 
 
 @dataclass(slots=True)
@@ -64,6 +72,8 @@ def import_langgraph(
     """
     if user is None and user_key is None:
         raise typer.BadParameter("give --user, --user-key or both: LangGraph's threads have no owner")
+    if os.environ.get("LANGGRAPH_STRICT_MSGPACK", "").lower() not in _STRICT:
+        note(_NOT_STRICT)
     total = run_on_data(partial(_import, source, user, user_key))
     result = {name: getattr(total, name) for name in total.__slots__}
     finish(result, str(total), as_json=as_json, is_complete=not (total.refused or total.differing))

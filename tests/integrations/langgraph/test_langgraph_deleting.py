@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import struct
 import zlib
@@ -26,6 +27,10 @@ from agent_persistence.repositories.checkpoints.reader import CheckpointReader
 
 def extend(state: list[str], writes: list[list[str]]) -> list[str]:
     return state + [item for write in writes for item in write]
+
+
+class Count(TypedDict):
+    n: int
 
 
 class Log(TypedDict):
@@ -87,6 +92,64 @@ async def test_a_pruned_graph_with_delta_channels_goes_on_as_before(
     more = await graph.ainvoke({"lines": ["second"]}, config, durability=durability)
     assert more["lines"][: len(before.values["lines"]) + 1] == [*before.values["lines"], "second"]
     assert (await graph.aget_state(config)).values == more
+
+
+@pytest.mark.parametrize("durability", ["sync", "async", "exit"])
+@pytest.mark.parametrize("runs_before", [0, 1])
+async def test_a_thread_that_is_deleted_during_a_run_is_not_created_again(
+    persistence: Persistence[str, str],
+    saver: PersistenceSaver,
+    config: Any,
+    user_id: str,
+    durability: Any,
+    runs_before: int,
+) -> None:
+    is_running, may_end = asyncio.Event(), asyncio.Event()
+
+    async def count(state: Count) -> dict[str, Any]:
+        is_running.set()
+        await may_end.wait()
+        return {"n": state["n"] + 1}
+
+    builder = StateGraph(Count)
+    builder.add_node("count", count)
+    builder.add_edge(START, "count")
+    graph = builder.compile(checkpointer=saver)
+    thread_id = config["configurable"]["thread_id"]
+    may_end.set()
+    for _ in range(runs_before):
+        await graph.ainvoke({"n": 1}, config, durability=durability)
+    may_end.clear()
+    is_running.clear()
+    run = asyncio.create_task(graph.ainvoke({"n": 1}, config, durability=durability))
+    await is_running.wait()
+
+    await saver.adelete_thread(thread_id)
+    may_end.set()
+
+    with pytest.raises(ThreadNotFoundError):
+        await run
+    assert await persistence.threads.get(thread_id, user_id=user_id) is None
+    assert await graph.ainvoke({"n": 1}, config, durability=durability) == {"n": 2}
+
+
+@pytest.mark.parametrize("by", ["a checkpoint with a parent", "a write"])
+async def test_a_thread_that_was_never_created_is_told_how_to_create(
+    persistence: Persistence[str, str], saver: PersistenceSaver, user_id: str, by: str
+) -> None:
+    thread_id = str(uuid7())
+    config = config_of(thread_id, checkpoint_id="1ef4f797-8335-6428-8001-8a1503f9b875")
+
+    async def save() -> None:
+        if by == "a write":
+            await saver.aput_writes(config, [("n", 1)], "task")
+        else:
+            await put(saver, config, {"n": 1})
+
+    with pytest.raises(ThreadNotFoundError, match=r"threads\.create\(thread_id=") as refused:
+        await save()
+    await persistence.threads.create(thread_id=refused.value.thread_id, user_id=user_id)
+    await save()
 
 
 async def test_pruning_leaves_nothing_that_nobody_can_read(

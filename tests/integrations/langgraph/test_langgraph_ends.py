@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checkpoints import config_of, values_of
+from checkpoints import config_of, put, values_of
 from migrations.migration_testing import environment
 
 from agent_persistence import ClosedError, Persistence, PersistenceSettings, WrongLoopError
@@ -98,6 +98,17 @@ async def test_calls_that_run_when_the_saver_is_closed_raise_closed_error(
         await async_call
     with pytest.raises(ClosedError):
         await asyncio.wrap_future(threads.submit(sync_saver.get_tuple, config))
+
+
+def test_event_loops_one_after_another_share_a_saver(plain_settings: PersistenceSettings) -> None:
+    with PersistenceSaver(Persistence(plain_settings), user_id="ada") as saver:
+        config = config_of(str(uuid7()))
+        asyncio.run(put(saver, config, {"n": 1}))
+        found = [asyncio.run(values_of(saver, config)) for _ in range(2)]
+
+    assert found == [{"n": 1}] * 2
+    with pytest.raises(ClosedError):
+        asyncio.run(values_of(saver, config))
 
 
 @pytest.mark.parametrize("cancels", [True, False])

@@ -92,6 +92,21 @@ def test_a_graph_goes_on_from_what_was_imported(database: str, command: Callable
     assert state == before["delta"]
 
 
+@pytest.mark.parametrize(
+    ("strict", "warns"), [(None, True), ("false", True), ("true", False), ("YES", False), ("1", False)]
+)
+def test_an_import_warns_of_values_that_name_classes(
+    command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, strict: str | None, warns: bool
+) -> None:
+    monkeypatch.delenv("LANGGRAPH_STRICT_MSGPACK", raising=False)
+    if strict is not None:
+        monkeypatch.setenv("LANGGRAPH_STRICT_MSGPACK", strict)
+
+    result = command("--user", "u-1")  # the tables are not even there
+
+    assert ("LANGGRAPH_STRICT_MSGPACK=true" in result.stderr) is warns
+
+
 def test_what_comes_later_is_added(database: str, command: Callable[..., Any]) -> None:
     settings = PersistenceSettings(_env_file=None, database_url=database)  # type: ignore[call-arg]  # pydantic-settings' own keyword
     asyncio.run(migrate.upgrade(settings))

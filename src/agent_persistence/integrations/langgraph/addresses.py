@@ -42,6 +42,10 @@ class _OwnedThreadId(str):
         return self.plain(), self.owner
 
 
+ThreadKey = tuple[Any, Any]
+"""The owner and the id of a thread."""
+
+
 @frozen
 class Address:
     """The keys of ``config["configurable"]`` that locate a checkpoint.
@@ -56,6 +60,11 @@ class Address:
     checkpoint_id: str | None
     user_id: Any
     echoed: Mapping[str, Any]
+
+    @property
+    def thread(self) -> ThreadKey:
+        """The owner and the id of the thread."""
+        return self.user_id, self.thread_id
 
     @property
     def namespace(self) -> str:

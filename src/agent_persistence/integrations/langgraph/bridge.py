@@ -57,6 +57,16 @@ class Bridge:
             raise
         return result_of(submitted, self._persistence.loop)
 
+    def open(self) -> None:
+        """Open the ``Persistence`` in the thread, unless it is open, so that every event loop may call.
+
+        Raises:
+            ForkedError: this is a child of the process that opened it.
+            ClosedError: ``close`` was called.
+        """
+        if self._persistence.loop is None:
+            result_of(self._thread.submit(asyncio.sleep, 0))
+
     def close(self) -> None:
         """Close the ``Persistence`` if a sync call opened it, and end the thread; calls that still run fail."""
         self._closed = True

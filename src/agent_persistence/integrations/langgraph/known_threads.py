@@ -6,9 +6,9 @@ import asyncio
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Final
 
-from agent_persistence.integrations.langgraph.addresses import Address
+from agent_persistence.integrations.langgraph.addresses import ThreadKey
 
 _THREADS_REMEMBERED: Final = 10_000
 
@@ -17,37 +17,35 @@ class KnownThreads:
     """Remembers whether threads existed, so that a late write does not create a deleted thread again."""
 
     def __init__(self) -> None:
-        self._existed: OrderedDict[tuple[Any, Any], bool] = OrderedDict()
+        self._existed: OrderedDict[ThreadKey, bool] = OrderedDict()
 
-    def note(self, address: Address, *, exists: bool) -> None:
+    def note(self, key: ThreadKey, *, exists: bool) -> None:
         """Remember whether a thread exists; of 10,000 threads, the least recently noted is forgotten."""
-        key = address.user_id, address.thread_id
         self._existed[key] = exists
         self._existed.move_to_end(key)
         if len(self._existed) > _THREADS_REMEMBERED:
             self._existed.popitem(last=False)
 
-    def may_start(self, address: Address, *, otherwise: bool) -> bool:
+    def may_start(self, key: ThreadKey, *, otherwise: bool) -> bool:
         """Return whether a save may create the thread: not if it existed before; ``otherwise`` if that is unknown."""
-        existed = self._existed.get((address.user_id, address.thread_id))
+        existed = self._existed.get(key)
         return otherwise if existed is None else not existed
 
 
 class Turns:
-    """Serialises the saves to each thread, in the order of the calls.
+    """Serialises the saves to each thread and its deletion, in the order of the calls.
 
     PostgreSQL would serialise them too, but each waiting save would hold a connection. In order, a checkpoint finds the
     values that tasks wrote before it, and refers to them instead of storing them again.
     """
 
     def __init__(self) -> None:
-        self._locks: dict[tuple[Any, Any], asyncio.Lock] = {}
-        self._users: Counter[tuple[Any, Any]] = Counter()
+        self._locks: dict[ThreadKey, asyncio.Lock] = {}
+        self._users: Counter[ThreadKey] = Counter()
 
     @asynccontextmanager
-    async def turn(self, address: Address) -> AsyncIterator[None]:
+    async def turn(self, key: ThreadKey) -> AsyncIterator[None]:
         """Wait for the saves to the thread that were called before; later ones wait until the block ends."""
-        key = address.user_id, address.thread_id
         lock = self._locks.setdefault(key, asyncio.Lock())  # asyncio's locks are first in, first out
         self._users[key] += 1
         try:

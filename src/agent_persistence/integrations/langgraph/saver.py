@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, Self
 
 from langchain_core.runnables import RunnableConfig
@@ -55,8 +56,11 @@ class PersistenceSaver(BaseCheckpointSaver[Any]):
     """A LangGraph checkpointer that stores checkpoints in the threads of a ``Persistence``.
 
     Every method exists for async and for sync code, and can be called from any thread and event loop; it runs in the
-    event loop of the ``Persistence``. If the ``Persistence`` is not open yet, the first sync call opens it in a
-    background thread, which ``close`` ends.
+    event loop of the ``Persistence``. If the ``Persistence`` is not open yet, the first sync call or a ``with`` block
+    opens it in a background thread, which ``close`` or the end of the block ends.
+
+    A checkpoint without a parent creates its thread. To copy checkpoints from another checkpointer, create the thread
+    first (``persistence.threads.create``): then they can be saved in any order.
 
     Args:
         persistence: stores the checkpoints. ``close`` closes it only if a sync call opened it.
@@ -92,6 +96,7 @@ class PersistenceSaver(BaseCheckpointSaver[Any]):
         return clone
 
     def __enter__(self) -> Self:
+        self._bridge.open()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -156,7 +161,8 @@ class PersistenceSaver(BaseCheckpointSaver[Any]):
 
         Raises:
             InvalidInputError: an id or a name is not valid.
-            ThreadNotFoundError: the thread was deleted since the run began.
+            ThreadNotFoundError: the thread was deleted since the run began, or the config names a parent in a thread
+                that was never created.
             ThreadExistsError: the thread belongs to another owner.
         """
         return await self._bridge.call(self._put(config, checkpoint, metadata, new_versions))
@@ -175,7 +181,7 @@ class PersistenceSaver(BaseCheckpointSaver[Any]):
 
         Raises:
             InvalidInputError: an id or a name is not valid.
-            ThreadNotFoundError: the thread was deleted since the run began.
+            ThreadNotFoundError: the thread was deleted since the run began, or never created.
         """
         await self._bridge.call(self._put_writes(config, writes, task_id, task_path))
 
@@ -301,12 +307,12 @@ class PersistenceSaver(BaseCheckpointSaver[Any]):
         query = CheckpointQuery(address.thread_id, address.namespace, address.checkpoint_id)
         found = await self._persistence.checkpoints.page(query, user_id=address.user_id, limit=1)
         if found:
-            self._known.note(address, exists=True)
+            self._known.note(address.thread, exists=True)
             [only] = await tuples_of(self.serde, found, address.echoed)
             return only
         # A thread without checkpoints exists too: a save must be able to tell it from one that was deleted since.
         thread = await self._persistence.threads.get(address.thread_id, user_id=address.user_id)
-        self._known.note(address, exists=thread is not None)
+        self._known.note(address.thread, exists=thread is not None)
         return None
 
     async def _pages(
@@ -349,7 +355,7 @@ class PersistenceSaver(BaseCheckpointSaver[Any]):
 
         # One transaction, so that a checkpoint and its mirrored messages are saved together or not at all.
         async def work(uow: UnitOfWork[Any, Any]) -> None:
-            new_indexes = await uow.checkpoints.put(new)
+            new_indexes = await uow.checkpoints.put(replace(new, may_start_thread=may_start))
             # Only the root graph's messages are the conversation; subgraphs may have channels of the same name.
             if mirror is None or address.namespace or mirror.channel not in new_versions:
                 return
@@ -360,9 +366,11 @@ class PersistenceSaver(BaseCheckpointSaver[Any]):
             await mirror.write(uow, address.thread_id, new.checkpoint_id, messages, indexes)
 
         # Values were serialised above, before any await: the running graph may change them.
-        async with self._turns.turn(address):
+        async with self._turns.turn(address.thread):
+            # Asked in turn: a deletion may have come before.
+            may_start = self._known.may_start(address.thread, otherwise=address.checkpoint_id is None)
             await self._persistence.run(work, user_id=address.user_id)
-        self._known.note(address, exists=True)
+            self._known.note(address.thread, exists=True)
         return address.config(checkpoint["id"])
 
     async def _written_before(self, uow: UnitOfWork[Any, Any], new: NewCheckpoint, channel: str) -> Sequence[Any]:
@@ -403,7 +411,6 @@ class PersistenceSaver(BaseCheckpointSaver[Any]):
             changed={name: dump(serde, values[name]) if name in values else None for name in changed},
             versions=versions,
             dump=lambda name: dump(serde, values[name]) if name in values else None,
-            may_start_thread=self._known.may_start(address, otherwise=address.checkpoint_id is None),
         )
 
     async def _put_writes(
@@ -424,14 +431,18 @@ class PersistenceSaver(BaseCheckpointSaver[Any]):
                 (WRITES_IDX_MAP.get(channel, index), check_text(channel, "channel"), dump(self.serde, written))
                 for index, (channel, written) in enumerate(writes)
             ],
-            may_start_thread=self._known.may_start(address, otherwise=False),
         )
-        async with self._turns.turn(address):
+        async with self._turns.turn(address.thread):
+            new = replace(new, may_start_thread=self._known.may_start(address.thread, otherwise=False))
             await self._persistence.checkpoints.put_writes(new, user_id=address.user_id)
-        self._known.note(address, exists=True)
+            self._known.note(address.thread, exists=True)
 
     async def _delete_thread(self, thread_id: str) -> None:
-        await self._persistence.threads.delete(self._thread_id(thread_id), user_id=self._one_owner())
+        own_id, owner = self._thread_id(thread_id), self._one_owner()
+        async with self._turns.turn((owner, own_id)):
+            await self._persistence.threads.delete(own_id, user_id=owner)
+            # Even if there was none: a run may be in progress that has saved nothing yet.
+            self._known.note((owner, own_id), exists=True)
 
     async def _delete_for_runs(self, run_ids: Sequence[str]) -> None:
         wanted = [check_text(run_id, "run_ids") for run_id in run_ids]

@@ -42,6 +42,10 @@ from agent_persistence.repositories.threads.repository import ThreadRepository
 from agent_persistence.sessions.commit_evidence import RowEvidence
 from agent_persistence.sessions.scope import Scope
 
+_NOT_CREATED: Final = (
+    ": it was deleted, or was never created. Create it with threads.create(thread_id=...), as for a copy from another"
+    " checkpointer; only a checkpoint without a parent creates its thread"
+)
 _INPUT: Final = "__start__"  # LangGraph's channel of a run's input
 _INPUT_TASK_PATH: Final = f"~__pregel_pull, {_INPUT}"  # of a run's first task, which writes the input to other channels
 
@@ -106,7 +110,7 @@ class CheckpointWriter:
         # Written before the checkpoint, writes can be the first rows of a thread: add_values finds none to lock then.
         if rows and not await self._add(new, rows, new.checkpoint_id):
             if not new.may_start_thread:
-                raise ThreadNotFoundError(new.thread_id)
+                raise ThreadNotFoundError(new.thread_id, _NOT_CREATED)
             await self._start(new.thread_id)
             await self._add(new, rows, new.checkpoint_id)
 
@@ -118,7 +122,7 @@ class CheckpointWriter:
         rows = await self._scope.fetch(statement, **values)
         if not rows:
             if not starts:
-                raise ThreadNotFoundError(thread_id)
+                raise ThreadNotFoundError(thread_id, _NOT_CREATED)
             await self._start(thread_id)
             rows = await self._scope.fetch(statement, **values)
         return NO_REFS if rows[0].refs is None else read_refs(rows[0].refs)
