@@ -64,7 +64,7 @@ def import_langgraph(
     """
     if user is None and user_key is None:
         raise typer.BadParameter("give --user, --user-key or both: LangGraph's threads have no owner")
-    total = run_on_data(partial(_import, source, user, user_key))
+    total = run_on_data(partial(_import, source, user, user_key), changes=True)
     result = {name: getattr(total, name) for name in total.__slots__}
     finish(result, str(total), as_json=as_json, is_complete=not (total.refused or total.differing))
 

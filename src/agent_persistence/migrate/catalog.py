@@ -143,7 +143,7 @@ def sequences(connection: Connection, schema: str, *, whole: bool = False) -> di
         whole: compare all rows, and not only those of the last pages and of a sample: no index leads with the number.
     """
     names = {"schema": schema, "names": list(NUMBERED), "numbers": list(NUMBERED.values())}
-    with _all_rows(connection):
+    with all_rows(connection):
         return {
             found.name: None if found.last_value is None else _is_behind(connection, schema, found, whole=whole)
             for found in connection.execute(_SEQUENCES, names).all()
@@ -170,7 +170,7 @@ def _is_behind(connection: Connection, schema: str, sequence: Any, *, whole: boo
 
 
 @contextmanager
-def _all_rows(connection: Connection) -> Iterator[None]:
+def all_rows(connection: Connection) -> Iterator[None]:
     """See the rows of every owner in this block, also under row-level security."""
     before = connection.scalar(_SEES_ALL_ROWS) or ""
     connection.execute(_SEE_ALL_ROWS, {"any_user": "on"})
