@@ -310,8 +310,9 @@ class IdTypeMismatchError(SchemaError):
     def __init__(self, variable: str, recorded: str, given: str) -> None:
         super().__init__(
             f"the database was created with {variable}={recorded}, the settings say {given}. "
-            f"A column type is not switched by a setting: set {variable}={recorded}, "
-            "or use a new database (or PERSISTENCE_DB_SCHEMA) and copy the data"
+            f"A setting does not change a column: set {variable}={recorded}. If the tables are empty: with "
+            f"{variable}={recorded} run agent-persistence downgrade base, then set {variable}={given} and upgrade. "
+            "Else use a new database, PERSISTENCE_DB_SCHEMA or PERSISTENCE_EMBEDDED_DIR, and copy the data"
         )
         self.variable = variable
         self.recorded = recorded

@@ -155,6 +155,11 @@ class PersistenceSettings(BaseSettings):
         raise AttributeError(f"settings are immutable; make new ones with another {name}")
 
     @property
+    def is_embedded(self) -> bool:
+        """Whether the database is an embedded server."""
+        return _is_embedded(self.database_url)
+
+    @property
     def database(self) -> DatabaseUrl | None:
         """The address of the database; ``None`` if it is unset or embedded."""
         return None if _is_embedded(self.database_url) else _address(self.database_url, "database_url")

@@ -372,12 +372,7 @@ async def by_its_connection(_: AsyncEngine, store: Store, user_id: str, thread_i
         await session.commit()
 
 
-async def by_the_engine_of_a_store(engine: AsyncEngine, store: Store, user_id: str, thread_id: str) -> None:
-    async with Persistence[str, str](store.settings, engine=engine) as host:
-        await host.states.put(thread_id, "new", user_id=user_id)
-
-
-@pytest.mark.parametrize("commits_by_itself", [by_its_engine, by_its_connection, by_the_engine_of_a_store])
+@pytest.mark.parametrize("commits_by_itself", [by_its_engine, by_its_connection])
 async def test_a_session_that_commits_by_itself_without_saying_so_is_refused_at_its_first_commit(
     persistence: Store,
     committing_engine: AsyncEngine,

@@ -17,13 +17,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reas
 def test_without_an_address_a_command_runs_on_servers_of_its_own_and_says_so(tmp_path: Path) -> None:
     folder = tmp_path / "servers"
     command_line = CommandLine({"PERSISTENCE_EMBEDDED_DIR": str(folder)})
+    named = command_line.with_variables(PERSISTENCE_DATABASE_URL="embedded")
 
-    imported = command_line("import", "-", stdin=as_line(WEATHER))
+    imported = named("import", "-", stdin=as_line(WEATHER))
     exported = command_line("export")
 
     assert (imported.exit_code, exported.exit_code) == (0, 0), imported.output + exported.output
     assert json.loads(exported.stdout) == WEATHER
-    assert imported.stderr.splitlines()[0].endswith(f"using embedded servers in {folder}")
+    assert exported.stderr.splitlines()[0].endswith(f"using embedded servers in {folder}")
     assert not _processes_of(folder)
 
 

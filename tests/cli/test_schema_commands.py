@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+
+import pytest
 
 from agent_persistence import migrate
 from command_line import CommandLine
@@ -18,6 +21,62 @@ def test_downgrade_takes_a_revision_back(command_line: CommandLine) -> None:
 
     assert result.stdout == f"{migrate.head()} -> base\n"
     assert command_line("current").stdout.startswith("none")
+
+
+def test_a_relative_revision_is_no_option(command_line: CommandLine) -> None:
+    result = command_line("downgrade", "-1")
+
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith(f"{migrate.head()} -> ap")
+
+
+def test_a_downgrade_with_data_asks(command_line: CommandLine) -> None:
+    command_line.sql("INSERT INTO threads (thread_id, user_id) VALUES ('t', 'ann')")
+
+    refused = command_line("downgrade", "base")
+    kept = command_line("current").stdout
+    done = command_line("downgrade", "base", "--yes")
+
+    assert (refused.exit_code, kept) == (2, f"{migrate.head()}\n")
+    assert "--yes: is needed to downgrade to base in a database with 1 threads" in refused.stderr
+    assert done.stdout == f"{migrate.head()} -> base\n"
+
+
+def test_tables_that_are_empty_get_other_id_types_as_the_error_says(command_line: CommandLine) -> None:
+    other = command_line.with_variables(PERSISTENCE_USER_ID_TYPE="uuid")
+
+    refused = other("check")
+    command_line("downgrade", "base")
+    upgraded, checked = other("upgrade"), other("check")
+
+    assert "If the tables are empty: with PERSISTENCE_USER_ID_TYPE=string run" in refused.stderr
+    assert (upgraded.exit_code, checked.exit_code) == (0, 0)
+
+
+CHANGING = [
+    ["upgrade"],
+    ["downgrade", "base"],
+    ["optional", "add", "outside-writes"],
+    ["optional", "remove", "outside-writes"],
+    ["import", "-"],
+    ["import-langgraph", "--from", "postgresql://u:secret@127.0.0.1:1/x", "--user", "ann"],
+    ["prune", "--keep-last", "1"],
+]
+
+
+@pytest.mark.parametrize("command", CHANGING, ids=" ".join)
+def test_a_command_that_changes_something_needs_the_address(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://u:hunter2@db/x")
+
+    result = CommandLine({"PERSISTENCE_EMBEDDED_DIR": str(tmp_path / "servers")})(*command, stdin="")
+
+    assert result.exit_code == 2, result.output
+    assert "PERSISTENCE_DATABASE_URL: is not set" in result.stderr
+    assert "DATABASE_URL is set, and not read here" in result.stderr
+    assert not (tmp_path / "servers").exists()
+    assert "hunter2" not in result.output
 
 
 def test_current_prints_the_revision(command_line: CommandLine) -> None:

@@ -576,9 +576,9 @@ def test_the_client_programs_of_postgresql_are_found_by_name() -> None:
 @pytest.mark.parametrize(
     ("data_home", "expected"),
     [
-        ("/data", "/data/agent-persistence/servers"),
-        ("", "/home/ada/.local/share/agent-persistence/servers"),
-        ("relative", "/home/ada/.local/share/agent-persistence/servers"),
+        ("/data", "/data/agent-persistence/projects"),
+        ("", "/home/ada/.local/share/agent-persistence/projects"),
+        ("relative", "/home/ada/.local/share/agent-persistence/projects"),
     ],
 )
 def test_the_default_folder_is_in_the_users_data_home(
@@ -587,7 +587,60 @@ def test_the_default_folder_is_in_the_users_data_home(
     monkeypatch.setenv("HOME", "/home/ada")
     monkeypatch.setenv("XDG_DATA_HOME", data_home)
 
-    assert default_folder() == Path(expected)
+    assert default_folder().parent == Path(expected)
+
+
+def test_each_project_has_a_default_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = []
+    for project in ("one/app", "other/app", "one/app"):
+        (tmp_path / project).mkdir(parents=True, exist_ok=True)
+        monkeypatch.chdir(tmp_path / project)
+        folders.append(default_folder())
+
+    assert folders[0] == folders[2] != folders[1]
+    assert all(folder.name.startswith("app-") for folder in folders)
+
+
+@pytest.mark.parametrize("name", ["postgresql", "postgresql/data", "users.lock"])
+@pytest.mark.parametrize("prepared", ["a link", pytest.param("another user's", marks=only_as_root)])
+def test_what_another_user_prepared_is_refused_by_name_and_left_as_it_is(
+    tmp_path: Path, name: str, prepared: str
+) -> None:
+    folder, target = tmp_path / "servers", tmp_path / "target"
+    target.mkdir(mode=0o755)
+    path = folder / name
+    path.parent.mkdir(parents=True)
+    if prepared == "a link":
+        path.symlink_to(target)
+    else:
+        path.mkdir()
+        os.chown(path, 12345, 12345)
+
+    with pytest.raises(EmbeddedServerError, match="set PERSISTENCE_EMBEDDED_DIR") as refusal:
+        start(folder)
+
+    assert str(path) in str(refusal.value)
+    assert (stat.S_IMODE(target.stat().st_mode), list(target.iterdir())) == (0o755, [])
+
+
+@only_as_root
+def test_a_folder_of_another_user_is_refused(tmp_path: Path) -> None:
+    os.chown(tmp_path, 12345, -1)
+
+    with pytest.raises(EmbeddedServerError, match="belongs to user id 12345"):
+        start(tmp_path)
+
+
+@pytest.mark.parametrize("above", [False, True], ids=["itself", "a folder above it"])
+def test_a_folder_that_every_user_can_change_is_refused(tmp_path: Path, *, above: bool) -> None:
+    folder = tmp_path / "servers"
+    folder.mkdir()
+    (tmp_path if above else folder).chmod(0o777)
+
+    with pytest.raises(EmbeddedServerError, match="can be changed by"):
+        start(folder)
+
+    assert list(folder.iterdir()) == []
 
 
 def test_the_default_folder_needs_no_home_variable(monkeypatch: pytest.MonkeyPatch) -> None:

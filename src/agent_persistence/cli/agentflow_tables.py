@@ -30,7 +30,7 @@ def import_agentflow(
     after a failure, or to copy newer threads.
     """
     url = DatabaseUrl.parse(source, "URL")
-    counts = run_on_data(partial(_copy, url, schema))
+    counts = run_on_data(partial(_copy, url, schema), changes=True)
     outcomes = [f"{counts[outcome]:,} {outcome}" for outcome in CopyOutcome if counts[outcome]]
     totals = f"{counts['messages']:,} messages, {counts['states']:,} states"
     summary = f"threads: {', '.join(outcomes) or 'none'} ({totals})"

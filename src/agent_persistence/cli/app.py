@@ -69,14 +69,16 @@ def agent_persistence(
 ) -> None:
     """Threads, messages and states of AI agents in PostgreSQL, with a Redis cache.
 
-    PERSISTENCE_DATABASE_URL and PERSISTENCE_REDIS_URL, in the environment or in .env, name the servers. If no database
-    is named, servers of the `embedded` extra run during the command.
+    PERSISTENCE_DATABASE_URL and PERSISTENCE_REDIS_URL, in the environment or in .env, name the servers. The word
+    `embedded` means servers of the `embedded` extra, which run during the command. Commands that only read use those if
+    no database is named.
     """
 
 
 app.command()(demo.demo)
 app.command(rich_help_panel=_SCHEMA)(schema.upgrade)
-app.command(rich_help_panel=_SCHEMA)(schema.downgrade)
+# So that -1 is an argument.
+app.command(rich_help_panel=_SCHEMA, context_settings={"ignore_unknown_options": True})(schema.downgrade)
 app.command(rich_help_panel=_SCHEMA)(schema.current)
 app.command(rich_help_panel=_SCHEMA)(schema.check)
 app.add_typer(optional.app, name="optional", rich_help_panel=_SCHEMA)

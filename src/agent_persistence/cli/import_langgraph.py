@@ -74,7 +74,7 @@ def import_langgraph(
         raise typer.BadParameter("give --user, --user-key or both: LangGraph's threads have no owner")
     if os.environ.get("LANGGRAPH_STRICT_MSGPACK", "").lower() not in _STRICT:
         note(_NOT_STRICT)
-    total = run_on_data(partial(_import, source, user, user_key))
+    total = run_on_data(partial(_import, source, user, user_key), changes=True)
     result = {name: getattr(total, name) for name in total.__slots__}
     finish(result, str(total), as_json=as_json, is_complete=not (total.refused or total.differing))
 

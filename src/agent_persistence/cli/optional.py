@@ -32,14 +32,14 @@ def list_(*, as_json: Json = False) -> None:
 @app.command()
 def add(name: Name) -> None:
     """Add an optional object, or update it. Traffic continues."""
-    run(partial(migrate.add_optional, name=name))
+    run(partial(migrate.add_optional, name=name), changes=True)
     out.print(f"{name} is on")
 
 
 @app.command()
 def remove(name: Name) -> None:
     """Remove an optional object."""
-    run(partial(migrate.remove_optional, name=name))
+    run(partial(migrate.remove_optional, name=name), changes=True)
     out.print(f"{name} is off")
 
 

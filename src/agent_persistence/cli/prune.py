@@ -40,7 +40,7 @@ def prune(
     if keep_last is None and older_than is None:
         raise typer.BadParameter("give --keep-last, --older-than or both")
     saved_before = None if older_than is None else datetime.now(UTC) - timedelta(days=older_than)
-    deleted = run_on_data(partial(_prune, user, keep_last, saved_before))
+    deleted = run_on_data(partial(_prune, user, keep_last, saved_before), changes=True)
     out.print(f"deleted {deleted:,} states")
 
 

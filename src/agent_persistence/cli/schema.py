@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Annotated, Any
@@ -13,7 +15,7 @@ from agent_persistence.cli.failures import ExitCode, describe, say_error
 from agent_persistence.cli.options import Json
 from agent_persistence.cli.output import out, write_json
 from agent_persistence.cli.servers import run
-from agent_persistence.errors import SchemaError
+from agent_persistence.errors import InvalidInputError, SchemaError
 from agent_persistence.persistence import Persistence
 from agent_persistence.settings import PersistenceSettings
 
@@ -22,12 +24,16 @@ Move = Callable[[PersistenceSettings, str], Coroutine[Any, Any, None]]
 
 def upgrade(revision: Annotated[str, typer.Argument(help="A revision, or head.")] = "head") -> None:
     """Upgrade the database to a revision, by default the newest."""
-    run(partial(_move, migrate.upgrade, revision))
+    run(partial(_move, migrate.upgrade, revision), changes=True)
 
 
-def downgrade(revision: Annotated[str, typer.Argument(help="A revision, -1, or base: drop all tables.")]) -> None:
-    """Downgrade the database to a revision."""
-    run(partial(_move, migrate.downgrade, revision))
+def downgrade(
+    revision: Annotated[str, typer.Argument(help="A revision, -1, or base: drop all tables.")],
+    *,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask, whatever the database holds.")] = False,
+) -> None:
+    """Downgrade the database to a revision. Columns and tables of later revisions are dropped with their contents."""
+    run(partial(_downgrade, revision, yes=yes), changes=True)
 
 
 def current() -> None:
@@ -57,6 +63,17 @@ async def _move(move: Move, revision: str, settings: PersistenceSettings) -> Non
     await move(settings, revision)
     after = await migrate.current(settings)
     out.print(f"{before or 'base'} -> {after or 'base'}" if after != before else f"already at {after or 'base'}")
+
+
+async def _downgrade(revision: str, settings: PersistenceSettings, *, yes: bool) -> None:
+    if not yes and (threads := await migrate.count_threads(settings)):
+        what = f"downgrade to {revision} in a database with {threads:,} threads: later tables and columns are dropped"
+        if not sys.stdin.isatty():
+            raise InvalidInputError("--yes", f"is needed to {what}")
+        # In a thread, so that the event loop still hears of a signal.
+        if not await asyncio.to_thread(typer.confirm, f"{what[0].upper()}{what[1:]}. Go on?", err=True):
+            raise typer.Exit(ExitCode.WRONG)
+    await _move(migrate.downgrade, revision, settings)
 
 
 async def _problem(settings: PersistenceSettings) -> SchemaError | None:

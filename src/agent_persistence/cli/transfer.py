@@ -77,7 +77,7 @@ def import_(
     thread with its messages and one state per turn, in one transaction. Repeat the command after a failure, or with
     a longer file: existing messages are left unchanged, and missing ones are added.
     """
-    imported = run_on_data(partial(_import, file, user, skip_invalid=skip_invalid))
+    imported = run_on_data(partial(_import, file, user, skip_invalid=skip_invalid), changes=True)
     if imported.refused and not skip_invalid:
         note("stopped there; correct the line and run the command again, or give --skip-invalid")
     finish(imported.as_json(), str(imported), as_json=as_json, is_complete=not imported.refused)

@@ -84,7 +84,7 @@ class PinnedConnection:
         """
         try:
             # Not by SQLAlchemy: its connection is in AUTOCOMMIT, where it sends no BEGIN.
-            await self._driver.execute("BEGIN;")
+            await self._driver.execute("BEGIN ISOLATION LEVEL READ COMMITTED;")
         except DRIVER_ERRORS as error:
             raise self._translated(error) from error
 

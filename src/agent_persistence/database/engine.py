@@ -113,6 +113,8 @@ def _connect_args(url: DatabaseUrl, settings: PersistenceSettings, *, keeps_cach
         "idle_in_transaction_session_timeout": settings.idle_in_transaction_timeout,
     }
     server_settings = {name: str(int(seconds * 1000)) for name, seconds in limits.items()}
+    # Whatever the default of the role or the database: a statement must see what was committed before it began.
+    server_settings["default_transaction_isolation"] = "read committed"
     server_settings["agent_persistence.keeps_cache"] = "on" if keeps_cache else "off"
     return {**arguments, "server_settings": {**server_settings, **arguments.get("server_settings", {})}}
 

@@ -12,6 +12,7 @@ local disk.
 from __future__ import annotations
 
 import atexit
+import hashlib
 import os
 import sys
 import threading
@@ -86,7 +87,10 @@ def embedded_servers(folder: Path, *, durable: bool = True) -> Iterator[Embedded
 
 
 def default_folder() -> Path:
-    """Return the user's folder for servers, below ``$XDG_DATA_HOME`` or ``~/.local/share``.
+    """Return the folder for the servers of the project in the working directory.
+
+    It is below ``$XDG_DATA_HOME`` or ``~/.local/share``, and named after the working directory: projects share no data,
+    whose id types may differ.
 
     Raises:
         EmbeddedServerError: the user has no home directory.
@@ -95,7 +99,9 @@ def default_folder() -> Path:
     # The XDG specification has relative paths ignored; an empty one is relative.
     if not data_home.is_absolute():
         data_home = _home() / ".local" / "share"
-    return data_home / "agent-persistence" / "servers"
+    project = Path.cwd()
+    digest = hashlib.sha256(os.fsencode(project)).hexdigest()[:8]
+    return data_home / "agent-persistence" / "projects" / f"{project.name or 'root'}-{digest}"
 
 
 def _home() -> Path:

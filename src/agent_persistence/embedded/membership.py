@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from agent_persistence.embedded.locks import exclusive_lock, lock_shared, open_lock, try_lock_exclusive
+from agent_persistence.embedded.ownership import make_own_folder
 from agent_persistence.embedded.server_pair import EmbeddedServers, ServerPair
 
 
@@ -22,7 +23,7 @@ class Membership:
     @classmethod
     def join(cls, folder: Path, *, durable: bool) -> Membership:
         """Take a share, and start the servers if they do not run."""
-        folder.mkdir(parents=True, exist_ok=True)
+        make_own_folder(folder)
         with exclusive_lock(folder / "start.lock"):
             servers = ServerPair(folder, durable=durable)
             membership = cls(folder, servers)

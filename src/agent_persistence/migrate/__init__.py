@@ -6,7 +6,7 @@
 On the command line: ``alembic -c $(agent-persistence config)`` or ``agent-persistence upgrade``.
 """
 
-from agent_persistence.migrate.commands import current, downgrade, upgrade
+from agent_persistence.migrate.commands import count_threads, current, downgrade, upgrade
 from agent_persistence.migrate.config import alembic_config, alembic_ini, head
 from agent_persistence.migrate.environment import run_env
 from agent_persistence.migrate.host import context_options, include_name, include_object
@@ -18,6 +18,7 @@ __all__ = [
     "alembic_config",
     "alembic_ini",
     "context_options",
+    "count_threads",
     "current",
     "downgrade",
     "head",

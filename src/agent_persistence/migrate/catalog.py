@@ -145,7 +145,7 @@ def sequences(connection: Connection, schema: str, *, whole: bool = False) -> di
         whole: compare all rows, and not only those of the last pages and of a sample: no index leads with the number.
     """
     names = {"schema": schema, "names": list(NUMBERED), "numbers": list(NUMBERED.values())}
-    with _all_rows(connection):
+    with all_rows(connection):
         greatest = {
             found.name: _greatest(connection, schema, found, whole=whole)
             for found in connection.execute(_SEQUENCES, names).all()
@@ -177,7 +177,7 @@ def _greatest(connection: Connection, schema: str, numbered: Any, *, whole: bool
 
 
 @contextmanager
-def _all_rows(connection: Connection) -> Iterator[None]:
+def all_rows(connection: Connection) -> Iterator[None]:
     """See the rows of every owner in this block, also under row-level security."""
     before = connection.scalar(_SEES_ALL_ROWS) or ""
     connection.execute(_SEE_ALL_ROWS, {"any_user": "on"})

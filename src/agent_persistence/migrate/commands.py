@@ -11,7 +11,7 @@ from typing import Any, Final
 from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, func, select, table, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from agent_persistence.concurrency.process_lock import ProcessLock
@@ -84,6 +84,12 @@ async def current(settings: PersistenceSettings, connection: AsyncConnection | N
     return ", ".join(found) or None
 
 
+async def count_threads(settings: PersistenceSettings) -> int:
+    """Return how many threads the database has, of every owner; 0 if it has no tables."""
+    async with _connected(settings) as connection:
+        return await connection.run_sync(_threads, settings)
+
+
 async def run(connection: AsyncConnection, config: Config, alembic_command: Callable[[Config], Any]) -> None:
     """Run an Alembic command on this connection."""
     # Alembic keeps its context in module globals, so not even two threads may use it at once.
@@ -138,6 +144,14 @@ def _refuse_history_of_host(connection: Connection, settings: PersistenceSetting
             f"{settings.version_table} records revisions of another history ({', '.join(theirs)}), "
             "which upgrades our tables too; run: alembic upgrade heads"
         )
+
+
+def _threads(connection: Connection, settings: PersistenceSettings) -> int:
+    schema = catalog.schema_in_use(connection, settings.db_schema)
+    if not catalog.column_types(connection, schema, "threads"):
+        return 0
+    with catalog.all_rows(connection):
+        return connection.scalar(select(func.count()).select_from(table("threads", schema=schema))) or 0
 
 
 def _revisions(connection: Connection, settings: PersistenceSettings) -> list[str]:

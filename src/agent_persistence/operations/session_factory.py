@@ -86,11 +86,14 @@ class SessionFactory(Generic[IdT, UserIdT]):
         self.groups = groups and not options.row_level_security and not translates
         # close_resets_only=False: a unit of work that is used after its end raises, instead of losing what it writes.
         session_options: dict[str, Any] = {"expire_on_commit": False, "close_resets_only": False}
-        self._sessions = async_sessionmaker(engine, sync_session_class=WatchedSession, **session_options)
+        # Said, and not left to the default of the role or the database: a statement must see what was committed before
+        # it began. Costs no round trip.
+        committed = engine.execution_options(isolation_level="READ COMMITTED")
+        self._sessions = async_sessionmaker(committed, sync_session_class=WatchedSession, **session_options)
         # AUTOCOMMIT: one statement without a transaction is one round trip instead of three. Setting the owner needs
         # the transaction.
-        alone = {} if options.row_level_security else {"isolation_level": "AUTOCOMMIT"}
-        self._single_reads = async_sessionmaker(engine.execution_options(**alone), **session_options)
+        alone = committed if options.row_level_security else engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._single_reads = async_sessionmaker(alone, **session_options)
         self._database: str | None = None
         self._has_moved = False
         self._naming = asyncio.Lock()
