@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import getpass
+import os
 import re
 import ssl
 from collections.abc import Collection, Mapping
@@ -100,7 +102,9 @@ class DatabaseUrl:
             SettingsError: the address is wrong. It never holds a part of the address that could be a password.
         """
         try:
-            return cls._from_parts(split_url(text, _SCHEMES))
+            url = cls._from_parts(split_url(text, _SCHEMES))
+            _refuse_no_user(url.user)
+            return url
         except InvalidUrlError as error:
             reason = str(error)
         # Outside the except block, so that its __context__ is not an error that holds the password.
@@ -316,6 +320,15 @@ def _refuse_unknown(query: Mapping[str, list[str]]) -> None:
         elif name not in {*_PARAMETERS, *_LOCATION, *_SPELT, *_HARMLESS}:
             known = ", ".join((*_LOCATION, *_PARAMETERS))
             raise InvalidUrlError(f"the parameter {name!r} is not known; these are: {known}")
+
+
+def _refuse_no_user(user: str | None) -> None:
+    """Refuse an address without a user where the driver could not find out who runs the process."""
+    if user is None and "PGUSER" not in os.environ:
+        try:
+            getpass.getuser()
+        except (KeyError, OSError, ImportError):
+            raise InvalidUrlError("names no user, and the user id of this process has no name; add one") from None
 
 
 def _only(query: Mapping[str, list[str]], name: str) -> str:

@@ -89,7 +89,7 @@ class Persistence(Generic[IdT, UserIdT]):
 
     Raises:
         SettingsError: the settings name no database, or other id types than the models.
-        InvalidInputError: ``redis`` decodes responses.
+        InvalidInputError: ``redis`` decodes responses, or ``redis`` or ``engine`` is of another kind.
     """
 
     def __init__(
@@ -100,6 +100,7 @@ class Persistence(Generic[IdT, UserIdT]):
         redis: Redis | None = None,
         models: Models[IdT, UserIdT] | None = None,
     ) -> None:
+        _refuse_other_kinds(engine, redis)
         self.settings = settings
         self.models: Models[IdT, UserIdT] = models or build_models(settings.id_types, schema=settings.db_schema)
         _refuse_other_id_types(self.models, settings)
@@ -268,9 +269,10 @@ class Persistence(Generic[IdT, UserIdT]):
             The repositories in the session's transaction.
 
         Raises:
-            InvalidInputError: the session is in AUTOCOMMIT, or bound to another ``Persistence``.
+            InvalidInputError: it is no ``AsyncSession``, is in AUTOCOMMIT, or is bound to another ``Persistence``.
             ClosedError: this store is closed.
         """
+        _refuse_proxy(session)
         options = session.get_bind(self.models.Thread).get_execution_options()
         refuse_autocommit(yes=options.get("isolation_level") == "AUTOCOMMIT")
         return self._transactions.join(session, user_id)
@@ -399,6 +401,25 @@ class Persistence(Generic[IdT, UserIdT]):
             call_seconds=settings.cache_timeout_ms / 1000, budget_seconds=settings.cache_budget_ms / 1000
         )
         return StateCache(redis, guard, namespace=settings.cache_namespace, ttl_seconds=settings.cache_ttl_seconds)
+
+
+def _refuse_proxy(session: object) -> None:
+    if not isinstance(session, AsyncSession):
+        given = type(session).__name__
+        raise InvalidInputError("session", f"must be an AsyncSession, not {given}; of a scoped one, pass session()")
+
+
+def _refuse_other_kinds(engine: object, redis: object) -> None:
+    if engine is not None and not isinstance(engine, AsyncEngine):
+        raise InvalidInputError("engine", f"must be made by create_async_engine, not a {type(engine).__name__}")
+    if isinstance(engine, AsyncEngine) and engine.dialect.driver != "asyncpg":
+        raise InvalidInputError(
+            "engine", f"must use postgresql+asyncpg, not {engine.dialect.name}+{engine.dialect.driver}"
+        )
+    if redis is not None and not isinstance(redis, Redis):
+        raise InvalidInputError(
+            "redis", f"must be a redis.asyncio.Redis of one server, not a {type(redis).__module__} client"
+        )
 
 
 def _refuse_other_id_types(models: Models[Any, Any], settings: PersistenceSettings) -> None:

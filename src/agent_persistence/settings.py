@@ -145,6 +145,8 @@ class PersistenceSettings(BaseSettings):
             super().__init__(**values)
         except ValidationError as error:
             refusal = _refusal(error.errors(include_url=False)[0])
+        except (OSError, UnicodeError) as error:
+            refusal = SettingsError(".env", f"cannot be read: {type(error).__name__}; make it a readable file in UTF-8")
         else:
             return
         # Outside the except block, so that pydantic's error, which holds the values, is not its __context__.
@@ -258,7 +260,9 @@ class PersistenceSettings(BaseSettings):
     @classmethod
     def _is_an_endpoint(cls, value: str | None) -> str | None:
         if value is not None:
-            split_url(value, ("http", "https"))
+            url = split_url(value, ("http", "https"))
+            if url.user is not None or url.password is not None:
+                raise ValueError("must not hold credentials; AWS's own variables and files give them")
         return value
 
     @field_validator("transaction_timeout", "idle_in_transaction_timeout")
@@ -330,7 +334,9 @@ def _refusal(error: ErrorDetails) -> SettingsError:
         return SettingsError(cause.variable, cause.reason)
     name = error["loc"][0]
     reason = str(cause) if cause else error["msg"].replace("Input should", "must", 1)
-    given = "" if name in _SECRETS else f" (given: {error['input']!r})"
+    # An address in a wrong variable can hold a password too.
+    is_secret = name in _SECRETS or re.search("://|@|password", str(error["input"]), re.IGNORECASE)
+    given = "" if is_secret else f" (given: {error['input']!r})"
     return SettingsError(_variable(name), reason + given)
 
 

@@ -233,6 +233,14 @@ def test_a_node_of_a_cluster_fails(command_line: CommandLine, tmp_path: Path) ->
     assert "Redis Cluster" in _details(result.stdout)["cache"]
 
 
+def test_a_variable_that_nobody_reads_is_a_warning(command_line: CommandLine) -> None:
+    result = command_line.with_variables(PERSISTENCE_POOLSIZE="5")("doctor", "--json")
+
+    assert result.exit_code == 0
+    assert _details(result.stdout)["settings"] == "PERSISTENCE_POOLSIZE is not read"
+    assert _remedies(result.stdout) == ["rename it to PERSISTENCE_POOL_SIZE"]
+
+
 def test_no_key_of_the_doctor_stays_for_long(command_line: CommandLine, servers: EmbeddedServers) -> None:
     command_line("doctor")
 

@@ -19,7 +19,14 @@ from agent_persistence.transfer.agentflow import CopyOutcome, copy_tables
 
 
 def import_agentflow(
-    source: Annotated[str, typer.Argument(metavar="URL", help="The database that the PgCheckpointer wrote to.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="URL",
+            envvar="AGENTFLOW_POSTGRES_URI",
+            help="The database that the PgCheckpointer wrote to; in the variable, other users do not see its password.",
+        ),
+    ],
     *,
     schema: Annotated[str, typer.Option(metavar="NAME", help="The schema of its tables.")] = "public",
     as_json: Json = False,

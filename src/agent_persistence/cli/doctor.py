@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import platform
+from collections.abc import Iterator
 from dataclasses import asdict
+from difflib import get_close_matches
 from importlib.metadata import version
 from typing import Any, Final
 
 import typer
+from dotenv import dotenv_values
 from rich.table import Table
 from rich.text import Text
 
@@ -41,7 +45,12 @@ async def _examine(settings: PersistenceSettings) -> list[Finding]:
     patient = settings.model_copy(update={"cache_timeout_ms": 2_000, "cache_budget_ms": 4_000})
     persistence = Persistence[Any, Any](patient)
     try:
-        findings = [_versions(), *await examine_database(persistence.engine, settings), *await examine_cache(settings)]
+        findings = [
+            _versions(),
+            *_unread_variables(),
+            *await examine_database(persistence.engine, settings),
+            *await examine_cache(settings),
+        ]
         # Later checks need both servers and the schema, and would only report the same fault in other words.
         if _has_failed(findings):
             return findings
@@ -58,6 +67,16 @@ def _has_failed(findings: list[Finding]) -> bool:
 def _versions() -> Finding:
     packages = ", ".join(f"{package} {version(package)}" for package in _PACKAGES)
     return Finding(Level.OK, "versions", f"Python {platform.python_version()}, {packages}")
+
+
+def _unread_variables() -> Iterator[Finding]:
+    """Find variables with our prefix that nobody reads; their names are misspelt, or of another version."""
+    known = {f"PERSISTENCE_{name.upper()}" for name in PersistenceSettings.model_fields}
+    given = {name.upper() for name in (*os.environ, *dotenv_values(".env")) if name.upper().startswith("PERSISTENCE_")}
+    for name in sorted(given - known):
+        meant = get_close_matches(name, known, 1)
+        remedy = f"rename it to {meant[0]}" if meant else "remove it"
+        yield Finding(Level.WARN, "settings", f"{name} is not read", remedy)
 
 
 def _table(findings: list[Finding]) -> Table:

@@ -59,7 +59,13 @@ def install(app: FastAPI, make_persistence: Callable[[], Persistence[Any, Any]])
         app: the application that is served. The lifespan of a mounted application does not run.
         make_persistence: a factory, called for every start, so that a test can start the application in several event
             loops: ``Persistence.from_env``, or a function of yours.
+
+    Raises:
+        InvalidInputError: ``install`` was called for this application before.
     """
+    if getattr(app.state, _INSTALLED, False):
+        raise InvalidInputError("app", "has a Persistence already; call install once")
+    setattr(app.state, _INSTALLED, True)
     own_lifespan = app.router.lifespan_context
 
     @asynccontextmanager
@@ -127,6 +133,7 @@ class _Answer:
     detail: str | None = None
 
 
+_INSTALLED: Final = "agent_persistence_installed"
 _ANSWERS: Final[Mapping[type, _Answer]] = {
     InvalidInputError: _Answer(HTTPStatus.UNPROCESSABLE_ENTITY),
     NotFoundError: _Answer(HTTPStatus.NOT_FOUND),

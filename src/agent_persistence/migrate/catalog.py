@@ -59,6 +59,18 @@ _SEQUENCES: Final = text(
     WHERE has_table_privilege(numbered, 'SELECT')
     """
 )
+_CACHING: Final = text(
+    """
+    SELECT CAST(CAST(seqrelid AS regclass) AS text)
+    FROM unnest(CAST(:names AS text[]), CAST(:numbers AS text[])) AS numbered (name, number)
+    JOIN pg_class ON relname = name AND relnamespace = to_regnamespace(quote_ident(:schema))
+    JOIN pg_attribute ON attrelid = pg_class.oid AND attname = number
+    JOIN pg_depend ON refobjid = pg_class.oid AND refobjsubid = attnum AND deptype = 'i'
+    JOIN pg_sequence ON seqrelid = pg_depend.objid
+    WHERE seqcache > 1
+    ORDER BY 1
+    """
+)
 _SEES_ALL_ROWS: Final = text("SELECT current_setting('agent_persistence.any_user', true)")
 _SEE_ALL_ROWS: Final = text("SELECT set_config('agent_persistence.any_user', :any_user, true)")
 _MISSING_RIGHTS: Final = text(
@@ -72,7 +84,7 @@ _MISSING_RIGHTS: Final = text(
     """
 )
 _WRITE: Final = ("SELECT", "INSERT", "UPDATE", "DELETE")
-RIGHTS: Final = {
+RIGHTS: Final[dict[str, Sequence[str]]] = {
     **dict.fromkeys(("threads", "states", "messages", "cache_outbox"), _WRITE),
     **dict.fromkeys(("state_streams", "state_chunks", "persistence_jobs"), _WRITE),
     "state_versions": ("SELECT",),
@@ -184,6 +196,13 @@ def all_rows(connection: Connection) -> Iterator[None]:
     yield
     # An error ends the transaction, and the setting with it.
     connection.execute(_SEE_ALL_ROWS, {"any_user": before})
+
+
+def caching_sequences(connection: Connection, schema: str) -> str:
+    """Return the statements that keep sessions from drawing several numbers at once; empty if none does."""
+    names = {"schema": schema, "names": list(NUMBERED), "numbers": list(NUMBERED.values())}
+    found = connection.scalars(_CACHING, names).all()
+    return " ".join(f"ALTER SEQUENCE {name} CACHE 1;" for name in found)
 
 
 def advance(schema: str, table_name: str) -> str:

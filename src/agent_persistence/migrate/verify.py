@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from agent_persistence.database.driver_errors import translated
@@ -32,6 +32,14 @@ _ID_COLUMNS: Final = {
     ("messages", "thread_id"): "id_type",
     ("messages", "message_id"): "id_type",
     ("threads", "user_id"): "user_id_type",
+}
+# By what their version() holds.
+_OTHER_ENGINES: Final = {
+    "CockroachDB": "CockroachDB",
+    "-YB-": "YugabyteDB",
+    "DSQL": "Aurora DSQL",
+    "Redshift": "Redshift",
+    "Materialize": "Materialize",
 }
 _OURS: Final = "agent-persistence upgrade"
 _OF_THE_HOST: Final = "alembic upgrade heads"
@@ -67,6 +75,7 @@ async def verify(database: AsyncEngine | AsyncConnection, settings: PersistenceS
 
 
 def _verify(connection: Connection, settings: PersistenceSettings) -> None:
+    refuse_other_engines(str(connection.scalar(text("SELECT version()"))))
     schema = catalog.schema_in_use(connection, settings.db_schema)
     refuse_unusable_schema(connection, schema)
     refuse_other_id_types(connection, schema, settings)
@@ -75,7 +84,24 @@ def _verify(connection: Connection, settings: PersistenceSettings) -> None:
     if names := catalog.unfinished_indexes(connection, schema, TABLES):
         raise InvalidIndexError(names)
     _refuse_missing_rights(connection, schema)
+    if caching := catalog.caching_sequences(connection, schema):
+        raise SchemaError(
+            f"a sequence hands out numbers ahead, so they do not follow the order of commits; run: {caching}"
+        )
     _refuse_behind_sequences(connection, schema)
+
+
+def refuse_other_engines(version: str) -> None:
+    """Refuse engines that speak PostgreSQL's protocol and order rows otherwise.
+
+    Raises:
+        SchemaError: it names the engine.
+    """
+    for mark, engine in _OTHER_ENGINES.items():
+        if mark in version:
+            raise SchemaError(
+                f"{engine} is not supported: its numbers do not follow the order of commits; use PostgreSQL itself"
+            )
 
 
 def refuse_behind(connection: Connection, schema: str, settings: PersistenceSettings) -> None:

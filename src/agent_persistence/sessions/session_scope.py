@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from sqlalchemy import Executable, Result, Table
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
 from typing_extensions import override
 
 from agent_persistence.database.compiled_statement import CompiledStatement
@@ -39,13 +40,14 @@ class SessionScope(Scope[IdT, UserIdT]):
     async def execute(self, statement: Executable) -> Result[Any]:
         with translated(), _alone(self.session.sync_session.info):
             await self._prepare()
-            return await self.session.execute(statement)
+            # By SQLAlchemy's own method: SQLModel's sessions warn at each call of theirs.
+            return await self.session.run_sync(lambda session: Session.execute(session, statement))
 
     async def entities(self, statement: Query, **values: Any) -> Sequence[Any]:
         """Run a query for objects of one mapped class, and return them; they are attached to the session."""
         with translated(), _alone(self.session.sync_session.info):
             await self._prepare()
-            return (await self.session.scalars(statement, values)).all()
+            return await self.session.run_sync(lambda session: Session.scalars(session, statement, values).all())
 
     @override
     async def fetch(self, statement: CompiledStatement, **values: Any) -> Sequence[Any]:
