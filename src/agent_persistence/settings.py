@@ -22,11 +22,11 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from agent_persistence import ids
+from agent_persistence.addresses.database_url import DatabaseUrl, split_url
+from agent_persistence.addresses.redis_url import normal_redis_url
 from agent_persistence.concurrency.time_limit import SETTLE_SECONDS
-from agent_persistence.database_url import DatabaseUrl, split_url
 from agent_persistence.errors import SettingsError
 from agent_persistence.ids import ID_TYPES, IdKind, IdTypes
-from agent_persistence.redis_url import normal_redis_url
 from agent_persistence.validation import GREATEST_TTL, LEAST_TTL, NAMESPACE, NAMESPACE_RULE
 
 EMBEDDED: Final = "embedded"

@@ -22,8 +22,8 @@ from pydantic import SecretStr
 from sqlalchemy import text
 
 from agent_persistence import migrate
+from agent_persistence.addresses.database_url import DatabaseUrl
 from agent_persistence.database.driver_errors import translate
-from agent_persistence.database_url import DatabaseUrl
 from agent_persistence.embedded import EmbeddedServers
 from agent_persistence.errors import NotMigratedError, PoolerError, UnavailableError
 from agent_persistence.persistence import Persistence

@@ -12,8 +12,8 @@ from sqlalchemy import text
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from agent_persistence.addresses.database_url import DatabaseUrl
 from agent_persistence.cache import make_redis
-from agent_persistence.database_url import DatabaseUrl
 from agent_persistence.embedded import EmbeddedServers
 from agent_persistence.errors import SettingsError
 from agent_persistence.settings import PersistenceSettings

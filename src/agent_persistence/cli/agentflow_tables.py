@@ -9,11 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
+from agent_persistence.addresses.database_url import DatabaseUrl
 from agent_persistence.cli.failures import finish, say_error
 from agent_persistence.cli.options import Json
 from agent_persistence.cli.output import progress_bar
 from agent_persistence.cli.servers import run_on_data
-from agent_persistence.database_url import DatabaseUrl
 from agent_persistence.persistence import Persistence
 from agent_persistence.transfer.agentflow import CopyOutcome, copy_tables
 

@@ -14,9 +14,9 @@ from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from agent_persistence.addresses.database_url import DatabaseUrl
 from agent_persistence.concurrency.time_limit import call_when_due
 from agent_persistence.database.driver_errors import DRIVER_ERRORS
-from agent_persistence.database_url import DatabaseUrl
 from agent_persistence.settings import PersistenceSettings
 
 _TRANSACTION_TIMEOUT_SINCE: Final = 17

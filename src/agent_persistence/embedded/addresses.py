@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from agent_persistence import embedded
-from agent_persistence.database_url import DatabaseUrl
+from agent_persistence.addresses.database_url import DatabaseUrl
 from agent_persistence.errors import SettingsError
 from agent_persistence.settings import EMBEDDED, PersistenceSettings
 

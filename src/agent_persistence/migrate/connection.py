@@ -11,7 +11,7 @@ from sqlalchemy import AdaptedConnection, Connection, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from agent_persistence.database_url import DatabaseUrl
+from agent_persistence.addresses.database_url import DatabaseUrl
 from agent_persistence.embedded import default_folder, embedded_servers
 from agent_persistence.errors import PoolerError, SettingsError
 from agent_persistence.settings import PersistenceSettings

@@ -25,8 +25,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from agent_persistence.addresses.database_url import DatabaseUrl
 from agent_persistence.database.driver_errors import translated
-from agent_persistence.database_url import DatabaseUrl
 from agent_persistence.encoding.exact_json import decode_json
 from agent_persistence.errors import ConflictError, InvalidInputError, ThreadExistsError
 from agent_persistence.ids import IdTypes

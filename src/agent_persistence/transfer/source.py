@@ -9,8 +9,8 @@ from typing import Any, Final
 from sqlalchemy import NullPool
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
+from agent_persistence.addresses.database_url import DatabaseUrl
 from agent_persistence.database.driver_errors import translated
-from agent_persistence.database_url import DatabaseUrl
 
 UNREADABLE: Final = (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError)
 """What a row raises whose JSON has another shape than its program writes; the row is refused, and the others go on."""

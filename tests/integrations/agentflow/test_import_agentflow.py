@@ -18,7 +18,7 @@ import pytest_asyncio
 from frameworks import Framework, framework, need_frameworks
 
 from agent_persistence import migrate
-from agent_persistence.database_url import DatabaseUrl
+from agent_persistence.addresses.database_url import DatabaseUrl
 from agent_persistence.embedded import EmbeddedServers
 from agent_persistence.errors import InvalidInputError
 from agent_persistence.persistence import Persistence

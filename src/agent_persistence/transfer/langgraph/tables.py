@@ -11,8 +11,8 @@ from typing import Any, Final
 from sqlalchemy import Row, TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from agent_persistence.addresses.database_url import DatabaseUrl
 from agent_persistence.database.driver_errors import translated
-from agent_persistence.database_url import DatabaseUrl
 from agent_persistence.encoding.exact_json import decode_json
 from agent_persistence.errors import InvalidInputError
 from agent_persistence.frozen import frozen

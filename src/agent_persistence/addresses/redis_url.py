@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 from urllib.parse import urlencode
 
-from agent_persistence.database_url import InvalidUrlError, SplitUrl, read_number, split_url
+from agent_persistence.addresses.database_url import InvalidUrlError, SplitUrl, read_number, split_url
 
 _SCHEMES: Final = ("redis", "rediss", "unix")
 _SPELT_SCHEMES: Final = {"valkey": "redis", "valkeys": "rediss"}

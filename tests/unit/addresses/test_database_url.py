@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sqlalchemy import make_url
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 
-from agent_persistence.database_url import DatabaseUrl
+from agent_persistence.addresses.database_url import DatabaseUrl
 from agent_persistence.errors import SettingsError
 
 VARIABLE = "PERSISTENCE_DATABASE_URL"

@@ -1,0 +1,1 @@
+"""Internal: addresses of servers, as settings and providers write them."""
