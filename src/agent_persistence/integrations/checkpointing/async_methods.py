@@ -12,7 +12,13 @@ from agent_persistence.cache.named_values import Name
 from agent_persistence.errors import InvalidInputError, MessageNotFoundError
 from agent_persistence.ids import IdTypes
 from agent_persistence.integrations.checkpointing.arguments import Arguments
-from agent_persistence.integrations.checkpointing.conversion import json_errors, jsonable, new_messages, thread_meta
+from agent_persistence.integrations.checkpointing.conversion import (
+    json_errors,
+    jsonable,
+    new_messages,
+    storable,
+    thread_meta,
+)
 from agent_persistence.integrations.checkpointing.framework import Framework
 from agent_persistence.integrations.checkpointing.json_escapes import from_storable, to_storable
 from agent_persistence.integrations.checkpointing.run_config import (
@@ -267,7 +273,8 @@ class AsyncMethods:
         given = thread_info.user_id
         if given is not None and exact_id(given, self._id_types.user, "thread_info.user_id") != thread.user_id:
             raise InvalidInputError("thread_info.user_id", "is not the user of the config")
-        meta = thread_meta(jsonable(thread_info.metadata or {}, "thread_info.metadata"), thread_info.run_id)
+        with json_errors("thread_info.metadata"):
+            meta = thread_meta(jsonable(thread_info.metadata or {}, "thread_info.metadata"), thread_info.run_id)
         await self._run(CheckpointStore.put_thread, thread, thread_info.thread_name, meta)
         return True
 
@@ -321,8 +328,9 @@ class AsyncMethods:
         """
         if ttl_seconds is not None:
             check_ttl(ttl_seconds, "ttl_seconds")
-        storable = to_storable(jsonable(value, "value"))
-        kept = await self._run(CheckpointStore.put_value, _value_name(namespace, key), storable, ttl_seconds)
+        kept = await self._run(
+            CheckpointStore.put_value, _value_name(namespace, key), storable(value, "value"), ttl_seconds
+        )
         return value if kept else None
 
     async def aget_cache_value(self, namespace: str, key: str) -> Any:
@@ -369,8 +377,8 @@ class AsyncMethods:
 
     async def aput_tool_result(self, config: Config, tool_call_id: str, result: dict[str, Any]) -> bool:
         """Record the result of a tool call, unless one is recorded; return ``True``."""
-        thread, storable = self._thread(config), to_storable(jsonable(result, "result"))
-        await self._run(CheckpointStore.put_tool_result, thread, str(tool_call_id), storable)
+        thread, found = self._thread(config), storable(result, "result")
+        await self._run(CheckpointStore.put_tool_result, thread, str(tool_call_id), found)
         return True
 
     # --- Helpers ---

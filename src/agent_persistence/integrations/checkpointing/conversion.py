@@ -42,10 +42,13 @@ _MAX_TOKENS: Final = 2**31 - 1  # the column is an int
 
 @contextmanager
 def json_errors(field: str) -> Iterator[None]:
-    """Raise ``InvalidInputError`` for ``field`` if pydantic meets a value that has no JSON form."""
+    """Raise ``InvalidInputError`` for ``field`` if pydantic or an encoder meets a value that has no JSON form."""
     try:
         yield
-    except PydanticSerializationError as error:
+    except InvalidInputError:
+        raise
+    # Values that hold themselves, bytes that are no text, ints of more than 4,300 digits, and depth.
+    except (PydanticSerializationError, ValueError, TypeError, RecursionError) as error:
         raise InvalidInputError(field, "cannot be written as JSON") from error
 
 
@@ -57,6 +60,16 @@ def jsonable(value: Any, field: str) -> Any:
     """
     with json_errors(field):
         return to_jsonable_python(value, inf_nan_mode="constants")
+
+
+def storable(value: Any, field: str) -> Any:
+    """Convert a value to JSON types that JSONB can hold; ``from_storable`` returns them.
+
+    Raises:
+        InvalidInputError: a part of it has no JSON form; ``field`` names the value.
+    """
+    with json_errors(field):
+        return to_storable(jsonable(value, field))
 
 
 # --- From the frameworks ---
@@ -360,7 +373,7 @@ def _restored(chat: dict[str, Any], original: dict[str, Any]) -> dict[str, Any]:
     return {**kept, **{key: chat[key] for key in changed if key in chat}}
 
 
-def _restored_usages(usages: Mapping[str, Any], original: dict[str, Any]) -> Mapping[str, Any]:
+def _restored_usages(usages: dict[str, Any], original: dict[str, Any]) -> dict[str, Any]:
     as_read = fitting_usages(original) or {}
     return original if all(usages.get(name) == count for name, count in as_read.items()) else usages
 
