@@ -101,12 +101,13 @@ def write_refs(refs: Refs) -> bytes:
         ]
         for channel, past in refs.history.items()
     }
-    return compress_json([channels, history, refs.versions])
+    # Versions without their channels, which stand before them in the same order: most rows are a few hundred bytes.
+    return compress_json([channels, history, [refs.versions.get(channel) for channel in channels]])
 
 
 def read_refs(column: bytes) -> Refs:
     """Decode references that ``write_refs`` encoded."""
-    channels, past, versions = (*decompress_json(column), {}, {})[:3]  # the first builds wrote only what was needed
+    channels, past, versions = (*decompress_json(column), {}, [])[:3]  # the first builds wrote only what was needed
     history = {
         channel: History(
             None if seed is None else _from_json(seed),
@@ -114,7 +115,11 @@ def read_refs(column: bytes) -> Refs:
         )
         for channel, (seed, writes) in past.items()
     }
-    return Refs({channel: _from_json(ref) for channel, ref in channels.items()}, history, versions)
+    return Refs(
+        {channel: _from_json(ref) for channel, ref in channels.items()},
+        history,
+        dict(zip(channels, versions, strict=False)),
+    )
 
 
 def _to_json(ref: Ref) -> list[Any]:
