@@ -107,7 +107,10 @@ def write_refs(refs: Refs) -> bytes:
 
 def read_refs(column: bytes) -> Refs:
     """Decode references that ``write_refs`` encoded."""
-    channels, past, versions = (*decompress_json(column), {}, [])[:3]  # the first builds wrote only what was needed
+    channels, *rest = decompress_json(column)
+    # The first builds wrote neither of the two where it was not needed.
+    past: dict[str, Any] = rest[0] if rest else {}
+    versions: list[Any] = rest[1] if len(rest) > 1 else []
     history = {
         channel: History(
             None if seed is None else _from_json(seed),
