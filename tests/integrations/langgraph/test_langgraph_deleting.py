@@ -133,6 +133,34 @@ async def test_a_thread_that_is_deleted_during_a_run_is_not_created_again(
     assert await graph.ainvoke({"n": 1}, config, durability=durability) == {"n": 2}
 
 
+async def test_special_writes_that_are_replaced_leave_no_rows(saver: PersistenceSaver, config: Any) -> None:
+    """LangGraph writes all answers to a node's interrupts anew with each of them."""
+    stored = await put(saver, config, {"n": 1})
+    for task in ("one", "two"):
+        for count in (1, 40, 200):
+            await saver.aput_writes(stored, [("__resume__", [f"answer {one}" for one in range(count)])], task)
+            await saver.aput_writes(stored, [("__interrupt__", f"question {count}"), ("n", count)], task)
+
+    found = await saver.aget_tuple(config)
+    rows = await run_sql(
+        saver._persistence,  # noqa: SLF001 - to count its rows
+        "SELECT count(*) FROM graph_values WHERE thread_id = :thread_id",
+        thread_id=config["configurable"]["thread_id"],
+    )
+
+    assert found is not None
+    assert [(task, channel, value) for task, channel, value in found.pending_writes or () if channel != "n"] == [
+        (task, channel, value)
+        for task in ("one", "two")
+        for channel, value in (
+            ("__resume__", [f"answer {one}" for one in range(200)]),
+            ("__interrupt__", "question 200"),
+        )
+    ]
+    assert [value for _, channel, value in found.pending_writes or () if channel == "n"] == [1, 1]  # the first counts
+    assert [tuple(row) for row in rows] == [(8,)]  # a task's answers, and the three rows that hold an "n" too
+
+
 @pytest.mark.parametrize("by", ["a checkpoint with a parent", "a write"])
 async def test_a_thread_that_was_never_created_is_told_how_to_create(
     persistence: Persistence[str, str], saver: PersistenceSaver, user_id: str, by: str

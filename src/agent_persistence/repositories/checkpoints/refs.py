@@ -101,12 +101,16 @@ def write_refs(refs: Refs) -> bytes:
         ]
         for channel, past in refs.history.items()
     }
-    return compress_json([channels, history, refs.versions])
+    # Versions without their channels, which stand before them in the same order: most rows are a few hundred bytes.
+    return compress_json([channels, history, [refs.versions.get(channel) for channel in channels]])
 
 
 def read_refs(column: bytes) -> Refs:
     """Decode references that ``write_refs`` encoded."""
-    channels, past, versions = (*decompress_json(column), {}, {})[:3]  # the first builds wrote only what was needed
+    channels, *rest = decompress_json(column)
+    # The first builds wrote neither of the two where it was not needed.
+    past: dict[str, Any] = rest[0] if rest else {}
+    versions: list[Any] = rest[1] if len(rest) > 1 else []
     history = {
         channel: History(
             None if seed is None else _from_json(seed),
@@ -114,7 +118,11 @@ def read_refs(column: bytes) -> Refs:
         )
         for channel, (seed, writes) in past.items()
     }
-    return Refs({channel: _from_json(ref) for channel, ref in channels.items()}, history, versions)
+    return Refs(
+        {channel: _from_json(ref) for channel, ref in channels.items()},
+        history,
+        dict(zip(channels, versions, strict=False)),
+    )
 
 
 def _to_json(ref: Ref) -> list[Any]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
+
+from sqlalchemy import ARRAY, BigInteger, any_, delete, literal
 
 from agent_persistence.concurrency.offload import offload
 from agent_persistence.encoding.exact_json import EncodedJSON
@@ -108,11 +110,35 @@ class CheckpointWriter:
         base = await self._input(new) if repeats_input else None
         rows = await _rows(values, Task(new.task_id, new.task_path), base)
         # Written before the checkpoint, writes can be the first rows of a thread: add_values finds none to lock then.
-        if rows and not await self._add(new, rows, new.checkpoint_id):
+        added = await self._add(new, rows, new.checkpoint_id) if rows else []
+        if rows and not added:
             if not new.may_start_thread:
                 raise ThreadNotFoundError(new.thread_id, _NOT_CREATED)
             await self._start(new.thread_id)
-            await self._add(new, rows, new.checkpoint_id)
+            added = await self._add(new, rows, new.checkpoint_id)
+        if added and any(idx < 0 for idx, *_ in new.writes):
+            await self._delete_replaced(new, before=added[0][0])
+
+    async def _delete_replaced(self, new: NewWrites, *, before: int) -> None:
+        """Delete the task's rows of special writes that these replace, of which the last counts.
+
+        A node that is interrupted often writes all its answers each time: kept, they would all be read each time.
+        """
+        special = {idx: channel for idx, channel, _ in new.writes if idx < 0}
+        rows = await self._scope.fetch(
+            known_values(self._scope.models),
+            thread_id=new.thread_id,
+            checkpoint_ns=new.checkpoint_ns,
+            parent_id=new.checkpoint_id,
+            wanted_channel=[],
+            wanted_first_no=[],
+            changed=list(special.values()),
+        )
+        replaced = [row.value_no for row in rows if row.value_no < before and _is_of(row, new.task_id, special.keys())]
+        if replaced:
+            values = self._tables.values
+            mine = values.c.value_no == any_(literal(replaced, ARRAY(BigInteger())))
+            await self._scope.execute(delete(values).where(values.c.thread_id == new.thread_id, mine))
 
     async def _lock(self, thread_id: Any, namespace: str, parent_id: str | None, *, starts: bool) -> Refs:
         statement = lock_thread(
@@ -195,6 +221,12 @@ class CheckpointWriter:
     def _saved(self, row: Any) -> RowEvidence:
         key = {name: getattr(row, name) for name in ("thread_id", "checkpoint_ns", "checkpoint_id")}
         return RowEvidence(self._tables.checkpoints, key, ("created_at", row.created_at))
+
+
+def _is_of(row: Any, task_id: str, indexes: Collection[int]) -> bool:
+    """Return whether a row has nothing but a task's writes with these indexes."""
+    values, task = stored_values(row.value_no, row.cells)
+    return task is not None and task.task_id == task_id and all(value.idx in indexes for value in values)
 
 
 class Changes:
