@@ -112,11 +112,11 @@ def to_new_message(
     """
     dump, original = _without_original(dump)
     chat, meta = _storable_chat(dump), _storable_meta(dump["metadata"])
-    usages: Mapping[str, Any] = dump["usages"] or {}
+    usages: dict[str, Any] = dump["usages"] or {}
     if original is not None:
-        chat, usages = _restored(chat, original["message"]), _restored_usages(usages, original["usages"])
+        chat, usages = dict(_restored(chat, original["message"])), _restored_usages(usages, original["usages"])
     key = message_key(dump["message_id"], id_type)
-    derived = _fields(key, chat, meta, dict(usages))
+    derived = _fields(key, chat, meta, usages)
     # Only the fields that to_fields() cannot derive from the row: a message's text is not stored twice.
     rest: dict[str, Any] = {
         "fields": {name: value for name, value in dump.items() if name not in derived or derived[name] != value}
