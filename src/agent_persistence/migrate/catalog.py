@@ -46,6 +46,7 @@ _SEQUENCES: Final = text(
     """
     SELECT
       name,
+      CAST(sequence AS text) AS sequence,
       CAST(CASE WHEN has_sequence_privilege(sequence, 'USAGE, SELECT')
         THEN coalesce(pg_sequence_last_value(sequence), 0) END AS bigint) AS last_value,
       pg_relation_size(numbered) / CAST(current_setting('block_size') AS integer) AS pages
@@ -59,6 +60,7 @@ _SEQUENCES: Final = text(
     WHERE has_table_privilege(numbered, 'SELECT')
     """
 )
+_LAST_VALUE: Final = text("SELECT coalesce(pg_sequence_last_value(CAST(CAST(:sequence AS text) AS regclass)), 0)")
 _SEES_ALL_ROWS: Final = text("SELECT current_setting('agent_persistence.any_user', true)")
 _SEE_ALL_ROWS: Final = text("SELECT set_config('agent_persistence.any_user', :any_user, true)")
 NUMBERED: Final = {
@@ -140,7 +142,10 @@ def _is_behind(connection: Connection, schema: str, sequence: Any, *, whole: boo
         found = select(func.max(rows.c[number]).label("number")).where(is_last)
         found = found.union_all(select(func.max(sample.c[number])))
     greatest: int | None = connection.scalar(select(func.max(found.subquery().c.number)))
-    return greatest is not None and greatest > sequence.last_value
+    if greatest is None or greatest <= sequence.last_value:
+        return False
+    # Others may have written since the sequence was read. A row that can be seen drew its number before.
+    return bool(greatest > connection.scalars(_LAST_VALUE, {"sequence": sequence.sequence}).one())
 
 
 @contextmanager

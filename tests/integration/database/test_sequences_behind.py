@@ -8,6 +8,8 @@ from typing import Any
 import asyncpg
 import pytest
 import pytest_asyncio
+from sqlalchemy import event
+from sqlalchemy.util import await_only
 
 from agent_persistence import migrate
 from agent_persistence.errors import SequenceBehindError
@@ -163,3 +165,24 @@ async def test_a_large_table_is_sampled(
     with pytest.raises(SequenceBehindError):
         async with Persistence[str, str](settings):
             pass
+
+
+async def test_rows_that_are_written_during_the_check_are_not_ahead_of_their_sequence(
+    settings: PersistenceSettings, connection: asyncpg.Connection
+) -> None:
+    await connection.execute("INSERT INTO threads (thread_id, user_id) VALUES ('t', 'ann')")
+    append = "INSERT INTO messages (thread_id, message_id, role, content) VALUES ('t', $1, 'user', '')"
+    await connection.execute(append, "first")
+    store, asked = Persistence[str, str](settings), []
+
+    def write_after_the_sequences_were_read(*arguments: Any) -> None:
+        statement = arguments[2]
+        if "pg_sequence_last_value" in statement:
+            asked.append(statement)
+            await_only(connection.execute(append, f"during {len(asked)}"))
+
+    event.listen(store.engine.sync_engine, "after_cursor_execute", write_after_the_sequences_were_read)
+    async with store:
+        pass
+
+    assert len(asked) == 2
