@@ -271,13 +271,13 @@ class Endless(Spoiled):
 
     store: Store
 
-    async def page(self, thread_id: str, **arguments: Any) -> Any:
+    async def get(self, thread_id: str, **arguments: Any) -> Any:
         address = self.store.settings.database
         assert address is not None
         connection = await asyncpg.connect(host="127.0.0.1", port=address.hosts[0].port, user="postgres", timeout=60)
         await connection.execute("SELECT 1", timeout=60)
         await connection.close()
-        return await self.whole.page(thread_id, **arguments)
+        return await self.whole.get(thread_id, **arguments)
 
 
 @dataclass
@@ -317,6 +317,10 @@ def forgetful_cache(store: Store, random: Random) -> None:
 
 def patient_cache(store: Store, _random: Random) -> None:
     store.states = PatientCache(store.states, _redis(store))
+
+
+def endless(store: Store, _random: Random) -> None:
+    store.states = Endless(store.states, store)
 
 
 def half_units(store: Store, _random: Random) -> None:
@@ -398,5 +402,5 @@ PLANTS: dict[str, Planted] = {
     "patient-cache": Planted(patient_cache, "delayed by Redis", (5,), "redis hung"),
     "no-retry": Planted(_spoiled_messages(NoRetry, "store"), "error", (6,), "postgresql connections cut"),
     "forgetful-cache": Planted(forgetful_cache, "stale beyond bound", (6,), "redis READONLY"),
-    "endless": Planted(_spoiled_messages(Endless, "store"), "too long", (6,), "postgresql black hole"),
+    "endless": Planted(endless, "too long", (5,), "postgresql black hole"),
 }

@@ -190,7 +190,7 @@ class Workload:
 
     async def record_tool_result(self) -> None:
         thread, owner = self._pick()
-        tool_call, result = f"call-{self._random.randrange(20)}", self._name("result")
+        tool_call, result = f"call-{self._random.randrange(6)}", self._name("result")
         await self._call(
             "tool",
             lambda: self._store.tool_results.record(thread, tool_call, result, user_id=owner),
@@ -355,7 +355,7 @@ MIX: dict[Callable[[Workload], Awaitable[None]], float] = {
     Workload.edit: 2,
     Workload.remove: 0.7,
     Workload.unit: 4,
-    Workload.record_tool_result: 1.5,
+    Workload.record_tool_result: 2.5,
     Workload.page: 6,
     Workload.follow: 3,
     Workload.read_stream: 2,
