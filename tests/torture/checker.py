@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from torture.history import Call, Event, History, Tables, state_of
-from torture.staleness import find_stale_reads
+from torture.history import SECOND, Call, Event, History, Tables, exact, state_of, token_of
+from torture.limits import DISK_FULL, REDIS_SECONDS, is_too_long, silences
+from torture.order import find_disorder
+from torture.staleness import Troubles, find_stale_reads
 
-READ_OR_REPEATED = ("get", "page", "repeat")
+READS = ("get", "page", "stream", "foreign_get", "foreign_page", "foreign_thread")
+READ_OR_REPEATED = (*READS, "repeat", "conflict", "edit", "remove", "prune", "purge", "tool")
+ENDED_BY_SILENCE = frozenset(
+    {"UnavailableError", "CommitUnknownError", "StatementTimeoutError", "LockTimeoutError", "PoolTimeoutError"}
+)
+"""What a call may raise if the database does not answer for longer than its time limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,27 +35,56 @@ Check = Callable[[History, Tables], Iterator[Finding]]
 
 @dataclass(slots=True)
 class Rows:
-    """The tables by token, and which threads may rightly be gone."""
+    """The tables by token, and what may rightly be gone.
+
+    Attributes:
+        seqs, versions: where each token is stored.
+        states: data by thread and version.
+        excused: tokens of messages and states that may have been deleted.
+        perhaps_deleted: threads.
+    """
 
     seqs: dict[str, list[int]]
     versions: dict[str, list[int]]
     states: dict[tuple[str, int], Any]
     threads: dict[str, str]
+    excused: set[str]
     perhaps_deleted: set[str]
 
     @classmethod
     def of(cls, history: History, tables: Tables) -> Rows:
         seqs, versions = defaultdict(list), defaultdict(list)
-        for _, seq, token in tables.messages:
-            seqs[token].append(seq)
+        for _, seq, content in tables.messages:
+            seqs[token_of(content)].append(seq)
         for _, version, data in tables.states:
             versions[data["token"]].append(version)
         states = {(thread, version): data for thread, version, data in tables.states}
         deleted = {call.thread for call in history.calls if call.kind == "delete"}
-        return cls(dict(seqs), dict(versions), states, tables.threads, deleted - tables.threads.keys())
+        removed = {call.arguments["message"] for call in history.calls if call.kind == "remove"}
+        excused = removed | _pruned(history, tables)
+        return cls(dict(seqs), dict(versions), states, tables.threads, excused, deleted - tables.threads.keys())
 
     def holds(self, token: str) -> bool:
         return token in self.seqs or token in self.versions
+
+
+def _pruned(history: History, tables: Tables) -> set[str]:
+    """The tokens of states that a prune or a purge may have deleted: never one of a thread's newest."""
+    known: dict[str, dict[int, str]] = defaultdict(dict)
+    for call in history.calls:
+        for token, version in call.versions.items():
+            known[call.thread][version] = token
+    for thread, version, data in tables.states:
+        known[thread][version] = data["token"]
+    kept: dict[str, int] = {}
+    for call in history.calls:
+        if call.kind in ("prune", "purge"):
+            kept[call.thread] = min(call.arguments["keep"], kept.get(call.thread, 1 << 30))
+    pruned: set[str] = set()
+    for thread, tokens in known.items():
+        if keeps := [kept[one] for one in (thread, "") if one in kept]:
+            pruned |= {tokens[version] for version in sorted(tokens)[: -min(keeps)]}
+    return pruned
 
 
 def check(history: History, tables: Tables) -> list[Finding]:
@@ -60,57 +96,62 @@ def lost(history: History, tables: Tables) -> Iterator[Finding]:
     """Acknowledged, or seen by a reader, and not there afterwards."""
     rows = Rows.of(history, tables)
     for call in history.calls:
-        if not call.acknowledged or call.thread in rows.perhaps_deleted:
+        told = call.acknowledged or (call.outcome == "error" and call.result["committed"] == "yes")
+        if not told or call.thread in rows.perhaps_deleted:
             continue
-        missing = [token for token in _told(call) if not rows.holds(token)]
+        tokens = {*call.seqs, *call.versions, *(() if call.kind in READ_OR_REPEATED else call.tokens)}
+        missing = [token for token in sorted(tokens - rows.excused) if not rows.holds(token)]
         if missing:
             yield Finding("lost", f"{call.kind} told of {missing[0]}, which is in no table", (call,))
         if call.kind == "create" and call.thread not in rows.threads:
             yield Finding("lost", f"thread {call.thread} was created and is gone", (call,))
         if call.kind == "delete" and call.thread in rows.threads:
             yield Finding("lost", f"thread {call.thread} was deleted and is there", (call,))
-        if call.kind == "put":
-            yield from _put_is_not_stored(call, rows)
+        if call.kind in ("put", "unit"):
+            for token, version in call.versions.items():
+                found = rows.states.get((call.thread, version))
+                if token not in rows.excused and exact(found) != exact(state_of(token)):
+                    yield Finding("lost", f"version {version} of {call.thread} does not hold {token}", (call,))
 
 
 def duplicated(history: History, tables: Tables) -> Iterator[Finding]:
     """One token in two rows."""
     rows = Rows.of(history, tables)
     by_token = {token: call for call in history.calls if call.kind not in READ_OR_REPEATED for token in call.tokens}
+    repeats = {token: call for call in history.calls if call.kind == "repeat" for token in call.tokens}
     for places in (rows.seqs, rows.versions):
         for token, found in places.items():
             if len(found) > 1:
-                calls = (by_token[token],) if token in by_token else ()
+                calls = tuple(by[token] for by in (by_token, repeats) if token in by)
                 yield Finding("duplicated", f"{token} is in {len(found)} rows: {sorted(found)}", calls)
 
 
-def reordered(history: History, tables: Tables) -> Iterator[Finding]:
-    """A message that stands before one that had been acknowledged when it was sent; a batch out of its order."""
-    seqs = Rows.of(history, tables).seqs
-    for calls in _appends_by_thread(history.calls).values():
-        for call, last in _with_last_acknowledged(calls, seqs):
-            places = _places(call, seqs)
-            if places != sorted(places):
-                yield Finding("reordered", f"the batch stands in the order {places}", (call,))
-            before = _places(last, seqs) if last else []
-            if last and before and places and min(places) < max(before):
-                yield Finding("reordered", f"seq {min(places)} was drawn after {max(before)}", (last, call))
+def disordered(history: History, tables: Tables) -> Iterator[Finding]:
+    """What the order of the lists, of the versions and of real time forbids."""
+    for broken in find_disorder(history, tables):
+        yield Finding(broken.kind, broken.text, broken.calls)
 
 
 def torn(history: History, tables: Tables) -> Iterator[Finding]:
-    """A batch of which only a part is there."""
+    """Something that was written together, of which only a part is there."""
     rows = Rows.of(history, tables)
     for call in history.calls:
-        present = sum(token in rows.seqs for token in call.tokens)
-        if call.kind == "append_many" and 0 < present < len(call.tokens):
-            yield Finding("torn", f"{present} of {len(call.tokens)} messages of a batch are there", (call,))
+        if call.kind in ("append_many", "unit"):
+            present = sum(rows.holds(token) for token in call.tokens)
+            missing = sum(not rows.holds(token) and token not in rows.excused for token in call.tokens)
+            # Of an unknown unit that is there, a state may have been pruned without anybody having been told of it.
+            unseen = [token for token in call.tokens if not rows.holds(token) and token.startswith("state")]
+            if present and missing and not (call.kind == "unit" and not call.acknowledged and len(unseen) == missing):
+                yield Finding("torn", f"{present} of {len(call.tokens)} things written together are there", (call,))
 
 
 def overwritten(history: History, tables: Tables) -> Iterator[Finding]:
     """A state saved over a version that was not the latest any more."""
-    versions: dict[str, list[int]] = defaultdict(list)
+    versions: dict[str, set[int]] = defaultdict(set)
     for thread, version, _ in tables.states:
-        versions[thread].append(version)
+        versions[thread].add(version)
+    for call in history.calls:
+        versions[call.thread].update(call.versions.values())
     for call in history.calls:
         expected = call.arguments.get("expected")
         if call.kind == "put" and call.acknowledged and expected is not None:
@@ -130,12 +171,29 @@ def denied_but_stored(history: History, tables: Tables) -> Iterator[Finding]:
 
 def wrong_states(history: History, _tables: Tables) -> Iterator[Finding]:
     """A state that nobody put into this thread, or not in this form."""
-    put = {token: call for call in history.calls if call.kind == "put" for token in call.tokens}
+    put = {token: call for call in history.calls if call.kind in ("put", "unit") for token in call.tokens}
     for call in history.calls:
         if call.kind == "get" and call.acknowledged and (token := call.result["token"]):
             source = put.get(token)
-            if source is None or source.thread != call.thread or not call.result["intact"]:
+            saved = source.versions.get(token, call.result["version"]) if source is not None else None
+            here = source is not None and source.thread == call.thread and saved == call.result["version"]
+            if not here or not call.result["intact"]:
                 yield Finding("wrong state", f"{token} came back changed, or from elsewhere", (call,))
+        if call.kind == "stream" and call.acknowledged and not call.result["intact"]:
+            yield Finding("wrong state", "a stream came back changed", (call,))
+
+
+def wrong_tool_results(history: History, tables: Tables) -> Iterator[Finding]:
+    """A second result of one tool call: the first that was recorded stays."""
+    first: dict[tuple[str, str], Call] = {}
+    for call in history.calls:
+        if call.kind == "tool" and call.acknowledged:
+            key = (call.thread, call.arguments["tool_call"])
+            other = first.setdefault(key, call)
+            if other.result["recorded"] != call.result["recorded"]:
+                yield Finding("wrong tool result", f"{key} had two results", (other, call))
+            if call.thread in tables.threads and tables.tool_results.get(key) != call.result["recorded"]:
+                yield Finding("wrong tool result", f"{key} is stored with another result", (call,))
 
 
 def crossed_owners(history: History, _tables: Tables) -> Iterator[Finding]:
@@ -146,21 +204,33 @@ def crossed_owners(history: History, _tables: Tables) -> Iterator[Finding]:
 
 
 def wrong_answers(history: History, _tables: Tables) -> Iterator[Finding]:
-    """A repeated append at another place, a missing message, an answer to a bad input that is none."""
+    """An answer that is none: to a bad input, and to other content under an id that is taken."""
     for event in history.wrong_answers:
         yield Finding("wrong answer", event["text"], event=event)
+    for call in history.calls:
+        if call.kind == "conflict" and call.acknowledged:
+            yield Finding("wrong answer", f"other content was taken for {call.arguments['message']}", (call,))
 
 
 def errors_to_callers(history: History, _tables: Tables) -> Iterator[Finding]:
     """Exceptions that left the API and should not have."""
-    deletions = {call.thread: call.invoked for call in history.calls if call.kind == "delete"}
+    expected = Expected(history)
     for call in history.calls:
         if call.outcome == "unknown" and call.id.partition("#")[0] not in history.killed:
             yield Finding("error", "NoAnswer", (call,))
-        if call.outcome == "error" and not _is_expected(call, deletions):
+        if call.outcome == "error" and not expected.is_so(call):
             yield Finding("error", call.result["error"], (call,))
     for event in history.errors:
-        yield Finding("error", event["error"], event=event)
+        in_silence = expected.silences.overlap(event.get("start", event["t"]), event["t"])
+        if not (in_silence and event["error"] in ENDED_BY_SILENCE):
+            yield Finding("error", event["error"], event=event)
+
+
+def too_long(history: History, _tables: Tables) -> Iterator[Finding]:
+    """Calls that took longer than the documented bound."""
+    for call, seconds, bound in is_too_long(history):
+        kind = "delayed by Redis" if bound == REDIS_SECONDS else "too long"
+        yield Finding(kind, f"{call.kind} took {seconds:.1f} s; the bound is {bound:.1f} s", (call,))
 
 
 def stale_beyond_bound(history: History, _tables: Tables) -> Iterator[Finding]:
@@ -171,55 +241,39 @@ def stale_beyond_bound(history: History, _tables: Tables) -> Iterator[Finding]:
 
 
 CHECKS: tuple[Check, ...] = (
-    lost, duplicated, reordered, torn, overwritten, denied_but_stored,
-    wrong_states, crossed_owners, wrong_answers, errors_to_callers, stale_beyond_bound,
+    lost, duplicated, disordered, torn, overwritten, denied_but_stored, wrong_states, wrong_tool_results,
+    crossed_owners, wrong_answers, errors_to_callers, too_long, stale_beyond_bound,
 )  # fmt: skip
 
 
-def _told(call: Call) -> list[str]:
-    """The tokens that the caller was told are in the database."""
-    if call.kind == "get":
-        return [call.result["token"]] if call.result["token"] else []
-    return list(call.result["shown"]) if call.kind == "page" else call.tokens
+class Expected:
+    """Which errors follow from what callers did, or from a fault that nothing can be done about."""
 
+    def __init__(self, history: History) -> None:
+        self._deletions = {call.thread: call.invoked for call in history.calls if call.kind == "delete"}
+        self._removals = {call.arguments["message"] for call in history.calls if call.kind == "remove"}
+        self.silences = silences(history)
+        self._full = Troubles(fault for fault in history.faults if fault.kind == DISK_FULL)
+        self._database = Troubles(fault for fault in history.faults if fault.kind.startswith("postgresql"))
 
-def _put_is_not_stored(call: Call, rows: Rows) -> Iterator[Finding]:
-    version, token = call.result["version"], call.tokens[0]
-    if rows.states.get((call.thread, version)) != state_of(token):
-        yield Finding("lost", f"version {version} of {call.thread} does not hold {token}", (call,))
+    def is_so(self, call: Call) -> bool:
+        error, during = call.result["error"], (call.invoked - SECOND, call.returned)
+        if error in ENDED_BY_SILENCE:
+            is_begun = call.kind == "unit" and call.arguments["form"] != "run"
+            return self.silences.overlap(*during) or (is_begun and self._database.overlap(*during))
+        expected = {
+            "StateConflictError": call.arguments.get("expected") is not None,
+            "ThreadNotFoundError": call.kind.startswith("foreign") or self._is_deleted(call),
+            "MessageNotFoundError": call.kind == "edit" and self._is_removed(call),
+            "StateNotFoundError": call.kind == "stream",
+            "IdempotencyConflictError": call.kind == "conflict",
+            "RolledBackError": call.arguments.get("form") == "rollback",
+            "DatabaseError": self._full.overlap(*during),
+        }
+        return expected.get(error, False)
 
+    def _is_removed(self, call: Call) -> bool:
+        return call.arguments["message"] in self._removals or self._is_deleted(call)
 
-def _appends_by_thread(calls: Iterable[Call]) -> dict[str, list[Call]]:
-    threads: dict[str, list[Call]] = defaultdict(list)
-    for call in calls:
-        if call.kind in ("append", "append_many"):
-            threads[call.thread].append(call)
-    return threads
-
-
-def _with_last_acknowledged(calls: Iterable[Call], seqs: dict[str, list[int]]) -> Iterator[tuple[Call, Call | None]]:
-    """Each call in the order of their beginnings, with the last in the thread that was acknowledged before it began."""
-    acknowledged = sorted((call for call in calls if _places(call, seqs) and call.acknowledged), key=_end, reverse=True)
-    last: Call | None = None
-    for call in calls:
-        while acknowledged and acknowledged[-1].returned < call.invoked:
-            candidates = [one for one in (last, acknowledged.pop()) if one is not None]
-            last = max(candidates, key=lambda one: max(_places(one, seqs)))
-        yield call, last
-
-
-def _places(call: Call, seqs: dict[str, list[int]]) -> list[int]:
-    return [seqs[token][0] for token in call.tokens if token in seqs]
-
-
-def _end(call: Call) -> int:
-    return call.returned
-
-
-def _is_expected(call: Call, deletions: dict[str, int]) -> bool:
-    error = call.result["error"]
-    if error == "StateConflictError":
-        return call.arguments.get("expected") is not None
-    if error == "ThreadNotFoundError":
-        return call.kind.startswith("foreign") or deletions.get(call.thread, call.returned) < call.returned
-    return False
+    def _is_deleted(self, call: Call) -> bool:
+        return self._deletions.get(call.thread, call.returned) < call.returned

@@ -1,6 +1,6 @@
 """A client process: some workers that do what the workload says, until standard input ends.
 
-Its arguments are its name, the folder of the histories, the seed and the planted defect, if any; the rest is in
+Its arguments are its name, the folder of the histories, the seed and the planted defects, if any; the rest is in
 ``PERSISTENCE_*``. Orders come on standard input: ``cancel 0.2`` has a fifth of the calls cancelled from then on.
 """
 
@@ -68,11 +68,11 @@ class Client:
         self._recorder.write("sample", cache=counts, bad_inputs=self._hostile.counts)
 
 
-async def main(name: str, folder: str, seed: str, plant: str = "") -> None:
-    random, recorder = Random(seed), Recorder(Path(folder), name)
+async def main(client: str, folder: str, seed: str, plants: str = "") -> None:
+    random, recorder = Random(seed), Recorder(Path(folder), client)
     async with Persistence[str, str].from_env() as store:
-        if plant:
-            PLANTS[plant](store, random)
+        for name in filter(None, plants.split(",")):
+            PLANTS[name].plant(store, random)
         print("ready", flush=True)
         await Client(store, recorder, random).run()
 

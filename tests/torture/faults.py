@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -13,11 +14,12 @@ from random import Random
 
 from torture.fleet import Fleet
 from torture.history import SECOND, Recorder
+from torture.limits import BLACK_HOLE, COMMITS_SWALLOWED, DISK_FULL, HOLE_SECONDS, HOLES, REPLIES_LOST, REQUESTS_LOST
 from torture.proxy import Proxy
 from torture.servers import NOBODYS_PORT, PostgreSQL, Valkey
 
 TRIES = 10
-QUIET_SECONDS = 0.5
+QUIET_SECONDS = 0.3
 BREAKER_SECONDS = 0.3
 BREAKER_FACTOR = 1.2
 """A client that found Redis away asks again at the latest after as long as it was away, give or take a fifth."""
@@ -31,6 +33,9 @@ class World:
     Attributes:
         primary, to_primary: the server that takes writes, and the proxy before it.
         standby, to_standby: the one that will be promoted; ``None`` where there is none, or not any more.
+        former, to_former: the primary from before the promotion, while it is away.
+        commits_lost: how many replies to COMMIT were swallowed.
+        has_disk: whether the primary has a disk of its own, which can be filled.
     """
 
     primary: PostgreSQL
@@ -41,6 +46,10 @@ class World:
     random: Random
     standby: PostgreSQL | None = None
     to_standby: Proxy | None = None
+    former: PostgreSQL | None = None
+    to_former: Proxy | None = None
+    commits_lost: int = 0
+    has_disk: bool = False
 
     async def wait_briefly(self, shortest: float = 0.2, longest: float = 0.7) -> None:
         await asyncio.sleep(self.random.uniform(shortest, longest))
@@ -73,7 +82,16 @@ async def kill_backend(world: World) -> bool:
 
 
 async def lose_commit_replies(world: World) -> bool:
-    return any([await world.to_primary.lose_a_reply(within_seconds=1.0) for _ in range(4)])
+    lost = sum([await world.to_primary.lose_a_reply(within_seconds=1.0) for _ in range(8)])
+    world.commits_lost += lost
+    return lost > 0
+
+
+async def swallow_commit_replies(world: World) -> bool:
+    """The connection stays open, and silent."""
+    lost = sum([await world.to_primary.lose_a_reply(within_seconds=1.0, silently=True) for _ in range(2)])
+    world.commits_lost += lost
+    return lost > 0
 
 
 async def cut_postgresql(world: World) -> bool:
@@ -87,6 +105,72 @@ async def stall_postgresql(world: World) -> bool:
     return True
 
 
+async def open_a_black_hole(world: World) -> bool:
+    """For longer than any call may take, nothing passes, on new connections neither."""
+    world.to_primary.stall()
+    await asyncio.sleep(HOLE_SECONDS)
+    world.to_primary.flow()
+    return True
+
+
+async def lose_requests(world: World) -> bool:
+    world.to_primary.forget()
+    return True
+
+
+async def lose_replies(world: World) -> bool:
+    world.to_primary.deafen()
+    return True
+
+
+async def slow_down(world: World) -> bool:
+    world.to_primary.delay_seconds = 0.2
+    await world.wait_briefly(0.8, 1.2)
+    world.to_primary.delay_seconds = 0.0
+    return True
+
+
+async def drip(world: World) -> bool:
+    world.to_primary.drips = True
+    await world.wait_briefly(0.5, 0.8)
+    world.to_primary.drips = False
+    return True
+
+
+async def delay_standby(world: World) -> bool:
+    """Each COMMIT waits for a standby that does nothing for a while."""
+    if world.standby is None:
+        return False
+    pids = [world.standby.process.pid] if world.standby.process is not None else []
+    pids += [int(pid) for pid in await _children(pids[0])] if pids else []
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    await world.wait_briefly(0.6, 1.0)
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)
+    return bool(pids)
+
+
+async def _children(pid: int) -> list[str]:
+    found = await asyncio.create_subprocess_exec("pgrep", "-P", str(pid), stdout=subprocess.PIPE)
+    out, _ = await found.communicate()
+    return out.decode().split()
+
+
+async def fill_the_disk(world: World) -> bool:
+    """Leave no room to the primary, which may end for want of it; then give it room, and start it if it ended."""
+    used = world.primary.used_bytes()
+    if not world.primary.resize(used + 65536):
+        return False
+    await world.wait_briefly(0.8, 1.2)
+    world.primary.resize(None)
+    await asyncio.sleep(0.3)
+    if world.primary.process is not None and world.primary.process.poll() is not None:
+        world.primary.start()
+    await world.primary.answers()
+    return True
+
+
 async def promote(world: World) -> bool:
     """The primary dies and stays away; the standby takes over."""
     if world.standby is None or world.to_standby is None:
@@ -94,8 +178,22 @@ async def promote(world: World) -> bool:
     world.to_primary.refuse()
     await world.primary.end(signal.SIGQUIT)
     await world.standby.fetch("SELECT pg_promote()")
+    world.former, world.to_former = world.primary, world.to_primary
     world.primary, world.to_primary = world.standby, world.to_standby
     world.standby = world.to_standby = None
+    return True
+
+
+async def return_former_primary(world: World) -> bool:
+    """The old primary comes back with its old data, as the first host in the address; fenced, it takes no writes."""
+    if world.former is None or world.to_former is None:
+        return False
+    world.former.fence()
+    world.former.start()
+    await world.to_former.listen()
+    await world.former.answers()
+    world.to_primary.cut()  # so that clients choose among the hosts again
+    await world.wait_briefly()
     return True
 
 
@@ -107,9 +205,20 @@ async def kill_redis(world: World) -> bool:
     return True
 
 
+async def cut_redis_short(world: World) -> bool:
+    """It writes its data to a file, dies, loses the end of the file, and starts with the rest."""
+    await world.valkey.keep_data()
+    await world.wait_briefly(0.5, 0.8)
+    await world.valkey.end(signal.SIGKILL)
+    is_shorter = world.valkey.shorten_data(by=world.random.uniform(0.1, 0.5))
+    world.valkey.start(with_data=True)
+    await world.valkey.answers()
+    return is_shorter
+
+
 async def hang_redis(world: World) -> bool:
     world.valkey.signal(signal.SIGSTOP)
-    await world.wait_briefly(0.5, 3.0)
+    await world.wait_briefly(2.2, 2.6)
     world.valkey.signal(signal.SIGCONT)
     await world.valkey.answers()
     return True
@@ -156,6 +265,9 @@ async def cancel_calls(world: World) -> bool:
 
 
 PROMOTION = "postgresql promotion"
+RETURN = "postgresql old primary returns"
+LAGGING = "postgresql standby lags"
+BEFORE_THE_PROMOTION = (LAGGING, DISK_FULL)
 FAULTS: dict[str, Callable[[World], Awaitable[bool]]] = {
     "postgresql restart -m immediate": restart_postgresql,
     "postgresql backends terminated": terminate_backends,
@@ -163,8 +275,18 @@ FAULTS: dict[str, Callable[[World], Awaitable[bool]]] = {
     "postgresql COMMIT replies lost": lose_commit_replies,
     "postgresql connections cut": cut_postgresql,
     "postgresql stalled": stall_postgresql,
+    BLACK_HOLE: open_a_black_hole,
+    REQUESTS_LOST: lose_requests,
+    REPLIES_LOST: lose_replies,
+    COMMITS_SWALLOWED: swallow_commit_replies,
+    "postgresql 200 ms away": slow_down,
+    "postgresql drips": drip,
+    LAGGING: delay_standby,
+    DISK_FULL: fill_the_disk,
     PROMOTION: promote,
+    RETURN: return_former_primary,
     "redis kill -9": kill_redis,
+    "redis file cut short": cut_redis_short,
     "redis hung": hang_redis,
     "redis FLUSHALL": flush_redis,
     "redis memory full": fill_redis,
@@ -189,16 +311,24 @@ class Injector:
     async def run(self, seconds: float) -> None:
         """Go on for so long, but at least until every kind had its turn."""
         start = time.monotonic()
-        turns = 0
-        promotion_due = PROMOTION in self._kinds
-        others = [kind for kind in self._kinds if kind != PROMOTION]
-        while (elapsed := time.monotonic() - start) < seconds or turns < len(others):
-            if promotion_due and elapsed > seconds / 2:
-                promotion_due = False
+        has_standby = PROMOTION in self._kinds
+        due = [kind for kind in self._kinds if kind not in (PROMOTION, RETURN)]
+        # What needs a standby, or the disk of the first primary, comes before the promotion.
+        early = [kind for kind in due if kind in BEFORE_THE_PROMOTION]
+        self._queue = self._world.random.sample(due, len(due))
+        # Silences come last: they excuse errors for as long as a call may take.
+        self._queue.sort(key=lambda kind: (kind in early, kind not in HOLES))
+        missing = {*due}
+        while (elapsed := time.monotonic() - start) < seconds or missing:
+            if has_standby and elapsed > seconds / 2 and not {*early} & {*self._queue}:
+                has_standby = False
                 await self._inject(PROMOTION)
-            elif others:
-                await self._inject(self._next(others))
-                turns += 1
+                await self._inject(RETURN)
+                due = [kind for kind in due if kind not in early]
+            elif due:
+                kind = self._next(due)
+                await self._inject(kind)
+                missing.discard(kind)
             else:
                 await self._world.wait_briefly()
 

@@ -24,14 +24,14 @@ class Fleet:
     Attributes:
         folder: where they write their histories.
         environment: ``PERSISTENCE_*``.
-        plant: the defect that they have, or nothing.
+        plants: the defects of each; the first of several clients has the first.
     """
 
     folder: Path
     recorder: Recorder
     environment: dict[str, str]
     seed: int
-    plant: str = ""
+    plants: tuple[str, ...] = ()
     _processes: dict[str, Process] = field(default_factory=dict)
     _started: int = 0
 
@@ -39,12 +39,13 @@ class Fleet:
         await asyncio.gather(*(self.start_one() for _ in range(count)))
 
     async def start_one(self) -> None:
+        plants = self.plants[self._started % len(self.plants)] if self.plants else ""
         self._started += 1
         name = f"client{self._started}"
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PERSISTENCE_")}
         with (self.folder / f"{name}.log").open("ab") as log:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "torture.client", name, str(self.folder), f"{self.seed}-{name}", self.plant,
+                sys.executable, "-m", "torture.client", name, str(self.folder), f"{self.seed}-{name}", plants,
                 stdin=PIPE, stdout=PIPE, stderr=log, cwd=self.folder, start_new_session=True,
                 env={**environment, **self.environment, "PYTHONPATH": os.pathsep.join(sys.path)},
             )  # fmt: skip

@@ -6,12 +6,14 @@ so a process that is killed loses the line it was about to write, and no other.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +21,9 @@ Event = dict[str, Any]
 Outcome = Literal["ok", "error", "cancelled", "unknown"]
 SECOND = 1_000_000_000
 NEVER = 1 << 62
+EDITED = "|"
+FORM = "~"
+STREAM = "stream"
 
 
 class Recorder:
@@ -69,6 +74,24 @@ class Call:
     def acknowledged(self) -> bool:
         return self.outcome == "ok"
 
+    @property
+    def seqs(self) -> dict[str, int]:
+        """The places of messages that the caller was told of, by token."""
+        if not self.acknowledged:
+            return {}
+        if self.kind == "page":
+            return {token_of(content): seq for seq, content in self.result["shown"]}
+        return dict(self.result.get("seqs", ()))
+
+    @property
+    def versions(self) -> dict[str, int]:
+        """The versions of states that the caller was told of, by token."""
+        if not self.acknowledged:
+            return {}
+        if self.kind in ("get", "put") and self.result["token"]:
+            return {self.result["token"]: self.result["version"]}
+        return dict(self.result.get("versions", ()))
+
 
 @dataclass(frozen=True, slots=True)
 class Span:
@@ -85,13 +108,15 @@ class Tables:
 
     Attributes:
         threads: owner by thread.
-        messages: thread, seq and token of each.
+        messages: thread, seq and content of each.
         states: thread, version and data of each.
+        tool_results: result by thread and id of the call.
     """
 
     threads: dict[str, str] = field(default_factory=dict)
     messages: list[tuple[str, int, str]] = field(default_factory=list)
     states: list[tuple[str, int, Any]] = field(default_factory=list)
+    tool_results: dict[tuple[str, str], Any] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -174,12 +199,43 @@ def _add_sample(history: History, before: Event | None, sample: Event) -> None:
         history.unreachable.append(Span(before["t"], sample["t"]))
 
 
-def message_of(token: str) -> dict[str, Any]:
-    """The message that carries a token."""
-    return {"role": "user", "content": token}
+def message_of(token: str, edit: str = "") -> dict[str, Any]:
+    """The message that carries a token, and the name of its last edit."""
+    return {"role": "user", "content": f"{token}{EDITED}{edit}" if edit else token}
+
+
+def token_of(content: str) -> str:
+    return content.partition(EDITED)[0]
+
+
+def edit_of(content: str) -> str:
+    return content.partition(EDITED)[2]
 
 
 def state_of(token: str) -> dict[str, Any]:
-    """The state that carries a token; what else it holds follows from that."""
+    """The state that carries a token; what else it holds follows from that.
+
+    A name that ends in ``~300`` carries a log of 300 entries, and one in ``~stream`` is described by its digest.
+    """
+    _, _, form = token.partition(FORM)
+    if form == STREAM:
+        return {"token": token, "stream": hashlib.sha256(stream_of(token)).hexdigest()}
     drawn = zlib.crc32(token.encode())
-    return {"token": token, "step": drawn, "score": drawn / 7, "notes": ["ü\u2028😀", None, drawn % 2 == 0, {"": []}]}
+    state = {"token": token, "step": drawn, "score": drawn / 7, "whole": 1.0, "none": None}
+    state["notes"] = ["ü\u2028😀", None, drawn % 2 == 0, {"": []}, 0, False, -1, 2**53]
+    return {**state, "log": list(_log(int(form)))} if form else state
+
+
+@lru_cache(8)
+def _log(entries: int) -> tuple[str, ...]:
+    return tuple(f"entry {number} of a log that only grows, as those of agents do" for number in range(entries))
+
+
+def stream_of(token: str) -> bytes:
+    """The bytes of a streamed state."""
+    return token.encode() * (200_000 // len(token))
+
+
+def exact(value: Any) -> str:
+    """A text that differs where values or types do: 1, 1.0 and True are equal to Python."""
+    return json.dumps(value, sort_keys=True)

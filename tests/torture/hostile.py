@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 import json
 import math
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from random import Random
 from typing import Any
 
 from agent_persistence import InvalidInputError, NewMessage
-from agent_persistence.errors import CommitUnknownError, UnavailableError
+from agent_persistence.errors import CommitUnknownError, StatementTimeoutError, UnavailableError
 from torture.history import Recorder
 from torture.workload import Store, describe_error
 
@@ -75,12 +76,14 @@ class Hostile:
 
     async def _try(self, what: str, call: Awaitable[Any], is_right: Callable[[Any], bool]) -> None:
         self.counts["tried"] += 1
+        start = time.monotonic_ns()
         try:
             answer = await call
         except InvalidInputError:
             self.counts["refused"] += 1
-        except (UnavailableError, CommitUnknownError) as error:  # a fault came between; the input was not judged
-            self._recorder.write("error", kind=what, **describe_error(error))
+        except (UnavailableError, CommitUnknownError, StatementTimeoutError) as error:
+            # A fault came between; the input was not judged.
+            self._recorder.write("error", kind=what, start=start, **describe_error(error))
         except Exception as error:  # noqa: BLE001 - any other is what is looked for
             self._wrong(f"{what} raised {type(error).__name__}: {error}")
         else:

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from random import Random
 from typing import Any
 
+import asyncpg
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from agent_persistence import ANY_USER
-from agent_persistence.records import MessageRecord, StateRecord
-from torture.workload import Store
+from agent_persistence import ANY_USER, ThreadNotFoundError, UnavailableError
+from agent_persistence.records import MessageRecord, Page, StateRecord
+from torture.workload import SHARED, Store
+
+Plant = Callable[[Store, Random], None]
 
 
 @dataclass
@@ -93,27 +99,308 @@ class NoOwnerFilter(Spoiled):
         return await self.whole.page(thread_id, **{**arguments, "user_id": ANY_USER})
 
 
+@dataclass
+class ForgetfulCache(NaiveCache):
+    """The same, and takes a Redis that refuses the deletion for one that did it."""
+
+    async def put(self, thread_id: str, data: Any, **arguments: Any) -> Any:
+        state = await self.whole.put(thread_id, data, **arguments)
+        with suppress(RedisError):  # it will expire
+            await self.redis.delete(f"naive:{arguments['user_id']}:{thread_id}")
+        return state
+
+    async def get(self, thread_id: str, **arguments: Any) -> Any:
+        try:
+            return await super().get(thread_id, **arguments)
+        except RedisError:
+            return await self.whole.get(thread_id, **arguments)
+
+
+@dataclass
+class PatientCache(Spoiled):
+    """Asks Redis without a time limit."""
+
+    redis: Redis
+
+    async def get(self, thread_id: str, **arguments: Any) -> Any:
+        with suppress(RedisError):
+            await self.redis.get(f"patient:{thread_id}")
+        return await self.whole.get(thread_id, **arguments)
+
+
+@dataclass
+class FloatJSON(Spoiled):
+    """Reads every number as a float, as some parsers do."""
+
+    async def get(self, thread_id: str, **arguments: Any) -> Any:
+        state = await self.whole.get(thread_id, **arguments)
+        return state and replace(state, data=json.loads(json.dumps(state.data), parse_int=float))
+
+
+@dataclass
+class OldVersion(Spoiled):
+    """Tells of the version that it found, not of the one that it made."""
+
+    versions: dict[str, int] = field(default_factory=dict)
+
+    async def put(self, thread_id: str, data: Any, **arguments: Any) -> Any:
+        state = await self.whole.put(thread_id, data, **arguments)
+        before = self.versions.get(thread_id, state.version)
+        self.versions[thread_id] = state.version
+        return replace(state, version=before)
+
+
+@dataclass
+class LastWriterWins(Spoiled):
+    """Forgets which version was expected."""
+
+    async def put(self, thread_id: str, data: Any, **arguments: Any) -> Any:
+        return await self.whole.put(thread_id, data, **{**arguments, "expected_version": None})
+
+
+@dataclass
+class WrongSeq(Spoiled):
+    """Numbers messages by itself."""
+
+    async def append(self, thread_id: str, message: Any, **arguments: Any) -> Any:
+        record = await self.whole.append(thread_id, message, **arguments)
+        return replace(record, seq=record.seq + 1)
+
+
+@dataclass
+class WrongThread(Spoiled):
+    """Mixes up two threads of one owner now and then."""
+
+    random: Random
+
+    async def append(self, thread_id: str, message: Any, **arguments: Any) -> Any:
+        others = [one for one, owner in SHARED.items() if owner == arguments["user_id"] and one != thread_id]
+        chosen = self.random.choice(others) if others and self.random.random() < 0.1 else thread_id
+        return await self.whole.append(chosen, message, **arguments)
+
+
+@dataclass
+class IgnoredIds(Spoiled):
+    """Appends under a new id, whatever the caller gave."""
+
+    async def append(self, thread_id: str, message: Any, *, user_id: str, **_: Any) -> Any:
+        return await self.whole.append(thread_id, message, user_id=user_id)
+
+
+@dataclass
+class RaisedDead(Spoiled):
+    """Takes a thread that is gone for a reason to say nothing."""
+
+    async def append(self, thread_id: str, message: Any, **arguments: Any) -> Any:
+        try:
+            return await self.whole.append(thread_id, message, **arguments)
+        except ThreadNotFoundError:
+            now = datetime.now(UTC)
+            return MessageRecord(thread_id, "never stored", 1, "user", message, "", 0, {}, {}, now, now)
+
+
+@dataclass
+class SkippingPage(Spoiled):
+    """Loses a message in the middle of a page."""
+
+    async def page(self, thread_id: str, **arguments: Any) -> Any:
+        page = await self.whole.page(thread_id, **arguments)
+        return Page(page.items[:1] + page.items[2:], page.before, page.after)
+
+
+@dataclass
+class OldPage(Spoiled):
+    """Shows a page again that it has shown within the last second."""
+
+    kept: dict[str, tuple[float, Any]] = field(default_factory=dict)
+
+    async def page(self, thread_id: str, **arguments: Any) -> Any:
+        key = f"{thread_id} {sorted(arguments.items())}"
+        since, page = self.kept.get(key, (0.0, None))
+        if page is None or time.monotonic() > since + 1:
+            page = await self.whole.page(thread_id, **arguments)
+            self.kept[key] = time.monotonic(), page
+        return page
+
+
+@dataclass
+class ForgottenEdits(Spoiled):
+    """Says that a message was changed."""
+
+    async def update(self, thread_id: str, message_id: str, *, user_id: str, **_: Any) -> Any:
+        return await self.whole.require(thread_id, message_id, user_id=user_id)
+
+
+@dataclass
+class ForgottenDeletions(Spoiled):
+    """Says that a message was deleted."""
+
+    async def delete(self, thread_id: str, message_id: str, *, user_id: str) -> bool:
+        return await self.whole.get(thread_id, message_id, user_id=user_id) is not None
+
+
+@dataclass
+class Liar(Spoiled):
+    """Says now and then that nothing was stored, after it was."""
+
+    random: Random
+
+    async def append_many(self, *arguments: Any, **named: Any) -> Any:
+        records = await self.whole.append_many(*arguments, **named)
+        if self.random.random() < 0.3:
+            raise UnavailableError("the reply took too long")
+        return records
+
+
+@dataclass
+class NoRetry(Spoiled):
+    """Passes on what it meets."""
+
+    store: Store
+
+    async def append_many(self, thread_id: str, messages: Any, *, user_id: str) -> Any:
+        async with self.store.begin(user_id=user_id) as uow:
+            records = await uow.messages.append_many(thread_id, messages)
+            await asyncio.sleep(0.5)
+            return records
+
+
+@dataclass
+class Endless(Spoiled):
+    """Waits for the database as long as it takes."""
+
+    store: Store
+
+    async def get(self, thread_id: str, **arguments: Any) -> Any:
+        address = self.store.settings.database
+        assert address is not None
+        connection = await asyncpg.connect(host="127.0.0.1", port=address.hosts[0].port, user="postgres", timeout=60)
+        await connection.execute("SELECT 1", timeout=60)
+        await connection.close()
+        return await self.whole.get(thread_id, **arguments)
+
+
+@dataclass
+class LastResult(Spoiled):
+    """Answers with the result of this caller, whatever was recorded before."""
+
+    async def record(self, thread_id: str, tool_call_id: str, result: Any, **arguments: Any) -> Any:
+        await self.whole.record(thread_id, tool_call_id, result, **arguments)
+        return result
+
+
+@dataclass
+class HalfUnit(Spoiled):
+    """Loses the second message of a unit of work."""
+
+    appended: int = 0
+
+    @property
+    def messages(self) -> Any:
+        return HalfUnit(self.whole.messages, self.appended)
+
+    async def append(self, thread_id: str, message: Any, **arguments: Any) -> Any:
+        self.appended += 1
+        if self.appended == 1:
+            return await self.whole.append(thread_id, message, **arguments)
+        now = datetime.now(UTC)
+        return MessageRecord(thread_id, "never stored", 1 << 40, "user", message, "", 0, {}, {}, now, now)
+
+
 def naive_cache(store: Store, random: Random) -> None:
+    store.states = NaiveCache(store.states, _redis(store), random)
+
+
+def forgetful_cache(store: Store, random: Random) -> None:
+    store.states = ForgetfulCache(store.states, _redis(store), random)
+
+
+def patient_cache(store: Store, _random: Random) -> None:
+    store.states = PatientCache(store.states, _redis(store))
+
+
+def endless(store: Store, _random: Random) -> None:
+    store.states = Endless(store.states, store)
+
+
+def half_units(store: Store, _random: Random) -> None:
+    run = store.run
+
+    def run_half(work: Any, **arguments: Any) -> Any:
+        async def half(uow: Any) -> Any:
+            spoiled = Spoiled(uow)
+            spoiled.messages = HalfUnit(uow.messages)  # type: ignore[attr-defined]  # what is set hides the whole's
+            return await work(spoiled)
+
+        return run(half, **arguments)
+
+    store.run = run_half  # type: ignore[method-assign]
+
+
+def last_result(store: Store, _random: Random) -> None:
+    store.tool_results = LastResult(store.tool_results)
+
+
+def _redis(store: Store) -> Redis:
     url = store.settings.redis_url
     assert url is not None
-    store.states = NaiveCache(store.states, Redis.from_url(url.get_secret_value()), random)
+    return Redis.from_url(url.get_secret_value(), socket_timeout=None)
 
 
-def blind_retry(store: Store, _random: Random) -> None:
-    store.messages = BlindRetry(store.messages, store)
+def _spoiled_states(kind: type[Spoiled]) -> Plant:
+    def plant(store: Store, _random: Random) -> None:
+        store.states = kind(store.states)
+
+    return plant
 
 
-def dropped_ack(store: Store, random: Random) -> None:
-    store.messages = DroppedAck(store.messages, random)
+def _spoiled_messages(kind: Any, *also: str) -> Plant:
+    def plant(store: Store, random: Random) -> None:
+        store.messages = kind(store.messages, *[{"store": store, "random": random}[name] for name in also])
+
+    return plant
 
 
-def no_owner_filter(store: Store, _random: Random) -> None:
-    store.messages = NoOwnerFilter(store.messages)
+@dataclass(frozen=True)
+class Planted:
+    """A defect.
+
+    Attributes:
+        plant: spoils a store.
+        finding: what the checker must find.
+        clients: the processes that have it; the defects of one process lead to different findings.
+        fault: without which it does no harm.
+    """
+
+    plant: Plant
+    finding: str
+    clients: tuple[int, ...]
+    fault: str = ""
 
 
-PLANTS: dict[str, Callable[[Store, Random], None]] = {
-    "naive-cache": naive_cache,
-    "blind-retry": blind_retry,
-    "dropped-ack": dropped_ack,
-    "no-owner-filter": no_owner_filter,
+PLANTS: dict[str, Planted] = {
+    "naive-cache": Planted(naive_cache, "stale beyond bound", (1,)),
+    "wrong-seq": Planted(_spoiled_messages(WrongSeq), "moved", (1,)),
+    "ignored-ids": Planted(_spoiled_messages(IgnoredIds), "duplicated", (1,)),
+    "last-result": Planted(last_result, "wrong tool result", (1,)),
+    "dropped-ack": Planted(_spoiled_messages(DroppedAck, "random"), "lost", (2,)),
+    "skipping-page": Planted(_spoiled_messages(SkippingPage), "wrong page", (2,)),
+    "last-writer-wins": Planted(_spoiled_states(LastWriterWins), "overwritten", (2,)),
+    "raised-dead": Planted(_spoiled_messages(RaisedDead), "raised from the dead", (2,)),
+    "no-owner-filter": Planted(_spoiled_messages(NoOwnerFilter), "cross-owner", (3,)),
+    "wrong-thread": Planted(_spoiled_messages(WrongThread, "random"), "moved", (3,)),
+    "float-json": Planted(_spoiled_states(FloatJSON), "wrong state", (3,)),
+    "forgotten-deletions": Planted(_spoiled_messages(ForgottenDeletions), "undead", (3,)),
+    "old-page": Planted(_spoiled_messages(OldPage), "stale page", (4,)),
+    "old-version": Planted(_spoiled_states(OldVersion), "version went back", (4,)),
+    "half-units": Planted(half_units, "torn", (4,)),
+    "forgotten-edits": Planted(_spoiled_messages(ForgottenEdits), "stale message", (4,)),
+    "liar": Planted(_spoiled_messages(Liar, "random"), "denied but stored", (4,)),
+    "blind-retry": Planted(
+        _spoiled_messages(BlindRetry, "store"), "duplicated", (5, 6), "postgresql COMMIT replies lost"
+    ),
+    "patient-cache": Planted(patient_cache, "delayed by Redis", (5,), "redis hung"),
+    "no-retry": Planted(_spoiled_messages(NoRetry, "store"), "error", (6,), "postgresql connections cut"),
+    "forgetful-cache": Planted(forgetful_cache, "stale beyond bound", (6,), "redis READONLY"),
+    "endless": Planted(endless, "too long", (5,), "postgresql black hole"),
 }

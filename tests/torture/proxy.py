@@ -11,6 +11,8 @@ from torture.servers import free_port
 # What asyncpg sends for COMMIT, alone and in one piece: it has waited for every answer before.
 COMMIT = b"Q\x00\x00\x00\x0cCOMMIT;\x00"
 
+DRIP, DRIP_SECONDS = 16, 0.002
+
 
 def is_commit(sent: bytes) -> bool:
     return sent == COMMIT
@@ -28,6 +30,7 @@ class Link:
     server: asyncio.StreamWriter
     loses_reply: bool = False
     forgotten: bool = False
+    deaf: bool = False
 
     def cut(self) -> None:
         self.client.transport.abort()
@@ -53,7 +56,10 @@ class Proxy:
         self._flows.set()
         self._requests_left = 0
         self._trap: Callable[[Link], Awaitable[object]] | None = None
+        self._silently = False
         self.requests = 0
+        self.delay_seconds = 0.0
+        self.drips = False
 
     async def listen(self) -> None:
         self._listener = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
@@ -77,6 +83,11 @@ class Proxy:
         for link in self._links:
             link.forgotten = True
 
+    def deafen(self) -> None:
+        """Pass requests on and no reply any more, on the connections of now: one direction of a network is lost."""
+        for link in self._links:
+            link.deaf = True
+
     def stall(self) -> None:
         self._flows.clear()
 
@@ -92,9 +103,14 @@ class Proxy:
         self._trap = None
         self.flow()
 
-    async def lose_a_reply(self, within_seconds: float) -> bool:
-        """Forward the next request, then swallow its reply and cut the connection; say whether one came."""
-        self._lost = asyncio.Event()
+    async def lose_a_reply(self, within_seconds: float, *, silently: bool = False) -> bool:
+        """Forward the next request, then swallow its reply and cut the connection; say whether one came.
+
+        Args:
+            within_seconds: how long to wait for it.
+            silently: leave the connection open, and pass no reply on any more.
+        """
+        self._lost, self._silently = asyncio.Event(), silently
         try:
             async with asyncio.timeout(within_seconds):
                 await self._lost.wait()
@@ -136,7 +152,9 @@ class Proxy:
                 continue
             if self._lost is not None and not self._lost.is_set() and self._loses(sent):
                 self._lost.set()
-                link.loses_reply = True
+                link.deaf, link.loses_reply = self._silently, not self._silently
+            if self.delay_seconds:
+                await asyncio.sleep(self.delay_seconds)
             link.server.write(sent)
             await link.server.drain()
         link.cut()
@@ -144,8 +162,17 @@ class Proxy:
     async def _replies(self, reader: asyncio.StreamReader, link: Link) -> None:
         while reply := await reader.read(65536):
             await self._flows.wait()
+            if link.deaf:
+                continue
             if link.loses_reply:
                 break
-            link.client.write(reply)
-            await link.client.drain()
+            await self._pass_on(reply, link.client)
         link.cut()
+
+    async def _pass_on(self, reply: bytes, client: asyncio.StreamWriter) -> None:
+        pieces = [reply[start : start + DRIP] for start in range(0, len(reply), DRIP)] if self.drips else [reply]
+        for piece in pieces:
+            client.write(piece)
+            await client.drain()
+            if self.drips:
+                await asyncio.sleep(DRIP_SECONDS)

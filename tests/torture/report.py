@@ -16,13 +16,17 @@ from rich.table import Table
 
 from torture.checker import Finding
 from torture.history import NEVER, SECOND, Call, History, Span
+from torture.limits import longest_calls
 from torture.run import Result
 from torture.staleness import SWEEP_BOUND, Troubles
 
-WRITES = ("create", "delete", "append", "append_many", "put")
+WRITES = ("create", "delete", "append", "append_many", "put", "unit", "edit", "remove", "tool")
 FORBIDDEN = (
-    "lost", "duplicated", "reordered", "torn", "overwritten", "denied but stored", "wrong state", "wrong answer",
-    "cross-owner", "stale beyond bound", "error",
+    "lost", "duplicated", "reordered", "moved", "torn", "overwritten", "version went back", "denied but stored",
+    "wrong state", "wrong tool result", "wrong message", "stale message", "wrong page", "stale page", "undead",
+    "raised from the dead",
+    "wrong answer", "cross-owner", "stale beyond bound", "too long",
+    "delayed by Redis", "error",
 )  # fmt: skip
 SHOWN_OF_EACH = 2
 
@@ -53,8 +57,12 @@ def summary(result: Result) -> dict[str, Any]:
         "errors_to_callers": dict(Counter(one.text for one in result.findings if one.kind == "error")),
         "findings_by_fault": _by_fault(result),
         "state_read_ms": latencies(history),
+        "longest_calls": _longest(history),
+        "seen": {one.what: f"{one.count} (at least {one.least})" for one in result.seen},
         "bad_inputs": history.bad_inputs,
         "never_fired": result.never_fired,
+        "skipped": result.skipped,
+        "too_little": result.too_little,
     }
 
 
@@ -74,6 +82,14 @@ def show(result: Result) -> None:
     if result.failed:
         print(f"\nThe histories are in {result.folder}")
     print(json.dumps(figures))
+
+
+def _longest(history: History) -> dict[str, dict[str, str]]:
+    """Seconds of the longest call by kind of fault and of call, and the documented bound."""
+    return {
+        fault: {kind: f"{one.seconds:.1f} of {one.bound:g}" for kind, one in sorted(groups.items())}
+        for fault, groups in sorted(longest_calls(history).items())
+    }
 
 
 def latencies(history: History) -> dict[str, dict[str, float]]:

@@ -20,9 +20,11 @@ from agent_persistence import Persistence, PersistenceSettings, migrate
 from agent_persistence.embedded.server_user import server_user
 from torture import hostile
 from torture.checker import Finding, check
-from torture.faults import PROMOTION, Injector, World
+from torture.faults import FAULTS, PROMOTION, Injector, World
 from torture.fleet import Fleet
-from torture.history import History, Recorder, Tables, read_folder
+from torture.history import FORM, STREAM, History, Recorder, Tables, read_folder
+from torture.limits import DISK_FULL, LIMITS
+from torture.power import Seen, observations
 from torture.proxy import Proxy, is_anything, is_commit
 from torture.servers import PostgreSQL, Valkey, stop_all
 from torture.staleness import SWEEP_BOUND, Staleness, find_stale_reads
@@ -39,7 +41,7 @@ class Plan:
     seed: int
     clients: int
     faults: list[str]
-    plant: str = ""
+    plants: tuple[str, ...] = ()
 
 
 @dataclass
@@ -50,6 +52,8 @@ class Result:
         folder: where the histories are, while they are kept.
         seconds: how long the clients worked.
         injected: how often each kind of fault took effect.
+        seen: how much was seen of each guarantee.
+        skipped: the faults that this machine does not permit.
     """
 
     plan: Plan
@@ -60,6 +64,8 @@ class Result:
     tables: Tables
     findings: list[Finding]
     staleness: Staleness
+    seen: list[Seen] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -68,7 +74,13 @@ class Result:
 
     @property
     def failed(self) -> bool:
-        return bool(self.findings or self.never_fired or not self.history.calls)
+        return bool(self.findings or self.never_fired or self.too_little or not self.history.calls)
+
+    @property
+    def too_little(self) -> list[str]:
+        """What a whole run should have seen more of."""
+        is_whole = not self.plan.plants and {*self.plan.faults} == {*FAULTS}
+        return [f"{one.what}: {one.count} of {one.least}" for one in self.seen if is_whole and one.is_too_little]
 
 
 async def run(plan: Plan) -> Result:
@@ -79,7 +91,8 @@ async def run(plan: Plan) -> Result:
     async with _world(plan, folder, histories, recorder) as world:
         start = time.monotonic()
         await world.fleet.start(plan.clients)
-        injector = Injector(world, recorder, plan.faults)
+        skipped = [] if world.has_disk else [kind for kind in plan.faults if kind == DISK_FULL]
+        injector = Injector(world, recorder, [kind for kind in plan.faults if kind not in skipped])
         await injector.run(plan.seconds)
         seconds = time.monotonic() - start
         await world.fleet.stop()
@@ -88,7 +101,10 @@ async def run(plan: Plan) -> Result:
         versions = await _versions(world)
     history = await asyncio.to_thread(read_folder, histories)
     findings, staleness = check(history, tables), find_stale_reads(history)
-    return Result(plan, histories, seconds, injector.injected, history, tables, findings, staleness, versions)
+    seen = observations(history, staleness, world.commits_lost)
+    return Result(
+        plan, histories, seconds, injector.injected, history, tables, findings, staleness, seen, skipped, versions
+    )
 
 
 def discard(result: Result) -> None:
@@ -107,6 +123,7 @@ async def _world(plan: Plan, folder: Path, histories: Path, recorder: Recorder) 
     data.mkdir()
     primary, valkey = PostgreSQL(data, "primary", user), Valkey(data, "valkey", user)
     standby = PostgreSQL(data, "standby", user) if PROMOTION in plan.faults else None
+    has_disk = DISK_FULL in plan.faults and primary.mount()
     servers = [server for server in (primary, standby, valkey) if server is not None]
     async with AsyncExitStack() as ending:
         ending.push_async_callback(stop_all, servers, data)
@@ -118,11 +135,11 @@ async def _world(plan: Plan, folder: Path, histories: Path, recorder: Recorder) 
             await proxy.listen()
             ending.callback(proxy.refuse)
         hosts = ",".join(f"127.0.0.1:{proxy.port}" for proxy in proxies if proxy is not to_valkey)
-        fleet = Fleet(histories, recorder, _environment(hosts, to_valkey.port), plan.seed, plan.plant)
+        fleet = Fleet(histories, recorder, _environment(hosts, to_valkey.port), plan.seed, plan.plants)
         ending.callback(fleet.kill_all)
         await _make_content(primary, valkey)
         random = Random(plan.seed)
-        yield World(primary, to_primary, valkey, to_valkey, fleet, random, standby, to_standby)
+        yield World(primary, to_primary, valkey, to_valkey, fleet, random, standby, to_standby, has_disk=has_disk)
 
 
 async def _start_servers(primary: PostgreSQL, standby: PostgreSQL | None, valkey: Valkey) -> None:
@@ -139,6 +156,8 @@ def _environment(hosts: str, valkey_port: int) -> dict[str, str]:
         "PERSISTENCE_REDIS_URL": f"redis://127.0.0.1:{valkey_port}",
         "PERSISTENCE_CACHE_NAMESPACE": "torture",
         "PERSISTENCE_CACHE_SWEEP_INTERVAL": "1.0",
+        "PERSISTENCE_RETRY_DEADLINE": str(LIMITS.retry_deadline),
+        "PERSISTENCE_STATEMENT_TIMEOUT": str(LIMITS.statement_timeout),
     }
 
 
@@ -172,12 +191,21 @@ async def _look_again(world: World, histories: Path, seed: int) -> None:
 async def _read_tables(primary: PostgreSQL) -> Tables:
     threads = await primary.fetch("SELECT thread_id, user_id FROM threads")
     messages = await primary.fetch("SELECT thread_id, seq, content FROM messages WHERE thread_id <> $1", hostile.THREAD)
-    states = await primary.fetch("SELECT thread_id, state_id, state_data FROM states")
+    wanted = "thread_id, state_id, state_data, meta ->> 'token' AS token"
+    states = await primary.fetch(f"SELECT {wanted} FROM state_versions")
+    results = await primary.fetch("SELECT thread_id, tool_call_id, result FROM tool_results")
     return Tables(
         {row["thread_id"]: row["user_id"] for row in threads},
         [(row["thread_id"], row["seq"], row["content"]) for row in messages],
-        [(row["thread_id"], row["state_id"], json.loads(row["state_data"])) for row in states],
+        [(row["thread_id"], row["state_id"], _data(row)) for row in states],
+        {(row["thread_id"], row["tool_call_id"]): json.loads(row["result"]) for row in results},
     )
+
+
+def _data(row: Any) -> Any:
+    """The state of a row; of a stream, what its description says of its bytes."""
+    data = json.loads(row["state_data"])
+    return {"token": row["token"], "stream": data["sha256"]} if row["token"].endswith(FORM + STREAM) else data
 
 
 async def _versions(world: World) -> dict[str, str]:

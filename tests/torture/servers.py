@@ -22,6 +22,8 @@ from agent_persistence.embedded.server_user import PRIVATE, ServerUser
 START_SECONDS = 30.0
 STANDBY = "standby"
 NOBODYS_PORT = 1
+DISK = "2g"
+"""The size of a disk of its own; it takes memory only for what is on it."""
 # fsync=off: what was written survives the death of the process, though not of the machine. Full pages and synchronous
 # commits stay on: a killed process may leave half a page, and nothing may be acknowledged before it was written.
 POSTGRESQL_OPTIONS = {
@@ -50,6 +52,23 @@ class Server:
         user.own(self.cage)
         self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
+
+    def mount(self) -> bool:
+        """Give it a disk of its own, whose size can be changed; that takes root."""
+        if not _mounted("-t", "tmpfs", "-o", f"size={DISK},mode=700", "tmpfs", self):
+            return False
+        self.user.own(self.cage)
+        return True
+
+    def unmount(self) -> None:
+        subprocess.run(["umount", "--lazy", self.cage], check=False, capture_output=True)  # noqa: S607
+
+    def resize(self, size: int | None) -> bool:
+        return _mounted("-o", f"remount,size={DISK if size is None else size}", self)
+
+    def used_bytes(self) -> int:
+        disk = os.statvfs(self.cage)
+        return (disk.f_blocks - disk.f_bfree) * disk.f_frsize
 
     def launch(self, *command: str | Path) -> None:
         with self._log() as log:
@@ -127,6 +146,11 @@ class PostgreSQL(Server):
         (self.data / "postmaster.pid").unlink(missing_ok=True)
         self.launch(postgres_binary("postgres"), "-D", self.data, *words, *self.options)
 
+    def fence(self) -> None:
+        """Let it come back as a standby of nobody: it takes no writes."""
+        (self.data / "standby.signal").touch()
+        self.options = ("-c", "primary_conninfo=")
+
     async def connect(self) -> asyncpg.Connection:
         return await asyncpg.connect(
             f"postgresql://postgres@127.0.0.1:{self.port}/{self.database}",
@@ -159,9 +183,24 @@ class PostgreSQL(Server):
 class Valkey(Server):
     """A Valkey server that keeps everything in memory, as a cache may."""
 
-    def start(self) -> None:
-        words = [word for name, value in VALKEY_OPTIONS.items() for word in (f"--{name}", value)]
+    def start(self, *, with_data: bool = False) -> None:
+        options = {**VALKEY_OPTIONS, "dir": str(self.cage), "appendonly": "yes" if with_data else "no"}
+        words = [word for name, value in options.items() for word in (f"--{name}", value)]
         self.launch(valkey_binary(), "--port", str(self.port), "--bind", "127.0.0.1", *words)
+
+    async def keep_data(self) -> None:
+        """Write what there is, and all that comes, to a file."""
+        await self.ask("CONFIG", "SET", "appendonly", "yes")
+        async with asyncio.timeout(START_SECONDS):
+            while (await self.ask("INFO", "persistence"))["aof_rewrite_in_progress"]:  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0.02)
+
+    def shorten_data(self, by: float) -> bool:
+        """Cut off a part of the file that has grown since."""
+        grown = [path for path in self.cage.glob("appendonlydir/*.incr.aof") if path.stat().st_size > 0]
+        for path in grown:
+            os.truncate(path, int(path.stat().st_size * (1 - by)))
+        return bool(grown)
 
     async def ask(self, *command: str | int) -> Any:
         async with Redis(port=self.port, socket_timeout=5) as client:
@@ -178,6 +217,11 @@ class Valkey(Server):
                     return
 
 
+def _mounted(*words: str | Server) -> bool:
+    command = ["mount", *(str(word.cage) if isinstance(word, Server) else word for word in words)]
+    return os.geteuid() == 0 and subprocess.run(command, check=False, capture_output=True).returncode == 0
+
+
 def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -190,4 +234,5 @@ async def stop_all(servers: Sequence[Server], folder: Path) -> None:
     for server in servers:
         server.signal(signal.SIGCONT)
         await server.end(signal.SIGQUIT if isinstance(server, PostgreSQL) else signal.SIGKILL)
+        server.unmount()
     await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)

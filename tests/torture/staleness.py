@@ -11,6 +11,7 @@ from torture.history import NEVER, SECOND, Call, History, Span
 
 DELETED = 1 << 62
 """The version of a thread that was deleted: newer than all others."""
+WRITES = ("put", "unit")
 SWEEP_BOUND = 1.2
 """Seconds: the sweep period of the outbox, and a fifth for the sweep itself; counted from when Redis can be reached."""
 
@@ -52,7 +53,7 @@ def find_stale_reads(history: History) -> Staleness:
     """Look at every ``states.get``. The bound is 0 unless trouble with Redis overlaps the write or the time since."""
     faults = [fault for fault in history.faults if fault.kind.startswith("redis")]
     troubles = Troubles([*faults, *history.unreachable])
-    puts = {call.tokens[0]: call for call in history.calls if call.kind == "put"}
+    puts = {token: call for call in history.calls if call.kind in WRITES for token in call.tokens}
     stale: list[StaleRead] = []
     reads = calm = 0
     for calls in _by_thread(history.calls).values():
@@ -91,7 +92,7 @@ class Knowledge:
     def __init__(self, calls: Sequence[Call]) -> None:
         self._deletion = min((call.invoked for call in calls if call.kind == "delete"), default=NEVER)
         self._steps: list[tuple[int, int, Call]] = []
-        told = [call for call in calls if call.acknowledged and call.kind in ("put", "get", "delete")]
+        told = [call for call in calls if call.acknowledged and call.kind in (*WRITES, "get", "delete")]
         for call in sorted(told, key=lambda call: call.returned):
             version = self.version(call)
             if not self._steps or version > self._steps[-1][1]:
@@ -101,7 +102,7 @@ class Knowledge:
         """The version that a call told of; nothing, after a deletion may have begun, means the deletion."""
         if call.kind == "delete":
             return DELETED
-        version: int = call.result["version"]
+        version: int = max(call.versions.values(), default=0)
         return DELETED if version == 0 and self._deletion < call.returned else version
 
     def newer_than(self, version: int, moment: int) -> Call | None:
@@ -122,6 +123,6 @@ def _judge(read: Call, newer: Call, written: Call, faults: Iterable[Span], troub
 def _by_thread(calls: Iterable[Call]) -> dict[str, list[Call]]:
     threads: dict[str, list[Call]] = defaultdict(list)
     for call in calls:
-        if call.kind in ("put", "get", "delete"):
+        if call.kind in (*WRITES, "get", "delete"):
             threads[call.thread].append(call)
     return threads

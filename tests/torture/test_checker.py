@@ -71,9 +71,9 @@ def test_a_history_as_it_should_be_gives_no_finding() -> None:
         get(6, 7, 1),
         put(6, 8, 2),
         get(7, 8, 2),
-        get(7, 9, 1),
+        get(7, 8.5, 1),
         call("put", 9, 10, tokens=["x"], expected=1, outcome="error", error="StateConflictError", committed="no"),
-        call("page", 9, 10, shown=["c", "d"]),
+        call("page", 9, 10, shown=[[3, "c"], [4, "d"]]),
         call("foreign_get", 9, 10, found=False),
     ]
 
@@ -88,7 +88,7 @@ def test_a_history_as_it_should_be_gives_no_finding() -> None:
         (call("delete", 0, 1), tables()),
         (put(0, 1, 7), tables()),
         (get(0, 1, 7), tables()),
-        (call("page", 0, 1, shown=["a"]), tables()),
+        (call("page", 0, 1, shown=[[1, "a"]]), tables()),
     ],
     ids=["an append", "a thread", "a deletion", "a state", "a state that was read", "a message that was read"],
 )

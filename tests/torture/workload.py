@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import itertools
-from collections.abc import Awaitable, Callable
+import traceback
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
 from random import Random
 from typing import Any, TypeVar
 
-from agent_persistence import NewMessage, Persistence
-from torture.history import Recorder, message_of, state_of
+from agent_persistence import NewMessage, Persistence, PersistenceError
+from torture.history import FORM, STREAM, Recorder, exact, message_of, state_of, stream_of
 
 T = TypeVar("T")
 Store = Persistence[str, str]
@@ -17,6 +20,16 @@ SHARED = {f"shared-{number}": f"owner-{number % 2}" for number in range(6)}
 """Threads that all processes write and read, and their owners."""
 LONGEST_WAIT_BEFORE_CANCELLING = 0.02
 MOST_OWN_THREADS = 20
+FORMS = ("", "", "", "", "~300", "~310", "~stream")
+"""Small states, states that are stored as the difference from the one before, and streams."""
+COPIED = 205
+"""So many messages in one call are written by COPY."""
+PAGE_LIMIT = 10
+KEPT = 15
+
+
+class RolledBackError(Exception):
+    """Raised by the workload in a unit of work, which must leave nothing."""
 
 
 class Workload:
@@ -32,7 +45,10 @@ class Workload:
         self._random = random
         self._numbers = itertools.count()
         self._own: list[str] = []
+        self._deleted: deque[str] = deque(maxlen=5)
         self._versions: dict[str, int] = {}
+        self._cursors: dict[str, tuple[str, int]] = {}
+        self._messages: deque[tuple[str, str]] = deque(maxlen=30)
         self.cancels = 0.0
 
     async def step(self) -> None:
@@ -55,6 +71,7 @@ class Workload:
         if len(self._own) < MOST_OWN_THREADS // 4:
             return
         thread = self._own.pop(self._random.randrange(len(self._own)))
+        self._deleted.append(thread)
         owner = self._owner(thread)
         there_was_one = await self._call(
             "delete", lambda: self._store.threads.delete(thread, user_id=owner), _nothing, thread=thread
@@ -62,32 +79,39 @@ class Workload:
         if there_was_one is False:
             self._recorder.write("wrong", text=f"the first to delete {thread} was told that there was no such thread")
 
-    async def append(self) -> None:
-        thread, owner = self._pick()
+    async def append(self, thread: str | None = None) -> None:
+        thread, owner = (thread, self._owner(thread)) if thread else self._pick()
         token = self._name("message")
         await self._call(
             "append",
             lambda: self._store.messages.append(thread, message_of(token), user_id=owner),
-            lambda record: {"seq": record.seq},
+            _describe_messages([token]),
             thread=thread, tokens=[token],
         )  # fmt: skip
+
+    async def append_to_deleted(self) -> None:
+        if self._deleted:
+            await self.append(self._random.choice(self._deleted))
 
     async def append_with_id(self) -> None:
         """Append, and now and then once more, as a client does that did not hear of its success."""
         thread, owner = self._pick()
         token = self._name("message")
 
-        async def append() -> Any:
-            return await self._store.messages.append(thread, message_of(token), message_id=token, user_id=owner)
+        async def append(edit: str = "") -> Any:
+            message = message_of(token, edit)
+            return await self._store.messages.append(thread, message, message_id=token, user_id=owner)
 
-        first = await self._call(
-            "append", append, lambda record: {"seq": record.seq}, thread=thread, tokens=[token], message_id=token
-        )
-        if first is None or self._random.random() < 0.7:
+        described = _describe_messages([token])
+        first = await self._call("append", append, described, thread=thread, tokens=[token], message_id=token)
+        if first is None:
             return
-        again = await self._call("repeat", append, lambda record: {"seq": record.seq}, thread=thread, tokens=[token])
-        if again is not None and again.seq != first.seq:
-            self._recorder.write("wrong", text=f"{token} was repeated: seq {first.seq} became {again.seq}")
+        if self._random.random() < 0.3:
+            await self._call("repeat", append, described, thread=thread, tokens=[token])
+        elif self._random.random() < 0.2:
+            await self._call("conflict", lambda: append("other"), _nothing, thread=thread, message=token)
+        # From now on others may edit or delete it, so that an append under its id would be another call.
+        self._messages.append((thread, token))
 
     async def append_many(self) -> None:
         thread, owner = self._pick()
@@ -97,8 +121,98 @@ class Workload:
         await self._call(
             "append_many",
             lambda: self._store.messages.append_many(thread, batch, user_id=owner),
-            lambda records: {"seqs": [record.seq for record in records]},
+            _describe_messages(tokens),
             thread=thread, tokens=tokens, has_ids=has_ids,
+        )  # fmt: skip
+
+    async def copy(self) -> None:
+        """Append so many messages that COPY writes them, to a thread that is seldom read."""
+        thread = self._random.choice(self._own or [*SHARED])
+        owner = self._owner(thread)
+        tokens = [self._name("message") for _ in range(COPIED)]
+        batch = [message_of(token) for token in tokens]
+        await self._call(
+            "append_many",
+            lambda: self._store.messages.append_many(thread, batch, user_id=owner),
+            _describe_messages(tokens),
+            thread=thread, tokens=tokens, copied=True,
+        )  # fmt: skip
+
+    async def edit(self) -> None:
+        if self._messages:
+            thread, token = self._random.choice(self._messages)
+            edit = self._name("edit")
+            await self._call(
+                "edit",
+                lambda: self._store.messages.update(
+                    thread, token, message=message_of(token, edit), user_id=self._owner(thread)
+                ),
+                lambda record: {"seqs": {token: record.seq}},
+                thread=thread, message=token, edit=edit,
+            )  # fmt: skip
+
+    async def remove(self) -> None:
+        if self._messages:
+            thread, token = self._messages.popleft()
+            await self._call(
+                "remove",
+                lambda: self._store.messages.delete(thread, token, user_id=self._owner(thread)),
+                lambda existed: {"existed": existed},
+                thread=thread, message=token,
+            )  # fmt: skip
+
+    async def unit(self) -> None:
+        """Write two messages and two states in one unit of work: by ``begin`` or ``run``, or rolled back."""
+        thread, owner = self._pick()
+        form = self._random.choice(["begin", "run", "rollback"])
+        messages = [self._name("message") for _ in range(2)]
+        states = [self._name("state") + self._random.choice(["", "~305"]) for _ in range(2)]
+
+        async def work(uow: Any) -> dict[str, Any]:
+            seqs, versions = {}, {}
+            for message, state in zip(messages, states, strict=True):
+                seqs[message] = (await uow.messages.append(thread, message_of(message))).seq
+                versions[state] = (await uow.states.put(thread, state_of(state), meta={"token": state})).version
+            if form == "rollback":
+                raise RolledBackError
+            return {"seqs": seqs, "versions": versions}
+
+        async def begun() -> dict[str, Any]:
+            async with self._store.begin(user_id=owner) as uow:
+                return await work(uow)
+
+        await self._call(
+            "unit",
+            (lambda: self._store.run(work, user_id=owner)) if form == "run" else begun,
+            lambda done: done,
+            thread=thread, tokens=[messages[0], states[0], messages[1], states[1]], form=form,
+        )  # fmt: skip
+
+    async def record_tool_result(self) -> None:
+        thread, owner = self._pick()
+        tool_call, result = f"call-{self._random.randrange(6)}", self._name("result")
+        await self._call(
+            "tool",
+            lambda: self._store.tool_results.record(thread, tool_call, result, user_id=owner),
+            lambda recorded: {"recorded": recorded},
+            thread=thread, tool_call=tool_call, result=result,
+        )  # fmt: skip
+
+    async def prune(self) -> None:
+        thread, owner = self._pick()
+        await self._call(
+            "prune",
+            lambda: self._store.states.prune(thread, keep_last=KEPT, user_id=owner),
+            lambda count: {"count": count},
+            thread=thread, keep=KEPT,
+        )  # fmt: skip
+
+    async def purge(self) -> None:
+        await self._call(
+            "purge",
+            lambda: self._store.purge(keep_last=KEPT),
+            lambda count: {"count": count},
+            thread="", keep=KEPT,
         )  # fmt: skip
 
     async def put(self) -> None:
@@ -120,10 +234,38 @@ class Workload:
         thread, owner = self._pick()
         await self._call(
             "page",
-            lambda: self._store.messages.page(thread, user_id=owner, limit=10),
-            lambda page: {"shown": [message.content for message in page]},
-            thread=thread,
-        )
+            lambda: self._store.messages.page(thread, user_id=owner, limit=PAGE_LIMIT),
+            _describe_page,
+            thread=thread, limit=PAGE_LIMIT,
+        )  # fmt: skip
+
+    async def follow(self) -> None:
+        """Read on from where the last page of this thread ended."""
+        thread, owner = self._pick()
+        cursor, after = self._cursors.get(thread, (None, 0))
+        limit = 100
+        page = await self._call(
+            "page",
+            lambda: self._store.messages.page(thread, user_id=owner, limit=limit, after=cursor),
+            _describe_page,
+            thread=thread, limit=limit, **({"after": after} if cursor else {}),
+        )  # fmt: skip
+        if page is not None and page.after is not None:
+            self._cursors[thread] = (page.after, max((message.seq for message in page), default=after))
+
+    async def read_stream(self) -> None:
+        thread, owner = self._pick()
+        described: list[Any] = []
+
+        async def read() -> list[Any]:
+            state = await self._store.states.get(thread, user_id=owner)
+            if state is not None and state.stream is not None:
+                chunks = self._store.states.open_stream(thread, user_id=owner, version=state.version)
+                digest = hashlib.sha256(b"".join([chunk async for chunk in chunks])).hexdigest()
+                described.append(digest == state_of(state.meta["token"])["stream"])
+            return described
+
+        await self._call("stream", read, lambda found: {"intact": all(found), "read": len(found)}, thread=thread)
 
     async def read_foreign(self) -> None:
         """Read a thread of somebody else's, which must look like one that is not there."""
@@ -152,16 +294,23 @@ class Workload:
         )  # fmt: skip
 
     async def _put(self, thread: str, owner: str, expected: int | None = None) -> bool:
-        token = self._name("state")
+        token = self._name("state") + self._random.choice(FORMS)
         saved = await self._call(
             "put",
-            lambda: self._store.states.put(thread, state_of(token), user_id=owner, expected_version=expected),
-            _describe_state,
+            lambda: self._save(thread, token, owner, expected),
+            lambda record: {"version": record.version, "token": token},
             thread=thread, tokens=[token], expected=expected,
         )  # fmt: skip
         if saved is not None:
             self._versions[thread] = saved.version
         return saved is not None
+
+    async def _save(self, thread: str, token: str, owner: str, expected: int | None) -> Any:
+        states, meta = self._store.states, {"token": token}
+        if not token.endswith(FORM + STREAM):
+            return await states.put(thread, state_of(token), meta=meta, user_id=owner, expected_version=expected)
+        pieces = _pieces(stream_of(token))
+        return await states.put_stream(thread, pieces, meta=meta, user_id=owner, expected_version=expected)
 
     async def _call(
         self, kind: str, call: Callable[[], Awaitable[T]], describe: Callable[[T], dict[str, Any]], **arguments: Any
@@ -194,14 +343,24 @@ class Workload:
         return f"{kind}-{self._recorder.process}-{next(self._numbers)}"
 
 
-MIX: dict[Callable[[Workload], Awaitable[None]], int] = {
-    Workload.get: 50,
-    Workload.put: 10,
+MIX: dict[Callable[[Workload], Awaitable[None]], float] = {
+    Workload.get: 45,
+    Workload.put: 9,
     Workload.put_over: 5,
     Workload.append: 7,
-    Workload.append_with_id: 7,
+    Workload.append_with_id: 8,
     Workload.append_many: 4,
-    Workload.page: 7,
+    Workload.append_to_deleted: 0.5,
+    Workload.copy: 0.3,
+    Workload.edit: 2,
+    Workload.remove: 0.7,
+    Workload.unit: 4,
+    Workload.record_tool_result: 2.5,
+    Workload.page: 6,
+    Workload.follow: 3,
+    Workload.read_stream: 2,
+    Workload.prune: 0.7,
+    Workload.purge: 0.1,
     Workload.read_foreign: 6,
     Workload.append_foreign: 1,
     Workload.create: 2,
@@ -214,18 +373,44 @@ def describe_error(error: BaseException) -> dict[str, Any]:
     cause = error.__cause__
     return {
         "error": type(error).__name__,
-        "committed": getattr(error, "committed", "unknown"),
+        "committed": "no" if isinstance(error, RolledBackError) else getattr(error, "committed", "unknown"),
         "text": str(error)[:300],
         "cause": "" if cause is None else f"{type(cause).__name__}: {cause}"[:300],
+        **({} if isinstance(error, PersistenceError | RolledBackError) else {"at": _where(error)}),
     }
+
+
+def _where(error: BaseException) -> list[str]:
+    frames = traceback.extract_tb(error.__traceback__)[-12:]
+    return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
 
 
 def _nothing(_: Any) -> dict[str, Any]:
     return {}
 
 
+def _describe_messages(tokens: list[str]) -> Callable[[Any], dict[str, Any]]:
+    """Describe the records of messages, or one record."""
+
+    def describe(records: Any) -> dict[str, Any]:
+        several = records if isinstance(records, tuple) else (records,)
+        return {"seqs": dict(zip(tokens, [record.seq for record in several], strict=True))}
+
+    return describe
+
+
+def _describe_page(page: Any) -> dict[str, Any]:
+    return {"shown": [[message.seq, message.content] for message in page]}
+
+
 def _describe_state(state: Any) -> dict[str, Any]:
     if state is None:
         return {"version": 0, "token": None, "intact": True}
-    token = state.data.get("token") if isinstance(state.data, dict) else None
-    return {"version": state.version, "token": token, "intact": token is not None and state.data == state_of(token)}
+    token = state.meta.get("token")
+    found = state.data if state.stream is None else {"token": token, "stream": state.stream.sha256}
+    return {"version": state.version, "token": token, "intact": bool(token) and exact(found) == exact(state_of(token))}
+
+
+async def _pieces(content: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(content), 65536):
+        yield content[start : start + 65536]

@@ -42,6 +42,12 @@ def is_cut() -> bool:
     return seconds is not None and seconds <= 0
 
 
+def is_over() -> bool:
+    """Whether the current call has taken all its time."""
+    limits = _limits.get()
+    return limits is not None and limits.end <= time.monotonic()
+
+
 @contextmanager
 def call_made_at(moment: float) -> Iterator[None]:
     """Count the time of the block's calls from a moment of the monotonic clock."""

@@ -63,7 +63,7 @@ class PinnedConnection:
             else:
                 # asyncpg directly: SQLAlchemy's cursor, result and event layers cost three times a short statement.
                 rows = await self._driver.fetch(statement.text, *arguments)
-        except DRIVER_ERRORS as error:
+        except (*DRIVER_ERRORS, AttributeError) as error:
             raise self._translated(error) from error
         return statement.rows(rows)
 
@@ -141,7 +141,8 @@ class PinnedConnection:
         if isinstance(error, TimeoutError):
             # asyncpg would let the next statement wait until the server confirms the cancellation of this one.
             self.terminate()
-        if isinstance(error, asyncpg.InterfaceError) and self._driver.is_closed():
+        # asyncpg prepares and executes in two steps, and raises AttributeError if the connection is closed in between.
+        if isinstance(error, asyncpg.InterfaceError | AttributeError) and self._driver.is_closed():
             return UnavailableError(_CLOSED)
         return translate(error)
 

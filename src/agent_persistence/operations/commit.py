@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from agent_persistence.concurrency.retries import Retries
-from agent_persistence.concurrency.time_limit import is_cut
+from agent_persistence.concurrency.time_limit import is_cut, is_over
 from agent_persistence.database.driver_errors import DRIVER_ERRORS, translate, translated
 from agent_persistence.errors import CommitUnknownError, PersistenceError, StatementTimeoutError, UnavailableError
 from agent_persistence.operations.session_factory import SessionFactory
@@ -76,7 +77,13 @@ class Commit:
         failure = translate(error, committing=True)
         if not isinstance(failure, CommitUnknownError):
             raise failure from error
-        committed = await self._ask(evidence) if evidence else otherwise
+        try:
+            committed = await self._ask(evidence) if evidence else otherwise
+        except asyncio.CancelledError:
+            if not is_over():
+                raise
+            # A connection that is being opened or closed can outlast the settlement's own limit.
+            committed = None
         if committed is None:
             raise failure from error
         if not committed:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+import asyncpg
 import pytest
 import pytest_asyncio
 from connections import all_are_back
@@ -148,3 +149,23 @@ async def test_an_engine_that_is_disposed_of_leaves_no_connection_open_and_is_le
         async with asyncio.timeout(2):
             while not raw.is_closed():  # noqa: ASYNC110 - the driver tells nobody
                 await asyncio.sleep(0)
+
+
+async def test_a_connection_that_is_cut_between_two_steps_of_a_statement_is_a_lost_one(
+    store: Store, user_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare, cut = asyncpg.Connection._get_statement, []  # noqa: SLF001 - between its two steps
+
+    async def prepare_and_be_cut(self: Any, query: str, *arguments: Any, **named: Any) -> Any:
+        statement = await prepare(self, query, *arguments, **named)
+        if "FROM messages" in query and not cut:
+            cut.append(query)
+            self.terminate()
+        return statement
+
+    monkeypatch.setattr(asyncpg.Connection, "_get_statement", prepare_and_be_cut)
+
+    page = await store.messages.page("t", user_id=user_id)
+
+    assert cut
+    assert list(page) == []
