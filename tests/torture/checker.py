@@ -138,10 +138,11 @@ def torn(history: History, tables: Tables) -> Iterator[Finding]:
     for call in history.calls:
         if call.kind in ("append_many", "unit"):
             present = sum(rows.holds(token) for token in call.tokens)
-            missing = sum(not rows.holds(token) and token not in rows.excused for token in call.tokens)
+            missing = [token for token in call.tokens if not rows.holds(token) and token not in rows.excused]
             # Of an unknown unit that is there, a state may have been pruned without anybody having been told of it.
-            unseen = [token for token in call.tokens if not rows.holds(token) and token.startswith("state")]
-            if present and missing and not (call.kind == "unit" and not call.acknowledged and len(unseen) == missing):
+            if not call.acknowledged:
+                missing = [token for token in missing if not token.startswith("state")]
+            if present and missing:
                 yield Finding("torn", f"{present} of {len(call.tokens)} things written together are there", (call,))
 
 
