@@ -53,6 +53,7 @@ T = TypeVar("T")
 
 _MOST_AUDITED: Final = 100_000
 _DRAWN: Final = (None, "uuid7", "uuid4")
+_CUT_AHEAD_SECONDS: Final = 0.05
 _GRACE_SECONDS: Final = 0.5  # for a due sweep to finish
 
 
@@ -355,7 +356,8 @@ class Persistence(Generic[IdT, UserIdT]):
         deadline = loop.time() + self.settings.checkpointer_cleanup_timeout
         # A timer and not a timeout around the calls: a call that hangs in the database ends with an error when its
         # connection is cut, and the steps below still run.
-        cutting = loop.call_at(deadline, self._cut_connections)
+        # A little before the calls are cancelled: SQLAlchemy would wait two seconds for a cancelled one's server.
+        cutting = loop.call_at(deadline - _CUT_AHEAD_SECONDS, self._cut_connections)
         try:
             # First the work that would begin new transactions, then running calls, then what follows their commits; the
             # cache and the connections, which all of these use, come last.

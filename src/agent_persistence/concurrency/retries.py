@@ -48,7 +48,7 @@ class Retries:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.deadline_seconds = deadline_seconds
-        self._call_seconds = call_seconds
+        self.call_seconds = call_seconds
         self._before_retry = before_retry
         self._clock = clock
 
@@ -74,9 +74,9 @@ class Retries:
         """
         made = made_at()
         started = self._clock() if made is None else made
-        if self._call_seconds is None or not is_limited:
+        if self.call_seconds is None or not is_limited:
             return await self._repeat(attempt, started, is_wanted, waits_for_pool=waits_for_pool)
-        async with ends_by(started + self._call_seconds):
+        async with ends_by(started + self.call_seconds):
             return await self._repeat(attempt, started, is_wanted, waits_for_pool=waits_for_pool)
 
     async def _repeat(

@@ -11,20 +11,29 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
-from typing import Final, NamedTuple
+from dataclasses import dataclass
+from typing import Final
 
-from agent_persistence.errors import UnavailableError
+from agent_persistence.errors import CommitUnknownError, UnavailableError
 
 SETTLE_SECONDS: Final = 2.0
 """How much of a call's time is left, when its connections are cut, to ask what became of a COMMIT."""
 _GRACE_SECONDS: Final = 0.5
 
 
-class _Limits(NamedTuple):
-    """Moments of the monotonic clock: when a block is cancelled, and when its connections are cut."""
+@dataclass(slots=True)
+class _Limits:
+    """The limits of a block, as moments of the monotonic clock.
+
+    Attributes:
+        end: when it is cancelled.
+        cut: when its connections are cut.
+        in_doubt: whether a write was sent whose outcome is not known.
+    """
 
     end: float
     cut: float
+    in_doubt: bool = False
 
 
 _made_at: Final[ContextVar[float | None]] = ContextVar("agent_persistence_call_made_at", default=None)
@@ -40,12 +49,6 @@ def is_cut() -> bool:
     """Whether the connections of the current call have been cut."""
     seconds = _seconds_left()
     return seconds is not None and seconds <= 0
-
-
-def is_over() -> bool:
-    """Whether the current call has taken all its time."""
-    limits = _limits.get()
-    return limits is not None and limits.end <= time.monotonic()
 
 
 @contextmanager
@@ -64,11 +67,31 @@ async def ends_by(end: float) -> AsyncIterator[None]:
 
     Raises:
         UnavailableError: the block still waited then, for a connection.
+        CommitUnknownError: it waited for the outcome of a write.
     """
     call = _limits.get()
     # A settlement ends first, so that the call can still say that the outcome is unknown.
     own = _Limits(end, end - SETTLE_SECONDS) if call is None else _Limits(call.end - _GRACE_SECONDS, call.end)
-    token, limit = _limits.set(own), asyncio.timeout(own.end - time.monotonic())
+    token = _limits.set(own)
+    try:
+        async with waits_until(own.end):
+            yield
+    except UnavailableError as error:
+        if own.in_doubt:
+            raise CommitUnknownError("the call ended during COMMIT; read before writing again") from error.__cause__
+        raise
+    finally:
+        _limits.reset(token)
+
+
+@asynccontextmanager
+async def waits_until(end: float) -> AsyncIterator[None]:
+    """Wait in the block until a moment of the monotonic clock at most, for work that goes on for other callers.
+
+    Raises:
+        UnavailableError: the block still waited then.
+    """
+    limit = asyncio.timeout(end - time.monotonic())
     try:
         async with limit:
             yield
@@ -76,8 +99,24 @@ async def ends_by(end: float) -> AsyncIterator[None]:
         if not limit.expired():
             raise
         raise UnavailableError("the database did not answer within the time limit of the call; try again") from error
-    finally:
-        _limits.reset(token)
+
+
+@contextmanager
+def outcome_unknown() -> Iterator[None]:
+    """Mark a block that sends a write and gets to know its outcome: a call that is ended in between cannot tell it."""
+    limits = _limits.get()
+    if limits is not None:
+        limits.in_doubt = True
+    try:
+        yield
+    except asyncio.CancelledError:
+        raise
+    except BaseException:
+        if limits is not None:
+            limits.in_doubt = False
+        raise
+    if limits is not None:
+        limits.in_doubt = False
 
 
 @contextmanager

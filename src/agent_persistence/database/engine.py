@@ -90,8 +90,11 @@ def _ping_idle(connection: Any, record: ConnectionPoolEntry, _proxy: object) -> 
         return
     try:
         connection.run_async(_ping)
-    except DRIVER_ERRORS as error:
+    except BaseException as error:
+        # At once, and for a cancelled caller too: SQLAlchemy would wait two seconds for the server to take leave.
         connection.driver_connection.terminate()
+        if not isinstance(error, DRIVER_ERRORS):
+            raise
         # The pool opens a new connection, and replaces the others that are as old without trying them.
         raise InvalidatePoolError from error
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from functools import partial
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from agent_persistence.concurrency.retries import Retries
-from agent_persistence.concurrency.time_limit import is_cut, is_over
+from agent_persistence.concurrency.time_limit import is_cut, outcome_unknown
 from agent_persistence.database.driver_errors import DRIVER_ERRORS, translate, translated
 from agent_persistence.errors import CommitUnknownError, PersistenceError, StatementTimeoutError, UnavailableError
 from agent_persistence.operations.session_factory import SessionFactory
@@ -54,11 +53,12 @@ class Commit:
         if shared:
             with translated():
                 await session.flush()  # apart from COMMIT, so that its errors are known to mean a rollback
-        try:
-            await session.commit()
-        except DRIVER_ERRORS as error:
-            # Without evidence nothing of ours was written; only the host may have written something.
-            await self.settle(error, evidence, otherwise=None if shared else False)
+        with outcome_unknown():
+            try:
+                await session.commit()
+            except DRIVER_ERRORS as error:
+                # Without evidence nothing of ours was written; only the host may have written something.
+                await self.settle(error, evidence, otherwise=None if shared else False)
 
     async def settle(self, error: BaseException, evidence: CommitEvidence | None, *, otherwise: bool | None) -> None:
         """Return if a transaction is committed although its COMMIT raised.
@@ -77,13 +77,7 @@ class Commit:
         failure = translate(error, committing=True)
         if not isinstance(failure, CommitUnknownError):
             raise failure from error
-        try:
-            committed = await self._ask(evidence) if evidence else otherwise
-        except asyncio.CancelledError:
-            if not is_over():
-                raise
-            # A connection that is being opened or closed can outlast the settlement's own limit.
-            committed = None
+        committed = await self._ask(evidence) if evidence else otherwise
         if committed is None:
             raise failure from error
         if not committed:

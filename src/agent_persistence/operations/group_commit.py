@@ -12,6 +12,7 @@ from sqlalchemy import insert
 from agent_persistence.cache import StateCache
 from agent_persistence.concurrency.batching import ALONE, IN_DOUBT, Alone, Batch
 from agent_persistence.concurrency.retries import Retries
+from agent_persistence.concurrency.time_limit import outcome_unknown
 from agent_persistence.database.connections import PinnedConnection, PinnedConnections
 from agent_persistence.database.driver_errors import DRIVER_ERRORS, Verdict, classify, translated
 from agent_persistence.errors import CommitUnknownError, PersistenceError, UnavailableError
@@ -141,7 +142,8 @@ class GroupCommit:
     async def _in_statement(self, items: list[ItemT], write: Write[ItemT, ResultT]) -> Sequence[ResultT | Alone]:
         async with self._connections.use() as connection:
             try:
-                return (await write(connection, items)).results
+                with outcome_unknown():
+                    return (await write(connection, items)).results
             except UnavailableError as error:
                 if error.__cause__ is None or classify(error.__cause__, committing=True) is not Verdict.AMBIGUOUS:
                     raise
@@ -188,9 +190,11 @@ class GroupCommit:
         await cache.after_commit(quarantine)
 
     async def _send_commit(self, connection: PinnedConnection, evidence: CommitEvidence) -> None:
-        try:
-            await connection.commit()
-        except DRIVER_ERRORS as error:
-            await connection.discard()  # before the database is asked: the pool may have no other connection
-            # Settled once for all callers of the batch: one transaction wrote for all of them.
-            await self._commit.settle(error, evidence, otherwise=None)
+        with outcome_unknown():
+            try:
+                await connection.commit()
+            except DRIVER_ERRORS as error:
+                # Before the database is asked: the pool may have no other connection.
+                await connection.discard()
+                # Settled once for all callers of the batch: one transaction wrote for all of them.
+                await self._commit.settle(error, evidence, otherwise=None)

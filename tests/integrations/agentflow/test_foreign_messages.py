@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from frameworks import NAMES, Framework, framework, need_frameworks
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agent_persistence.ids import STRING
@@ -151,6 +151,7 @@ _META = st.dictionaries(st.sampled_from(["mine", META_KEY]), _JSON | st.fixed_di
 
 
 @pytest.mark.parametrize("name", NAMES)
+@settings(suppress_health_check=[HealthCheck.too_slow])  # on a busy machine
 @given(chat=_CHAT, usages=_USAGES, meta=_META)
 def test_every_message_is_read_and_written_back(name: str, chat: Any, usages: Any, meta: Any) -> None:
     words = framework(name)
