@@ -17,6 +17,7 @@ from torture.history import SECOND, Recorder
 from torture.limits import BLACK_HOLE, COMMITS_SWALLOWED, DISK_FULL, HOLE_SECONDS, HOLES, REPLIES_LOST, REQUESTS_LOST
 from torture.proxy import Proxy
 from torture.servers import NOBODYS_PORT, PostgreSQL, Valkey
+from torture.staleness import CUT_SHORT
 
 TRIES = 10
 QUIET_SECONDS = 0.3
@@ -286,7 +287,7 @@ FAULTS: dict[str, Callable[[World], Awaitable[bool]]] = {
     PROMOTION: promote,
     RETURN: return_former_primary,
     "redis kill -9": kill_redis,
-    "redis file cut short": cut_redis_short,
+    CUT_SHORT: cut_redis_short,
     "redis hung": hang_redis,
     "redis FLUSHALL": flush_redis,
     "redis memory full": fill_redis,

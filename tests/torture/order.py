@@ -88,6 +88,7 @@ class Messages:
             if stays:
                 told[call.thread].append(Told(call.returned, max(stays), call))
         self.known = defaultdict(Knowledge, {thread: Knowledge.of(found) for thread, found in told.items()})
+        self._deletions = {call.thread: call.invoked for call in reversed(history.calls) if call.kind == "delete"}
 
     def _add(self, call: Call) -> None:
         for token, seq in call.seqs.items():
@@ -100,6 +101,10 @@ class Messages:
             self.all[call.arguments["message"]].edits.append(call)
         elif call.kind == "remove":
             self.all[call.arguments["message"]].removals.append(call)
+
+    def may_be_deleted(self, thread: str, moment: int) -> bool:
+        """Whether the deletion of a thread had begun at a moment, so that its page may be empty."""
+        return self._deletions.get(thread, NEVER) < moment
 
     def between(self, thread: str, low: int, high: int) -> list[tuple[int, str]]:
         """The messages after one place and up to another."""
@@ -169,6 +174,8 @@ def _wrong_page(call: Call, messages: Messages) -> Iterator[Broken]:
         if token not in tokens and not _may_be_gone(messages.all[token], call.returned):
             yield Broken("wrong page", f"it lacks {token} at {seq}, and shows {last}", (call,))
     before = messages.known[call.thread].before(call.invoked)
+    if not seqs and messages.may_be_deleted(call.thread, call.returned):
+        return
     if before is not None and before.reached > last and not (after is not None and is_full):
         text = f"it ends at {last}, and {before.reached} had been told of"
         yield Broken("stale page", text, (before.call, call))

@@ -14,6 +14,9 @@ DELETED = 1 << 62
 WRITES = ("put", "unit")
 SWEEP_BOUND = 1.2
 """Seconds: the sweep period of the outbox, and a fifth for the sweep itself; counted from when Redis can be reached."""
+CUT_SHORT = "redis file cut short"
+TTL_BOUND = 330.0
+"""Seconds: how long a value lives at most; for writes before a fault in which Redis lost what it had acknowledged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +120,8 @@ def _judge(read: Call, newer: Call, written: Call, faults: Iterable[Span], troub
     ends = [fault.end for fault in faults if fault.start < read.invoked and fault.end > newer.returned]
     since = max(ends, default=newer.returned)
     bound = SWEEP_BOUND if troubles.overlap(written.invoked, read.returned) else 0.0
+    if any(fault.kind == CUT_SHORT and written.invoked < fault.end and fault.start < read.returned for fault in faults):
+        bound = TTL_BOUND
     return StaleRead(read, newer, (read.invoked - newer.returned) / SECOND, (read.invoked - since) / SECOND, bound)
 
 
