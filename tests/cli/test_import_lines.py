@@ -64,7 +64,7 @@ def test_a_file_of_another_format_is_named_and_refused_at_once(
     command_line: CommandLine, name: str, document: Any, indent: int | None
 ) -> None:
     if isinstance(document, list):
-        document *= 1_000
+        document = document * 1_000  # a new list: the parameter serves other tests too
     file = json.dumps(document, indent=indent).encode()
 
     result = command_line("import", "-", "--skip-invalid", stdin=(b"\xef\xbb\xbf" if indent else b"\n \n") + file)
