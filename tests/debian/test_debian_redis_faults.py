@@ -23,7 +23,7 @@ pytestmark = pytest.mark.needs_apt
 SettingsFor = Callable[..., Awaitable[PersistenceSettings]]
 Store = Persistence[str, str]
 MARGIN_SECONDS = 0.2  # for the table, on a machine that has other things to do
-BACK_SECONDS = 7.0  # the breaker's longest pause with its jitter, and a probe
+BACK_SECONDS = 15.0  # the longest pause of the breaker twice, with jitter, a probe, and the sweep before it closes
 PASSWORD = "canary"
 
 

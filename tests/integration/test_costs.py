@@ -64,29 +64,30 @@ PLANS: dict[str, tuple[Callable[[Any], CompiledStatement], dict[str, Any], int, 
         52,
         30,
     ),
+    # A write reads the latest row of the thread, which the new one must follow, and the first of the owner's list.
     "save states": (
         lambda m: save_states(m, touch_seconds=3600, waits=False),
         {**MANY, "state_data": [b'{"a": 1}'] * 2, "meta": ["{}"] * 2},
-        6,
+        10,
         80,
     ),
     "save one state": (
         lambda m: save_states(m, touch_seconds=3600, waits=False, one=True),
         {"thread_ids": "busy", "owners": "ann", "state_data": b'{"a": 1}', "meta": "{}"},
-        4,
+        5,
         40,
     ),
     "append one message": (
         lambda m: append_messages(m, with_ids=True, touch_seconds=3600, waits=False, one=True),
         {name: values[0] for name, values in (MESSAGES | NOTHING | MANY).items()}
         | {"message_id": "new-1", "total_tokens": 0},
-        4,
+        5,
         50,
     ),
     "append messages": (
         lambda m: append_messages(m, with_ids=True, touch_seconds=3600, waits=False),
         {**MANY, **MESSAGES, **NOTHING, "message_id": ["new-1", "new-2"], "total_tokens": [0, 0]},
-        6,
+        10,
         100,
     ),
 }
