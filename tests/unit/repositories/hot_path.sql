@@ -327,7 +327,7 @@ JOIN graph_values ON graph_values.thread_id = $3::VARCHAR AND graph_values.check
 FROM graph_values
 WHERE graph_values.thread_id = $3::VARCHAR AND graph_values.checkpoint_ns = $4::VARCHAR AND graph_values.checkpoint_id = $5::VARCHAR AND graph_values.channel = ANY ($6::TEXT[]);
 
--- graphs: lock thread
+-- graphs: lock and touch thread
 WITH locked AS
 (SELECT threads.thread_id AS thread_id, threads.user_id AS user_id
 FROM threads

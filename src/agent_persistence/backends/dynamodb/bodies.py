@@ -20,14 +20,14 @@ PART_BYTES: Final = 350_000
 """The size of a part: an item may have 400 KB, its keys and attribute names included."""
 
 
-async def pack(json: bytes) -> bytes:
+async def encode_body(json: bytes) -> bytes:
     """Encode a state's JSON as bytes for the table."""
     if len(json) < _MIN_COMPRESSED_BYTES:
         return _PLAIN + json
     return await offload(len(json), _compress, json)
 
 
-async def unpack(body: bytes) -> Any:
+async def decode_body(body: bytes) -> Any:
     """Decode a state.
 
     Raises:

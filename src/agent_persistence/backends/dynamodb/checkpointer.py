@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, ClassVar, Final, Self
 
 from agent_persistence.backends.base import BaseCheckpointer, StateToSave, ThreadRow, checkpoint, is_alive
-from agent_persistence.backends.dynamodb.bodies import pack
+from agent_persistence.backends.dynamodb.bodies import encode_body
 from agent_persistence.backends.dynamodb.items import INDEX, Keys, State, Thread, deleted, number, unchanged
 from agent_persistence.backends.dynamodb.states import States
 from agent_persistence.backends.dynamodb.table import ConditionNotMetError, Table, open_client
@@ -145,7 +145,7 @@ class DynamoDBCheckpointer(BaseCheckpointer):
     # --- saving ---
 
     async def _save(self, new: StateToSave) -> Checkpoint:
-        write = StateWrite(new, await pack(new.json))
+        write = StateWrite(new, await encode_body(new.json))
         try:
             saved = await self._retries.write(partial(self._save_once, write))
         except CommitUnknownError:

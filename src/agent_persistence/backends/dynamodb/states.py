@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from agent_persistence.backends.base import is_alive
-from agent_persistence.backends.dynamodb.bodies import unpack
+from agent_persistence.backends.dynamodb.bodies import decode_body
 from agent_persistence.backends.dynamodb.items import Item, Keys, State, Thread, part_item, part_prefix, version_key
 from agent_persistence.backends.dynamodb.table import Table
 from agent_persistence.backends.dynamodb.writes import StateWrite
@@ -57,7 +57,7 @@ class States:
         Raises:
             ValueError: parts are missing, because the state is being removed, or another program wrote it.
         """
-        return await unpack(await self._joined(states, state) if state.parts else state.body)
+        return await decode_body(await self._joined(states, state) if state.parts else state.body)
 
     async def put_parts(self, write: StateWrite, thread: Thread) -> None:
         """Write the parts of a large state, unless an earlier attempt has written all of them.

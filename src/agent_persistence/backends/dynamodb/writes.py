@@ -25,7 +25,7 @@ class StateWrite:
 
     Attributes:
         new: the checked arguments.
-        body: the state, encoded by ``pack``.
+        body: the state, encoded by ``encode_body``.
         token: by which an attempt recognises that an earlier one has saved the state.
         written_to: the name of the states under which some parts, or all, were written; ``None`` if none were.
         is_written: whether all parts were written.

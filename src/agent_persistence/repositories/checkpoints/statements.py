@@ -33,7 +33,7 @@ from agent_persistence.sessions.commit_evidence import TRANSACTION_MARKS
 
 
 @lru_cache(MODELS_AT_ONCE)
-def lock_thread(models: Models[Any, Any], *, touch_seconds: float, of_any_user: bool) -> CompiledStatement:
+def lock_and_touch_thread(models: Models[Any, Any], *, touch_seconds: float, of_any_user: bool) -> CompiledStatement:
     """Lock a thread, set its ``updated_at``, and return the references of one of its checkpoints, or null."""
     checkpoint, locked = models.side_tables.graph.checkpoints, _locked(models, of_any_user=of_any_user)
     is_parent = and_(

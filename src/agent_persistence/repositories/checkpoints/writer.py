@@ -29,7 +29,12 @@ from agent_persistence.repositories.checkpoints.refs import (
     read_refs,
     write_refs,
 )
-from agent_persistence.repositories.checkpoints.statements import add_values, known_values, lock_thread, save_checkpoint
+from agent_persistence.repositories.checkpoints.statements import (
+    add_values,
+    known_values,
+    lock_and_touch_thread,
+    save_checkpoint,
+)
 from agent_persistence.repositories.checkpoints.value_rows import (
     SMALL,
     NewValue,
@@ -141,7 +146,7 @@ class CheckpointWriter:
             await self._scope.execute(delete(values).where(values.c.thread_id == new.thread_id, mine))
 
     async def _lock(self, thread_id: Any, namespace: str, parent_id: str | None, *, starts: bool) -> Refs:
-        statement = lock_thread(
+        statement = lock_and_touch_thread(
             self._scope.models, touch_seconds=self._scope.options.touch_interval, of_any_user=self._of_any_user
         )
         values = {"checkpoint_ns": namespace, "parent_id": parent_id, **self._thread(thread_id)}
