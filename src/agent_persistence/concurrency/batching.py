@@ -12,7 +12,7 @@ from enum import Enum
 from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
-from agent_persistence.concurrency.time_limit import call_made_at
+from agent_persistence.concurrency.time_limit import call_made_at, no_call
 from agent_persistence.errors import ClosedError, LockTimeoutError, PoolTimeoutError, UnavailableError
 from agent_persistence.frozen import frozen
 
@@ -283,10 +283,11 @@ class Batcher(Generic[ItemT, ResultT]):
 
     def _start(self, work: Coroutine[Any, Any, None], *, eagerly: bool = False) -> None:
         loop = asyncio.get_running_loop()
-        if eagerly and sys.version_info >= (3, 12):  # saves a turn of the event loop
-            task = asyncio.Task(work, loop=loop, eager_start=True)
-        else:
-            task = loop.create_task(work)
+        with no_call():  # the task runs other callers' items as well
+            if eagerly and sys.version_info >= (3, 12):  # saves a turn of the event loop
+                task = asyncio.Task(work, loop=loop, eager_start=True)
+            else:
+                task = loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

@@ -25,7 +25,7 @@ class _Threads:
         self.start()
 
     def start(self) -> None:
-        """Start anew: in a forked child, the executor of the parent is one without threads."""
+        """Make a new executor; that of the parent has no threads in a forked child."""
         self.executor = ThreadPoolExecutor(thread_name_prefix="agent-persistence work")
 
 

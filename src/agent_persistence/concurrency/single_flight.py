@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
 from agent_persistence.concurrency.shielding import start
+from agent_persistence.concurrency.time_limit import no_call
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -74,7 +75,8 @@ class SingleFlight(Generic[T]):
             load = self._queued.get(key)
         if load is None:
             load = self._queued[key] = _Load()  # before its task, which an eager event loop runs at once
-            load.task = start(self._run(key, work))
+            with no_call():  # the load serves other callers as well
+                load.task = start(self._run(key, work))
             load.task.add_done_callback(partial(self._forget, key, load))
         result = await asyncio.shield(load.task)
         # A lone caller gets the object that was loaded: a copy of a large state takes long.

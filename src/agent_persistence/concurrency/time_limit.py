@@ -61,6 +61,17 @@ def call_made_at(moment: float) -> Iterator[None]:
         _made_at.reset(token)
 
 
+@contextmanager
+def no_call() -> Iterator[None]:
+    """Run a block for no call in particular: what it starts outlives the call that happens to start it."""
+    made, limits = _made_at.set(None), _limits.set(None)
+    try:
+        yield
+    finally:
+        _limits.reset(limits)
+        _made_at.reset(made)
+
+
 @asynccontextmanager
 async def ends_by(end: float) -> AsyncIterator[None]:
     """End the block by a moment of the monotonic clock. A block inside another one settles a COMMIT of that one.

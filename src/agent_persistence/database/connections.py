@@ -18,7 +18,7 @@ from sqlalchemy import Engine, Executable, Result
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from agent_persistence.concurrency.shielding import start
-from agent_persistence.concurrency.time_limit import cut_in_time
+from agent_persistence.concurrency.time_limit import cut_in_time, no_call
 from agent_persistence.database.compiled_statement import CompiledStatement
 from agent_persistence.database.driver_errors import DRIVER_ERRORS, translate, translated
 from agent_persistence.errors import PersistenceError, PoolTimeoutError, UnavailableError
@@ -169,7 +169,7 @@ async def run_on(driver: asyncpg.Connection, work: Coroutine[Any, Any, T], *, ti
     finally:
         driver.remove_termination_listener(stop)
         if not task.done():
-            # The server would commit or wait for the rest of the data.
+            # Otherwise the server would wait for the rest of the data.
             driver.terminate()
             task.cancel()
 
@@ -266,7 +266,7 @@ class PinnedConnections:
     async def _check_out(self) -> PinnedConnection:
         self._checked_out += 1
         try:
-            with translated():
+            with translated(), no_call():  # it will serve other calls as well; each has it cut in its own time
                 connection = await self._committing.connect()
                 driver: Any = (await connection.get_raw_connection()).driver_connection
         except BaseException:

@@ -48,6 +48,8 @@ def make_engine(url: DatabaseUrl, settings: PersistenceSettings, *, keeps_cache:
         _limit_transactions(engine, settings.transaction_timeout)
     event.listen(engine.sync_engine, "checkin", _remember_return)
     event.listen(engine.sync_engine, "checkout", _ping_idle)
+    # Not on a host's engine, whose client limit may be shorter than the server's: there it tells of one slow statement.
+    event.listen(engine.sync_engine, "handle_error", _give_up)
     return engine
 
 
@@ -56,7 +58,6 @@ def obey_time_limits(engine: AsyncEngine) -> None:
     if not event.contains(engine.sync_engine, "checkout", _arm):
         event.listen(engine.sync_engine, "checkout", _arm)
         event.listen(engine.sync_engine, "checkin", _disarm)
-        event.listen(engine.sync_engine, "handle_error", _give_up)
 
 
 def _arm(connection: Any, record: ConnectionPoolEntry, _proxy: object) -> None:

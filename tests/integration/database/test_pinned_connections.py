@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -10,10 +11,12 @@ import asyncpg
 import pytest
 import pytest_asyncio
 from connections import all_are_back
-from sqlalchemy import event
+from sqlalchemy import event, text
 
+from agent_persistence.concurrency import time_limit
+from agent_persistence.concurrency.time_limit import ends_by
 from agent_persistence.database.connections import PinnedConnections
-from agent_persistence.errors import PoolTimeoutError
+from agent_persistence.errors import PoolTimeoutError, UnavailableError
 from agent_persistence.persistence import Persistence
 from agent_persistence.settings import PersistenceSettings
 
@@ -169,3 +172,19 @@ async def test_a_connection_that_is_cut_between_two_steps_of_a_statement_is_a_lo
 
     assert cut
     assert list(page) == []
+
+
+async def test_a_connection_is_cut_at_the_limit_of_the_call_that_uses_it_not_of_the_one_that_opened_it(
+    pinned: PinnedConnections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time_limit, "SETTLE_SECONDS", 0.0)
+    async with ends_by(time.monotonic() + 0.3), pinned.use() as connection:
+        opened = connection.connection
+
+    async with pinned.use() as connection:
+        assert connection.connection is opened
+        await connection.execute(text("SELECT pg_sleep(0.6)"))
+
+    with pytest.raises(UnavailableError):
+        async with ends_by(time.monotonic() + 0.3), pinned.use() as connection:
+            await connection.execute(text("SELECT pg_sleep(5)"))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -11,6 +13,8 @@ import pytest
 
 from agent_persistence.concurrency import batching
 from agent_persistence.concurrency.batching import ALONE, IN_DOUBT, Alone, Batch, Batcher
+from agent_persistence.concurrency.retries import Retries
+from agent_persistence.concurrency.time_limit import ends_by
 from agent_persistence.errors import ClosedError, CommitUnknownError, PoolTimeoutError, UnavailableError
 
 Result = str | Exception | Alone
@@ -293,3 +297,30 @@ async def test_a_pool_timeout_is_final_and_so_is_what_may_have_been_executed() -
 
     assert results == list(errors.values())
     assert len(work.batches) == 1
+
+
+async def test_the_limit_of_the_call_that_started_a_runner_does_not_end_the_batches_after_it() -> None:
+    retries, proceed = Retries(10.0, call_seconds=10.0), asyncio.Event()
+
+    async def attempt(items: list[str]) -> list[str]:
+        await proceed.wait()
+        return items
+
+    async def together(batch: Batch[str]) -> Sequence[str]:
+        return await retries.run(partial(attempt, batch.items))
+
+    batcher: Batcher[str, str] = Batcher(together)
+
+    async def short_call() -> str:
+        async with ends_by(time.monotonic() + 0.7):
+            return await batcher.submit("first")
+
+    first = asyncio.create_task(short_call())
+    await turns()
+    [second] = await ask(batcher, "second")
+
+    with pytest.raises(UnavailableError):
+        await first
+    proceed.set()
+
+    assert await second == "second"
