@@ -13,11 +13,14 @@ import pytest_asyncio
 from connections import all_are_back
 from hardening.hardening_servers import migrated_settings, settings_of
 from sqlalchemy import text
-from torture.proxy import Proxy, is_anything
+from sqlalchemy.ext.asyncio import create_async_engine
+from torture.proxy import Proxy, is_commit
 from torture.servers import PostgreSQL
 
+from agent_persistence import settings as settings_module
+from agent_persistence.concurrency import time_limit
 from agent_persistence.database import engine as engine_module
-from agent_persistence.errors import LockTimeoutError
+from agent_persistence.errors import CommitUnknownError, LockTimeoutError, StatementTimeoutError, UnavailableError
 from agent_persistence.persistence import Persistence
 
 Store = Persistence[Any, Any]
@@ -27,9 +30,14 @@ CALLERS = 12
 LARGE = [{"role": "user", "content": "x" * 20_000}] * 1_000
 
 
+def is_a_write(sent: bytes) -> bool:
+    """Whether a request commits: a COMMIT, or the INSERT of a message that commits by itself."""
+    return is_commit(sent) or b"INSERT INTO messages" in sent
+
+
 @pytest_asyncio.fixture
 async def proxy(postgresql: PostgreSQL) -> AsyncIterator[Proxy]:
-    proxy = Proxy(postgresql.port, is_anything)
+    proxy = Proxy(postgresql.port, is_a_write)
     await proxy.listen()
     yield proxy
     proxy.refuse()
@@ -117,3 +125,132 @@ async def test_a_busy_pool_is_not_taken_for_a_database_that_is_down(open_store: 
 
     assert (busy.database, silent.database) == ("up", "down")
     assert took < 2
+
+
+# --- the outcome of a write whose reply does not come ---
+
+
+async def saves(store: Store, thread_id: str) -> Any:
+    return await store.states.put(thread_id, {"step": 1}, user_id=USER)
+
+
+async def saves_alone(store: Store, thread_id: str) -> Any:
+    return await store.states.put(thread_id, {"step": 1}, user_id=USER, expected_version=0)
+
+
+async def appends(store: Store, thread_id: str) -> Any:
+    return await store.messages.append(thread_id, {"role": "user", "content": "hi"}, user_id=USER)
+
+
+WRITES = [saves, pytest.param(saves_alone, marks=pytest.mark.slow), pytest.param(appends, marks=pytest.mark.slow)]
+
+
+@pytest.fixture
+def short_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings_module, "_REPLY_GRACE_SECONDS", 0.0)
+    monkeypatch.setattr(settings_module, "SETTLE_SECONDS", 1.0)
+    monkeypatch.setattr(time_limit, "SETTLE_SECONDS", 1.0)
+
+
+@asynccontextmanager
+async def on_a_hosts_engine(store: Store) -> AsyncIterator[Store]:
+    """The same store on an engine without any limit of a client."""
+    engine = create_async_engine(store.engine.url)
+    try:
+        async with Store(store.settings, engine=engine) as hosted:
+            yield hosted
+    finally:
+        await engine.dispose()
+
+
+@pytest.mark.usefixtures("short_limits")
+@pytest.mark.parametrize("call", WRITES)
+async def test_a_write_whose_reply_is_lost_on_an_open_connection_is_settled_within_the_call(
+    call: Callable[[Store, str], Any], open_store: Open, proxy: Proxy
+) -> None:
+    """On a host's engine nothing but the limit of the call ends the wait."""
+    async with open_store(statement_timeout=1.0, retry_deadline=2.5) as store, on_a_hosts_engine(store) as hosted:
+        thread_id = (await hosted.threads.create(user_id=USER)).thread_id
+        loss = asyncio.create_task(proxy.lose_a_reply(10, silently=True))
+        await asyncio.sleep(0)
+
+        done = await call(hosted, thread_id)
+
+        assert await loss
+        stored = [
+            *(await store.states.page(thread_id, user_id=USER)),
+            *(await store.messages.page(thread_id, user_id=USER)),
+        ]
+        assert stored == [done]
+
+
+@pytest.mark.parametrize("call", WRITES)
+async def test_a_write_without_time_to_ask_for_its_outcome_is_unknown(
+    call: Callable[[Store, str], Any], open_store: Open, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings_module, "_REPLY_GRACE_SECONDS", 0.0)
+    monkeypatch.setattr(settings_module, "SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(time_limit, "SETTLE_SECONDS", 0.0)
+
+    async def go_silent() -> None:
+        if await proxy.lose_a_reply(10, silently=True):
+            proxy.stall()
+
+    async with open_store(statement_timeout=1.0, retry_deadline=1.0) as store, on_a_hosts_engine(store) as hosted:
+        thread_id = (await hosted.threads.create(user_id=USER)).thread_id
+        loss = asyncio.create_task(go_silent())
+        await asyncio.sleep(0)
+
+        with pytest.raises(CommitUnknownError):
+            await call(hosted, thread_id)
+        await loss
+        proxy.flow()
+
+
+async def test_a_transaction_that_is_longer_than_the_server_allows_is_told_so_at_once(open_store: Open) -> None:
+    async with open_store(transaction_timeout=0.3, idle_in_transaction_timeout=0.3) as store:
+        thread_id = (await store.threads.create(user_id=USER)).thread_id
+        started = time.monotonic()
+
+        with pytest.raises(StatementTimeoutError):
+            await store.messages.append_many(thread_id, LARGE * 4, user_id=USER)
+        with pytest.raises(StatementTimeoutError):
+            async with store.begin(user_id=USER) as uow:
+                await uow.messages.append_many(thread_id, LARGE * 4)
+
+        assert time.monotonic() - started < 8
+
+
+@pytest.mark.usefixtures("short_limits")
+@pytest.mark.parametrize("call", WRITES)
+async def test_an_outage_that_ends_just_before_the_deadline_costs_no_error(
+    call: Callable[[Store, str], Any], open_store: Open, proxy: Proxy
+) -> None:
+    async with open_store(statement_timeout=1.0, retry_deadline=3.0) as store:
+        thread_id = (await store.threads.create(user_id=USER)).thread_id
+        proxy.refuse()
+        asyncio.get_running_loop().call_later(2.3, lambda: asyncio.ensure_future(proxy.listen()))
+
+        await call(store, thread_id)
+
+
+@pytest.mark.usefixtures("short_limits")
+async def test_a_read_that_joins_the_load_of_another_waits_as_long_as_its_own_call_may(
+    open_store: Open, proxy: Proxy, servers: Any
+) -> None:
+    async with open_store(statement_timeout=1.0, retry_deadline=2.0, redis_url=servers.redis_url) as store:
+        thread_id = (await store.threads.create(user_id=USER)).thread_id
+        proxy.stall()
+
+        first = asyncio.create_task(store.states.get(thread_id, user_id=USER))
+        await asyncio.sleep(1.2)
+        second = asyncio.create_task(store.states.get(thread_id, user_id=USER))
+        started = time.monotonic()
+        with pytest.raises(UnavailableError):
+            await first
+        first_took = 1.2 + time.monotonic() - started
+        proxy.flow()
+
+        assert await second is None
+        assert first_took < 2.0 + 0.5
+        assert time.monotonic() - started < 2.0 + 0.5

@@ -47,8 +47,8 @@ def made_at() -> float | None:
 
 def is_cut() -> bool:
     """Whether the connections of the current call have been cut."""
-    seconds = _seconds_left()
-    return seconds is not None and seconds <= 0
+    limits = _limits.get()
+    return limits is not None and limits.cut <= time.monotonic()
 
 
 @contextmanager
@@ -143,11 +143,9 @@ def cut_in_time(cut: Callable[[], None]) -> Iterator[None]:
 
 def call_when_due(cut: Callable[[], None]) -> asyncio.TimerHandle | None:
     """Schedule ``cut`` for when the connections of the current call are to be cut; ``None`` if they are not."""
-    seconds = _seconds_left()
-    return None if seconds is None else asyncio.get_running_loop().call_later(seconds, cut)
-
-
-def _seconds_left() -> float | None:
-    """Return in how many seconds the connections of the current call are to be cut; ``None`` if they are not."""
-    limits = _limits.get()
-    return None if limits is None else limits.cut - time.monotonic()
+    limits, now = _limits.get(), time.monotonic()
+    if limits is None:
+        return None
+    # An attempt that starts later has the rest of the call: an outage may end in its last seconds.
+    moment = limits.cut if now < limits.cut else limits.end
+    return asyncio.get_running_loop().call_later(moment - now, cut)
