@@ -9,7 +9,7 @@ from typing import Generic
 from typing_extensions import override
 
 from agent_persistence.cache.state_cache import Hit, Miss, StateCache
-from agent_persistence.errors import StateNotFoundError, UnavailableError
+from agent_persistence.errors import StateNotFoundError
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.operations.state_reader import StateReader
 from agent_persistence.records import ANY_USER, StateRecord
@@ -81,15 +81,9 @@ class CachedStates(StreamedStates[IdT, UserIdT], Generic[IdT, UserIdT]):
                 # A fill must read a snapshot that is younger than its lease. The caller's open transaction may have an
                 # older one, and holds a connection: it reads there, and leaves filling to others.
                 return await self._from_table(thread_id)
+            # A load that waits for an earlier one starts later than its callers, and may take longer than they wait.
             async with self._reader.within_limit(made_at):
-                while True:
-                    load = partial(self._load, cache, thread_id, owner, found)
-                    try:
-                        return await loads.load(key, load, ticket=ticket)
-                    except UnavailableError as error:
-                        # A shared load gives up at the limit of the caller that started it; this one may wait longer.
-                        if not self._reader.may_retry(error, made_at):
-                            raise
+                return await loads.load(key, partial(self._load, cache, thread_id, owner, found), ticket=ticket)
         finally:
             loads.unregister(key)
 

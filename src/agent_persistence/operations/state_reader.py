@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any, Generic, NamedTuple
@@ -11,7 +10,6 @@ from typing import Any, Generic, NamedTuple
 from agent_persistence.concurrency.batching import Alone, Batch, Batcher
 from agent_persistence.concurrency.retries import Retries
 from agent_persistence.concurrency.time_limit import waits_until
-from agent_persistence.errors import PoolTimeoutError, UnavailableError
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.operations.session_factory import SessionFactory
 from agent_persistence.records import StateRecord
@@ -58,10 +56,6 @@ class StateReader(Generic[IdT, UserIdT]):
     def within_limit(self, made_at: float) -> AbstractAsyncContextManager[None]:
         """Return a block that waits for a read no longer than a call may take that was made at this moment."""
         return waits_until(made_at + (self._retries.call_seconds or math.inf))
-
-    def may_retry(self, error: UnavailableError, made_at: float) -> bool:
-        """Whether a read that failed may be tried again for a call that was made at this moment."""
-        return not isinstance(error, PoolTimeoutError) and time.monotonic() < made_at + self._retries.deadline_seconds
 
     async def _read_batch(self, batch: Batch[StateKey]) -> list[Found | Exception]:
         return await self._retries.run(partial(self._read_together, batch.items), is_wanted=batch.is_wanted)
