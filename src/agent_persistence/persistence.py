@@ -123,6 +123,7 @@ class Persistence(Generic[IdT, UserIdT]):
             limits_idling=engine is None and not settings.pgbouncer,
             groups=settings.batching and not settings.pgbouncer,
             wait_seconds=settings.pool_timeout,
+            pins_transactions=not settings.pgbouncer,
             identifies_connections=not settings.pgbouncer,
         )
         self._closing.callback(self._sessions.forget_engine)
