@@ -17,6 +17,7 @@ SWEEP_BOUND = 1.2
 LONGEST_SWEEP = 6.0
 """Seconds that a sweep takes at most which began while PostgreSQL did not answer: the time limit of a client's call."""
 CUT_SHORT = "redis file cut short"
+REDIS_CLOCK = "redis clock jumps"
 TTL_BOUND = 330.0
 """Seconds: how long a value lives at most; for writes before a fault in which Redis lost what it had acknowledged."""
 
