@@ -71,7 +71,13 @@ class Transactions(Generic[IdT, UserIdT]):
         alone: Callable[[ItemT, Alone], Awaitable[ResultT]],
     ) -> Batcher[ItemT, ResultT]:
         """Make a batcher that ``aclose`` flushes and closes."""
-        batcher = Batcher(together, alone, retry_seconds=self.retries.deadline_seconds, in_halves=True)
+        batcher = Batcher(
+            together,
+            alone,
+            retry_seconds=self.retries.deadline_seconds,
+            call_seconds=self.retries.call_seconds,
+            in_halves=True,
+        )
         self._batchers.append(batcher)
         return batcher
 
