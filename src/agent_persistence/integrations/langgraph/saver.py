@@ -32,9 +32,17 @@ from agent_persistence.integrations.langgraph.addresses import (
 from agent_persistence.integrations.langgraph.bridge import Bridge
 from agent_persistence.integrations.langgraph.known_threads import KnownThreads, Turns
 from agent_persistence.integrations.langgraph.mirror import Mirror
+from agent_persistence.integrations.langgraph.seen_messages import SeenMessages
 from agent_persistence.integrations.langgraph.stored import histories_of, tuples_of
 from agent_persistence.integrations.langgraph.surrogates import dump_blob
-from agent_persistence.integrations.langgraph.values import dump, filter_of, load, merged_metadata, split_metadata
+from agent_persistence.integrations.langgraph.values import (
+    dump,
+    dump_all,
+    filter_of,
+    load,
+    merged_metadata,
+    split_metadata,
+)
 from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import AnyUser
@@ -88,6 +96,7 @@ class PersistenceSaver(BaseCheckpointSaver[Any]):
         self._bridge = Bridge(persistence)
         self._known = KnownThreads()
         self._turns = Turns()
+        self._seen = SeenMessages()
 
     def for_user(self, user_id: Any) -> Self:
         """Return a copy of this checkpointer for one owner, which shares its connections and memory."""
@@ -408,9 +417,9 @@ class PersistenceSaver(BaseCheckpointSaver[Any]):
             metadata=filterable,
             exact_metadata=exact,
             body=dump_blob(serde, {key: part for key, part in checkpoint.items() if key not in _STORED_APART}),
-            changed={name: dump(serde, values[name]) if name in values else None for name in changed},
+            changed={name: dump(serde, values[name], self._seen) if name in values else None for name in changed},
             versions=versions,
-            dump=lambda name: dump(serde, values[name]) if name in values else None,
+            dump=lambda name: dump(serde, values[name], self._seen) if name in values else None,
         )
 
     async def _put_writes(
@@ -428,7 +437,11 @@ class PersistenceSaver(BaseCheckpointSaver[Any]):
             task_id=check_text(task_id, "task_id"),
             task_path=check_text(task_path, "task_path"),
             writes=[
-                (WRITES_IDX_MAP.get(channel, index), check_text(channel, "channel"), dump(self.serde, written))
+                (
+                    WRITES_IDX_MAP.get(channel, index),
+                    check_text(channel, "channel"),
+                    dump_all(self.serde, written, self._seen),
+                )
                 for index, (channel, written) in enumerate(writes)
             ],
         )

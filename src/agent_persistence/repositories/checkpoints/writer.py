@@ -16,7 +16,7 @@ from agent_persistence.records import ANY_USER
 from agent_persistence.repositories.checkpoints.compression import Blob, compress_blob, fingerprint, size_of
 from agent_persistence.repositories.checkpoints.loaded_rows import known_items
 from agent_persistence.repositories.checkpoints.reader import CheckpointReader
-from agent_persistence.repositories.checkpoints.records import ChannelValue, NewCheckpoint, NewWrites
+from agent_persistence.repositories.checkpoints.records import NewChannelValue, NewCheckpoint, NewItems, NewWrites
 from agent_persistence.repositories.checkpoints.refs import (
     NO_REFS,
     InlineRef,
@@ -244,16 +244,21 @@ class Changes:
         new_indexes: for each list, the indexes of the items that the parent's list does not have.
     """
 
-    def __init__(self, values: Mapping[str, ChannelValue], parent: Mapping[str, Ref]) -> None:
-        self._lists = {name: value for name, value in values.items() if isinstance(value, list)}
-        self._wholes: dict[str, Blob] = {name: value for name, value in values.items() if not isinstance(value, list)}
+    def __init__(self, values: Mapping[str, NewChannelValue], parent: Mapping[str, Ref]) -> None:
+        self._lists: dict[str, NewItems] = {}
+        self._wholes: dict[str, Blob] = {}
+        for name, value in values.items():
+            if isinstance(value, tuple):
+                self._wholes[name] = value
+            else:
+                self._lists[name] = value
         self._parent = parent
         self._layouts: dict[str, tuple[Layout, list[StoredItem]]] = {}
         self._found: dict[str, Position] = {}
         self.values: list[NewValue] = []
         self.new_indexes: dict[str, list[int]] = {}
         self.large = sorted(name for name, blob in self._wholes.items() if len(blob[1]) > SMALL)
-        self.first_rows = {name: _first_row(parent.get(name)) for name in self._lists if self._lists[name]}
+        self.first_rows = {name: _first_row(parent.get(name)) for name, one in self._lists.items() if one.fingerprints}
         # Of a value that is no list, the parent's and later ones: it often returns to one that it had.
         self.first_rows |= {
             name: ref.position[0] for name in self.large if isinstance(ref := parent.get(name), WholeRef)
@@ -261,14 +266,16 @@ class Changes:
 
     def compare(self, rows: Sequence[Any]) -> None:
         """Find the values that are stored in rows, which are in the order of their numbers."""
-        for name, blobs in self._lists.items():
-            fingerprints = [fingerprint(blob) for blob in blobs]
+        for name, items in self._lists.items():
+            fingerprints = items.fingerprints
             known = known_items(rows, name)
             layout = lay_out(fingerprints, known)
             self._layouts[name] = layout, known
             self.new_indexes[name] = _new_indexes(fingerprints, _fingerprints_of(self._parent.get(name), known))
             if layout.added:
-                self.values.append(NewValue(name, None, is_list=True, items=[blobs[index] for index in layout.added]))
+                self.values.append(
+                    NewValue(name, None, is_list=True, items=[items.blob(index) for index in layout.added])
+                )
         for name in self.large:
             wanted = fingerprint(self._wholes[name])
             # The latest one, so that older rows can be pruned.
@@ -289,7 +296,7 @@ class Changes:
             refs[name] = WholeRef(self._found[name] if name in self._found else positions[name][0])
         for name, (layout, known) in self._layouts.items():
             all_positions = [item.position for item in known] + positions.get(name, [])
-            refs[name] = ListRef(len(self._lists[name]), layout.spans(all_positions))
+            refs[name] = ListRef(len(self._lists[name].fingerprints), layout.spans(all_positions))
         return refs
 
 
