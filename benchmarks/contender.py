@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -30,6 +30,23 @@ class Addresses:
     postgresql: str
     sqlalchemy: str
     redis: str
+
+
+Operation = Callable[[Thread], Awaitable[Any]]
+"""What a workload does with a thread, over and over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """What is written.
+
+    Attributes:
+        states: for each size some states of it, which differ as those of consecutive steps do.
+        messages: some messages, user's and assistant's in turn.
+    """
+
+    states: dict[str, list[Any]]
+    messages: list[dict[str, Any]]
 
 
 class MissingContenderError(Exception):
@@ -64,7 +81,7 @@ class Contender:
     @classmethod
     def offers(cls, method: str) -> bool:
         """Tell whether this contender can do that."""
-        return getattr(cls, method) is not getattr(Contender, method)
+        return getattr(cls, method, None) is not getattr(Contender, method, None)
 
     @classmethod
     def is_main(cls) -> bool:
@@ -86,6 +103,14 @@ class Contender:
 
     async def close(self) -> None:
         """Close what `open` opened."""
+
+    async def furnish(self, thread: Thread, kind: str, samples: Samples) -> None:
+        """Make a thread of the kind that a workload wants, before anything is measured."""
+        raise NotImplementedError
+
+    async def verify(self, operation: Operation, key: str, thread: Thread, samples: Samples) -> bool:
+        """Do what the workload of this key does, on a thread just furnished; tell whether it came out right."""
+        raise NotImplementedError
 
     async def create_thread(self, thread: Thread) -> None:
         """Make a thread; stores that make them with their first content need not do anything."""
@@ -146,5 +171,5 @@ class Contender:
     async def warm(self, threads: Sequence[Thread]) -> None:
         """Fill a cache with the states of these threads."""
 
-    async def await_hits(self, threads: Sequence[Thread]) -> None:
-        """Wait until the cache is used: what was measured before may have led to its being left alone for a while."""
+    async def before_slice(self, method: str, threads: list[Thread]) -> None:
+        """Make ready for a slice: undo what an earlier one left behind, or replace threads in this list."""

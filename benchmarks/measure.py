@@ -5,16 +5,13 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
-from typing import Any
 
-from benchmarks.contender import Thread
+from benchmarks.contender import Operation, Thread
 from benchmarks.servers import Servers
 from benchmarks.writes import Writes, counted_writes
-
-Operation = Callable[[Thread], Awaitable[Any]]
 
 
 @dataclass(frozen=True, slots=True)

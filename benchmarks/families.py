@@ -1,0 +1,48 @@
+"""The families of workloads: each is measured in a run of its own, by contenders of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from benchmarks.furnishing import prepare_threads
+from benchmarks.run import Prepare
+from benchmarks.stores import prepare_store
+from benchmarks.workload import Workload
+from benchmarks.workloads import STORES, UNITS
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """What is measured together.
+
+    Attributes:
+        contenders: for each name the module and the class.
+        prepare: makes each ready.
+    """
+
+    workloads: tuple[Workload, ...]
+    contenders: Mapping[str, str]
+    prepare: Prepare = prepare_threads
+
+
+STORE_FAMILY = Family(
+    STORES,
+    {
+        "floor": "floor:Floor",
+        "floor copy": "floor_bulk:FloorCopy",
+        "floor executemany": "floor_bulk:FloorExecutemany",
+        "ours": "ours:Ours",
+        "langgraph": "contenders.langgraph:LangGraph",
+        "langgraph-per-task": "contenders.langgraph:LangGraphPerTask",
+        "openai-agents": "contenders.openai_agents:OpenAIAgents",
+        "adk": "contenders.adk:ADK",
+        "agno": "contenders.agno_db:Agno",
+        "agentflow": "contenders.agentflow_store:Agentflow",
+    },
+    prepare_store,
+)
+FAMILIES = (
+    STORE_FAMILY,
+    Family(UNITS, {"floor": "units.by_hand:ByHand", "ours": "units.ours:Ours", "orm": "units.orm:Orm"}),
+)
