@@ -102,7 +102,11 @@ class Contender:
         raise NotImplementedError
 
     async def close(self) -> None:
-        """Close what `open` opened."""
+        """Close what `open` opened, if anything."""
+
+    def needs(self, kind: str, tasks: int) -> int:  # noqa: ARG002  # for those that override it
+        """Return how many threads of a kind so many tasks need."""
+        return 2 * tasks
 
     async def furnish(self, thread: Thread, kind: str, samples: Samples) -> None:
         """Make a thread of the kind that a workload wants, before anything is measured."""

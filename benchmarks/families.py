@@ -9,7 +9,7 @@ from benchmarks.furnishing import prepare_threads
 from benchmarks.run import Prepare
 from benchmarks.stores import prepare_store
 from benchmarks.workload import Workload
-from benchmarks.workloads import STORES, UNITS
+from benchmarks.workloads import GRAPHS, STORES, UNITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,4 +45,14 @@ STORE_FAMILY = Family(
 FAMILIES = (
     STORE_FAMILY,
     Family(UNITS, {"floor": "units.by_hand:ByHand", "ours": "units.ours:Ours", "orm": "units.orm:Orm"}),
+    Family(
+        GRAPHS,
+        {
+            "langgraph": "graphs.peers:LangGraph",
+            "langgraph-per-task": "graphs.peers:LangGraphPerTask",
+            "in-memory": "graphs.savers:InMemory",
+            "ours": "graphs.savers:Ours",
+            "ours mirrored": "graphs.savers:OursMirrored",
+        },
+    ),
 )

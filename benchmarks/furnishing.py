@@ -13,7 +13,7 @@ from benchmarks.workload import SMALL
 
 
 async def prepare_threads(contender: Contender, samples: Samples, plan: Plan) -> Store:
-    """Furnish two threads for each task, and verify each workload on one of its own.
+    """Furnish the threads, and verify each workload on one of its own.
 
     Raises:
         MissingContenderError: what a workload wrote or returned is not what it should be.
@@ -21,8 +21,9 @@ async def prepare_threads(contender: Contender, samples: Samples, plan: Plan) ->
     cells = plan.cells_of(contender)
     rng = random.Random(f"{plan.seed} {contender.name}")
     store = Store(contender, {})
+    tasks = max(cell.concurrency for cell in cells)
     for kind in sorted({cell.workload.threads for cell in cells}):
-        threads = store.threads[kind, SMALL] = make_threads(rng, 2 * max(cell.concurrency for cell in cells))
+        threads = store.threads[kind, SMALL] = make_threads(rng, contender.needs(kind, tasks))
         await each(partial(contender.furnish, kind=kind, samples=samples), threads)
     for workload in {cell.workload.key: cell.workload for cell in cells}.values():
         [thread] = make_threads(rng, 1)

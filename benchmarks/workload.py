@@ -90,6 +90,16 @@ def unit(way: str, work: str) -> Make:
     return make
 
 
+def running(durability: str) -> Make:
+    """Run a graph."""
+
+    def make(contender: Contender, _samples: Samples, _size: str) -> Operation:
+        run: Any = getattr(contender, "run")  # noqa: B009  # only some contenders have it
+        return lambda thread: run(thread, durability)
+
+    return make
+
+
 def turn(contender: Contender, samples: Samples, size: str) -> Operation:
     """Take a turn: two messages and a state."""
     states = cycle(samples.states[size])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.workload import Workload, appending, appending_many, calling, saving, turn, unit
+from benchmarks.workload import Make, Workload, appending, appending_many, calling, running, saving, turn, unit
 
 _FEW_TASKS = (1, 16)
 
@@ -63,4 +63,22 @@ UNITS = tuple(
     for work, done in _WORKS.items()
 )
 
-WORKLOADS = STORES + UNITS
+_LENGTHS = (10, 100, 800)
+
+
+def _graph(key: str, title: str, method: str, threads: str, make: Make | None = None) -> Workload:
+    make = make or calling(method)
+    return Workload(
+        f"w11-{key}", title, method, make, threads, tasks=_FEW_TASKS, quick_tasks=_FEW_TASKS, floor="langgraph"
+    )
+
+
+GRAPHS = (
+    *(_graph(f"run-{n}", f"a run on {n} messages", "run", str(n), running("async")) for n in _LENGTHS),
+    *(_graph(f"exit-{n}", f"the same, saved at its end: {n}", "run", str(n), running("exit")) for n in _LENGTHS),
+    _graph("tools-100", "a run that calls tools, on 100 messages", "run_with_tools", "100"),
+    _graph("get-100", "the latest state, of 100 messages", "get_state", "100"),
+    _graph("history", "the last 50 states", "get_history", "history"),
+)
+
+WORKLOADS = STORES + UNITS + GRAPHS
