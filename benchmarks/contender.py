@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
+
+from benchmarks.writes import Writes, counted_writes
 
 POOL_SIZE = 16
 """Connections to PostgreSQL, the same for everybody who has a pool."""
@@ -30,6 +33,18 @@ class Addresses:
     postgresql: str
     sqlalchemy: str
     redis: str
+
+
+class Cost(NamedTuple):
+    """What a process has used so far.
+
+    Attributes:
+        client_cpu: seconds of processor time.
+        writes: to the servers' sockets.
+    """
+
+    client_cpu: float
+    writes: Writes
 
 
 Operation = Callable[[Thread], Awaitable[Any]]
@@ -103,6 +118,10 @@ class Contender:
 
     async def close(self) -> None:
         """Close what `open` opened, if anything."""
+
+    async def cost(self) -> Cost:
+        """Return what the process has used that does the work: usually this one."""
+        return Cost(time.process_time(), counted_writes())
 
     def needs(self, kind: str, tasks: int) -> int:  # noqa: ARG002  # for those that override it
         """Return how many threads of a kind so many tasks need."""

@@ -9,7 +9,7 @@ from benchmarks.furnishing import prepare_threads
 from benchmarks.run import Prepare
 from benchmarks.stores import prepare_store
 from benchmarks.workload import Workload
-from benchmarks.workloads import GRAPHS, STORES, UNITS
+from benchmarks.workloads import GRAPHS, STORES, UNITS, WEB
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,14 @@ FAMILIES = (
             "in-memory": "graphs.savers:InMemory",
             "ours": "graphs.savers:Ours",
             "ours mirrored": "graphs.savers:OursMirrored",
+        },
+    ),
+    Family(
+        WEB,
+        {
+            "floor": "web.contenders:ByHand",
+            "ours": "web.contenders:Ours",
+            "orm": "web.contenders:PlainSQLAlchemy",
         },
     ),
 )

@@ -55,7 +55,7 @@ class Floor(Contender):
         """Connect all connections at once."""
         self.title = "asyncpg and redis-py by hand"
         self.pool: Any = await asyncpg.create_pool(
-            addresses.postgresql, min_size=POOL_SIZE, max_size=POOL_SIZE, init=_use_orjson, reset=leave_as_it_is
+            addresses.postgresql, min_size=POOL_SIZE, max_size=POOL_SIZE, init=use_orjson, reset=leave_as_it_is
         )
         # A connection for every task: waiting for one of 16 costs a quarter of the rate.
         self.orm = PlainOrm(addresses.sqlalchemy)
@@ -168,7 +168,8 @@ def message_row(row: Any) -> MessageRow:
     return MessageRow(message_id, seq, message, tokens, usages, meta, created, updated)
 
 
-async def _use_orjson(connection: Any) -> None:
+async def use_orjson(connection: Any) -> None:
+    """Write and read JSONB by orjson."""
     await connection.set_type_codec(
         "jsonb",
         schema="pg_catalog",

@@ -71,7 +71,7 @@ class Run:
 
     async def _store(self, contender: Contender, closing: AsyncExitStack) -> Store:
         plan, servers = self.plan, self.servers
-        database = contender.name.replace("-", "_")
+        database = f"{plan.workloads[0].key}_{contender.name}".replace("-", "_")
         await contender.open(await servers.database(database) if contender.own_database else servers.addresses)
         closing.push_async_callback(contender.close)
         return await self.prepare(contender, self.samples, plan)
@@ -111,4 +111,11 @@ class Run:
         operation = cell.workload.make(store.contender, self.samples, cell.size)
         threads = store.threads[cell.workload.threads, cell.size]
         await store.contender.before_slice(cell.workload.method, threads)
-        return await run_slice(operation, threads, concurrency=cell.concurrency, seconds=seconds, servers=self.servers)
+        return await run_slice(
+            operation,
+            threads,
+            concurrency=cell.concurrency,
+            seconds=seconds,
+            servers=self.servers,
+            cost=store.contender.cost,
+        )

@@ -81,4 +81,14 @@ GRAPHS = (
     _graph("history", "the last 50 states", "get_history", "history"),
 )
 
-WORKLOADS = STORES + UNITS + GRAPHS
+_ENDPOINTS = {
+    "threads": ("GET 20 of the user's threads", "list_threads"),
+    "messages": ("GET the last 50 messages", "list_messages"),
+    "say": ("POST a message, which is answered", "say"),
+}
+WEB = tuple(
+    Workload(f"w13-{key}", title, method, calling(method), tasks=_FEW_TASKS, quick_tasks=_FEW_TASKS)
+    for key, (title, method) in _ENDPOINTS.items()
+)
+
+WORKLOADS = STORES + UNITS + GRAPHS + WEB
