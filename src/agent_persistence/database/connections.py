@@ -182,10 +182,15 @@ class PinnedConnection:
         if isinstance(error, TimeoutError):
             # asyncpg would let the next statement wait until the server confirms the cancellation of this one.
             self.terminate()
-        # asyncpg prepares and executes in two steps, and raises AttributeError if the connection is closed in between.
-        if isinstance(error, asyncpg.InterfaceError | AttributeError) and self._driver.is_closed():
-            return UnavailableError(_CLOSED)
-        return translate(error)
+        return translate_from(self._driver, error)
+
+
+def translate_from(driver: asyncpg.Connection, error: BaseException) -> PersistenceError:
+    """Translate an error of the driver that did not pass through SQLAlchemy."""
+    # asyncpg prepares and executes in two steps, and raises AttributeError if the connection is closed in between.
+    if isinstance(error, asyncpg.InterfaceError | AttributeError) and driver.is_closed():
+        return UnavailableError(_CLOSED)
+    return translate(error)
 
 
 class _Begun:
@@ -253,6 +258,7 @@ class PinnedConnections:
         self._idle: list[PinnedConnection] = []
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._timer: asyncio.TimerHandle | None = None
+        self._returning: set[asyncio.Task[None]] = set()
         self._invalidated_at = 0.0
 
     @asynccontextmanager
@@ -327,19 +333,21 @@ class PinnedConnections:
             self.release(pinned)
 
     async def aclose(self) -> None:
-        """Return every idle connection to the pool."""
+        """Return every idle connection to the pool; those that are released later are closed.
+
+        Nobody else would close these: the engine may be disposed of by then.
+        """
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         idle, self._idle = self._idle, []
         for pinned in idle:
-            await self._close(pinned)
+            self._return(pinned)
+        await asyncio.gather(*self._returning, return_exceptions=True)
+        self._invalidated_at = asyncio.get_running_loop().time()
 
     async def invalidate(self) -> None:
-        """Close all pinned connections, now or when they are released; call it before the engine is disposed of.
-
-        The disposed pool would not close those that come back later.
-        """
+        """Close all pinned connections, now or when they are released; call it before the engine is disposed of."""
         self._invalidated_at = asyncio.get_running_loop().time()
         await self.aclose()
 
@@ -390,7 +398,9 @@ class PinnedConnections:
         self._timer = loop.call_later(_IDLE_SECONDS, self._return_idle) if self._idle else None
 
     def _return(self, pinned: PinnedConnection) -> None:
-        start(self._close(pinned))
+        task = start(self._close(pinned))
+        self._returning.add(task)
+        task.add_done_callback(self._returning.discard)
 
     async def _close(self, pinned: PinnedConnection) -> None:
         try:

@@ -89,6 +89,11 @@ def _give_up(context: ExceptionContext) -> None:
             context.connection.connection.driver_connection.terminate()  # type: ignore[union-attr]  # it is open
 
 
+def gives_up(engine: Engine) -> bool:
+    """Whether connections of an engine are closed when a statement gets no reply in time."""
+    return event.contains(engine, "handle_error", _give_up)
+
+
 def _remember_return(_connection: Any, record: ConnectionPoolEntry) -> None:
     record.info[_RETURNED_AT] = time.monotonic()
 

@@ -192,8 +192,7 @@ class SessionFactory(Generic[IdT, UserIdT]):
         try:
             yield PinnedScope(self.models, owner, self.options, self.recent, transaction)
         finally:
-            if transaction.connection is not None or transaction.session is not None:
-                await to_the_end(transaction.close())
+            await transaction.close()
 
     def _watched_session(self, connection: AsyncConnection | None) -> AsyncSession:
         session: AsyncSession = self._sessions() if connection is None else self._sessions(bind=connection)

@@ -15,6 +15,7 @@ from sqlalchemy import Executable, Result, Table
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from typing_extensions import override
 
+from agent_persistence.concurrency.shielding import to_the_end
 from agent_persistence.concurrency.time_limit import call_when_due
 from agent_persistence.database.compiled_statement import CompiledStatement
 from agent_persistence.database.connections import PinnedConnection, PinnedConnections
@@ -114,6 +115,12 @@ class PinnedTransaction:
     async def close(self) -> None:
         """Roll back what was not committed, and give the connection back."""
         self._has_ended = True
+        if self.session is not None or not (self.connection is None or self.connection.is_clean):
+            await to_the_end(self._undo())  # whoever cancels the caller
+        elif self.connection is not None:
+            self._give_back(self.connection)
+
+    async def _undo(self) -> None:
         if self.session is not None:
             with suppress(*DRIVER_ERRORS):
                 await self.session.close()
@@ -122,9 +129,12 @@ class PinnedTransaction:
                 if not self.connection.is_clean:
                     await self._roll_back(self.connection)
             finally:
-                if self._cut is not None:
-                    self._cut.cancel()
-                self._connections.give_back(self.connection)
+                self._give_back(self.connection)
+
+    def _give_back(self, connection: PinnedConnection) -> None:
+        if self._cut is not None:
+            self._cut.cancel()
+        self._connections.give_back(connection)
 
     async def _roll_back(self, connection: PinnedConnection) -> None:
         try:

@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
+from agent_persistence.concurrency.shielding import drain
 from agent_persistence.errors import DatabaseError, UnitOfWorkInUseError
 from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.persistence import Persistence
@@ -287,3 +288,20 @@ async def test_on_an_engine_of_the_host_the_server_ends_a_save_before_its_quaran
 
     assert len(limits) == 2
     assert all("set_config" in statement for statement in limits)
+
+
+async def test_a_unit_of_work_that_outlives_its_store_closes_its_connection(
+    settings_for: Callable[..., Awaitable[PersistenceSettings]], user_id: str
+) -> None:
+    store = Store(await settings_for(redis_url=None))
+    opened: list[Any] = []
+    event.listen(store.engine.sync_engine, "connect", lambda connection, _: opened.append(connection))
+    async with store:
+        unit = store.begin(user_id=user_id)
+        uow = await unit.__aenter__()
+        await uow.threads.create()
+    await unit.__aexit__(None, None, None)
+    await drain(5)
+
+    assert opened
+    assert all(connection.driver_connection.is_closed() for connection in opened)
