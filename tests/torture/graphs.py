@@ -118,7 +118,8 @@ def find_broken_graphs(history: History, tables: Tables) -> Iterator[Broken]:
     for thread in {*calls, *tables.checkpoints}:
         stored = tables.checkpoints.get(thread, [])
         by_token = {tokens_of(one)[-1]: one for one in stored}
-        yield from _wrong_rows(thread, stored, by_token)
+        saved = {token: call for call in calls[thread] for token in call.tokens}
+        yield from _wrong_rows(thread, stored, by_token, saved)
         yield from _wrong_calls(calls[thread], {token: place for place, token in enumerate(by_token)}, by_token)
 
 
@@ -126,15 +127,21 @@ def tokens_of(checkpoint: dict[str, Any]) -> list[str]:
     return list(checkpoint["log"])
 
 
-def _wrong_rows(thread: str, stored: list[dict[str, Any]], by_token: dict[str, dict[str, Any]]) -> Iterator[Broken]:
+def _wrong_rows(
+    thread: str, stored: list[dict[str, Any]], by_token: dict[str, dict[str, Any]], saved: dict[str, Call]
+) -> Iterator[Broken]:
+    def calls(token: str) -> tuple[Call, ...]:
+        return (saved[token],) if token in saved else ()
+
     told = [tokens_of(one)[-1] for one in stored] + [written for one in stored for written in one["writes"]]
     for token, times in Counter(told).items():
         if times > 1:
-            yield Broken("duplicated", f"{token} is in {times} checkpoints of {thread}")
+            yield Broken("duplicated", f"{token} is in {times} checkpoints of {thread}", calls(token))
     for token, one in by_token.items():
         before = tokens_of(by_token[one["parent"]]) if one["parent"] else []
         if not one["intact"] or tokens_of(one) != [*before, token][-LONGEST_LOG:]:
-            yield Broken("wrong checkpoint", f"{token} of {thread} does not follow from its parent {one['parent']}")
+            text = f"{token} of {thread} does not follow from its parent {one['parent']}"
+            yield Broken("wrong checkpoint", text, calls(token))
 
 
 def _wrong_calls(calls: list[Call], places: dict[str, int], by_token: dict[str, dict[str, Any]]) -> Iterator[Broken]:

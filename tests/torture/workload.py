@@ -18,7 +18,7 @@ from torture.history import AGENT, FORM, STREAM, exact, message_of, state_of, st
 Store = Persistence[str, str]
 SHARED = {f"shared-{number}": f"owner-{number % 2}" for number in range(6)}
 """Threads that all processes write and read, and their owners."""
-MOST_OWN_THREADS = 20
+LEAST_OWN_THREADS, MOST_OWN_THREADS = 3, 20
 BESIDE = {f"beside-{number}": "owner-0" for number in range(3)}
 """Threads whose states are saved in degraded mode as well."""
 FORMS = ("", "", "", FORM + AGENT, "~300", "~310", FORM + STREAM)
@@ -60,7 +60,7 @@ class Workload:
         return None
 
     async def delete(self) -> None:
-        if len(self._own) < MOST_OWN_THREADS // 4:
+        if len(self._own) < LEAST_OWN_THREADS:
             return
         thread = self._own.pop(self._random.randrange(len(self._own)))
         self._deleted.append(thread)
@@ -365,7 +365,7 @@ MIX: dict[Callable[[Workload], Awaitable[None]], float] = {
     Workload.append: 7,
     Workload.append_with_id: 8,
     Workload.append_many: 4,
-    Workload.append_to_deleted: 0.5,
+    Workload.append_to_deleted: 1.5,
     Workload.copy: 0.3,
     Workload.edit: 2,
     Workload.remove: 0.7,
@@ -382,8 +382,8 @@ MIX: dict[Callable[[Workload], Awaitable[None]], float] = {
     Workload.purge: 0.1,
     Workload.read_foreign: 6,
     Workload.append_foreign: 1,
-    Workload.create: 2,
-    Workload.delete: 1,
+    Workload.create: 3,
+    Workload.delete: 2,
 }
 
 
