@@ -12,15 +12,19 @@ import pytest
 import pytest_asyncio
 from connections import all_are_back
 from hardening.hardening_servers import migrated_settings, settings_of
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import empty_checkpoint
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 from torture.proxy import Proxy, is_commit
 from torture.servers import PostgreSQL
 
 from agent_persistence import settings as settings_module
+from agent_persistence.backends.postgresql import PostgreSQLCheckpointer
 from agent_persistence.concurrency import time_limit
 from agent_persistence.database import engine as engine_module
 from agent_persistence.errors import CommitUnknownError, LockTimeoutError, StatementTimeoutError, UnavailableError
+from agent_persistence.integrations.langgraph import PersistenceSaver
 from agent_persistence.persistence import Persistence
 
 Store = Persistence[Any, Any]
@@ -282,3 +286,54 @@ async def test_a_call_whose_turn_does_not_come_ends_in_its_own_time(open_store: 
 
         assert max(took) < 2.0 + 0.5
         await store.messages.append(busy, message, user_id=USER)
+
+
+# --- calls that are made of several, of which each has to wait ---
+
+
+async def saves_by_a_checkpointer(store: Store, thread_id: str) -> None:
+    await PostgreSQLCheckpointer(persistence=store, user_id=USER).save_state(thread_id, {})
+
+
+async def saves_a_graph(store: Store, thread_id: str) -> None:
+    checkpoint = empty_checkpoint()
+    config = graph_config(thread_id)
+    await PersistenceSaver(store, user_id=USER).aput(config, checkpoint, {}, checkpoint["channel_versions"])
+
+
+async def looks_for_a_graph(store: Store, thread_id: str) -> None:
+    await PersistenceSaver(store, user_id=USER).aget_tuple(graph_config(thread_id))
+
+
+async def saves_a_graph_in_turn(store: Store, thread_id: str) -> None:
+    saver, config = PersistenceSaver(store, user_id=USER), graph_config(thread_id)
+    checkpoints = [empty_checkpoint() for _ in range(3)]
+    await asyncio.gather(*(saver.aput(config, one, {}, one["channel_versions"]) for one in checkpoints))
+
+
+def graph_config(thread_id: str) -> RunnableConfig:
+    return {"configurable": {"thread_id": thread_id, "checkpoint_ns": ""}}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("short_limits")
+@pytest.mark.parametrize("call", [saves_by_a_checkpointer, saves_a_graph, looks_for_a_graph, saves_a_graph_in_turn])
+async def test_a_call_of_several_statements_that_get_late_replies_or_none_has_one_time_limit(
+    call: Callable[[Store, str], Any], open_store: Open, proxy: Proxy
+) -> None:
+    async with open_store(statement_timeout=1.0, retry_deadline=2.0) as store:
+        await store.health()
+        proxy.delay_seconds = 0.8
+        started = time.monotonic()
+
+        with pytest.raises((UnavailableError, CommitUnknownError)):
+            await asyncio.gather(call(store, "new"), stalls_after(proxy, 1.7))
+
+        assert time.monotonic() - started < 2.0 + 0.5
+        proxy.delay_seconds = 0.0
+
+
+async def stalls_after(proxy: Proxy, seconds: float) -> None:
+    await asyncio.sleep(seconds)
+    proxy.stall()
+    asyncio.get_running_loop().call_later(4.0, proxy.flow)

@@ -11,43 +11,61 @@ import asyncio
 import logging
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from random import Random
 
 from agent_persistence import Persistence
+from torture.calls import Caller
 from torture.clocks import Clock
+from torture.graphs import Graphs
 from torture.history import Recorder
 from torture.hostile import Hostile
 from torture.names import resolve_names
+from torture.outages import Outages
 from torture.planted import PLANTS
+from torture.roles import DEGRADED
 from torture.workload import Store, Workload
 
 WORKERS = 8
 SEARCHERS = 2
+GRAPH_WORKERS = 2
+OUTAGE_WORKERS = 2
 PAUSE_SECONDS = 0.03
 SEARCH_PAUSE_SECONDS = 0.007
 ODD_PAUSE_SECONDS = 0.1
+GRAPH_PAUSE_SECONDS = 0.08
+OUTAGE_PAUSE_SECONDS = 0.08
 SAMPLE_SECONDS = 0.1
 
 
 class Client:
     """The workers of one process."""
 
-    def __init__(self, store: Store, recorder: Recorder, random: Random) -> None:
+    def __init__(self, store: Store, recorder: Recorder, random: Random, role: str) -> None:
         self._store = store
         self._recorder = recorder
         self._random = random
-        self._workload = Workload(store, recorder, random)
+        self._role = role
+        self._caller = Caller(recorder, random)
+        self._workload = Workload(store, self._caller, random)
+        self._graphs = Graphs(store, self._caller, random)
         self._hostile = Hostile(store, recorder, random)
         self._clock = Clock()
         self._ending = False
 
     async def run(self) -> None:
-        async with asyncio.TaskGroup() as workers:
+        async with AsyncExitStack() as ending, asyncio.TaskGroup() as workers:
+            if self._role == DEGRADED:
+                outages = await ending.enter_async_context(Outages.open(self._caller, self._random))
+                for _ in range(OUTAGE_WORKERS):
+                    workers.create_task(self._repeat(outages.step, OUTAGE_PAUSE_SECONDS))
             for _ in range(WORKERS):
                 workers.create_task(self._repeat(self._workload.step, PAUSE_SECONDS))
             for _ in range(SEARCHERS):
                 workers.create_task(self._repeat(self._hostile.search, SEARCH_PAUSE_SECONDS))
+            for _ in range(GRAPH_WORKERS):
+                workers.create_task(self._repeat(self._graphs.step, GRAPH_PAUSE_SECONDS))
             workers.create_task(self._repeat(self._hostile.argument, ODD_PAUSE_SECONDS))
             workers.create_task(self._repeat(self._hostile.cursor, ODD_PAUSE_SECONDS))
             workers.create_task(self._repeat(self._sample, SAMPLE_SECONDS))
@@ -67,7 +85,7 @@ class Client:
         while order := await reader.readline():
             match order.split():
                 case b"cancel", share:
-                    self._workload.cancels = float(share)
+                    self._caller.cancels = float(share)
                 case b"clock", seconds:
                     self._clock.error = int(seconds)
 
@@ -85,7 +103,7 @@ async def main(client: str, folder: str, seed: str, role: str, plants: str = "")
         for name in filter(None, plants.split(",")):
             PLANTS[name].plant(store, random)
         print("ready", flush=True)
-        await Client(store, recorder, random).run()
+        await Client(store, recorder, random, role).run()
 
 
 if __name__ == "__main__":

@@ -13,16 +13,13 @@ def address_of(user: str, hosts: str) -> str:
     return f"postgresql://{user}@{hosts}/postgres?target_session_attrs=primary"
 
 
-def roles(hosts: str, pooler_port: int | None, *, is_mixed: bool) -> dict[str, dict[str, str]]:
+def roles(hosts: str, pooler_port: int | None) -> dict[str, dict[str, str]]:
     """The environment of each role, by its name.
 
     Args:
         hosts: those of the database.
         pooler_port: where PgBouncer listens, if there is one.
-        is_mixed: whether clients go different ways to the database.
     """
-    if not is_mixed:
-        return {DEGRADED: {}}
     secured = {
         "PERSISTENCE_DATABASE_URL": address_of(LIMITED_ROLE, hosts),
         "PERSISTENCE_ROW_LEVEL_SECURITY": "true",

@@ -19,9 +19,11 @@ import asyncpg
 from agent_persistence import Persistence, PersistenceSettings, migrate
 from agent_persistence.embedded.server_user import server_user
 from torture import clocks, hostile
+from torture.calls import Caller
 from torture.checker import Finding, check
 from torture.faults import FAULTS, NEED_A_DISK, NEED_LIBFAKETIME, PROMOTION, Injector, World
 from torture.fleet import Fleet
+from torture.graphs import read_checkpoints
 from torture.history import FORM, STREAM, History, Recorder, Tables, read_folder
 from torture.limits import LIMITS
 from torture.names import VARIABLE, Names
@@ -30,7 +32,7 @@ from torture.proxy import Proxy, is_anything, is_commit
 from torture.roles import POOLED, address_of, grant_rights, roles
 from torture.servers import PgBouncer, PostgreSQL, Server, Valkey, stop_all
 from torture.staleness import SWEEP_BOUND, Staleness, find_stale_reads
-from torture.workload import SHARED, Workload
+from torture.workload import BESIDE, SHARED, Workload
 
 PASSWORDLESS = "postgresql://postgres@"
 
@@ -98,8 +100,8 @@ async def run(plan: Plan) -> Result:
         await injector.run(plan.seconds)
         seconds = time.monotonic() - start
         await world.fleet.stop()
-        await _look_again(world, histories, plan.seed)
         tables = await _read_tables(world.primary)
+        await _look_again(world, histories, plan.seed, tables)
         versions = await _versions(world)
     history = await asyncio.to_thread(read_folder, histories)
     findings, staleness = check(history, tables), find_stale_reads(history)
@@ -117,6 +119,7 @@ def discard(result: Result) -> None:
 def keep_tables(result: Result) -> None:
     """Put the tables beside the histories, so that a finding can be followed up."""
     tables = {"threads": result.tables.threads, "messages": result.tables.messages, "states": result.tables.states}
+    tables |= {"checkpoints": result.tables.checkpoints}
     (result.folder / "tables.json").write_text(json.dumps(tables))
 
 
@@ -148,8 +151,8 @@ async def _world(plan: Plan, folder: Path, histories: Path, recorder: Recorder) 
                 names.move(named.name, named.address)
         hosts = ",".join(f"{proxy.name}:{proxy.port}" for proxy in (to_primary, to_standby) if proxy is not None)
         environment = {**_environment(hosts, to_valkey.port), VARIABLE: str(names.file)}
-        # A planted defect is found in the calls of any client, and needs none that goes another way.
-        parts = roles(hosts, None if pooler is None else pooler.port, is_mixed=not plan.plants)
+        # Some planted defects are in the way to the database, which a pooler would be in.
+        parts = roles(hosts, None if pooler is None or plan.plants else pooler.port)
         fleet = Fleet(histories, recorder, environment, parts, plan.seed, plan.plants)
         ending.callback(fleet.kill_all)
         await _make_content(primary, valkey)
@@ -198,16 +201,18 @@ async def _make_content(primary: PostgreSQL, valkey: Valkey) -> None:
     await migrate.add_optional(settings, "row-level-security")
     await grant_rights(primary)
     async with Persistence[str, str](settings) as store:
-        for thread, owner in SHARED.items():
+        for thread, owner in (SHARED | BESIDE).items():
             await store.threads.create(thread_id=thread, user_id=owner)
         await hostile.prepare(store)
 
 
-async def _look_again(world: World, histories: Path, seed: int) -> None:
-    """When all is over, read every shared state once more: a value that is wrong at rest shows now."""
+async def _look_again(world: World, histories: Path, seed: int, tables: Tables) -> None:
+    """When all is over, read every shared state and checkpoint: a value that is wrong at rest shows now."""
     async with Persistence[str, str](_direct_settings(world.primary, world.valkey)) as store:
         await asyncio.sleep(SWEEP_BOUND)
-        workload = Workload(store, Recorder(histories, "auditor"), Random(seed))
+        tables.checkpoints = await read_checkpoints(store, tables.threads)
+        random = Random(seed)
+        workload = Workload(store, Caller(Recorder(histories, "auditor"), random), random)
         for thread in SHARED:
             await workload.get(thread)
 
@@ -229,7 +234,7 @@ async def _read_tables(primary: PostgreSQL) -> Tables:
 def _data(row: Any) -> Any:
     """The state of a row; of a stream, what its description says of its bytes."""
     data = json.loads(row["state_data"])
-    return {"token": row["token"], "stream": data["sha256"]} if row["token"].endswith(FORM + STREAM) else data
+    return {"token": row["token"], "stream": data["sha256"]} if (row["token"] or "").endswith(FORM + STREAM) else data
 
 
 async def _versions(world: World) -> dict[str, str]:

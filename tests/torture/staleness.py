@@ -12,6 +12,7 @@ from torture.history import NEVER, SECOND, Call, History, Span
 DELETED = 1 << 62
 """The version of a thread that was deleted: newer than all others."""
 WRITES = ("put", "unit")
+READS = ("get", "load")
 SWEEP_BOUND = 1.2
 """Seconds: the sweep period of the outbox, and a fifth for the sweep itself; counted from when both can be reached."""
 LONGEST_SWEEP = 6.0
@@ -56,7 +57,7 @@ class Staleness:
 
 
 def find_stale_reads(history: History) -> Staleness:
-    """Look at every ``states.get``. The bound is 0 unless trouble with Redis overlaps the write or the time since."""
+    """Look at every read of a latest state. The bound is 0 unless Redis was in trouble at the write or since."""
     faults = [fault for fault in history.faults if fault.kind.startswith("redis")]
     troubles = Troubles([*faults, *history.unreachable])
     outages = [fault for fault in history.faults if fault.kind.startswith("postgresql")]
@@ -66,7 +67,7 @@ def find_stale_reads(history: History) -> Staleness:
     for calls in _by_thread(history.calls).values():
         known = Knowledge(calls)
         for read in calls:
-            if read.kind != "get" or not read.acknowledged:
+            if read.kind not in READS or not read.acknowledged:
                 continue
             reads += 1
             calm += not troubles.overlap(read.invoked, read.returned)
@@ -101,7 +102,7 @@ class Knowledge:
     def __init__(self, calls: Sequence[Call]) -> None:
         self._deletion = min((call.invoked for call in calls if call.kind == "delete"), default=NEVER)
         self._steps: list[tuple[int, int, Call]] = []
-        told = [call for call in calls if call.acknowledged and call.kind in (*WRITES, "get", "delete")]
+        told = [call for call in calls if call.acknowledged and call.kind in (*WRITES, *READS, "delete")]
         for call in sorted(told, key=lambda call: call.returned):
             version = self.version(call)
             if not self._steps or version > self._steps[-1][1]:
@@ -111,7 +112,7 @@ class Knowledge:
         """The version that a call told of; nothing, after a deletion may have begun, means the deletion."""
         if call.kind == "delete":
             return DELETED
-        version: int = max(call.versions.values(), default=0)
+        version: int = call.result["version"] if call.kind in READS else max(call.versions.values(), default=0)
         return DELETED if version == 0 and self._deletion < call.returned else version
 
     def newer_than(self, version: int, moment: int) -> Call | None:
@@ -139,6 +140,6 @@ def _judge(
 def _by_thread(calls: Iterable[Call]) -> dict[str, list[Call]]:
     threads: dict[str, list[Call]] = defaultdict(list)
     for call in calls:
-        if call.kind in (*WRITES, "get", "delete"):
+        if call.kind in (*WRITES, *READS, "delete"):
             threads[call.thread].append(call)
     return threads

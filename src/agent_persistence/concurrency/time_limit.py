@@ -63,6 +63,14 @@ def call_made_at(moment: float) -> Iterator[None]:
 
 
 @contextmanager
+def one_call() -> Iterator[None]:
+    """Count the time of all calls of the block from its beginning, or from that of a block around it."""
+    made = _made_at.get()
+    with call_made_at(time.monotonic() if made is None else made):
+        yield
+
+
+@contextmanager
 def no_call() -> Iterator[None]:
     """Run a block for no call in particular: what it starts outlives the call that happens to start it."""
     made, limits = _made_at.set(None), _limits.set(None)

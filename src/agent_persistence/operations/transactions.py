@@ -91,14 +91,23 @@ class Transactions(Generic[IdT, UserIdT]):
         """Make a unit of work in a session of the host, which commits it."""
         return self._unit_of_work(self.sessions.join(session, user_id))
 
-    async def run(self, work: Callable[[UnitOfWork[IdT, UserIdT]], Awaitable[T]], *, user_id: UserIdT | AnyUser) -> T:
+    async def run(
+        self,
+        work: Callable[[UnitOfWork[IdT, UserIdT]], Awaitable[T]],
+        *,
+        user_id: UserIdT | AnyUser,
+        is_limited: bool = False,
+    ) -> T:
         """Run the host's work in a unit of work.
+
+        Args:
+            is_limited: see ``Retries.run``.
 
         Raises:
             StatementTimeoutError: the transaction was open for longer than its limits allow.
             PersistenceError: the error of the last attempt.
         """
-        return await self._complete(partial(self._run_once, work, user_id), is_limited=False)
+        return await self._complete(partial(self._run_once, work, user_id), is_limited=is_limited)
 
     async def write(self, work: Callable[[UnitOfWork[IdT, UserIdT]], Awaitable[T]], *, user_id: UserIdT | AnyUser) -> T:
         """Run this package's work in a unit of work."""

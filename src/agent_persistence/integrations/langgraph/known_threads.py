@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
+from agent_persistence.concurrency.time_limit import one_call
 from agent_persistence.integrations.langgraph.addresses import ThreadKey
 
 _THREADS_REMEMBERED: Final = 10_000
@@ -45,12 +46,16 @@ class Turns:
 
     @asynccontextmanager
     async def turn(self, key: ThreadKey) -> AsyncIterator[None]:
-        """Wait for the saves to the thread that were called before; later ones wait until the block ends."""
+        """Wait for the saves to the thread that were called before; later ones wait until the block ends.
+
+        The wait is part of the time that the calls of the block may take.
+        """
         lock = self._locks.setdefault(key, asyncio.Lock())  # asyncio's locks are first in, first out
         self._users[key] += 1
         try:
-            async with lock:
-                yield
+            with one_call():
+                async with lock:
+                    yield
         finally:
             # Counted, because a lock that waiters still hold must not be replaced by the next caller's.
             self._users[key] -= 1

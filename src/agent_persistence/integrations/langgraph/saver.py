@@ -21,6 +21,7 @@ from langgraph.checkpoint.base import (
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from typing_extensions import override
 
+from agent_persistence.concurrency.time_limit import one_call
 from agent_persistence.errors import InvalidInputError
 from agent_persistence.integrations.langgraph.addresses import (
     Address,
@@ -314,13 +315,14 @@ class PersistenceSaver(BaseCheckpointSaver[Any]):
     async def _get(self, config: RunnableConfig) -> CheckpointTuple | None:
         address = self._address(config)
         query = CheckpointQuery(address.thread_id, address.namespace, address.checkpoint_id)
-        found = await self._persistence.checkpoints.page(query, user_id=address.user_id, limit=1)
-        if found:
-            self._known.note(address.thread, exists=True)
-            [only] = await tuples_of(self.serde, found, address.echoed)
-            return only
-        # A thread without checkpoints exists too: a save must be able to tell it from one that was deleted since.
-        thread = await self._persistence.threads.get(address.thread_id, user_id=address.user_id)
+        with one_call():
+            found = await self._persistence.checkpoints.page(query, user_id=address.user_id, limit=1)
+            if found:
+                self._known.note(address.thread, exists=True)
+                [only] = await tuples_of(self.serde, found, address.echoed)
+                return only
+            # A thread without checkpoints exists too: a save must be able to tell it from one that was deleted since.
+            thread = await self._persistence.threads.get(address.thread_id, user_id=address.user_id)
         self._known.note(address.thread, exists=thread is not None)
         return None
 
@@ -378,7 +380,7 @@ class PersistenceSaver(BaseCheckpointSaver[Any]):
         async with self._turns.turn(address.thread):
             # Asked in turn: a deletion may have come before.
             may_start = self._known.may_start(address.thread, otherwise=address.checkpoint_id is None)
-            await self._persistence.run(work, user_id=address.user_id)
+            await self._persistence.run(work, user_id=address.user_id, is_limited=True)
             self._known.note(address.thread, exists=True)
         return address.config(checkpoint["id"])
 
