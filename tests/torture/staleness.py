@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from agent_persistence.operations.cache_sweep import SWEEP_SECONDS
 from torture.history import NEVER, SECOND, Call, History, Span
 
 DELETED = 1 << 62
@@ -14,8 +15,6 @@ DELETED = 1 << 62
 WRITES = ("put", "unit")
 SWEEP_BOUND = 1.2
 """Seconds: the sweep period of the outbox, and a fifth for the sweep itself; counted from when Redis can be reached."""
-LONGEST_SWEEP = 6.0
-"""Seconds that a sweep takes at most while PostgreSQL does not answer: the time limit of a call of the clients."""
 CUT_SHORT = "redis file cut short"
 TTL_BOUND = 330.0
 """Seconds: how long a value lives at most; for writes before a fault in which Redis lost what it had acknowledged."""
@@ -128,7 +127,7 @@ def _judge(
     since = max(ends, default=newer.returned)
     bound = SWEEP_BOUND if troubles.overlap(written.invoked, read.returned) else 0.0
     if bound and outages.overlap(written.invoked, read.returned):
-        bound += LONGEST_SWEEP
+        bound += SWEEP_SECONDS
     if any(fault.kind == CUT_SHORT and written.invoked < fault.end and fault.start < read.returned for fault in faults):
         bound = TTL_BOUND
     return StaleRead(read, newer, (read.invoked - newer.returned) / SECOND, (read.invoked - since) / SECOND, bound)

@@ -49,7 +49,6 @@ class SessionFactory(Generic[IdT, UserIdT]):
     Args:
         limits_idling: whether the engine's connections end idle transactions before the cache's quarantine expires.
         groups: whether concurrent operations may share statements, on connections that stay pinned between them.
-        wait_seconds: the longest wait for a pinned connection.
         identifies_connections: whether each new connection is asked which database it leads to. Behind a transaction
             pooler it could not answer for the next statement.
 
@@ -70,7 +69,6 @@ class SessionFactory(Generic[IdT, UserIdT]):
         *,
         limits_idling: bool,
         groups: bool,
-        wait_seconds: float,
         identifies_connections: bool = False,
     ) -> None:
         self.engine = engine
@@ -81,7 +79,7 @@ class SessionFactory(Generic[IdT, UserIdT]):
         self.limits_idling = limits_idling
         self.affinity = Affinity()
         self.recent = RecentStates()
-        self.connections = PinnedConnections(engine, most=_most_pinned(engine), wait_seconds=wait_seconds)
+        self.connections = PinnedConnections(engine, most=_most_pinned(engine), wait_seconds=options.wait_seconds)
         translates = "schema_translate_map" in engine.get_execution_options()
         self.groups = groups and not options.row_level_security and not translates
         # close_resets_only=False: a unit of work that is used after its end raises, instead of losing what it writes.
@@ -164,7 +162,7 @@ class SessionFactory(Generic[IdT, UserIdT]):
             watched: whether the cache follows its commits.
         """
         await self.ready()
-        async with _closed_quietly(self._sessions()) as session:
+        async with self._closed_quietly(self._sessions()) as session:
             if watched:
                 self._watch(session)
             yield self._scope(session, user_id)
@@ -172,7 +170,7 @@ class SessionFactory(Generic[IdT, UserIdT]):
     @asynccontextmanager
     async def single_read(self, user_id: UserIdT | AnyUser) -> AsyncIterator[SessionScope[IdT, UserIdT]]:
         """Open a session for one statement that reads."""
-        async with _closed_quietly(self._single_reads()) as session:
+        async with self._closed_quietly(self._single_reads()) as session:
             yield self._scope(session, user_id)
 
     def reading(self, user_id: UserIdT | AnyUser) -> PooledScope[IdT, UserIdT]:
@@ -207,6 +205,22 @@ class SessionFactory(Generic[IdT, UserIdT]):
         await self.connections.invalidate()
         await self.engine.dispose()
 
+    @asynccontextmanager
+    async def _closed_quietly(self, session: AsyncSession) -> AsyncIterator[AsyncSession]:
+        """Close a session at the end of the block without replacing the block's error.
+
+        A ROLLBACK that does not arrive is no error: the uncommitted work ends with its connection.
+        """
+        try:
+            yield session
+        finally:
+            with suppress(*DRIVER_ERRORS):
+                await to_the_end(self._close(session))
+
+    async def _close(self, session: AsyncSession) -> None:
+        async with asyncio.timeout(self.options.reply_seconds):  # on an engine of the host, nothing else limits it
+            await session.close()
+
     def _watch(self, session: AsyncSession) -> None:
         if self.cache is not None:
             own = session.get_bind(self.models.Thread).engine.pool is self.engine.sync_engine.pool
@@ -225,16 +239,3 @@ def _most_pinned(engine: AsyncEngine) -> int:
     """Return the size of the engine's pool; its overflow is left to units of work and to the host."""
     pool = engine.sync_engine.pool
     return pool.size() if isinstance(pool, QueuePool) and pool.size() else _MOST_PINNED
-
-
-@asynccontextmanager
-async def _closed_quietly(session: AsyncSession) -> AsyncIterator[AsyncSession]:
-    """Close a session at the end of the block without replacing the block's error.
-
-    A ROLLBACK that does not arrive is no error: the uncommitted work ends with its connection.
-    """
-    try:
-        yield session
-    finally:
-        with suppress(*DRIVER_ERRORS):
-            await to_the_end(session.close())
