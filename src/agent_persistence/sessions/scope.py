@@ -127,6 +127,15 @@ class Scope(ABC, Generic[IdT, UserIdT]):
         """
         raise MisuseError(_NEEDS_TRANSACTION)
 
+    async def lock(self, statement: Query) -> Sequence[Any]:
+        """Run a query that locks rows of threads; whatever is written below these locks, its commit can be proven.
+
+        Raises:
+            MisuseError: the scope has no transaction.
+            PersistenceError: the driver's error, translated.
+        """
+        raise MisuseError(_NEEDS_TRANSACTION)
+
     @property
     def can_copy(self) -> bool:
         """Whether ``copy`` works here."""

@@ -71,6 +71,13 @@ class SessionScope(Scope[IdT, UserIdT]):
             record_evidence(self.session.sync_session, rows[-1], [evidence(row) for row in rows])
         return rows
 
+    @override
+    async def lock(self, statement: Query) -> Sequence[Any]:
+        rows = (await self.execute(statement.add_columns(*TRANSACTION_MARKS))).all()
+        if rows:
+            record_evidence(self.session.sync_session, rows[-1], [])
+        return rows
+
     @property
     @override
     def can_copy(self) -> bool:
