@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from agent_persistence import migrate
 from agent_persistence.cache import CircuitBreaker, StateCache, make_redis
 from agent_persistence.concurrency.periodic import PeriodicTasks
 from agent_persistence.concurrency.shielding import drain
+from agent_persistence.concurrency.time_limit import call_made_at, ends_by
 from agent_persistence.database.driver_errors import translated
 from agent_persistence.database.engine import make_engine, terminator_of
 from agent_persistence.database.probe import answers
@@ -28,7 +30,7 @@ from agent_persistence.ids import ID_TYPES, IdT, UserIdT
 from agent_persistence.models import Models, build_models
 from agent_persistence.operations.batched_calls import BatchedCalls
 from agent_persistence.operations.cache_audit import CacheAudit, audit
-from agent_persistence.operations.cache_sweep import sweep_batch
+from agent_persistence.operations.cache_sweep import SWEEP_SECONDS, sweep_batch
 from agent_persistence.operations.one_call import (
     OneCallCheckpoints,
     OneCallEntities,
@@ -122,7 +124,6 @@ class Persistence(Generic[IdT, UserIdT]):
             # Other engines get the limit from each transaction that needs it, at the price of a round trip.
             limits_idling=engine is None and not settings.pgbouncer,
             groups=settings.batching and not settings.pgbouncer,
-            wait_seconds=settings.pool_timeout,
             pins_transactions=not settings.pgbouncer,
             identifies_connections=not settings.pgbouncer,
         )
@@ -164,8 +165,9 @@ class Persistence(Generic[IdT, UserIdT]):
         try:
             if self.settings.auto_migrate:
                 await migrate.upgrade(self._servers.settings, engine=self._hosts_engine)
-            await self.check()
-            await self._sessions.ready()
+            async with self._one_call():
+                await self._check()
+                await self._sessions.ready()
         except BaseException:
             await self.aclose()
             raise
@@ -189,7 +191,7 @@ class Persistence(Generic[IdT, UserIdT]):
         return self._sessions.affinity.is_closed
 
     async def check(self) -> None:
-        """Check the schema of the database; errors name the command that fixes it.
+        """Check the schema of the database, within the time of a call; errors name the command that fixes it.
 
         Raises:
             UnavailableError: the database cannot be reached.
@@ -198,11 +200,8 @@ class Persistence(Generic[IdT, UserIdT]):
             InvalidIndexError: an interrupted build has left an index invalid.
         """
         self._sessions.affinity.check()
-        try:
-            await self._verify()
-        # A pooled connection may be from before a restart of the server; the next one is new.
-        except UnavailableError:
-            await self._verify()
+        async with self._one_call():
+            await self._check()
 
     async def health(self) -> Health:
         """Return which servers answer; one that does not is no error.
@@ -313,7 +312,8 @@ class Persistence(Generic[IdT, UserIdT]):
     async def sweep(self) -> int:
         """Deliver the cache invalidations of the outbox to Redis; return their number.
 
-        An open store does so in the background every ``PERSISTENCE_CACHE_SWEEP_INTERVAL`` seconds.
+        An open store does so in the background every ``PERSISTENCE_CACHE_SWEEP_INTERVAL`` seconds, for at most 5
+        seconds each time; what is left then is for the next time.
         """
         total, cache = 0, self.cache
         while cache is not None and (count := await self._transactions.maintain(partial(sweep_batch, cache=cache))):
@@ -380,9 +380,23 @@ class Persistence(Generic[IdT, UserIdT]):
         finally:
             cutting.cancel()
 
+    def _one_call(self) -> AbstractAsyncContextManager[None]:
+        """Return a block that takes no longer than a call may."""
+        return ends_by(time.monotonic() + self.settings.call_seconds)
+
     async def _tend_cache(self) -> None:
-        await self._sessions.identify()
-        await self.sweep()
+        end = time.monotonic() + min(SWEEP_SECONDS, self.settings.call_seconds)
+        async with ends_by(end):
+            await self._sessions.identify()
+        with call_made_at(end - self.settings.call_seconds):
+            await self.sweep()
+
+    async def _check(self) -> None:
+        try:
+            await self._verify()
+        # A pooled connection may be from before a restart of the server; the next one is new.
+        except UnavailableError:
+            await self._verify()
 
     async def _verify(self) -> None:
         with translated():
@@ -469,4 +483,5 @@ def _options(settings: PersistenceSettings, *, is_cached: bool) -> StoreOptions[
         patches_from=0 if settings.max_checkpoint_history else settings.patch_states_from,
         is_cached=is_cached,
         reply_seconds=settings.reply_seconds,
+        wait_seconds=settings.pool_timeout,
     )

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
+import asyncpg
 import pytest
 import pytest_asyncio
 from connections import all_are_back
@@ -19,6 +20,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from torture.proxy import Proxy, is_commit
 from torture.servers import PostgreSQL
 
+from agent_persistence import persistence as persistence_module
 from agent_persistence import settings as settings_module
 from agent_persistence.backends.postgresql import PostgreSQLCheckpointer
 from agent_persistence.concurrency import time_limit
@@ -337,3 +339,22 @@ async def stalls_after(proxy: Proxy, seconds: float) -> None:
     await asyncio.sleep(seconds)
     proxy.stall()
     asyncio.get_running_loop().call_later(4.0, proxy.flow)
+
+
+async def test_a_sweep_on_a_connection_that_fell_silent_is_given_up_and_the_next_one_takes_another(
+    open_store: Open, proxy: Proxy, postgresql: PostgreSQL, servers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(persistence_module, "SWEEP_SECONDS", 0.5)
+    async with open_store(redis_url=servers.redis_url, cache_sweep_interval=0.05) as store:
+        await store.sweep()
+        proxy.forget()
+        direct = await asyncpg.connect(
+            host="127.0.0.1", port=postgresql.port, user="postgres", database=store.engine.url.database
+        )
+        await direct.execute("INSERT INTO cache_outbox (thread_id, user_id) VALUES ('t', 'ann')")
+
+        async with asyncio.timeout(3):
+            while await direct.fetchval("SELECT count(*) FROM cache_outbox"):  # noqa: ASYNC110 - the sweep tells nobody
+                await asyncio.sleep(0.05)
+
+        await direct.close()

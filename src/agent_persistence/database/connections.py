@@ -49,8 +49,12 @@ class PinnedConnection:
         is_handed_over: whether a session of SQLAlchemy uses it.
     """
 
-    def __init__(self, connection: AsyncConnection, driver: asyncpg.Connection, engine: Engine, now: float) -> None:
+    def __init__(
+        self, connection: AsyncConnection, driver: asyncpg.Connection, engine: Engine, now: float, reply_seconds: float
+    ) -> None:
         self.connection = connection
+        # Given with each statement: on an engine of the host, nothing else may limit it.
+        self._reply_seconds = reply_seconds
         self._driver = driver
         self._engine = engine
         self.checked_out_at = self.used_at = now
@@ -68,7 +72,7 @@ class PinnedConnection:
                 rows = list(await self._observed(self.connection.exec_driver_sql(statement.text, arguments)))
             else:
                 # asyncpg directly: SQLAlchemy's cursor, result and event layers cost three times a short statement.
-                rows = await self._driver.fetch(statement.text, *arguments)
+                rows = await self._driver.fetch(statement.text, *arguments, timeout=self._reply_seconds)
         except (*DRIVER_ERRORS, AttributeError) as error:
             raise self._translated(error) from error
         return statement.rows(rows)
@@ -90,7 +94,7 @@ class PinnedConnection:
         """
         try:
             # Not by SQLAlchemy: its connection is in AUTOCOMMIT, where it sends no BEGIN.
-            await self._driver.execute("BEGIN ISOLATION LEVEL READ COMMITTED;")
+            await self._driver.execute("BEGIN ISOLATION LEVEL READ COMMITTED;", timeout=self._reply_seconds)
         except DRIVER_ERRORS as error:
             raise self._translated(error) from error
 
@@ -110,7 +114,7 @@ class PinnedConnection:
         # driver's error would leave the outcome unknown.
         if self._driver.is_closed():
             raise UnavailableError(_CLOSED)
-        if await self._driver.execute("COMMIT;") == "ROLLBACK":
+        if await self._driver.execute("COMMIT;", timeout=self._reply_seconds) == "ROLLBACK":
             raise DatabaseError(_FAILED_EARLIER)
 
     async def rollback(self) -> None:
@@ -119,11 +123,9 @@ class PinnedConnection:
             await self.connection.rollback()
         # A closed connection has no transaction any more, and asyncpg fails when it is asked for it.
         if not self._driver.is_closed() and self._driver.is_in_transaction():
-            await self._driver.execute("ROLLBACK;")
+            await self._driver.execute("ROLLBACK;", timeout=self._reply_seconds)
 
-    async def copy(
-        self, table: Table, columns: Sequence[str], rows: Iterable[tuple[Any, ...]], *, timeout_seconds: float
-    ) -> None:
+    async def copy(self, table: Table, columns: Sequence[str], rows: Iterable[tuple[Any, ...]]) -> None:
         """Add rows by COPY.
 
         Raises:
@@ -133,7 +135,7 @@ class PinnedConnection:
             table.name, schema_name=table.schema, columns=columns, records=rows
         )
         with translated():
-            await run_on(self._driver, copying, timeout_seconds=timeout_seconds)
+            await run_on(self._driver, copying, timeout_seconds=self._reply_seconds)
 
     def hand_over(self) -> AsyncConnection:
         """Leave the transaction that ``begin`` began to SQLAlchemy, and return its connection.
@@ -173,7 +175,8 @@ class PinnedConnection:
 
     async def _observed(self, execution: Awaitable[Result[Any]]) -> Result[Any]:
         """Let SQLAlchemy run a statement, and end the transaction it believes in unless ``begin`` was called."""
-        result = await execution
+        async with asyncio.timeout(self._reply_seconds):
+            result = await execution
         if self.is_clean:
             await self.connection.rollback()
         return result
@@ -246,14 +249,16 @@ class PinnedConnections:
     Args:
         most: maximum number of connections taken from the pool.
         wait_seconds: the longest wait for one.
+        reply_seconds: how long a statement, a COPY or a COMMIT may take.
     """
 
-    def __init__(self, engine: AsyncEngine, *, most: int, wait_seconds: float) -> None:
+    def __init__(self, engine: AsyncEngine, *, most: int, wait_seconds: float, reply_seconds: float) -> None:
         self._engine = engine
         # A statement alone is one round trip in AUTOCOMMIT; SQLAlchemy's BEGIN and ROLLBACK around it make three.
         self._committing = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._most = most
         self._wait_seconds = wait_seconds
+        self._reply_seconds = reply_seconds
         self._checked_out = 0
         self._idle: list[PinnedConnection] = []
         self._waiting: deque[asyncio.Future[None]] = deque()
@@ -365,7 +370,8 @@ class PinnedConnections:
         with translated(), no_call():  # it will serve other calls as well; each has it cut in its own time
             connection = await self._committing.connect()
             driver: Any = (await connection.get_raw_connection()).driver_connection
-        return PinnedConnection(connection, driver, self._engine.sync_engine, asyncio.get_running_loop().time())
+        now = asyncio.get_running_loop().time()
+        return PinnedConnection(connection, driver, self._engine.sync_engine, now, self._reply_seconds)
 
     async def _wait(self) -> None:
         waiter = asyncio.get_running_loop().create_future()

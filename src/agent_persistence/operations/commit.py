@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 from typing import Any, Final
 
@@ -122,7 +123,9 @@ class Commit:
                 await session.flush()  # apart from COMMIT, so that its errors are known to mean a rollback
         with outcome_unknown():
             try:
-                await session.commit()
+                # On an engine of the host, nothing else limits it.
+                async with asyncio.timeout(self._sessions.options.reply_seconds):
+                    await session.commit()
             except DRIVER_ERRORS as error:
                 # Without evidence nothing of ours was written; only the host may have written something.
                 await self.settle(error, evidence, otherwise=None if shared else False)

@@ -50,7 +50,6 @@ class SessionFactory(Generic[IdT, UserIdT]):
     Args:
         limits_idling: whether the engine's connections end idle transactions before the cache's quarantine expires.
         groups: whether concurrent operations may share statements, on connections that stay pinned between them.
-        wait_seconds: the longest wait for a pinned connection.
         pins_transactions: whether transactions may run on pinned connections.
         identifies_connections: whether each new connection is asked which database it leads to. Behind a transaction
             pooler it could not answer for the next statement.
@@ -72,7 +71,6 @@ class SessionFactory(Generic[IdT, UserIdT]):
         *,
         limits_idling: bool,
         groups: bool,
-        wait_seconds: float,
         pins_transactions: bool,
         identifies_connections: bool = False,
     ) -> None:
@@ -84,7 +82,12 @@ class SessionFactory(Generic[IdT, UserIdT]):
         self.limits_idling = limits_idling
         self.affinity = Affinity()
         self.recent = RecentStates()
-        self.connections = PinnedConnections(engine, most=_most_pinned(engine), wait_seconds=wait_seconds)
+        self.connections = PinnedConnections(
+            engine,
+            most=_most_pinned(engine),
+            wait_seconds=options.wait_seconds,
+            reply_seconds=options.reply_seconds,
+        )
         translates = "schema_translate_map" in engine.get_execution_options()
         is_plain = not options.row_level_security and not translates
         self.groups = groups and is_plain
@@ -169,7 +172,7 @@ class SessionFactory(Generic[IdT, UserIdT]):
             watched: whether the cache follows its commits.
         """
         await self.ready()
-        async with _closed_quietly(self._sessions()) as session:
+        async with self._closed_quietly(self._sessions()) as session:
             if watched:
                 self._watch(session)
             yield self._scope(session, user_id)
@@ -202,7 +205,7 @@ class SessionFactory(Generic[IdT, UserIdT]):
     @asynccontextmanager
     async def single_read(self, user_id: UserIdT | AnyUser) -> AsyncIterator[SessionScope[IdT, UserIdT]]:
         """Open a session for one statement that reads."""
-        async with _closed_quietly(self._single_reads()) as session:
+        async with self._closed_quietly(self._single_reads()) as session:
             yield self._scope(session, user_id)
 
     def reading(self, user_id: UserIdT | AnyUser) -> PooledScope[IdT, UserIdT]:
@@ -237,6 +240,22 @@ class SessionFactory(Generic[IdT, UserIdT]):
         await self.connections.invalidate()
         await self.engine.dispose()
 
+    @asynccontextmanager
+    async def _closed_quietly(self, session: AsyncSession) -> AsyncIterator[AsyncSession]:
+        """Close a session at the end of the block without replacing the block's error.
+
+        A ROLLBACK that does not arrive is no error: the uncommitted work ends with its connection.
+        """
+        try:
+            yield session
+        finally:
+            with suppress(*DRIVER_ERRORS):
+                await to_the_end(self._close(session))
+
+    async def _close(self, session: AsyncSession) -> None:
+        async with asyncio.timeout(self.options.reply_seconds):  # on an engine of the host, nothing else limits it
+            await session.close()
+
     def _watch(self, session: AsyncSession) -> None:
         if self.cache is not None:
             own = session.get_bind(self.models.Thread).engine.pool is self.engine.sync_engine.pool
@@ -255,16 +274,3 @@ def _most_pinned(engine: AsyncEngine) -> int:
     """Return the size of the engine's pool; its overflow is left to units of work and to the host."""
     pool = engine.sync_engine.pool
     return pool.size() if isinstance(pool, QueuePool) and pool.size() else _MOST_PINNED
-
-
-@asynccontextmanager
-async def _closed_quietly(session: AsyncSession) -> AsyncIterator[AsyncSession]:
-    """Close a session at the end of the block without replacing the block's error.
-
-    A ROLLBACK that does not arrive is no error: the uncommitted work ends with its connection.
-    """
-    try:
-        yield session
-    finally:
-        with suppress(*DRIVER_ERRORS):
-            await to_the_end(session.close())

@@ -37,10 +37,10 @@ async def lock_thread(scope: Scope[IdT, UserIdT], thread_id: IdT) -> UserIdT:
     Raises:
         ThreadNotFoundError: the thread does not exist.
     """
-    locked = (await scope.execute(select_and_lock(scope.threads.c, scope.thread_of(thread_id)))).one_or_none()
-    if locked is None:
+    locked = await scope.lock(select_and_lock(scope.threads.c, scope.thread_of(thread_id)))
+    if not locked:
         raise ThreadNotFoundError(thread_id)
-    owner: UserIdT = locked.user_id
+    owner: UserIdT = locked[0].user_id
     return owner
 
 

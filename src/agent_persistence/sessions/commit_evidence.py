@@ -113,12 +113,14 @@ class CommitEvidence:
     wrote_rows: bool = False
 
     def note(self, rows: Sequence[RowEvidence], *, in_savepoint: bool) -> None:
-        """Add the rows that one statement wrote."""
+        """Add the rows that one statement wrote; if they prove nothing, none, and only the number counts."""
         for row in rows:
             if row.time is None:
                 # A row that the transaction deleted again is missing after the commit too, and would prove a rollback
                 # that did not happen.
                 self.made = [made for made in self.made if not made.went_with(row)]
+        if not rows:
+            return
         last = rows[-1]
         if last.time is None:
             self.deleted = last

@@ -123,7 +123,8 @@ class PinnedTransaction:
     async def _undo(self) -> None:
         if self.session is not None:
             with suppress(*DRIVER_ERRORS):
-                await self.session.close()
+                async with asyncio.timeout(_LEAVE_SECONDS):
+                    await self.session.close()
         if self.connection is not None:
             try:
                 if not self.connection.is_clean:
@@ -182,6 +183,15 @@ class PinnedScope(Scope[IdT, UserIdT]):
             self.transaction.note([evidence(row) for row in rows], rows[-1])
         return rows
 
+    @override
+    async def lock(self, statement: Query) -> Sequence[Any]:
+        if self.transaction.session is not None:
+            return await self.session_scope().lock(statement)
+        rows = (await self.execute(statement.add_columns(*TRANSACTION_MARKS))).all()
+        if rows:
+            self.transaction.note([], rows[-1])
+        return rows
+
     @property
     @override
     def can_copy(self) -> bool:
@@ -194,7 +204,7 @@ class PinnedScope(Scope[IdT, UserIdT]):
             return
         with self.transaction.alone():
             connection = await self.transaction.begun()
-            await connection.copy(table, columns, rows, timeout_seconds=self.options.reply_seconds)
+            await connection.copy(table, columns, rows)
 
     @override
     def touch(self, state: TouchedState, saved: SavedState | None = None) -> None:

@@ -45,7 +45,8 @@ class StoreOptions(Generic[IdT]):
         row_level_security: name the owner to the database before its rows are read.
         patches_from: from this size on, in bytes, states are kept as changes; 0 keeps every state whole.
         is_cached: whether a cache must be told of changed states.
-        reply_seconds: how long a COPY may take.
+        reply_seconds: how long a statement, a COPY or a COMMIT may take.
+        wait_seconds: how much longer the first statement of a transaction may take, which waits for a connection.
     """
 
     new_id: Callable[[], IdT] | None = None
@@ -59,6 +60,7 @@ class StoreOptions(Generic[IdT]):
     patches_from: int = 0
     is_cached: bool = False
     reply_seconds: float = 12.0
+    wait_seconds: float = 5.0
 
 
 @frozen
@@ -118,6 +120,15 @@ class Scope(ABC, Generic[IdT, UserIdT]):
             statement: if compiled, it returns ``TRANSACTION_MARKS`` too.
             evidence: makes of a returned row what proves afterwards that its transaction was committed.
             values: the parameters of a compiled statement.
+
+        Raises:
+            MisuseError: the scope has no transaction.
+            PersistenceError: the driver's error, translated.
+        """
+        raise MisuseError(_NEEDS_TRANSACTION)
+
+    async def lock(self, statement: Query) -> Sequence[Any]:
+        """Run a query that locks rows of threads; whatever is written below these locks, its commit can be proven.
 
         Raises:
             MisuseError: the scope has no transaction.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
 
 from sqlalchemy import Executable, Result, Table
@@ -44,22 +45,19 @@ class SessionScope(Scope[IdT, UserIdT]):
 
     @override
     async def execute(self, statement: Executable) -> Result[Any]:
-        with translated(), _alone(self.session.sync_session.info):
-            await self._prepare()
+        async with self._one_statement():
             # By SQLAlchemy's own method: SQLModel's sessions warn at each call of theirs.
             return await self.session.run_sync(lambda session: Session.execute(session, statement))
 
     async def entities(self, statement: Query, **values: Any) -> Sequence[Any]:
         """Run a query for objects of one mapped class, and return them; they are attached to the session."""
-        with translated(), _alone(self.session.sync_session.info):
-            await self._prepare()
+        async with self._one_statement():
             return await self.session.run_sync(lambda session: Session.scalars(session, statement, values).all())
 
     @override
     async def fetch(self, statement: CompiledStatement, **values: Any) -> Sequence[Any]:
         session = self.session.sync_session
-        with translated(), _alone(session.info):
-            await self._prepare()
+        async with self._one_statement():
             begun: BegunConnection | None = session.info.get(_BEGUN)
             if begun is not None and begun.serves(innermost(session)):
                 return statement.rows(await begun.fetch(statement.text, statement.arguments(values)))
@@ -85,6 +83,13 @@ class SessionScope(Scope[IdT, UserIdT]):
             record_evidence(self.session.sync_session, rows[-1], [evidence(row) for row in rows])
         return rows
 
+    @override
+    async def lock(self, statement: Query) -> Sequence[Any]:
+        rows = (await self.execute(statement.add_columns(*TRANSACTION_MARKS))).all()
+        if rows:
+            record_evidence(self.session.sync_session, rows[-1], [])
+        return rows
+
     @property
     @override
     def can_copy(self) -> bool:
@@ -94,8 +99,7 @@ class SessionScope(Scope[IdT, UserIdT]):
 
     @override
     async def copy(self, table: Table, columns: Sequence[str], rows: Iterable[tuple[Any, ...]]) -> None:
-        with translated(), _alone(self.session.sync_session.info):
-            await self._prepare()
+        async with self._one_statement():
             connection = await self.session.connection(bind_arguments={"mapper": self.models.Thread})
             driver: Any = (await connection.get_raw_connection()).driver_connection
             copying = driver.copy_records_to_table(table.name, schema_name=table.schema, columns=columns, records=rows)
@@ -124,6 +128,17 @@ class SessionScope(Scope[IdT, UserIdT]):
     @override
     def has_touched(self, thread_id: IdT) -> bool:
         return has_touched(self.session.sync_session, thread_id)
+
+    @asynccontextmanager
+    async def _one_statement(self) -> AsyncIterator[None]:
+        """Prepare a statement, and limit its time: on an engine of the host, nothing else may do so."""
+        seconds = self.options.reply_seconds
+        if not self.session.in_transaction():
+            seconds += self.options.wait_seconds
+        with translated(), _alone(self.session.sync_session.info):
+            async with asyncio.timeout(seconds):
+                await self._prepare()
+                yield
 
     async def _prepare(self) -> None:
         session = self.session

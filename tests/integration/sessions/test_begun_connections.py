@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from sqlalchemy import event, text
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from agent_persistence.errors import UnavailableError
@@ -110,9 +109,7 @@ async def test_after_a_lost_connection_the_session_can_be_rolled_back_and_used_a
 
     with pytest.raises(UnavailableError):
         await uow.messages.append(thread_id, HELLO)
-    with pytest.raises(SQLAlchemyError):  # as after any statement of the host that meets a lost connection
-        await session.execute(text("SELECT 1"))
-    await session.rollback()
+    await session.rollback()  # raises nothing, as after any statement that meets a lost connection
     await uow.messages.append(thread_id, HELLO)
     await session.commit()
 

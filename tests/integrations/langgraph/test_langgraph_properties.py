@@ -8,7 +8,6 @@ from itertools import count
 from typing import Any
 
 from checkpoints import checkpoint_with, config_of
-from graphs import letters
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
@@ -26,6 +25,7 @@ from agent_persistence.repositories.checkpoints.compression import compress, com
 from agent_persistence.repositories.checkpoints.refs import ListRef, Refs, Span, lay_out, read_refs, write_refs
 from agent_persistence.repositories.checkpoints.value_rows import StoredItem
 from agent_persistence.transfer.langgraph.msgpack import items_of
+from graphs import letters
 
 SERDE = JsonPlusSerializer()
 CHANNELS = ["messages", "notes", "state", "__start__"]

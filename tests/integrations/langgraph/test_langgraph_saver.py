@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 from checkpoints import checkpoint_with, config_of, put, values_of
-from graphs import letters
 from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
@@ -38,6 +37,7 @@ from agent_persistence.ids import uuid7
 from agent_persistence.integrations.langgraph import PersistenceSaver
 from agent_persistence.repositories.checkpoints import compression
 from agent_persistence.repositories.checkpoints.records import CheckpointQuery
+from graphs import letters
 
 STRANGE = "nul \0, half \ud800, \u2028"
 

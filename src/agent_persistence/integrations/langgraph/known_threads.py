@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
-from agent_persistence.concurrency.time_limit import one_call
+from agent_persistence.concurrency.time_limit import call_made_at, waits_until
 from agent_persistence.integrations.langgraph.addresses import ThreadKey
 
 _THREADS_REMEMBERED: Final = 10_000
@@ -38,9 +39,13 @@ class Turns:
 
     PostgreSQL would serialise them too, but each waiting save would hold a connection. In order, a checkpoint finds the
     values that tasks wrote before it, and refers to them instead of storing them again.
+
+    Args:
+        call_seconds: the longest time that a call may take, the wait for its turn included.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, call_seconds: float) -> None:
+        self._call_seconds = call_seconds
         self._locks: dict[ThreadKey, asyncio.Lock] = {}
         self._users: Counter[ThreadKey] = Counter()
 
@@ -48,14 +53,20 @@ class Turns:
     async def turn(self, key: ThreadKey) -> AsyncIterator[None]:
         """Wait for the saves to the thread that were called before; later ones wait until the block ends.
 
-        The wait is part of the time that the calls of the block may take.
+        Raises:
+            UnavailableError: the others took as long as a call may take.
         """
+        made_at = time.monotonic()
         lock = self._locks.setdefault(key, asyncio.Lock())  # asyncio's locks are first in, first out
         self._users[key] += 1
         try:
-            with one_call():
-                async with lock:
+            async with waits_until(made_at + self._call_seconds):
+                await lock.acquire()
+            try:
+                with call_made_at(made_at):
                     yield
+            finally:
+                lock.release()
         finally:
             # Counted, because a lock that waiters still hold must not be replaced by the next caller's.
             self._users[key] -= 1

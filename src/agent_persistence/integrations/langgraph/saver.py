@@ -96,8 +96,8 @@ class PersistenceSaver(BaseCheckpointSaver[Any]):
         self._mirror = None if mirror is None else Mirror(mirror, self._id_types.id)
         self._bridge = Bridge(persistence)
         self._known = KnownThreads()
-        self._turns = Turns()
         self._seen = SeenMessages()
+        self._turns = Turns(persistence.settings.call_seconds)
 
     def for_user(self, user_id: Any) -> Self:
         """Return a copy of this checkpointer for one owner, which shares its connections and memory."""
@@ -380,7 +380,7 @@ class PersistenceSaver(BaseCheckpointSaver[Any]):
         async with self._turns.turn(address.thread):
             # Asked in turn: a deletion may have come before.
             may_start = self._known.may_start(address.thread, otherwise=address.checkpoint_id is None)
-            await self._persistence.run(work, user_id=address.user_id, is_limited=True)
+            await self._persistence.checkpoints.write(work, user_id=address.user_id)
             self._known.note(address.thread, exists=True)
         return address.config(checkpoint["id"])
 

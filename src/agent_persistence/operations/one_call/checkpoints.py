@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.operations.one_call.base import OneCall
-from agent_persistence.operations.unit_of_work import Repositories
+from agent_persistence.operations.unit_of_work import Repositories, UnitOfWork
 from agent_persistence.records import AnyUser
 from agent_persistence.repositories import CheckpointRepository
 from agent_persistence.repositories.checkpoints.records import (
@@ -16,12 +17,18 @@ from agent_persistence.repositories.checkpoints.records import (
     NewWrites,
 )
 
+T = TypeVar("T")
+
 
 class OneCallCheckpoints(OneCall[CheckpointRepository[IdT, UserIdT], IdT, UserIdT]):
     """``CheckpointRepository``, one call at a time.
 
     Each method takes ``user_id``: the owner of the threads, or ``ANY_USER``.
     """
+
+    async def write(self, work: Callable[[UnitOfWork[IdT, UserIdT]], Awaitable[T]], *, user_id: UserIdT | AnyUser) -> T:
+        """Run work of this package on checkpoints and messages in one transaction, within the time of a call."""
+        return await self._transactions.write(work, user_id=user_id)
 
     async def put_writes(self, new: NewWrites, *, user_id: UserIdT | AnyUser) -> None:
         """Save the writes of a task; see ``CheckpointRepository.put_writes``."""

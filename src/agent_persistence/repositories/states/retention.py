@@ -90,7 +90,7 @@ async def _locked(
     # The condition is part of the lock: locking every thread of the page would rewrite its row header and make writers
     # wait for nothing.
     lock = select_and_lock(threads.c, threads.c.thread_id == any_(ids), has_due, skip_locked=True)
-    return (await scope.execute(lock)).scalars().all()
+    return [row.thread_id for row in await scope.lock(lock)]
 
 
 async def _due(
