@@ -123,6 +123,7 @@ class Persistence(Generic[IdT, UserIdT]):
             limits_idling=engine is None and not settings.pgbouncer,
             groups=settings.batching and not settings.pgbouncer,
             wait_seconds=settings.pool_timeout,
+            pins_transactions=not settings.pgbouncer,
             identifies_connections=not settings.pgbouncer,
         )
         self._closing.callback(self._sessions.forget_engine)
@@ -235,6 +236,7 @@ class Persistence(Generic[IdT, UserIdT]):
             InvalidInputError: ``user_id`` is not of the configured type.
             UnavailableError: the connection was lost and the work is rolled back; ``run`` would repeat it.
             CommitUnknownError: the reply to COMMIT was lost, and the database cannot tell what became of it.
+            DatabaseError: a statement failed and its error was caught in the block, so nothing was saved.
         """
         return self._transactions.begin(user_id=user_id)
 

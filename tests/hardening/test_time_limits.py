@@ -254,3 +254,31 @@ async def test_a_read_that_joins_the_load_of_another_waits_as_long_as_its_own_ca
         assert await second is None
         assert first_took < 2.0 + 0.5
         assert time.monotonic() - started < 2.0 + 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("short_limits")
+async def test_a_call_whose_turn_does_not_come_ends_in_its_own_time(open_store: Open, proxy: Proxy) -> None:
+    """The calls on a thread take turns. When its turn came, those of other threads got no reply, and held it up."""
+    message = {"role": "user", "content": "hi"}
+    async with open_store(statement_timeout=1.0, retry_deadline=2.0) as store:
+        busy, other = [(await store.threads.create(user_id=USER)).thread_id for _ in range(2)]
+        proxy.stall()
+
+        async def seconds_of(thread_id: str, *messages: Any) -> float:
+            started = time.monotonic()
+            with pytest.raises((UnavailableError, CommitUnknownError)):
+                await store.messages.append_many(thread_id, messages, user_id=USER)
+            return time.monotonic() - started
+
+        copied = [message] * 300  # which joins no batch
+        calls = [asyncio.create_task(seconds_of(busy, *copied))]
+        await asyncio.sleep(0.1)
+        calls.append(asyncio.create_task(seconds_of(busy, message)))
+        await asyncio.sleep(1.4)
+        calls.append(asyncio.create_task(seconds_of(other, message)))
+        took = await asyncio.gather(*calls)
+        proxy.flow()
+
+        assert max(took) < 2.0 + 0.5
+        await store.messages.append(busy, message, user_id=USER)

@@ -1,7 +1,8 @@
 """A client process: some workers that do what the workload says, until standard input ends.
 
-Its arguments are its name, the folder of the histories, the seed and the planted defects, if any; the rest is in
-``PERSISTENCE_*``. Orders come on standard input: ``cancel 0.2`` has a fifth of the calls cancelled from then on.
+Its arguments are its name, the folder of the histories, the seed, its role and the planted defects, if any; the rest is
+in ``PERSISTENCE_*``. Orders come on standard input: ``cancel 0.2`` has a fifth of the calls cancelled from then on, and
+``clock 3600`` puts its clock an hour ahead.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from pathlib import Path
 from random import Random
 
 from agent_persistence import Persistence
+from torture.clocks import Clock
 from torture.history import Recorder
 from torture.hostile import Hostile
+from torture.names import resolve_names
 from torture.planted import PLANTS
 from torture.workload import Store, Workload
 
@@ -36,6 +39,7 @@ class Client:
         self._random = random
         self._workload = Workload(store, recorder, random)
         self._hostile = Hostile(store, recorder, random)
+        self._clock = Clock()
         self._ending = False
 
     async def run(self) -> None:
@@ -59,8 +63,13 @@ class Client:
     async def _obey(self) -> None:
         reader = asyncio.StreamReader()
         await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+        self._clock.install()
         while order := await reader.readline():
-            self._workload.cancels = float(order.removeprefix(b"cancel "))
+            match order.split():
+                case b"cancel", share:
+                    self._workload.cancels = float(share)
+                case b"clock", seconds:
+                    self._clock.error = int(seconds)
 
     async def _sample(self) -> None:
         cache = self._store.cache
@@ -68,8 +77,10 @@ class Client:
         self._recorder.write("sample", cache=counts, bad_inputs=self._hostile.counts)
 
 
-async def main(client: str, folder: str, seed: str, plants: str = "") -> None:
+async def main(client: str, folder: str, seed: str, role: str, plants: str = "") -> None:
     random, recorder = Random(seed), Recorder(Path(folder), client)
+    recorder.write("role", role=role)
+    resolve_names()
     async with Persistence[str, str].from_env() as store:
         for name in filter(None, plants.split(",")):
             PLANTS[name].plant(store, random)

@@ -127,6 +127,7 @@ class History:
         faults: what was injected, from its start to the recovery.
         unreachable: when some client's cache could not be reached, whatever the reason.
         killed: the processes that were killed on purpose.
+        roles: of each process.
         hits, bad_inputs: counted by the clients.
         errors: what left the API outside the recorded calls.
     """
@@ -135,6 +136,7 @@ class History:
     faults: list[Span] = field(default_factory=list)
     unreachable: list[Span] = field(default_factory=list)
     killed: set[str] = field(default_factory=set)
+    roles: dict[str, str] = field(default_factory=dict)
     hits: int = 0
     bad_inputs: Counter[str] = field(default_factory=Counter)
     wrong_answers: list[Event] = field(default_factory=list)
@@ -180,6 +182,8 @@ def _add(history: History, process: str, events: Iterable[Event]) -> None:
                 last_sample = event
             case "fault":
                 history.faults.append(Span(event["start"], event["t"], event["kind"]))
+            case "role":
+                history.roles[process] = event["role"]
             case "killed":
                 history.killed.add(event["process"])
             case "wrong":

@@ -24,6 +24,7 @@ REQUESTS_LOST = "postgresql requests lost"
 REPLIES_LOST = "postgresql replies lost"
 COMMITS_SWALLOWED = "postgresql COMMIT replies swallowed"
 DISK_FULL = "postgresql disk full"
+CLOCK = "postgresql clock jumps"
 HOLES = (BLACK_HOLE, REQUESTS_LOST, REPLIES_LOST, COMMITS_SWALLOWED)
 """Faults under which a database does not answer, and no connection ends."""
 UNIT_STATEMENTS = 6

@@ -13,10 +13,11 @@ DELETED = 1 << 62
 """The version of a thread that was deleted: newer than all others."""
 WRITES = ("put", "unit")
 SWEEP_BOUND = 1.2
-"""Seconds: the sweep period of the outbox, and a fifth for the sweep itself; counted from when Redis can be reached."""
+"""Seconds: the sweep period of the outbox, and a fifth for the sweep itself; counted from when both can be reached."""
 LONGEST_SWEEP = 6.0
-"""Seconds that a sweep takes at most while PostgreSQL does not answer: the time limit of a call of the clients."""
+"""Seconds that a sweep takes at most which began while PostgreSQL did not answer: the time limit of a client's call."""
 CUT_SHORT = "redis file cut short"
+REDIS_CLOCK = "redis clock jumps"
 TTL_BOUND = 330.0
 """Seconds: how long a value lives at most; for writes before a fault in which Redis lost what it had acknowledged."""
 
@@ -58,7 +59,7 @@ def find_stale_reads(history: History) -> Staleness:
     """Look at every ``states.get``. The bound is 0 unless trouble with Redis overlaps the write or the time since."""
     faults = [fault for fault in history.faults if fault.kind.startswith("redis")]
     troubles = Troubles([*faults, *history.unreachable])
-    outages = Troubles([fault for fault in history.faults if fault.kind.startswith("postgresql")])
+    outages = [fault for fault in history.faults if fault.kind.startswith("postgresql")]
     puts = {token: call for call in history.calls if call.kind in WRITES for token in call.tokens}
     stale: list[StaleRead] = []
     reads = calm = 0
@@ -72,7 +73,7 @@ def find_stale_reads(history: History) -> Staleness:
             newer = known.newer_than(known.version(read), read.invoked)
             if newer is not None:
                 stale.append(
-                    _judge(read, newer, puts.get(newer.result.get("token") or "", newer), faults, troubles, outages)
+                    _judge(read, newer, puts.get(newer.result.get("token") or "", newer), faults, outages, troubles)
                 )
     return Staleness(stale, reads, calm)
 
@@ -122,13 +123,14 @@ class Knowledge:
 
 
 def _judge(
-    read: Call, newer: Call, written: Call, faults: Iterable[Span], troubles: Troubles, outages: Troubles
+    read: Call, newer: Call, written: Call, faults: list[Span], outages: list[Span], troubles: Troubles
 ) -> StaleRead:
-    ends = [fault.end for fault in faults if fault.start < read.invoked and fault.end > newer.returned]
-    since = max(ends, default=newer.returned)
     bound = SWEEP_BOUND if troubles.overlap(written.invoked, read.returned) else 0.0
-    if bound and outages.overlap(written.invoked, read.returned):
+    met = [one for one in outages if one.start < read.returned and one.end > written.invoked] if bound else []
+    if met:
         bound += LONGEST_SWEEP
+    ends = [one.end for one in (*faults, *met) if one.start < read.invoked and one.end > newer.returned]
+    since = min(max(ends, default=newer.returned), read.invoked)
     if any(fault.kind == CUT_SHORT and written.invoked < fault.end and fault.start < read.returned for fault in faults):
         bound = TTL_BOUND
     return StaleRead(read, newer, (read.invoked - newer.returned) / SECOND, (read.invoked - since) / SECOND, bound)

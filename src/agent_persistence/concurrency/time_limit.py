@@ -19,6 +19,7 @@ from agent_persistence.errors import CommitUnknownError, UnavailableError
 SETTLE_SECONDS: Final = 2.0
 """How much of a call's time is left, when its connections are cut, to ask what became of a COMMIT."""
 _GRACE_SECONDS: Final = 0.5
+NO_ANSWER: Final = "the database did not answer within the time limit of the call; try again"
 
 
 @dataclass(slots=True)
@@ -109,7 +110,7 @@ async def waits_until(end: float) -> AsyncIterator[None]:
     except TimeoutError as error:
         if not limit.expired():
             raise
-        raise UnavailableError("the database did not answer within the time limit of the call; try again") from error
+        raise UnavailableError(NO_ANSWER) from error
 
 
 @contextmanager

@@ -9,19 +9,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, TypeVar
 
 import asyncpg
-from sqlalchemy import Engine, Executable, Result
+from sqlalchemy import Engine, Executable, Result, Table
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from agent_persistence.concurrency.shielding import start
 from agent_persistence.concurrency.time_limit import cut_in_time, no_call
 from agent_persistence.database.compiled_statement import CompiledStatement
 from agent_persistence.database.driver_errors import DRIVER_ERRORS, translate, translated
-from agent_persistence.errors import PersistenceError, PoolTimeoutError, UnavailableError
+from agent_persistence.errors import DatabaseError, PersistenceError, PoolTimeoutError, UnavailableError
 
 T = TypeVar("T")
 
@@ -33,6 +33,10 @@ _IDLE_SECONDS: Final = 0.02
 # A steady crowd never lets its connections become idle; units of work, which use the same pool, get their turn then.
 _LONGEST_SECONDS: Final = 1.0
 _CLOSED: Final = "the connection was closed; try again"
+_FAILED_EARLIER: Final = (
+    "nothing was saved: an earlier statement of the transaction failed, which undoes all of it; "
+    "let its error leave the unit of work"
+)
 
 
 class PinnedConnection:
@@ -42,6 +46,7 @@ class PinnedConnection:
         connection: SQLAlchemy's connection, for statements that are not compiled.
         checked_out_at: when it was checked out, in the event loop's time.
         used_at: when it was last released.
+        is_handed_over: whether a session of SQLAlchemy uses it.
     """
 
     def __init__(self, connection: AsyncConnection, driver: asyncpg.Connection, engine: Engine, now: float) -> None:
@@ -49,6 +54,7 @@ class PinnedConnection:
         self._driver = driver
         self._engine = engine
         self.checked_out_at = self.used_at = now
+        self.is_handed_over = False
 
     async def fetch(self, statement: CompiledStatement, **values: Any) -> list[Any]:
         """Run a compiled statement, and return its rows as named tuples.
@@ -58,7 +64,7 @@ class PinnedConnection:
         """
         arguments = statement.arguments(values)
         try:
-            if _is_observed(self._engine):
+            if is_observed(self._engine):
                 rows = list(await self._observed(self.connection.exec_driver_sql(statement.text, arguments)))
             else:
                 # asyncpg directly: SQLAlchemy's cursor, result and event layers cost three times a short statement.
@@ -93,9 +99,10 @@ class PinnedConnection:
 
         Raises:
             UnavailableError: the connection was closed before COMMIT was sent.
+            DatabaseError: a statement had failed, so the server rolled back.
         """
         # For the listeners: in AUTOCOMMIT SQLAlchemy itself sends nothing.
-        if _is_observed(self._engine):
+        if is_observed(self._engine):
             if not self.connection.in_transaction():
                 await self.connection.begin()
             await self.connection.commit()
@@ -103,7 +110,8 @@ class PinnedConnection:
         # driver's error would leave the outcome unknown.
         if self._driver.is_closed():
             raise UnavailableError(_CLOSED)
-        await self._driver.execute("COMMIT;")
+        if await self._driver.execute("COMMIT;") == "ROLLBACK":
+            raise DatabaseError(_FAILED_EARLIER)
 
     async def rollback(self) -> None:
         """Roll the transaction back, if there is one. Driver errors pass unchanged."""
@@ -112,6 +120,39 @@ class PinnedConnection:
         # A closed connection has no transaction any more, and asyncpg fails when it is asked for it.
         if not self._driver.is_closed() and self._driver.is_in_transaction():
             await self._driver.execute("ROLLBACK;")
+
+    async def copy(
+        self, table: Table, columns: Sequence[str], rows: Iterable[tuple[Any, ...]], *, timeout_seconds: float
+    ) -> None:
+        """Add rows by COPY.
+
+        Raises:
+            PersistenceError: the driver's error, translated.
+        """
+        copying = self._driver.copy_records_to_table(
+            table.name, schema_name=table.schema, columns=columns, records=rows
+        )
+        with translated():
+            await run_on(self._driver, copying, timeout_seconds=timeout_seconds)
+
+    def hand_over(self) -> AsyncConnection:
+        """Leave the transaction that ``begin`` began to SQLAlchemy, and return its connection.
+
+        Nothing is sent, so it can be called where nothing can be awaited. The connection is not pinned again.
+        """
+        connection = self.connection.sync_connection
+        assert connection is not None  # noqa: S101 - it is connected; for the type checker
+        if connection.in_transaction():
+            connection.rollback()  # in AUTOCOMMIT SQLAlchemy only believes in a transaction
+        connection.execution_options(isolation_level="READ COMMITTED")
+        # SQLAlchemy has no public way to take over a transaction that the driver began: these are the attributes that
+        # it sets itself after BEGIN. Set here and nowhere else, tested on every supported version.
+        adapter: Any = connection.connection.dbapi_connection
+        adapter._transaction = _Begun(self._driver)  # noqa: SLF001
+        if hasattr(adapter, "_started"):
+            adapter._started = True  # noqa: SLF001 - before SQLAlchemy 2.0.50
+        self.is_handed_over = True
+        return self.connection
 
     async def discard(self) -> None:
         """Close the connection instead of returning it, so that the pool can open another one."""
@@ -147,6 +188,19 @@ class PinnedConnection:
         return translate(error)
 
 
+class _Begun:
+    """A transaction that was begun by SQL, in the form in which SQLAlchemy ends it."""
+
+    def __init__(self, driver: asyncpg.Connection) -> None:
+        self._driver = driver
+
+    async def commit(self) -> None:
+        await self._driver.execute("COMMIT;")
+
+    async def rollback(self) -> None:
+        await self._driver.execute("ROLLBACK;")
+
+
 async def run_on(driver: asyncpg.Connection, work: Coroutine[Any, Any, T], *, timeout_seconds: float) -> T:
     """Await work of the driver that has no time limit, and would not notice that its connection was closed: a COPY.
 
@@ -174,7 +228,7 @@ async def run_on(driver: asyncpg.Connection, work: Coroutine[Any, Any, T], *, ti
             task.cancel()
 
 
-def _is_observed(engine: Engine) -> bool:
+def is_observed(engine: Engine) -> bool:
     """Whether the engine has statement listeners, or logs statements: then statements must pass through SQLAlchemy."""
     listeners = engine.dispatch
     told = listeners.before_cursor_execute or listeners.after_cursor_execute or listeners.commit
@@ -246,6 +300,32 @@ class PinnedConnections:
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_IDLE_SECONDS, self._return_idle)
 
+    async def take(self) -> PinnedConnection:
+        """Take a connection for a transaction of the caller's, which may last: an idle one, or a new one of the pool.
+
+        It does not count as pinned until ``give_back``, so transactions and single statements do not wait for each
+        other while the pool has connections.
+
+        Raises:
+            PersistenceError: the pool has no connection, or the database cannot be reached.
+        """
+        while self._idle:
+            pinned = self._idle.pop()
+            if pinned.is_clean:
+                self._checked_out -= 1
+                self._wake()
+                return pinned
+            self._return(pinned)
+        return await self._connect()
+
+    def give_back(self, pinned: PinnedConnection) -> None:
+        """Give back a connection that was taken. Nothing is awaited, so a cancelled caller can do it too."""
+        self._checked_out += 1
+        if pinned.is_handed_over or self._checked_out > self._most:
+            self._return(pinned)
+        else:
+            self.release(pinned)
+
     async def aclose(self) -> None:
         """Return every idle connection to the pool."""
         if self._timer is not None:
@@ -266,14 +346,17 @@ class PinnedConnections:
     async def _check_out(self) -> PinnedConnection:
         self._checked_out += 1
         try:
-            with translated(), no_call():  # it will serve other calls as well; each has it cut in its own time
-                connection = await self._committing.connect()
-                driver: Any = (await connection.get_raw_connection()).driver_connection
+            return await self._connect()
         except BaseException:
             # A cancelled caller, too, gives its place back; otherwise the limit would shrink with each one.
             self._checked_out -= 1
             self._wake()
             raise
+
+    async def _connect(self) -> PinnedConnection:
+        with translated(), no_call():  # it will serve other calls as well; each has it cut in its own time
+            connection = await self._committing.connect()
+            driver: Any = (await connection.get_raw_connection()).driver_connection
         return PinnedConnection(connection, driver, self._engine.sync_engine, asyncio.get_running_loop().time())
 
     async def _wait(self) -> None:

@@ -36,6 +36,10 @@ class SessionScope(Scope[IdT, UserIdT]):
 
     session: AsyncSession
 
+    def session_scope(self) -> SessionScope[IdT, UserIdT]:
+        """Return this scope; one that has no session yet returns one with a session."""
+        return self
+
     @override
     async def execute(self, statement: Executable) -> Result[Any]:
         with translated(), _alone(self.session.sync_session.info):
