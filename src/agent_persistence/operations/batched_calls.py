@@ -10,6 +10,7 @@ from agent_persistence.concurrency.batching import ALONE, IN_DOUBT, Alone, Batch
 from agent_persistence.errors import CommitUnknownError, ConflictError, NotFoundError, PersistenceError
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.operations.cached_states import CachedStates
+from agent_persistence.operations.graph_calls import GraphCalls
 from agent_persistence.operations.group_commit import NO_REPLY, GroupCommit
 from agent_persistence.operations.group_writes import (
     MessageGroupWriter,
@@ -32,6 +33,9 @@ class BatchedCalls(Generic[IdT, UserIdT]):
 
     Alone go calls of administration, of stores that do not group, and those that need a transaction of their session:
     ``expected_version``, a limit of states a thread, COPY, messages with and without ids in one call.
+
+    Attributes:
+        graphs: the saves of graphs.
     """
 
     def __init__(self, transactions: Transactions[IdT, UserIdT]) -> None:
@@ -44,6 +48,7 @@ class BatchedCalls(Generic[IdT, UserIdT]):
         self._groups_states = sessions.groups and not options.max_states
         states = StateGroupWriter(sessions.models, options, sessions.recent)
         messages = MessageGroupWriter(sessions.models, options.touch_interval)
+        self.graphs = GraphCalls(transactions, group)
         self._saves: Batcher[PreparedState[IdT], StateRecord[IdT]] = transactions.batcher(
             partial(group.run, write=states.write), self._save_alone
         )

@@ -44,9 +44,11 @@ from agent_persistence.integrations.langgraph.values import (
     merged_metadata,
     split_metadata,
 )
+from agent_persistence.operations.graph_calls import Mirrored
 from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.persistence import Persistence
-from agent_persistence.records import AnyUser
+from agent_persistence.records import AnyUser, NewMessage
+from agent_persistence.repositories.checkpoints.changes import Changes
 from agent_persistence.repositories.checkpoints.records import (
     CheckpointQuery,
     CheckpointRecord,
@@ -362,27 +364,38 @@ class PersistenceSaver(BaseCheckpointSaver[Any]):
     ) -> RunnableConfig:
         address = self._address(config)
         new = self._new_checkpoint(address, config, checkpoint, metadata, new_versions)
-        values, mirror = checkpoint["channel_values"], self._mirror
-
-        # One transaction, so that a checkpoint and its mirrored messages are saved together or not at all.
-        async def work(uow: UnitOfWork[Any, Any]) -> None:
-            new_indexes = await uow.checkpoints.put(replace(new, may_start_thread=may_start))
-            # Only the root graph's messages are the conversation; subgraphs may have channels of the same name.
-            if mirror is None or address.namespace or mirror.channel not in new_versions:
-                return
-            if mirror.channel in values:
-                messages, indexes = values[mirror.channel], new_indexes.get(mirror.channel)
-            else:
-                messages, indexes = await self._written_before(uow, new, mirror.channel), None
-            await mirror.write(uow, address.thread_id, new.checkpoint_id, messages, indexes)
-
+        mirrored = self._mirrored(address, new, checkpoint["channel_values"], new_versions)
         # Values were serialised above, before any await: the running graph may change them.
         async with self._turns.turn(address.thread):
             # Asked in turn: a deletion may have come before.
             may_start = self._known.may_start(address.thread, otherwise=address.checkpoint_id is None)
-            await self._persistence.checkpoints.write(work, user_id=address.user_id)
+            new = replace(new, may_start_thread=may_start)
+            await self._persistence.checkpoints.put(new, user_id=address.user_id, mirrored=mirrored)
             self._known.note(address.thread, exists=True)
         return address.config(checkpoint["id"])
+
+    def _mirrored(
+        self, address: Address, new: NewCheckpoint, values: Mapping[str, Any], new_versions: ChannelVersions
+    ) -> Mirrored | None:
+        """Return the messages to write with a checkpoint, in one transaction: both are saved, or none."""
+        mirror = self._mirror
+        # Only the root graph's messages are the conversation; subgraphs may have channels of the same name.
+        if mirror is None or address.namespace or mirror.channel not in new_versions:
+            return None
+
+        def messages(changes: Changes) -> Sequence[NewMessage[Any]] | None:
+            if mirror.channel not in values:
+                return None
+            indexes = changes.new_indexes(mirror.channel)
+            return mirror.messages(new.checkpoint_id, values[mirror.channel], indexes)
+
+        async def write(uow: UnitOfWork[Any, Any], changes: Changes) -> None:
+            rows = messages(changes)
+            if rows is None:
+                rows = mirror.messages(new.checkpoint_id, await self._written_before(uow, new, mirror.channel), None)
+            await mirror.write(uow, address.thread_id, rows)
+
+        return Mirrored(messages, write)
 
     async def _written_before(self, uow: UnitOfWork[Any, Any], new: NewCheckpoint, channel: str) -> Sequence[Any]:
         """Return the items that a checkpoint adds to a ``DeltaChannel``: tasks wrote them at its parent."""

@@ -57,7 +57,7 @@ def append_messages(
     models: Models[Any, Any],
     *,
     with_ids: bool,
-    touch_seconds: float,
+    touch_seconds: float | None,
     of_any_user: bool = False,
     waits: bool = True,
     one: bool = False,
@@ -66,6 +66,7 @@ def append_messages(
 
     Args:
         with_ids: whether the messages have ids; otherwise the database makes them.
+        touch_seconds: see ``touched_threads``; ``None`` where the transaction has set ``updated_at`` already.
         of_any_user: add to the threads of every owner.
         waits: ``False`` leaves out threads that another transaction has locked.
         one: it is one message.
@@ -91,7 +92,7 @@ def append_messages(
     return CompiledStatement(
         insert(table)
         .from_select(["thread_id", *kinds], values, include_defaults=False)
-        .add_cte(locked, touched_threads(models, locked, touch_seconds))
+        .add_cte(locked, *([] if touch_seconds is None else [touched_threads(models, locked, touch_seconds)]))
         # A repeated message must not be an error of the database, which would abort the transaction of every caller in
         # the batch.
         .on_conflict_do_nothing(index_elements=[table.c.thread_id, table.c.message_id])
