@@ -75,6 +75,7 @@ class Contender:
         name: as tables and options say it.
         measured: the only methods whose workloads it takes part in; empty means all that it offers.
         most_tasks: more of them would take too long.
+        may_fail: whether an error leaves it out, and does not end the run; so it is with all that have a database.
         own_database: whether its tables are of its own making, and need a place of their own.
         keeps_order: whether messages that were appended together come back in their order.
         counted: whether it writes to sockets through asyncio, where writes are counted.
@@ -85,6 +86,7 @@ class Contender:
     name: ClassVar[str]
     measured: ClassVar[frozenset[str]] = frozenset()
     most_tasks: ClassVar[int] = 1 << 30
+    may_fail: ClassVar[bool] = False
     own_database: ClassVar[bool] = False
     counted: ClassVar[bool] = True
     keeps_order: ClassVar[bool] = True

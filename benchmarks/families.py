@@ -9,7 +9,7 @@ from benchmarks.furnishing import prepare_threads
 from benchmarks.run import Prepare
 from benchmarks.stores import prepare_store
 from benchmarks.workload import Workload
-from benchmarks.workloads import GRAPHS, STORES, UNITS, WEB
+from benchmarks.workloads import AGENTFLOW, BACKENDS, GRAPHS, STORES, UNITS, WEB
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,19 @@ FAMILIES = (
             "in-memory": "graphs.savers:InMemory",
             "ours": "graphs.savers:Ours",
             "ours mirrored": "graphs.savers:OursMirrored",
+        },
+    ),
+    Family(
+        AGENTFLOW,
+        {"agentflow": "agentflow_calls.checkpointers:Agentflow", "ours": "agentflow_calls.checkpointers:Ours"},
+    ),
+    Family(
+        BACKENDS,
+        {
+            "postgresql": "backends.checkpointers:PostgreSQL",
+            "redis": "backends.checkpointers:InRedis",
+            "memory": "backends.checkpointers:Memory",
+            "dynamodb": "backends.dynamodb:DynamoDB",
         },
     ),
     Family(

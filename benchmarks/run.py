@@ -64,7 +64,7 @@ class Run:
             except MissingContenderError as missing:
                 self.leave_out(str(missing))
             except Exception as error:  # what another library raises; a run without it is better than none
-                if not contender.own_database:
+                if not (contender.own_database or contender.may_fail):
                     raise
                 self.leave_out(f"{contender.name}: {type(error).__name__}: {error}")
         return stores
@@ -100,7 +100,7 @@ class Run:
         try:
             return await self._slice(cell, store, seconds)
         except Exception as error:  # of another library; a run without it is better than none
-            if not store.contender.own_database:
+            if not (store.contender.own_database or store.contender.may_fail):
                 raise
             cause = error.exceptions[0] if isinstance(error, ExceptionGroup) else error
             said = " ".join(f"{type(cause).__name__}: {cause}".split())[:_LONGEST]

@@ -100,12 +100,13 @@ def running(durability: str) -> Make:
     return make
 
 
-def turn(contender: Contender, samples: Samples, size: str) -> Operation:
-    """Take a turn: two messages and a state."""
-    states = cycle(samples.states[size])
-    pairs = cycle([samples.messages[place : place + _TURN] for place in range(0, _BULK, _TURN)])
+def giving(method: str) -> Make:
+    """Do something with two messages and a state, others each time."""
 
-    def operation(thread: Thread) -> Any:
-        return contender.turn(thread, next(pairs), next(states))
+    def make(contender: Contender, samples: Samples, size: str) -> Operation:
+        work: Any = getattr(contender, method)
+        states = cycle(samples.states[size])
+        pairs = cycle([samples.messages[place : place + _TURN] for place in range(0, _BULK, _TURN)])
+        return lambda thread: work(thread, next(pairs), next(states))
 
-    return operation
+    return make

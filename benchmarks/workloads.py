@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.workload import Make, Workload, appending, appending_many, calling, running, saving, turn, unit
+from benchmarks.workload import Make, Workload, appending, appending_many, calling, giving, running, saving, unit
 
 _FEW_TASKS = (1, 16)
 
@@ -28,7 +28,7 @@ STORES = (
     Workload(
         "w4", "last 50 of 10,000 messages", "last_messages", calling("last_messages"), "long", quick_tasks=(1, 32)
     ),
-    Workload("w5", "a turn: read, append two, save", "turn", turn, quick_tasks=(1, 32)),
+    Workload("w5", "a turn: read, append two, save", "turn", giving("turn"), quick_tasks=(1, 32)),
     Workload(
         "orm1",
         "latest state as an entity",
@@ -81,6 +81,32 @@ GRAPHS = (
     _graph("history", "the last 50 states", "get_history", "history"),
 )
 
+_WRITING = ("put-checkpoint", "put-state", "put-state-cache", "put-messages", "clear-state", "clean-thread")
+_OTHER_CALLS = (
+    *("get-state", "get-state-cache", "get-message", "list-messages", "delete-message"),
+    *("put-thread", "get-thread", "list-threads", "get-thread-owner"),
+    *("put-tool-result", "get-tool-result", "request-stop", "is-stop-requested"),
+    *("put-cache-value", "get-cache-value", "clear-cache-value", "list-cache-keys"),
+)
+
+
+def _agentflow(key: str) -> Workload:
+    method = key.replace("-", "_")
+    make = giving(method) if key in _WRITING else calling(method)
+    threads = "read" if key.startswith(("get", "list", "is")) else "write"
+    return Workload(f"w12-{key}", method, method, make, threads, _FEW_TASKS, _FEW_TASKS, floor="agentflow")
+
+
+AGENTFLOW = tuple(map(_agentflow, _WRITING + _OTHER_CALLS))
+
+_CONTRACT = {"save": saving("save"), "load": calling("load"), "list": calling("list_own"), "delete": saving("delete")}
+BACKENDS = tuple(
+    Workload(
+        f"w12-contract-{key}", f"the contract: {key}", "load", make, "own", _FEW_TASKS, _FEW_TASKS, floor="postgresql"
+    )
+    for key, make in _CONTRACT.items()
+)
+
 _ENDPOINTS = {
     "threads": ("GET 20 of the user's threads", "list_threads"),
     "messages": ("GET the last 50 messages", "list_messages"),
@@ -91,4 +117,4 @@ WEB = tuple(
     for key, (title, method) in _ENDPOINTS.items()
 )
 
-WORKLOADS = STORES + UNITS + GRAPHS + WEB
+WORKLOADS = STORES + UNITS + GRAPHS + AGENTFLOW + BACKENDS + WEB

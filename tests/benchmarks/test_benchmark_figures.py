@@ -81,14 +81,23 @@ def test_the_beginning_of_a_key_names_all_of_a_family(named: str, found: int):
     assert len(cells) == found
 
 
+def test_each_workload_has_a_key_of_its_own_and_belongs_to_one_family():
+    keys = [workload.key for family in FAMILIES for workload in family.workloads]
+
+    assert keys == list(dict.fromkeys(keys))
+    assert set(keys) == {workload.key for workload in WORKLOADS}
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_whom_others_are_compared_with_takes_part_whoever_is_named(family: Family):
     plan = Plan(workloads=family.workloads, contenders=("ours",))
 
     taken = set(filter(plan.takes, family.contenders))
 
-    assert {workload.floor for workload in family.workloads} <= taken
-    assert {name.split(" ")[0] for name in taken} == {"ours", *(workload.floor for workload in family.workloads)}
+    floors = {workload.floor for workload in family.workloads}
+    ours = {"ours"} & family.contenders.keys()
+    assert floors <= taken
+    assert {name.split(" ")[0] for name in taken} == floors | ours
 
 
 @pytest.mark.parametrize("size", SIZES)
