@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, TypeVar
 
 import asyncpg
-from sqlalchemy import Engine, Executable, Result, Table
+from sqlalchemy import Connection, Engine, Executable, Result, Table
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from agent_persistence.concurrency.shielding import start
@@ -116,6 +116,7 @@ class PinnedConnection:
             raise UnavailableError(_CLOSED)
         if await self._driver.execute("COMMIT;", timeout=self._reply_seconds) == "ROLLBACK":
             raise DatabaseError(_FAILED_EARLIER)
+        self._end_believed()
 
     async def rollback(self) -> None:
         """Roll the transaction back, if there is one. Driver errors pass unchanged."""
@@ -142,10 +143,7 @@ class PinnedConnection:
 
         Nothing is sent, so it can be called where nothing can be awaited. The connection is not pinned again.
         """
-        connection = self.connection.sync_connection
-        assert connection is not None  # noqa: S101 - it is connected; for the type checker
-        if connection.in_transaction():
-            connection.rollback()  # in AUTOCOMMIT SQLAlchemy only believes in a transaction
+        connection = self._end_believed()
         connection.execution_options(isolation_level="READ COMMITTED")
         # SQLAlchemy has no public way to take over a transaction that the driver began: these are the attributes that
         # it sets itself after BEGIN. Set here and nowhere else, tested on every supported version.
@@ -180,6 +178,14 @@ class PinnedConnection:
         if self.is_clean:
             await self.connection.rollback()
         return result
+
+    def _end_believed(self) -> Connection:
+        """End the transaction that SQLAlchemy believes in after ``execute``. In AUTOCOMMIT, nothing is sent for it."""
+        connection = self.connection.sync_connection
+        assert connection is not None  # noqa: S101 - it is connected; for the type checker
+        if connection.in_transaction():
+            connection.rollback()
+        return connection
 
     def _translated(self, error: BaseException) -> PersistenceError:
         if isinstance(error, TimeoutError):

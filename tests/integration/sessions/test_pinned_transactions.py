@@ -305,3 +305,15 @@ async def test_a_unit_of_work_that_outlives_its_store_closes_its_connection(
 
     assert opened
     assert all(connection.driver_connection.is_closed() for connection in opened)
+
+
+async def test_a_committed_unit_of_work_leaves_no_transaction_for_sqlalchemy_to_end(
+    settings_for: Callable[..., Awaitable[PersistenceSettings]], user_id: str
+) -> None:
+    async with Store(await settings_for(redis_url=None)) as store:
+        async with store.begin(user_id=user_id) as uow:
+            await uow.threads.create()
+            await uow.threads.page(search="by a statement that is not compiled")
+        ended: list[str] = []
+        event.listen(store.engine.sync_engine, "rollback", lambda _: ended.append("rollback"))
+    assert ended == []
