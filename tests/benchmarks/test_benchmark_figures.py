@@ -152,7 +152,7 @@ async def test_a_contender_that_gives_back_something_else_is_left_out(is_right: 
         async def furnish(self, thread: Thread, kind: str, samples: Samples) -> None:
             pass
 
-        async def verify(self, operation: Operation, key: str, thread: Thread, samples: Samples) -> bool:
+        async def verify(self, operation: Operation, key: str, thread: Thread, samples: Samples) -> bool:  # noqa: ARG002
             return is_right and await operation(thread) is thread
 
     prepared = prepare_threads(Kept(), make_samples(1, [SMALL]), Plan(workloads=BACKENDS, only=("w12-contract-load",)))
