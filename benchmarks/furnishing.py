@@ -19,7 +19,7 @@ async def prepare_threads(contender: Contender, samples: Samples, plan: Plan) ->
         MissingContenderError: what a workload wrote or returned is not what it should be.
     """
     cells = plan.cells_of(contender)
-    rng = random.Random(f"{plan.seed} {contender.name}")
+    rng = random.Random(f"{plan.seed} {plan.workloads[0].key} {contender.name}")  # a store may have others
     store = Store(contender, {})
     tasks = max(cell.concurrency for cell in cells)
     for kind in sorted({cell.workload.threads for cell in cells}):

@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     choice = argparse.BooleanOptionalAction
     add = parser.add_argument
-    add("--quick", action="store_true", help="short slices, three rounds, 4 KB states: under a minute")
+    add("--quick", action="store_true", help="short slices, three rounds, 4 KB states: some minutes")
     add("--only", type=_words, default=(), metavar="w1,w2a", help="these workloads; w10 is all of w10-...")
     add("--contenders", type=_words, default=(), metavar="ours,adk", help="these, beside the floor")
     add(

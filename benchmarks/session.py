@@ -45,7 +45,7 @@ class Session:
 
     def run(self) -> Report:
         """Start servers, measure, stop them."""
-        samples = make_samples(self._plan.seed, list(self._plan.sizes))
+        samples = make_samples(self._plan.seed, list(dict.fromkeys([*self._plan.sizes, SMALL])))
         with running_servers() as servers:
             self._say("the servers answer")
             summaries: Summaries = {}

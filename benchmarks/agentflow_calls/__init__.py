@@ -37,10 +37,10 @@ class Calls(Contender):
         self.numbers = itertools.count()
         self.configs: dict[str, dict[str, Any]] = {}
 
-    async def furnish(self, thread: Thread, kind: str, samples: Samples) -> None:  # noqa: ARG002  # all are alike
-        """Make a thread with a state, 20 messages and a result of a tool, and more threads of the same user."""
+    async def furnish(self, thread: Thread, kind: str, samples: Samples) -> None:
+        """Make a thread with a state, 20 messages and a result of a tool; to read from, more of the same user."""
         config = _config(thread)
-        for number in range(_THREADS):
+        for number in range(_THREADS if kind == "read" else 0):
             other = {**config, "thread_id": f"{thread.id}-{number}"}
             await self.store.aput_thread(other, ThreadInfo(thread_id=other["thread_id"], thread_name="Refund"))
         await self.put_thread(thread)
@@ -157,7 +157,8 @@ class Calls(Contender):
         method = key.removeprefix("w12-").replace("-", "_")
         first, last = samples.states[SMALL][0], samples.states[SMALL][-1]
         furnished, appended = (_texts(samples.messages[part]) for part in (_FURNISHED, slice(2)))
-        threads = [thread.id, *(f"{thread.id}-{number}" for number in reversed(range(_THREADS)))]
+        others = _THREADS if method.startswith(("get", "list", "is")) else 0
+        threads = [thread.id, *(f"{thread.id}-{number}" for number in reversed(range(others)))]
         returned = {
             **dict.fromkeys(("get_state", "get_state_cache"), last),
             **dict.fromkeys(("get_thread", "get_thread_owner"), thread.id),

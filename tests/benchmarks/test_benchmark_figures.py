@@ -7,16 +7,17 @@ from pathlib import Path
 import orjson
 import pytest
 
-from benchmarks.contender import Contender, MissingContenderError
+from benchmarks.contender import Contender, MissingContenderError, Operation, Samples, Thread
 from benchmarks.contenders import load
 from benchmarks.families import FAMILIES, Family
+from benchmarks.furnishing import prepare_threads
 from benchmarks.importing import write_conversations
 from benchmarks.measure import Slice
 from benchmarks.plan import Cell, Plan
 from benchmarks.samples import SIZES, growing_states, make_samples
 from benchmarks.summary import summarise
 from benchmarks.workload import SMALL
-from benchmarks.workloads import WORKLOADS
+from benchmarks.workloads import BACKENDS, WORKLOADS
 from benchmarks.writes import Writes
 
 CELL = Cell(WORKLOADS[0], SMALL, 1)
@@ -138,6 +139,29 @@ def test_what_is_not_overridden_is_not_offered():
     cells = Plan(only=("w1", "w2a"), sizes=(SMALL,), concurrencies=(1,)).cells_of(Half())
 
     assert [cell.workload.key for cell in cells] == ["w2a"]
+
+
+@pytest.mark.parametrize("is_right", [True, False])
+async def test_a_contender_that_gives_back_something_else_is_left_out(is_right: bool):
+    class Kept(Contender):
+        name = "kept"
+
+        async def load(self, thread: Thread) -> object:
+            return thread
+
+        async def furnish(self, thread: Thread, kind: str, samples: Samples) -> None:
+            pass
+
+        async def verify(self, operation: Operation, key: str, thread: Thread, samples: Samples) -> bool:  # noqa: ARG002
+            return is_right and await operation(thread) is thread
+
+    prepared = prepare_threads(Kept(), make_samples(1, [SMALL]), Plan(workloads=BACKENDS, only=("w12-contract-load",)))
+
+    if is_right:
+        assert len((await prepared).threads["own", SMALL]) == 32
+    else:
+        with pytest.raises(MissingContenderError, match="kept: w12-contract-load does not give back"):
+            await prepared
 
 
 PLACES = [(name, place) for family in FAMILIES for name, place in family.contenders.items()]
