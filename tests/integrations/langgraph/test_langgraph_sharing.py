@@ -22,8 +22,11 @@ from agent_persistence.repositories.checkpoints.statements import save_graphs
 STATEMENTS = 8
 
 
-async def test_a_run_takes_eight_statements(persistence: Persistence[str, str], user_id: str, config: Any) -> None:
-    graph = talker(1).compile(checkpointer=PersistenceSaver(persistence, user_id=user_id))
+@pytest.mark.parametrize("mirror", [None, "messages"])
+async def test_a_run_takes_eight_statements(
+    persistence: Persistence[str, str], user_id: str, config: Any, mirror: str | None
+) -> None:
+    graph = talker(1).compile(checkpointer=PersistenceSaver(persistence, user_id=user_id, mirror=mirror))
     sent: list[str] = []
 
     def note(*call: Any) -> None:

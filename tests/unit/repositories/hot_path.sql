@@ -315,6 +315,14 @@ SELECT locked.thread_id, graph_checkpoints.refs
 FROM locked
 LEFT OUTER JOIN graph_checkpoints ON graph_checkpoints.thread_id = locked.thread_id AND graph_checkpoints.checkpoint_ns = $3::VARCHAR AND graph_checkpoints.checkpoint_id = $4::VARCHAR;
 
+-- graphs: read checkpoint
+SELECT graph_checkpoints.thread_id, graph_checkpoints.checkpoint_ns, graph_checkpoints.checkpoint_id, graph_checkpoints.parent_id, graph_checkpoints.run_id, graph_checkpoints.created_at, CAST(graph_checkpoints.metadata AS TEXT) AS metadata, graph_checkpoints.exact_metadata, graph_checkpoints.body, graph_checkpoints.refs, threads.user_id
+FROM graph_checkpoints
+JOIN threads ON threads.thread_id = graph_checkpoints.thread_id AND threads.user_id = $1::VARCHAR
+WHERE graph_checkpoints.thread_id = $2::VARCHAR AND graph_checkpoints.checkpoint_ns = $3::VARCHAR
+ORDER BY graph_checkpoints.checkpoint_id DESC
+LIMIT 1;
+
 -- graphs: read values
 SELECT graph_values.thread_id, graph_values.checkpoint_ns, graph_values.value_no, graph_values.checkpoint_id, graph_values.channel, graph_values.cells, graph_values.content, false AS is_write
 FROM unnest($1::TEXT[], $2::TEXT[], $3::TEXT[], $4::BIGINT[], $5::BIGINT[]) AS span(thread_id, checkpoint_ns, channel, first_no, last_no)
