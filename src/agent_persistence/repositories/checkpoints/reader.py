@@ -189,7 +189,7 @@ class CheckpointReader:
     ) -> defaultdict[Namespace, LoadedRows]:
         loaded: defaultdict[Namespace, LoadedRows] = defaultdict(LoadedRows)
         await self._load_ranges(loaded, merged_ranges(references), pending, written_to)
-        # Bases are never deltas themselves, so that this is the last statement.
+        # Only of rows that rest on several others, which an early version wrote; those are never deltas themselves.
         missing = [(namespace, None, base, base) for namespace, rows in loaded.items() for base in rows.missing_bases()]
         await self._load_ranges(loaded, missing, (), None)
         return loaded

@@ -15,6 +15,7 @@ from sqlalchemy import (
     and_,
     any_,
     bindparam,
+    cast,
     func,
     literal_column,
     or_,
@@ -22,12 +23,13 @@ from sqlalchemy import (
     true,
     union_all,
 )
-from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
+from sqlalchemy.dialects.postgresql import BIT, aggregate_order_by, insert
 from sqlalchemy.types import TypeEngine
 
 from agent_persistence.database.compiled_statement import MODELS_AT_ONCE, CompiledStatement
 from agent_persistence.models import Models
 from agent_persistence.models.base import table_of
+from agent_persistence.repositories.checkpoints.compression import DELTA
 from agent_persistence.repositories.checkpoints.value_rows import LIGHT
 from agent_persistence.repositories.locks import locked_threads, touched_threads, unnest
 from agent_persistence.repositories.messages.statements import kinds_of_messages, message_values
@@ -279,9 +281,9 @@ def read_checkpoint(models: Models[Any, Any], *, of_any_user: bool = False, late
 
 @lru_cache(MODELS_AT_ONCE)
 def read_values(models: Models[Any, Any], *, of_any_user: bool) -> CompiledStatement:
-    """Return the rows of values in ranges, and the rows that tasks wrote at checkpoints.
+    """Return rows of values in ranges, rows that tasks wrote at checkpoints, and the rows that their deltas rest on.
 
-    Of the latter only those that may hold writes to the channels ``written_to``, unless that is null.
+    Of tasks' rows only those that may hold writes to the channels ``written_to``, unless that is null.
     """
     values = models.side_tables.graph.values
     names = (values.c.thread_id, values.c.checkpoint_ns)
@@ -330,7 +332,16 @@ def read_values(models: Models[Any, Any], *, of_any_user: bool) -> CompiledState
         )
         .add_columns(_constant("is_write", value=True))
     )
-    return CompiledStatement(union_all(referred, written))
+    found = union_all(referred, written).cte("found")
+    # The rows that deltas rest on, in the same round trip: each delta written names one, behind its mark and a count.
+    base = func.encode(func.substr(found.c.content, 3, 8), "hex")
+    base_no = cast(cast(func.concat("x", base), BIT(64)), BigInteger)
+    bases = (
+        select(*chosen, _constant("is_write", value=False))
+        .select_from(found.join(values, and_(*(values.c[one.name] == found.c[one.name] for one in names))))
+        .where(func.substr(found.c.content, 1, len(DELTA)) == DELTA, values.c.value_no == base_no)
+    )
+    return CompiledStatement(union_all(select(found), bases))
 
 
 def _plain(kind: TypeEngine[Any]) -> TypeEngine[Any]:
