@@ -16,7 +16,6 @@ from typing import Any, Final, Generic, Literal, Self, TypeVar
 from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from agent_persistence import migrate
 from agent_persistence.cache import CircuitBreaker, StateCache, make_redis
 from agent_persistence.concurrency.periodic import PeriodicTasks
 from agent_persistence.concurrency.shielding import drain
@@ -164,6 +163,9 @@ class Persistence(Generic[IdT, UserIdT]):
     async def __aenter__(self) -> Self:
         try:
             if self.settings.auto_migrate:
+                # Not at the top: a store that is imported and never opened does not need Alembic.
+                from agent_persistence import migrate  # noqa: PLC0415
+
                 await migrate.upgrade(self._servers.settings, engine=self._hosts_engine)
             async with self._one_call():
                 await self._check()
@@ -399,6 +401,8 @@ class Persistence(Generic[IdT, UserIdT]):
             await self._verify()
 
     async def _verify(self) -> None:
+        from agent_persistence import migrate  # noqa: PLC0415 - see above
+
         with translated():
             await migrate.verify(self.engine, self.settings)
 

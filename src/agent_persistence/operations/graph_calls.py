@@ -12,7 +12,6 @@ from agent_persistence.database.connections import PinnedConnection
 from agent_persistence.errors import CheckpointingDisabledError, InvalidInputError
 from agent_persistence.models import Models
 from agent_persistence.operations.group_commit import GroupCommit, Written
-from agent_persistence.operations.group_writes import MessageGroupWriter
 from agent_persistence.operations.transactions import Transactions
 from agent_persistence.operations.unit_of_work import Repositories, UnitOfWork
 from agent_persistence.records import ANY_USER, AnyUser, NewMessage
@@ -26,9 +25,8 @@ from agent_persistence.repositories.checkpoints.prepared_saves import (
 )
 from agent_persistence.repositories.checkpoints.records import NewCheckpoint, NewWrites
 from agent_persistence.repositories.checkpoints.statements import save_graphs
-from agent_persistence.repositories.checkpoints.writer import saved_evidence
-from agent_persistence.repositories.messages.prepared import PreparedAppend, prepare_append
-from agent_persistence.sessions.commit_evidence import CommitEvidence
+from agent_persistence.repositories.messages.prepared import PreparedMessage, prepare_append
+from agent_persistence.repositories.messages.statements import columns_of_messages
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +52,7 @@ class _Item:
     """
 
     save: PreparedSave
-    messages: PreparedAppend[Any] | None
+    messages: Sequence[PreparedMessage[Any]]
     alone: Callable[[], Awaitable[None]]
 
 
@@ -86,17 +84,17 @@ class GraphCalls:
             await alone()
             return
         save, changes = found
-        messages = None
+        messages: Sequence[PreparedMessage[Any]] | None = ()
         if mirrored is not None:
             try:
                 given = mirrored.messages(changes)
-                messages = None if given is None else prepare_append(scope, new.thread_id, given, "messages")
+                messages = None if given is None else prepare_append(scope, new.thread_id, given, "messages").messages
             except InvalidInputError:
-                given = None
-            if given is None:
-                await alone()
-                return
-        await self._submit(_Item(save, messages, alone))
+                messages = None
+        if messages is None:
+            await alone()
+        else:
+            await self._submit(_Item(save, messages, alone))
 
     async def put_writes(self, new: NewWrites, *, user_id: Any | AnyUser) -> None:
         """Save the writes of a task; see ``CheckpointRepository.put_writes``."""
@@ -107,7 +105,7 @@ class GraphCalls:
         if save is None:
             await alone()
         elif save.rows:
-            await self._submit(_Item(save, None, alone))
+            await self._submit(_Item(save, (), alone))
 
     async def _may_share(self, user_id: Any | AnyUser) -> bool:
         await self._sessions.ready()
@@ -162,17 +160,19 @@ async def _run_alone(item: _Item, _reason: Alone) -> None:
     await item.alone()
 
 
-def _is_repeatable(item: _Item) -> bool:
-    return item.messages is None or not item.messages.messages
+def _is_repeatable(_item: _Item) -> bool:
+    """Each item does no harm if it is saved twice: it has ids, and values that nothing refers to are pruned."""
+    return True
 
 
 class _GraphGroupWriter:
-    """Saves items of several threads by one statement, and their messages by another."""
+    """Saves items of several threads, and their messages, by one statement."""
 
     def __init__(self, models: Models[Any, Any], touch_seconds: float) -> None:
-        self._models = models
-        self._statement = save_graphs(models, touch_seconds=touch_seconds, waits=False)
-        self._messages = MessageGroupWriter(models, None)
+        self._statements = {
+            mirrors: save_graphs(models, touch_seconds=touch_seconds, waits=False, mirrors=mirrors)
+            for mirrors in (False, True)
+        }
 
     async def write(self, connection: PinnedConnection, items: list[_Item]) -> Written[Any]:
         """Save the items; those that cannot share the statement are to run alone."""
@@ -180,19 +180,16 @@ class _GraphGroupWriter:
         index_of: dict[Any, int] = {}
         for index, item in enumerate(items):
             index_of.setdefault(item.save.thread_id, index)  # one of each thread: a second one depends on the first
-        chosen = [items[index].save for index in index_of.values()]
-        rows = await connection.fetch(self._statement, **columns_of_saves(chosen))
-        if not rows:
-            return Written(results, None)
-        for row in rows:
-            results[index_of[row.thread_id]] = row
-        appends = [
-            item.messages
-            for item, result in zip(items, results, strict=True)
-            if item.messages is not None and item.messages.messages and result is not ALONE
-        ]
-        if appends and ALONE in (await self._messages.write(connection, appends)).results:
-            # A message is there already: all are rolled back, and each checkpoint finds out which of its messages.
-            return Written([ALONE] * len(items), None)
-        evidence = CommitEvidence(None, rows[-1], made=[saved_evidence(self._models, rows[-1])])
-        return Written(results, evidence)
+        chosen = [items[index] for index in index_of.values()]
+        messages = [(one.save.thread_id, one.save.owner, message) for one in chosen for message in one.messages]
+        columns = columns_of_saves([one.save for one in chosen])
+        if messages:
+            columns["message_thread_id"] = [thread_id for thread_id, *_ in messages]
+            given = columns_of_messages(messages, with_ids=True)
+            columns |= {f"message_{name}": values for name, values in given.items()}
+        for row in await connection.fetch(self._statements[bool(messages)], **columns):
+            index = index_of[row.thread_id]
+            # Else a message was added by somebody else at the same moment: alone, it is compared with this one.
+            if not messages or row.mirrored == len(items[index].messages):
+                results[index] = row
+        return Written(results, None)

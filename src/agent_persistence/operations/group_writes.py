@@ -73,7 +73,7 @@ class StateGroupWriter:
 class MessageGroupWriter:
     """Adds messages of several callers by one statement, or two: of messages with ids, and without."""
 
-    def __init__(self, models: Models[Any, Any], touch_seconds: float | None) -> None:
+    def __init__(self, models: Models[Any, Any], touch_seconds: float) -> None:
         self._evidence = row_evidence(table_of(models.Message), "thread_id", "seq", time="created_at")
         self._statements = {
             (with_ids, one): append_messages(

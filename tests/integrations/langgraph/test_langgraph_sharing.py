@@ -18,12 +18,15 @@ from agent_persistence.integrations.langgraph import PersistenceSaver
 from agent_persistence.repositories.checkpoints.statements import save_graphs
 from graphs import HELLO, talker
 
-# Of a run with one node: two to read, three checkpoints, and three times writes of tasks.
-STATEMENTS = 8
+# Of a run with one node: two to read, three checkpoints, and twice writes of tasks.
+STATEMENTS = 7
 
 
-async def test_a_run_takes_eight_statements(persistence: Persistence[str, str], user_id: str, config: Any) -> None:
-    graph = talker(1).compile(checkpointer=PersistenceSaver(persistence, user_id=user_id))
+@pytest.mark.parametrize("mirror", [None, "messages"])
+async def test_a_run_takes_seven_statements(
+    persistence: Persistence[str, str], user_id: str, config: Any, mirror: str | None
+) -> None:
+    graph = talker(1).compile(checkpointer=PersistenceSaver(persistence, user_id=user_id, mirror=mirror))
     sent: list[str] = []
 
     def note(*call: Any) -> None:

@@ -315,15 +315,29 @@ SELECT locked.thread_id, graph_checkpoints.refs
 FROM locked
 LEFT OUTER JOIN graph_checkpoints ON graph_checkpoints.thread_id = locked.thread_id AND graph_checkpoints.checkpoint_ns = $3::VARCHAR AND graph_checkpoints.checkpoint_id = $4::VARCHAR;
 
+-- graphs: read checkpoint
+SELECT graph_checkpoints.thread_id, graph_checkpoints.checkpoint_ns, graph_checkpoints.checkpoint_id, graph_checkpoints.parent_id, graph_checkpoints.run_id, graph_checkpoints.created_at, CAST(graph_checkpoints.metadata AS TEXT) AS metadata, graph_checkpoints.exact_metadata, graph_checkpoints.body, graph_checkpoints.refs, threads.user_id
+FROM graph_checkpoints
+JOIN threads ON threads.thread_id = graph_checkpoints.thread_id AND threads.user_id = $1::VARCHAR
+WHERE graph_checkpoints.thread_id = $2::VARCHAR AND graph_checkpoints.checkpoint_ns = $3::VARCHAR
+ORDER BY graph_checkpoints.checkpoint_id DESC
+LIMIT 1;
+
 -- graphs: read values
-SELECT graph_values.thread_id, graph_values.checkpoint_ns, graph_values.value_no, graph_values.checkpoint_id, graph_values.channel, graph_values.cells, graph_values.content, false AS is_write
+WITH found AS
+(SELECT graph_values.thread_id AS thread_id, graph_values.checkpoint_ns AS checkpoint_ns, graph_values.value_no AS value_no, graph_values.checkpoint_id AS checkpoint_id, graph_values.channel AS channel, graph_values.cells AS cells, graph_values.content AS content, false AS is_write
 FROM unnest($1::TEXT[], $2::TEXT[], $3::TEXT[], $4::BIGINT[], $5::BIGINT[]) AS span(thread_id, checkpoint_ns, channel, first_no, last_no)
 JOIN graph_values ON graph_values.thread_id = span.thread_id AND graph_values.checkpoint_ns = span.checkpoint_ns AND (span.channel IS NULL OR graph_values.channel = span.channel) AND graph_values.value_no BETWEEN span.first_no AND span.last_no
-JOIN threads ON threads.thread_id = graph_values.thread_id AND threads.user_id = $6::VARCHAR UNION ALL SELECT graph_values.thread_id, graph_values.checkpoint_ns, graph_values.value_no, graph_values.checkpoint_id, graph_values.channel, graph_values.cells, graph_values.content, true AS is_write
+JOIN threads ON threads.thread_id = graph_values.thread_id AND threads.user_id = $6::VARCHAR UNION ALL SELECT graph_values.thread_id AS thread_id, graph_values.checkpoint_ns AS checkpoint_ns, graph_values.value_no AS value_no, graph_values.checkpoint_id AS checkpoint_id, graph_values.channel AS channel, graph_values.cells AS cells, graph_values.content AS content, true AS is_write
 FROM unnest($7::TEXT[], $8::TEXT[], $9::TEXT[]) AS pending(thread_id, checkpoint_ns, checkpoint_id)
 JOIN graph_values ON graph_values.thread_id = pending.thread_id AND graph_values.checkpoint_ns = pending.checkpoint_ns AND graph_values.checkpoint_id = pending.checkpoint_id
 JOIN threads ON threads.thread_id = graph_values.thread_id AND threads.user_id = $6::VARCHAR
-WHERE $10::TEXT[] IS NULL OR graph_values.channel = ANY ($10::TEXT[]) OR octet_length(graph_values.content) <= $11::INTEGER;
+WHERE $10::TEXT[] IS NULL OR graph_values.channel = ANY ($10::TEXT[]) OR octet_length(graph_values.content) <= $11::INTEGER)
+SELECT found.thread_id, found.checkpoint_ns, found.value_no, found.checkpoint_id, found.channel, found.cells, found.content, found.is_write
+FROM found UNION ALL SELECT graph_values.thread_id, graph_values.checkpoint_ns, graph_values.value_no, graph_values.checkpoint_id, graph_values.channel, graph_values.cells, graph_values.content, false AS is_write
+FROM found
+JOIN graph_values ON graph_values.thread_id = found.thread_id AND graph_values.checkpoint_ns = found.checkpoint_ns
+WHERE substr(found.content, $12::INTEGER, $13::INTEGER) = $14::BYTEA AND graph_values.value_no = CAST(CAST(concat($15::VARCHAR, encode(substr(found.content, $16::INTEGER, $17::INTEGER), $18::VARCHAR)) AS BIT(64)) AS BIGINT);
 
 -- graphs: save graphs
 WITH locked AS

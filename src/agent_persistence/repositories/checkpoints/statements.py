@@ -15,6 +15,7 @@ from sqlalchemy import (
     and_,
     any_,
     bindparam,
+    cast,
     func,
     literal_column,
     or_,
@@ -22,19 +23,22 @@ from sqlalchemy import (
     true,
     union_all,
 )
-from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
+from sqlalchemy.dialects.postgresql import BIT, aggregate_order_by, insert
 from sqlalchemy.types import TypeEngine
 
 from agent_persistence.database.compiled_statement import MODELS_AT_ONCE, CompiledStatement
 from agent_persistence.models import Models
 from agent_persistence.models.base import table_of
+from agent_persistence.repositories.checkpoints.compression import DELTA
 from agent_persistence.repositories.checkpoints.value_rows import LIGHT
 from agent_persistence.repositories.locks import locked_threads, touched_threads, unnest
+from agent_persistence.repositories.messages.statements import kinds_of_messages, message_values
 from agent_persistence.repositories.numbering import is_latest
 from agent_persistence.sessions.commit_evidence import TRANSACTION_MARKS
 
 NO_ROW: Final = 0
 """In place of the number of a namespace's last row, if it has none."""
+_ONE: Final[Any] = literal_column("1")
 _NO_BYTES: Final[Any] = literal_column("''::bytea", LargeBinary)
 _NO_ROW: Final[Any] = literal_column("0", BigInteger)
 _NOT_GIVEN: Final = frozenset(
@@ -59,7 +63,12 @@ def lock_thread_and_parent(models: Models[Any, Any], *, of_any_user: bool) -> Co
 
 @lru_cache(MODELS_AT_ONCE)
 def save_graphs(
-    models: Models[Any, Any], *, touch_seconds: float, of_any_user: bool = False, waits: bool = True
+    models: Models[Any, Any],
+    *,
+    touch_seconds: float,
+    of_any_user: bool = False,
+    waits: bool = True,
+    mirrors: bool = False,
 ) -> CompiledStatement:
     """Lock threads, set their ``updated_at``, and add rows of values and checkpoints; returns a row for each item.
 
@@ -69,6 +78,7 @@ def save_graphs(
     Args:
         of_any_user: save to threads of any owner.
         waits: ``False`` leaves out threads that another transaction has locked.
+        mirrors: add messages too, and save no item of which one exists already.
     """
     tables = models.side_tables.graph
     values, checkpoint = tables.values, tables.checkpoints
@@ -102,10 +112,11 @@ def save_graphs(
     )
     locked = locked_threads(models, of_any_user=of_any_user, waits=waits, also=("updated_at",))
     owns = true() if of_any_user else items.c.owner == locked.c.user_id
+    messages, is_new = _messages(models, items) if mirrors else (None, true())
     chosen = (
         select(*items.c, locked.c.updated_at.label("touched_before"), _last_no(models, items).label("last_no"))
         .select_from(locked.join(items, (items.c.thread_id == locked.c.thread_id) & owns))
-        .where(items.c.expected_touch.is_(None) | _is_as_expected(models, items, locked))
+        .where(items.c.expected_touch.is_(None) | _is_as_expected(models, items, locked), is_new)
         .cte("chosen")
     )
     touched = touched_threads(models, chosen, touch_seconds, always=chosen.c.expected_touch.is_(None))
@@ -146,6 +157,11 @@ def save_graphs(
         .returning(checkpoint.c.thread_id)
         .cte("saved")
     )
+    mirrored = [] if messages is None else [_added_messages(models, chosen, messages)]
+    count = [
+        select(func.count()).where(one.c.thread_id == chosen.c.thread_id).scalar_subquery().label("mirrored")
+        for one in mirrored
+    ]
     return CompiledStatement(
         select(
             chosen.c.thread_id,
@@ -156,6 +172,7 @@ def save_graphs(
             chosen.c.last_no,
             numbers.c.numbers,
             func.now().label("created_at"),
+            *count,
             *TRANSACTION_MARKS,
         )
         .select_from(
@@ -164,6 +181,36 @@ def save_graphs(
             )
         )
         .add_cte(saved)
+    )
+
+
+def _messages(models: Models[Any, Any], items: Any) -> tuple[Any, Any]:
+    """Return the messages to add as a table, and the condition that none of an item's messages exists."""
+    kinds = kinds_of_messages(models, with_ids=True)
+    rows = _parameters("message", {"thread_id": models.id_types.id.array_type().item_type, **kinds}, numbered=True)
+    message = table_of(models.Message).alias("known_message")
+    known = select(message.c.seq).where(
+        message.c.thread_id == rows.c.thread_id,
+        message.c.message_id == rows.c.message_id,
+        rows.c.thread_id == items.c.thread_id,
+    )
+    return rows, ~known.exists()
+
+
+def _added_messages(models: Models[Any, Any], chosen: Any, rows: Any) -> Any:
+    message, kinds = table_of(models.Message), kinds_of_messages(models, with_ids=True)
+    source = (
+        select(chosen.c.thread_id, *message_values(message, rows, kinds))
+        .select_from(chosen.join(rows, rows.c.thread_id == chosen.c.thread_id))
+        .order_by(rows.c.ordinal)
+    )
+    return (
+        insert(message)
+        .from_select(["thread_id", *kinds], source, include_defaults=False)
+        # Added by another transaction since the statement began: the caller counts.
+        .on_conflict_do_nothing(index_elements=[message.c.thread_id, message.c.message_id])
+        .returning(message.c.thread_id, is_latest(message, "seq"))
+        .cte("mirrored")
     )
 
 
@@ -215,10 +262,28 @@ def known_values(models: Models[Any, Any]) -> CompiledStatement:
 
 
 @lru_cache(MODELS_AT_ONCE)
-def read_values(models: Models[Any, Any], *, of_any_user: bool) -> CompiledStatement:
-    """Return the rows of values in ranges, and the rows that tasks wrote at checkpoints.
+def read_checkpoint(models: Models[Any, Any], *, of_any_user: bool = False, latest: bool = True) -> CompiledStatement:
+    """Return a checkpoint of a namespace with its owner: the latest one, or ``checkpoint_id``."""
+    checkpoint = models.side_tables.graph.checkpoints
+    thread, is_owned = _owned(models, checkpoint, of_any_user=of_any_user)
+    found = (
+        select(*checkpoint.c, thread.c.user_id)
+        .join(thread, is_owned)
+        .where(
+            checkpoint.c.thread_id == bindparam("thread_id", type_=checkpoint.c.thread_id.type),
+            checkpoint.c.checkpoint_ns == bindparam("checkpoint_ns", type_=Text()),
+        )
+    )
+    if latest:
+        return CompiledStatement(found.order_by(checkpoint.c.checkpoint_id.desc()).limit(_ONE))
+    return CompiledStatement(found.where(checkpoint.c.checkpoint_id == bindparam("checkpoint_id", type_=Text())))
 
-    Of the latter only those that may hold writes to the channels ``written_to``, unless that is null.
+
+@lru_cache(MODELS_AT_ONCE)
+def read_values(models: Models[Any, Any], *, of_any_user: bool) -> CompiledStatement:
+    """Return rows of values in ranges, rows that tasks wrote at checkpoints, and the rows that their deltas rest on.
+
+    Of tasks' rows only those that may hold writes to the channels ``written_to``, unless that is null.
     """
     values = models.side_tables.graph.values
     names = (values.c.thread_id, values.c.checkpoint_ns)
@@ -267,7 +332,16 @@ def read_values(models: Models[Any, Any], *, of_any_user: bool) -> CompiledState
         )
         .add_columns(_constant("is_write", value=True))
     )
-    return CompiledStatement(union_all(referred, written))
+    found = union_all(referred, written).cte("found")
+    # The rows that deltas rest on, in the same round trip: each delta written names one, behind its mark and a count.
+    base = func.encode(func.substr(found.c.content, 3, 8), "hex")
+    base_no = cast(cast(func.concat("x", base), BIT(64)), BigInteger)
+    bases = (
+        select(*chosen, _constant("is_write", value=False))
+        .select_from(found.join(values, and_(*(values.c[one.name] == found.c[one.name] for one in names))))
+        .where(func.substr(found.c.content, 1, len(DELTA)) == DELTA, values.c.value_no == base_no)
+    )
+    return CompiledStatement(union_all(select(found), bases))
 
 
 def _plain(kind: TypeEngine[Any]) -> TypeEngine[Any]:
