@@ -30,12 +30,12 @@ from torture.workload import Store, Workload
 WORKERS = 8
 SEARCHERS = 2
 GRAPH_WORKERS = 2
-OUTAGE_WORKERS = 2
+OUTAGE_WORKERS = 1
 PAUSE_SECONDS = 0.03
 SEARCH_PAUSE_SECONDS = 0.007
 ODD_PAUSE_SECONDS = 0.1
 GRAPH_PAUSE_SECONDS = 0.08
-OUTAGE_PAUSE_SECONDS = 0.15
+OUTAGE_PAUSE_SECONDS = 0.25  # slower than a loaded database writes them, or an outage would not end
 SAMPLE_SECONDS = 0.1
 
 
