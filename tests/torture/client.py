@@ -55,6 +55,7 @@ class Client:
         self._ending = False
 
     async def run(self) -> None:
+        sampler = asyncio.create_task(self._go_on_sampling())
         async with asyncio.TaskGroup() as workers:
             for _ in range(OUTAGE_WORKERS if self._outages else 0):
                 assert self._outages is not None
@@ -67,10 +68,10 @@ class Client:
                 workers.create_task(self._repeat(self._graphs.step, GRAPH_PAUSE_SECONDS))
             workers.create_task(self._repeat(self._hostile.argument, ODD_PAUSE_SECONDS))
             workers.create_task(self._repeat(self._hostile.cursor, ODD_PAUSE_SECONDS))
-            workers.create_task(self._repeat(self._sample, SAMPLE_SECONDS))
             await self._obey()
             self._ending = True
-        await self._sample()
+        sampler.cancel()
+        self._sample()
 
     async def _repeat(self, act: Callable[[], Awaitable[None]], pause_seconds: float) -> None:
         while not self._ending:
@@ -88,7 +89,12 @@ class Client:
                 case b"clock", seconds:
                     self._clock.error = int(seconds)
 
-    async def _sample(self) -> None:
+    async def _go_on_sampling(self) -> None:
+        while True:
+            self._sample()
+            await asyncio.sleep(SAMPLE_SECONDS)
+
+    def _sample(self) -> None:
         cache = self._store.cache
         counts = {"hits": 0, "unavailable": 0} if cache is None else cache.counts.as_dict()
         self._recorder.write("sample", cache=counts, bad_inputs=self._hostile.counts)
