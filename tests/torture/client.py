@@ -30,36 +30,36 @@ from torture.workload import Store, Workload
 WORKERS = 8
 SEARCHERS = 2
 GRAPH_WORKERS = 2
-OUTAGE_WORKERS = 2
+OUTAGE_WORKERS = 1
 PAUSE_SECONDS = 0.03
 SEARCH_PAUSE_SECONDS = 0.007
 ODD_PAUSE_SECONDS = 0.1
 GRAPH_PAUSE_SECONDS = 0.08
-OUTAGE_PAUSE_SECONDS = 0.08
+OUTAGE_PAUSE_SECONDS = 0.25  # slower than a loaded database writes them, or an outage would not end
 SAMPLE_SECONDS = 0.1
 
 
 class Client:
     """The workers of one process."""
 
-    def __init__(self, store: Store, recorder: Recorder, random: Random, role: str) -> None:
+    def __init__(self, store: Store, caller: Caller, random: Random, outages: Outages | None) -> None:
         self._store = store
-        self._recorder = recorder
+        self._recorder = caller.recorder
         self._random = random
-        self._role = role
-        self._caller = Caller(recorder, random)
-        self._workload = Workload(store, self._caller, random)
-        self._graphs = Graphs(store, self._caller, random)
-        self._hostile = Hostile(store, recorder, random)
+        self._caller = caller
+        self._outages = outages
+        self._workload = Workload(store, caller, random)
+        self._graphs = Graphs(store, caller, random)
+        self._hostile = Hostile(store, caller.recorder, random)
         self._clock = Clock()
         self._ending = False
 
     async def run(self) -> None:
-        async with AsyncExitStack() as ending, asyncio.TaskGroup() as workers:
-            if self._role == DEGRADED:
-                outages = await ending.enter_async_context(Outages.open(self._caller, self._random))
-                for _ in range(OUTAGE_WORKERS):
-                    workers.create_task(self._repeat(outages.step, OUTAGE_PAUSE_SECONDS))
+        sampler = asyncio.create_task(self._go_on_sampling())
+        async with asyncio.TaskGroup() as workers:
+            for _ in range(OUTAGE_WORKERS if self._outages else 0):
+                assert self._outages is not None
+                workers.create_task(self._repeat(self._outages.step, OUTAGE_PAUSE_SECONDS))
             for _ in range(WORKERS):
                 workers.create_task(self._repeat(self._workload.step, PAUSE_SECONDS))
             for _ in range(SEARCHERS):
@@ -68,10 +68,10 @@ class Client:
                 workers.create_task(self._repeat(self._graphs.step, GRAPH_PAUSE_SECONDS))
             workers.create_task(self._repeat(self._hostile.argument, ODD_PAUSE_SECONDS))
             workers.create_task(self._repeat(self._hostile.cursor, ODD_PAUSE_SECONDS))
-            workers.create_task(self._repeat(self._sample, SAMPLE_SECONDS))
             await self._obey()
             self._ending = True
-        await self._sample()
+        sampler.cancel()
+        self._sample()
 
     async def _repeat(self, act: Callable[[], Awaitable[None]], pause_seconds: float) -> None:
         while not self._ending:
@@ -89,7 +89,12 @@ class Client:
                 case b"clock", seconds:
                     self._clock.error = int(seconds)
 
-    async def _sample(self) -> None:
+    async def _go_on_sampling(self) -> None:
+        while True:
+            self._sample()
+            await asyncio.sleep(SAMPLE_SECONDS)
+
+    def _sample(self) -> None:
         cache = self._store.cache
         counts = {"hits": 0, "unavailable": 0} if cache is None else cache.counts.as_dict()
         self._recorder.write("sample", cache=counts, bad_inputs=self._hostile.counts)
@@ -99,11 +104,13 @@ async def main(client: str, folder: str, seed: str, role: str, plants: str = "")
     random, recorder = Random(seed), Recorder(Path(folder), client)
     recorder.write("role", role=role)
     resolve_names()
-    async with Persistence[str, str].from_env() as store:
+    caller = Caller(recorder, random)
+    async with Persistence[str, str].from_env() as store, AsyncExitStack() as ending:
         for name in filter(None, plants.split(",")):
             PLANTS[name].plant(store, random)
+        outages = await ending.enter_async_context(Outages.open(caller, random)) if role == DEGRADED else None
         print("ready", flush=True)
-        await Client(store, recorder, random, role).run()
+        await Client(store, caller, random, outages).run()
 
 
 if __name__ == "__main__":

@@ -36,7 +36,9 @@ class Disk:
 
     def mount(self) -> bool:
         # Without barriers: what it is given is in the file, which stands for the disk, and outlives our loss of power.
-        return _run("mount", "-o", "loop,barrier=0,noatime", self._image, self._folder)
+        mounted = _run("mount", "-o", "loop,barrier=0,noatime", self._image, self._folder)
+        self.empty()  # a loss of power brings a file back whose deletion was not synced
+        return mounted
 
     def unmount(self) -> None:
         """Unmount it once nobody uses it any more, which the death of processes may take a moment for."""

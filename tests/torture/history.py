@@ -21,6 +21,7 @@ Event = dict[str, Any]
 Outcome = Literal["ok", "error", "cancelled", "unknown"]
 STATE_READS = ("get", "load", "recall")
 SECOND = 1_000_000_000
+LONGEST_SAMPLE = SECOND // 2
 NEVER = 1 << 62
 EDITED = "|"
 FORM = "~"
@@ -131,6 +132,7 @@ class History:
     Attributes:
         faults: what was injected, from its start to the recovery.
         unreachable: when some client's cache could not be reached, whatever the reason.
+        stalls: when a process had no turn of its processor for longer than it takes on a busy machine.
         killed: the processes that were killed on purpose.
         roles: of each process.
         unsaved: tokens of states that degraded mode returned.
@@ -141,6 +143,7 @@ class History:
     calls: list[Call] = field(default_factory=list)
     faults: list[Span] = field(default_factory=list)
     unreachable: list[Span] = field(default_factory=list)
+    stalls: dict[str, list[Span]] = field(default_factory=dict)
     killed: set[str] = field(default_factory=set)
     roles: dict[str, str] = field(default_factory=dict)
     unsaved: set[str] = field(default_factory=set)
@@ -185,7 +188,7 @@ def _add(history: History, process: str, events: Iterable[Event]) -> None:
                 call = calls[event.pop("call")]
                 call.returned, call.outcome, call.result = event.pop("t"), event.pop("outcome"), event
             case "sample":
-                _add_sample(history, last_sample, event)
+                _add_sample(history, last_sample, event, process)
                 last_sample = event
             case "fault":
                 history.faults.append(Span(event["start"], event["t"], event["kind"]))
@@ -207,7 +210,9 @@ def _add(history: History, process: str, events: Iterable[Event]) -> None:
         history.bad_inputs.update(last_sample["bad_inputs"])
 
 
-def _add_sample(history: History, before: Event | None, sample: Event) -> None:
+def _add_sample(history: History, before: Event | None, sample: Event, process: str) -> None:
+    if before is not None and sample["t"] - before["t"] > LONGEST_SAMPLE:
+        history.stalls.setdefault(process, []).append(Span(before["t"], sample["t"]))
     if before is not None and sample["cache"]["unavailable"] > before["cache"]["unavailable"]:
         history.unreachable.append(Span(before["t"], sample["t"]))
 

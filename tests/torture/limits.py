@@ -33,6 +33,7 @@ NONE = "none"
 GROUPS = {
     **dict.fromkeys(("save", "recall", "settle"), "degraded mode"),
     **dict.fromkeys(("resume", "step", "writes"), "LangGraph"),
+    "foreign_rows": "run",
 }
 
 
@@ -56,8 +57,8 @@ def is_too_long(history: History) -> Iterator[tuple[Call, float, float]]:
     bounds = Bounds(history)
     for call in history.calls:
         bound = bounds.of(call)
-        if call.outcome != "unknown" and bound is not None and _seconds(call) > bound + SLACK_SECONDS:
-            yield call, _seconds(call), bound
+        if call.outcome != "unknown" and bound is not None and _seconds(call, history) > bound + SLACK_SECONDS:
+            yield call, _seconds(call, history), bound
 
 
 def longest_calls(history: History) -> dict[str, dict[str, Longest]]:
@@ -73,7 +74,7 @@ def longest_calls(history: History) -> dict[str, dict[str, Longest]]:
             of_kind = found.setdefault(kind, {}).setdefault(_group(call), Longest())
             of_kind.calls += 1
             of_kind.bound = max(of_kind.bound, bound)
-            of_kind.seconds = max(of_kind.seconds, _seconds(call))
+            of_kind.seconds = max(of_kind.seconds, _seconds(call, history))
     return found
 
 
@@ -112,5 +113,8 @@ def _group(call: Call) -> str:
     return call.kind if call.kind in ("get", "load", "stream", "purge") else GROUPS.get(call.kind, "one call")
 
 
-def _seconds(call: Call) -> float:
-    return (call.returned - call.invoked) / SECOND
+def _seconds(call: Call, history: History) -> float:
+    """How long a call took, without the time in which its process had no turn."""
+    stalls = history.stalls.get(call.id.partition("#")[0], ())
+    stalled = sum(max(0, min(one.end, call.returned) - max(one.start, call.invoked)) for one in stalls)
+    return (call.returned - call.invoked - stalled) / SECOND

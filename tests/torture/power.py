@@ -38,8 +38,8 @@ def observations(history: History, staleness: Staleness, commits_lost: int) -> l
     hole = Troubles(fault for fault in history.faults if fault.kind == BLACK_HOLE)
     pages = [call for call in done if call.kind == "page"]
     return [
-        Seen("cache hits", history.hits, 200),
-        Seen("reads held to a bound of 0", staleness.reads_without_redis_fault, 200),
+        Seen("cache hits", history.hits, 100),
+        Seen("reads held to a bound of 0", staleness.reads_without_redis_fault, 50),
         Seen("reads held to the period of the sweep", staleness.reads - staleness.reads_without_redis_fault, 100),
         Seen("states read during a fault of Redis", _during(redis, [one for one in done if one.kind == "get"]), 50),
         Seen("replies to COMMIT lost", commits_lost, 2),
@@ -65,7 +65,7 @@ def observations(history: History, staleness: Staleness, commits_lost: int) -> l
         Seen("states loaded by a checkpointer", _count(done, "load"), 15),
         Seen("checkpoints of graphs saved", _count(done, "step"), 50),
         Seen("checkpoints of graphs read after others", sum(bool(one.result.get("log")) for one in done), 50),
-        Seen("states saved in degraded mode while the database was there", _durable(done), 50),
+        Seen("states saved in degraded mode while the database was there", _durable(done), 10),
         Seen("states accepted while it was away", len(accepted(history)), 10),
         Seen("of these, found to be saved", sum(one.kind == "settle" and bool(one.versions) for one in done), 5),
         Seen("statements without an owner under row-level security", _count(done, "foreign_rows"), 5),

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from torture.checker import Finding
 from torture.history import NEVER, SECOND, Call, History, Span
-from torture.limits import longest_calls
+from torture.limits import longest_calls, silences
 from torture.run import Result
 from torture.staleness import SWEEP_BOUND, Troubles
 
@@ -100,7 +100,9 @@ def latencies(history: History) -> dict[str, dict[str, float]]:
     hung = Troubles(fault for fault in history.faults if fault.kind == "redis hung")
     wrong = Troubles([*history.faults, *history.unreachable])
     reads = [call for call in history.calls if call.kind == "get" and call.acknowledged]
-    during = _percentiles([call for call in reads if hung.overlap(call.invoked, call.returned)])
+    silent = silences(history)  # what a silence of the database leaves behind is not Redis's
+    with_database = [call for call in reads if not silent.overlap(call.invoked, call.returned)]
+    during = _percentiles([call for call in with_database if hung.overlap(call.invoked, call.returned)])
     calm = _percentiles([call for call in reads if not wrong.overlap(call.invoked - SECOND // 2, call.returned)])
     added = {name: round(during[name] - calm[name], 1) for name in during if name in calm}
     return {"no fault": calm, "Redis hung": during, "added": added}

@@ -188,9 +188,12 @@ class PostgreSQL(Server):
 
     async def answers(self) -> None:
         """Wait until it serves, and its standby follows where it has one: until then no COMMIT would return."""
-        async with asyncio.timeout(START_SECONDS):
-            while not await self._serves():  # noqa: ASYNC110 - a server sets no event of ours
-                await asyncio.sleep(0.02)
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                while not await self._serves():  # noqa: ASYNC110 - a server sets no event of ours
+                    await asyncio.sleep(0.02)
+        except TimeoutError as error:
+            raise RuntimeError(f"PostgreSQL does not answer: {(self.cage / 'log').read_text()[-3000:]}") from error
 
     async def _serves(self) -> bool:
         try:

@@ -308,3 +308,11 @@ def test_a_state_that_was_accepted_in_an_outage_is_written_or_given_back_and_nev
     found = check(History(calls=calls, **trouble), tables(versions=versions))
 
     assert [finding.kind for finding in found if finding.kind != "error"] == expected
+
+
+def test_the_time_in_which_a_process_had_no_turn_is_not_that_of_its_calls() -> None:
+    slow = call("append", 0, 20, tokens=["a"], seqs={"a": 1})
+
+    assert kinds([slow], tables("a")) == ["too long"]
+    assert kinds([slow], tables("a"), stalls={"client": [span(1, 18, "")]}) == []
+    assert kinds([slow], tables("a"), stalls={"another": [span(1, 18, "")]}) == ["too long"]

@@ -84,6 +84,18 @@ def translated() -> Iterator[None]:
         yield
     except DRIVER_ERRORS as error:
         raise translate(error) from error
+    except AttributeError as error:
+        if not _is_of_a_closed_connection(error):
+            raise
+        raise UnavailableError(_UNREACHABLE) from error
+
+
+def _is_of_a_closed_connection(error: AttributeError) -> bool:
+    """Whether the driver raised it: it does so if its connection is closed while it prepares a statement in steps."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and str(trace.tb_frame.f_globals.get("__name__")).startswith("asyncpg.")
 
 
 class Verdict(StrEnum):

@@ -5,6 +5,7 @@ import time
 from collections.abc import Awaitable
 from typing import Any
 
+import asyncpg
 import pytest
 from integration.repository_testing import (
     CALLS,
@@ -15,6 +16,8 @@ from integration.repository_testing import (
     run_sql,
     until_somebody_waits_for_a_lock,
 )
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import empty_checkpoint
 from sqlalchemy import text
 
 from agent_persistence import migrate
@@ -28,6 +31,7 @@ from agent_persistence.errors import (
     StatementTimeoutError,
     UnavailableError,
 )
+from agent_persistence.integrations.langgraph import PersistenceSaver
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import NewThread
 from agent_persistence.settings import PersistenceSettings
@@ -264,3 +268,30 @@ async def test_a_refusal_of_the_server_names_its_code_and_constraint_and_no_cont
     assert (error.retryable, error.committed) == (False, "no")
     assert "canary" not in str(error)
     await store.aclose()
+
+
+async def test_a_connection_that_is_closed_while_the_driver_looks_up_types_is_a_lost_one(
+    settings_for: SettingsFor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind PgBouncer the driver keeps nothing of a statement, so that it looks its types up again and again."""
+    look_up, cut = asyncpg.Connection._introspect_types, []  # noqa: SLF001 - between two steps of a statement
+
+    async def be_cut_first(self: Any, *arguments: Any, **named: Any) -> Any:
+        if not cut:
+            cut.append(self)
+            self.terminate()
+        return await look_up(self, *arguments, **named)
+
+    settings = await settings_for(pgbouncer=True)
+    checkpoint = {**empty_checkpoint(), "channel_values": {"log": ["a"]}, "channel_versions": {"log": "1"}}
+    config: RunnableConfig = {"configurable": {"thread_id": "of-a-graph", "checkpoint_ns": ""}}
+    async with Persistence[str, str](settings) as store:
+        saver = PersistenceSaver(store, user_id="ann")
+        monkeypatch.setattr(asyncpg.Connection, "_introspect_types", be_cut_first)
+
+        saved = await saver.aput(config, checkpoint, {}, {"log": "1"})
+        found = await saver.aget_tuple(saved)
+
+        assert cut
+        assert found is not None
+        assert found.checkpoint["channel_values"] == {"log": ["a"]}
