@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
+
+from benchmarks.writes import Writes, counted_writes
 
 POOL_SIZE = 16
 """Connections to PostgreSQL, the same for everybody who has a pool."""
@@ -32,6 +35,35 @@ class Addresses:
     redis: str
 
 
+class Cost(NamedTuple):
+    """What a process has used so far.
+
+    Attributes:
+        client_cpu: seconds of processor time.
+        writes: to the servers' sockets.
+    """
+
+    client_cpu: float
+    writes: Writes
+
+
+Operation = Callable[[Thread], Awaitable[Any]]
+"""What a workload does with a thread, over and over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """What is written.
+
+    Attributes:
+        states: for each size some states of it, which differ as those of consecutive steps do.
+        messages: some messages, user's and assistant's in turn.
+    """
+
+    states: dict[str, list[Any]]
+    messages: list[dict[str, Any]]
+
+
 class MissingContenderError(Exception):
     """A contender cannot take part, for the reason that the text says."""
 
@@ -43,6 +75,7 @@ class Contender:
         name: as tables and options say it.
         measured: the only methods whose workloads it takes part in; empty means all that it offers.
         most_tasks: more of them would take too long.
+        may_fail: whether an error leaves it out, and does not end the run; so it is with all that have a database.
         own_database: whether its tables are of its own making, and need a place of their own.
         keeps_order: whether messages that were appended together come back in their order.
         counted: whether it writes to sockets through asyncio, where writes are counted.
@@ -53,6 +86,7 @@ class Contender:
     name: ClassVar[str]
     measured: ClassVar[frozenset[str]] = frozenset()
     most_tasks: ClassVar[int] = 1 << 30
+    may_fail: ClassVar[bool] = False
     own_database: ClassVar[bool] = False
     counted: ClassVar[bool] = True
     keeps_order: ClassVar[bool] = True
@@ -64,7 +98,7 @@ class Contender:
     @classmethod
     def offers(cls, method: str) -> bool:
         """Tell whether this contender can do that."""
-        return getattr(cls, method) is not getattr(Contender, method)
+        return getattr(cls, method, None) is not getattr(Contender, method, None)
 
     @classmethod
     def is_main(cls) -> bool:
@@ -85,7 +119,23 @@ class Contender:
         raise NotImplementedError
 
     async def close(self) -> None:
-        """Close what `open` opened."""
+        """Close what `open` opened, if anything."""
+
+    async def cost(self) -> Cost:
+        """Return what the process has used that does the work: usually this one."""
+        return Cost(time.process_time(), counted_writes())
+
+    def needs(self, kind: str, tasks: int) -> int:  # noqa: ARG002  # for those that override it
+        """Return how many threads of a kind so many tasks need."""
+        return 2 * tasks
+
+    async def furnish(self, thread: Thread, kind: str, samples: Samples) -> None:
+        """Make a thread of the kind that a workload wants, before anything is measured."""
+        raise NotImplementedError
+
+    async def verify(self, operation: Operation, key: str, thread: Thread, samples: Samples) -> bool:
+        """Do what the workload of this key does, on a thread just furnished; tell whether it came out right."""
+        raise NotImplementedError
 
     async def create_thread(self, thread: Thread) -> None:
         """Make a thread; stores that make them with their first content need not do anything."""
@@ -146,5 +196,5 @@ class Contender:
     async def warm(self, threads: Sequence[Thread]) -> None:
         """Fill a cache with the states of these threads."""
 
-    async def await_hits(self, threads: Sequence[Thread]) -> None:
-        """Wait until the cache is used: what was measured before may have led to its being left alone for a while."""
+    async def before_slice(self, method: str, threads: list[Thread]) -> None:
+        """Make ready for a slice: undo what an earlier one left behind, or replace threads in this list."""

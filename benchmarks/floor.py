@@ -55,7 +55,7 @@ class Floor(Contender):
         """Connect all connections at once."""
         self.title = "asyncpg and redis-py by hand"
         self.pool: Any = await asyncpg.create_pool(
-            addresses.postgresql, min_size=POOL_SIZE, max_size=POOL_SIZE, init=_use_orjson, reset=_leave_as_it_is
+            addresses.postgresql, min_size=POOL_SIZE, max_size=POOL_SIZE, init=use_orjson, reset=leave_as_it_is
         )
         # A connection for every task: waiting for one of 16 costs a quarter of the rate.
         self.orm = PlainOrm(addresses.sqlalchemy)
@@ -119,7 +119,7 @@ class Floor(Contender):
     async def last_messages(self, thread: Thread) -> list[MessageRow]:
         """Read the newest messages and put them together again."""
         rows = await self.pool.fetch(sql.LAST_MESSAGES, *thread)
-        return [_message_row(row) for row in reversed(rows)]
+        return [message_row(row) for row in reversed(rows)]
 
     async def turn(self, thread: Thread, messages: Sequence[dict[str, Any]], state: Any) -> Any:
         """The same three statements one after the other."""
@@ -153,7 +153,8 @@ def appended(row: Any, message: dict[str, Any]) -> MessageRow:
     return MessageRow(row[0], row[1], message, 0, {}, {}, row[2], row[3])
 
 
-def _message_row(row: Any) -> MessageRow:
+def message_row(row: Any) -> MessageRow:
+    """Put a message together again."""
     seq, message_id, role, content, calls, call_id, reasoning, tokens, usages, meta, extra, created, updated = row
     message = {"role": role, "content": content}
     if calls is not None:
@@ -167,7 +168,8 @@ def _message_row(row: Any) -> MessageRow:
     return MessageRow(message_id, seq, message, tokens, usages, meta, created, updated)
 
 
-async def _use_orjson(connection: Any) -> None:
+async def use_orjson(connection: Any) -> None:
+    """Write and read JSONB by orjson."""
     await connection.set_type_codec(
         "jsonb",
         schema="pg_catalog",
@@ -177,5 +179,5 @@ async def _use_orjson(connection: Any) -> None:
     )
 
 
-async def _leave_as_it_is(_connection: Any) -> None:
+async def leave_as_it_is(_connection: Any) -> None:
     """Nothing here changes a connection, so nothing needs to be reset."""

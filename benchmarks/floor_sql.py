@@ -64,8 +64,11 @@ FROM locked, unnest({_ARRAYS}) WITH ORDINALITY AS new ({_NAMES}, place) ORDER BY
 ON CONFLICT (thread_id, message_id) DO NOTHING
 RETURNING message_id, seq, created_at, updated_at"""
 
-LAST_MESSAGES = f"""\
+_LAST = f"""\
 SELECT m.seq, {", ".join(f"m.{name}" for name in COLUMNS)}, m.created_at, m.updated_at
 FROM messages m JOIN threads t USING (thread_id)
 WHERE m.thread_id = $1 AND t.user_id = $2
-ORDER BY m.seq DESC LIMIT 50"""
+ORDER BY m.seq DESC LIMIT """
+
+LAST_MESSAGES = f"{_LAST}50"
+LAST_TWENTY = f"{_LAST}20"

@@ -8,13 +8,12 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
-from typing import Any
 
-from benchmarks.contender import Thread
+from benchmarks.contender import Cost, Operation, Thread
 from benchmarks.servers import Servers
-from benchmarks.writes import Writes, counted_writes
+from benchmarks.writes import Writes
 
-Operation = Callable[[Thread], Awaitable[Any]]
+GetCost = Callable[[], Awaitable[Cost]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +22,7 @@ class Slice:
 
     Attributes:
         latencies: seconds of each operation.
-        client_cpu, server_cpu: seconds of processor time, of this process and of the servers.
+        client_cpu, server_cpu: seconds of processor time, of the process that works and of the servers.
         writes: to the servers' sockets.
     """
 
@@ -40,7 +39,13 @@ class Slice:
 
 
 async def run_slice(
-    operation: Operation, threads: Sequence[Thread], *, concurrency: int, seconds: float, servers: Servers
+    operation: Operation,
+    threads: Sequence[Thread],
+    *,
+    concurrency: int,
+    seconds: float,
+    servers: Servers,
+    cost: GetCost,
 ) -> Slice:
     """Let tasks run an operation, each on threads of its own as far as there are enough.
 
@@ -48,16 +53,15 @@ async def run_slice(
     """
     shares = [threads[place::concurrency] or [threads[place % len(threads)]] for place in range(concurrency)]
     gc.collect()
-    server_cpu, writes = servers.cpu_seconds(), counted_writes()
-    client_cpu, started = time.process_time(), time.perf_counter()
+    server_cpu, before, started = servers.cpu_seconds(), await cost(), time.perf_counter()
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(_work(operation, share, started + seconds)) for share in shares]
-    ended, client_cpu = time.perf_counter(), time.process_time() - client_cpu
+    ended, after = time.perf_counter(), await cost()
     return Slice(
         seconds=ended - started,
-        client_cpu=client_cpu,
+        client_cpu=after.client_cpu - before.client_cpu,
         server_cpu=servers.cpu_seconds() - server_cpu,
-        writes=counted_writes().since(writes),
+        writes=after.writes.since(before.writes),
         latencies=[latency for task in tasks for latency in task.result()],
     )
 

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.plan import CONCURRENCIES, Plan
+from benchmarks.plan import Plan
 from benchmarks.samples import SIZES
-from benchmarks.workloads import SMALL, WORKLOADS
+from benchmarks.workload import SMALL
+from benchmarks.workloads import WORKLOADS
 
 _RESULTS = Path(__file__).parent / "results"
 _SLICES = "; ".join(f"{workload.key}: {workload.title}" for workload in WORKLOADS)
@@ -33,7 +34,7 @@ def read_options(arguments: Sequence[str]) -> tuple[Plan, Outputs]:
         quick=quick,
         only=options.only,
         contenders=options.contenders,
-        concurrencies=tuple(map(int, options.concurrency)) or CONCURRENCIES,
+        concurrencies=tuple(map(int, options.concurrency)),
         seed=options.seed,
         rounds=options.rounds or (3 if quick else 5),
         seconds=options.seconds or (0.04 if quick else 0.3),
@@ -56,10 +57,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     choice = argparse.BooleanOptionalAction
     add = parser.add_argument
-    add("--quick", action="store_true", help="short slices, three rounds, 4 KB states: under a minute")
-    add("--only", type=_words, default=(), metavar="w1,w2a", help="these workloads")
+    add("--quick", action="store_true", help="short slices, three rounds, 4 KB states: some minutes")
+    add("--only", type=_words, default=(), metavar="w1,w2a", help="these workloads; w10 is all of w10-...")
     add("--contenders", type=_words, default=(), metavar="ours,adk", help="these, beside the floor")
-    add("--concurrency", type=_words, default=(), metavar="N,N", help="numbers of tasks; 1,32,256 by default")
+    add(
+        "--concurrency",
+        type=_words,
+        default=(),
+        metavar="N,N",
+        help="numbers of tasks; else each workload's own",
+    )
     add("--sizes", type=_words, default=(), metavar="SIZE,SIZE", help=f"of states: {','.join(SIZES)}")
     add("--seed", type=int, default=1, help="decides contents and order")
     add("--rounds", type=int, help="how often each is measured")

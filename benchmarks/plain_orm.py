@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ForeignKey, select
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy import FetchedValue, ForeignKey, select
+from sqlalchemy.dialects.postgresql import ENUM, JSONB
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from benchmarks.contender import POOL_SIZE, Thread
+
+_ROLES = ("user", "assistant", "system", "tool")
 
 
 class _Base(DeclarativeBase):
@@ -25,6 +27,7 @@ class ThreadEntity(_Base):
 
     thread_id: Mapped[str] = mapped_column(primary_key=True)
     user_id: Mapped[str]
+    updated_at: Mapped[datetime] = mapped_column(server_default=FetchedValue())
 
 
 class StateEntity(_Base):
@@ -33,11 +36,11 @@ class StateEntity(_Base):
     __tablename__ = "states"
 
     thread_id: Mapped[str] = mapped_column(ForeignKey("threads.thread_id"), primary_key=True)
-    state_id: Mapped[int] = mapped_column(primary_key=True)
+    state_id: Mapped[int] = mapped_column(primary_key=True, server_default=FetchedValue())
     state_data: Mapped[dict[str, Any]]
-    meta: Mapped[dict[str, Any]]
-    created_at: Mapped[datetime]
-    updated_at: Mapped[datetime]
+    meta: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    created_at: Mapped[datetime] = mapped_column(server_default=FetchedValue())
+    updated_at: Mapped[datetime] = mapped_column(server_default=FetchedValue())
 
 
 class MessageEntity(_Base):
@@ -47,18 +50,18 @@ class MessageEntity(_Base):
 
     thread_id: Mapped[str] = mapped_column(ForeignKey("threads.thread_id"), primary_key=True)
     message_id: Mapped[str] = mapped_column(primary_key=True)
-    seq: Mapped[int]
-    role: Mapped[str]
+    seq: Mapped[int] = mapped_column(server_default=FetchedValue())
+    role: Mapped[str] = mapped_column(ENUM(*_ROLES, name="message_role", create_type=False))
     content: Mapped[str]
     tool_calls: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
     tool_call_id: Mapped[str | None]
     reasoning: Mapped[str | None]
     extra: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
-    total_tokens: Mapped[int]
-    usages: Mapped[dict[str, Any]]
-    meta: Mapped[dict[str, Any]]
-    created_at: Mapped[datetime]
-    updated_at: Mapped[datetime]
+    total_tokens: Mapped[int] = mapped_column(default=0)
+    usages: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    meta: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    created_at: Mapped[datetime] = mapped_column(server_default=FetchedValue())
+    updated_at: Mapped[datetime] = mapped_column(server_default=FetchedValue())
 
 
 class PlainOrm:

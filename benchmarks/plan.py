@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 from benchmarks.contender import Contender
 from benchmarks.samples import SIZES
-from benchmarks.workloads import SMALL, WORKLOADS, Workload
+from benchmarks.workload import SMALL, USUAL_TASKS, Workload
+from benchmarks.workloads import WORKLOADS
 
-CONCURRENCIES = (1, 32, 256)
 _OTHER_SIZES_MOST = 32
-_USUAL_TASKS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +26,10 @@ class Plan:
     """A run.
 
     Attributes:
-        only: keys of workloads; empty means all.
-        contenders: names; empty means all. The floor always takes part.
+        workloads: those to choose from.
+        only: keys of workloads, or of families of them; empty means all.
+        contenders: names; empty means all. Whom they are compared with always takes part.
+        concurrencies: numbers of tasks; empty means those of each workload.
         rounds: how often each cell is measured.
         seconds: how long a slice is.
         threads: how many threads the table has for each contender.
@@ -38,10 +39,11 @@ class Plan:
         uvloop: whether to measure again under uvloop, where it is installed.
     """
 
+    workloads: tuple[Workload, ...] = WORKLOADS
     quick: bool = False
     only: tuple[str, ...] = ()
     contenders: tuple[str, ...] = ()
-    concurrencies: tuple[int, ...] = CONCURRENCIES
+    concurrencies: tuple[int, ...] = ()
     seed: int = 1
     rounds: int = 5
     seconds: float = 0.5
@@ -53,22 +55,23 @@ class Plan:
     uvloop: bool = True
 
     def wants(self, key: str) -> bool:
-        """Tell whether a workload is to be measured."""
-        return not self.only or key in self.only
+        """Tell whether a workload is to be measured: ``w10`` names all whose keys begin with ``w10-``."""
+        return not self.only or any(key == named or key.startswith(f"{named}-") for named in self.only)
 
     def takes(self, contender: str) -> bool:
         """Tell whether a contender is to take part."""
-        return not self.contenders or contender in self.contenders
+        floors = {workload.floor for workload in self.workloads}
+        return not self.contenders or bool({contender, contender.partition(" ")[0]} & {*self.contenders, *floors})
 
     def cells(self) -> list[Cell]:
         """Return all that is measured in slices."""
         return [
             Cell(workload, size, concurrency)
-            for workload in WORKLOADS
+            for workload in self.workloads
             if self.wants(workload.key)
             for size in (self.sizes if workload.by_size else (SMALL,))
-            for concurrency in self.concurrencies
-            if concurrency <= min(workload.most, self.threads if size == SMALL else _OTHER_SIZES_MOST)
+            for concurrency in self.concurrencies or workload.tasks
+            if concurrency <= min(workload.tasks[-1], self.threads if size == SMALL else _OTHER_SIZES_MOST)
             and not (self.quick and concurrency not in workload.quick_tasks)
         ]
 
@@ -79,12 +82,12 @@ class Plan:
             for cell in self.cells()
             if contender.takes_part(cell.workload.method)
             and cell.concurrency <= contender.most_tasks
-            and not (contender.own_database and self._is_rare(cell))
+            and not (contender.own_database and contender.name != cell.workload.floor and self._is_rare(cell))
         ]
 
     def _is_rare(self, cell: Cell) -> bool:
         """Tell whether other stores are not asked, to save time: quick runs and larger states have one concurrency."""
-        return (self.quick or cell.size != SMALL) and cell.concurrency != _USUAL_TASKS
+        return (self.quick or cell.size != SMALL) and cell.concurrency != min(USUAL_TASKS, cell.workload.tasks[-1])
 
     def counts(self, contender: Contender) -> dict[str, int]:
         """Return how many threads with states of each size a contender needs, half of them behind a cache."""

@@ -10,7 +10,8 @@ from typing import Any
 import matplotlib as mpl
 
 from benchmarks.report import Report
-from benchmarks.workloads import SMALL, WORKLOADS, Workload
+from benchmarks.workload import SMALL, Workload
+from benchmarks.workloads import STORES
 
 _COLUMNS = 3
 _TASKS = 32
@@ -78,7 +79,7 @@ def _measured(report: Report, *, at_least: int = 1, tasks: int | None = None) ->
     for cell, _ in report.summaries:
         if cell.size == SMALL and tasks in {None, cell.concurrency}:
             found[cell.workload.key].add(cell.concurrency)
-    return [workload for workload in WORKLOADS if len(found[workload.key]) >= at_least]
+    return [workload for workload in STORES if len(found[workload.key]) >= at_least]
 
 
 def _names(report: Report, workload: Workload) -> list[str]:

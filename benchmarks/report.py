@@ -72,5 +72,5 @@ class Report:
 
 def _place(cell: Cell, name: str) -> tuple[Any, ...]:
     order = [workload.key for workload in WORKLOADS]
-    who = 0 if name.startswith("floor") else 1 if name.startswith("ours") else 2
+    who = 0 if name.split(" ", maxsplit=1)[0] == cell.workload.floor else 1 if name.startswith("ours") else 2
     return order.index(cell.workload.key), list(SIZES).index(cell.size), cell.concurrency, "uvloop" in name, who, name

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import gc
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-from benchmarks.contender import Contender, MissingContenderError
+from benchmarks.contender import Contender, MissingContenderError, Samples
 from benchmarks.measure import Slice, run_slice
 from benchmarks.plan import Cell, Plan
-from benchmarks.samples import Samples
 from benchmarks.servers import Servers
-from benchmarks.stores import Store, fill, validate
+from benchmarks.stores import Store
 
 Results = dict[tuple[Cell, str], list[Slice]]
 Say = Callable[[str], None]
+Prepare = Callable[[Contender, Samples, Plan], Awaitable[Store]]
 _WARM_UP_SECONDS = 0.03
 _LONGEST = 200
 _WARM_UP_TASKS = 32  # a quick run warms up with no more
@@ -27,6 +27,7 @@ class Run:
     """Measures every cell of a plan in every round.
 
     Attributes:
+        prepare: fills an open contender, and sees that it gives back what it was given.
         say: is told how far it is.
         leave_out: is told who cannot take part, and why.
     """
@@ -34,6 +35,7 @@ class Run:
     plan: Plan
     servers: Servers
     samples: Samples
+    prepare: Prepare
     say: Say
     leave_out: Say
 
@@ -62,25 +64,23 @@ class Run:
             except MissingContenderError as missing:
                 self.leave_out(str(missing))
             except Exception as error:  # what another library raises; a run without it is better than none
-                if not contender.own_database:
+                if not (contender.own_database or contender.may_fail):
                     raise
                 self.leave_out(f"{contender.name}: {type(error).__name__}: {error}")
         return stores
 
     async def _store(self, contender: Contender, closing: AsyncExitStack) -> Store:
         plan, servers = self.plan, self.servers
-        database = contender.name.replace("-", "_")
+        database = f"{plan.workloads[0].key}_{contender.name}".replace("-", "_")
         await contender.open(await servers.database(database) if contender.own_database else servers.addresses)
         closing.push_async_callback(contender.close)
-        long = any(cell.workload.threads == "long" for cell in plan.cells_of(contender))
-        store = await fill(contender, self.samples, plan.counts(contender), long=long, seed=plan.seed)
-        await validate(store, self.samples)
-        return store
+        return await self.prepare(contender, self.samples, plan)
 
     async def _warm_up(self, stores: Sequence[Store]) -> None:
         """Open every connection and prepare every statement before anything counts."""
-        usual = [tasks for tasks in self.plan.concurrencies if tasks <= _WARM_UP_TASKS] or self.plan.concurrencies
-        wanted = {max(usual)} if self.plan.quick else {max(usual), max(self.plan.concurrencies)}
+        tasks = {cell.concurrency for cell in self.plan.cells()}
+        usual = max([one for one in tasks if one <= _WARM_UP_TASKS], default=min(tasks))
+        wanted = {usual} if self.plan.quick else {usual, max(tasks)}
         for cell, store in self._order(stores, random.Random(self.plan.seed)):
             if cell.concurrency in wanted:
                 await self._try(cell, store, _WARM_UP_SECONDS)
@@ -100,7 +100,7 @@ class Run:
         try:
             return await self._slice(cell, store, seconds)
         except Exception as error:  # of another library; a run without it is better than none
-            if not store.contender.own_database:
+            if not (store.contender.own_database or store.contender.may_fail):
                 raise
             cause = error.exceptions[0] if isinstance(error, ExceptionGroup) else error
             said = " ".join(f"{type(cause).__name__}: {cause}".split())[:_LONGEST]
@@ -110,6 +110,12 @@ class Run:
     async def _slice(self, cell: Cell, store: Store, seconds: float) -> Slice:
         operation = cell.workload.make(store.contender, self.samples, cell.size)
         threads = store.threads[cell.workload.threads, cell.size]
-        if cell.workload.method == "read_state_cached":
-            await store.contender.await_hits(threads)
-        return await run_slice(operation, threads, concurrency=cell.concurrency, seconds=seconds, servers=self.servers)
+        await store.contender.before_slice(cell.workload.method, threads)
+        return await run_slice(
+            operation,
+            threads,
+            concurrency=cell.concurrency,
+            seconds=seconds,
+            servers=self.servers,
+            cost=store.contender.cost,
+        )

@@ -5,12 +5,11 @@ from __future__ import annotations
 import random
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
-from benchmarks.contender import Thread
+from benchmarks.contender import Samples, Thread
 
 KILOBYTE = 1024
 SIZES = {"4 KB": 4 * KILOBYTE, "64 KB": 64 * KILOBYTE, "1 MB": 1000 * KILOBYTE}
@@ -23,19 +22,6 @@ _ONSETS, _NUCLEI, _CODAS = (
     ["a", "e", "i", "o", "u", "ai", "ea", "io"],
     ["", "n", "r", "s", "t", "ck"],
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Samples:
-    """What is written.
-
-    Attributes:
-        states: for each size some states of it, which differ as those of consecutive steps do.
-        messages: some messages, user's and assistant's in turn.
-    """
-
-    states: dict[str, list[Any]]
-    messages: list[dict[str, Any]]
 
 
 def make_samples(seed: int, sizes: list[str]) -> Samples:

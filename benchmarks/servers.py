@@ -31,15 +31,7 @@ class Servers:
 
     async def database(self, name: str, *, migrated: bool = False) -> Addresses:
         """Make another database on the same server."""
-        connection = await asyncpg.connect(self.addresses.postgresql)
-        await connection.execute(f'CREATE DATABASE "{name}"')
-        await connection.close()
-        here = self.addresses
-        made = Addresses(
-            here.postgresql.replace("/agent_persistence?", f"/{name}?"),
-            here.sqlalchemy.replace("/agent_persistence?", f"/{name}?"),
-            here.redis,
-        )
+        made = await create_database(self.addresses, name)
         if migrated:
             await migrate.upgrade(PersistenceSettings(_env_file=None, database_url=made.postgresql))
         return made
@@ -62,6 +54,18 @@ class Servers:
             total += ended.children_user + ended.children_system
             total += _cpu_seconds(process.pid) + sum(map(_cpu_seconds, _children(process)))
         return total
+
+
+async def create_database(here: Addresses, name: str) -> Addresses:
+    """Make another database on the same server, and return its addresses."""
+    connection = await asyncpg.connect(here.postgresql)
+    await connection.execute(f'CREATE DATABASE "{name}"')
+    await connection.close()
+    return Addresses(
+        here.postgresql.replace("/agent_persistence?", f"/{name}?"),
+        here.sqlalchemy.replace("/agent_persistence?", f"/{name}?"),
+        here.redis,
+    )
 
 
 @contextmanager

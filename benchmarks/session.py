@@ -7,23 +7,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 
-from benchmarks.contender import Contender, MissingContenderError
-from benchmarks.contenders import NAMES, load
+from benchmarks.contender import Contender, MissingContenderError, Samples
+from benchmarks.contenders import load
 from benchmarks.environment import describe
-from benchmarks.floor import Floor
-from benchmarks.floor_bulk import FloorCopy, FloorExecutemany
+from benchmarks.families import FAMILIES, STORE_FAMILY, Family
 from benchmarks.growth import Growth, measure_growth
 from benchmarks.importing import Import, measure_import
-from benchmarks.ours import Ours
 from benchmarks.plan import Plan
 from benchmarks.pooling import Pooling, measure_pooling
 from benchmarks.report import Report, Summaries
 from benchmarks.run import Run
-from benchmarks.samples import Samples, make_samples
+from benchmarks.samples import make_samples
 from benchmarks.servers import Servers, running_servers
 from benchmarks.streaming import Streaming, measure_streaming
 from benchmarks.summary import summarise
-from benchmarks.workloads import SMALL
+from benchmarks.workload import SMALL
 
 Say = Callable[[str], None]
 _ROUNDS_UNDER_UVLOOP = 3
@@ -39,6 +37,7 @@ class Session:
 
     def __init__(self, plan: Plan, command: str, say: Say) -> None:
         self._plan = plan
+        self._stores = replace(plan, workloads=STORE_FAMILY.workloads)
         self._command = command
         self._say = say
         self._absent: list[str] = []
@@ -46,13 +45,14 @@ class Session:
 
     def run(self) -> Report:
         """Start servers, measure, stop them."""
-        samples = make_samples(self._plan.seed, list(self._plan.sizes))
+        samples = make_samples(self._plan.seed, list(dict.fromkeys([*self._plan.sizes, SMALL])))
         with running_servers() as servers:
             self._say("the servers answer")
             summaries: Summaries = {}
-            if self._plan.cells():
-                summaries |= self._slices(servers, samples)
-            if self._plan.uvloop and self._plan.cells():
+            for family in FAMILIES:
+                if replace(self._plan, workloads=family.workloads).cells():
+                    summaries |= self._slices(family, servers, samples)
+            if self._plan.uvloop and self._stores.cells():
                 summaries |= self._slices_under_uvloop(servers, samples)
             growth = asyncio.run(self._growth(servers)) if self._plan.wants("w6") else {}
             imported = asyncio.run(self._import(servers)) if self._plan.wants("w7") else None
@@ -61,9 +61,10 @@ class Session:
             machine = asyncio.run(describe(servers.addresses))
         return Report(self._command, machine, self._titles, self._absent, summaries, growth, imported, streamed, pooled)
 
-    def _slices(self, servers: Servers, samples: Samples) -> Summaries:
-        contenders = self._ourselves() + self._others()
-        results = asyncio.run(self._run(self._plan, servers, samples).measure(contenders))
+    def _slices(self, family: Family, servers: Servers, samples: Samples) -> Summaries:
+        plan = replace(self._plan, workloads=family.workloads)
+        contenders = self._load(family, plan)
+        results = asyncio.run(self._run(plan, family, servers, samples).measure(contenders))
         self._note(contenders)
         return summarise(results, [one.name for one in contenders if not one.counted])
 
@@ -76,19 +77,20 @@ class Session:
 
         self._say("again, under uvloop")
         rounds = min(self._plan.rounds, _ROUNDS_UNDER_UVLOOP)
-        again = replace(self._plan, seed=self._plan.seed + 1, sizes=(SMALL,), rounds=rounds)  # the seed: other threads
-        contenders = self._ourselves()
+        seed = self._plan.seed + 1  # other threads
+        again = replace(self._stores, seed=seed, sizes=(SMALL,), rounds=rounds)
+        contenders = [one for one in self._load(STORE_FAMILY, again) if not one.own_database]
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            results = runner.run(self._run(again, servers, samples).measure(contenders))
+            results = runner.run(self._run(again, STORE_FAMILY, servers, samples).measure(contenders))
         summaries = summarise(results, [one.name for one in contenders])
         return {(cell, f"{name} (uvloop)"): summary for (cell, name), summary in summaries.items()}
 
-    def _run(self, plan: Plan, servers: Servers, samples: Samples) -> Run:
-        return Run(plan, servers, samples, self._say, self._leave_out)
+    def _run(self, plan: Plan, family: Family, servers: Servers, samples: Samples) -> Run:
+        return Run(plan, servers, samples, family.prepare, self._say, self._leave_out)
 
     async def _growth(self, servers: Servers) -> dict[str, Growth]:
         found = {}
-        for contender in self._ourselves() + self._others():
+        for contender in self._load(STORE_FAMILY, self._stores):
             usual = contender.is_main() or contender.name == "langgraph"
             if contender.grows and contender.offers("save_state") and (usual or not self._plan.quick):
                 self._say(f"growth: {contender.name}")
@@ -112,15 +114,12 @@ class Session:
         self._say("many callers on a small pool")
         return await measure_pooling(servers)
 
-    def _ourselves(self) -> list[Contender]:
-        floors: list[Contender] = [Floor(), FloorCopy(), FloorExecutemany()]
-        return [*floors, Ours()] if self._plan.takes(Ours.name) else floors
-
-    def _others(self) -> list[Contender]:
+    def _load(self, family: Family, plan: Plan) -> list[Contender]:
         made = []
-        for name in filter(self._plan.takes, NAMES):
+        for name, place in family.contenders.items():
             try:
-                made.append(load(name))
+                if plan.takes(name):
+                    made.append(load(name, place))
             except MissingContenderError as missing:
                 self._leave_out(str(missing))
         return made

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from benchmarks.contender import Contender, MissingContenderError, Thread
-from benchmarks.samples import Samples, make_threads
-from benchmarks.workloads import SMALL
+from benchmarks.contender import Contender, MissingContenderError, Samples, Thread
+from benchmarks.plan import Plan
+from benchmarks.samples import make_threads
+from benchmarks.workload import SMALL
 
 LONG = 10_000
 _AT_ONCE = 16
@@ -29,6 +30,18 @@ class Store:
     threads: dict[tuple[str, str], list[Thread]]
 
 
+async def prepare_store(contender: Contender, samples: Samples, plan: Plan) -> Store:
+    """Fill a store with what a plan needs, and validate it.
+
+    Raises:
+        MissingContenderError: it does not give back what it was given.
+    """
+    long = any(cell.workload.threads == "long" for cell in plan.cells_of(contender))
+    store = await fill(contender, samples, plan.counts(contender), long=long, seed=plan.seed)
+    await validate(store, samples)
+    return store
+
+
 async def fill(contender: Contender, samples: Samples, counts: dict[str, int], *, long: bool, seed: int) -> Store:
     """Make threads with a state each, and the long one if it is wanted.
 
@@ -40,7 +53,7 @@ async def fill(contender: Contender, samples: Samples, counts: dict[str, int], *
     for size, count in counts.items():
         threads = make_threads(rng, count)
         store.threads["plain", size], store.threads["cached", size] = threads[::2], threads[1::2]
-        await _each(contender.create_thread, threads)
+        await each(contender.create_thread, threads)
         await _save(contender, store, size, samples.states[size])
     if long:
         [thread] = store.threads["long", SMALL] = make_threads(rng, 1)
@@ -109,12 +122,13 @@ async def _save(contender: Contender, store: Store, size: str, states: Sequence[
     for kind, method in (("plain", "save_state"), ("cached", "save_state_cached")):
         if contender.offers(method):
             save = partial(getattr(contender, method), state=states[0])
-            await _each(save, store.threads[kind, size])
+            await each(save, store.threads[kind, size])
     if contender.offers("read_state_cached"):
         await contender.warm(store.threads["cached", size])
 
 
-async def _each(work: Callable[[Thread], Awaitable[Any]], threads: Iterable[Thread]) -> None:
+async def each(work: Callable[[Thread], Awaitable[Any]], threads: Iterable[Thread]) -> None:
+    """Do something with each thread, with sixteen of them at once."""
     waiting = iter(threads)
 
     async def worker() -> None:

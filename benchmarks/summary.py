@@ -10,8 +10,6 @@ from benchmarks.measure import Slice
 from benchmarks.plan import Cell
 from benchmarks.run import Results
 
-FLOOR = "floor"
-
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
@@ -61,8 +59,9 @@ def summarise(results: Results, uncounted: Collection[str]) -> dict[tuple[Cell, 
 
 
 def _floor(results: Results, cell: Cell) -> list[float] | None:
-    """Return the floor's rates; where it has several forms, the fastest of each round."""
-    forms = [slices for (other, name), slices in results.items() if other == cell and name.startswith(FLOOR)]
+    """Return the floor's rates; where it has several forms ("floor copy"), the fastest of each round."""
+    floor = cell.workload.floor
+    forms = [slices for (other, name), slices in results.items() if other == cell and name.split(" ")[0] == floor]
     return [max(one.rate for one in together) for together in zip(*forms, strict=True)] or None
 
 

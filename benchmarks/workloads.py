@@ -2,117 +2,118 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from itertools import cycle
-from typing import Any, Literal
+from benchmarks.workload import Make, Workload, appending, appending_many, calling, giving, running, saving, unit
 
-from benchmarks.contender import Contender, Thread
-from benchmarks.measure import Operation
-from benchmarks.samples import Samples
+_FEW_TASKS = (1, 16)
 
-Make = Callable[[Contender, Samples, str], Operation]
-SMALL = "4 KB"
-_BULK = 1000
-_TURN = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Workload:
-    """A thing to do over and over.
-
-    Attributes:
-        key: as options say it.
-        title: as tables say it.
-        method: what a contender must offer.
-        threads: which threads: ``plain``, ``cached`` (written through a cache only) or the ``long`` one.
-        most: the greatest concurrency that makes sense.
-        quick_tasks: the concurrencies of a quick run.
-        by_size: whether it is done with states of other sizes, too.
-    """
-
-    key: str
-    title: str
-    method: str
-    make: Make
-    threads: Literal["plain", "cached", "long"] = "plain"
-    most: int = 1 << 30
-    quick_tasks: tuple[int, ...] = (1, 32, 256)
-    by_size: bool = False
-
-
-def _saving(method: str) -> Make:
-    def make(contender: Contender, samples: Samples, size: str) -> Operation:
-        save, states = getattr(contender, method), cycle(samples.states[size])
-        return lambda thread: save(thread, next(states))
-
-    return make
-
-
-def _reading(method: str) -> Make:
-    def make(contender: Contender, _samples: Samples, _size: str) -> Operation:
-        operation: Operation = getattr(contender, method)
-        return operation
-
-    return make
-
-
-def _appending(contender: Contender, samples: Samples, _size: str) -> Operation:
-    append, messages = contender.append_message, cycle(samples.messages)
-    return lambda thread: append(thread, next(messages))
-
-
-def _appending_many(contender: Contender, samples: Samples, _size: str) -> Operation:
-    append, messages = contender.append_messages, samples.messages[:_BULK]
-    return lambda thread: append(thread, messages)
-
-
-def _turn(contender: Contender, samples: Samples, size: str) -> Operation:
-    states = cycle(samples.states[size])
-    pairs = cycle([samples.messages[place : place + _TURN] for place in range(0, _BULK, _TURN)])
-
-    def operation(thread: Thread) -> Any:
-        return contender.turn(thread, next(pairs), next(states))
-
-    return operation
-
-
-WORKLOADS = [
-    Workload("w1", "save a state, no cache", "save_state", _saving("save_state"), by_size=True),
+STORES = (
+    Workload("w1", "save a state, no cache", "save_state", saving("save_state"), by_size=True),
     Workload(
         "w1c",
         "save a state, cache on",
         "save_state_cached",
-        _saving("save_state_cached"),
+        saving("save_state_cached"),
         "cached",
         quick_tasks=(1, 32),
     ),
-    Workload("w2a", "latest state from PostgreSQL", "read_state", _reading("read_state"), by_size=True),
+    Workload("w2a", "latest state from PostgreSQL", "read_state", calling("read_state"), by_size=True),
     Workload(
-        "w2f", "the same past a cache", "read_state_fresh", _reading("read_state_fresh"), "cached", quick_tasks=(32,)
+        "w2f", "the same past a cache", "read_state_fresh", calling("read_state_fresh"), "cached", quick_tasks=(32,)
     ),
-    Workload("w2b", "cache hit", "read_state_cached", _reading("read_state_cached"), "cached", by_size=True),
-    Workload("w3", "append one message", "append_message", _appending),
-    Workload("w3k", "append 1,000 messages at once", "append_messages", _appending_many, most=32, quick_tasks=(1,)),
+    Workload("w2b", "cache hit", "read_state_cached", calling("read_state_cached"), "cached", by_size=True),
+    Workload("w3", "append one message", "append_message", appending),
     Workload(
-        "w4", "last 50 of 10,000 messages", "last_messages", _reading("last_messages"), "long", quick_tasks=(1, 32)
+        "w3k", "append 1,000 messages at once", "append_messages", appending_many, tasks=(1, 32), quick_tasks=(1,)
     ),
-    Workload("w5", "a turn: read, append two, save", "turn", _turn, quick_tasks=(1, 32)),
+    Workload(
+        "w4", "last 50 of 10,000 messages", "last_messages", calling("last_messages"), "long", quick_tasks=(1, 32)
+    ),
+    Workload("w5", "a turn: read, append two, save", "turn", giving("turn"), quick_tasks=(1, 32)),
     Workload(
         "orm1",
         "latest state as an entity",
         "read_state_entity",
-        _reading("read_state_entity"),
-        most=32,
+        calling("read_state_entity"),
+        tasks=(1, 32),
         quick_tasks=(32,),
     ),
     Workload(
         "orm50",
         "last 50 messages as entities",
         "read_message_entities",
-        _reading("read_message_entities"),
+        calling("read_message_entities"),
         "long",
-        most=32,
+        tasks=(1, 32),
         quick_tasks=(32,),
     ),
-]
+)
+
+_WORKS = {"write": "append one and save", "page": "a page of 20", "both": "append one, save, a page of 20"}
+_WAYS = {"begin": "a unit of work", "run": "a unit of work with retries", "bind": "in a host's session"}
+UNITS = tuple(
+    Workload(
+        f"w10-{way}-{work}",
+        f"{opened}: {done}",
+        f"in_{way}",
+        unit(f"in_{way}", work),
+        tasks=_FEW_TASKS,
+        quick_tasks=_FEW_TASKS,
+    )
+    for way, opened in _WAYS.items()
+    for work, done in _WORKS.items()
+)
+
+_LENGTHS = (10, 100, 800)
+
+
+def _graph(key: str, title: str, method: str, threads: str, make: Make | None = None) -> Workload:
+    make = make or calling(method)
+    quick = _FEW_TASKS if key == "run-100" else _FEW_TASKS[:1]
+    return Workload(f"w11-{key}", title, method, make, threads, _FEW_TASKS, quick, floor="langgraph")
+
+
+GRAPHS = (
+    *(_graph(f"run-{n}", f"a run on {n} messages", "run", str(n), running("async")) for n in _LENGTHS),
+    *(_graph(f"exit-{n}", f"the same, saved at its end: {n}", "run", str(n), running("exit")) for n in _LENGTHS),
+    _graph("tools-100", "a run that calls tools, on 100 messages", "run_with_tools", "100"),
+    _graph("get-100", "the latest state, of 100 messages", "get_state", "100"),
+    _graph("history", "the last 50 states", "get_history", "history"),
+)
+
+_WRITING = ("put-checkpoint", "put-state", "put-state-cache", "put-messages", "clear-state", "clean-thread")
+_OTHER_CALLS = (
+    *("get-state", "get-state-cache", "get-message", "list-messages", "delete-message"),
+    *("put-thread", "get-thread", "list-threads", "get-thread-owner"),
+    *("put-tool-result", "get-tool-result", "request-stop", "is-stop-requested"),
+    *("put-cache-value", "get-cache-value", "clear-cache-value", "list-cache-keys"),
+)
+
+
+def _agentflow(key: str) -> Workload:
+    method = key.replace("-", "_")
+    make = giving(method) if key in _WRITING else calling(method)
+    threads = "read" if key.startswith(("get", "list", "is")) else "write"
+    return Workload(f"w12-{key}", method, method, make, threads, _FEW_TASKS, _FEW_TASKS, floor="agentflow")
+
+
+AGENTFLOW = tuple(map(_agentflow, _WRITING + _OTHER_CALLS))
+
+_CONTRACT = {"save": saving("save"), "load": calling("load"), "list": calling("list_own"), "delete": saving("delete")}
+BACKENDS = tuple(
+    Workload(
+        f"w12-contract-{key}", f"the contract: {key}", "load", make, "own", _FEW_TASKS, _FEW_TASKS, floor="postgresql"
+    )
+    for key, make in _CONTRACT.items()
+)
+
+_ENDPOINTS = {
+    "threads": ("GET 20 of the user's threads", "list_threads"),
+    "messages": ("GET the last 50 messages", "list_messages"),
+    "say": ("POST a message, which is answered", "say"),
+}
+WEB = tuple(
+    Workload(f"w13-{key}", title, method, calling(method), tasks=_FEW_TASKS, quick_tasks=_FEW_TASKS)
+    for key, (title, method) in _ENDPOINTS.items()
+)
+
+WORKLOADS = STORES + UNITS + GRAPHS + AGENTFLOW + BACKENDS + WEB

@@ -35,8 +35,9 @@ def start_counting() -> None:
 
 def counted_writes() -> Writes:
     """Return the writes so far."""
-    postgresql = sum(count for peer, count in _counts.items() if ".s.PGSQL." in str(peer))
-    return Writes(postgresql, _counts.total() - postgresql)
+    named = {str(peer): count for peer, count in _counts.items() if peer}  # a client of this process has no name
+    postgresql = sum(count for peer, count in named.items() if ".s.PGSQL." in peer)
+    return Writes(postgresql, sum(named.values()) - postgresql)
 
 
 def _counted(original: Any) -> Any:

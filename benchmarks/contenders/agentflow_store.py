@@ -27,13 +27,7 @@ class Agentflow(Contender):
     async def open(self, addresses: Addresses) -> None:
         """Make pools and tables."""
         self.title = f"10xscale-agentflow {version('10xscale-agentflow')}, messages of a batch in any order"
-        pool = {"min_size": POOL_SIZE, "max_size": POOL_SIZE}
-        urls = {"postgres_dsn": addresses.postgresql, "redis_url": addresses.redis}
-        self.store: Any = PgCheckpointer(
-            **urls, pool_config=pool, redis_pool_config={"max_connections": 1000}, cache_ttl=86_400
-        )
-        self.store.bind_state_type(_State)
-        await self.store.asetup()
+        self.store = await open_checkpointer(addresses, _State)
         self.counts: Counter[str] = Counter()
 
     async def close(self) -> None:
@@ -82,6 +76,16 @@ class Agentflow(Contender):
         await self.store.aget_state(config)
         made = [Message.text_message(one["content"], one["role"]) for one in messages]
         await self.store.aput_checkpoint(config, _State(payload=state), made)
+
+
+async def open_checkpointer(addresses: Addresses, state: Any) -> Any:
+    """Make pools as large as everybody's, and tables."""
+    pool = {"min_size": POOL_SIZE, "max_size": POOL_SIZE}
+    urls = {"postgres_dsn": addresses.postgresql, "redis_url": addresses.redis}
+    store: Any = PgCheckpointer(**urls, pool_config=pool, redis_pool_config={"max_connections": 1000}, cache_ttl=86_400)
+    store.bind_state_type(state)
+    await store.asetup()
+    return store
 
 
 def _config(thread: Thread) -> dict[str, Any]:

@@ -26,11 +26,7 @@ class LangGraph(Contender):
     async def open(self, addresses: Addresses) -> None:
         """Open a pool as the library's documentation has it, and make its tables."""
         self.title = f"langgraph-checkpoint-postgres {version('langgraph-checkpoint-postgres')}"
-        options = {"autocommit": True, "prepare_threshold": 0, "row_factory": dict_row}
-        self.pool: Any = AsyncConnectionPool(
-            addresses.postgresql, min_size=POOL_SIZE, max_size=POOL_SIZE, kwargs=options, open=False, timeout=120
-        )
-        await self.pool.open(wait=True)
+        self.pool = await open_pool(addresses)
         self.shared: Any = AsyncPostgresSaver(self.pool)
         await self.shared.setup()
         self.saved: dict[str, tuple[Any, dict[str, Any], Any]] = {}
@@ -87,6 +83,16 @@ class LangGraphPerTask(LangGraph):
         if task not in self.savers:
             self.savers[task] = AsyncPostgresSaver(self.pool)
         return self.savers[task]
+
+
+async def open_pool(addresses: Addresses) -> Any:
+    """Open a pool as large as everybody's, with the options that the library's documentation has."""
+    options = {"autocommit": True, "prepare_threshold": 0, "row_factory": dict_row}
+    pool: Any = AsyncConnectionPool(
+        addresses.postgresql, min_size=POOL_SIZE, max_size=POOL_SIZE, kwargs=options, open=False, timeout=120
+    )
+    await pool.open(wait=True)
+    return pool
 
 
 def _config(thread: Thread) -> Any:

@@ -1,7 +1,9 @@
 """Threads, messages and states of AI agents in PostgreSQL, with a Redis cache of latest states."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
+from agent_persistence import errors
 from agent_persistence.backends.limits import CheckpointLimits
 from agent_persistence.checkpointer import Capability, Checkpoint, Checkpointer, ThreadSummary
 from agent_persistence.errors import (
@@ -66,8 +68,16 @@ from agent_persistence.repositories import PreparedThread
 from agent_persistence.settings import PersistenceSettings
 from agent_persistence.shared import close_shared_persistence, replaced_shared_persistence, shared_persistence
 
-if not TYPE_CHECKING:
-    from agent_persistence.errors import __getattr__ as __getattr__  # the errors' names of 0.1.0
+if TYPE_CHECKING:
+    from agent_persistence import migrate as migrate
+else:
+
+    def __getattr__(name):
+        """Import ``migrate`` when it is first used, because it imports Alembic; find errors by their names of 0.1.0."""
+        if name == "migrate":
+            return import_module("agent_persistence.migrate")
+        return errors.__getattr__(name, stacklevel=3)
+
 
 __all__ = [
     "ANY_USER",

@@ -430,10 +430,10 @@ def name_for_clients(error: BaseException) -> str:
 
 if not TYPE_CHECKING:  # so that type checkers report an old name, and suggest the new one
 
-    def __getattr__(name: str) -> type[PersistenceError]:
-        """Return a class by its name of 0.1.0, with a ``DeprecationWarning``; also the package's ``__getattr__``."""
+    def __getattr__(name: str, *, stacklevel: int = 2) -> type[PersistenceError]:
+        """Return a class by its name of 0.1.0, with a ``DeprecationWarning``; the package calls it too."""
         renamed = _RENAMED.get(name)
         if renamed is None:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        warnings.warn(f"{name} was renamed to {renamed.__name__}", DeprecationWarning, stacklevel=2)
+        warnings.warn(f"{name} was renamed to {renamed.__name__}", DeprecationWarning, stacklevel=stacklevel)
         return renamed

@@ -16,7 +16,6 @@ from typing import Any, Final, Generic, Literal, Self, TypeVar
 from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from agent_persistence import migrate
 from agent_persistence.cache import CircuitBreaker, StateCache, make_redis
 from agent_persistence.concurrency.periodic import PeriodicTasks
 from agent_persistence.concurrency.shielding import drain
@@ -125,6 +124,7 @@ class Persistence(Generic[IdT, UserIdT]):
             # Other engines get the limit from each transaction that needs it, at the price of a round trip.
             limits_idling=engine is None and not settings.pgbouncer,
             groups=settings.batching and not settings.pgbouncer,
+            pins_transactions=not settings.pgbouncer,
             identifies_connections=not settings.pgbouncer,
         )
         self._closing.callback(self._sessions.forget_engine)
@@ -164,6 +164,9 @@ class Persistence(Generic[IdT, UserIdT]):
     async def __aenter__(self) -> Self:
         try:
             if self.settings.auto_migrate:
+                # Not at the top: a store that is imported and never opened does not need Alembic.
+                from agent_persistence import migrate  # noqa: PLC0415
+
                 await migrate.upgrade(self._servers.settings, engine=self._hosts_engine)
             async with self._check_limit():
                 await self._check()
@@ -235,10 +238,17 @@ class Persistence(Generic[IdT, UserIdT]):
             InvalidInputError: ``user_id`` is not of the configured type.
             UnavailableError: the connection was lost and the work is rolled back; ``run`` would repeat it.
             CommitUnknownError: the reply to COMMIT was lost, and the database cannot tell what became of it.
+            DatabaseError: a statement failed and its error was caught in the block, so nothing was saved.
         """
         return self._transactions.begin(user_id=user_id)
 
-    async def run(self, work: Callable[[UnitOfWork[IdT, UserIdT]], Awaitable[T]], *, user_id: UserIdT | AnyUser) -> T:
+    async def run(
+        self,
+        work: Callable[[UnitOfWork[IdT, UserIdT]], Awaitable[T]],
+        *,
+        user_id: UserIdT | AnyUser,
+        is_limited: bool = False,
+    ) -> T:
         """Run a function in a unit of work and commit it once, with retries.
 
         If the database restarts, fails over or resolves a deadlock, the function is called again with a new unit of
@@ -249,6 +259,8 @@ class Persistence(Generic[IdT, UserIdT]):
         Args:
             work: called with the unit of work.
             user_id: the owner, or ``ANY_USER`` for administration.
+            is_limited: end by the time limit of a one-call operation, whatever the function awaits then. Without it
+                each statement has its limit, and the function may wait for other things as long as it takes.
 
         Returns:
             What ``work`` returns.
@@ -257,7 +269,7 @@ class Persistence(Generic[IdT, UserIdT]):
             PersistenceError: the error of the last attempt.
             CommitUnknownError: the reply to COMMIT was lost, and the database cannot tell what became of it.
         """
-        return await self._transactions.run(work, user_id=user_id)
+        return await self._transactions.run(work, user_id=user_id, is_limited=is_limited)
 
     def bind(self, session: AsyncSession, *, user_id: UserIdT | AnyUser) -> UnitOfWork[IdT, UserIdT]:
         """Join a session of the host: the host commits, and the cache follows that commit.
@@ -390,6 +402,8 @@ class Persistence(Generic[IdT, UserIdT]):
             await self._verify()
 
     async def _verify(self) -> None:
+        from agent_persistence import migrate  # noqa: PLC0415 - see above
+
         with translated():
             await migrate.verify(self.engine, self.settings)
 

@@ -1,19 +1,23 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import orjson
 import pytest
 
-from benchmarks.contender import Contender, MissingContenderError
-from benchmarks.contenders import NAMES, load
+from benchmarks.contender import Contender, MissingContenderError, Operation, Samples, Thread
+from benchmarks.contenders import load
+from benchmarks.families import FAMILIES, Family
+from benchmarks.furnishing import prepare_threads
 from benchmarks.importing import write_conversations
 from benchmarks.measure import Slice
 from benchmarks.plan import Cell, Plan
 from benchmarks.samples import SIZES, growing_states, make_samples
 from benchmarks.summary import summarise
-from benchmarks.workloads import SMALL, WORKLOADS
+from benchmarks.workload import SMALL
+from benchmarks.workloads import BACKENDS, WORKLOADS
 from benchmarks.writes import Writes
 
 CELL = Cell(WORKLOADS[0], SMALL, 1)
@@ -47,6 +51,16 @@ def test_the_fastest_form_of_the_floor_in_each_round_is_the_floor():
     assert summary.ratio.least == summary.ratio.greatest == 0.5
 
 
+def test_a_workload_may_have_another_floor():
+    cell = Cell(replace(WORKLOADS[0], floor="peer"), SMALL, 1)
+    results = {(cell, name): [slice_of(rate, 1.0)] for name, rate in {"floor": 100, "peer": 50, "peers": 400}.items()}
+
+    summary = summarise(results, uncounted=())[cell, "floor"]
+
+    assert summary.ratio is not None
+    assert summary.ratio.median == 2.0
+
+
 def test_trips_and_processor_time_are_by_operation():
     summary = summarise({(CELL, "floor"): [slice_of(100, 1.0), slice_of(300, 1.0)]}, uncounted=())[CELL, "floor"]
 
@@ -59,6 +73,32 @@ def test_trips_that_were_not_counted_are_not_shown_as_none_at_all():
     summary = summarise({(CELL, "libpq"): [slice_of(1, 1.0)]}, uncounted={"libpq"})[CELL, "libpq"]
 
     assert summary.postgresql_trips is None
+
+
+@pytest.mark.parametrize(("named", "found"), [("w10", 9), ("w10-bind", 3), ("w10-bind-page", 1), ("w1", 1)])
+def test_the_beginning_of_a_key_names_all_of_a_family(named: str, found: int):
+    cells = Plan(only=(named,), sizes=(SMALL,), concurrencies=(1,)).cells()
+
+    assert len(cells) == found
+
+
+def test_each_workload_has_a_key_of_its_own_and_belongs_to_one_family():
+    keys = [workload.key for family in FAMILIES for workload in family.workloads]
+
+    assert keys == list(dict.fromkeys(keys))
+    assert set(keys) == {workload.key for workload in WORKLOADS}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_whom_others_are_compared_with_takes_part_whoever_is_named(family: Family):
+    plan = Plan(workloads=family.workloads, contenders=("ours",))
+
+    taken = set(filter(plan.takes, family.contenders))
+
+    floors = {workload.floor for workload in family.workloads}
+    ours = {"ours"} & family.contenders.keys()
+    assert floors <= taken
+    assert {name.split(" ")[0] for name in taken} == floors | ours
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -101,12 +141,38 @@ def test_what_is_not_overridden_is_not_offered():
     assert [cell.workload.key for cell in cells] == ["w2a"]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_store_that_is_not_installed_is_named(name: str, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("is_right", [True, False])
+async def test_a_contender_that_gives_back_something_else_is_left_out(is_right: bool):
+    class Kept(Contender):
+        name = "kept"
+
+        async def load(self, thread: Thread) -> object:
+            return thread
+
+        async def furnish(self, thread: Thread, kind: str, samples: Samples) -> None:
+            pass
+
+        async def verify(self, operation: Operation, key: str, thread: Thread, samples: Samples) -> bool:  # noqa: ARG002
+            return is_right and await operation(thread) is thread
+
+    prepared = prepare_threads(Kept(), make_samples(1, [SMALL]), Plan(workloads=BACKENDS, only=("w12-contract-load",)))
+
+    if is_right:
+        assert len((await prepared).threads["own", SMALL]) == 32
+    else:
+        with pytest.raises(MissingContenderError, match="kept: w12-contract-load does not give back"):
+            await prepared
+
+
+PLACES = [(name, place) for family in FAMILIES for name, place in family.contenders.items()]
+
+
+@pytest.mark.parametrize(("name", "place"), PLACES)
+def test_a_contender_that_is_not_installed_is_named(name: str, place: str, monkeypatch: pytest.MonkeyPatch):
     def is_not_installed(module: str) -> object:
         raise ModuleNotFoundError(f"No module named {module!r}")
 
     monkeypatch.setattr("benchmarks.contenders.import_module", is_not_installed)
 
     with pytest.raises(MissingContenderError, match=f"{name}: not installed"):
-        load(name)
+        load(name, place)

@@ -116,11 +116,12 @@ def test_a_lost_index_fails_until_the_remedy_was_run(command_line: CommandLine, 
     command_line.sql(loss)
 
     before = command_line("doctor", "--json")
-    (remedy,) = _remedies(before.stdout)
+    [remedy] = [remedy for remedy in _remedies(before.stdout) if remedy.startswith("psql: ")]
     command_line.sql(remedy.removeprefix("psql: "))
     after = command_line("doctor", "--json")
 
-    assert (before.exit_code, after.exit_code) == (1, 0)
+    assert before.exit_code == 1
+    assert not [remedy for remedy in _remedies(after.stdout) if remedy.startswith("psql: ")]
 
 
 def test_an_unfinished_index_fails(command_line: CommandLine) -> None:
@@ -139,11 +140,12 @@ def test_a_sequence_that_is_behind_fails_until_the_remedy_was_run(command_line: 
     command_line.sql("ALTER TABLE states ALTER COLUMN state_id RESTART")
 
     before = command_line("doctor", "--json")
-    (remedy,) = _remedies(before.stdout)
+    # Of this finding: a machine under load has others, of its slow cache.
+    remedy = _finding(before.stdout, "sequences")["remedy"]
     command_line.sql(remedy.partition("psql: ")[2])
     after = command_line("doctor", "--json")
 
-    assert (before.exit_code, after.exit_code) == (1, 0)
+    assert (before.exit_code, _finding(before.stdout, "sequences")["level"]) == (1, "FAIL")
     assert _finding(after.stdout, "sequences")["level"] == "OK"
 
 

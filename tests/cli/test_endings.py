@@ -44,6 +44,17 @@ def test_a_database_that_cannot_be_reached_ends_with_3_and_says_why(unmigrated: 
     assert "secret" not in result.output
 
 
+@pytest.mark.parametrize("address", ["postgresql://u:secret@127.0.0.1:1/x", "mysql://u:secret@127.0.0.1:1/x"])
+def test_the_address_of_another_store_may_be_a_variable_and_its_password_is_not_shown(
+    command_line: CommandLine, address: str
+) -> None:
+    result = command_line.with_variables(AGENTFLOW_POSTGRES_URI=address)("import-agentflow")
+
+    assert result.exit_code in (2, 3)
+    assert result.stderr
+    assert "secret" not in result.output
+
+
 def test_a_database_that_does_not_exist_ends_with_3_and_is_named(unmigrated: CommandLine) -> None:
     url = unmigrated.variables["PERSISTENCE_DATABASE_URL"].replace("/test_", "/missing_")
 

@@ -6,18 +6,21 @@ import asyncio
 import signal
 import tempfile
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import event
+import pytest
 from torture.proxy import Proxy, is_commit
 from torture.servers import PostgreSQL, stop_all
 
 from agent_persistence import migrate
+from agent_persistence.database import connections, driver_errors
 from agent_persistence.database.driver_errors import translated
 from agent_persistence.embedded.server_user import server_user
+from agent_persistence.errors import PersistenceError
+from agent_persistence.operations import commit
 from agent_persistence.persistence import Persistence
 from agent_persistence.sessions.commit_evidence import CommitEvidence, evidence_of, was_committed
 from agent_persistence.settings import PersistenceSettings
@@ -78,23 +81,30 @@ async def ask(store: Store, proof: CommitEvidence) -> bool | None:
 
 def proven(uow: Any) -> CommitEvidence:
     """What will show that a unit of work was committed."""
-    proof = evidence_of(uow.session.sync_session)
+    transaction = getattr(uow._transaction, "transaction", None)  # noqa: SLF001 - asking for the session would make one
+    is_pinned = transaction is not None and transaction.session is None
+    proof = transaction.evidence if is_pinned else evidence_of(uow.session.sync_session)
     assert proof is not None
     return proof
 
 
 @contextmanager
-def errors_of_the_driver(store: Store) -> Iterator[list[str]]:
+def errors_of_the_driver(at_each: Callable[[], None] = lambda: None) -> Iterator[list[str]]:
     """Collect the names of the errors that the driver raises, whoever hides them."""
     names: list[str] = []
+    translate = driver_errors.translate
 
-    def note(context: Any) -> None:
-        adapted = context.original_exception
+    def note(error: BaseException, *, committing: bool = False) -> PersistenceError:
+        adapted = getattr(error, "orig", None) or error
         names.append(type(adapted.__cause__ or adapted).__name__)
+        at_each()
+        return translate(error, committing=committing)
 
-    event.listen(store.engine.sync_engine, "handle_error", note)
-    yield names
-    event.remove(store.engine.sync_engine, "handle_error", note)
+    # Not by a listener of the engine: statements take another way where somebody listens.
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (driver_errors, connections, commit):
+            patch.setattr(module, "translate", note)
+        yield names
 
 
 class LossyProxy:

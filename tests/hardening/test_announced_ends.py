@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from hardening.hardening_servers import Store, errors_of_the_driver, migrated_settings, settings_of
-from sqlalchemy import event, text
+from sqlalchemy import text
 from torture.servers import PostgreSQL
 
 from agent_persistence.persistence import Persistence
@@ -70,8 +70,7 @@ async def test_a_connection_whose_end_was_announced_is_no_caller_s_concern(
             await relay.closed_by_server.wait()
             await postgresql.fetch("SELECT 1")  # by now the client has read what the server said last
 
-            event.listen(store.engine.sync_engine, "handle_error", lambda _: relay.may_close.set())
-            with errors_of_the_driver(store) as errors:
+            with errors_of_the_driver(relay.may_close.set) as errors:
                 await call(store)
 
     assert errors[0] == "InternalClientError"

@@ -249,7 +249,7 @@ async def test_a_writer_who_timed_out_at_a_lock_does_not_come_back_over_a_newer_
         thread_id = (await store.threads.create(user_id=user_id)).thread_id
         async with store.begin(user_id=user_id) as holder:
             await holder.states.touch(thread_id)
-            with errors_of_the_driver(store) as errors:
+            with errors_of_the_driver() as errors:
                 late = asyncio.create_task(store.states.put(thread_id, "old", user_id=user_id))
                 await until_as_many_wait_for_a_lock(store, 1)
                 late.cancel()

@@ -81,7 +81,7 @@ async def test_the_victim_of_a_deadlock_is_run_again_and_both_succeed(store: Sto
 
         await store.run(work, user_id=user_id)
 
-    with errors_of_the_driver(store) as errors:
+    with errors_of_the_driver() as errors:
         await asyncio.gather(append_to(one, other), append_to(other, one))
 
     assert errors == ["DeadlockDetectedError"]
@@ -101,7 +101,7 @@ async def test_a_plan_from_before_a_migration_is_no_caller_s_concern(store: Stor
     await asyncio.gather(read(), read(), read())
     await change(store, "ALTER TABLE threads ALTER COLUMN thread_name TYPE text")
 
-    with errors_of_the_driver(store) as errors:
+    with errors_of_the_driver() as errors:
         threads = await asyncio.gather(read(), read(), read())
 
     assert threads == [thread] * 3
@@ -113,7 +113,7 @@ async def test_a_check_right_after_a_restart_does_not_trip_over_the_connections_
     await asyncio.gather(*(store.health() for _ in range(3)))
     await change(store, f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE {others}")
 
-    with errors_of_the_driver(store) as errors:
+    with errors_of_the_driver() as errors:
         await store.check()
 
     assert len(errors) == 1
@@ -126,7 +126,7 @@ async def test_connections_to_a_server_that_takes_no_writes_are_given_up(store: 
     assert await all_are_back(store)
     await change(store, "SET TRANSACTION READ WRITE", "ALTER DATABASE THE_DATABASE RESET default_transaction_read_only")
 
-    with errors_of_the_driver(store) as errors:
+    with errors_of_the_driver() as errors:
         made = await store.threads.create(user_id=user_id)
 
     assert (await store.threads.page(user_id=user_id)).items == (made,)

@@ -13,6 +13,8 @@ import pytest
 import pytest_asyncio
 from connections import all_are_back
 from hardening.hardening_servers import migrated_settings, settings_of
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import empty_checkpoint
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 from torture.proxy import Proxy, is_commit
@@ -20,9 +22,11 @@ from torture.servers import PostgreSQL
 
 from agent_persistence import persistence as persistence_module
 from agent_persistence import settings as settings_module
+from agent_persistence.backends.postgresql import PostgreSQLCheckpointer
 from agent_persistence.concurrency import time_limit
 from agent_persistence.database import engine as engine_module
 from agent_persistence.errors import CommitUnknownError, LockTimeoutError, StatementTimeoutError, UnavailableError
+from agent_persistence.integrations.langgraph import PersistenceSaver
 from agent_persistence.persistence import Persistence
 
 Store = Persistence[Any, Any]
@@ -256,6 +260,85 @@ async def test_a_read_that_joins_the_load_of_another_waits_as_long_as_its_own_ca
         assert await second is None
         assert first_took < 2.0 + 0.5
         assert time.monotonic() - started < 2.0 + 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("short_limits")
+async def test_a_call_whose_turn_does_not_come_ends_in_its_own_time(open_store: Open, proxy: Proxy) -> None:
+    """The calls on a thread take turns. When its turn came, those of other threads got no reply, and held it up."""
+    message = {"role": "user", "content": "hi"}
+    async with open_store(statement_timeout=1.0, retry_deadline=2.0) as store:
+        busy, other = [(await store.threads.create(user_id=USER)).thread_id for _ in range(2)]
+        proxy.stall()
+
+        async def seconds_of(thread_id: str, *messages: Any) -> float:
+            started = time.monotonic()
+            with pytest.raises((UnavailableError, CommitUnknownError)):
+                await store.messages.append_many(thread_id, messages, user_id=USER)
+            return time.monotonic() - started
+
+        copied = [message] * 300  # which joins no batch
+        calls = [asyncio.create_task(seconds_of(busy, *copied))]
+        await asyncio.sleep(0.1)
+        calls.append(asyncio.create_task(seconds_of(busy, message)))
+        await asyncio.sleep(1.4)
+        calls.append(asyncio.create_task(seconds_of(other, message)))
+        took = await asyncio.gather(*calls)
+        proxy.flow()
+
+        assert max(took) < 2.0 + 0.5
+        await store.messages.append(busy, message, user_id=USER)
+
+
+# --- calls that are made of several, of which each has to wait ---
+
+
+async def saves_by_a_checkpointer(store: Store, thread_id: str) -> None:
+    await PostgreSQLCheckpointer(persistence=store, user_id=USER).save_state(thread_id, {})
+
+
+async def saves_a_graph(store: Store, thread_id: str) -> None:
+    checkpoint = empty_checkpoint()
+    config = graph_config(thread_id)
+    await PersistenceSaver(store, user_id=USER).aput(config, checkpoint, {}, checkpoint["channel_versions"])
+
+
+async def looks_for_a_graph(store: Store, thread_id: str) -> None:
+    await PersistenceSaver(store, user_id=USER).aget_tuple(graph_config(thread_id))
+
+
+async def saves_a_graph_in_turn(store: Store, thread_id: str) -> None:
+    saver, config = PersistenceSaver(store, user_id=USER), graph_config(thread_id)
+    checkpoints = [empty_checkpoint() for _ in range(3)]
+    await asyncio.gather(*(saver.aput(config, one, {}, one["channel_versions"]) for one in checkpoints))
+
+
+def graph_config(thread_id: str) -> RunnableConfig:
+    return {"configurable": {"thread_id": thread_id, "checkpoint_ns": ""}}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("short_limits")
+@pytest.mark.parametrize("call", [saves_by_a_checkpointer, saves_a_graph, looks_for_a_graph, saves_a_graph_in_turn])
+async def test_a_call_of_several_statements_that_get_late_replies_or_none_has_one_time_limit(
+    call: Callable[[Store, str], Any], open_store: Open, proxy: Proxy
+) -> None:
+    async with open_store(statement_timeout=1.0, retry_deadline=2.0) as store:
+        await store.health()
+        proxy.delay_seconds = 0.8
+        started = time.monotonic()
+
+        with pytest.raises((UnavailableError, CommitUnknownError)):
+            await asyncio.gather(call(store, "new"), stalls_after(proxy, 1.7))
+
+        assert time.monotonic() - started < 2.0 + 0.5
+        proxy.delay_seconds = 0.0
+
+
+async def stalls_after(proxy: Proxy, seconds: float) -> None:
+    await asyncio.sleep(seconds)
+    proxy.stall()
+    asyncio.get_running_loop().call_later(4.0, proxy.flow)
 
 
 async def test_a_sweep_on_a_connection_that_fell_silent_is_given_up_and_the_next_one_takes_another(

@@ -20,7 +20,7 @@ from torture.planted import PLANTS
 from torture.report import show
 from torture.run import Plan, discard, keep_tables, run
 
-SELF_TEST_SECONDS = 14.0
+SELF_TEST_SECONDS, TURN_SECONDS = 12.0, 6.0
 TURNS = 3
 
 
@@ -53,16 +53,16 @@ async def _run_and_show(plan: Plan) -> int:
 
 async def _self_test(options: argparse.Namespace) -> int:
     """Plant all defects: the checker has to find every one in the calls of the client that has it."""
-    missed = await _plant([name for name, one in PLANTS.items() if not one.fault], options.seed)
+    missed = await _plant([name for name, one in PLANTS.items() if not one.fault], options.seed, SELF_TEST_SECONDS)
     brought_out = [name for name, one in PLANTS.items() if one.fault]
     for turn in range(TURNS):  # a fault may strike while no call is in the state in which the defect does harm
-        brought_out = await _plant(brought_out, options.seed + turn)
+        brought_out = await _plant(brought_out, options.seed + turn, TURN_SECONDS)
     missed += brought_out
     print(f"not found: {', '.join(missed)}" if missed else "every planted defect was found")
     return 1 if missed else 0
 
 
-async def _plant(names: list[str], seed: int) -> list[str]:
+async def _plant(names: list[str], seed: int, seconds: float) -> list[str]:
     """Run once with these defects, and return those that were not found."""
     if not names:
         return []
@@ -70,7 +70,7 @@ async def _plant(names: list[str], seed: int) -> list[str]:
     groups = sorted({client for one in here.values() for client in one.clients})
     plants = tuple(",".join(name for name, one in here.items() if group in one.clients) for group in groups)
     faults = [one.fault for one in here.values() if one.fault]
-    result = await run(Plan(SELF_TEST_SECONDS, seed, len(groups), faults, plants))
+    result = await run(Plan(seconds, seed, len(groups), faults, plants))
     print(f"{result.seconds:.1f} s, {len(result.findings)} findings")
     missed = []
     for name, one in here.items():

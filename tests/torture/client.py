@@ -1,7 +1,8 @@
 """A client process: some workers that do what the workload says, until standard input ends.
 
-Its arguments are its name, the folder of the histories, the seed and the planted defects, if any; the rest is in
-``PERSISTENCE_*``. Orders come on standard input: ``cancel 0.2`` has a fifth of the calls cancelled from then on.
+Its arguments are its name, the folder of the histories, the seed, its role and the planted defects, if any; the rest is
+in ``PERSISTENCE_*``. Orders come on standard input: ``cancel 0.2`` has a fifth of the calls cancelled from then on, and
+``clock 3600`` puts its clock an hour ahead.
 """
 
 from __future__ import annotations
@@ -10,40 +11,61 @@ import asyncio
 import logging
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from random import Random
 
 from agent_persistence import Persistence
+from torture.calls import Caller
+from torture.clocks import Clock
+from torture.graphs import Graphs
 from torture.history import Recorder
 from torture.hostile import Hostile
+from torture.names import resolve_names
+from torture.outages import Outages
 from torture.planted import PLANTS
+from torture.roles import DEGRADED
 from torture.workload import Store, Workload
 
 WORKERS = 8
 SEARCHERS = 2
+GRAPH_WORKERS = 2
+OUTAGE_WORKERS = 2
 PAUSE_SECONDS = 0.03
 SEARCH_PAUSE_SECONDS = 0.007
 ODD_PAUSE_SECONDS = 0.1
+GRAPH_PAUSE_SECONDS = 0.08
+OUTAGE_PAUSE_SECONDS = 0.08
 SAMPLE_SECONDS = 0.1
 
 
 class Client:
     """The workers of one process."""
 
-    def __init__(self, store: Store, recorder: Recorder, random: Random) -> None:
+    def __init__(self, store: Store, recorder: Recorder, random: Random, role: str) -> None:
         self._store = store
         self._recorder = recorder
         self._random = random
-        self._workload = Workload(store, recorder, random)
+        self._role = role
+        self._caller = Caller(recorder, random)
+        self._workload = Workload(store, self._caller, random)
+        self._graphs = Graphs(store, self._caller, random)
         self._hostile = Hostile(store, recorder, random)
+        self._clock = Clock()
         self._ending = False
 
     async def run(self) -> None:
-        async with asyncio.TaskGroup() as workers:
+        async with AsyncExitStack() as ending, asyncio.TaskGroup() as workers:
+            if self._role == DEGRADED:
+                outages = await ending.enter_async_context(Outages.open(self._caller, self._random))
+                for _ in range(OUTAGE_WORKERS):
+                    workers.create_task(self._repeat(outages.step, OUTAGE_PAUSE_SECONDS))
             for _ in range(WORKERS):
                 workers.create_task(self._repeat(self._workload.step, PAUSE_SECONDS))
             for _ in range(SEARCHERS):
                 workers.create_task(self._repeat(self._hostile.search, SEARCH_PAUSE_SECONDS))
+            for _ in range(GRAPH_WORKERS):
+                workers.create_task(self._repeat(self._graphs.step, GRAPH_PAUSE_SECONDS))
             workers.create_task(self._repeat(self._hostile.argument, ODD_PAUSE_SECONDS))
             workers.create_task(self._repeat(self._hostile.cursor, ODD_PAUSE_SECONDS))
             workers.create_task(self._repeat(self._sample, SAMPLE_SECONDS))
@@ -59,8 +81,13 @@ class Client:
     async def _obey(self) -> None:
         reader = asyncio.StreamReader()
         await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+        self._clock.install()
         while order := await reader.readline():
-            self._workload.cancels = float(order.removeprefix(b"cancel "))
+            match order.split():
+                case b"cancel", share:
+                    self._caller.cancels = float(share)
+                case b"clock", seconds:
+                    self._clock.error = int(seconds)
 
     async def _sample(self) -> None:
         cache = self._store.cache
@@ -68,13 +95,15 @@ class Client:
         self._recorder.write("sample", cache=counts, bad_inputs=self._hostile.counts)
 
 
-async def main(client: str, folder: str, seed: str, plants: str = "") -> None:
+async def main(client: str, folder: str, seed: str, role: str, plants: str = "") -> None:
     random, recorder = Random(seed), Recorder(Path(folder), client)
+    recorder.write("role", role=role)
+    resolve_names()
     async with Persistence[str, str].from_env() as store:
         for name in filter(None, plants.split(",")):
             PLANTS[name].plant(store, random)
         print("ready", flush=True)
-        await Client(store, recorder, random).run()
+        await Client(store, recorder, random, role).run()
 
 
 if __name__ == "__main__":

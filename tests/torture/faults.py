@@ -5,19 +5,29 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from random import Random
 
+from torture import clocks
 from torture.fleet import Fleet
 from torture.history import SECOND, Recorder
-from torture.limits import BLACK_HOLE, COMMITS_SWALLOWED, DISK_FULL, HOLE_SECONDS, HOLES, REPLIES_LOST, REQUESTS_LOST
+from torture.limits import (
+    BLACK_HOLE,
+    CLOCK,
+    COMMITS_SWALLOWED,
+    DISK_FULL,
+    HOLE_SECONDS,
+    HOLES,
+    REPLIES_LOST,
+    REQUESTS_LOST,
+)
+from torture.names import ADDRESSES, Names
 from torture.proxy import Proxy
 from torture.servers import NOBODYS_PORT, PostgreSQL, Valkey
-from torture.staleness import CUT_SHORT
+from torture.staleness import CUT_SHORT, REDIS_CLOCK
 
 TRIES = 10
 QUIET_SECONDS = 0.3
@@ -35,8 +45,9 @@ class World:
         primary, to_primary: the server that takes writes, and the proxy before it.
         standby, to_standby: the one that will be promoted; ``None`` where there is none, or not any more.
         former, to_former: the primary from before the promotion, while it is away.
+        pooled: the proxy between a pooler and ``to_primary``.
+        names: of the hosts; the first is that of the first primary.
         commits_lost: how many replies to COMMIT were swallowed.
-        has_disk: whether the primary has a disk of its own, which can be filled.
     """
 
     primary: PostgreSQL
@@ -45,12 +56,13 @@ class World:
     to_valkey: Proxy
     fleet: Fleet
     random: Random
+    pooled: Proxy
+    names: Names
     standby: PostgreSQL | None = None
     to_standby: Proxy | None = None
     former: PostgreSQL | None = None
     to_former: Proxy | None = None
     commits_lost: int = 0
-    has_disk: bool = False
 
     async def wait_briefly(self, shortest: float = 0.2, longest: float = 0.7) -> None:
         await asyncio.sleep(self.random.uniform(shortest, longest))
@@ -142,33 +154,76 @@ async def delay_standby(world: World) -> bool:
     """Each COMMIT waits for a standby that does nothing for a while."""
     if world.standby is None:
         return False
-    pids = [world.standby.process.pid] if world.standby.process is not None else []
-    pids += [int(pid) for pid in await _children(pids[0])] if pids else []
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
+    world.standby.signal_family(signal.SIGSTOP)
     await world.wait_briefly(0.6, 1.0)
-    for pid in pids:
-        os.kill(pid, signal.SIGCONT)
-    return bool(pids)
-
-
-async def _children(pid: int) -> list[str]:
-    found = await asyncio.create_subprocess_exec("pgrep", "-P", str(pid), stdout=subprocess.PIPE)
-    out, _ = await found.communicate()
-    return out.decode().split()
+    world.standby.signal_family(signal.SIGCONT)
+    return True
 
 
 async def fill_the_disk(world: World) -> bool:
     """Leave no room to the primary, which may end for want of it; then give it room, and start it if it ended."""
-    used = world.primary.used_bytes()
-    if not world.primary.resize(used + 65536):
+    disk = world.primary.disk
+    if disk is None or not disk.fill():
         return False
     await world.wait_briefly(0.8, 1.2)
-    world.primary.resize(None)
+    disk.empty()
     await asyncio.sleep(0.3)
     if world.primary.process is not None and world.primary.process.poll() is not None:
         world.primary.start()
     await world.primary.answers()
+    return True
+
+
+async def lose_power(world: World) -> bool:
+    """The primary's machine dies, and what was not synced is not on its disk when it comes back."""
+    primary, disk = world.primary, world.primary.disk
+    if disk is None:
+        return False
+    world.to_primary.refuse()
+    disk.lose_power()
+    primary.signal_family(signal.SIGKILL)
+    await primary.end(signal.SIGKILL)
+    await asyncio.to_thread(disk.unmount)
+    if not disk.mount():
+        raise RuntimeError("the disk of the primary cannot be mounted again")
+    primary.start()
+    await world.to_primary.listen()
+    await primary.answers()
+    return True
+
+
+async def set_postgresql_clock(world: World) -> bool:
+    return await _set_clock(world, world.primary)
+
+
+async def set_redis_clock(world: World) -> bool:
+    return await _set_clock(world, world.valkey)
+
+
+async def _set_clock(world: World, server: PostgreSQL | Valkey) -> bool:
+    """Put a server's clock wrong, and right again; it looks once a second."""
+    if clocks.library() is None:
+        return False
+    clocks.set_clock(server.cage, world.random.choice(clocks.JUMPS))
+    await world.wait_briefly(1.3, 1.7)
+    clocks.set_clock(server.cage, 0)
+    await asyncio.sleep(1.1)
+    return True
+
+
+async def set_client_clocks(world: World) -> bool:
+    world.fleet.order(f"clock {world.random.choice(clocks.JUMPS)}")
+    await world.wait_briefly(0.5, 1.0)
+    world.fleet.order("clock 0")
+    return True
+
+
+async def move_name(world: World) -> bool:
+    """The name of the primary leads to another address, and nobody answers at the old one."""
+    [address] = {*ADDRESSES} - {world.to_primary.address}
+    await world.to_primary.move(address)
+    await world.wait_briefly(0.2, 0.4)  # until then the name leads to where nobody is any more
+    world.names.move(world.to_primary.name, address)
     return True
 
 
@@ -182,6 +237,7 @@ async def promote(world: World) -> bool:
     world.former, world.to_former = world.primary, world.to_primary
     world.primary, world.to_primary = world.standby, world.to_standby
     world.standby = world.to_standby = None
+    world.pooled.lead_to(world.to_primary)
     return True
 
 
@@ -253,8 +309,8 @@ async def make_redis_a_replica(world: World) -> bool:
 
 
 async def kill_client(world: World) -> bool:
-    await world.fleet.kill_one(world.random)
-    await world.fleet.start_one()
+    place = await world.fleet.kill_one(world.random)
+    await world.fleet.start_one(place)
     return True
 
 
@@ -268,7 +324,10 @@ async def cancel_calls(world: World) -> bool:
 PROMOTION = "postgresql promotion"
 RETURN = "postgresql old primary returns"
 LAGGING = "postgresql standby lags"
-BEFORE_THE_PROMOTION = (LAGGING, DISK_FULL)
+POWER_LOSS = "postgresql power loss"
+BEFORE_THE_PROMOTION = (LAGGING, DISK_FULL, POWER_LOSS)
+NEED_A_DISK = (DISK_FULL, POWER_LOSS)
+NEED_LIBFAKETIME = (CLOCK, REDIS_CLOCK)
 FAULTS: dict[str, Callable[[World], Awaitable[bool]]] = {
     "postgresql restart -m immediate": restart_postgresql,
     "postgresql backends terminated": terminate_backends,
@@ -284,6 +343,9 @@ FAULTS: dict[str, Callable[[World], Awaitable[bool]]] = {
     "postgresql drips": drip,
     LAGGING: delay_standby,
     DISK_FULL: fill_the_disk,
+    POWER_LOSS: lose_power,
+    CLOCK: set_postgresql_clock,
+    "postgresql name moves": move_name,
     PROMOTION: promote,
     RETURN: return_former_primary,
     "redis kill -9": kill_redis,
@@ -294,8 +356,10 @@ FAULTS: dict[str, Callable[[World], Awaitable[bool]]] = {
     "redis connections cut": cut_redis,
     "redis replies lost": lose_redis_replies,
     "redis READONLY": make_redis_a_replica,
+    REDIS_CLOCK: set_redis_clock,
     "client kill -9": kill_client,
     "client calls cancelled": cancel_calls,
+    "client clocks jump": set_client_clocks,
 }
 
 

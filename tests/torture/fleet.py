@@ -24,30 +24,36 @@ class Fleet:
     Attributes:
         folder: where they write their histories.
         environment: ``PERSISTENCE_*``.
+        roles: what each process does and has in its environment beyond that; they are dealt out in turn. One that
+            takes the place of a process that was killed takes its role.
         plants: the defects of each; the first of several clients has the first.
     """
 
     folder: Path
     recorder: Recorder
     environment: dict[str, str]
+    roles: dict[str, dict[str, str]]
     seed: int
     plants: tuple[str, ...] = ()
     _processes: dict[str, Process] = field(default_factory=dict)
+    _places: dict[str, int] = field(default_factory=dict)
     _started: int = 0
 
     async def start(self, count: int) -> None:
-        await asyncio.gather(*(self.start_one() for _ in range(count)))
+        await asyncio.gather(*(self.start_one(place) for place in range(count)))
 
-    async def start_one(self) -> None:
-        plants = self.plants[self._started % len(self.plants)] if self.plants else ""
+    async def start_one(self, place: int) -> None:
+        plants = self.plants[place % len(self.plants)] if self.plants else ""
+        role = [*self.roles][place % len(self.roles)]
         self._started += 1
         name = f"client{self._started}"
+        self._places[name] = place
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PERSISTENCE_")}
         with (self.folder / f"{name}.log").open("ab") as log:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "torture.client", name, str(self.folder), f"{self.seed}-{name}", plants,
+                sys.executable, "-m", "torture.client", name, str(self.folder), f"{self.seed}-{name}", role, plants,
                 stdin=PIPE, stdout=PIPE, stderr=log, cwd=self.folder, start_new_session=True,
-                env={**environment, **self.environment, "PYTHONPATH": os.pathsep.join(sys.path)},
+                env={**environment, **self.environment, **self.roles[role], "PYTHONPATH": os.pathsep.join(sys.path)},
             )  # fmt: skip
         assert process.stdout is not None
         async with asyncio.timeout(START_SECONDS):
@@ -55,12 +61,14 @@ class Fleet:
                 raise RuntimeError(f"{name} did not start:\n{(self.folder / f'{name}.log').read_text()[-1500:]}")
         self._processes[name] = process
 
-    async def kill_one(self, random: Random) -> None:
+    async def kill_one(self, random: Random) -> int:
+        """Kill a process, and return its place."""
         name = random.choice(sorted(self._processes))
         process = self._processes.pop(name)
         self.recorder.write("killed", process=name)
         process.kill()
         await process.wait()
+        return self._places[name]
 
     def order(self, text: str) -> None:
         for process in self._processes.values():

@@ -19,11 +19,13 @@ from typing import Any, Literal
 
 Event = dict[str, Any]
 Outcome = Literal["ok", "error", "cancelled", "unknown"]
+STATE_READS = ("get", "load", "recall")
 SECOND = 1_000_000_000
 NEVER = 1 << 62
 EDITED = "|"
 FORM = "~"
 STREAM = "stream"
+AGENT = "agent"
 
 
 class Recorder:
@@ -88,7 +90,8 @@ class Call:
         """The versions of states that the caller was told of, by token."""
         if not self.acknowledged:
             return {}
-        if self.kind in ("get", "put") and self.result["token"]:
+        is_stored = self.result.get("durable", True)
+        if self.kind in (*STATE_READS, "put", "save", "settle") and self.result["token"] and is_stored:
             return {self.result["token"]: self.result["version"]}
         return dict(self.result.get("versions", ()))
 
@@ -111,12 +114,14 @@ class Tables:
         messages: thread, seq and content of each.
         states: thread, version and data of each.
         tool_results: result by thread and id of the call.
+        checkpoints: those of each graph's thread, the oldest first, as ``torture.graphs`` describes them.
     """
 
     threads: dict[str, str] = field(default_factory=dict)
     messages: list[tuple[str, int, str]] = field(default_factory=list)
     states: list[tuple[str, int, Any]] = field(default_factory=list)
     tool_results: dict[tuple[str, str], Any] = field(default_factory=dict)
+    checkpoints: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -127,6 +132,8 @@ class History:
         faults: what was injected, from its start to the recovery.
         unreachable: when some client's cache could not be reached, whatever the reason.
         killed: the processes that were killed on purpose.
+        roles: of each process.
+        unsaved: tokens of states that degraded mode returned.
         hits, bad_inputs: counted by the clients.
         errors: what left the API outside the recorded calls.
     """
@@ -135,6 +142,8 @@ class History:
     faults: list[Span] = field(default_factory=list)
     unreachable: list[Span] = field(default_factory=list)
     killed: set[str] = field(default_factory=set)
+    roles: dict[str, str] = field(default_factory=dict)
+    unsaved: set[str] = field(default_factory=set)
     hits: int = 0
     bad_inputs: Counter[str] = field(default_factory=Counter)
     wrong_answers: list[Event] = field(default_factory=list)
@@ -180,6 +189,10 @@ def _add(history: History, process: str, events: Iterable[Event]) -> None:
                 last_sample = event
             case "fault":
                 history.faults.append(Span(event["start"], event["t"], event["kind"]))
+            case "role":
+                history.roles[process] = event["role"]
+            case "unsaved":
+                history.unsaved.add(event["token"])
             case "killed":
                 history.killed.add(event["process"])
             case "wrong":
@@ -215,7 +228,8 @@ def edit_of(content: str) -> str:
 def state_of(token: str) -> dict[str, Any]:
     """The state that carries a token; what else it holds follows from that.
 
-    A name that ends in ``~300`` carries a log of 300 entries, and one in ``~stream`` is described by its digest.
+    A name that ends in ``~300`` carries a log of 300 entries, one in ``~agent`` has the shape of an agent's state, and
+    one in ``~stream`` is described by its digest.
     """
     _, _, form = token.partition(FORM)
     if form == STREAM:
@@ -223,7 +237,26 @@ def state_of(token: str) -> dict[str, Any]:
     drawn = zlib.crc32(token.encode())
     state = {"token": token, "step": drawn, "score": drawn / 7, "whole": 1.0, "none": None}
     state["notes"] = ["ü\u2028😀", None, drawn % 2 == 0, {"": []}, 0, False, -1, 2**53]
+    if form == AGENT:
+        return {**state, **_agent(token)}
     return {**state, "log": list(_log(int(form)))} if form else state
+
+
+def _agent(token: str) -> dict[str, Any]:
+    """What Agentflow's states hold."""
+    said = [{"type": "text", "text": f"{token} said {number}", "annotations": []} for number in range(3)]
+    context = [
+        {
+            "message_id": f"{token}-{number}",
+            "role": role,
+            "content": [said[number]],
+            "tools_calls": None,
+            "metadata": {},
+        }
+        for number, role in enumerate(("user", "assistant", "tool"))
+    ]
+    meta = {"current_node": "MAIN", "step": 3, "status": "running", "internal_data": {}, "interrupted_node": None}
+    return {"context": context, "context_summary": None, "execution_meta": meta}
 
 
 @lru_cache(8)

@@ -12,8 +12,9 @@ from typing import Any
 
 from agent_persistence import InvalidInputError, NewMessage
 from agent_persistence.errors import CommitUnknownError, StatementTimeoutError, UnavailableError
+from torture.calls import describe_error
 from torture.history import Recorder
-from torture.workload import Store, describe_error
+from torture.workload import Store
 
 OWNER = "owner-of-odd-names"
 THREAD = "odd-names"

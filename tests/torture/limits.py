@@ -24,11 +24,16 @@ REQUESTS_LOST = "postgresql requests lost"
 REPLIES_LOST = "postgresql replies lost"
 COMMITS_SWALLOWED = "postgresql COMMIT replies swallowed"
 DISK_FULL = "postgresql disk full"
+CLOCK = "postgresql clock jumps"
 HOLES = (BLACK_HOLE, REQUESTS_LOST, REPLIES_LOST, COMMITS_SWALLOWED)
 """Faults under which a database does not answer, and no connection ends."""
 UNIT_STATEMENTS = 6
 """BEGIN, four writes and COMMIT."""
 NONE = "none"
+GROUPS = {
+    **dict.fromkeys(("save", "recall", "settle"), "degraded mode"),
+    **dict.fromkeys(("resume", "step", "writes"), "LangGraph"),
+}
 
 
 @dataclass(slots=True)
@@ -92,7 +97,7 @@ class Bounds:
                 return LIMITS.retry_deadline + LIMITS.connect_timeout + UNIT_STATEMENTS * LIMITS.reply_seconds
             case "stream":
                 return 4 * CALL_SECONDS
-            case "get" if not self._troubles.overlap(call.invoked, call.returned):
+            case "get" | "load" if not self._troubles.overlap(call.invoked, call.returned):
                 return REDIS_SECONDS
             case "purge":
                 return None
@@ -104,7 +109,7 @@ def _group(call: Call) -> str:
         return "run" if call.arguments["form"] == "run" else "begin"
     if call.kind == "put" and call.tokens[0].endswith("~stream"):
         return "stream"
-    return call.kind if call.kind in ("get", "stream", "purge") else "one call"
+    return call.kind if call.kind in ("get", "load", "stream", "purge") else GROUPS.get(call.kind, "one call")
 
 
 def _seconds(call: Call) -> float:

@@ -236,7 +236,7 @@ def _versions_go_back(history: History) -> Iterator[Broken]:
             told[call.thread].append(Told(call.returned, max(call.versions.values()), call))
     known = {thread: Knowledge.of(found) for thread, found in told.items()}
     for call in history.calls:
-        if call.kind in ("put", "unit") and call.versions:
+        if call.kind in ("put", "save", "unit") and call.versions:
             before = known[call.thread].before(call.invoked)
             if before is not None and min(call.versions.values()) <= before.reached:
                 text = f"version {min(call.versions.values())} was saved after {before.reached}"

@@ -19,6 +19,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from agent_persistence import ANY_USER, ThreadNotFoundError, UnavailableError
+from agent_persistence.degraded import DegradedMode
+from agent_persistence.integrations.langgraph import PersistenceSaver
 from agent_persistence.records import MessageRecord, Page, StateRecord
 from torture.workload import SHARED, Store
 
@@ -307,6 +309,78 @@ class HalfUnit(Spoiled):
         return MessageRecord(thread_id, "never stored", 1 << 40, "user", message, "", 0, {}, {}, now, now)
 
 
+def forgetful_journal(_store: Store, random: Random) -> None:
+    """Take states of an outage for written that were not."""
+    write = DegradedMode._write  # noqa: SLF001 - what is spoiled
+
+    async def forget(mode: DegradedMode, pending: Any) -> None:
+        if random.random() < 0.3:
+            mode._outage.journal.settle(1)  # noqa: SLF001 - as above
+        else:
+            await write(mode, pending)
+
+    DegradedMode._write = forget  # type: ignore[method-assign]  # noqa: SLF001 - as above
+
+
+def blind_journal(_store: Store, _random: Random) -> None:
+    """Write the states of an outage over whatever is there."""
+    write = DegradedMode._write  # noqa: SLF001 - what is spoiled
+
+    async def overwrite(mode: DegradedMode, pending: Any) -> None:
+        pending.expected = None
+        await write(mode, pending)
+
+    DegradedMode._write = overwrite  # type: ignore[method-assign]  # noqa: SLF001 - as above
+
+
+def unsaved_checkpoint(_store: Store, random: Random) -> None:
+    """Forget to save a checkpoint now and then."""
+    put = PersistenceSaver.aput
+
+    async def forget(saver: PersistenceSaver, config: Any, checkpoint: Any, metadata: Any, versions: Any) -> Any:
+        if random.random() < 0.1:
+            return {"configurable": {**config["configurable"], "checkpoint_id": checkpoint["id"]}}
+        return await put(saver, config, checkpoint, metadata, versions)
+
+    PersistenceSaver.aput = forget  # type: ignore[method-assign]
+
+
+def doubled_item(_store: Store, random: Random) -> None:
+    """Store the last item of a list twice now and then."""
+    put = PersistenceSaver.aput
+
+    async def double(saver: PersistenceSaver, config: Any, checkpoint: Any, metadata: Any, versions: Any) -> Any:
+        values = checkpoint["channel_values"]
+        if random.random() < 0.1:
+            values = {**values, "log": [*values["log"], values["log"][-1]]}
+        return await put(saver, config, {**checkpoint, "channel_values": values}, metadata, versions)
+
+    PersistenceSaver.aput = double  # type: ignore[method-assign]
+
+
+def old_checkpoint(_store: Store, random: Random) -> None:
+    """Return now and then what was returned before."""
+    get, kept = PersistenceSaver.aget_tuple, dict[str, Any]()
+
+    async def remember(saver: PersistenceSaver, config: Any) -> Any:
+        thread = config["configurable"]["thread_id"]
+        if thread not in kept or random.random() < 0.8:
+            kept[thread] = await get(saver, config)
+        return kept[thread]
+
+    PersistenceSaver.aget_tuple = remember  # type: ignore[method-assign]
+
+
+def no_policies(store: Store, _random: Random) -> None:
+    """Name nobody to the policies of PostgreSQL, and everybody instead."""
+    run = store.run
+
+    def run_for_all(work: Any, **_: Any) -> Any:
+        return run(work, user_id=ANY_USER)
+
+    store.run = run_for_all  # type: ignore[method-assign]
+
+
 def naive_cache(store: Store, random: Random) -> None:
     store.states = NaiveCache(store.states, _redis(store), random)
 
@@ -396,6 +470,10 @@ PLANTS: dict[str, Planted] = {
     "half-units": Planted(half_units, "torn", (4,)),
     "forgotten-edits": Planted(_spoiled_messages(ForgottenEdits), "stale message", (4,)),
     "liar": Planted(_spoiled_messages(Liar, "random"), "denied but stored", (4,)),
+    "doubled-item": Planted(doubled_item, "wrong checkpoint", (1,)),
+    "old-checkpoint": Planted(old_checkpoint, "stale checkpoint", (4,)),
+    "unsaved-checkpoint": Planted(unsaved_checkpoint, "lost", (3,)),
+    "no-policies": Planted(no_policies, "cross-owner", (2,)),
     "blind-retry": Planted(
         _spoiled_messages(BlindRetry, "store"), "duplicated", (5, 6), "postgresql COMMIT replies lost"
     ),
@@ -403,4 +481,6 @@ PLANTS: dict[str, Planted] = {
     "no-retry": Planted(_spoiled_messages(NoRetry, "store"), "error", (6,), "postgresql connections cut"),
     "forgetful-cache": Planted(forgetful_cache, "stale beyond bound", (6,), "redis READONLY"),
     "endless": Planted(endless, "too long", (5,), "postgresql black hole"),
+    "forgetful-journal": Planted(forgetful_journal, "lost", (5,), "postgresql restart -m immediate"),
+    "blind-journal": Planted(blind_journal, "overwritten", (5, 6, 7), "postgresql restart -m immediate"),
 }

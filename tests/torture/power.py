@@ -11,6 +11,9 @@ from itertools import pairwise
 from torture.history import Call, History
 from torture.limits import BLACK_HOLE
 from torture.order import APPENDS
+from torture.outages import accepted
+from torture.roles import POOLED, SECURED
+from torture.servers import PgBouncer
 from torture.staleness import Staleness, Troubles
 
 
@@ -58,6 +61,16 @@ def observations(history: History, staleness: Staleness, commits_lost: int) -> l
         Seen("streams read", sum(call.result["read"] for call in done if call.kind == "stream"), 2),
         Seen("states pruned", sum(call.result["count"] for call in done if call.kind in ("prune", "purge")), 5),
         Seen("results of tool calls recorded", _count(done, "tool"), 10),
+        Seen("states saved by a checkpointer", sum(bool(one.arguments.get("checkpointer")) for one in done), 15),
+        Seen("states loaded by a checkpointer", _count(done, "load"), 15),
+        Seen("checkpoints of graphs saved", _count(done, "step"), 50),
+        Seen("checkpoints of graphs read after others", sum(bool(one.result.get("log")) for one in done), 50),
+        Seen("states saved in degraded mode while the database was there", _durable(done), 50),
+        Seen("states accepted while it was away", len(accepted(history)), 10),
+        Seen("of these, found to be saved", sum(one.kind == "settle" and bool(one.versions) for one in done), 5),
+        Seen("statements without an owner under row-level security", _count(done, "foreign_rows"), 5),
+        Seen("calls under row-level security", _in_role(history, done, SECURED), 200),
+        *([Seen("calls through PgBouncer", _in_role(history, done, POOLED), 200)] if PgBouncer.program else []),
         Seen("reads and writes of strangers", sum(call.kind.startswith("foreign") for call in history.calls), 50),
     ]
 
@@ -68,6 +81,14 @@ def _during(troubles: Troubles, calls: list[Call]) -> int:
 
 def _count(calls: list[Call], kind: str) -> int:
     return sum(call.kind == kind for call in calls)
+
+
+def _durable(calls: list[Call]) -> int:
+    return sum(call.kind == "save" and bool(call.versions) for call in calls)
+
+
+def _in_role(history: History, calls: list[Call], role: str) -> int:
+    return sum(history.roles.get(call.id.partition("#")[0]) == role for call in calls)
 
 
 def _refused(history: History, error: str) -> int:

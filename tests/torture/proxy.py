@@ -41,12 +41,18 @@ class Proxy:
     """Forwards to a server on this machine.
 
     Args:
-        upstream: the port, or the path of a socket.
+        upstream: the port, the path of a socket, or another proxy, wherever that listens.
         loses: which requests ``lose_a_reply`` waits for.
+        name: of the host, if it has one.
+
+    Attributes:
+        address: where it listens, together with its port.
     """
 
-    def __init__(self, upstream: int | str, loses: Callable[[bytes], bool]) -> None:
+    def __init__(self, upstream: int | str | Proxy, loses: Callable[[bytes], bool], name: str = "") -> None:
+        self.name = name
         self.port = free_port()
+        self.address = "127.0.0.1"
         self._upstream = upstream
         self._loses = loses
         self._listener: asyncio.Server | None = None
@@ -62,7 +68,7 @@ class Proxy:
         self.drips = False
 
     async def listen(self) -> None:
-        self._listener = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self._listener = await asyncio.start_server(self._serve, self.address, self.port)
 
     def refuse(self) -> None:
         """Close the port, as the death of a server does; a connection that loses its reply goes when it has."""
@@ -70,6 +76,17 @@ class Proxy:
             self._listener.close()
         for link in [link for link in self._links if not link.loses_reply]:
             link.cut()
+
+    async def move(self, address: str) -> None:
+        """Listen at another address with the same port, and not where it was."""
+        self.refuse()
+        self.address = address
+        await self.listen()
+
+    def lead_to(self, upstream: Proxy) -> None:
+        """Forward to another one from now on."""
+        self._upstream = upstream
+        self.cut()
 
     def cut(self) -> int:
         """Cut every connection; say how many there were."""
@@ -137,9 +154,13 @@ class Proxy:
             link.cut()
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        if isinstance(self._upstream, str):
-            return await asyncio.open_unix_connection(self._upstream)
-        return await asyncio.open_connection("127.0.0.1", self._upstream)
+        match self._upstream:
+            case str(path):
+                return await asyncio.open_unix_connection(path)
+            case int(port):
+                return await asyncio.open_connection("127.0.0.1", port)
+            case proxy:
+                return await asyncio.open_connection(proxy.address, proxy.port)
 
     async def _requests(self, reader: asyncio.StreamReader, link: Link) -> None:
         while sent := await reader.read(65536):

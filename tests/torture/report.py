@@ -20,11 +20,14 @@ from torture.limits import longest_calls
 from torture.run import Result
 from torture.staleness import SWEEP_BOUND, Troubles
 
-WRITES = ("create", "delete", "append", "append_many", "put", "unit", "edit", "remove", "tool")
+WRITES = (
+    "create", "delete", "append", "append_many", "put", "unit", "edit", "remove", "tool", "save",
+    "step", "writes",
+)  # fmt: skip
 FORBIDDEN = (
     "lost", "duplicated", "reordered", "moved", "torn", "overwritten", "version went back", "denied but stored",
     "wrong state", "wrong tool result", "wrong message", "stale message", "wrong page", "stale page", "undead",
-    "raised from the dead",
+    "raised from the dead", "wrong checkpoint", "stale checkpoint",
     "wrong answer", "cross-owner", "stale beyond bound", "too long",
     "delayed by Redis", "error",
 )  # fmt: skip

@@ -18,17 +18,21 @@ import asyncpg
 
 from agent_persistence import Persistence, PersistenceSettings, migrate
 from agent_persistence.embedded.server_user import server_user
-from torture import hostile
+from torture import clocks, hostile
+from torture.calls import Caller
 from torture.checker import Finding, check
-from torture.faults import FAULTS, PROMOTION, Injector, World
+from torture.faults import FAULTS, NEED_A_DISK, NEED_LIBFAKETIME, PROMOTION, Injector, World
 from torture.fleet import Fleet
+from torture.graphs import read_checkpoints
 from torture.history import FORM, STREAM, History, Recorder, Tables, read_folder
-from torture.limits import DISK_FULL, LIMITS
+from torture.limits import LIMITS
+from torture.names import VARIABLE, Names
 from torture.power import Seen, observations
 from torture.proxy import Proxy, is_anything, is_commit
-from torture.servers import PostgreSQL, Valkey, stop_all
+from torture.roles import POOLED, address_of, grant_rights, roles
+from torture.servers import PgBouncer, PostgreSQL, Server, Valkey, stop_all
 from torture.staleness import SWEEP_BOUND, Staleness, find_stale_reads
-from torture.workload import SHARED, Workload
+from torture.workload import BESIDE, SHARED, Workload
 
 PASSWORDLESS = "postgresql://postgres@"
 
@@ -53,7 +57,7 @@ class Result:
         seconds: how long the clients worked.
         injected: how often each kind of fault took effect.
         seen: how much was seen of each guarantee.
-        skipped: the faults that this machine does not permit.
+        skipped: the faults and the clients that this machine does not permit.
     """
 
     plan: Plan
@@ -91,17 +95,18 @@ async def run(plan: Plan) -> Result:
     async with _world(plan, folder, histories, recorder) as world:
         start = time.monotonic()
         await world.fleet.start(plan.clients)
-        skipped = [] if world.has_disk else [kind for kind in plan.faults if kind == DISK_FULL]
+        skipped = _not_possible(world, plan.faults)
         injector = Injector(world, recorder, [kind for kind in plan.faults if kind not in skipped])
         await injector.run(plan.seconds)
         seconds = time.monotonic() - start
         await world.fleet.stop()
-        await _look_again(world, histories, plan.seed)
         tables = await _read_tables(world.primary)
+        await _look_again(world, histories, plan.seed, tables)
         versions = await _versions(world)
     history = await asyncio.to_thread(read_folder, histories)
     findings, staleness = check(history, tables), find_stale_reads(history)
     seen = observations(history, staleness, world.commits_lost)
+    skipped += [] if PgBouncer.program else [POOLED]
     return Result(
         plan, histories, seconds, injector.injected, history, tables, findings, staleness, seen, skipped, versions
     )
@@ -114,6 +119,7 @@ def discard(result: Result) -> None:
 def keep_tables(result: Result) -> None:
     """Put the tables beside the histories, so that a finding can be followed up."""
     tables = {"threads": result.tables.threads, "messages": result.tables.messages, "states": result.tables.states}
+    tables |= {"checkpoints": result.tables.checkpoints}
     (result.folder / "tables.json").write_text(json.dumps(tables))
 
 
@@ -123,23 +129,42 @@ async def _world(plan: Plan, folder: Path, histories: Path, recorder: Recorder) 
     data.mkdir()
     primary, valkey = PostgreSQL(data, "primary", user), Valkey(data, "valkey", user)
     standby = PostgreSQL(data, "standby", user) if PROMOTION in plan.faults else None
-    has_disk = DISK_FULL in plan.faults and primary.mount()
-    servers = [server for server in (primary, standby, valkey) if server is not None]
+    pooler = PgBouncer(data, "pooler", user) if PgBouncer.program else None
+    if {*NEED_A_DISK} & {*plan.faults}:
+        primary.mount()
+    servers: list[Server] = [server for server in (primary, standby, valkey, pooler) if server is not None]
     async with AsyncExitStack() as ending:
         ending.push_async_callback(stop_all, servers, data)
         await _start_servers(primary, standby, valkey)
-        to_primary, to_valkey = Proxy(primary.port, is_commit), Proxy(valkey.port, is_anything)
-        to_standby = Proxy(standby.port, is_commit) if standby is not None else None
-        proxies = [proxy for proxy in (to_primary, to_standby, to_valkey) if proxy is not None]
-        for proxy in proxies:
-            await proxy.listen()
-            ending.callback(proxy.refuse)
-        hosts = ",".join(f"127.0.0.1:{proxy.port}" for proxy in proxies if proxy is not to_valkey)
-        fleet = Fleet(histories, recorder, _environment(hosts, to_valkey.port), plan.seed, plan.plants)
+        to_primary, to_valkey = Proxy(primary.port, is_commit, "primary.torture"), Proxy(valkey.port, is_anything)
+        to_standby = Proxy(standby.port, is_commit, "standby.torture") if standby is not None else None
+        pooled, names = Proxy(to_primary, is_commit), Names(folder / "names.json")
+        for proxy in (to_primary, to_standby, to_valkey, pooled):
+            if proxy is not None:
+                await proxy.listen()
+                ending.callback(proxy.refuse)
+        if pooler is not None:
+            pooler.start(pooled.port)
+            await pooler.answers()
+        for named in (to_primary, to_standby):
+            if named is not None:
+                names.move(named.name, named.address)
+        hosts = ",".join(f"{proxy.name}:{proxy.port}" for proxy in (to_primary, to_standby) if proxy is not None)
+        environment = {**_environment(hosts, to_valkey.port), VARIABLE: str(names.file)}
+        # Some planted defects are in the way to the database, which a pooler would be in.
+        parts = roles(hosts, None if pooler is None or plan.plants else pooler.port)
+        fleet = Fleet(histories, recorder, environment, parts, plan.seed, plan.plants)
         ending.callback(fleet.kill_all)
         await _make_content(primary, valkey)
         random = Random(plan.seed)
-        yield World(primary, to_primary, valkey, to_valkey, fleet, random, standby, to_standby, has_disk=has_disk)
+        yield World(primary, to_primary, valkey, to_valkey, fleet, random, pooled, names, standby, to_standby)
+
+
+def _not_possible(world: World, faults: list[str]) -> list[str]:
+    """The faults that need what this machine does not have."""
+    missing = [] if world.primary.disk is not None else [*NEED_A_DISK]
+    missing += [] if clocks.library() is not None else [*NEED_LIBFAKETIME]
+    return [kind for kind in faults if kind in missing]
 
 
 async def _start_servers(primary: PostgreSQL, standby: PostgreSQL | None, valkey: Valkey) -> None:
@@ -152,7 +177,7 @@ async def _start_servers(primary: PostgreSQL, standby: PostgreSQL | None, valkey
 
 def _environment(hosts: str, valkey_port: int) -> dict[str, str]:
     return {
-        "PERSISTENCE_DATABASE_URL": f"{PASSWORDLESS}{hosts}/postgres?target_session_attrs=primary",
+        "PERSISTENCE_DATABASE_URL": address_of("postgres", hosts),
         "PERSISTENCE_REDIS_URL": f"redis://127.0.0.1:{valkey_port}",
         "PERSISTENCE_CACHE_NAMESPACE": "torture",
         "PERSISTENCE_CACHE_SWEEP_INTERVAL": "1.0",
@@ -173,17 +198,21 @@ def _direct_settings(primary: PostgreSQL, valkey: Valkey) -> PersistenceSettings
 async def _make_content(primary: PostgreSQL, valkey: Valkey) -> None:
     settings = _direct_settings(primary, valkey)
     await migrate.upgrade(settings)
+    await migrate.add_optional(settings, "row-level-security")
+    await grant_rights(primary)
     async with Persistence[str, str](settings) as store:
-        for thread, owner in SHARED.items():
+        for thread, owner in (SHARED | BESIDE).items():
             await store.threads.create(thread_id=thread, user_id=owner)
         await hostile.prepare(store)
 
 
-async def _look_again(world: World, histories: Path, seed: int) -> None:
-    """When all is over, read every shared state once more: a value that is wrong at rest shows now."""
+async def _look_again(world: World, histories: Path, seed: int, tables: Tables) -> None:
+    """When all is over, read every shared state and checkpoint: a value that is wrong at rest shows now."""
     async with Persistence[str, str](_direct_settings(world.primary, world.valkey)) as store:
         await asyncio.sleep(SWEEP_BOUND)
-        workload = Workload(store, Recorder(histories, "auditor"), Random(seed))
+        tables.checkpoints = await read_checkpoints(store, tables.threads)
+        random = Random(seed)
+        workload = Workload(store, Caller(Recorder(histories, "auditor"), random), random)
         for thread in SHARED:
             await workload.get(thread)
 
@@ -205,7 +234,7 @@ async def _read_tables(primary: PostgreSQL) -> Tables:
 def _data(row: Any) -> Any:
     """The state of a row; of a stream, what its description says of its bytes."""
     data = json.loads(row["state_data"])
-    return {"token": row["token"], "stream": data["sha256"]} if row["token"].endswith(FORM + STREAM) else data
+    return {"token": row["token"], "stream": data["sha256"]} if (row["token"] or "").endswith(FORM + STREAM) else data
 
 
 async def _versions(world: World) -> dict[str, str]:

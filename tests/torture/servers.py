@@ -1,4 +1,4 @@
-"""PostgreSQL (a primary and its synchronous standby) and Valkey, as children of the run, to be ill-treated."""
+"""PostgreSQL (a primary and its synchronous standby), Valkey and PgBouncer, as children of the run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,15 @@ from redis.asyncio import Redis
 
 from agent_persistence.embedded.binaries import postgres_binary, valkey_binary
 from agent_persistence.embedded.server_user import PRIVATE, ServerUser
+from torture import clocks
+from torture.disk import Disk
 
 START_SECONDS = 30.0
 STANDBY = "standby"
 NOBODYS_PORT = 1
-DISK = "2g"
-"""The size of a disk of its own; it takes memory only for what is on it."""
 # fsync=off: what was written survives the death of the process, though not of the machine. Full pages and synchronous
 # commits stay on: a killed process may leave half a page, and nothing may be acknowledged before it was written.
+# A server with a disk of its own, which can lose its power, has fsync=on.
 POSTGRESQL_OPTIONS = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
@@ -38,6 +39,18 @@ POSTGRESQL_OPTIONS = {
     "restart_after_crash": "on",
     "fsync": "off",
     "timezone": "UTC",
+}
+PGBOUNCER_OPTIONS = {
+    "listen_addr": "127.0.0.1",
+    "unix_socket_dir": "",
+    "auth_type": "any",
+    "pool_mode": "transaction",
+    "default_pool_size": 10,
+    # Sooner than the clients' limits, so that they get an answer, and another connection to the server.
+    "server_connect_timeout": 1,
+    "server_login_retry": 0.1,
+    "server_idle_timeout": 1,
+    "query_wait_timeout": 3,
 }
 VALKEY_OPTIONS = {"save": "", "appendonly": "no", "maxmemory": "64mb", "maxmemory-policy": "allkeys-lru"}
 
@@ -52,25 +65,31 @@ class Server:
         user.own(self.cage)
         self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
+        self.disk: Disk | None = None
 
     def mount(self) -> bool:
-        """Give it a disk of its own, whose size can be changed; that takes root."""
-        if not _mounted("-t", "tmpfs", "-o", f"size={DISK},mode=700", "tmpfs", self):
-            return False
-        self.user.own(self.cage)
-        return True
+        """Give it a disk of its own, if that is permitted."""
+        self.disk = Disk.mounted_at(self.cage)
+        if self.disk is not None:
+            self.user.own(self.cage)
+            self.cage.chmod(PRIVATE)
+        return self.disk is not None
 
-    def unmount(self) -> None:
-        subprocess.run(["umount", "--lazy", self.cage], check=False, capture_output=True)  # noqa: S607
+    def family(self) -> list[int]:
+        """The process and its children."""
+        if self.process is None or self.process.poll() is not None:
+            return []
+        pid = self.process.pid
+        found = subprocess.run(["pgrep", "-P", str(pid)], check=False, capture_output=True, text=True)  # noqa: S607
+        return [pid, *map(int, found.stdout.split())]
 
-    def resize(self, size: int | None) -> bool:
-        return _mounted("-o", f"remount,size={DISK if size is None else size}", self)
-
-    def used_bytes(self) -> int:
-        disk = os.statvfs(self.cage)
-        return (disk.f_blocks - disk.f_bfree) * disk.f_frsize
+    def signal_family(self, number: int) -> None:
+        for pid in self.family():
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
 
     def launch(self, *command: str | Path) -> None:
+        clocks.set_clock(self.cage, 0)
         with self._log() as log:
             self.process = subprocess.Popen(
                 [*self.user.prefix, *map(str, command)],
@@ -78,7 +97,7 @@ class Server:
                 stdout=log,
                 stderr=log,
                 cwd="/",
-                env={"PATH": os.defpath, "LC_ALL": "C"},
+                env={"PATH": os.defpath, "LC_ALL": "C", **clocks.environment(self.cage)},
                 user=self.user.uid,
                 group=self.user.gid,
                 extra_groups=None if self.user.uid is None else [],
@@ -121,8 +140,9 @@ class PostgreSQL(Server):
 
     async def create(self, *, standby: bool) -> None:
         locale = ["--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
-        access = ["--username=postgres", "--auth=trust", "--no-sync", "--wal-segsize=4"]
-        await self.run(postgres_binary("initdb"), "-D", self.data, *locale, *access)
+        access = ["--username=postgres", "--auth=trust", "--wal-segsize=4"]
+        sync = ["--no-sync"] if self.disk is None else []
+        await self.run(postgres_binary("initdb"), "-D", self.data, *locale, *access, *sync)
         self.start()
         await self.answers()
         if standby:
@@ -141,7 +161,7 @@ class PostgreSQL(Server):
         await primary.answers()
 
     def start(self) -> None:
-        settings = POSTGRESQL_OPTIONS | {"port": str(self.port)}
+        settings = POSTGRESQL_OPTIONS | {"port": str(self.port), "fsync": "off" if self.disk is None else "on"}
         words = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         (self.data / "postmaster.pid").unlink(missing_ok=True)
         self.launch(postgres_binary("postgres"), "-D", self.data, *words, *self.options)
@@ -178,6 +198,33 @@ class PostgreSQL(Server):
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
             return False
         return row[0] > 0 or not any("synchronous_standby_names" in option for option in self.options)
+
+
+class PgBouncer(Server):
+    """A pooler in transaction mode before the server at a port of this machine."""
+
+    program = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
+
+    def start(self, upstream: int) -> None:
+        assert self.program is not None
+        options = {**PGBOUNCER_OPTIONS, "listen_port": self.port}
+        lines = [f"[databases]\n* = host=127.0.0.1 port={upstream} user=postgres\n[pgbouncer]"]
+        lines += [f"{name} = {value}" for name, value in options.items()]
+        ini = self.cage / "pgbouncer.ini"
+        ini.write_text("\n".join(lines) + "\n")
+        ini.chmod(0o644)
+        self.launch(self.program, ini)
+
+    async def answers(self) -> None:
+        async with asyncio.timeout(START_SECONDS):
+            while True:
+                try:
+                    _, writer = await asyncio.open_connection("127.0.0.1", self.port)
+                except OSError:
+                    await asyncio.sleep(0.02)
+                else:
+                    writer.close()
+                    return
 
 
 class Valkey(Server):
@@ -217,11 +264,6 @@ class Valkey(Server):
                     return
 
 
-def _mounted(*words: str | Server) -> bool:
-    command = ["mount", *(str(word.cage) if isinstance(word, Server) else word for word in words)]
-    return os.geteuid() == 0 and subprocess.run(command, check=False, capture_output=True).returncode == 0
-
-
 def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -234,5 +276,6 @@ async def stop_all(servers: Sequence[Server], folder: Path) -> None:
     for server in servers:
         server.signal(signal.SIGCONT)
         await server.end(signal.SIGQUIT if isinstance(server, PostgreSQL) else signal.SIGKILL)
-        server.unmount()
+        if server.disk is not None:
+            server.disk.unmount()
     await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)

@@ -7,15 +7,18 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from agent_persistence.operations.cache_sweep import SWEEP_SECONDS
 from torture.history import NEVER, SECOND, Call, History, Span
 
 DELETED = 1 << 62
 """The version of a thread that was deleted: newer than all others."""
 WRITES = ("put", "unit")
+READS = ("get", "load")
 SWEEP_BOUND = 1.2
-"""Seconds: the sweep period of the outbox, and a fifth for the sweep itself; counted from when Redis can be reached."""
+"""Seconds: the sweep period of the outbox, and a fifth for the sweep itself; counted from when both can be reached."""
+LONGEST_SWEEP = 6.0
+"""Seconds that a sweep takes at most which began while PostgreSQL did not answer: the time limit of a client's call."""
 CUT_SHORT = "redis file cut short"
+REDIS_CLOCK = "redis clock jumps"
 TTL_BOUND = 330.0
 """Seconds: how long a value lives at most; for writes before a fault in which Redis lost what it had acknowledged."""
 
@@ -54,24 +57,24 @@ class Staleness:
 
 
 def find_stale_reads(history: History) -> Staleness:
-    """Look at every ``states.get``. The bound is 0 unless trouble with Redis overlaps the write or the time since."""
+    """Look at every read of a latest state. The bound is 0 unless Redis was in trouble at the write or since."""
     faults = [fault for fault in history.faults if fault.kind.startswith("redis")]
     troubles = Troubles([*faults, *history.unreachable])
-    outages = Troubles([fault for fault in history.faults if fault.kind.startswith("postgresql")])
+    outages = [fault for fault in history.faults if fault.kind.startswith("postgresql")]
     puts = {token: call for call in history.calls if call.kind in WRITES for token in call.tokens}
     stale: list[StaleRead] = []
     reads = calm = 0
     for calls in _by_thread(history.calls).values():
         known = Knowledge(calls)
         for read in calls:
-            if read.kind != "get" or not read.acknowledged:
+            if read.kind not in READS or not read.acknowledged:
                 continue
             reads += 1
             calm += not troubles.overlap(read.invoked, read.returned)
             newer = known.newer_than(known.version(read), read.invoked)
             if newer is not None:
                 stale.append(
-                    _judge(read, newer, puts.get(newer.result.get("token") or "", newer), faults, troubles, outages)
+                    _judge(read, newer, puts.get(newer.result.get("token") or "", newer), faults, outages, troubles)
                 )
     return Staleness(stale, reads, calm)
 
@@ -99,7 +102,7 @@ class Knowledge:
     def __init__(self, calls: Sequence[Call]) -> None:
         self._deletion = min((call.invoked for call in calls if call.kind == "delete"), default=NEVER)
         self._steps: list[tuple[int, int, Call]] = []
-        told = [call for call in calls if call.acknowledged and call.kind in (*WRITES, "get", "delete")]
+        told = [call for call in calls if call.acknowledged and call.kind in (*WRITES, *READS, "delete")]
         for call in sorted(told, key=lambda call: call.returned):
             version = self.version(call)
             if not self._steps or version > self._steps[-1][1]:
@@ -109,7 +112,7 @@ class Knowledge:
         """The version that a call told of; nothing, after a deletion may have begun, means the deletion."""
         if call.kind == "delete":
             return DELETED
-        version: int = max(call.versions.values(), default=0)
+        version: int = call.result["version"] if call.kind in READS else max(call.versions.values(), default=0)
         return DELETED if version == 0 and self._deletion < call.returned else version
 
     def newer_than(self, version: int, moment: int) -> Call | None:
@@ -121,13 +124,14 @@ class Knowledge:
 
 
 def _judge(
-    read: Call, newer: Call, written: Call, faults: Iterable[Span], troubles: Troubles, outages: Troubles
+    read: Call, newer: Call, written: Call, faults: list[Span], outages: list[Span], troubles: Troubles
 ) -> StaleRead:
-    ends = [fault.end for fault in faults if fault.start < read.invoked and fault.end > newer.returned]
-    since = max(ends, default=newer.returned)
     bound = SWEEP_BOUND if troubles.overlap(written.invoked, read.returned) else 0.0
-    if bound and outages.overlap(written.invoked, read.returned):
-        bound += SWEEP_SECONDS
+    met = [one for one in outages if one.start < read.returned and one.end > written.invoked] if bound else []
+    if met:
+        bound += LONGEST_SWEEP
+    ends = [one.end for one in (*faults, *met) if one.start < read.invoked and one.end > newer.returned]
+    since = min(max(ends, default=newer.returned), read.invoked)
     if any(fault.kind == CUT_SHORT and written.invoked < fault.end and fault.start < read.returned for fault in faults):
         bound = TTL_BOUND
     return StaleRead(read, newer, (read.invoked - newer.returned) / SECOND, (read.invoked - since) / SECOND, bound)
@@ -136,6 +140,6 @@ def _judge(
 def _by_thread(calls: Iterable[Call]) -> dict[str, list[Call]]:
     threads: dict[str, list[Call]] = defaultdict(list)
     for call in calls:
-        if call.kind in (*WRITES, "get", "delete"):
+        if call.kind in (*WRITES, *READS, "delete"):
             threads[call.thread].append(call)
     return threads

@@ -219,3 +219,92 @@ def test_the_bound_is_the_sweep_where_redis_was_in_trouble_since_the_write_began
 
     assert stale.bound_seconds == bound
     assert stale.is_beyond_bound == (bound == 0)
+
+
+# --- graphs ---
+
+
+def step(start: float, end: float | None, token: str, **fields: Any) -> Call:
+    return call("step", start, end, tokens=[token], **fields)
+
+
+def resume(start: float, end: float, *log: str, **fields: Any) -> Call:
+    return call("resume", start, end, **{"log": [*log], "writes": [], "intact": True, **fields})
+
+
+def checkpoint(*log: str, writes: tuple[str, ...] = (), intact: bool = True) -> dict[str, Any]:
+    return {"log": [*log], "writes": [*writes], "intact": intact, "parent": log[-2] if len(log) > 1 else None}
+
+
+def writes(start: float, end: float, token: str, of: str) -> Call:
+    made = call("writes", start, end, tokens=[token])
+    made.arguments["checkpoint"] = of
+    return made
+
+
+A, AB = checkpoint("a"), checkpoint("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("calls", "stored", "expected"),
+    [
+        ([step(0, 1, "a"), step(2, 3, "b"), resume(4, 5, "a", "b")], [A, AB], []),
+        ([step(0, 1, "a"), step(2, None, "b"), resume(4, 5, "a")], [A, AB], []),
+        ([step(0, 1, "a"), writes(2, 3, "w", "a")], [checkpoint("a", writes=("w",))], []),
+        ([step(0, 1, "a"), writes(2, 3, "w", "a")], [A], ["lost"]),
+        ([step(0, 1, "a"), step(2, 3, "b")], [A], ["lost"]),
+        ([resume(0, 1, "a")], [], ["lost"]),
+        ([step(0, 1, "a"), step(2, 3, "b"), resume(4, 5, "a")], [A, AB], ["stale checkpoint"]),
+        ([step(0, 1, "a"), resume(2, 3)], [A], ["stale checkpoint"]),
+        ([resume(0, 1, "a", intact=False)], [A], ["wrong checkpoint"]),
+        ([resume(0, 1, "b", "a")], [A], ["wrong checkpoint"]),
+        ([], [A, checkpoint("a", "b", "b") | {"parent": "a"}], ["wrong checkpoint"]),
+        ([], [checkpoint("a", intact=False)], ["wrong checkpoint"]),
+        ([], [A, A], ["duplicated"]),
+        ([], [checkpoint("a", writes=("w", "w"))], ["duplicated"]),
+        ([step(0, 1, "a", outcome="error", error="X", committed="no")], [A], ["denied but stored"]),
+    ],
+)
+def test_a_checkpoint_is_there_once_with_its_values_and_read_from_then_on(
+    calls: list[Call], stored: list[dict[str, Any]], expected: list[str]
+) -> None:
+    found = check(History(calls=calls), Tables(checkpoints={"t": stored}))
+
+    assert [finding.kind for finding in found if finding.kind != "error"] == expected
+
+
+# --- degraded mode ---
+
+FIRST = 1 << 52
+
+
+def save(start: float, end: float, number: int, **fields: Any) -> Call:
+    """A save that was accepted while the database was away; its provisional versions follow the numbers."""
+    accepted = {"durable": False, "intact": True, "token": f"state{number}", "version": FIRST + number}
+    return call("save", start, end, tokens=[f"state{number}"], **{"expected": None, **accepted, **fields})
+
+
+def settle(start: float, end: float, number: int) -> Call:
+    return call("settle", start, end, token=f"state{number}", version=number, durable=True, intact=True)
+
+
+@pytest.mark.parametrize(
+    ("calls", "versions", "trouble", "expected"),
+    [
+        ([save(0, 1, 1), save(2, 3, 2, expected=FIRST + 1), settle(4, 5, 2)], (1, 2), {}, []),
+        ([save(0, 1, 1)], (), {}, ["lost"]),
+        ([save(0, 1, 1)], (), {"unsaved": {"state1"}}, []),
+        ([save(0, 1, 1)], (), {"killed": {"client"}}, []),
+        ([save(0, 1, 1), settle(2, 3, 1)], (), {}, ["lost", "lost", "lost"]),
+        ([put(0, 1, 1), put(0, 1, 2), save(2, 3, 3, expected=1)], (1, 2, 3), {}, ["overwritten"]),
+        ([save(0, 1, 1), save(2, 3, 3, expected=FIRST + 1), put(4, 5, 2)], (1, 2, 3), {}, ["overwritten"]),
+        ([save(0, 1, 2, version=FIRST), save(2, 3, 1, version=FIRST + 1)], (1, 2), {}, ["reordered"]),
+        ([save(0, 1, 1, outcome="error", error="X", committed="no")], (1,), {}, ["denied but stored"]),
+    ],
+)
+def test_a_state_that_was_accepted_in_an_outage_is_written_or_given_back_and_never_over_a_newer_one(
+    calls: list[Call], versions: tuple[int, ...], trouble: dict[str, Any], expected: list[str]
+) -> None:
+    found = check(History(calls=calls, **trouble), tables(versions=versions))
+
+    assert [finding.kind for finding in found if finding.kind != "error"] == expected

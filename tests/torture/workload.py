@@ -2,54 +2,46 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-import itertools
-import traceback
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from random import Random
-from typing import Any, TypeVar
+from typing import Any
 
-from agent_persistence import NewMessage, Persistence, PersistenceError
-from torture.history import FORM, STREAM, Recorder, exact, message_of, state_of, stream_of
+from sqlalchemy import text
 
-T = TypeVar("T")
+from agent_persistence import NewMessage, Persistence
+from agent_persistence.backends.postgresql import PostgreSQLCheckpointer
+from torture.calls import Caller, RolledBackError
+from torture.history import AGENT, FORM, STREAM, exact, message_of, state_of, stream_of
+
 Store = Persistence[str, str]
 SHARED = {f"shared-{number}": f"owner-{number % 2}" for number in range(6)}
 """Threads that all processes write and read, and their owners."""
-LONGEST_WAIT_BEFORE_CANCELLING = 0.02
-MOST_OWN_THREADS = 20
-FORMS = ("", "", "", "", "~300", "~310", "~stream")
-"""Small states, states that are stored as the difference from the one before, and streams."""
+LEAST_OWN_THREADS, MOST_OWN_THREADS = 3, 20
+BESIDE = {f"beside-{number}": "owner-0" for number in range(3)}
+"""Threads whose states are saved in degraded mode as well."""
+FORMS = ("", "", "", FORM + AGENT, "~300", "~310", FORM + STREAM)
+"""Small states, those of an agent, such that are stored as the difference from the one before, and streams."""
 COPIED = 205
 """So many messages in one call are written by COPY."""
 PAGE_LIMIT = 10
 KEPT = 15
 
 
-class RolledBackError(Exception):
-    """Raised by the workload in a unit of work, which must leave nothing."""
-
-
 class Workload:
-    """The calls of one process.
+    """The calls of one process."""
 
-    Attributes:
-        cancels: how likely a call is to be cancelled while it runs.
-    """
-
-    def __init__(self, store: Store, recorder: Recorder, random: Random) -> None:
+    def __init__(self, store: Store, caller: Caller, random: Random) -> None:
         self._store = store
-        self._recorder = recorder
+        self._caller = caller
+        self._recorder = caller.recorder
         self._random = random
-        self._numbers = itertools.count()
         self._own: list[str] = []
         self._deleted: deque[str] = deque(maxlen=5)
         self._versions: dict[str, int] = {}
         self._cursors: dict[str, tuple[str, int]] = {}
         self._messages: deque[tuple[str, str]] = deque(maxlen=30)
-        self.cancels = 0.0
 
     async def step(self) -> None:
         """Do one thing."""
@@ -59,8 +51,8 @@ class Workload:
     async def create(self) -> None:
         if len(self._own) >= MOST_OWN_THREADS:
             return await self.delete()
-        thread, owner = self._name("thread"), f"owner-of-{self._recorder.process}"
-        made = await self._call(
+        thread, owner = self._caller.name("thread"), f"owner-of-{self._recorder.process}"
+        made = await self._caller.call(
             "create", lambda: self._store.threads.create(thread_id=thread, user_id=owner), _nothing, thread=thread
         )
         if made is not None and await self._put(thread, owner):
@@ -68,12 +60,12 @@ class Workload:
         return None
 
     async def delete(self) -> None:
-        if len(self._own) < MOST_OWN_THREADS // 4:
+        if len(self._own) < LEAST_OWN_THREADS:
             return
         thread = self._own.pop(self._random.randrange(len(self._own)))
         self._deleted.append(thread)
         owner = self._owner(thread)
-        there_was_one = await self._call(
+        there_was_one = await self._caller.call(
             "delete", lambda: self._store.threads.delete(thread, user_id=owner), _nothing, thread=thread
         )
         if there_was_one is False:
@@ -81,8 +73,8 @@ class Workload:
 
     async def append(self, thread: str | None = None) -> None:
         thread, owner = (thread, self._owner(thread)) if thread else self._pick()
-        token = self._name("message")
-        await self._call(
+        token = self._caller.name("message")
+        await self._caller.call(
             "append",
             lambda: self._store.messages.append(thread, message_of(token), user_id=owner),
             _describe_messages([token]),
@@ -96,29 +88,29 @@ class Workload:
     async def append_with_id(self) -> None:
         """Append, and now and then once more, as a client does that did not hear of its success."""
         thread, owner = self._pick()
-        token = self._name("message")
+        token = self._caller.name("message")
 
         async def append(edit: str = "") -> Any:
             message = message_of(token, edit)
             return await self._store.messages.append(thread, message, message_id=token, user_id=owner)
 
         described = _describe_messages([token])
-        first = await self._call("append", append, described, thread=thread, tokens=[token], message_id=token)
+        first = await self._caller.call("append", append, described, thread=thread, tokens=[token], message_id=token)
         if first is None:
             return
         if self._random.random() < 0.3:
-            await self._call("repeat", append, described, thread=thread, tokens=[token])
+            await self._caller.call("repeat", append, described, thread=thread, tokens=[token])
         elif self._random.random() < 0.2:
-            await self._call("conflict", lambda: append("other"), _nothing, thread=thread, message=token)
+            await self._caller.call("conflict", lambda: append("other"), _nothing, thread=thread, message=token)
         # From now on others may edit or delete it, so that an append under its id would be another call.
         self._messages.append((thread, token))
 
     async def append_many(self) -> None:
         thread, owner = self._pick()
-        tokens = [self._name("message") for _ in range(self._random.randint(2, 5))]
+        tokens = [self._caller.name("message") for _ in range(self._random.randint(2, 5))]
         has_ids = self._random.random() < 0.5
         batch = [NewMessage(message=message_of(token), message_id=token if has_ids else None) for token in tokens]
-        await self._call(
+        await self._caller.call(
             "append_many",
             lambda: self._store.messages.append_many(thread, batch, user_id=owner),
             _describe_messages(tokens),
@@ -129,9 +121,9 @@ class Workload:
         """Append so many messages that COPY writes them, to a thread that is seldom read."""
         thread = self._random.choice(self._own or [*SHARED])
         owner = self._owner(thread)
-        tokens = [self._name("message") for _ in range(COPIED)]
+        tokens = [self._caller.name("message") for _ in range(COPIED)]
         batch = [message_of(token) for token in tokens]
-        await self._call(
+        await self._caller.call(
             "append_many",
             lambda: self._store.messages.append_many(thread, batch, user_id=owner),
             _describe_messages(tokens),
@@ -141,8 +133,8 @@ class Workload:
     async def edit(self) -> None:
         if self._messages:
             thread, token = self._random.choice(self._messages)
-            edit = self._name("edit")
-            await self._call(
+            edit = self._caller.name("edit")
+            await self._caller.call(
                 "edit",
                 lambda: self._store.messages.update(
                     thread, token, message=message_of(token, edit), user_id=self._owner(thread)
@@ -154,7 +146,7 @@ class Workload:
     async def remove(self) -> None:
         if self._messages:
             thread, token = self._messages.popleft()
-            await self._call(
+            await self._caller.call(
                 "remove",
                 lambda: self._store.messages.delete(thread, token, user_id=self._owner(thread)),
                 lambda existed: {"existed": existed},
@@ -165,8 +157,8 @@ class Workload:
         """Write two messages and two states in one unit of work: by ``begin`` or ``run``, or rolled back."""
         thread, owner = self._pick()
         form = self._random.choice(["begin", "run", "rollback"])
-        messages = [self._name("message") for _ in range(2)]
-        states = [self._name("state") + self._random.choice(["", "~305"]) for _ in range(2)]
+        messages = [self._caller.name("message") for _ in range(2)]
+        states = [self._caller.name("state") + self._random.choice(["", "~305"]) for _ in range(2)]
 
         async def work(uow: Any) -> dict[str, Any]:
             seqs, versions = {}, {}
@@ -181,7 +173,7 @@ class Workload:
             async with self._store.begin(user_id=owner) as uow:
                 return await work(uow)
 
-        await self._call(
+        await self._caller.call(
             "unit",
             (lambda: self._store.run(work, user_id=owner)) if form == "run" else begun,
             lambda done: done,
@@ -190,8 +182,8 @@ class Workload:
 
     async def record_tool_result(self) -> None:
         thread, owner = self._pick()
-        tool_call, result = f"call-{self._random.randrange(6)}", self._name("result")
-        await self._call(
+        tool_call, result = f"call-{self._random.randrange(6)}", self._caller.name("result")
+        await self._caller.call(
             "tool",
             lambda: self._store.tool_results.record(thread, tool_call, result, user_id=owner),
             lambda recorded: {"recorded": recorded},
@@ -200,7 +192,7 @@ class Workload:
 
     async def prune(self) -> None:
         thread, owner = self._pick()
-        await self._call(
+        await self._caller.call(
             "prune",
             lambda: self._store.states.prune(thread, keep_last=KEPT, user_id=owner),
             lambda count: {"count": count},
@@ -208,7 +200,7 @@ class Workload:
         )  # fmt: skip
 
     async def purge(self) -> None:
-        await self._call(
+        await self._caller.call(
             "purge",
             lambda: self._store.purge(keep_last=KEPT),
             lambda count: {"count": count},
@@ -224,15 +216,60 @@ class Workload:
 
     async def get(self, thread: str | None = None) -> None:
         thread, owner = (thread, self._owner(thread)) if thread else self._pick()
-        state = await self._call(
+        state = await self._caller.call(
             "get", lambda: self._store.states.get(thread, user_id=owner), _describe_state, thread=thread
         )
         if state is not None:
             self._versions[thread] = state.version
 
+    async def save(self, threads: dict[str, str] = SHARED) -> None:
+        """Save a state by a checkpointer, whose rows are those of ``states``."""
+        thread, owner = self._random.choice(list(threads.items()))
+        token = self._caller.name("state") + self._random.choice([FORM + AGENT, "~300"])
+        expected = self._versions.get(thread) if self._random.random() < 0.5 else None
+        checkpointer = PostgreSQLCheckpointer(persistence=self._store, user_id=owner)
+        saved = await self._caller.call(
+            "put",
+            lambda: checkpointer.save_state(thread, state_of(token), expected_version=expected),
+            lambda checkpoint: {"version": checkpoint.version, "token": token},
+            thread=thread, tokens=[token], expected=expected, checkpointer=True,
+        )  # fmt: skip
+        if saved is not None:
+            self._versions[thread] = saved.version
+
+    async def save_beside(self) -> None:
+        await self.save(BESIDE)
+
+    async def load(self) -> None:
+        """Load a state by a checkpointer."""
+        thread, owner = self._random.choice(list(SHARED.items()))
+        checkpointer = PostgreSQLCheckpointer(persistence=self._store, user_id=owner)
+        found = await self._caller.call(
+            "load", lambda: checkpointer.load_state(thread), describe_checkpoint, thread=thread
+        )
+        if found is not None:
+            self._versions[thread] = found.version
+
+    async def look_around(self) -> None:
+        """Ask for the owners of all threads, in a unit of work of one owner: policies leave no other."""
+        if not self._store.settings.row_level_security:
+            return
+        thread, owner = self._pick()
+
+        async def ask(uow: Any) -> list[str]:
+            await uow.threads.get(thread)  # it names the owner
+            return list(await uow.session.scalars(text("SELECT DISTINCT user_id FROM threads")))
+
+        await self._caller.call(
+            "foreign_rows",
+            lambda: self._store.run(ask, user_id=owner),
+            lambda owners: {"found": any(one != owner for one in owners), "owners": len(owners)},
+            thread=thread, form="run",
+        )  # fmt: skip
+
     async def page(self) -> None:
         thread, owner = self._pick()
-        await self._call(
+        await self._caller.call(
             "page",
             lambda: self._store.messages.page(thread, user_id=owner, limit=PAGE_LIMIT),
             _describe_page,
@@ -244,7 +281,7 @@ class Workload:
         thread, owner = self._pick()
         cursor, after = self._cursors.get(thread, (None, 0))
         limit = 100
-        page = await self._call(
+        page = await self._caller.call(
             "page",
             lambda: self._store.messages.page(thread, user_id=owner, limit=limit, after=cursor),
             _describe_page,
@@ -265,7 +302,7 @@ class Workload:
                 described.append(digest == state_of(state.meta["token"])["stream"])
             return described
 
-        await self._call("stream", read, lambda found: {"intact": all(found), "read": len(found)}, thread=thread)
+        await self._caller.call("stream", read, lambda found: {"intact": all(found), "read": len(found)}, thread=thread)
 
     async def read_foreign(self) -> None:
         """Read a thread of somebody else's, which must look like one that is not there."""
@@ -278,15 +315,15 @@ class Workload:
                 ("foreign_thread", lambda: self._store.threads.get(thread, user_id=stranger)),
             ]
         )
-        await self._call(
+        await self._caller.call(
             kind, read, lambda found: {"found": found is not None and getattr(found, "items", True) != ()},
             thread=thread, stranger=stranger,
         )  # fmt: skip
 
     async def append_foreign(self) -> None:
         thread, _ = self._pick()
-        token = self._name("message")
-        await self._call(
+        token = self._caller.name("message")
+        await self._caller.call(
             "foreign_append",
             lambda: self._store.messages.append(thread, message_of(token), user_id="a-stranger"),
             lambda _: {"found": True},
@@ -294,8 +331,8 @@ class Workload:
         )  # fmt: skip
 
     async def _put(self, thread: str, owner: str, expected: int | None = None) -> bool:
-        token = self._name("state") + self._random.choice(FORMS)
-        saved = await self._call(
+        token = self._caller.name("state") + self._random.choice(FORMS)
+        saved = await self._caller.call(
             "put",
             lambda: self._save(thread, token, owner, expected),
             lambda record: {"version": record.version, "token": token},
@@ -312,25 +349,6 @@ class Workload:
         pieces = _pieces(stream_of(token))
         return await states.put_stream(thread, pieces, meta=meta, user_id=owner, expected_version=expected)
 
-    async def _call(
-        self, kind: str, call: Callable[[], Awaitable[T]], describe: Callable[[T], dict[str, Any]], **arguments: Any
-    ) -> T | None:
-        """Record a call and its end; ``None`` unless it succeeded."""
-        call_id = self._recorder.invoke(kind, **arguments)
-        task = asyncio.ensure_future(call())
-        if self._random.random() < self.cancels:
-            await asyncio.wait([task], timeout=self._random.uniform(0, LONGEST_WAIT_BEFORE_CANCELLING))
-            task.cancel()
-        await asyncio.wait([task])
-        if task.cancelled():
-            self._recorder.write("return", call=call_id, outcome="cancelled")
-            return None
-        if error := task.exception():
-            self._recorder.write("return", call=call_id, outcome="error", **describe_error(error))
-            return None
-        self._recorder.write("return", call=call_id, outcome="ok", **describe(task.result()))
-        return task.result()
-
     def _pick(self) -> tuple[str, str]:
         threads = self._own if self._own and self._random.random() < 0.2 else list(SHARED)
         thread = self._random.choice(threads)
@@ -338,9 +356,6 @@ class Workload:
 
     def _owner(self, thread: str) -> str:
         return SHARED.get(thread, f"owner-of-{self._recorder.process}")
-
-    def _name(self, kind: str) -> str:
-        return f"{kind}-{self._recorder.process}-{next(self._numbers)}"
 
 
 MIX: dict[Callable[[Workload], Awaitable[None]], float] = {
@@ -350,12 +365,16 @@ MIX: dict[Callable[[Workload], Awaitable[None]], float] = {
     Workload.append: 7,
     Workload.append_with_id: 8,
     Workload.append_many: 4,
-    Workload.append_to_deleted: 0.5,
+    Workload.append_to_deleted: 1.5,
     Workload.copy: 0.3,
     Workload.edit: 2,
     Workload.remove: 0.7,
     Workload.unit: 4,
     Workload.record_tool_result: 2.5,
+    Workload.save: 2,
+    Workload.save_beside: 1,
+    Workload.load: 3,
+    Workload.look_around: 2,
     Workload.page: 6,
     Workload.follow: 3,
     Workload.read_stream: 2,
@@ -363,26 +382,9 @@ MIX: dict[Callable[[Workload], Awaitable[None]], float] = {
     Workload.purge: 0.1,
     Workload.read_foreign: 6,
     Workload.append_foreign: 1,
-    Workload.create: 2,
-    Workload.delete: 1,
+    Workload.create: 3,
+    Workload.delete: 2,
 }
-
-
-def describe_error(error: BaseException) -> dict[str, Any]:
-    """The error's class, what it says about the commit, and its cause: enough to find it in the source."""
-    cause = error.__cause__
-    return {
-        "error": type(error).__name__,
-        "committed": "no" if isinstance(error, RolledBackError) else getattr(error, "committed", "unknown"),
-        "text": str(error)[:300],
-        "cause": "" if cause is None else f"{type(cause).__name__}: {cause}"[:300],
-        **({} if isinstance(error, PersistenceError | RolledBackError) else {"at": _where(error)}),
-    }
-
-
-def _where(error: BaseException) -> list[str]:
-    frames = traceback.extract_tb(error.__traceback__)[-12:]
-    return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
 
 
 def _nothing(_: Any) -> dict[str, Any]:
@@ -403,10 +405,18 @@ def _describe_page(page: Any) -> dict[str, Any]:
     return {"shown": [[message.seq, message.content] for message in page]}
 
 
+def describe_checkpoint(found: Any) -> dict[str, Any]:
+    """Describe what a checkpointer loaded: of a streamed state it has no more than the version."""
+    if found is None or found.state is None:
+        return {"version": found.version if found else 0, "token": None, "intact": True}
+    token = found.state["token"]
+    return {"version": found.version, "token": token, "intact": exact(found.state) == exact(state_of(token))}
+
+
 def _describe_state(state: Any) -> dict[str, Any]:
     if state is None:
         return {"version": 0, "token": None, "intact": True}
-    token = state.meta.get("token")
+    token = state.meta.get("token") or (state.data or {}).get("token")
     found = state.data if state.stream is None else {"token": token, "stream": state.stream.sha256}
     return {"version": state.version, "token": token, "intact": bool(token) and exact(found) == exact(state_of(token))}
 

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Final, Self
 
 from agent_persistence.backends.limits import CheckpointLimits
 from agent_persistence.checkpointer import Capability, Checkpoint, Checkpointer, ThreadSummary
+from agent_persistence.concurrency.time_limit import one_call
 from agent_persistence.errors import InvalidInputError, SettingsError, ThreadExistsError, ThreadNotFoundError
 from agent_persistence.ids import STRING, IdType
 from agent_persistence.operations.unit_of_work import UnitOfWork
@@ -103,7 +104,7 @@ class PostgreSQLCheckpointer(Checkpointer):
     ) -> Checkpoint:
         """Save a state as the thread's latest; see ``Checkpointer``."""
         key = self._check(thread_id, expected_version, ttl)
-        with _named_state():
+        with _named_state(), one_call():
             try:
                 saved = await self._persistence.states.put(
                     key, state, user_id=self._owner, expected_version=expected_version
@@ -111,7 +112,7 @@ class PostgreSQLCheckpointer(Checkpointer):
             except ThreadNotFoundError:
                 # Only now, because most saves find their thread: creating it first would cost each of them a statement.
                 create = partial(self._create, key, state, expected_version)
-                saved = await self._persistence.run(create, user_id=self._owner)
+                saved = await self._persistence.run(create, user_id=self._owner, is_limited=True)
         return _checkpoint(saved)
 
     def check_save(

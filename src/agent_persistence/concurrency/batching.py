@@ -12,7 +12,7 @@ from enum import Enum
 from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
-from agent_persistence.concurrency.time_limit import call_made_at, no_call
+from agent_persistence.concurrency.time_limit import NO_ANSWER, call_made_at, no_call
 from agent_persistence.errors import ClosedError, LockTimeoutError, PoolTimeoutError, UnavailableError
 from agent_persistence.frozen import frozen
 
@@ -83,6 +83,7 @@ class Batcher(Generic[ItemT, ResultT]):
             never returns one.
         retry_seconds: how long after its call an item may run again in another batch, if its batch was not executed.
             A batch gives up at the limit of its oldest call; the younger ones must not fail with it.
+        call_seconds: how long after its call an item may wait for a batch; ``None`` if batches end soon by themselves.
         in_halves: let a crowd run as two half batches, so that the server works on one while this process works on the
             other. That pays where a batch costs both about the same: at 32 callers, a tenth more reads and a quarter
             more appends (docs/adr/0010).
@@ -94,17 +95,20 @@ class Batcher(Generic[ItemT, ResultT]):
         alone: Callable[[ItemT, Alone], Awaitable[ResultT]] | None = None,
         *,
         retry_seconds: float = 0.0,
+        call_seconds: float | None = None,
         in_halves: bool = False,
     ) -> None:
         self._together = together
         self._alone = alone
         self._retry_seconds = retry_seconds
+        self._call_seconds = call_seconds
         self._in_halves = in_halves
         self._runners = 0
         self._in_flight = 0
         self._waiting: deque[_Entry[ItemT, ResultT]] = deque()
         self._busy_keys: set[Hashable] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
         self._is_crowded = True
         self._is_closed = False
 
@@ -119,6 +123,7 @@ class Batcher(Generic[ItemT, ResultT]):
 
         Raises:
             ClosedError: the batcher was closed.
+            UnavailableError: no batch took the item within ``call_seconds``, because those before it got no reply.
         """
         if self._is_closed:
             raise ClosedError
@@ -128,6 +133,7 @@ class Batcher(Generic[ItemT, ResultT]):
         if joins or not self._start_alone(entry, [*self._waiting]):
             self._waiting.append(entry)
             self._start_runner()
+            self._start_timer()
         return await future
 
     async def flush(self) -> None:
@@ -144,6 +150,24 @@ class Batcher(Generic[ItemT, ResultT]):
         for entry in self._waiting:
             _settle(entry, ClosedError())
         self._waiting.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _start_timer(self) -> None:
+        """Look after the waiting items when the oldest of them has waited for as long as it may."""
+        # One timer for all, which is seldom needed: most items are in a batch at once.
+        if self._timer is None and self._call_seconds is not None and self._waiting:
+            due = min(entry.made_at for entry in self._waiting) + self._call_seconds
+            self._timer = asyncio.get_running_loop().call_later(due - time.monotonic(), self._give_up)
+
+    def _give_up(self) -> None:
+        """Fail the items that have waited for as long as they may: none of them was sent."""
+        self._timer = None
+        for entry in [*self._waiting]:
+            if time.monotonic() >= entry.made_at + (self._call_seconds or 0.0):
+                self._waiting.remove(entry)
+                _settle(entry, UnavailableError(NO_ANSWER))
+        self._start_timer()
 
     def _start_runner(self) -> None:
         """Start a runner if none runs, or if the waiting items fill another batch."""

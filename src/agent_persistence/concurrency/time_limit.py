@@ -19,6 +19,7 @@ from agent_persistence.errors import CommitUnknownError, UnavailableError
 SETTLE_SECONDS: Final = 2.0
 """How much of a call's time is left, when its connections are cut, to ask what became of a COMMIT."""
 _GRACE_SECONDS: Final = 0.5
+NO_ANSWER: Final = "the database did not answer within the time limit of the call; try again"
 
 
 @dataclass(slots=True)
@@ -59,6 +60,14 @@ def call_made_at(moment: float) -> Iterator[None]:
         yield
     finally:
         _made_at.reset(token)
+
+
+@contextmanager
+def one_call() -> Iterator[None]:
+    """Count the time of all calls of the block from its beginning, or from that of a block around it."""
+    made = _made_at.get()
+    with call_made_at(time.monotonic() if made is None else made):
+        yield
 
 
 @contextmanager
@@ -109,7 +118,7 @@ async def waits_until(end: float) -> AsyncIterator[None]:
     except TimeoutError as error:
         if not limit.expired():
             raise
-        raise UnavailableError("the database did not answer within the time limit of the call; try again") from error
+        raise UnavailableError(NO_ANSWER) from error
 
 
 @contextmanager

@@ -9,19 +9,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, TypeVar
 
 import asyncpg
-from sqlalchemy import Engine, Executable, Result
+from sqlalchemy import Connection, Engine, Executable, Result, Table
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from agent_persistence.concurrency.shielding import start
 from agent_persistence.concurrency.time_limit import cut_in_time, no_call
 from agent_persistence.database.compiled_statement import CompiledStatement
 from agent_persistence.database.driver_errors import DRIVER_ERRORS, translate, translated
-from agent_persistence.errors import PersistenceError, PoolTimeoutError, UnavailableError
+from agent_persistence.errors import DatabaseError, PersistenceError, PoolTimeoutError, UnavailableError
 
 T = TypeVar("T")
 
@@ -33,6 +33,10 @@ _IDLE_SECONDS: Final = 0.02
 # A steady crowd never lets its connections become idle; units of work, which use the same pool, get their turn then.
 _LONGEST_SECONDS: Final = 1.0
 _CLOSED: Final = "the connection was closed; try again"
+_FAILED_EARLIER: Final = (
+    "nothing was saved: an earlier statement of the transaction failed, which undoes all of it; "
+    "let its error leave the unit of work"
+)
 
 
 class PinnedConnection:
@@ -42,13 +46,19 @@ class PinnedConnection:
         connection: SQLAlchemy's connection, for statements that are not compiled.
         checked_out_at: when it was checked out, in the event loop's time.
         used_at: when it was last released.
+        is_handed_over: whether a session of SQLAlchemy uses it.
     """
 
-    def __init__(self, connection: AsyncConnection, driver: asyncpg.Connection, engine: Engine, now: float) -> None:
+    def __init__(
+        self, connection: AsyncConnection, driver: asyncpg.Connection, engine: Engine, now: float, reply_seconds: float
+    ) -> None:
         self.connection = connection
+        # Given with each statement: on an engine of the host, nothing else may limit it.
+        self._reply_seconds = reply_seconds
         self._driver = driver
         self._engine = engine
         self.checked_out_at = self.used_at = now
+        self.is_handed_over = False
 
     async def fetch(self, statement: CompiledStatement, **values: Any) -> list[Any]:
         """Run a compiled statement, and return its rows as named tuples.
@@ -58,11 +68,11 @@ class PinnedConnection:
         """
         arguments = statement.arguments(values)
         try:
-            if _is_observed(self._engine):
+            if is_observed(self._engine):
                 rows = list(await self._observed(self.connection.exec_driver_sql(statement.text, arguments)))
             else:
                 # asyncpg directly: SQLAlchemy's cursor, result and event layers cost three times a short statement.
-                rows = await self._driver.fetch(statement.text, *arguments)
+                rows = await self._driver.fetch(statement.text, *arguments, timeout=self._reply_seconds)
         except (*DRIVER_ERRORS, AttributeError) as error:
             raise self._translated(error) from error
         return statement.rows(rows)
@@ -84,7 +94,7 @@ class PinnedConnection:
         """
         try:
             # Not by SQLAlchemy: its connection is in AUTOCOMMIT, where it sends no BEGIN.
-            await self._driver.execute("BEGIN ISOLATION LEVEL READ COMMITTED;")
+            await self._driver.execute("BEGIN ISOLATION LEVEL READ COMMITTED;", timeout=self._reply_seconds)
         except DRIVER_ERRORS as error:
             raise self._translated(error) from error
 
@@ -93,9 +103,10 @@ class PinnedConnection:
 
         Raises:
             UnavailableError: the connection was closed before COMMIT was sent.
+            DatabaseError: a statement had failed, so the server rolled back.
         """
         # For the listeners: in AUTOCOMMIT SQLAlchemy itself sends nothing.
-        if _is_observed(self._engine):
+        if is_observed(self._engine):
             if not self.connection.in_transaction():
                 await self.connection.begin()
             await self.connection.commit()
@@ -103,7 +114,9 @@ class PinnedConnection:
         # driver's error would leave the outcome unknown.
         if self._driver.is_closed():
             raise UnavailableError(_CLOSED)
-        await self._driver.execute("COMMIT;")
+        if await self._driver.execute("COMMIT;", timeout=self._reply_seconds) == "ROLLBACK":
+            raise DatabaseError(_FAILED_EARLIER)
+        self._end_believed()
 
     async def rollback(self) -> None:
         """Roll the transaction back, if there is one. Driver errors pass unchanged."""
@@ -111,7 +124,35 @@ class PinnedConnection:
             await self.connection.rollback()
         # A closed connection has no transaction any more, and asyncpg fails when it is asked for it.
         if not self._driver.is_closed() and self._driver.is_in_transaction():
-            await self._driver.execute("ROLLBACK;")
+            await self._driver.execute("ROLLBACK;", timeout=self._reply_seconds)
+
+    async def copy(self, table: Table, columns: Sequence[str], rows: Iterable[tuple[Any, ...]]) -> None:
+        """Add rows by COPY.
+
+        Raises:
+            PersistenceError: the driver's error, translated.
+        """
+        copying = self._driver.copy_records_to_table(
+            table.name, schema_name=table.schema, columns=columns, records=rows
+        )
+        with translated():
+            await run_on(self._driver, copying, timeout_seconds=self._reply_seconds)
+
+    def hand_over(self) -> AsyncConnection:
+        """Leave the transaction that ``begin`` began to SQLAlchemy, and return its connection.
+
+        Nothing is sent, so it can be called where nothing can be awaited. The connection is not pinned again.
+        """
+        connection = self._end_believed()
+        connection.execution_options(isolation_level="READ COMMITTED")
+        # SQLAlchemy has no public way to take over a transaction that the driver began: these are the attributes that
+        # it sets itself after BEGIN. Set here and nowhere else, tested on every supported version.
+        adapter: Any = connection.connection.dbapi_connection
+        adapter._transaction = _Begun(self._driver)  # noqa: SLF001
+        if hasattr(adapter, "_started"):
+            adapter._started = True  # noqa: SLF001 - before SQLAlchemy 2.0.50
+        self.is_handed_over = True
+        return self.connection
 
     async def discard(self) -> None:
         """Close the connection instead of returning it, so that the pool can open another one."""
@@ -132,19 +173,46 @@ class PinnedConnection:
 
     async def _observed(self, execution: Awaitable[Result[Any]]) -> Result[Any]:
         """Let SQLAlchemy run a statement, and end the transaction it believes in unless ``begin`` was called."""
-        result = await execution
+        async with asyncio.timeout(self._reply_seconds):
+            result = await execution
         if self.is_clean:
             await self.connection.rollback()
         return result
+
+    def _end_believed(self) -> Connection:
+        """End the transaction that SQLAlchemy believes in after ``execute``. In AUTOCOMMIT, nothing is sent for it."""
+        connection = self.connection.sync_connection
+        assert connection is not None  # noqa: S101 - it is connected; for the type checker
+        if connection.in_transaction():
+            connection.rollback()
+        return connection
 
     def _translated(self, error: BaseException) -> PersistenceError:
         if isinstance(error, TimeoutError):
             # asyncpg would let the next statement wait until the server confirms the cancellation of this one.
             self.terminate()
-        # asyncpg prepares and executes in two steps, and raises AttributeError if the connection is closed in between.
-        if isinstance(error, asyncpg.InterfaceError | AttributeError) and self._driver.is_closed():
-            return UnavailableError(_CLOSED)
-        return translate(error)
+        return translate_from(self._driver, error)
+
+
+def translate_from(driver: asyncpg.Connection, error: BaseException) -> PersistenceError:
+    """Translate an error of the driver that did not pass through SQLAlchemy."""
+    # asyncpg prepares and executes in two steps, and raises AttributeError if the connection is closed in between.
+    if isinstance(error, asyncpg.InterfaceError | AttributeError) and driver.is_closed():
+        return UnavailableError(_CLOSED)
+    return translate(error)
+
+
+class _Begun:
+    """A transaction that was begun by SQL, in the form in which SQLAlchemy ends it."""
+
+    def __init__(self, driver: asyncpg.Connection) -> None:
+        self._driver = driver
+
+    async def commit(self) -> None:
+        await self._driver.execute("COMMIT;")
+
+    async def rollback(self) -> None:
+        await self._driver.execute("ROLLBACK;")
 
 
 async def run_on(driver: asyncpg.Connection, work: Coroutine[Any, Any, T], *, timeout_seconds: float) -> T:
@@ -174,7 +242,7 @@ async def run_on(driver: asyncpg.Connection, work: Coroutine[Any, Any, T], *, ti
             task.cancel()
 
 
-def _is_observed(engine: Engine) -> bool:
+def is_observed(engine: Engine) -> bool:
     """Whether the engine has statement listeners, or logs statements: then statements must pass through SQLAlchemy."""
     listeners = engine.dispatch
     told = listeners.before_cursor_execute or listeners.after_cursor_execute or listeners.commit
@@ -187,18 +255,21 @@ class PinnedConnections:
     Args:
         most: maximum number of connections taken from the pool.
         wait_seconds: the longest wait for one.
+        reply_seconds: how long a statement, a COPY or a COMMIT may take.
     """
 
-    def __init__(self, engine: AsyncEngine, *, most: int, wait_seconds: float) -> None:
+    def __init__(self, engine: AsyncEngine, *, most: int, wait_seconds: float, reply_seconds: float) -> None:
         self._engine = engine
         # A statement alone is one round trip in AUTOCOMMIT; SQLAlchemy's BEGIN and ROLLBACK around it make three.
         self._committing = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._most = most
         self._wait_seconds = wait_seconds
+        self._reply_seconds = reply_seconds
         self._checked_out = 0
         self._idle: list[PinnedConnection] = []
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._timer: asyncio.TimerHandle | None = None
+        self._returning: set[asyncio.Task[None]] = set()
         self._invalidated_at = 0.0
 
     @asynccontextmanager
@@ -246,35 +317,67 @@ class PinnedConnections:
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_IDLE_SECONDS, self._return_idle)
 
+    async def take(self) -> PinnedConnection:
+        """Take a connection for a transaction of the caller's, which may last: an idle one, or a new one of the pool.
+
+        It does not count as pinned until ``give_back``, so transactions and single statements do not wait for each
+        other while the pool has connections.
+
+        Raises:
+            PersistenceError: the pool has no connection, or the database cannot be reached.
+        """
+        while self._idle:
+            pinned = self._idle.pop()
+            if pinned.is_clean:
+                self._checked_out -= 1
+                self._wake()
+                return pinned
+            self._return(pinned)
+        return await self._connect()
+
+    def give_back(self, pinned: PinnedConnection) -> None:
+        """Give back a connection that was taken. Nothing is awaited, so a cancelled caller can do it too."""
+        self._checked_out += 1
+        if pinned.is_handed_over or self._checked_out > self._most:
+            self._return(pinned)
+        else:
+            self.release(pinned)
+
     async def aclose(self) -> None:
-        """Return every idle connection to the pool."""
+        """Return every idle connection to the pool; those that are released later are closed.
+
+        Nobody else would close these: the engine may be disposed of by then.
+        """
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         idle, self._idle = self._idle, []
         for pinned in idle:
-            await self._close(pinned)
+            self._return(pinned)
+        await asyncio.gather(*self._returning, return_exceptions=True)
+        self._invalidated_at = asyncio.get_running_loop().time()
 
     async def invalidate(self) -> None:
-        """Close all pinned connections, now or when they are released; call it before the engine is disposed of.
-
-        The disposed pool would not close those that come back later.
-        """
+        """Close all pinned connections, now or when they are released; call it before the engine is disposed of."""
         self._invalidated_at = asyncio.get_running_loop().time()
         await self.aclose()
 
     async def _check_out(self) -> PinnedConnection:
         self._checked_out += 1
         try:
-            with translated(), no_call():  # it will serve other calls as well; each has it cut in its own time
-                connection = await self._committing.connect()
-                driver: Any = (await connection.get_raw_connection()).driver_connection
+            return await self._connect()
         except BaseException:
             # A cancelled caller, too, gives its place back; otherwise the limit would shrink with each one.
             self._checked_out -= 1
             self._wake()
             raise
-        return PinnedConnection(connection, driver, self._engine.sync_engine, asyncio.get_running_loop().time())
+
+    async def _connect(self) -> PinnedConnection:
+        with translated(), no_call():  # it will serve other calls as well; each has it cut in its own time
+            connection = await self._committing.connect()
+            driver: Any = (await connection.get_raw_connection()).driver_connection
+        now = asyncio.get_running_loop().time()
+        return PinnedConnection(connection, driver, self._engine.sync_engine, now, self._reply_seconds)
 
     async def _wait(self) -> None:
         waiter = asyncio.get_running_loop().create_future()
@@ -307,7 +410,9 @@ class PinnedConnections:
         self._timer = loop.call_later(_IDLE_SECONDS, self._return_idle) if self._idle else None
 
     def _return(self, pinned: PinnedConnection) -> None:
-        start(self._close(pinned))
+        task = start(self._close(pinned))
+        self._returning.add(task)
+        task.add_done_callback(self._returning.discard)
 
     async def _close(self, pinned: PinnedConnection) -> None:
         try:

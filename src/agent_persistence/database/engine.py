@@ -9,13 +9,14 @@ from typing import Any, Final
 from weakref import WeakSet
 
 import asyncpg
-from sqlalchemy import ExceptionContext, event
+from sqlalchemy import Engine, ExceptionContext, event
 from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from agent_persistence.addresses.database_url import DatabaseUrl
 from agent_persistence.concurrency.time_limit import call_when_due
+from agent_persistence.database.connections import is_observed
 from agent_persistence.database.driver_errors import DRIVER_ERRORS
 from agent_persistence.settings import PersistenceSettings
 
@@ -60,6 +61,13 @@ def obey_time_limits(engine: AsyncEngine) -> None:
         event.listen(engine.sync_engine, "checkin", _disarm)
 
 
+def wants_sessions(engine: Engine) -> bool:
+    """Whether the host has listeners on an engine or its pool which want to see each transaction pass by."""
+    told, pool = engine.dispatch, engine.pool.dispatch
+    hosts = {*engine.dialect.dispatch.handle_error, *pool.checkout, *pool.checkin, *pool.reset} - _OURS
+    return bool(hosts or is_observed(engine) or told.begin or told.rollback or told.savepoint)
+
+
 def _arm(connection: Any, record: ConnectionPoolEntry, _proxy: object) -> None:
     record.info[_CUT] = call_when_due(connection.driver_connection.terminate)
 
@@ -86,6 +94,11 @@ def _give_up(context: ExceptionContext) -> None:
             context.connection.connection.driver_connection.terminate()  # type: ignore[union-attr]  # it is open
 
 
+def gives_up(engine: Engine) -> bool:
+    """Whether connections of an engine are closed when a statement gets no reply in time."""
+    return event.contains(engine, "handle_error", _give_up)
+
+
 def _remember_return(_connection: Any, record: ConnectionPoolEntry) -> None:
     record.info[_RETURNED_AT] = time.monotonic()
 
@@ -103,6 +116,9 @@ def _ping_idle(connection: Any, record: ConnectionPoolEntry, _proxy: object) -> 
             raise
         # The pool opens a new connection, and replaces the others that are as old without trying them.
         raise InvalidatePoolError from error
+
+
+_OURS: Final = frozenset({_arm, _disarm, _give_up, _remember_return, _ping_idle})
 
 
 async def _ping(driver: asyncpg.Connection) -> None:

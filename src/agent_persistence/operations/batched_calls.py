@@ -10,6 +10,7 @@ from agent_persistence.concurrency.batching import ALONE, IN_DOUBT, Alone, Batch
 from agent_persistence.errors import CommitUnknownError, ConflictError, NotFoundError, PersistenceError
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.operations.cached_states import CachedStates
+from agent_persistence.operations.graph_calls import GraphCalls
 from agent_persistence.operations.group_commit import NO_REPLY, GroupCommit
 from agent_persistence.operations.group_writes import (
     MessageGroupWriter,
@@ -24,7 +25,7 @@ from agent_persistence.repositories.messages.append import MessageAppender, is_c
 from agent_persistence.repositories.messages.prepared import PreparedAppend, prepare_append
 from agent_persistence.repositories.states.prepared import PreparedState, prepare_state
 from agent_persistence.repositories.states.repository import StateRepository, save_state
-from agent_persistence.sessions.session_scope import SessionScope
+from agent_persistence.sessions.scope import Scope
 
 
 class BatchedCalls(Generic[IdT, UserIdT]):
@@ -32,6 +33,9 @@ class BatchedCalls(Generic[IdT, UserIdT]):
 
     Alone go calls of administration, of stores that do not group, and those that need a transaction of their session:
     ``expected_version``, a limit of states a thread, COPY, messages with and without ids in one call.
+
+    Attributes:
+        graphs: the saves of graphs.
     """
 
     def __init__(self, transactions: Transactions[IdT, UserIdT]) -> None:
@@ -39,15 +43,12 @@ class BatchedCalls(Generic[IdT, UserIdT]):
         self._transactions = transactions
         self._sessions = sessions
         options = sessions.options
-        group = GroupCommit(
-            sessions.connections, sessions.models, sessions.cache, transactions.retries, transactions.commit
-        )
-        # Where the server does not end an idle transaction by itself, each writer has to ask for that limit.
-        is_limited = sessions.cache is None or sessions.limits_idling
+        group = GroupCommit(sessions.connections, transactions.retries, transactions.commit)
         # With a limit of states per thread, each save also deletes, which the statement of a batch does not.
-        self._groups_states = sessions.groups and is_limited and not options.max_states
+        self._groups_states = sessions.groups and not options.max_states
         states = StateGroupWriter(sessions.models, options, sessions.recent)
         messages = MessageGroupWriter(sessions.models, options.touch_interval)
+        self.graphs = GraphCalls(transactions, group)
         self._saves: Batcher[PreparedState[IdT], StateRecord[IdT]] = transactions.batcher(
             partial(group.run, write=states.write), self._save_alone
         )
@@ -127,7 +128,7 @@ async def _latest_state(
 
 
 async def _put(
-    scope: SessionScope[IdT, Any],
+    scope: Scope[IdT, Any],
     *,
     thread_id: IdT,
     data: Any,
@@ -137,5 +138,5 @@ async def _put(
     return await StateRepository(scope).put(thread_id, data, meta=meta, expected_version=expected_version)
 
 
-async def _append(scope: SessionScope[IdT, Any], *, new: PreparedAppend[IdT]) -> tuple[MessageRecord[IdT], ...]:
+async def _append(scope: Scope[IdT, Any], *, new: PreparedAppend[IdT]) -> tuple[MessageRecord[IdT], ...]:
     return tuple(await MessageAppender(scope).append(new)) if new.messages else ()

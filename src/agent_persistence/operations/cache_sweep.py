@@ -7,13 +7,13 @@ from typing import Any, Final
 from agent_persistence.cache.state_cache import StateCache
 from agent_persistence.database.driver_errors import translated
 from agent_persistence.repositories.maintenance.outbox import take_from_outbox
-from agent_persistence.sessions.session_scope import SessionScope
+from agent_persistence.sessions.pinned_scope import TransactionScope
 
 SWEEP_SECONDS: Final = 5.0
 """How long a sweep in the background may take: while it waits on a connection that has fallen silent, nobody sweeps."""
 
 
-async def sweep_batch(scope: SessionScope[Any, Any], *, cache: StateCache) -> int:
+async def sweep_batch(scope: TransactionScope[Any, Any], *, cache: StateCache) -> int:
     """Invalidate the cached states of the oldest outbox rows, and delete these rows; return their number.
 
     Redis first, then the commit: after a failure between the two, the rows are swept again, which is harmless. While
@@ -26,6 +26,6 @@ async def sweep_batch(scope: SessionScope[Any, Any], *, cache: StateCache) -> in
     states = await take_from_outbox(scope)
     if states and not await cache.invalidate(states):
         with translated():
-            await scope.session.rollback()
+            await scope.session_scope().session.rollback()
         return 0
     return len(states)

@@ -1,21 +1,31 @@
-"""COMMIT, and the settlement of one whose reply was lost: for sessions and for grouped writes."""
+"""COMMIT in the order of the cache protocol, and the settlement of one whose reply was lost."""
 
 from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
+from sqlalchemy import insert, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from agent_persistence.concurrency.retries import Retries
 from agent_persistence.concurrency.time_limit import is_cut, outcome_unknown
+from agent_persistence.database.compiled_statement import CompiledStatement
+from agent_persistence.database.connections import PinnedConnection
 from agent_persistence.database.driver_errors import DRIVER_ERRORS, translate, translated
 from agent_persistence.errors import CommitUnknownError, PersistenceError, StatementTimeoutError, UnavailableError
-from agent_persistence.operations.session_factory import SessionFactory
-from agent_persistence.records import ANY_USER
+from agent_persistence.operations.session_factory import LONGEST_IDLE, SessionFactory
+from agent_persistence.records import ANY_USER, Touched
 from agent_persistence.sessions.commit_evidence import CommitEvidence, evidence_of, was_committed
 from agent_persistence.sessions.commit_hooks import is_shared
+from agent_persistence.sessions.owner_setting import set_local
+from agent_persistence.sessions.pinned_scope import PinnedScope, TransactionScope
+
+# So that the server ends the transaction before the quarantine expires, should this process stall now.
+_LIMIT_IDLING: Final = CompiledStatement(
+    select(set_local("idle_in_transaction_session_timeout", str(int(LONGEST_IDLE * 1000))).label("milliseconds"))
+)
 
 
 class Commit:
@@ -42,7 +52,64 @@ class Commit:
         too_long.__cause__ = error
         return too_long
 
-    async def session(self, session: AsyncSession) -> None:
+    async def scope(self, scope: TransactionScope[Any, Any]) -> None:
+        """Commit the transaction of a scope.
+
+        Raises:
+            UnavailableError: the transaction is rolled back.
+            CommitUnknownError: the database cannot tell what became of it.
+            PersistenceError: the database refused a statement of the flush, or the COMMIT.
+        """
+        if not isinstance(scope, PinnedScope) or scope.transaction.session is not None:
+            await self._session(scope.session_scope().session)
+        elif (connection := scope.transaction.connection) is not None:
+            await self.pinned(connection, scope.transaction.touched, scope.transaction.evidence)
+
+    async def pinned(self, connection: PinnedConnection, touched: Touched, evidence: CommitEvidence | None) -> None:
+        """Commit the transaction of a pinned connection, following the cache protocol.
+
+        Args:
+            touched: the states that it changed, with the new values.
+
+        Raises:
+            UnavailableError: the transaction is rolled back.
+            CommitUnknownError: the database cannot tell what became of it.
+            PersistenceError: the database refused the COMMIT.
+        """
+        cache = self._sessions.cache if touched else None
+        if cache is None:
+            await self._send(connection, evidence)
+            return
+        if not self._sessions.limits_idling:
+            await connection.fetch(_LIMIT_IDLING)
+        # The order of the cache protocol: quarantine all keys in one round trip, COMMIT, publish the values in one
+        # round trip.
+        quarantine = cache.prepare(touched)
+        try:
+            untold = await cache.before_commit(quarantine)
+        except BaseException:
+            await cache.after_rollback(quarantine)
+            raise
+        # Redis did not confirm these quarantines. Their invalidation commits with the states and is delivered by a
+        # sweep.
+        if untold:
+            outbox = self._sessions.models.side_tables.outbox
+            await connection.execute(insert(outbox), [state._asdict() for state in untold])
+        # An error from here on does not prove a rollback, so only a commit lifts the quarantine; else it expires.
+        await self._send(connection, evidence)
+        await cache.after_commit(quarantine)
+
+    async def _send(self, connection: PinnedConnection, evidence: CommitEvidence | None) -> None:
+        with outcome_unknown():
+            try:
+                await connection.commit()
+            except DRIVER_ERRORS as error:
+                # Before the database is asked: the pool may have no other connection.
+                await connection.discard()
+                # Settled once for all callers of a batch: one transaction wrote for all of them.
+                await self.settle(error, evidence, otherwise=False)
+
+    async def _session(self, session: AsyncSession) -> None:
         """Commit a session.
 
         Raises:

@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Final, Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
-from sqlalchemy import insert
-
-from agent_persistence.cache import StateCache
 from agent_persistence.concurrency.batching import ALONE, IN_DOUBT, Alone, Batch
 from agent_persistence.concurrency.retries import Retries
 from agent_persistence.concurrency.time_limit import outcome_unknown
 from agent_persistence.database.connections import PinnedConnection, PinnedConnections
 from agent_persistence.database.driver_errors import DRIVER_ERRORS, Verdict, classify, translated
 from agent_persistence.errors import CommitUnknownError, PersistenceError, UnavailableError
-from agent_persistence.models import Models
 from agent_persistence.operations.commit import Commit
 from agent_persistence.records import Touched
 from agent_persistence.sessions.commit_evidence import CommitEvidence
@@ -92,14 +88,10 @@ class GroupCommit:
     def __init__(
         self,
         connections: PinnedConnections,
-        models: Models[Any, Any],
-        cache: StateCache | None,
         retries: Retries,
         commit: Commit,
     ) -> None:
         self._connections = connections
-        self._models = models
-        self._cache = cache
         self._retries = retries
         self._commit = commit
 
@@ -159,42 +151,9 @@ class GroupCommit:
                     with translated():
                         await connection.rollback()
                 else:
-                    await self._commit_and_publish(connection, written, written.evidence)
+                    await self._commit.pinned(connection, written.touched, written.evidence)
             except BaseException:
                 with suppress(*DRIVER_ERRORS, PersistenceError):
                     await connection.rollback()
                 raise
             return written.results
-
-    async def _commit_and_publish(
-        self, connection: PinnedConnection, written: Written[Any], evidence: CommitEvidence
-    ) -> None:
-        cache = self._cache if written.touched else None
-        if cache is None:
-            await self._send_commit(connection, evidence)
-            return
-        # The order of the cache protocol: quarantine all keys in one round trip, COMMIT, publish the values in one
-        # round trip.
-        quarantine = cache.prepare(written.touched)
-        try:
-            untold = await cache.before_commit(quarantine)
-        except BaseException:
-            await cache.after_rollback(quarantine)
-            raise
-        # Redis did not confirm these quarantines. Their invalidation commits with the states and is delivered by a
-        # sweep.
-        if untold:
-            await connection.execute(insert(self._models.side_tables.outbox), [state._asdict() for state in untold])
-        # An error from here on does not prove a rollback, so only a commit lifts the quarantine; else it expires.
-        await self._send_commit(connection, evidence)
-        await cache.after_commit(quarantine)
-
-    async def _send_commit(self, connection: PinnedConnection, evidence: CommitEvidence) -> None:
-        with outcome_unknown():
-            try:
-                await connection.commit()
-            except DRIVER_ERRORS as error:
-                # Before the database is asked: the pool may have no other connection.
-                await connection.discard()
-                # Settled once for all callers of the batch: one transaction wrote for all of them.
-                await self._commit.settle(error, evidence, otherwise=None)

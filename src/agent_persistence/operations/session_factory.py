@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any, Final, Generic
 
 from sqlalchemy import Engine, event
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.pool import QueuePool
 
 from agent_persistence.cache import StateCache
@@ -17,7 +17,7 @@ from agent_persistence.concurrency.affinity import Affinity
 from agent_persistence.concurrency.shielding import to_the_end
 from agent_persistence.database.connections import PinnedConnections
 from agent_persistence.database.driver_errors import DRIVER_ERRORS
-from agent_persistence.database.engine import obey_time_limits
+from agent_persistence.database.engine import obey_time_limits, wants_sessions
 from agent_persistence.encoding.recent_states import RecentStates
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.models import Models
@@ -25,7 +25,8 @@ from agent_persistence.models.base import table_of
 from agent_persistence.records import ANY_USER, AnyUser
 from agent_persistence.repositories.maintenance.database_identity import identity_behind, identity_of
 from agent_persistence.sessions.commit_hooks import CacheWatch, share
-from agent_persistence.sessions.orm_writes import WatchedSession, watch_session
+from agent_persistence.sessions.orm_writes import WatchedSession, observes_sessions, watch_session
+from agent_persistence.sessions.pinned_scope import PinnedScope, PinnedTransaction, TransactionScope
 from agent_persistence.sessions.pooled_scope import PooledScope
 from agent_persistence.sessions.scope import StoreOptions
 from agent_persistence.sessions.session_scope import SessionScope
@@ -49,6 +50,7 @@ class SessionFactory(Generic[IdT, UserIdT]):
     Args:
         limits_idling: whether the engine's connections end idle transactions before the cache's quarantine expires.
         groups: whether concurrent operations may share statements, on connections that stay pinned between them.
+        pins_transactions: whether transactions may run on pinned connections.
         identifies_connections: whether each new connection is asked which database it leads to. Behind a transaction
             pooler it could not answer for the next statement.
 
@@ -69,6 +71,7 @@ class SessionFactory(Generic[IdT, UserIdT]):
         *,
         limits_idling: bool,
         groups: bool,
+        pins_transactions: bool,
         identifies_connections: bool = False,
     ) -> None:
         self.engine = engine
@@ -79,9 +82,16 @@ class SessionFactory(Generic[IdT, UserIdT]):
         self.limits_idling = limits_idling
         self.affinity = Affinity()
         self.recent = RecentStates()
-        self.connections = PinnedConnections(engine, most=_most_pinned(engine), wait_seconds=options.wait_seconds)
+        self.connections = PinnedConnections(
+            engine,
+            most=_most_pinned(engine),
+            wait_seconds=options.wait_seconds,
+            reply_seconds=options.reply_seconds,
+        )
         translates = "schema_translate_map" in engine.get_execution_options()
-        self.groups = groups and not options.row_level_security and not translates
+        is_plain = not options.row_level_security and not translates
+        self.groups = groups and is_plain
+        self._pins_transactions = pins_transactions and is_plain
         # close_resets_only=False: a unit of work that is used after its end raises, instead of losing what it writes.
         session_options: dict[str, Any] = {"expire_on_commit": False, "close_resets_only": False}
         # Said, and not left to the default of the role or the database: a statement must see what was committed before
@@ -166,6 +176,31 @@ class SessionFactory(Generic[IdT, UserIdT]):
             if watched:
                 self._watch(session)
             yield self._scope(session, user_id)
+
+    def unit_of_work(self, user_id: UserIdT | AnyUser) -> AbstractAsyncContextManager[TransactionScope[IdT, UserIdT]]:
+        """Open a transaction, which the caller commits: on a pinned connection where nobody could tell the difference.
+
+        Listeners of the engine or of all sessions want a session.
+        """
+        is_observed = wants_sessions(self.engine.sync_engine) or observes_sessions()
+        if self._pins_transactions and not is_observed:
+            return self._pinned_transaction(user_id)
+        return self.transaction(user_id)
+
+    @asynccontextmanager
+    async def _pinned_transaction(self, user_id: UserIdT | AnyUser) -> AsyncIterator[PinnedScope[IdT, UserIdT]]:
+        owner = self._owner(user_id)
+        await self.ready()
+        transaction = PinnedTransaction(self.connections, self._watched_session)
+        try:
+            yield PinnedScope(self.models, owner, self.options, self.recent, transaction)
+        finally:
+            await transaction.close()
+
+    def _watched_session(self, connection: AsyncConnection | None) -> AsyncSession:
+        session: AsyncSession = self._sessions() if connection is None else self._sessions(bind=connection)
+        self._watch(session)
+        return session
 
     @asynccontextmanager
     async def single_read(self, user_id: UserIdT | AnyUser) -> AsyncIterator[SessionScope[IdT, UserIdT]]:

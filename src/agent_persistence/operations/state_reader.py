@@ -41,7 +41,11 @@ class StateReader(Generic[IdT, UserIdT]):
         self._one = latest_state(sessions.models, of_any_user=False)
         self._many = latest_states(sessions.models)
         self.batcher: Batcher[StateKey, Found] = Batcher(
-            self._read_batch, self._read_alone, retry_seconds=retries.deadline_seconds, in_halves=True
+            self._read_batch,
+            self._read_alone,
+            retry_seconds=retries.deadline_seconds,
+            call_seconds=retries.call_seconds,
+            in_halves=True,
         )
 
     async def latest(self, thread_id: IdT, owner: UserIdT) -> StateRecord[IdT] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
@@ -23,7 +23,7 @@ from agent_persistence.operations.state_reader import StateReader
 from agent_persistence.operations.unit_of_work import Repositories, UnitOfWork
 from agent_persistence.records import ANY_USER, AnyUser
 from agent_persistence.repositories import EntityRepository
-from agent_persistence.sessions.session_scope import SessionScope
+from agent_persistence.sessions.pinned_scope import PinnedScope, TransactionScope
 
 T = TypeVar("T")
 ItemT = TypeVar("ItemT")
@@ -71,40 +71,55 @@ class Transactions(Generic[IdT, UserIdT]):
         alone: Callable[[ItemT, Alone], Awaitable[ResultT]],
     ) -> Batcher[ItemT, ResultT]:
         """Make a batcher that ``aclose`` flushes and closes."""
-        batcher = Batcher(together, alone, retry_seconds=self.retries.deadline_seconds, in_halves=True)
+        batcher = Batcher(
+            together,
+            alone,
+            retry_seconds=self.retries.deadline_seconds,
+            call_seconds=self.retries.call_seconds,
+            in_halves=True,
+        )
         self._batchers.append(batcher)
         return batcher
 
     @asynccontextmanager
     async def begin(self, *, user_id: UserIdT | AnyUser) -> AsyncIterator[UnitOfWork[IdT, UserIdT]]:
         """Open a unit of work; commit it at the end of the block."""
-        async with self._transaction(user_id) as scope:
+        async with self._transaction(self.sessions.unit_of_work(user_id)) as scope:
             yield self._unit_of_work(scope)
 
     def join(self, session: AsyncSession, user_id: UserIdT | AnyUser) -> UnitOfWork[IdT, UserIdT]:
         """Make a unit of work in a session of the host, which commits it."""
         return self._unit_of_work(self.sessions.join(session, user_id))
 
-    async def run(self, work: Callable[[UnitOfWork[IdT, UserIdT]], Awaitable[T]], *, user_id: UserIdT | AnyUser) -> T:
+    async def run(
+        self,
+        work: Callable[[UnitOfWork[IdT, UserIdT]], Awaitable[T]],
+        *,
+        user_id: UserIdT | AnyUser,
+        is_limited: bool = False,
+    ) -> T:
         """Run the host's work in a unit of work.
+
+        Args:
+            is_limited: see ``Retries.run``.
 
         Raises:
             StatementTimeoutError: the transaction was open for longer than its limits allow.
             PersistenceError: the error of the last attempt.
         """
-        return await self._complete(partial(self._run_once, work, user_id), is_limited=False)
+        return await self._complete(partial(self._run_once, work, user_id), is_limited=is_limited)
 
     async def write(self, work: Callable[[UnitOfWork[IdT, UserIdT]], Awaitable[T]], *, user_id: UserIdT | AnyUser) -> T:
         """Run this package's work in a unit of work."""
         return await self._complete(partial(self._write_once, work, user_id))
 
     async def write_in_scope(
-        self, work: Callable[[SessionScope[IdT, UserIdT]], Awaitable[T]], *, user_id: UserIdT | AnyUser
+        self, work: Callable[[TransactionScope[IdT, UserIdT]], Awaitable[T]], *, user_id: UserIdT | AnyUser
     ) -> T:
         """Run this package's work on a scope, in a transaction."""
         return await self._complete(partial(self._write_in_scope_once, work, user_id))
 
-    async def maintain(self, work: Callable[[SessionScope[IdT, UserIdT]], Awaitable[T]]) -> T:
+    async def maintain(self, work: Callable[[TransactionScope[IdT, UserIdT]], Awaitable[T]]) -> T:
         """Run idempotent work on the rows of every owner, in a transaction that the cache does not follow."""
         return await self._complete(partial(self._maintain_once, work))
 
@@ -167,14 +182,14 @@ class Transactions(Generic[IdT, UserIdT]):
             return await work(uow)
 
     async def _write_in_scope_once(
-        self, work: Callable[[SessionScope[IdT, UserIdT]], Awaitable[T]], user_id: UserIdT | AnyUser
+        self, work: Callable[[TransactionScope[IdT, UserIdT]], Awaitable[T]], user_id: UserIdT | AnyUser
     ) -> T:
-        async with self._transaction(user_id) as scope:
+        async with self._transaction(self.sessions.unit_of_work(user_id)) as scope:
             return await work(scope)
 
-    async def _maintain_once(self, work: Callable[[SessionScope[IdT, UserIdT]], Awaitable[T]]) -> T:
+    async def _maintain_once(self, work: Callable[[TransactionScope[IdT, UserIdT]], Awaitable[T]]) -> T:
         # Not watched: maintenance deletes only states that are not the latest, so no cached value changes.
-        async with self._transaction(ANY_USER, watched=False) as scope:
+        async with self._transaction(self.sessions.transaction(ANY_USER, watched=False)) as scope:
             return await work(scope)
 
     async def _read_once(
@@ -195,21 +210,23 @@ class Transactions(Generic[IdT, UserIdT]):
 
     @asynccontextmanager
     async def _transaction(
-        self, user_id: UserIdT | AnyUser, *, watched: bool = True
-    ) -> AsyncIterator[SessionScope[IdT, UserIdT]]:
+        self, opened: AbstractAsyncContextManager[TransactionScope[IdT, UserIdT]]
+    ) -> AsyncIterator[TransactionScope[IdT, UserIdT]]:
         started, seconds_of_work = time.monotonic(), 0.0
         try:
-            async with self.sessions.transaction(user_id, watched=watched) as scope:
+            async with opened as scope:
                 try:
                     yield scope
                 finally:
                     seconds_of_work = time.monotonic() - started
-                await self.commit.session(scope.session)
+                await self.commit.scope(scope)
         except UnavailableError as error:
             raise self.commit.judge(error, seconds_of_work=seconds_of_work) from error.__cause__
 
-    def _unit_of_work(self, scope: SessionScope[IdT, UserIdT]) -> UnitOfWork[IdT, UserIdT]:
-        return UnitOfWork(scope, self.sessions.cache_for(scope.session), self.state_reader)
+    def _unit_of_work(self, scope: TransactionScope[IdT, UserIdT]) -> UnitOfWork[IdT, UserIdT]:
+        session = scope.transaction.session if isinstance(scope, PinnedScope) else scope.session
+        cache = self.sessions.cache if session is None else self.sessions.cache_for(session)
+        return UnitOfWork(scope, cache, self.state_reader)
 
     async def _before_retry(self, error: PersistenceError) -> None:
         # After a failover the pool's connections still lead to the old primary, which is a standby now and refuses

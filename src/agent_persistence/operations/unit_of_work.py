@@ -19,8 +19,8 @@ from agent_persistence.repositories import (
     ToolResultRepository,
 )
 from agent_persistence.sessions.commit_hooks import share
+from agent_persistence.sessions.pinned_scope import TransactionScope
 from agent_persistence.sessions.scope import Scope
-from agent_persistence.sessions.session_scope import SessionScope
 
 
 class Repositories(Generic[IdT, UserIdT]):
@@ -61,18 +61,19 @@ class UnitOfWork(Repositories[IdT, UserIdT], Generic[IdT, UserIdT]):
     """The repositories of one owner in one transaction. Rows of other owners do not exist here."""
 
     def __init__(
-        self, scope: SessionScope[IdT, UserIdT], cache: StateCache | None, reader: StateReader[IdT, UserIdT]
+        self, scope: TransactionScope[IdT, UserIdT], cache: StateCache | None, reader: StateReader[IdT, UserIdT]
     ) -> None:
         super().__init__(scope, cache, reader)
-        self._session_scope = scope
+        self._transaction = scope
 
     @cached_property
     def entities(self) -> EntityRepository[IdT, UserIdT]:
         """The owner's rows as objects of the mapped classes."""
-        return EntityRepository(self._session_scope)
+        return EntityRepository(self._transaction.session_scope())
 
     @property
     def session(self) -> AsyncSession:
         """The session of the unit of work; what the host does in it commits or rolls back with the rest."""
-        share(self._session_scope.session.sync_session)
-        return self._session_scope.session
+        session = self._transaction.session_scope().session
+        share(session.sync_session)
+        return session

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 from functools import lru_cache
 from typing import Any
@@ -44,6 +45,16 @@ async def lock_thread(scope: Scope[IdT, UserIdT], thread_id: IdT) -> UserIdT:
     return owner
 
 
+async def nudge_thread(scope: Scope[IdT, Any], thread_id: IdT) -> None:
+    """Move ``updated_at`` of a locked thread by a microsecond: processes that know its graph see that it was changed.
+
+    The thread keeps its place in the list: only messages, states and checkpoints move it.
+    """
+    thread = scope.threads
+    later = thread.c.updated_at + timedelta(microseconds=1)
+    await scope.execute(update(thread).where(thread.c.thread_id == thread_id).values(updated_at=later))
+
+
 def locked_thread(scope: Scope[IdT, Any], thread_id: IdT) -> CTE:
     """Return a CTE that locks a thread of the owner until the transaction ends; empty if there is none.
 
@@ -55,27 +66,36 @@ def locked_thread(scope: Scope[IdT, Any], thread_id: IdT) -> CTE:
     return locked
 
 
-def locked_threads(models: Models[Any, Any], *, of_any_user: bool, waits: bool, one: bool = False) -> CTE:
+def locked_threads(
+    models: Models[Any, Any], *, of_any_user: bool, waits: bool, one: bool = False, also: Sequence[str] = ()
+) -> CTE:
     """Return a CTE that locks the threads ``thread_ids`` of ``owners`` until the transaction ends.
 
     Args:
         waits: ``False`` leaves out threads that another transaction has locked.
         one: as for ``new_rows``.
+        also: more columns of the threads, with their values below the lock.
     """
     thread = table_of(models.Thread).c
     ids, users = thread_ids(models, one=one), owners(models, one=one)
     # Any of these owners may own it here; rows_of_locked then compares each row with the owner of its own thread.
     owned = true() if of_any_user else thread.user_id == (users if one else any_(users))
     is_wanted = thread.thread_id == (ids if one else any_(ids))
-    locked: CTE = select_and_lock(thread, is_wanted, owned, skip_locked=not waits).cte("locked")
+    locking = select_and_lock(thread, is_wanted, owned, skip_locked=not waits)
+    locked: CTE = locking.add_columns(*[thread[name] for name in also]).cte("locked")
     return locked
 
 
-def touched_threads(models: Models[Any, Any], locked: CTE, seconds: float) -> CTE:
+def touched_threads(
+    models: Models[Any, Any], locked: CTE, seconds: float, *, always: ColumnElement[bool] | None = None
+) -> CTE:
     """Return a CTE that sets ``updated_at`` of the locked threads.
 
     At most once in so many seconds for the first thread of an owner's list: the column is indexed, so each change costs
     a new row version and index entries. For any other thread always, because the list shows the order.
+
+    Args:
+        always: a condition on which it is set in any case; the CTE then returns the changed threads.
     """
     thread = table_of(models.Thread)
     other = thread.alias("other")
@@ -88,14 +108,14 @@ def touched_threads(models: Models[Any, Any], locked: CTE, seconds: float) -> CT
         .correlate(thread)
         .scalar_subquery()
     )
-    due = func.now() - timedelta(seconds=seconds)
-    return (
+    is_due = (thread.c.updated_at <= func.now() - timedelta(seconds=seconds)) | (thread.c.thread_id != first)
+    touch = (
         update(thread)
-        .where(thread.c.thread_id == locked.c.thread_id, (thread.c.updated_at <= due) | (thread.c.thread_id != first))
+        .where(thread.c.thread_id == locked.c.thread_id, is_due if always is None else is_due | always)
         # Not now(), the start of the transaction: a writer that waited for the lock would stay behind those before it.
         .values(updated_at=func.clock_timestamp())
-        .cte("touched")
     )
+    return (touch if always is None else touch.returning(thread.c.thread_id, thread.c.updated_at)).cte("touched")
 
 
 def touched_thread(scope: Scope[Any, Any], locked: CTE) -> CTE:

@@ -144,6 +144,12 @@ def record_evidence(session: Session, marks: Row[Any], rows: Sequence[RowEvidenc
     evidence.note(rows, in_savepoint=session.in_nested_transaction())
 
 
+def adopt_evidence(session: Session, evidence: CommitEvidence) -> None:
+    """Let a session go on with the transaction that this evidence is of."""
+    evidence.transaction = session.get_transaction()
+    session.info[_EVIDENCE] = evidence
+
+
 def evidence_of(session: Session) -> CommitEvidence | None:
     """Return the evidence of the session's transaction; ``None`` if no write of it was recorded."""
     evidence: CommitEvidence | None = session.info.get(_EVIDENCE)

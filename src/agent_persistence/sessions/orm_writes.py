@@ -45,6 +45,25 @@ class WatchedSession(Session):
     """A session whose class has the listeners: adding them to each session would cost ten microseconds apiece."""
 
 
+# It never connects: only its listeners are looked at, which are those of every session.
+_ANY_SESSION: Final = Session()
+
+
+def observes_sessions() -> bool:
+    """Whether the host has listeners on all sessions, which want to see every transaction."""
+    told = _ANY_SESSION.dispatch
+    return bool(
+        told.after_begin
+        or told.before_commit
+        or told.after_commit
+        or told.after_rollback
+        or told.after_soft_rollback
+        or told.after_transaction_create
+        or told.after_transaction_end
+        or told.do_orm_execute
+    )
+
+
 def _listen(session: Session | type[Session]) -> None:
     listen_to_commits(session)
     event.listen(session, "do_orm_execute", _before_statement)  # flushes are seen by the listeners of the mixins

@@ -22,11 +22,11 @@ def set_owner(session: Session, owner: Any, *, bind: type[Any]) -> None:
         bind: the mapped class whose connection is told, for sessions with several.
     """
     current = session.info.get(_OWNER)
-    if current == (_innermost(session), owner):
+    if current == (innermost(session), owner):
         return
     with session.no_autoflush:  # what waits to be flushed needs the owner too
         session.execute(_settings(owner), bind_arguments={"mapper": bind})
-    session.info[_OWNER] = (_innermost(session), owner)
+    session.info[_OWNER] = (innermost(session), owner)
 
 
 def set_local(name: str, value: str) -> Any:
@@ -34,7 +34,8 @@ def set_local(name: str, value: str) -> Any:
     return func.set_config(name, value, true())
 
 
-def _innermost(session: Session) -> Any:
+def innermost(session: Session) -> Any:
+    """Return the innermost savepoint of a session, or its transaction."""
     return session.get_nested_transaction() or session.get_transaction()
 
 

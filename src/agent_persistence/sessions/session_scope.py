@@ -19,12 +19,14 @@ from agent_persistence.errors import UnitOfWorkInUseError
 from agent_persistence.frozen import frozen
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.records import SavedState, TouchedState
+from agent_persistence.sessions.begun_connection import BegunConnection
 from agent_persistence.sessions.commit_evidence import TRANSACTION_MARKS, RowEvidence, record_evidence
 from agent_persistence.sessions.commit_hooks import has_touched, is_shared, touch
-from agent_persistence.sessions.owner_setting import set_owner
+from agent_persistence.sessions.owner_setting import innermost, set_owner
 from agent_persistence.sessions.scope import Query, Scope
 
 _BUSY: Final = "agent_persistence.busy"
+_BEGUN: Final = "agent_persistence.begun"
 
 
 @frozen
@@ -36,6 +38,10 @@ class SessionScope(Scope[IdT, UserIdT]):
     """
 
     session: AsyncSession
+
+    def session_scope(self) -> SessionScope[IdT, UserIdT]:
+        """Return this scope; one that has no session yet returns one with a session."""
+        return self
 
     @override
     async def execute(self, statement: Executable) -> Result[Any]:
@@ -50,13 +56,19 @@ class SessionScope(Scope[IdT, UserIdT]):
 
     @override
     async def fetch(self, statement: CompiledStatement, **values: Any) -> Sequence[Any]:
+        session = self.session.sync_session
         async with self._one_statement():
+            begun: BegunConnection | None = session.info.get(_BEGUN)
+            if begun is not None and begun.serves(innermost(session)):
+                return statement.rows(await begun.fetch(statement.text, statement.arguments(values)))
             connection = await self.session.connection(bind_arguments={"mapper": self.models.Thread})
             sync_connection = connection.sync_connection
             schemas = sync_connection.get_execution_options().get("schema_translate_map") if sync_connection else None
             text = statement.translated(schemas) if schemas else statement.text
             # Compiled once (decision 0010): building the statement at each call cost half a millisecond.
             result = await connection.exec_driver_sql(text, statement.arguments(values))
+            if not schemas:
+                session.info[_BEGUN] = BegunConnection(connection, innermost(session))
             return statement.rows(result.all())
 
     @override

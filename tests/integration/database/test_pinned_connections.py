@@ -34,7 +34,7 @@ async def store(settings_for: SettingsFor) -> AsyncIterator[Store]:
 
 @pytest.fixture
 def pinned(store: Store) -> PinnedConnections:
-    return PinnedConnections(store.engine, most=1, wait_seconds=0.2)
+    return PinnedConnections(store.engine, most=1, wait_seconds=0.2, reply_seconds=10)
 
 
 def counted(store: Store, name: str) -> list[Any]:
@@ -135,7 +135,7 @@ async def test_an_engine_that_is_disposed_of_leaves_no_connection_open_and_is_le
     settings_for: SettingsFor,
 ) -> None:
     async with Store(await settings_for(pool_size=2, redis_url=None)) as store:
-        pinned = PinnedConnections(store.engine, most=2, wait_seconds=1)
+        pinned = PinnedConnections(store.engine, most=2, wait_seconds=1, reply_seconds=10)
         early, late = await pinned.acquire(), await pinned.acquire()
         raw = (await late.connection.get_raw_connection()).driver_connection
         assert raw is not None

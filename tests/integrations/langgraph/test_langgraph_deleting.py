@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 import pytest
 from checkpoints import checkpoint_with, config_of, put, values_of
-from graphs import HELLO, letters, talker
 from integration_sql import run_sql
 from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.channels import DeltaChannel
@@ -23,6 +22,7 @@ from agent_persistence.ids import uuid7
 from agent_persistence.integrations.langgraph import PersistenceSaver
 from agent_persistence.repositories.checkpoints.compression import decompress
 from agent_persistence.repositories.checkpoints.reader import CheckpointReader
+from graphs import HELLO, letters, talker
 
 
 def extend(state: list[str], writes: list[list[str]]) -> list[str]:

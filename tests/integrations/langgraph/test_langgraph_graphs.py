@@ -8,7 +8,6 @@ import pickle
 from typing import Annotated, Any, Literal
 
 import pytest
-from graphs import HELLO, talker
 from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, StateGraph
@@ -18,6 +17,7 @@ from typing_extensions import TypedDict
 
 from agent_persistence import InvalidInputError
 from agent_persistence.integrations.langgraph import PersistenceSaver
+from graphs import HELLO, talker
 
 Durability = Literal["sync", "async", "exit"]
 DURABILITIES: list[Durability] = ["sync", "async", "exit"]

@@ -9,13 +9,13 @@ from typing import Any, Literal
 
 import asyncpg
 import pytest
-from graphs import HELLO, Conversation, ConversationOfChanges, letters, talker
 from langchain_core.messages import HumanMessage
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from agent_persistence import Persistence, PersistenceSettings, migrate
 from agent_persistence.integrations.langgraph import PersistenceSaver
 from agent_persistence.repositories.checkpoints.value_rows import NewValue, new_value_rows, stored_values
+from graphs import HELLO, Conversation, ConversationOfChanges, letters, talker
 
 STEPS = 500
 SIZE = "SELECT pg_total_relation_size('graph_checkpoints') + pg_total_relation_size('graph_values')"

@@ -9,7 +9,6 @@ from typing import Any
 import asyncpg
 import pytest
 from checkpoints import put, values_of
-from graphs import HELLO, talker
 from sqlalchemy import MetaData
 from sqlalchemy.orm import DeclarativeBase
 
@@ -25,6 +24,7 @@ from agent_persistence import (
     migrate,
 )
 from agent_persistence.integrations.langgraph import PersistenceSaver
+from graphs import HELLO, talker
 
 MakeDatabase = Callable[[], Awaitable[str]]
 

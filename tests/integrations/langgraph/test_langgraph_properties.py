@@ -8,7 +8,6 @@ from itertools import count
 from typing import Any
 
 from checkpoints import checkpoint_with, config_of
-from graphs import letters
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
@@ -26,6 +25,7 @@ from agent_persistence.repositories.checkpoints.compression import compress, com
 from agent_persistence.repositories.checkpoints.refs import ListRef, Refs, Span, lay_out, read_refs, write_refs
 from agent_persistence.repositories.checkpoints.value_rows import StoredItem
 from agent_persistence.transfer.langgraph.msgpack import items_of
+from graphs import letters
 
 SERDE = JsonPlusSerializer()
 CHANNELS = ["messages", "notes", "state", "__start__"]
@@ -66,6 +66,8 @@ edits = st.tuples(
 )
 steps = st.one_of(
     st.tuples(st.just("put"), st.integers(0, 30), st.lists(edits, min_size=1, max_size=3), st.booleans()),
+    # Twice as often: what one process saves in a row depends on what it knows of the rows before.
+    *[st.tuples(st.just("go_on"), st.integers(0, 5), st.lists(edits, min_size=1, max_size=3), st.booleans())] * 2,
     st.tuples(st.just("restore"), st.integers(0, 30), st.integers(0, 30), st.booleans()),
     st.tuples(st.sampled_from(["prune", "copy", "delete_run"]), st.integers(0, 3), st.just([]), st.just(value=False)),
 )
@@ -89,19 +91,29 @@ def edited(state: dict[str, Any], change: tuple[str, str, int, Any]) -> None:
 
 
 class Model:
-    """Threads as they should read: for each checkpoint its parent, its values, its versions and its run."""
+    """Threads as they should read: for each checkpoint its parent, its values, its versions and its run.
 
-    def __init__(self, saver: PersistenceSaver) -> None:
-        self.saver = saver
+    Several processes save to them in turn, and none knows what the others saved.
+    """
+
+    def __init__(self, savers: list[PersistenceSaver]) -> None:
+        self.savers = savers
+        self.saver = savers[0]
         self.salt = str(uuid7())
         self.copied = False
         self.versions = count(1)  # of all branches: versions of two values are never equal
         self.threads: dict[str, dict[str, tuple[dict[str, Any], dict[str, int], str]]] = {str(uuid7()): {}}
 
-    async def put(self, choice: int, changes: list[Any], *, writes_first: bool) -> None:
+    async def go_on(self, choice: int, changes: list[Any], *, writes_first: bool) -> None:
+        """Save the next checkpoint after the latest one, in one process mostly."""
+        self.saver = self.savers[choice == 0]
+        checkpoints = self.threads[next(iter(self.threads))]
+        await self.put(0, changes, writes_first=writes_first, parent=max(checkpoints, default=None))
+
+    async def put(self, choice: int, changes: list[Any], *, writes_first: bool, parent: str | None = None) -> None:
         thread_id = list(self.threads)[choice % len(self.threads)]
         checkpoints = self.threads[thread_id]
-        parent = sorted(checkpoints)[choice % len(checkpoints)] if checkpoints else None
+        parent = parent or (sorted(checkpoints)[choice % len(checkpoints)] if checkpoints else None)
         state, versions, _ = copy.deepcopy(checkpoints[parent]) if parent else ({}, {}, "")
         before = copy.deepcopy(state)
         for change in changes:
@@ -169,14 +181,16 @@ class Model:
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(script=st.lists(steps, min_size=3, max_size=14))
+@given(script=st.lists(steps, min_size=3, max_size=16))
 def test_every_checkpoint_that_is_kept_reads_back_equal(script: list[Any], plain_settings: PersistenceSettings) -> None:
     async def play() -> None:
-        async with Persistence(plain_settings) as persistence:
-            model = Model(PersistenceSaver(persistence, user_id=str(uuid7())))
+        user_id = str(uuid7())
+        async with Persistence(plain_settings) as persistence, Persistence(plain_settings) as other:
+            model = Model([PersistenceSaver(one, user_id=user_id) for one in (persistence, other)])
             for kind, choice, changes, flag in script:
-                if kind == "put":
-                    await model.put(choice, changes, writes_first=flag)
+                model.saver = model.savers[choice % 2]
+                if kind in {"put", "go_on"}:
+                    await getattr(model, kind)(choice, changes, writes_first=flag)
                 elif kind == "restore":
                     await model.restore(choice, changes, names_newer=flag)
                 else:
@@ -195,7 +209,7 @@ def test_spans_lead_from_what_is_stored_to_each_version_of_a_list(versions: list
         layout = lay_out(wanted, known)
 
         stored += [wanted[place] for place in layout.added]
-        spans = layout.spans([(place, 0) for place in range(len(stored))])
+        spans = layout.spans(known, [(place, 0) for place in range(len(known), len(stored))])
         read = [stored[place] for span in spans for place in range(span.first[0], span.last[0] + 1)]
         assert read == wanted
 

@@ -14,8 +14,7 @@ from typing import Any
 
 import pytest
 from checkpoints import checkpoint_with, config_of, put, values_of
-from graphs import letters
-from langchain_core.messages import HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
@@ -38,6 +37,7 @@ from agent_persistence.ids import uuid7
 from agent_persistence.integrations.langgraph import PersistenceSaver
 from agent_persistence.repositories.checkpoints import compression
 from agent_persistence.repositories.checkpoints.records import CheckpointQuery
+from graphs import letters
 
 STRANGE = "nul \0, half \ud800, \u2028"
 
@@ -94,6 +94,55 @@ async def test_lists_of_large_items_come_back_equal_with_what_lies_beside_them(
     assert before.checkpoint["channel_values"] == values
     assert [(channel, value) for _, channel, value in before.pending_writes or ()] == list(values.items())
     assert after.checkpoint["channel_values"] == changed
+
+
+async def test_a_message_that_is_known_is_not_serialised_again(
+    saver: PersistenceSaver, config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    messages = [HumanMessage(letters(100, seed=number), id=str(number)) for number in range(20)]
+    stored = await put(saver, config, {"messages": messages})
+    serialised: list[Any] = []
+    dumps = JsonPlusSerializer.dumps_typed
+
+    def note(serde: JsonPlusSerializer, value: Any) -> Any:
+        serialised.append(value)
+        return dumps(serde, value)
+
+    monkeypatch.setattr(JsonPlusSerializer, "dumps_typed", note)
+    longer = [*messages, HumanMessage("new", id="new")]
+    await put(saver, stored, {"messages": longer}, versions={"messages": 2})
+
+    assert [value for value in serialised if isinstance(value, HumanMessage)] == longer[20:]
+    assert await values_of(saver, config) == {"messages": longer}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda message: setattr(message, "content", "other"),
+        lambda message: message.additional_kwargs.update(note=True),
+        lambda message: message.additional_kwargs.update(number=1.0),
+        lambda message: message.additional_kwargs["list"].append(None),
+        lambda message: message.additional_kwargs.update(list=("a",)),
+        lambda message: message.additional_kwargs.update(bytes=bytearray(b"b")),
+        lambda message: setattr(message, "tool_calls", [{"name": "n", "args": {}, "id": "i", "type": "tool_call"}]),
+        lambda message: setattr(message, "extra_field", "extra"),
+    ],
+)
+async def test_a_message_that_is_changed_in_place_is_saved_as_it_is_then(
+    saver: PersistenceSaver, config: Any, change: Callable[[AIMessage], object]
+) -> None:
+    given = {"number": 1, "list": ["a"], "bytes": b"b"}
+    answer = AIMessage("answer", id="a", additional_kwargs=given)
+    messages = [HumanMessage("question", id="q"), answer]
+    stored = await put(saver, config, {"messages": messages})
+
+    change(answer)
+    await put(saver, stored, {"messages": messages}, versions={"messages": 2})
+
+    found = await values_of(saver, config)
+    serde = JsonPlusSerializer()
+    assert repr(found) == repr({"messages": [serde.loads_typed(serde.dumps_typed(one)) for one in messages]})
 
 
 @dataclasses.dataclass(slots=True)

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 from checkpoints import checkpoint_with, config_of
-from graphs import letters
 from langgraph.graph import START, StateGraph
 from typing_extensions import TypedDict
 
 from agent_persistence import Persistence, PersistenceSettings
 from agent_persistence.ids import uuid7
 from agent_persistence.integrations.langgraph import PersistenceSaver
+from graphs import letters
 
 LARGE = letters(200_000, seed=1)
 

@@ -324,3 +324,18 @@ async def test_the_limit_of_the_call_that_started_a_runner_does_not_end_the_batc
     proceed.set()
 
     assert await second == "second"
+
+
+async def test_an_item_waits_for_a_batch_no_longer_than_its_call_may_take() -> None:
+    work = Work()
+    batcher = Batcher(work.together, work.one, call_seconds=0.05)
+    running = await ask(batcher, "a1", key="a")
+    waiting = await ask(batcher, "a2", "a3", key="a")
+
+    failures = await asyncio.gather(*waiting, return_exceptions=True)
+    in_time = await ask(batcher, "b1", key="b")
+    work.proceed.set()
+
+    assert [type(failure) for failure in failures] == [UnavailableError] * 2
+    assert await asyncio.gather(*running, *in_time) == ["a1", "b1"]
+    assert work.batches == [["a1"], ["b1"]]

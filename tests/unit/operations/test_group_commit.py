@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -46,8 +46,8 @@ async def run(*outcomes: PersistenceError | list[Any]) -> Any:
 
     connections: Any = Connections()
     retries = Retries(0.5 if left[1:] else 0, before_retry=nothing)
-    commit: Any = SimpleNamespace(settle=nothing, within_limits=nullcontext)
-    together = GroupCommit(connections, None, None, retries, commit)  # type: ignore[arg-type]  # models are not looked at
+    commit: Any = SimpleNamespace(settle=nothing)
+    together = GroupCommit(connections, retries, commit)
     return await together.run(Batch(["a", "b"], lambda _: False), write=write, is_repeatable=bool)
 
 

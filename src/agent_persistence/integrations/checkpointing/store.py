@@ -234,7 +234,8 @@ class CheckpointStore:
 
     async def _in_thread(self, thread: ThreadRef, work: Work[T]) -> T:
         """Run ``work`` in one transaction; if the thread does not exist, create it in the same transaction."""
-        return await self._persistence.run(partial(_creating, thread=thread, work=work), user_id=thread.owner)
+        creating = partial(_creating, thread=thread, work=work)
+        return await self._persistence.run(creating, user_id=thread.owner, is_limited=True)
 
 
 def _draft_name(thread: ThreadRef) -> Name:

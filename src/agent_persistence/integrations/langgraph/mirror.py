@@ -41,15 +41,8 @@ class Mirror:
         self.channel = channel
         self._id_type = id_type
 
-    async def write(
-        self,
-        uow: UnitOfWork[Any, Any],
-        thread_id: Any,
-        checkpoint_id: str,
-        messages: Any,
-        new_indexes: Sequence[int] | None,
-    ) -> None:
-        """Add a checkpoint's new messages and update those that changed; messages are never deleted.
+    def messages(self, checkpoint_id: str, messages: Any, new_indexes: Sequence[int] | None) -> list[NewMessage[Any]]:
+        """Return a checkpoint's new and changed messages.
 
         Args:
             messages: the value of the channel, or only its new messages.
@@ -58,15 +51,20 @@ class Mirror:
         if isinstance(messages, _DeltaSnapshot):
             messages, new_indexes = messages.value, None
         if not isinstance(messages, list):
-            return
+            return []
         indexes = range(len(messages)) if new_indexes is None else new_indexes
         # Of two with the same id, which a reducer other than add_messages may keep, the last one counts.
         new = {row.message_id: row for index in indexes for row in self._rows(messages, index, checkpoint_id)}
+        return list(new.values())
+
+    @staticmethod
+    async def write(uow: UnitOfWork[Any, Any], thread_id: Any, new: Sequence[NewMessage[Any]]) -> None:
+        """Add new messages and update those that changed; messages are never deleted."""
         try:
             # One statement in the usual case; only a message that exists with other contents costs one for each.
-            await uow.messages.append_many(thread_id, list(new.values()))
+            await uow.messages.append_many(thread_id, new)
         except (IdempotencyConflictError, InvalidInputError, CorruptRowError):
-            for row in new.values():
+            for row in new:
                 await _put(uow, thread_id, row)
 
     def _rows(self, messages: list[Any], index: int, checkpoint_id: str) -> Iterator[NewMessage[Any]]:

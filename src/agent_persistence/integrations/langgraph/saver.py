@@ -21,6 +21,7 @@ from langgraph.checkpoint.base import (
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from typing_extensions import override
 
+from agent_persistence.concurrency.time_limit import one_call
 from agent_persistence.errors import InvalidInputError
 from agent_persistence.integrations.langgraph.addresses import (
     Address,
@@ -32,12 +33,22 @@ from agent_persistence.integrations.langgraph.addresses import (
 from agent_persistence.integrations.langgraph.bridge import Bridge
 from agent_persistence.integrations.langgraph.known_threads import KnownThreads, Turns
 from agent_persistence.integrations.langgraph.mirror import Mirror
+from agent_persistence.integrations.langgraph.seen_messages import SeenMessages
 from agent_persistence.integrations.langgraph.stored import histories_of, tuples_of
 from agent_persistence.integrations.langgraph.surrogates import dump_blob
-from agent_persistence.integrations.langgraph.values import dump, filter_of, load, merged_metadata, split_metadata
+from agent_persistence.integrations.langgraph.values import (
+    dump,
+    dump_all,
+    filter_of,
+    load,
+    merged_metadata,
+    split_metadata,
+)
+from agent_persistence.operations.graph_calls import Mirrored
 from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.persistence import Persistence
-from agent_persistence.records import AnyUser
+from agent_persistence.records import AnyUser, NewMessage
+from agent_persistence.repositories.checkpoints.changes import Changes
 from agent_persistence.repositories.checkpoints.records import (
     CheckpointQuery,
     CheckpointRecord,
@@ -87,6 +98,7 @@ class PersistenceSaver(BaseCheckpointSaver[Any]):
         self._mirror = None if mirror is None else Mirror(mirror, self._id_types.id)
         self._bridge = Bridge(persistence)
         self._known = KnownThreads()
+        self._seen = SeenMessages()
         self._turns = Turns(persistence.settings.call_seconds)
 
     def for_user(self, user_id: Any) -> Self:
@@ -305,13 +317,14 @@ class PersistenceSaver(BaseCheckpointSaver[Any]):
     async def _get(self, config: RunnableConfig) -> CheckpointTuple | None:
         address = self._address(config)
         query = CheckpointQuery(address.thread_id, address.namespace, address.checkpoint_id)
-        found = await self._persistence.checkpoints.page(query, user_id=address.user_id, limit=1)
-        if found:
-            self._known.note(address.thread, exists=True)
-            [only] = await tuples_of(self.serde, found, address.echoed)
-            return only
-        # A thread without checkpoints exists too: a save must be able to tell it from one that was deleted since.
-        thread = await self._persistence.threads.get(address.thread_id, user_id=address.user_id)
+        with one_call():
+            found = await self._persistence.checkpoints.page(query, user_id=address.user_id, limit=1)
+            if found:
+                self._known.note(address.thread, exists=True)
+                [only] = await tuples_of(self.serde, found, address.echoed)
+                return only
+            # A thread without checkpoints exists too: a save must be able to tell it from one that was deleted since.
+            thread = await self._persistence.threads.get(address.thread_id, user_id=address.user_id)
         self._known.note(address.thread, exists=thread is not None)
         return None
 
@@ -351,27 +364,38 @@ class PersistenceSaver(BaseCheckpointSaver[Any]):
     ) -> RunnableConfig:
         address = self._address(config)
         new = self._new_checkpoint(address, config, checkpoint, metadata, new_versions)
-        values, mirror = checkpoint["channel_values"], self._mirror
-
-        # One transaction, so that a checkpoint and its mirrored messages are saved together or not at all.
-        async def work(uow: UnitOfWork[Any, Any]) -> None:
-            new_indexes = await uow.checkpoints.put(replace(new, may_start_thread=may_start))
-            # Only the root graph's messages are the conversation; subgraphs may have channels of the same name.
-            if mirror is None or address.namespace or mirror.channel not in new_versions:
-                return
-            if mirror.channel in values:
-                messages, indexes = values[mirror.channel], new_indexes.get(mirror.channel)
-            else:
-                messages, indexes = await self._written_before(uow, new, mirror.channel), None
-            await mirror.write(uow, address.thread_id, new.checkpoint_id, messages, indexes)
-
+        mirrored = self._mirrored(address, new, checkpoint["channel_values"], new_versions)
         # Values were serialised above, before any await: the running graph may change them.
         async with self._turns.turn(address.thread):
             # Asked in turn: a deletion may have come before.
             may_start = self._known.may_start(address.thread, otherwise=address.checkpoint_id is None)
-            await self._persistence.checkpoints.write(work, user_id=address.user_id)
+            new = replace(new, may_start_thread=may_start)
+            await self._persistence.checkpoints.put(new, user_id=address.user_id, mirrored=mirrored)
             self._known.note(address.thread, exists=True)
         return address.config(checkpoint["id"])
+
+    def _mirrored(
+        self, address: Address, new: NewCheckpoint, values: Mapping[str, Any], new_versions: ChannelVersions
+    ) -> Mirrored | None:
+        """Return the messages to write with a checkpoint, in one transaction: both are saved, or none."""
+        mirror = self._mirror
+        # Only the root graph's messages are the conversation; subgraphs may have channels of the same name.
+        if mirror is None or address.namespace or mirror.channel not in new_versions:
+            return None
+
+        def messages(changes: Changes) -> Sequence[NewMessage[Any]] | None:
+            if mirror.channel not in values:
+                return None
+            indexes = changes.new_indexes(mirror.channel)
+            return mirror.messages(new.checkpoint_id, values[mirror.channel], indexes)
+
+        async def write(uow: UnitOfWork[Any, Any], changes: Changes) -> None:
+            rows = messages(changes)
+            if rows is None:
+                rows = mirror.messages(new.checkpoint_id, await self._written_before(uow, new, mirror.channel), None)
+            await mirror.write(uow, address.thread_id, rows)
+
+        return Mirrored(messages, write)
 
     async def _written_before(self, uow: UnitOfWork[Any, Any], new: NewCheckpoint, channel: str) -> Sequence[Any]:
         """Return the items that a checkpoint adds to a ``DeltaChannel``: tasks wrote them at its parent."""
@@ -408,9 +432,9 @@ class PersistenceSaver(BaseCheckpointSaver[Any]):
             metadata=filterable,
             exact_metadata=exact,
             body=dump_blob(serde, {key: part for key, part in checkpoint.items() if key not in _STORED_APART}),
-            changed={name: dump(serde, values[name]) if name in values else None for name in changed},
+            changed={name: dump(serde, values[name], self._seen) if name in values else None for name in changed},
             versions=versions,
-            dump=lambda name: dump(serde, values[name]) if name in values else None,
+            dump=lambda name: dump(serde, values[name], self._seen) if name in values else None,
         )
 
     async def _put_writes(
@@ -428,7 +452,11 @@ class PersistenceSaver(BaseCheckpointSaver[Any]):
             task_id=check_text(task_id, "task_id"),
             task_path=check_text(task_path, "task_path"),
             writes=[
-                (WRITES_IDX_MAP.get(channel, index), check_text(channel, "channel"), dump(self.serde, written))
+                (
+                    WRITES_IDX_MAP.get(channel, index),
+                    check_text(channel, "channel"),
+                    dump_all(self.serde, written, self._seen),
+                )
                 for index, (channel, written) in enumerate(writes)
             ],
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from langchain_core.runnables import RunnableConfig
@@ -13,8 +13,9 @@ from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
 from agent_persistence.encoding.exact_json import encode_json, sanitize
 from agent_persistence.errors import InvalidInputError
+from agent_persistence.integrations.langgraph.seen_messages import SeenMessages
 from agent_persistence.integrations.langgraph.surrogates import dump_blob, load_blob
-from agent_persistence.repositories.checkpoints.compression import Blob
+from agent_persistence.repositories.checkpoints.compression import Blob, fingerprint
 from agent_persistence.repositories.checkpoints.records import ChannelValue
 
 _SEQUENCES: Final = (list, tuple)
@@ -23,16 +24,57 @@ _SNAPSHOT: Final[Blob] = ("delta-snapshot", b"")
 _NUMBERS: Final = frozenset({int, float, bool, type(None)})
 
 
-def dump(serde: SerializerProtocol, value: Any) -> ChannelValue:
+class _ListItems:
+    """The items of a list to store, each serialised when it is needed, and those that were not seen before at once.
+
+    The running graph may change a value while it is saved; what was serialised is kept.
+    """
+
+    def __init__(self, serde: SerializerProtocol, items: Sequence[Any], seen: SeenMessages, first: list[Blob]) -> None:
+        self._serde = serde
+        self._items = items
+        self._first = len(first)
+        self._blobs: dict[int, Blob] = dict(enumerate(first))
+        self.fingerprints = [fingerprint(blob) for blob in first]
+        is_known = seen.serves(serde)
+        for index, item in enumerate(items, self._first):
+            key = seen.key(item) if is_known else None
+            found = None if key is None else seen.fingerprint(key)
+            if found is None:
+                blob = self._blobs[index] = dump_blob(serde, item)
+                found = fingerprint(blob)
+                if key is not None:
+                    seen.note(key, found)
+            self.fingerprints.append(found)
+
+    def blob(self, index: int) -> Blob:
+        """Return the item at an index, serialised."""
+        if index not in self._blobs:
+            self._blobs[index] = dump_blob(self._serde, self._items[index - self._first])
+        return self._blobs[index]
+
+
+def dump(serde: SerializerProtocol, value: Any, seen: SeenMessages) -> _ListItems | Blob:
     """Serialise a value; a list item by item, so that each item is stored once.
 
     The snapshots that LangGraph takes of a ``DeltaChannel`` are lists too.
+
+    Args:
+        seen: the messages that were serialised before.
     """
     items = value.value if isinstance(value, _DeltaSnapshot) else value
     # An instance of a subclass, or a tuple, would come back as a plain list.
     if type(items) is list and _is_cut(serde, items):
-        return [*([] if items is value else [_SNAPSHOT]), *(dump_blob(serde, item) for item in items)]
+        return _ListItems(serde, [*items], seen, [] if items is value else [_SNAPSHOT])
     return dump_blob(serde, value)
+
+
+def dump_all(serde: SerializerProtocol, value: Any, seen: SeenMessages) -> ChannelValue:
+    """Serialise a value like ``dump``, and all items of a list at once."""
+    dumped = dump(serde, value, seen)
+    if isinstance(dumped, tuple):
+        return dumped
+    return [dumped.blob(index) for index in range(len(dumped.fingerprints))]
 
 
 def load(serde: SerializerProtocol, value: ChannelValue) -> Any:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
 from agent_persistence.ids import IdT, UserIdT
+from agent_persistence.operations.graph_calls import Mirrored
 from agent_persistence.operations.one_call.base import OneCall
-from agent_persistence.operations.unit_of_work import Repositories, UnitOfWork
+from agent_persistence.operations.unit_of_work import Repositories
 from agent_persistence.records import AnyUser
 from agent_persistence.repositories import CheckpointRepository
 from agent_persistence.repositories.checkpoints.records import (
     ChannelHistory,
     CheckpointQuery,
     CheckpointRecord,
+    NewCheckpoint,
     NewWrites,
 )
-
-T = TypeVar("T")
 
 
 class OneCallCheckpoints(OneCall[CheckpointRepository[IdT, UserIdT], IdT, UserIdT]):
@@ -26,13 +25,17 @@ class OneCallCheckpoints(OneCall[CheckpointRepository[IdT, UserIdT], IdT, UserId
     Each method takes ``user_id``: the owner of the threads, or ``ANY_USER``.
     """
 
-    async def write(self, work: Callable[[UnitOfWork[IdT, UserIdT]], Awaitable[T]], *, user_id: UserIdT | AnyUser) -> T:
-        """Run work of this package on checkpoints and messages in one transaction, within the time of a call."""
-        return await self._transactions.write(work, user_id=user_id)
+    async def put(self, new: NewCheckpoint, *, user_id: UserIdT | AnyUser, mirrored: Mirrored | None = None) -> None:
+        """Save a checkpoint; see ``CheckpointRepository.put``.
+
+        Args:
+            mirrored: messages to write in the same transaction.
+        """
+        await self._batched.graphs.put(new, user_id=user_id, mirrored=mirrored)
 
     async def put_writes(self, new: NewWrites, *, user_id: UserIdT | AnyUser) -> None:
         """Save the writes of a task; see ``CheckpointRepository.put_writes``."""
-        await self._write(CheckpointRepository[IdT, UserIdT].put_writes, user_id, new)
+        await self._batched.graphs.put_writes(new, user_id=user_id)
 
     async def page(
         self,

@@ -14,7 +14,7 @@ from agent_persistence.repositories.checkpoints.compression import DELTA, HEAD_B
 from agent_persistence.repositories.checkpoints.reader import CheckpointReader, Namespace, RowRange, merged_ranges
 from agent_persistence.repositories.checkpoints.records import CheckpointQuery
 from agent_persistence.repositories.checkpoints.refs import Ref, read_refs, write_refs
-from agent_persistence.repositories.locks import lock_thread, unnest
+from agent_persistence.repositories.locks import lock_thread, nudge_thread, unnest
 from agent_persistence.sessions.scope import Query, Scope
 
 _PAGE: Final = 500
@@ -37,6 +37,7 @@ class CheckpointPruner:
             await lock_thread(self._scope, self._thread_id)
         except ThreadNotFoundError:
             return False
+        await nudge_thread(self._scope, self._thread_id)
         return True
 
     async def all(self) -> None:

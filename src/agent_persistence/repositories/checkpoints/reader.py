@@ -24,7 +24,7 @@ from agent_persistence.repositories.checkpoints.refs import (
     WholeRef,
     read_refs,
 )
-from agent_persistence.repositories.checkpoints.statements import read_values
+from agent_persistence.repositories.checkpoints.statements import read_checkpoint, read_values
 from agent_persistence.sessions.scope import Query, Scope
 
 Namespace = tuple[Any, str]
@@ -56,16 +56,12 @@ class CheckpointReader:
         Raises:
             CorruptRowError: a checkpoint cannot be read.
         """
-        statement = self._select(query).limit(limit)
-        if after is not None:
-            position = (after.checkpoint_id, after.thread_id, after.checkpoint_ns)
-            columns = self._order()
-            literals = [literal(one, column.type) for one, column in zip(position, columns, strict=True)]
-            statement = statement.where(tuple_(*columns) < tuple_(*literals))
+        is_one = limit == 1 and after is None and query.is_of_one_namespace
+        statement = None if is_one else self._page(query, limit, after)
         # Two statements see two snapshots: if a row was deleted in between, both are read again. A lock on the thread
         # would make each read wait for saves.
         for _ in range(_ATTEMPTS):
-            rows = (await self._scope.execute(statement)).all()
+            rows = await self._one(query) if statement is None else (await self._scope.execute(statement)).all()
             refs = [read_refs(row.refs) for row in rows]
             loaded = await self._load(
                 [(_namespace(row), one.channels.items()) for row, one in zip(rows, refs, strict=True)],
@@ -76,6 +72,25 @@ class CheckpointReader:
             except GoneError:
                 continue
         raise CorruptRowError("graph_checkpoints", query.thread_id, "refs")
+
+    def _page(self, query: CheckpointQuery, limit: int, after: CheckpointRecord | None) -> Query:
+        statement = self._select(query).limit(limit)
+        if after is None:
+            return statement
+        position, columns = (after.checkpoint_id, after.thread_id, after.checkpoint_ns), self._order()
+        literals = [literal(one, column.type) for one, column in zip(position, columns, strict=True)]
+        return statement.where(tuple_(*columns) < tuple_(*literals))
+
+    async def _one(self, query: CheckpointQuery) -> Sequence[Any]:
+        """Run the query that each run of a graph begins with."""
+        scope = self._scope
+        return await scope.fetch(
+            read_checkpoint(scope.models, of_any_user=scope.owner is ANY_USER, latest=query.checkpoint_id is None),
+            owner=scope.owner,
+            thread_id=query.thread_id,
+            checkpoint_ns=query.checkpoint_ns,
+            checkpoint_id=query.checkpoint_id,
+        )
 
     async def history(self, query: CheckpointQuery, channels: Sequence[str]) -> dict[str, ChannelHistory]:
         """Return the writes to channels at the ancestors of a checkpoint, since each channel had a value.
@@ -174,7 +189,7 @@ class CheckpointReader:
     ) -> defaultdict[Namespace, LoadedRows]:
         loaded: defaultdict[Namespace, LoadedRows] = defaultdict(LoadedRows)
         await self._load_ranges(loaded, merged_ranges(references), pending, written_to)
-        # Bases are never deltas themselves, so that this is the last statement.
+        # Only of rows that rest on several others, which an early version wrote; those are never deltas themselves.
         missing = [(namespace, None, base, base) for namespace, rows in loaded.items() for base in rows.missing_bases()]
         await self._load_ranges(loaded, missing, (), None)
         return loaded
@@ -300,7 +315,7 @@ def _merged(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     return merged
 
 
-def _namespace(row: Row[Any]) -> Namespace:
+def _namespace(row: Any) -> Namespace:
     return row.thread_id, row.checkpoint_ns
 
 
@@ -323,7 +338,7 @@ def _histories(collector: HistoryCollector, loaded: LoadedRows) -> dict[str, Cha
 
 
 def _records(
-    rows: Sequence[Row[Any]], refs: Sequence[Refs], loaded: Mapping[Namespace, LoadedRows]
+    rows: Sequence[Any], refs: Sequence[Refs], loaded: Mapping[Namespace, LoadedRows]
 ) -> list[CheckpointRecord]:
     return [_record(row, one, loaded[_namespace(row)]) for row, one in zip(rows, refs, strict=True)]
 

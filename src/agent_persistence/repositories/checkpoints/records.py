@@ -4,14 +4,48 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
-from typing import Any
+from typing import Any, Protocol
 
 from agent_persistence.frozen import frozen
-from agent_persistence.repositories.checkpoints.compression import Blob
+from agent_persistence.repositories.checkpoints.compression import Blob, fingerprint
 
 # Not decoded here: the layers below the integration do not import LangGraph.
 ChannelValue = Blob | list[Blob]
 """A serialised value, or the items of a list, each serialised separately."""
+
+
+class NewItems(Protocol):
+    """The items of a list to store. Most of them are stored already, and need not be serialised."""
+
+    @property
+    def fingerprints(self) -> Sequence[str]:
+        """The fingerprints of all items, in their order."""
+        ...
+
+    def blob(self, index: int) -> Blob:
+        """Return the item at an index, serialised."""
+        ...
+
+
+class SerialisedItems:
+    """Items that are serialised anyway."""
+
+    def __init__(self, blobs: Sequence[Blob]) -> None:
+        self._blobs = blobs
+        self.fingerprints = [fingerprint(blob) for blob in blobs]
+
+    def blob(self, index: int) -> Blob:
+        """Return the item at an index."""
+        return self._blobs[index]
+
+
+NewChannelValue = Blob | NewItems
+"""A value to store: serialised, or a list."""
+
+
+def new_value(value: ChannelValue) -> NewChannelValue:
+    """Return a value that is serialised already as one to store."""
+    return SerialisedItems(value) if isinstance(value, list) else value
 
 
 @frozen
@@ -39,9 +73,9 @@ class NewCheckpoint:
     metadata: Mapping[str, Any] = field(repr=False)
     exact_metadata: Blob | None = field(repr=False)
     body: Blob = field(repr=False)
-    changed: Mapping[str, ChannelValue | None] = field(repr=False)
+    changed: Mapping[str, NewChannelValue | None] = field(repr=False)
     versions: Mapping[str, Any] = field(repr=False)
-    dump: Callable[[str], ChannelValue | None] = field(repr=False)
+    dump: Callable[[str], NewChannelValue | None] = field(repr=False)
     may_start_thread: bool = True
 
 
@@ -122,3 +156,8 @@ class CheckpointQuery:
     checkpoint_id: str | None = None
     before: str | None = None
     metadata: Mapping[str, Any] | None = None
+
+    @property
+    def is_of_one_namespace(self) -> bool:
+        """Whether the selection is the checkpoints of one namespace of one thread, or one of them."""
+        return None not in (self.thread_id, self.checkpoint_ns) and self.before is None and not self.metadata

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import struct
 from base64 import b64decode, b64encode
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
 
 from agent_persistence.frozen import frozen
 from agent_persistence.repositories.checkpoints.compression import Blob, compress_json, decompress_json
 from agent_persistence.repositories.checkpoints.value_rows import Position, StoredItem
+
+_NUMBERED: Final = b"\x03"
+_HEAD: Final = struct.Struct(">cHq")
+_NUMBER: Final = struct.Struct(">q")
 
 
 @frozen
@@ -79,6 +85,10 @@ class Refs:
     history: Mapping[str, History]
     versions: Mapping[str, Any]
 
+    def renumbered(self, number: Callable[[int], int]) -> Refs:
+        """Return the same references to rows that have other numbers; a checkpoint that is new has no history."""
+        return replace(self, channels={channel: _renumbered(ref, number) for channel, ref in self.channels.items()})
+
     def all(self) -> Iterator[tuple[str, Ref]]:
         """Yield every reference, with its channel."""
         yield from self.channels.items()
@@ -89,6 +99,40 @@ class Refs:
 
 
 NO_REFS = Refs({}, {}, {})
+
+
+def _renumbered(ref: Ref, number: Callable[[int], int]) -> Ref:
+    if isinstance(ref, WholeRef):
+        return WholeRef((number(ref.position[0]), ref.position[1]))
+    if isinstance(ref, InlineRef):
+        return ref
+    spans = [Span((number(one.first[0]), one.first[1]), (number(one.last[0]), one.last[1])) for one in ref.spans]
+    return ListRef(ref.length, spans)
+
+
+def numbers_after(last_no: int, numbers: Sequence[int]) -> Callable[[int], int]:
+    """Return what gives rows their numbers that were counted from ``last_no`` while they were not stored yet."""
+    return lambda number: number if number <= last_no else numbers[number - last_no - 1]
+
+
+def last_number(refs: Refs, known: Mapping[str, Sequence[StoredItem]]) -> int:
+    """Return the greatest number of a row that is referred to or known."""
+    ends = [item.position[0] for items in known.values() for item in items[-1:]]
+    for _, ref in refs.all():
+        if isinstance(ref, WholeRef):
+            ends.append(ref.position[0])
+        elif isinstance(ref, ListRef):
+            ends += [span.last[0] for span in ref.spans]
+    return max(ends, default=0)
+
+
+def head_of_refs(last_no: int, added: int) -> bytes:
+    """Return what precedes references to rows that the same statement adds, whose numbers only the server knows.
+
+    In the references they are counted from ``last_no``. The server appends their numbers to this head, eight bytes
+    each, and then what ``write_refs`` returned.
+    """
+    return _HEAD.pack(_NUMBERED, added, last_no) if added else b""
 
 
 def write_refs(refs: Refs) -> bytes:
@@ -106,7 +150,12 @@ def write_refs(refs: Refs) -> bytes:
 
 
 def read_refs(column: bytes) -> Refs:
-    """Decode references that ``write_refs`` encoded."""
+    """Decode references that ``write_refs`` encoded, perhaps with a head and numbers before them."""
+    if column[:1] == _NUMBERED:
+        _, added, last_no = _HEAD.unpack_from(column)
+        end = _HEAD.size + added * _NUMBER.size
+        numbers = [number for (number,) in _NUMBER.iter_unpack(column[_HEAD.size : end])]
+        return read_refs(column[end:]).renumbered(numbers_after(last_no, numbers))
     channels, *rest = decompress_json(column)
     # The first builds wrote neither of the two where it was not needed.
     past: dict[str, Any] = rest[0] if rest else {}
@@ -167,9 +216,13 @@ class Layout:
     runs: Sequence[tuple[int, int]]
     added: Sequence[int]
 
-    def spans(self, positions: Sequence[Position]) -> list[Span]:
-        """Return the spans of the list, given the positions of all stored and new items."""
-        return [Span(positions[first], positions[last]) for first, last in self.runs]
+    def spans(self, known: Sequence[StoredItem], new: Sequence[Position]) -> list[Span]:
+        """Return the spans of the list, given the stored items and the positions of the new ones."""
+
+        def position(index: int) -> Position:
+            return known[index].position if index < len(known) else new[index - len(known)]
+
+        return [Span(position(first), position(last)) for first, last in self.runs]
 
 
 def lay_out(fingerprints: Sequence[str], known: Sequence[StoredItem]) -> Layout:
@@ -179,10 +232,12 @@ def lay_out(fingerprints: Sequence[str], known: Sequence[StoredItem]) -> Layout:
         fingerprints: of the list's items.
         known: all stored items of the channel from some row on, in their order.
     """
-    index_of = {item.fingerprint: index for index, item in enumerate(known)}
-    indexes: list[int] = []
+    start = _length_in_common(fingerprints, known)
+    indexes = [*range(start)]
     added: list[int] = []
-    for index, wanted in enumerate(fingerprints):
+    rest = set(fingerprints[start:])
+    index_of = {item.fingerprint: index for index, item in enumerate(known) if item.fingerprint in rest} if rest else {}
+    for index, wanted in enumerate(fingerprints[start:], start):
         # First the item after the last one found: so equal items do not tear a run apart, and a list that grew is one
         # run, whatever was cut from its beginning.
         following = indexes[-1] + 1 if indexes else 0
@@ -194,6 +249,14 @@ def lay_out(fingerprints: Sequence[str], known: Sequence[StoredItem]) -> Layout:
             indexes.append(len(known) + len(added))
             added.append(index)
     return Layout(_runs(indexes), added)
+
+
+def _length_in_common(fingerprints: Sequence[str], known: Sequence[StoredItem]) -> int:
+    """Return how many items the beginnings of both have in common."""
+    for index, (wanted, item) in enumerate(zip(fingerprints, known, strict=False)):
+        if wanted != item.fingerprint:
+            return index
+    return min(len(fingerprints), len(known))
 
 
 def _runs(indexes: Sequence[int]) -> list[tuple[int, int]]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Generic
+from typing import Any, Generic
 
 from sqlalchemy import ARRAY, Text, any_, exists, insert, literal, select
 
 from agent_persistence.errors import ThreadExistsError
 from agent_persistence.ids import IdT, UserIdT
+from agent_persistence.repositories.checkpoints.known_graphs import KnownNamespace
 from agent_persistence.repositories.checkpoints.pruner import CheckpointPruner
 from agent_persistence.repositories.checkpoints.reader import CheckpointReader
 from agent_persistence.repositories.checkpoints.records import (
@@ -19,8 +20,8 @@ from agent_persistence.repositories.checkpoints.records import (
     NewWrites,
     PendingWrite,
 )
-from agent_persistence.repositories.checkpoints.writer import CheckpointWriter
-from agent_persistence.repositories.locks import lock_thread
+from agent_persistence.repositories.checkpoints.writer import Also, CheckpointWriter
+from agent_persistence.repositories.locks import lock_thread, nudge_thread
 from agent_persistence.repositories.threads.repository import ThreadRepository
 from agent_persistence.sessions.scope import Scope
 
@@ -31,18 +32,22 @@ class CheckpointRepository(Generic[IdT, UserIdT]):
     def __init__(self, scope: Scope[IdT, UserIdT]) -> None:
         self._scope = scope
 
-    async def put(self, new: NewCheckpoint) -> dict[str, list[int]]:
+    async def put(self, new: NewCheckpoint, also: Also | None = None) -> tuple[Any, KnownNamespace]:
         """Save a checkpoint with its values; a stored checkpoint with the same id is overwritten.
 
+        Args:
+            new: the checkpoint.
+            also: writes more before it, given the changes that it makes.
+
         Returns:
-            For each list that changed, the indexes of the items that the parent's list does not have.
+            For ``operations.graph_calls``: the saved row, and what is known of the namespace after the commit.
 
         Raises:
             ThreadNotFoundError: the thread does not exist and may not be created.
             ThreadExistsError: the thread belongs to another owner.
             CheckpointingDisabledError: the settings disable saving.
         """
-        return await CheckpointWriter(self._scope).checkpoint(new)
+        return await CheckpointWriter(self._scope).checkpoint(new, also)
 
     async def put_writes(self, new: NewWrites) -> None:
         """Save the writes of a task. Of two with the same index the first counts; with a negative index, the last.
@@ -126,6 +131,7 @@ class CheckpointRepository(Generic[IdT, UserIdT]):
         if await threads.get(target_id) is None:
             await threads.create(thread_id=target_id, user_id=owner)
         await lock_thread(scope, target_id)
+        await nudge_thread(scope, target_id)
         tables = (scope.models.side_tables.graph.checkpoints, scope.models.side_tables.graph.values)
         taken = select(exists().where(tables[0].c.thread_id == target_id))
         if (await scope.execute(taken)).scalar_one():

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from itertools import count
-from typing import Final
+from typing import Any, Final
 
 from agent_persistence.frozen import frozen
 from agent_persistence.repositories.checkpoints.compression import (
@@ -64,11 +64,27 @@ class NewValue:
 
 @frozen
 class NewValueRow:
-    """A row to add; ``channel`` is that of its first value, and small values of any channel may follow."""
+    """A row to add; ``channel`` is that of its first value, and small values of any channel may follow.
+
+    Attributes:
+        values: the values; the number in the positions of their items is 0.
+        plain: the content before it was compressed.
+    """
 
     channel: str
     cells: bytes
     content: bytes
+    values: Sequence[StoredValue]
+    plain: bytes
+
+    def items(self, number: int) -> list[StoredItem]:
+        """Return the items of the row's channel, as they are stored in a row of this number."""
+        return [
+            replace(item, position=(number, item.position[1]))
+            for value in self.values
+            if value.channel == self.channel
+            for item in value.items
+        ]
 
 
 @frozen
@@ -150,7 +166,8 @@ def _new_row(values: Sequence[NewValue], task: Task | None, base: tuple[int, byt
     ]
     content = b"".join(content for value in values for _, content in value.items)
     cells = compress_json([described] if task is None else [described, task.task_id, task.path])
-    return NewValueRow(values[0].channel, cells, compress_delta(content, *base) if base else compress(content))
+    compressed = compress_delta(content, *base) if base else compress(content)
+    return NewValueRow(values[0].channel, cells, compressed, _stored(0, described), content)
 
 
 def stored_values(value_no: int, cells: bytes) -> tuple[Sequence[StoredValue], Task | None]:
@@ -159,9 +176,13 @@ def stored_values(value_no: int, cells: bytes) -> tuple[Sequence[StoredValue], T
 
 
 def _read_cells(value_no: int, cells: bytes) -> tuple[Sequence[StoredValue], Task | None]:
-    indexes = count()  # over all values of the row
     described, *task = decompress_json(cells)
-    values = [
+    return _stored(value_no, described), Task(*task) if task else None
+
+
+def _stored(value_no: int, described: Sequence[Sequence[Any]]) -> list[StoredValue]:
+    indexes = count()  # over all values of the row
+    return [
         StoredValue(
             channel,
             idx,
@@ -171,7 +192,6 @@ def _read_cells(value_no: int, cells: bytes) -> tuple[Sequence[StoredValue], Tas
         )
         for channel, idx, kind_of_value, items in described
     ]
-    return values, Task(*task) if task else None
 
 
 # Keyed by the bytes too: numbers repeat in other databases. Two caches, because large rows would displace small ones.

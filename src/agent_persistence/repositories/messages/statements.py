@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
@@ -71,13 +71,11 @@ def append_messages(
         one: it is one message.
     """
     table = table_of(models.Message)
-    kinds = _kinds(models, with_ids=with_ids)
+    kinds = kinds_of_messages(models, with_ids=with_ids)
     rows = new_rows(models, kinds, one=one)
     locked = locked_threads(models, of_any_user=of_any_user, waits=waits, one=one)
-    # The role is sent as text: for a parameter of an enum, asyncpg would first look up the type on each connection.
-    chosen = [cast(rows.c[name], table.c.role.type) if name == "role" else rows.c[name] for name in kinds]
     values = (
-        select(locked.c.thread_id, *chosen)
+        select(locked.c.thread_id, *message_values(table, rows, kinds))
         .select_from(rows_of_locked(rows, locked, of_any_user=of_any_user))
         .order_by(rows.c.ordinal)
     )
@@ -97,6 +95,12 @@ def append_messages(
         .on_conflict_do_nothing(index_elements=[table.c.thread_id, table.c.message_id])
         .returning(*added, is_latest(table, "seq"), *TRANSACTION_MARKS)
     )
+
+
+def message_values(table: Table, rows: Any, names: Iterable[str]) -> list[Any]:
+    """Return the columns of rows that are added to the table."""
+    # The role is sent as text: for a parameter of an enum, asyncpg would first look up the type on each connection.
+    return [cast(rows.c[name], table.c.role.type) if name == "role" else rows.c[name] for name in names]
 
 
 def columns_of_messages(
@@ -120,7 +124,8 @@ def columns_of_messages(
     return parameters_of(columns, one=one)
 
 
-def _kinds(models: Models[Any, Any], *, with_ids: bool) -> dict[str, TypeEngine[Any]]:
+def kinds_of_messages(models: Models[Any, Any], *, with_ids: bool) -> dict[str, TypeEngine[Any]]:
+    """Return the types of the columns that messages are given by."""
     kinds: dict[str, TypeEngine[Any]] = {
         "role": Text(),
         "content": Text(),

@@ -17,6 +17,7 @@ from agent_persistence.repositories.checkpoints.records import (
     CheckpointRecord,
     NewCheckpoint,
     NewWrites,
+    new_value,
 )
 from agent_persistence.transfer.langgraph.tables import SourceCheckpoint, SourceWrite, Tables
 from agent_persistence.transfer.source import UNREADABLE, unreadable
@@ -125,7 +126,7 @@ class _Importing:
             metadata=one.metadata,
             exact_metadata=None,
             body=one.body,
-            changed=one.changed,
+            changed={name: None if value is None else new_value(value) for name, value in one.changed.items()},
             versions=one.versions,
             dump=lambda _: None,
         )

@@ -1,0 +1,209 @@
+"""Checkpoints and writes of tasks, checked and encoded as the parameters of one statement."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, Final
+
+from agent_persistence.concurrency.offload import offload
+from agent_persistence.records import ANY_USER
+from agent_persistence.repositories.checkpoints.changes import Changes
+from agent_persistence.repositories.checkpoints.compression import compress_blob, size_of
+from agent_persistence.repositories.checkpoints.known_graphs import NOTHING, KnownNamespace, KnownThread
+from agent_persistence.repositories.checkpoints.records import NewCheckpoint, NewWrites
+from agent_persistence.repositories.checkpoints.refs import Refs, WholeRef, head_of_refs, numbers_after, write_refs
+from agent_persistence.repositories.checkpoints.value_rows import NewValue, NewValueRow, Task, new_value_rows
+from agent_persistence.sessions.scope import Scope
+
+INPUT: Final = "__start__"  # LangGraph's channel of a run's input
+_INPUT_TASK_PATH: Final = f"~__pregel_pull, {INPUT}"  # of a run's first task, which writes the input to other channels
+_CHECKPOINT_COLUMNS: Final = (
+    "checkpoint_id",
+    "parent_id",
+    "run_id",
+    "metadata",
+    "exact_metadata",
+    "body",
+    "refs_head",
+    "refs",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What a save was prepared from. If it is not so any more, the save must be prepared anew.
+
+    Attributes:
+        touched_at: the thread's ``updated_at``.
+        namespace: what is known of the namespace; ``None`` if nothing is.
+    """
+
+    touched_at: datetime
+    namespace: KnownNamespace | None
+
+
+@dataclass(frozen=True, slots=True, repr=False)  # a repr would show a user's state
+class PreparedSave:
+    """A checkpoint with its new values, or the writes of a task.
+
+    Attributes:
+        rows: the values that are not stored yet.
+        written_at: the checkpoint at which a task wrote them; ``None`` for a checkpoint's own values.
+        checkpoint: the columns of the checkpoint; ``None`` for writes.
+        refs: its references, in which new rows are numbered from ``last_no`` + 1 on.
+        expected: what it was prepared from; ``None`` if it depends on nothing.
+    """
+
+    thread_id: Any
+    owner: Any
+    checkpoint_ns: str
+    rows: Sequence[NewValueRow]
+    written_at: str | None = None
+    checkpoint: dict[str, Any] | None = None
+    refs: Refs | None = None
+    last_no: int = 0
+    expected: Expected | None = None
+
+    @property
+    def size(self) -> int:
+        """The approximate number of bytes to send."""
+        body = 0 if self.checkpoint is None else len(self.checkpoint["body"]) + len(self.checkpoint["refs"])
+        return body + sum(len(row.content) + len(row.cells) for row in self.rows)
+
+    def applied_to(self, place: KnownNamespace, row: Any) -> KnownNamespace:
+        """Return what is known of the namespace once this is committed, given the row that the statement returned."""
+        numbers = row.numbers or []
+        place = place.with_rows(self.rows, numbers)
+        if self.refs is None or self.checkpoint is None:
+            return place
+        refs = self.refs.renumbered(numbers_after(self.last_no, numbers))
+        ref = refs.channels.get(INPUT)
+        kept = None
+        if isinstance(ref, WholeRef):
+            number = ref.position[0]
+            contents = {one: new.plain for one, new in zip(numbers, self.rows, strict=True)}
+            contents.update([place.input] if place.input else [])
+            kept = (number, contents[number]) if number in contents else None
+        return replace(place, head=self.checkpoint["checkpoint_id"], created_at=row.created_at, refs=refs, input=kept)
+
+
+def columns_of_saves(saves: Sequence[PreparedSave]) -> dict[str, Any]:
+    """Return the parameters of ``save_graphs``."""
+    namespaces = [None if one.expected is None else one.expected.namespace for one in saves]
+    owners = [None if one.owner is ANY_USER else one.owner for one in saves]
+    thread_ids = [one.thread_id for one in saves]
+    rows = [(one, row) for one in saves for row in one.rows]
+    return {
+        "thread_ids": thread_ids,
+        "owners": owners,
+        "item_thread_id": thread_ids,
+        "item_owner": owners,
+        "item_checkpoint_ns": [one.checkpoint_ns for one in saves],
+        "item_expected_touch": [None if one.expected is None else one.expected.touched_at for one in saves],
+        "item_expected_last_no": [None if place is None else place.last_no for place in namespaces],
+        "item_parent_created_at": [
+            place.created_at if place is not None and one.checkpoint is not None else None
+            for one, place in zip(saves, namespaces, strict=True)
+        ],
+        **{
+            f"item_{name}": [None if one.checkpoint is None else one.checkpoint[name] for one in saves]
+            for name in _CHECKPOINT_COLUMNS
+        },
+        "new_thread_id": [one.thread_id for one, _ in rows],
+        "new_written_at": [one.written_at for one, _ in rows],
+        "new_channel": [row.channel for _, row in rows],
+        "new_cells": [row.cells for _, row in rows],
+        "new_content": [row.content for _, row in rows],
+    }
+
+
+async def checkpoint_to_save(
+    scope: Scope[Any, Any], new: NewCheckpoint, changes: Changes, last_no: int, expected: Expected | None = None
+) -> PreparedSave:
+    """Encode a checkpoint after its changes were compared.
+
+    Args:
+        last_no: a number that is not less than that of any stored row of the namespace.
+
+    Raises:
+        InvalidInputError: the metadata cannot be stored.
+    """
+    rows = await rows_of(changes.values)
+    refs = changes.refs(rows, last_no)
+    checkpoint = {
+        "checkpoint_id": new.checkpoint_id,
+        "parent_id": new.parent_id,
+        "run_id": new.run_id,
+        "metadata": scope.encoded(dict(new.metadata), "metadata"),
+        "exact_metadata": None if new.exact_metadata is None else compress_blob(new.exact_metadata),
+        "body": compress_blob(new.body),
+        "refs_head": head_of_refs(last_no, len(rows)),
+        "refs": write_refs(refs),
+    }
+    return PreparedSave(new.thread_id, scope.owner, new.checkpoint_ns, rows, None, checkpoint, refs, last_no, expected)
+
+
+async def writes_to_save(
+    scope: Scope[Any, Any], new: NewWrites, base: tuple[int, bytes] | None, expected: Expected | None = None
+) -> PreparedSave:
+    """Encode the writes of a task; see ``new_value_rows`` for ``base``."""
+    rows = await rows_of(values_of(new), Task(new.task_id, new.task_path), base)
+    return PreparedSave(new.thread_id, scope.owner, new.checkpoint_ns, rows, new.checkpoint_id, expected=expected)
+
+
+async def rows_of(
+    values: Sequence[NewValue], task: Task | None = None, base: tuple[int, bytes] | None = None
+) -> list[NewValueRow]:
+    """Make rows of values; of many bytes in a thread."""
+    return await offload(sum(size_of(value.items) for value in values), new_value_rows, values, task, base)
+
+
+def values_of(new: NewWrites) -> list[NewValue]:
+    """Return the values that a task wrote."""
+    return [
+        NewValue(channel, idx, isinstance(written, list), written if isinstance(written, list) else [written])
+        for idx, channel, written in new.writes
+    ]
+
+
+def repeats_input(new: NewWrites) -> bool:
+    """Whether writes may repeat the run's input."""
+    # Only here: a delta costs two statements, and other writes seldom repeat a stored value (docs/adr/0016).
+    return new.task_path == _INPUT_TASK_PATH and not all(value.is_small for value in values_of(new))
+
+
+async def known_checkpoint(
+    scope: Scope[Any, Any], new: NewCheckpoint, thread: KnownThread | None
+) -> tuple[PreparedSave, Changes] | None:
+    """Prepare a checkpoint from what is known of its namespace; ``None`` if too little is."""
+    if thread is None:
+        return None
+    # Of a namespace without a parent the statement checks that it has no rows.
+    place = thread.namespaces.get(new.checkpoint_ns) or (NOTHING if new.parent_id is None else None)
+    if place is None or place.head != new.parent_id:
+        return None
+    changes = Changes(new, place.refs)
+    if not all(map(place.knows, changes.lists)):
+        return None
+    changes.compare(place.items)
+    expected = Expected(thread.touched_at, place)
+    return await checkpoint_to_save(scope, new, changes, place.last_no, expected), changes
+
+
+async def known_writes(scope: Scope[Any, Any], new: NewWrites, thread: KnownThread | None) -> PreparedSave | None:
+    """Prepare writes that need no look at the database; ``None`` for those that do."""
+    if any(idx < 0 for idx, *_ in new.writes):
+        return None  # they replace others
+    place = None if thread is None else thread.namespaces.get(new.checkpoint_ns)
+    base = None
+    if repeats_input(new):
+        if place is None or place.head != new.checkpoint_id:
+            return None
+        ref = place.refs.channels.get(INPUT)
+        if isinstance(ref, WholeRef):
+            base = place.input
+            if base is None or base[0] != ref.position[0]:
+                return None
+    return await writes_to_save(scope, new, base, None if thread is None else Expected(thread.touched_at, place))

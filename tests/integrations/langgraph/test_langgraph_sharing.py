@@ -1,0 +1,128 @@
+"""Saves that depend only on what the process knows: how few statements they take, and who else writes in between."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import asyncpg
+import pytest
+from checkpoints import checkpoint_with, put, values_of
+from langchain_core.messages import HumanMessage
+from sqlalchemy import event
+
+from agent_persistence import Persistence
+from agent_persistence.database.compiled_statement import CompiledStatement
+from agent_persistence.database.connections import PinnedConnection
+from agent_persistence.integrations.langgraph import PersistenceSaver
+from agent_persistence.repositories.checkpoints.statements import save_graphs
+from graphs import HELLO, talker
+
+# Of a run with one node: two to read, three checkpoints, and twice writes of tasks.
+STATEMENTS = 7
+
+
+@pytest.mark.parametrize("mirror", [None, "messages"])
+async def test_a_run_takes_seven_statements(
+    persistence: Persistence[str, str], user_id: str, config: Any, mirror: str | None
+) -> None:
+    graph = talker(1).compile(checkpointer=PersistenceSaver(persistence, user_id=user_id, mirror=mirror))
+    sent: list[str] = []
+
+    def note(*call: Any) -> None:
+        sent.append(call[2])
+
+    for _ in range(2):
+        await graph.ainvoke(HELLO, config)
+    event.listen(persistence.engine.sync_engine, "before_cursor_execute", note)
+    try:
+        await graph.ainvoke({"messages": [HumanMessage("x" * 100)]}, config)
+    finally:
+        event.remove(persistence.engine.sync_engine, "before_cursor_execute", note)
+
+    assert len(sent) <= STATEMENTS, sent
+
+
+async def test_a_save_that_waited_for_another_process_is_not_made_of_what_was_known_before(
+    persistence: Persistence[str, str],
+    saver: PersistenceSaver,
+    config: Any,
+    user_id: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The statement sees the rows as they were when it began, so that only the locked thread can tell it."""
+    thread_id = config["configurable"]["thread_id"]
+    first = await put(saver, config, {"notes": ["a" * 80]})
+    waiting = save_graphs(persistence.models, touch_seconds=3600.0, waits=True)
+    results: list[Any] = []
+    fetch = PinnedConnection.fetch
+
+    async def wait(connection: PinnedConnection, statement: CompiledStatement, **values: Any) -> list[Any]:
+        if "SKIP LOCKED" not in statement.text or "graph_values" not in statement.text:
+            return await fetch(connection, statement, **values)
+        results.append(await fetch(connection, waiting, **values))
+        return list(results[-1])
+
+    monkeypatch.setattr(PinnedConnection, "fetch", wait)
+    async with (
+        persistence.engine.connect() as connection,
+        Persistence(persistence.settings) as other,
+    ):
+        driver: asyncpg.Connection = (await connection.get_raw_connection()).driver_connection  # type: ignore[assignment]
+        transaction = driver.transaction()
+        await transaction.start()
+        await driver.execute("SELECT FROM threads WHERE thread_id = $1 FOR NO KEY UPDATE", thread_id)
+        late = asyncio.create_task(put(saver, first, {"notes": ["a" * 80, "b" * 80]}, versions={"notes": 2}))
+        while not await driver.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):  # noqa: ASYNC110 - the server's state
+            await asyncio.sleep(0.01)
+        await driver.execute(
+            "UPDATE threads SET updated_at = clock_timestamp() WHERE thread_id = $1",  # as every other writer does
+            thread_id,
+        )
+        await transaction.commit()
+        await late
+
+        assert results == [[]]
+        assert await values_of(PersistenceSaver(other, user_id=user_id), config) == {"notes": ["a" * 80, "b" * 80]}
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2, 3, 5, 8, 13, 21])
+async def test_a_save_whose_caller_was_cancelled_does_not_change_the_ones_after_it(
+    saver: PersistenceSaver, config: Any, turns: int
+) -> None:
+    notes = ["a" * 80]
+    stored = await put(saver, config, {"notes": notes})
+    stored = await put(saver, stored, {"notes": notes}, new={}, versions={"notes": 1})
+
+    cancelled = asyncio.create_task(saver.aput_writes(stored, [("notes", ["lost" * 20])], "task"))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    cancelled.cancel()
+    await asyncio.wait([cancelled])
+    for number in range(2, 5):
+        notes = [*notes, str(number) * 80]
+        stored = await put(saver, stored, {"notes": notes}, versions={"notes": number})
+
+    assert await values_of(saver, config) == {"notes": notes}
+
+
+async def test_two_checkpointers_that_save_to_one_thread_at_once_lose_nothing(
+    persistence: Persistence[str, str], user_id: str, config: Any
+) -> None:
+    savers = [PersistenceSaver(persistence, user_id=user_id) for _ in range(2)]
+    root = await put(savers[0], config, {"notes": ["a" * 80]})
+    stored = dict.fromkeys(savers, root)
+    expected: dict[str, Any] = {}
+    for number in range(6):
+        made = {
+            saver: checkpoint_with({"notes": ["a" * 80, f"{place}{number}" * 60]}, {"notes": number * 2 + place + 2})
+            for place, saver in enumerate(savers)
+        }
+        found = await asyncio.gather(
+            *(saver.aput(stored[saver], one, {}, one["channel_versions"]) for saver, one in made.items())
+        )
+        stored = dict(zip(savers, found, strict=True))
+        expected |= {one["id"]: one["channel_values"] for one in made.values()}
+
+    read = {one.checkpoint["id"]: one.checkpoint["channel_values"] async for one in savers[0].alist(config)}
+    assert {key: read[key] for key in expected} == expected
