@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from torture.proxy import Proxy, is_anything
 from torture.servers import PostgreSQL
 
+from agent_persistence import persistence as persistence_module
 from agent_persistence import settings as settings_module
 from agent_persistence.concurrency import time_limit
 from agent_persistence.settings import PersistenceSettings
@@ -60,12 +61,15 @@ async def short_limits(postgresql: PostgreSQL, messages: Proxy, monkeypatch: pyt
 
 
 @pytest_asyncio.fixture
-async def limited(short_limits: PersistenceSettings, request: pytest.FixtureRequest) -> AsyncIterator[Store]:
+async def limited(
+    short_limits: PersistenceSettings, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Store]:
     """A store with these limits; of the parameter ``host``, on an engine of the host without any limit of its own."""
     assert short_limits.database is not None
     is_hosted = getattr(request, "param", None) == "host"
     engine = create_async_engine(short_limits.database.sqlalchemy_url, pool_size=5) if is_hosted else None
     async with Store(short_limits, engine=engine) as store:
+        monkeypatch.setattr(persistence_module, "CHECK_SECONDS", 0.0)  # only now: a busy machine may open it slowly
         yield store
     if engine is not None:
         await engine.dispose()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Final, TypeVar
 
@@ -24,6 +25,9 @@ Attempt = Callable[[], Awaitable[T]]
 
 _FIRST_PAUSE: Final = 0.02  # seconds; doubled after each attempt
 _LONGEST_PAUSE: Final = 1.0
+
+REPLY_SECONDS: Final = 15.0
+"""How long a request to a store without transactions may take, connecting included."""
 
 
 class Retries:
@@ -105,11 +109,28 @@ class LostReplyError(UnavailableError):
     """A request was sent and its reply was lost, so the server may have executed it. Never leaves this package."""
 
 
+@asynccontextmanager
+async def replies_in_time(server: str, *, requests: int = 1) -> AsyncIterator[None]:
+    """Limit the time of requests to a server: a client of the host may have no limit of its own.
+
+    Raises:
+        LostReplyError: no reply came.
+    """
+    limit = asyncio.timeout(requests * REPLY_SECONDS)
+    try:
+        async with limit:
+            yield
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        raise LostReplyError(f"{server} did not answer") from error
+
+
 class LostReplyRetries:
     """Retries for stores without transactions: safe calls are repeated, others raise when a reply is lost.
 
     Attempts raise ``UnavailableError`` where the request was certainly not executed, ``LostReplyError`` where it may
-    have been.
+    have been. They limit each of their requests by ``replies_in_time``.
 
     Args:
         deadline_seconds: how long after the first attempt another one may start.

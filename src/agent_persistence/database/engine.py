@@ -50,7 +50,7 @@ def make_engine(url: DatabaseUrl, settings: PersistenceSettings, *, keeps_cache:
     event.listen(engine.sync_engine, "checkin", _remember_return)
     event.listen(engine.sync_engine, "checkout", _ping_idle)
     # Not on a host's engine, whose client limit may be shorter than the server's: there it tells of one slow statement.
-    event.listen(engine.sync_engine, "handle_error", _give_up)
+    give_up_silent_connections(engine)
     return engine
 
 
@@ -75,6 +75,11 @@ def _arm(connection: Any, record: ConnectionPoolEntry, _proxy: object) -> None:
 def _disarm(_connection: Any, record: ConnectionPoolEntry) -> None:
     if (handle := record.info.pop(_CUT, None)) is not None:
         handle.cancel()
+
+
+def give_up_silent_connections(engine: AsyncEngine) -> None:
+    """Close each connection of an engine whose statement got no reply within the client's limit."""
+    event.listen(engine.sync_engine, "handle_error", _give_up)
 
 
 def _give_up(context: ExceptionContext) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, contextmanager, suppress
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any, Final
 
 import aioboto3
@@ -13,7 +13,7 @@ from aiobotocore.config import AioConfig
 from botocore import exceptions
 
 from agent_persistence.backends.dynamodb.items import EXPIRY, INDEX, Item
-from agent_persistence.concurrency.retries import LostReplyError
+from agent_persistence.concurrency.retries import LostReplyError, replies_in_time
 from agent_persistence.errors import (
     DatabaseError,
     InvalidInputError,
@@ -84,7 +84,7 @@ class Table:
 
     async def create(self) -> None:
         """Create the table unless it exists, wait until it is active, and enable its time to live."""
-        with self._errors():
+        async with self._errors(requests=4):
             with suppress(self._client.exceptions.ResourceInUseException):  # it exists, or is being created
                 await self._client.create_table(TableName=self._name, **_SCHEMA)
             await self._client.get_waiter("table_exists").wait(TableName=self._name, WaiterConfig={"Delay": 1})
@@ -96,7 +96,7 @@ class Table:
 
     async def get(self, key: Item) -> Item | None:
         """Read an item consistently; ``None`` if it does not exist."""
-        with self._errors():
+        async with self._errors():
             answer = await self._client.get_item(TableName=self._name, Key=key, ConsistentRead=True)
         found: Item | None = answer.get("Item")
         return found
@@ -114,7 +114,7 @@ class Table:
         """
         first = {"Put": {"TableName": self._name, "Item": item, **condition}}
         second = {"Put": {"TableName": self._name, "Item": other}}
-        with self._errors():
+        async with self._errors():
             # Without ClientRequestToken: after its ten minutes, a retry would save once more. The condition and the
             # token in the item recognise a repetition at any time.
             await self._client.transact_write_items(TransactItems=[first, second])
@@ -125,7 +125,7 @@ class Table:
         Raises:
             ConditionNotMetError: the condition of the request does not hold.
         """
-        with self._errors():
+        async with self._errors():
             await self._client.update_item(TableName=self._name, Key=key, **request)
 
     async def delete(self, key: Item, **condition: Any) -> None:
@@ -134,13 +134,13 @@ class Table:
         Raises:
             ConditionNotMetError: the condition does not hold.
         """
-        with self._errors():
+        async with self._errors():
             await self._client.delete_item(TableName=self._name, Key=key, **condition)
 
     async def query(self, **request: Any) -> AsyncIterator[Item]:
         """Iterate over the items of a query, which are read consistently, request after request."""
         while True:
-            with self._errors():
+            async with self._errors():
                 answer = await self._client.query(TableName=self._name, ConsistentRead=True, **request)
             for item in answer["Items"]:
                 yield item
@@ -160,7 +160,7 @@ class Table:
         left, pause = list(requests), 0.02
         while left:
             batch, left = left[:_BATCH_ITEMS], left[_BATCH_ITEMS:]
-            with self._errors():
+            async with self._errors():
                 answer = await self._client.batch_write_item(RequestItems={self._name: batch})
             # A throttled batch is not an error: DynamoDB writes what it can, and returns the rest.
             if unprocessed := answer.get("UnprocessedItems", {}).get(self._name):
@@ -170,10 +170,11 @@ class Table:
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))
                 pause *= 2
 
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
+    @asynccontextmanager
+    async def _errors(self, *, requests: int = 1) -> AsyncIterator[None]:
         try:
-            yield
+            async with replies_in_time("DynamoDB", requests=requests):
+                yield
         except exceptions.ClientError as error:
             reasons = {reason.get("Code", "") for reason in error.response.get("CancellationReasons", ())}
             if error.response["Error"]["Code"] == _CONDITION_FAILED or _REASON_CONDITION in reasons:

@@ -16,7 +16,7 @@ from redis.backoff import NoBackoff
 
 from agent_persistence.backends.redis.scripts import Script
 from agent_persistence.concurrency.affinity import Affinity
-from agent_persistence.concurrency.retries import LostReplyError, LostReplyRetries
+from agent_persistence.concurrency.retries import LostReplyError, LostReplyRetries, replies_in_time
 from agent_persistence.errors import DatabaseError, InvalidInputError, PersistenceError, UnavailableError
 from agent_persistence.settings import PersistenceSettings
 
@@ -109,9 +109,10 @@ class ScriptRunner:
         try:
             # The hash saves sending the script. A server that restarted or failed over does not know it, and learns it
             # by EVAL; SCRIPT LOAD at the start would not help with that, and costs a round trip.
-            with suppress(exceptions.NoScriptError):
-                return await self._client.evalsha(script.sha, *command)
-            return await self._client.eval(script.text, *command)
+            async with replies_in_time("Redis"):
+                with suppress(exceptions.NoScriptError):
+                    return await self._client.evalsha(script.sha, *command)
+                return await self._client.eval(script.text, *command)
         except (exceptions.RedisError, exceptions.RedisClusterException) as error:
             raise _translated(error) from error
 

@@ -9,6 +9,7 @@ import asyncpg
 from sqlalchemy import NullPool
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from agent_persistence.database.driver_errors import translated
 from agent_persistence.errors import InvalidInputError, PoolTimeoutError
 from agent_persistence.settings import PersistenceSettings
 
@@ -23,15 +24,20 @@ async def engine_over(pool: Any, settings: PersistenceSettings) -> AsyncEngine:
 
     Raises:
         InvalidInputError: the argument is no asyncpg pool, or its connections have a type codec for ``jsonb``.
+        UnavailableError: no connection was free in time, or the database did not answer.
     """
     if not isinstance(pool, asyncpg.Pool):
         raise InvalidInputError("pg_pool", f"must be an asyncpg.Pool, not {type(pool).__name__}{_ALTERNATIVES}")
-    await pool  # initializes a pool of create_pool() that was not awaited; does nothing to any other
-    async with pool.acquire() as connection:
-        if type(await connection.fetchval("SELECT '{}'::jsonb")) is not str:
-            raise InvalidInputError(
-                "pg_pool", f"has a type codec for jsonb, which would encode JSON a second time{_ALTERNATIVES}"
+    with translated():
+        await pool  # initializes a pool of create_pool() that was not awaited; does nothing to any other
+        async with pool.acquire(timeout=settings.pool_timeout) as connection:
+            is_encoded = (
+                type(await connection.fetchval("SELECT '{}'::jsonb", timeout=settings.reply_seconds)) is not str
             )
+    if is_encoded:
+        raise InvalidInputError(
+            "pg_pool", f"has a type codec for jsonb, which would encode JSON a second time{_ALTERNATIVES}"
+        )
 
     # NullPool: the host's pool is the only one. The engine keeps no connection that other users of it wait for.
     engine = create_async_engine(
