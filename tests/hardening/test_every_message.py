@@ -110,7 +110,8 @@ CALLS = {
     "states.prune": Call(lambda store, at: store.states.prune(at, keep_last=1, user_id=USER)),
     "messages.get": Call(lambda store, at: store.messages.get(at, "m", user_id=USER)),
     "messages.update": Call(
-        lambda store, at: store.messages.update(at, f"{at}-m", HELLO, user_id=USER), prepare=with_a_message
+        lambda store, at: store.messages.update(at, f"{at}-m", message={**HELLO, "content": "changed"}, user_id=USER),
+        prepare=with_a_message,
     ),
     "messages.delete": Call(
         lambda store, at: store.messages.delete(at, f"{at}-m", user_id=USER), "messages", -1, prepare=with_a_message
