@@ -22,8 +22,8 @@ class RecordingRegister(StateRegister):
         vars(self).update(vars(register))  # its connection too
         self.log = log
 
-    async def read(self, *args: Any) -> Any:
-        return await self._noted("read", super().read(*args))
+    async def held(self, *args: Any) -> Any:
+        return await self._noted("read", super().held(*args))
 
     async def lease(self, *args: Any) -> Any:
         return await self._noted("lease", super().lease(*args))

@@ -16,7 +16,9 @@ from agent_persistence.cache import named_values
 from agent_persistence.cache.circuit_breaker import CacheUnavailableError
 from agent_persistence.cache.keys import value_key
 from agent_persistence.cache.named_values import LocalValues, NamedValues, RedisValues
+from agent_persistence.cache.state_cache import Hit, Miss
 from agent_persistence.persistence import Persistence
+from benchmarks.writes import counted_writes, start_counting
 
 
 @pytest.fixture(params=["Redis", "memory"])
@@ -95,6 +97,28 @@ async def test_a_value_that_was_not_written_under_its_name_is_a_miss(
     assert await values.get((namespace, "mine")) == b"again"
 
 
+async def test_a_value_is_read_with_a_state_in_one_round_trip(
+    persistence: Persistence[str, str], namespace: str
+) -> None:
+    assert persistence.cache is not None
+    values = RedisValues(persistence.cache, call_seconds=2)
+    start_counting()
+    thread = await persistence.threads.create(user_id="ann")
+    await persistence.states.put(thread.thread_id, {"step": 1}, user_id="ann")
+    await values.put((namespace, "a"), b"draft", ttl_seconds=100)
+    await values.get_beside_state((namespace, "a"), thread.thread_id, "ann")  # connects
+
+    before = counted_writes()
+    found, value = await values.get_beside_state((namespace, "a"), thread.thread_id, "ann")
+    made = counted_writes().since(before)
+    of_nobody = await values.get_beside_state((namespace, "b"), thread.thread_id, "bob")
+
+    assert isinstance(found, Hit)
+    assert found.state is not None
+    assert (found.state.data, value, made) == ({"step": 1}, b"draft", (0, 1))
+    assert of_nobody == (Miss(absent=True), None)
+
+
 async def test_keys_of_another_program_are_no_names(persistence: Persistence[str, str], namespace: str) -> None:
     assert persistence.cache is not None
     values = RedisValues(persistence.cache, call_seconds=2)
@@ -150,6 +174,7 @@ async def test_an_absent_redis_is_said_to_be_so(persistence: Persistence[str, st
         patch.setattr(persistence.cache, "is_named", False)
         with pytest.raises(CacheUnavailableError):
             await values.get(("n", "a"))
+        assert await values.get_beside_state(("n", "a"), "t-1", "ann") == (Miss(absent=False), None)
     with monkeypatch.context() as patch:
         patch.setattr(type(persistence.cache), "redis", Redis.from_url("redis://127.0.0.1:1"))
         with pytest.raises(CacheUnavailableError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -15,8 +16,9 @@ from agent_persistence.database.compiled_statement import CompiledStatement
 from agent_persistence.ids import uuid7
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import NewMessage, NewThread
-from agent_persistence.repositories.messages.statements import append_messages, page_of_messages
+from agent_persistence.repositories.messages.statements import append_messages, chosen_messages, page_of_messages
 from agent_persistence.repositories.states.statements import latest_state, latest_states, save_states
+from agent_persistence.repositories.threads.statements import one_thread, page_of_threads
 from agent_persistence.settings import PersistenceSettings
 from benchmarks.writes import counted_writes, start_counting
 
@@ -31,6 +33,11 @@ ROUND_TRIPS: dict[str, tuple[Call, int]] = {
     "latest state, kept as a change": (lambda store: store.states.require("growing", user_id="ann"), 2),
     "last messages": (lambda store: store.messages.page("busy", user_id="ann"), 1),
     "thread": (lambda store: store.threads.require("busy", user_id="ann"), 1),
+    "threads": (lambda store: store.threads.page(user_id="ann"), 1),
+    "rename a thread: BEGIN, UPDATE, COMMIT": (
+        lambda store: store.threads.update("calm", user_id="ann", name="New"),
+        3,
+    ),
     "append, which may be repeated": (lambda store: store.messages.append("busy", HELLO, user_id="ann"), 1),
     "append several, which may be repeated": (
         lambda store: store.messages.append_many("busy", [HELLO, HELLO], user_id="ann"),
@@ -63,6 +70,25 @@ PLANS: dict[str, tuple[Callable[[Any], CompiledStatement], dict[str, Any], int, 
         {"thread_id": "busy", "owner": "ann", "limit": 51, "seq": 2**62},
         52,
         30,
+    ),
+    "thread": (lambda m: one_thread(m, of_any_user=False), {"thread_id": "busy", "owner": "ann"}, 1, 4),
+    "threads after a cursor": (
+        lambda m: page_of_threads(m, of_any_user=False, continues=True),
+        {"owner": "ann", "limit": 21, "last_time": datetime(2100, 1, 1, tzinfo=UTC), "last_id": "x"},
+        21,
+        40,
+    ),
+    "threads after one whose row holds the time": (
+        lambda m: page_of_threads(m, of_any_user=False, continues=True),
+        {"owner": "ann", "limit": 21, "last_id": "busy"},
+        22,
+        45,
+    ),
+    "message": (
+        lambda m: chosen_messages(m, of_any_user=False, one=True),
+        {"thread_id": "busy", "owner": "ann", "message_ids": "none"},
+        2,
+        12,
     ),
     # A write reads the latest row of the thread, which the new one must follow, and the first of the owner's list.
     "save states": (

@@ -17,7 +17,7 @@ from redis.exceptions import ResponseError
 
 from agent_persistence.cache.circuit_breaker import CacheUnavailableError, CircuitBreaker
 from agent_persistence.cache.keys import value_key
-from agent_persistence.cache.state_cache import StateCache
+from agent_persistence.cache.state_cache import Hit, Miss, StateCache
 from agent_persistence.concurrency.process_lock import ProcessLock
 
 _MOST_BYTES: Final = 32 * 1024 * 1024
@@ -53,6 +53,12 @@ class RedisValues:
         """Return a value, or ``None`` if it is absent, has expired, or was not written under this name."""
         key = self._key(name)
         return _opened(key, await self._call(partial(_get, key=key)))
+
+    async def get_beside_state(self, name: Name, thread_id: Any, user_id: Any) -> tuple[Hit | Miss, bytes | None]:
+        """Look up a thread's latest state, and return this value with it, in one round trip."""
+        key = self._key(name)
+        found, [held] = await self._cache.look_beside(thread_id, user_id, key)
+        return found, _opened(key, held)
 
     async def delete(self, name: Name) -> bool:
         """Delete a value; return whether it existed."""

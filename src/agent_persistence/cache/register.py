@@ -99,7 +99,11 @@ class StateRegister:
         self._fill = redis.register_script(_FILL)
 
     async def read(self, keys: Sequence[bytes]) -> list[tuple[KeyState, bytes]]:
-        """Read keys. Of several, one of another Redis type counts as absent."""
+        """Read keys, each as ``state_of`` what it holds."""
+        return list(map(state_of, await self.held(keys)))
+
+    async def held(self, keys: Sequence[bytes]) -> list[Any]:
+        """Return what keys hold. Of several, one of another Redis type counts as absent."""
         if self._reader is None:
             # A pinned connection: a checkout from the pool costs more than a GET.
             self._reader = self._redis.client()
@@ -107,11 +111,12 @@ class StateRegister:
             # By way of the pool, which goes on connecting when this call is given up.
             await self._reader.aclose()
         if len(keys) > 1:
-            return [_read(held) for held in await self._reader.mget(keys)]
+            found: list[Any] = await self._reader.mget(keys)
+            return found
         try:
-            return [_read(await self._reader.get(keys[0]))]
+            return [await self._reader.get(keys[0])]
         except ResponseError as error:
-            return [(KeyState.VALUE, _of_another_type(error))]
+            return [_of_another_type(error)]
 
     async def aclose(self) -> None:
         """Return the reader's connection to its pool."""
@@ -184,7 +189,8 @@ class StateRegister:
             await pipeline.execute()
 
 
-def _read(held: Any) -> tuple[KeyState, bytes]:
+def state_of(held: Any) -> tuple[KeyState, bytes]:
+    """Return the state of a key that holds this, and its value."""
     if held is None:
         return KeyState.ABSENT, b""
     if isinstance(held, str):

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, 
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import islice
 from typing import Any, Final, NamedTuple, TypeVar
 
 from redis.asyncio import Redis
@@ -15,7 +16,7 @@ from redis.exceptions import RedisError
 from agent_persistence.cache.circuit_breaker import CacheUnavailableError, CircuitBreaker
 from agent_persistence.cache.codec import UnreadableValueError, decode_state, encode_state
 from agent_persistence.cache.keys import draft_keys, keys_pattern, state_key
-from agent_persistence.cache.register import QUARANTINE, KeyState, StateRegister, new_token
+from agent_persistence.cache.register import QUARANTINE, KeyState, StateRegister, new_token, state_of
 from agent_persistence.concurrency.batching import Batch, Batcher
 from agent_persistence.concurrency.single_flight import SingleFlight
 from agent_persistence.encoding.exact_json import encode_json
@@ -123,13 +124,24 @@ class StateCache:
 
     async def look(self, thread_id: Any, user_id: Any) -> Hit | Miss:
         """Look up a state."""
+        found, _ = await self.look_beside(thread_id, user_id)
+        return found
+
+    async def look_beside(self, thread_id: Any, user_id: Any, *others: bytes) -> tuple[Hit | Miss, Sequence[Any]]:
+        """Look up a state, and what other keys hold, in one round trip; nothing if Redis does not answer."""
         key, deadline = self._key(thread_id, user_id), self._guard.budget()
         try:
             # One MGET for all that wait: 4.4 times the rate of a GET each on pooled connections (32 callers, 4 KB).
-            state, value = await self._reads.submit((key, deadline), size=self._usual_size)
+            size = self._usual_size * (1 + len(others))
+            held, *beside = await self._reads.submit(((key, *others), deadline), size=size)
         except CacheUnavailableError:
             self.counts.unavailable += 1
-            state, value = KeyState.BUSY, b""
+            self.counts.misses += 1
+            return Miss(absent=False), [None] * len(others)
+        return await self._found(held, key, deadline, thread_id, user_id), beside
+
+    async def _found(self, held: Any, key: bytes, deadline: float, thread_id: Any, user_id: Any) -> Hit | Miss:
+        state, value = state_of(held)
         if state is KeyState.VALUE:
             try:
                 hit = Hit(decode_state(value, thread_id, user_id))
@@ -219,16 +231,17 @@ class StateCache:
         with suppress(RedisError, OSError):
             await self._register.aclose()
 
-    async def _read_together(self, batch: Batch[tuple[bytes, float]]) -> list[tuple[KeyState, bytes]]:
+    async def _read_together(self, batch: Batch[tuple[Sequence[bytes], float]]) -> list[list[Any]]:
         """Read the keys of several callers by one command, within the earliest of their deadlines."""
         if not self.is_named:
             raise CacheUnavailableError
-        keys, deadline = [key for key, _ in batch.items], min(deadline for _, deadline in batch.items)
-        found = await self._guard.call(partial(self._register.read, keys), deadline, callers=len(keys))
+        keys, deadline = [key for keys, _ in batch.items for key in keys], min(deadline for _, deadline in batch.items)
+        found = await self._guard.call(partial(self._register.held, keys), deadline, callers=len(batch.items))
         # Large values are read a few at a time, because all must arrive within the time limit of one call. The estimate
         # falls by at most a tenth a batch, so that a single small value does not undo it.
-        self._usual_size = max(*(len(value) for _, value in found), int(self._usual_size * _FORGETTING))
-        return found
+        self._usual_size = max(*(len(held or b"") for held in found), int(self._usual_size * _FORGETTING))
+        rest = iter(found)
+        return [list(islice(rest, len(keys))) for keys, _ in batch.items]
 
     async def _try(self, operation: Callable[[], Awaitable[T]], deadline: float, otherwise: Other) -> T | Other:
         try:

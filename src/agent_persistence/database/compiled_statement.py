@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import namedtuple
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
-from sqlalchemy import ARRAY
+from sqlalchemy import ARRAY, ClauseElement, Update
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
+from sqlalchemy.sql.visitors import iterate
 from sqlalchemy.types import TypeEngine
 
 MODELS_AT_ONCE: Final = 64
@@ -37,7 +38,9 @@ class CompiledStatement:
         self.text = str(compiled)
         self._translated: dict[frozenset[tuple[str | None, str]], str] = {}
         binds = [compiled.binds[name] for name in compiled.positiontup]
-        self._parameters = [(bind.key, bind.value, _bind_processor(bind.type)) for bind in binds]
+        writers = {bind.key: _bind_processor(bind.type) for bind in binds}
+        writers |= {name: _made(value, writers[name]) for name, value in _made_by_host(statement) if name in writers}
+        self._parameters = [(bind.key, bind.value, writers[bind.key]) for bind in binds]
         columns = list(statement.exported_columns)
         # Past the class's own constructor, which takes a row apart into arguments and takes twice as long.
         self._make_row = partial(tuple.__new__, _row_class([str(column.name) for column in columns]))
@@ -79,6 +82,26 @@ def _bind_processor(kind: TypeEngine[Any]) -> Callable[[Any], Any] | None:
         return _dialect_type(kind).bind_processor(_DIALECT)
     write = _bind_processor(kind.item_type)
     return None if write is None else partial(_each, write)
+
+
+def _made_by_host(statement: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the columns with an ``onupdate`` in Python, whose values SQLAlchemy would make at each execution."""
+    for part in iterate(statement):
+        for column in part.table.columns if isinstance(part, Update) else ():
+            value = getattr(column.onupdate, "arg", None)
+            if value is not None and not isinstance(value, ClauseElement):  # SQL is in the statement's text
+                yield column.key, value
+
+
+def _made(value: Any, write: Callable[[Any], Any] | None) -> Callable[[Any], Any]:
+    """Return what makes the argument of a column whose value is a constant or a function of the host's."""
+
+    def make(_given: object) -> Any:
+        # Without a context of SQLAlchemy, which only a function that asks for it needs.
+        made = value(None) if callable(value) else value
+        return made if write is None else write(made)
+
+    return make
 
 
 def _each(write: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:

@@ -28,6 +28,7 @@ from agent_persistence.errors import ThreadNotFoundError
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.models import Models
 from agent_persistence.models.base import table_of
+from agent_persistence.sessions.commit_evidence import TRANSACTION_MARKS
 from agent_persistence.sessions.scope import Scope
 from agent_persistence.sessions.thread_lock import select_and_lock
 
@@ -38,7 +39,9 @@ async def lock_thread(scope: Scope[IdT, UserIdT], thread_id: IdT) -> UserIdT:
     Raises:
         ThreadNotFoundError: the thread does not exist.
     """
-    locked = await scope.lock(select_and_lock(scope.threads.c, scope.thread_of(thread_id)))
+    locked = await scope.lock(
+        lock_one(scope.models, of_any_user=scope.is_any_user), thread_ids=thread_id, owners=scope.owner
+    )
     if not locked:
         raise ThreadNotFoundError(thread_id)
     owner: UserIdT = locked[0].user_id
@@ -121,6 +124,15 @@ def touched_threads(
 def touched_thread(scope: Scope[Any, Any], locked: CTE) -> CTE:
     """Return a CTE that sets ``updated_at`` of a locked thread; see ``touched_threads``."""
     return touched_threads(scope.models, locked, scope.options.touch_interval)
+
+
+@lru_cache(MODELS_AT_ONCE)
+def lock_one(models: Models[Any, Any], *, of_any_user: bool) -> CompiledStatement:
+    """Lock the thread ``thread_ids`` of ``owners``, and return its owner."""
+    thread = table_of(models.Thread).c
+    is_owned = true() if of_any_user else thread.user_id == owners(models, one=True)
+    locking = select_and_lock(thread, thread.thread_id == thread_ids(models, one=True), is_owned)
+    return CompiledStatement(locking.add_columns(*TRANSACTION_MARKS))
 
 
 @lru_cache(MODELS_AT_ONCE)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 from typing import Any, Generic
 
-from sqlalchemy import Table, literal, select
+from sqlalchemy import bindparam, select, true
 from sqlalchemy.dialects.postgresql import insert
 
+from agent_persistence.database.compiled_statement import MODELS_AT_ONCE, CompiledStatement
 from agent_persistence.encoding.exact_json import MAX_JSON_BYTES
 from agent_persistence.errors import InvalidInputError, ThreadNotFoundError
 from agent_persistence.ids import IdT, UserIdT
+from agent_persistence.models import Models
+from agent_persistence.models.base import table_of
 from agent_persistence.models.side_tables import MAX_TOOL_CALL_ID
-from agent_persistence.repositories.locks import locked_thread
+from agent_persistence.repositories.locks import locked_threads
 from agent_persistence.repositories.rows import check_readable
-from agent_persistence.sessions.commit_evidence import row_evidence
+from agent_persistence.sessions.commit_evidence import TRANSACTION_MARKS, row_evidence
 from agent_persistence.sessions.scope import Scope
 from agent_persistence.validation import check_text
 
@@ -24,7 +28,6 @@ class ToolResultRepository(Generic[IdT, UserIdT]):
 
     def __init__(self, scope: Scope[IdT, UserIdT]) -> None:
         self._scope = scope
-        self._results: Table = scope.models.side_tables.tool_results
 
     async def get(self, thread_id: IdT, tool_call_id: str) -> Any:
         """Return the recorded result of a tool call, or ``None`` if there is none.
@@ -33,18 +36,16 @@ class ToolResultRepository(Generic[IdT, UserIdT]):
             InvalidInputError: an argument cannot be valid.
             CorruptRowError: the stored result cannot be read.
         """
-        results, threads = self._results, self._scope.threads
-        statement = (
-            select(results.c.tool_call_id, results.c.result)
-            .join(threads, threads.c.thread_id == results.c.thread_id)
-            .where(
-                self._scope.thread_of(self._scope.thread_id(thread_id)),
-                results.c.tool_call_id == _tool_call_id(tool_call_id),
-            )
+        scope = self._scope
+        rows = await scope.fetch(
+            recorded_result(scope.models, of_any_user=scope.is_any_user),
+            thread_id=scope.thread_id(thread_id),
+            owner=scope.owner,
+            tool_call_id=_tool_call_id(tool_call_id),
         )
-        row = (await self._scope.execute(statement)).one_or_none()
-        if row is None:
+        if not rows:
             return None
+        [row] = rows
         check_readable("tool_results", (thread_id, row.tool_call_id), row)
         return row.result
 
@@ -63,22 +64,16 @@ class ToolResultRepository(Generic[IdT, UserIdT]):
         """
         if result is None:
             raise InvalidInputError("result", "must not be None, which means that nothing is recorded")
-        scope, results = self._scope, self._results
-        call_id, encoded = _tool_call_id(tool_call_id), scope.json(result, "result")
-        locked = locked_thread(scope, scope.thread_id(thread_id))
-        values = select(
-            locked.c.thread_id,
-            literal(call_id, results.c.tool_call_id.type),
-            literal(encoded, results.c.result.type),
+        scope = self._scope
+        added = await scope.write(
+            record_result(scope.models, of_any_user=scope.is_any_user),
+            row_evidence(scope.models.side_tables.tool_results, "thread_id", "tool_call_id", time="created_at"),
+            thread_ids=scope.thread_id(thread_id),
+            owners=scope.owner,
+            new_id=_tool_call_id(tool_call_id),
+            new_result=scope.json(result, "result"),
         )
-        statement = (
-            insert(results)
-            .from_select(["thread_id", "tool_call_id", "result"], values)
-            # The first result stays: another process may have acted on it already.
-            .on_conflict_do_nothing(index_elements=[results.c.thread_id, results.c.tool_call_id])
-            .returning(results.c.thread_id, results.c.tool_call_id, results.c.created_at)
-        )
-        if await scope.write(statement, row_evidence(results, "thread_id", "tool_call_id", time="created_at")):
+        if added:
             return result
         # No row was written: the call has a result, or there is no thread. A new statement sees a result that this one
         # waited for.
@@ -86,6 +81,40 @@ class ToolResultRepository(Generic[IdT, UserIdT]):
         if first is None:
             raise ThreadNotFoundError(thread_id)
         return first
+
+
+@lru_cache(MODELS_AT_ONCE)
+def recorded_result(models: Models[Any, Any], *, of_any_user: bool) -> CompiledStatement:
+    """Read the result of the call ``tool_call_id`` in the thread ``thread_id`` of ``owner``."""
+    results, thread = models.side_tables.tool_results, table_of(models.Thread)
+    return CompiledStatement(
+        select(results.c.tool_call_id, results.c.result)
+        .join(thread, thread.c.thread_id == results.c.thread_id)
+        .where(
+            results.c.thread_id == bindparam("thread_id"),
+            true() if of_any_user else thread.c.user_id == bindparam("owner"),
+            results.c.tool_call_id == bindparam("tool_call_id"),
+        )
+    )
+
+
+@lru_cache(MODELS_AT_ONCE)
+def record_result(models: Models[Any, Any], *, of_any_user: bool) -> CompiledStatement:
+    """Lock the thread ``thread_ids`` of ``owners``, and record ``new_result`` of the call ``new_id`` if it has none."""
+    results = models.side_tables.tool_results
+    locked = locked_threads(models, of_any_user=of_any_user, waits=True, one=True)
+    values = select(
+        locked.c.thread_id,
+        bindparam("new_id", type_=results.c.tool_call_id.type),
+        bindparam("new_result", type_=results.c.result.type),
+    )
+    return CompiledStatement(
+        insert(results)
+        .from_select(["thread_id", "tool_call_id", "result"], values, include_defaults=False)
+        # The first result stays: another process may have acted on it already.
+        .on_conflict_do_nothing(index_elements=[results.c.thread_id, results.c.tool_call_id])
+        .returning(results.c.thread_id, results.c.tool_call_id, results.c.created_at, *TRANSACTION_MARKS)
+    )
 
 
 def _tool_call_id(value: object) -> str:

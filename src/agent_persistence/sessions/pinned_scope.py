@@ -184,10 +184,13 @@ class PinnedScope(Scope[IdT, UserIdT]):
         return rows
 
     @override
-    async def lock(self, statement: Query) -> Sequence[Any]:
+    async def lock(self, statement: Query | CompiledStatement, **values: Any) -> Sequence[Any]:
         if self.transaction.session is not None:
-            return await self.session_scope().lock(statement)
-        rows = (await self.execute(statement.add_columns(*TRANSACTION_MARKS))).all()
+            return await self.session_scope().lock(statement, **values)
+        if isinstance(statement, CompiledStatement):
+            rows = await self.fetch(statement, **values)
+        else:
+            rows = (await self.execute(statement.add_columns(*TRANSACTION_MARKS))).all()
         if rows:
             self.transaction.note([], rows[-1])
         return rows

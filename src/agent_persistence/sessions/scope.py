@@ -127,8 +127,12 @@ class Scope(ABC, Generic[IdT, UserIdT]):
         """
         raise MisuseError(_NEEDS_TRANSACTION)
 
-    async def lock(self, statement: Query) -> Sequence[Any]:
+    async def lock(self, statement: Query | CompiledStatement, **values: Any) -> Sequence[Any]:
         """Run a query that locks rows of threads; whatever is written below these locks, its commit can be proven.
+
+        Args:
+            statement: if compiled, it returns ``TRANSACTION_MARKS`` too.
+            values: the parameters of a compiled statement.
 
         Raises:
             MisuseError: the scope has no transaction.

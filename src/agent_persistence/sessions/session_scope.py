@@ -84,8 +84,11 @@ class SessionScope(Scope[IdT, UserIdT]):
         return rows
 
     @override
-    async def lock(self, statement: Query) -> Sequence[Any]:
-        rows = (await self.execute(statement.add_columns(*TRANSACTION_MARKS))).all()
+    async def lock(self, statement: Query | CompiledStatement, **values: Any) -> Sequence[Any]:
+        if isinstance(statement, CompiledStatement):
+            rows = await self.fetch(statement, **values)
+        else:
+            rows = (await self.execute(statement.add_columns(*TRANSACTION_MARKS))).all()
         if rows:
             record_evidence(self.session.sync_session, rows[-1], [])
         return rows

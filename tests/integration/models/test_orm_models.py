@@ -252,6 +252,8 @@ class Thread(ThreadMixin[uuid.UUID, int], Base):
     __table_args__ = (ForeignKeyConstraint(["user_id"], ["users.id"], ondelete="CASCADE"),)
 
     tenant: Mapped[str | None] = mapped_column(String(50))
+    changed_by: Mapped[str | None] = mapped_column(String(50), onupdate=lambda: "a function")
+    changed_in: Mapped[str | None] = mapped_column(String(50), onupdate="a constant")
     user: Mapped[User] = relationship(back_populates="threads", lazy="raise")
 
 
@@ -318,6 +320,18 @@ async def test_a_host_s_columns_and_relationships_stand_beside_ours(host: Persis
         )
 
         assert [tuple(row) for row in await session.execute(statement)] == [("Ada", "acme", 5)]
+
+
+async def test_a_host_s_values_at_an_update_are_made_by_every_statement(host: Persistence[uuid.UUID, int]) -> None:
+    user_id = await new_user(host)
+    renamed, appended_to, _ = [await host.threads.create(user_id=user_id) for _ in range(3)]
+
+    await host.threads.update(renamed.thread_id, user_id=user_id, name="renamed")
+    await host.messages.append(appended_to.thread_id, HELLO, user_id=user_id)  # not the first of the list: it moves
+
+    found = await run_sql(host, "SELECT changed_by, changed_in FROM threads ORDER BY updated_at DESC, thread_id")
+    made = ("a function", "a constant")
+    assert sorted(map(tuple, found), key=str) == [made, made, (None, None)]
 
 
 async def test_a_thread_of_no_user_is_refused_by_the_host_s_foreign_key(host: Persistence[uuid.UUID, int]) -> None:

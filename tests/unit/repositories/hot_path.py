@@ -11,16 +11,17 @@ from pathlib import Path
 from agent_persistence.database.compiled_statement import CompiledStatement
 from agent_persistence.ids import STRING, IdTypes
 from agent_persistence.models import build_models
-from agent_persistence.repositories import locks
+from agent_persistence.repositories import locks, tool_results
 from agent_persistence.repositories.checkpoints import statements as checkpoints
 from agent_persistence.repositories.messages import copy
 from agent_persistence.repositories.messages import statements as messages
 from agent_persistence.repositories.states import statements as states
 from agent_persistence.repositories.threads import bulk
+from agent_persistence.repositories.threads import statements as threads
 
 SQL_FILE = Path(__file__).with_suffix(".sql")
 _CLAUSES = ("FROM", "JOIN", "WHERE", "ORDER BY", "LIMIT", "ON CONFLICT", "RETURNING")
-MODULES = (bulk, checkpoints, copy, locks, messages, states)
+MODULES = (bulk, checkpoints, copy, locks, messages, states, threads, tool_results)
 
 
 def hot_path() -> Iterator[tuple[str, CompiledStatement]]:
@@ -47,6 +48,22 @@ def hot_path() -> Iterator[tuple[str, CompiledStatement]]:
     yield "versions on which changes rest", states.links_of_states(models)
     yield "lock a thread to compare versions", states.lock_to_compare(models, of_any_user=False)
     yield "latest version", states.latest_version(models)
+    yield "messages by their ids", messages.chosen_messages(models, of_any_user=False)
+    yield "message", messages.chosen_messages(models, of_any_user=False, one=True)
+    yield "change a message", messages.change_message(models, ("role", "content", "meta"), of_any_user=False)
+    yield "delete a message", messages.delete_message(models, of_any_user=False)
+    yield "delete all states of a locked thread", states.delete_due(models, keeps=False)
+    yield "delete old states of a locked thread", states.delete_due(models, keeps=True, ages=True)
+    yield "lock a thread", locks.lock_one(models, of_any_user=False)
+    yield "thread", threads.one_thread(models, of_any_user=False)
+    yield "first page of threads", threads.page_of_threads(models, of_any_user=False)
+    further = threads.page_of_threads(models, of_any_user=False, continues=True, searches=True, filters=True)
+    yield "further page of threads, with every filter", further
+    names = ("thread_name", "meta", "archived_at")
+    yield "change a thread", threads.change_thread(models, names, of_any_user=False)
+    yield "delete a thread", threads.delete_thread(models, of_any_user=False)
+    yield "recorded result of a tool call", tool_results.recorded_result(models, of_any_user=False)
+    yield "record the result of a tool call", tool_results.record_result(models, of_any_user=False)
     yield "add threads", bulk._add_threads(models)  # noqa: SLF001 - a statement of the hot path
     yield from _of_graphs()
 

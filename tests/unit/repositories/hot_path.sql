@@ -293,6 +293,131 @@ SELECT coalesce(max(states.state_id), $1::INTEGER) AS version
 FROM states
 WHERE states.thread_id = $2::VARCHAR;
 
+-- messages by their ids
+SELECT messages.thread_id, messages.message_id, messages.seq, messages.role, messages.content, CAST(messages.tool_calls AS TEXT) AS tool_calls, messages.tool_call_id, messages.reasoning, CAST(messages.extra AS TEXT) AS extra, messages.total_tokens, CAST(messages.usages AS TEXT) AS usages, CAST(messages.meta AS TEXT) AS meta, CASE WHEN (messages.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE messages.created_at END AS created_at, CASE WHEN (messages.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE messages.updated_at END AS updated_at
+FROM messages
+JOIN threads ON threads.thread_id = messages.thread_id
+WHERE messages.thread_id = $1::VARCHAR AND messages.message_id = ANY ($2::TEXT[]) AND threads.user_id = $3::VARCHAR;
+
+-- message
+SELECT messages.thread_id, messages.message_id, messages.seq, messages.role, messages.content, CAST(messages.tool_calls AS TEXT) AS tool_calls, messages.tool_call_id, messages.reasoning, CAST(messages.extra AS TEXT) AS extra, messages.total_tokens, CAST(messages.usages AS TEXT) AS usages, CAST(messages.meta AS TEXT) AS meta, CASE WHEN (messages.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE messages.created_at END AS created_at, CASE WHEN (messages.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE messages.updated_at END AS updated_at
+FROM messages
+JOIN threads ON threads.thread_id = messages.thread_id
+WHERE messages.thread_id = $1::VARCHAR AND messages.message_id = $2::VARCHAR AND threads.user_id = $3::VARCHAR;
+
+-- change a message
+WITH locked AS
+(SELECT threads.thread_id AS thread_id, threads.user_id AS user_id
+FROM threads
+WHERE threads.thread_id = $4::VARCHAR AND threads.user_id = $5::VARCHAR FOR NO KEY UPDATE)
+UPDATE messages SET content=$1::VARCHAR, role=CAST($2::VARCHAR AS message_role), updated_at=now(), meta=$3::JSONB
+FROM locked
+WHERE messages.thread_id = locked.thread_id AND messages.message_id = $6::VARCHAR
+RETURNING messages.thread_id, messages.message_id, messages.seq, messages.role, messages.content, CAST(messages.tool_calls AS TEXT) AS tool_calls, messages.tool_call_id, messages.reasoning, CAST(messages.extra AS TEXT) AS extra, messages.total_tokens, CAST(messages.usages AS TEXT) AS usages, CAST(messages.meta AS TEXT) AS meta, CASE WHEN (messages.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE messages.created_at END AS created_at, CASE WHEN (messages.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE messages.updated_at END AS updated_at, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
+
+-- delete a message
+WITH locked AS
+(SELECT threads.thread_id AS thread_id, threads.user_id AS user_id
+FROM threads
+WHERE threads.thread_id = $1::VARCHAR AND threads.user_id = $2::VARCHAR FOR NO KEY UPDATE)
+DELETE
+FROM messages USING locked
+WHERE messages.thread_id = locked.thread_id AND messages.message_id = $3::VARCHAR
+RETURNING messages.thread_id, messages.seq, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
+
+-- delete all states of a locked thread
+WITH doomed AS
+(SELECT states.thread_id AS thread_id, states.state_id AS state_id
+FROM states
+WHERE states.thread_id = $3::VARCHAR),
+folded AS
+(UPDATE states SET state_data=(SELECT state_versions.state_data
+FROM state_versions
+WHERE state_versions.thread_id = states.thread_id AND state_versions.state_id = states.state_id), updated_at=states.updated_at, base_id=$1::BIGINT, patch=$2::JSONB
+FROM doomed
+WHERE states.thread_id = doomed.thread_id AND states.base_id = doomed.state_id AND NOT (EXISTS (SELECT also.state_id
+FROM doomed AS also
+WHERE also.thread_id = states.thread_id AND also.state_id = states.state_id)))
+DELETE
+FROM states USING doomed
+WHERE states.thread_id = doomed.thread_id AND states.state_id = doomed.state_id
+RETURNING states.thread_id, states.state_id, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
+
+-- delete old states of a locked thread
+WITH doomed AS
+(SELECT states.thread_id AS thread_id, states.state_id AS state_id
+FROM states
+WHERE states.thread_id = $3::VARCHAR AND states.state_id <= (SELECT states_1.state_id
+FROM states AS states_1
+WHERE states_1.thread_id = $3::VARCHAR
+ORDER BY states_1.state_id DESC
+LIMIT $4::INTEGER OFFSET $5::INTEGER) AND states.created_at < $6::TIMESTAMP WITH TIME ZONE),
+folded AS
+(UPDATE states SET state_data=(SELECT state_versions.state_data
+FROM state_versions
+WHERE state_versions.thread_id = states.thread_id AND state_versions.state_id = states.state_id), updated_at=states.updated_at, base_id=$1::BIGINT, patch=$2::JSONB
+FROM doomed
+WHERE states.thread_id = doomed.thread_id AND states.base_id = doomed.state_id AND NOT (EXISTS (SELECT also.state_id
+FROM doomed AS also
+WHERE also.thread_id = states.thread_id AND also.state_id = states.state_id)))
+DELETE
+FROM states USING doomed
+WHERE states.thread_id = doomed.thread_id AND states.state_id = doomed.state_id
+RETURNING states.thread_id, states.state_id, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
+
+-- lock a thread
+SELECT threads.thread_id, threads.user_id, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started
+FROM threads
+WHERE threads.thread_id = $1::VARCHAR AND threads.user_id = $2::VARCHAR FOR NO KEY UPDATE;
+
+-- thread
+SELECT threads.thread_id, threads.user_id, threads.thread_name, CAST(threads.meta AS TEXT) AS meta, CASE WHEN (threads.archived_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.archived_at END AS archived_at, CASE WHEN (threads.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.created_at END AS created_at, CASE WHEN (threads.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.updated_at END AS updated_at
+FROM threads
+WHERE threads.thread_id = $1::VARCHAR AND threads.user_id = $2::VARCHAR;
+
+-- first page of threads
+SELECT threads.thread_id, threads.user_id, threads.thread_name, CAST(threads.meta AS TEXT) AS meta, CASE WHEN (threads.archived_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.archived_at END AS archived_at, CASE WHEN (threads.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.created_at END AS created_at, CASE WHEN (threads.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.updated_at END AS updated_at
+FROM threads
+WHERE threads.user_id = $1::VARCHAR AND threads.archived_at IS NULL
+ORDER BY threads.updated_at DESC, threads.thread_id DESC
+LIMIT $2::INTEGER;
+
+-- further page of threads, with every filter
+SELECT threads.thread_id, threads.user_id, threads.thread_name, CAST(threads.meta AS TEXT) AS meta, CASE WHEN (threads.archived_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.archived_at END AS archived_at, CASE WHEN (threads.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.created_at END AS created_at, CASE WHEN (threads.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.updated_at END AS updated_at
+FROM threads
+WHERE threads.user_id = $1::VARCHAR AND threads.archived_at IS NULL AND (threads.thread_name ILIKE '%' || $2::VARCHAR || '%' ESCAPE '/') AND (threads.meta @> $3::JSONB) AND (threads.updated_at, threads.thread_id) < (coalesce($4::TIMESTAMP WITH TIME ZONE, (SELECT last.updated_at
+FROM threads AS last
+WHERE last.thread_id = $5::VARCHAR AND last.user_id = $1::VARCHAR)), $5::VARCHAR)
+ORDER BY threads.updated_at DESC, threads.thread_id DESC
+LIMIT $6::INTEGER;
+
+-- change a thread
+UPDATE threads SET thread_name=$1::VARCHAR, archived_at=CASE WHEN $2::BOOLEAN THEN coalesce(threads.archived_at, now()) ELSE NULL END, meta=$3::JSONB
+WHERE threads.thread_id = $4::VARCHAR AND threads.user_id = $5::VARCHAR
+RETURNING threads.thread_id, threads.user_id, threads.thread_name, CAST(threads.meta AS TEXT) AS meta, CASE WHEN (threads.archived_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.archived_at END AS archived_at, CASE WHEN (threads.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.created_at END AS created_at, CASE WHEN (threads.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.updated_at END AS updated_at, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
+
+-- delete a thread
+DELETE
+FROM threads
+WHERE threads.thread_id = $1::VARCHAR AND threads.user_id = $2::VARCHAR
+RETURNING threads.thread_id, threads.user_id, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
+
+-- recorded result of a tool call
+SELECT tool_results.tool_call_id, CAST(tool_results.result AS TEXT) AS result
+FROM tool_results
+JOIN threads ON threads.thread_id = tool_results.thread_id
+WHERE tool_results.thread_id = $1::VARCHAR AND threads.user_id = $2::VARCHAR AND tool_results.tool_call_id = $3::VARCHAR;
+
+-- record the result of a tool call
+WITH locked AS
+(SELECT threads.thread_id AS thread_id, threads.user_id AS user_id
+FROM threads
+WHERE threads.thread_id = $3::VARCHAR AND threads.user_id = $4::VARCHAR FOR NO KEY UPDATE)
+INSERT INTO tool_results (thread_id, tool_call_id, result) SELECT locked.thread_id, $1::VARCHAR AS anon_1, $2::JSONB AS anon_2
+FROM locked
+ON CONFLICT (thread_id, tool_call_id) DO NOTHING
+RETURNING tool_results.thread_id, tool_results.tool_call_id, tool_results.created_at, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
+
 -- add threads
 INSERT INTO threads (thread_id, user_id, thread_name, meta, created_at, updated_at) SELECT "new".thread_id, "new".owner, "new".thread_name, "new".meta, now() + "new".ordinal * interval '1 microsecond' AS anon_1, now() + "new".ordinal * interval '1 microsecond' AS anon__1
 FROM unnest($1::TEXT[], $2::TEXT[], $3::TEXT[], $4::JSONB[]) WITH ORDINALITY AS "new"(thread_id, owner, thread_name, meta, ordinal)

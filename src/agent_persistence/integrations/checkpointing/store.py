@@ -12,13 +12,14 @@ import orjson
 
 from agent_persistence.cache.circuit_breaker import CacheUnavailableError
 from agent_persistence.cache.keys import draft_name
-from agent_persistence.cache.named_values import Name, NamedValues
+from agent_persistence.cache.named_values import Name, NamedValues, RedisValues
+from agent_persistence.cache.state_cache import Miss
 from agent_persistence.errors import IdempotencyConflictError, ThreadExistsError, ThreadNotFoundError
 from agent_persistence.frozen import frozen
 from agent_persistence.integrations.checkpointing.run_config import ThreadRef
 from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.persistence import Persistence
-from agent_persistence.records import ANY_USER, UNSET, MessageRecord, NewMessage, Page, ThreadRecord
+from agent_persistence.records import ANY_USER, UNSET, MessageRecord, NewMessage, Page, StateRecord, ThreadRecord
 from agent_persistence.repositories.messages.repository import BEFORE_THE_FIRST
 
 T = TypeVar("T")
@@ -84,14 +85,14 @@ class CheckpointStore:
 
     async def get_state(self, thread: ThreadRef) -> VersionedState | None:
         """Return the latest saved state."""
-        state = await self._persistence.states.get(thread.thread_id, user_id=thread.owner)
-        return None if state is None else VersionedState(state.version, state.data)
+        return _versioned(await self._persistence.states.get(thread.thread_id, user_id=thread.owner))
 
     async def clear_state(self, thread: ThreadRef) -> None:
         """Delete all states of the thread, and its draft."""
+        deleted = 0
         with suppress(ThreadNotFoundError):
-            await self._persistence.states.clear(thread.thread_id, user_id=thread.owner)
-        await self._delete_draft(thread)
+            deleted = await self._persistence.states.clear(thread.thread_id, user_id=thread.owner)
+        await self._delete_draft(thread, is_gone=deleted > 0)
 
     async def put_draft(self, thread: ThreadRef, data: Any, *, base: int | None) -> bool:
         """Keep a draft that continues from version ``base``; return whether the cache took it."""
@@ -99,13 +100,23 @@ class CheckpointStore:
 
     async def get_latest(self, thread: ThreadRef) -> tuple[VersionedState | None, VersionedState | None]:
         """Return the latest saved state, and the draft if it continues from that state."""
-        # At once: the draft is in Redis, and the state may have to be read from PostgreSQL.
-        saved, draft = await asyncio.gather(self.get_state(thread), self.get_value(_draft_name(thread)))
+        saved, draft = await self._state_and_draft(thread)
         version = saved.version if saved else None
         match draft:
             case [int(base), dict(data)] if base == (version or _NO_VERSION):
                 return saved, VersionedState(version, data)
         return saved, None
+
+    async def _state_and_draft(self, thread: ThreadRef) -> tuple[VersionedState | None, Any]:
+        name, values = _draft_name(thread), self._values
+        # A closed store, or one of another event loop, refuses the read of the state.
+        is_usable = not self._persistence.closed and self._persistence.loop is asyncio.get_running_loop()
+        if isinstance(values, RedisValues) and thread.owner is not ANY_USER and is_usable:
+            found, value = await values.get_beside_state(name, thread.thread_id, thread.owner)
+            state = await self.get_state(thread) if isinstance(found, Miss) else _versioned(found.state)
+            return state, _decoded(value)
+        # At once: the draft is in Redis, and the state may have to be read from PostgreSQL.
+        return await asyncio.gather(self.get_state(thread), self.get_value(name))
 
     # --- Messages ---
 
@@ -174,7 +185,7 @@ class CheckpointStore:
     async def delete_thread(self, thread: ThreadRef) -> bool:
         """Delete a thread with its contents and its draft; return whether it existed."""
         deleted = await self._persistence.threads.delete(thread.thread_id, user_id=thread.owner)
-        await self._delete_draft(thread)
+        await self._delete_draft(thread, is_gone=deleted)
         return deleted
 
     async def owner_of(self, thread_id: Any) -> Any:
@@ -206,12 +217,8 @@ class CheckpointStore:
     async def get_value(self, name: Name) -> Any:
         """Return a value, or ``None`` if it is absent or the cache does not answer."""
         try:
-            value = await self._values.get(name)
+            return _decoded(await self._values.get(name))
         except CacheUnavailableError:
-            return None
-        try:
-            return None if value is None else orjson.loads(value)
-        except ValueError:  # written by another version, or by hand
             return None
 
     async def delete_value(self, name: Name) -> bool:
@@ -228,14 +235,27 @@ class CheckpointStore:
         except CacheUnavailableError:
             return []
 
-    async def _delete_draft(self, thread: ThreadRef) -> None:
-        # If the cache does not answer, the draft stays. Only one that was based on no version would count then.
-        await self.delete_value(_draft_name(thread))
+    async def _delete_draft(self, thread: ThreadRef, *, is_gone: bool) -> None:
+        # Where states are gone, the cache has deleted the draft with the cached state. If it does not answer, the draft
+        # stays. Only one that was based on no version would count then.
+        if not (is_gone and isinstance(self._values, RedisValues)):
+            await self.delete_value(_draft_name(thread))
 
     async def _in_thread(self, thread: ThreadRef, work: Work[T]) -> T:
         """Run ``work`` in one transaction; if the thread does not exist, create it in the same transaction."""
         creating = partial(_creating, thread=thread, work=work)
         return await self._persistence.run(creating, user_id=thread.owner, is_limited=True)
+
+
+def _versioned(state: StateRecord[Any] | None) -> VersionedState | None:
+    return None if state is None else VersionedState(state.version, state.data)
+
+
+def _decoded(value: bytes | None) -> Any:
+    try:
+        return None if value is None else orjson.loads(value)
+    except ValueError:  # written by another version, or by hand
+        return None
 
 
 def _draft_name(thread: ThreadRef) -> Name:

@@ -15,7 +15,7 @@ from agent_persistence.repositories.locks import lock_and_touch, lock_thread
 from agent_persistence.repositories.messages.copy import copy_messages, last_messages
 from agent_persistence.repositories.messages.prepared import PreparedAppend, PreparedMessage
 from agent_persistence.repositories.messages.rows import appended, message_record
-from agent_persistence.repositories.messages.statements import append_messages, columns_of_messages, select_messages
+from agent_persistence.repositories.messages.statements import append_messages, chosen_messages, columns_of_messages
 from agent_persistence.sessions.commit_evidence import row_evidence
 from agent_persistence.sessions.scope import DRAWS, Scope
 
@@ -122,10 +122,15 @@ class MessageAppender(Generic[IdT, UserIdT]):
 
     async def _repeated(self, thread_id: IdT, messages: Sequence[PreparedMessage[IdT]]) -> list[MessageRecord[IdT]]:
         """Return the stored messages where some were not inserted: the thread has them, or does not exist."""
-        is_one = self._message.c.message_id.in_([message.message_id for message in messages])
+        scope = self._scope
         # A second statement with a newer snapshot: the INSERT may have waited for the writer whose message it met, and
         # its own snapshot is older than that row.
-        rows = (await self._scope.execute(select_messages(self._scope, thread_id).where(is_one))).all()
+        rows = await scope.fetch(
+            chosen_messages(scope.models, of_any_user=scope.is_any_user),
+            thread_id=thread_id,
+            message_ids=[message.message_id for message in messages],
+            owner=scope.owner,
+        )
         stored = {row.message_id: message_record(row) for row in rows}
         if not stored:
             raise ThreadNotFoundError(thread_id)

@@ -5,22 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Generic
 
-from sqlalchemy import delete, update
-
 from agent_persistence.database.compiled_statement import CompiledStatement
 from agent_persistence.encoding.cursors import decode_cursor, encode_cursor
 from agent_persistence.errors import InvalidInputError, MessageNotFoundError
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.records import ANY_USER, UNSET, MessageRecord, NewMessage, Page, Unchanged
-from agent_persistence.repositories.locks import locked_thread
 from agent_persistence.repositories.messages.append import MessageAppender
 from agent_persistence.repositories.messages.prepared import prepare, prepare_append, with_id
 from agent_persistence.repositories.messages.rows import message_record
 from agent_persistence.repositories.messages.statements import (
+    change_message,
+    chosen_messages,
+    delete_message,
     escaped,
-    message_columns,
     page_of_messages,
-    select_messages,
 )
 from agent_persistence.repositories.rows import readable_records
 from agent_persistence.sessions.commit_evidence import row_evidence
@@ -41,7 +39,6 @@ class MessageRepository(Generic[IdT, UserIdT]):
     def __init__(self, scope: Scope[IdT, UserIdT]) -> None:
         self._scope = scope
         self._message = scope.messages
-        self._thread = scope.threads
 
     async def append(
         self, thread_id: IdT, message: ChatMessage | NewMessage[IdT], *, message_id: IdT | None = None
@@ -91,9 +88,14 @@ class MessageRepository(Generic[IdT, UserIdT]):
             InvalidInputError: an id is not of the configured type.
             CorruptRowError: the stored row cannot be read.
         """
-        found = self._message.c.message_id == self._scope.message_id(message_id)
-        row = (await self._scope.execute(select_messages(self._scope, thread_id).where(found))).one_or_none()
-        return None if row is None else message_record(row)
+        scope = self._scope
+        rows = await scope.fetch(
+            chosen_messages(scope.models, of_any_user=scope.is_any_user, one=True),
+            thread_id=scope.thread_id(thread_id),
+            message_ids=scope.message_id(message_id),
+            owner=scope.owner,
+        )
+        return message_record(rows[0]) if rows else None
 
     async def require(self, thread_id: IdT, message_id: IdT) -> MessageRecord[IdT]:
         """Return a message.
@@ -174,15 +176,13 @@ class MessageRepository(Generic[IdT, UserIdT]):
             MessageNotFoundError: the message does not exist.
         """
         changes = self._changes(message, total_tokens, usages, meta)
-        locked = locked_thread(self._scope, self._scope.thread_id(thread_id))
-        table = self._message
-        statement = (
-            update(table)
-            .where(table.c.thread_id == locked.c.thread_id, table.c.message_id == self._scope.message_id(message_id))
-            .values(changes)
-            .returning(*message_columns(table))
+        scope = self._scope
+        rows = await scope.write(
+            change_message(scope.models, tuple(changes), of_any_user=scope.is_any_user),
+            row_evidence(self._message, "thread_id", "seq", time="updated_at"),
+            **self._key(thread_id, message_id),
+            **{f"new_{name}": value for name, value in changes.items()},
         )
-        rows = await self._scope.write(statement, row_evidence(table, "thread_id", "seq", time="updated_at"))
         if not rows:
             raise MessageNotFoundError(thread_id, message_id)
         return message_record(rows[0])
@@ -193,14 +193,17 @@ class MessageRepository(Generic[IdT, UserIdT]):
         Raises:
             InvalidInputError: an id is not of the configured type.
         """
-        locked = locked_thread(self._scope, self._scope.thread_id(thread_id))
-        table = self._message
-        statement = (
-            delete(table)
-            .where(table.c.thread_id == locked.c.thread_id, table.c.message_id == self._scope.message_id(message_id))
-            .returning(table.c.thread_id, table.c.seq)
-        )
-        return bool(await self._scope.write(statement, row_evidence(table, "thread_id", "seq")))
+        statement = delete_message(self._scope.models, of_any_user=self._scope.is_any_user)
+        evidence = row_evidence(self._message, "thread_id", "seq")
+        return bool(await self._scope.write(statement, evidence, **self._key(thread_id, message_id)))
+
+    def _key(self, thread_id: IdT, message_id: IdT) -> dict[str, Any]:
+        scope = self._scope
+        return {
+            "thread_ids": scope.thread_id(thread_id),
+            "owners": scope.owner,
+            "message_ids": scope.message_id(message_id),
+        }
 
     async def _page_before(self, values: dict[str, Any], before: str | None, limit: int) -> Page[MessageRecord[IdT]]:
         values["seq"] = _PAST_THE_LAST if before is None else _seq(before, "before")
@@ -238,7 +241,7 @@ class MessageRepository(Generic[IdT, UserIdT]):
         changes: dict[str, Any] = {}
         if message is not UNSET:
             columns = prepared.columns
-            changes |= {"role": columns.role, "content": columns.content, "tool_call_id": columns.tool_call_id}
+            changes |= {"role": str(columns.role), "content": columns.content, "tool_call_id": columns.tool_call_id}
             changes |= {"reasoning": columns.reasoning}
             changes |= {name: prepared.encoded[name] for name in ("tool_calls", "extra")}
         if total_tokens is not UNSET:

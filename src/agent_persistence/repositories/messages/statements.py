@@ -6,12 +6,11 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
-from sqlalchemy import Integer, Table, Text, bindparam, cast, select
+from sqlalchemy import ARRAY, Integer, Table, Text, any_, bindparam, cast, delete, select, true, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.types import TypeEngine
 
 from agent_persistence.database.compiled_statement import MODELS_AT_ONCE, CompiledStatement
-from agent_persistence.ids import IdT
 from agent_persistence.models import Models
 from agent_persistence.models.base import table_of
 from agent_persistence.models.json_type import ExactJSON
@@ -27,7 +26,6 @@ from agent_persistence.repositories.messages.prepared import PreparedMessage
 from agent_persistence.repositories.numbering import is_latest
 from agent_persistence.repositories.rows import readable
 from agent_persistence.sessions.commit_evidence import TRANSACTION_MARKS
-from agent_persistence.sessions.scope import Query, Scope
 
 LIKE_ESCAPE: Final = "/"
 
@@ -178,11 +176,61 @@ def escaped(text: str) -> str:
     return text
 
 
-def select_messages(scope: Scope[IdT, Any], thread_id: IdT) -> Query:
-    """Return the SELECT of all messages of a thread of the owner."""
-    message, thread = scope.messages, scope.threads
-    return (
+@lru_cache(MODELS_AT_ONCE)
+def chosen_messages(models: Models[Any, Any], *, of_any_user: bool, one: bool = False) -> CompiledStatement:
+    """Read the messages ``message_ids`` of the thread ``thread_id`` of ``owner``, in no order.
+
+    Args:
+        one: it is one id, not an array.
+    """
+    message, thread = table_of(models.Message), table_of(models.Thread)
+    ids = _message_ids(models, one=one)
+    return CompiledStatement(
         select(*message_columns(message))
         .join(thread, thread.c.thread_id == message.c.thread_id)
-        .where(message.c.thread_id == scope.thread_id(thread_id), scope.owns())
+        .where(
+            message.c.thread_id == bindparam("thread_id"),
+            message.c.message_id == (ids if one else any_(ids)),
+            true() if of_any_user else thread.c.user_id == bindparam("owner"),
+        )
     )
+
+
+@lru_cache(MODELS_AT_ONCE)
+def change_message(models: Models[Any, Any], names: tuple[str, ...], *, of_any_user: bool) -> CompiledStatement:
+    """Lock the thread ``thread_ids`` of ``owners``, set columns of its message ``message_ids``, and return it.
+
+    Args:
+        names: of the columns; the values are ``new_`` and the name.
+    """
+    table = table_of(models.Message)
+    locked = locked_threads(models, of_any_user=of_any_user, waits=True, one=True)
+    kinds = kinds_of_messages(models, with_ids=False)
+    given = {name: bindparam(f"new_{name}", type_=kinds[name]) for name in names}
+    values = {
+        name: cast(value, table.c.role.type) if name == "role" else value  # see message_values
+        for name, value in given.items()
+    }
+    return CompiledStatement(
+        update(table)
+        .where(table.c.thread_id == locked.c.thread_id, table.c.message_id == _message_ids(models, one=True))
+        .values(values)
+        .returning(*message_columns(table), *TRANSACTION_MARKS)
+    )
+
+
+@lru_cache(MODELS_AT_ONCE)
+def delete_message(models: Models[Any, Any], *, of_any_user: bool) -> CompiledStatement:
+    """Lock the thread ``thread_ids`` of ``owners``, and delete its message ``message_ids``."""
+    table = table_of(models.Message)
+    locked = locked_threads(models, of_any_user=of_any_user, waits=True, one=True)
+    return CompiledStatement(
+        delete(table)
+        .where(table.c.thread_id == locked.c.thread_id, table.c.message_id == _message_ids(models, one=True))
+        .returning(table.c.thread_id, table.c.seq, *TRANSACTION_MARKS)
+    )
+
+
+def _message_ids(models: Models[Any, Any], *, one: bool) -> Any:
+    kind = models.id_types.id.array_type().item_type
+    return bindparam("message_ids", type_=kind if one else ARRAY(kind))

@@ -7,7 +7,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any, Final, Generic
 
-from sqlalchemy import CTE, Table, select
+from sqlalchemy import select
 
 from agent_persistence.encoding.cursors import decode_cursor, encode_cursor
 from agent_persistence.errors import (
@@ -21,10 +21,10 @@ from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.records import ANY_USER, Page, StateRecord, TouchedState
 from agent_persistence.repositories.locks import lock_thread
 from agent_persistence.repositories.states.prepared import PreparedState, columns_of_states, prepare_state
-from agent_persistence.repositories.states.retention import MAX_KEPT, newest_to_go
+from agent_persistence.repositories.states.retention import MAX_KEPT
 from agent_persistence.repositories.states.rows import readable_state, whole_states
 from agent_persistence.repositories.states.statements import (
-    delete_states,
+    delete_due,
     latest_state,
     latest_version,
     lock_to_compare,
@@ -64,9 +64,7 @@ async def save_state(scope: Scope[IdT, Any], new: PreparedState[IdT]) -> StateRe
 async def keep_newest(scope: Scope[IdT, Any], thread_id: IdT) -> None:
     """Delete the states of a locked thread that exceed the configured number."""
     if scope.options.max_states:
-        states = scope.states
-        due = states.c.state_id <= newest_to_go(states, thread_id, scope.options.max_states)
-        await scope.execute(delete_states(states, _doomed(states, thread_id, due)))
+        await scope.fetch(delete_due(scope.models, keeps=True), thread_id=thread_id, keep=scope.options.max_states)
 
 
 async def _save(scope: Scope[IdT, Any], new: PreparedState[IdT]) -> Any:
@@ -81,10 +79,6 @@ async def _save(scope: Scope[IdT, Any], new: PreparedState[IdT]) -> Any:
         **columns_of_states([new], changes=changes, one=True),
     )
     return rows[0] if rows else None
-
-
-def _doomed(states: Table, thread_id: Any, due: Any) -> CTE:
-    return select(states.c.thread_id, states.c.state_id).where(states.c.thread_id == thread_id, due).cte("doomed")
 
 
 async def expect_version(scope: Scope[IdT, Any], thread_id: IdT, expected: int) -> None:
@@ -220,7 +214,7 @@ class StateRepository(Generic[IdT, UserIdT]):
             InvalidInputError: the id is not of the configured type.
             ThreadNotFoundError: the thread does not exist.
         """
-        owner, deleted = await self._delete(thread_id, self._state.c.state_id > 0)
+        owner, deleted = await self._delete(thread_id)
         if deleted:
             self._scope.touch(TouchedState(thread_id, owner))
         return deleted
@@ -240,11 +234,8 @@ class StateRepository(Generic[IdT, UserIdT]):
         if keep_last is None and older_than is None:
             raise InvalidInputError("keep_last", "give keep_last, older_than or both")
         keep = 1 if keep_last is None else check_limit(keep_last, "keep_last", MAX_KEPT)
-        thread_id = self._scope.thread_id(thread_id)
-        due = self._state.c.state_id <= newest_to_go(self._state, thread_id, keep)
-        if older_than is not None:
-            due &= self._state.c.created_at < check_datetime(older_than, "older_than")
-        _, deleted = await self._delete(thread_id, due)
+        before = None if older_than is None else check_datetime(older_than, "older_than")
+        _, deleted = await self._delete(thread_id, keep=keep, before=before)
         return deleted
 
     async def touch(self, thread_id: IdT) -> None:
@@ -259,12 +250,15 @@ class StateRepository(Generic[IdT, UserIdT]):
         thread_id = self._scope.thread_id(thread_id)
         self._scope.touch(TouchedState(thread_id, await lock_thread(self._scope, thread_id)))
 
-    async def _delete(self, thread_id: IdT, due: Any) -> tuple[UserIdT, int]:
-        thread_id = self._scope.thread_id(thread_id)
-        owner = await lock_thread(self._scope, thread_id)
+    async def _delete(
+        self, thread_id: IdT, *, keep: int | None = None, before: datetime | None = None
+    ) -> tuple[UserIdT, int]:
+        scope, thread_id = self._scope, self._scope.thread_id(thread_id)
+        owner = await lock_thread(scope, thread_id)
         # After the lock, by a statement of its own: its snapshot must show every version that rests on a deleted one.
-        statement = delete_states(self._state, _doomed(self._state, thread_id, due))
-        rows = await self._scope.write(statement, row_evidence(self._state, "thread_id", "state_id"))
+        statement = delete_due(scope.models, keeps=keep is not None, ages=before is not None)
+        evidence = row_evidence(self._state, "thread_id", "state_id")
+        rows = await scope.write(statement, evidence, thread_id=thread_id, keep=keep, before=before)
         return owner, len(rows)
 
     def _select(self, thread_id: IdT) -> Query:

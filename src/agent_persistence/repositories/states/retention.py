@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import ARRAY, BigInteger, Table, any_, case, cast, func, literal, select, true
+from sqlalchemy import ARRAY, BigInteger, any_, case, cast, func, literal, select, true
 
 from agent_persistence.repositories.locks import unnest
-from agent_persistence.repositories.states.statements import delete_states
+from agent_persistence.repositories.states.statements import delete_states, newest_to_go
 from agent_persistence.sessions.scope import Scope
 from agent_persistence.sessions.thread_lock import select_and_lock
 
@@ -124,19 +124,6 @@ async def _delete(scope: Scope[Any, Any], rows: Sequence[Any]) -> int:
     named = unnest("named", thread_id=ids, state_id=versions)
     doomed = select(named.c.thread_id, named.c.state_id).cte("doomed")
     return len((await scope.execute(delete_states(states, doomed))).all())
-
-
-def newest_to_go(states: Table, thread_id: Any, keep_last: int) -> Any:
-    """Return the newest version of a thread that is not among its last ones."""
-    newer = states.alias()
-    return (
-        select(newer.c.state_id)
-        .where(newer.c.thread_id == thread_id)
-        .order_by(newer.c.state_id.desc())
-        .offset(keep_last)
-        .limit(1)
-        .scalar_subquery()
-    )
 
 
 def within(rows: Iterable[Any], most: int) -> Iterator[Any]:

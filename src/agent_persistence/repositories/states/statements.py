@@ -10,6 +10,7 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     DateTime,
+    Integer,
     LargeBinary,
     Table,
     Text,
@@ -187,6 +188,39 @@ def _is_base(base: Any, rows: Any) -> Any:
         & (base.c.state_id == rows.c.base_id)
         & (base.c.created_at == rows.c.base_created_at)
         & (literal_column("base.xmin::text || base.ctid::text", Text) == rows.c.base_mark)
+    )
+
+
+@lru_cache(MODELS_AT_ONCE)
+def delete_due(models: Models[Any, Any], *, keeps: bool, ages: bool = False) -> CompiledStatement:
+    """Delete states of the locked thread ``thread_id``; those that rest on them and stay are made whole first.
+
+    Args:
+        keeps: the ``keep`` newest stay; else none.
+        ages: only states that were saved before the time ``before``.
+    """
+    state = table_of(models.State)
+    thread_id = bindparam("thread_id", type_=state.c.thread_id.type)
+    conditions = [state.c.thread_id == thread_id]
+    if keeps:
+        conditions.append(state.c.state_id <= newest_to_go(state, thread_id, bindparam("keep", type_=Integer())))
+    if ages:
+        conditions.append(state.c.created_at < bindparam("before", type_=state.c.created_at.type))
+    doomed = select(state.c.thread_id, state.c.state_id).where(*conditions).cte("doomed")
+    deleted: Any = delete_states(state, doomed)
+    return CompiledStatement(deleted.returning(*TRANSACTION_MARKS))
+
+
+def newest_to_go(states: Table, thread_id: Any, keep_last: Any) -> Any:
+    """Return the newest version of a thread that is not among its last ones."""
+    newer = states.alias()
+    return (
+        select(newer.c.state_id)
+        .where(newer.c.thread_id == thread_id)
+        .order_by(newer.c.state_id.desc())
+        .offset(keep_last)
+        .limit(1)
+        .scalar_subquery()
     )
 
 

@@ -6,18 +6,27 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, Generic
 
-from sqlalchemy import ColumnElement, Row, delete, func, literal, select, tuple_, update
+from sqlalchemy import Row
 from sqlalchemy.dialects.postgresql import insert
 
 from agent_persistence.encoding.cursors import decode_cursor, encode_cursor
+from agent_persistence.encoding.exact_json import EncodedJSON
 from agent_persistence.encoding.timestamps import microseconds, moment
 from agent_persistence.errors import InvalidInputError, ThreadExistsError, ThreadNotFoundError
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.records import ANY_USER, UNSET, NewThread, Page, ThreadRecord, TouchedState, Unchanged
-from agent_persistence.repositories.rows import check_readable, json_object, readable, readable_records
+from agent_persistence.repositories.messages.statements import escaped
+from agent_persistence.repositories.rows import check_readable, json_object, readable_records
 from agent_persistence.repositories.threads.bulk import PreparedThread, add_threads, fill_threads, prepare_thread
+from agent_persistence.repositories.threads.statements import (
+    change_thread,
+    delete_thread,
+    one_thread,
+    page_of_threads,
+    thread_columns,
+)
 from agent_persistence.sessions.commit_evidence import row_evidence
-from agent_persistence.sessions.scope import DRAWS, Query, Scope
+from agent_persistence.sessions.scope import DRAWS, Scope
 from agent_persistence.validation import check_limit, check_name, check_search
 
 _LISTING: Final = "threads"
@@ -83,7 +92,7 @@ class ThreadRepository(Generic[IdT, UserIdT]):
             insert(self._thread)
             .values(values)
             .on_conflict_do_nothing(index_elements=[self._thread.c.thread_id])  # a unique index of the host raises
-            .returning(*self._columns())
+            .returning(*thread_columns(self._thread))
         )
         for _ in range(DRAWS):
             rows = await self._scope.write(statement, row_evidence(self._thread, "thread_id", time="created_at"))
@@ -134,9 +143,13 @@ class ThreadRepository(Generic[IdT, UserIdT]):
             InvalidInputError: the id is not of the configured type.
             CorruptRowError: the stored row cannot be read.
         """
-        statement = select(*self._columns()).where(self._scope.thread_of(self._scope.thread_id(thread_id)))
-        row = (await self._scope.execute(statement)).one_or_none()
-        return None if row is None else self._record(row)
+        scope = self._scope
+        rows = await scope.fetch(
+            one_thread(scope.models, of_any_user=scope.is_any_user),
+            thread_id=scope.thread_id(thread_id),
+            owner=scope.owner,
+        )
+        return self._record(rows[0]) if rows else None
 
     async def require(self, thread_id: IdT) -> ThreadRecord[IdT, UserIdT]:
         """Return a thread.
@@ -187,7 +200,7 @@ class ThreadRepository(Generic[IdT, UserIdT]):
         Raises:
             ThreadNotFoundError: the thread does not exist.
         """
-        return await self._change(thread_id, {"archived_at": func.coalesce(self._thread.c.archived_at, func.now())})
+        return await self._change(thread_id, {"archived_at": True})
 
     async def unarchive(self, thread_id: IdT) -> ThreadRecord[IdT, UserIdT]:
         """Return an archived thread to the list.
@@ -195,16 +208,17 @@ class ThreadRepository(Generic[IdT, UserIdT]):
         Raises:
             ThreadNotFoundError: the thread does not exist.
         """
-        return await self._change(thread_id, {"archived_at": None})
+        return await self._change(thread_id, {"archived_at": False})
 
     async def delete(self, thread_id: IdT) -> bool:
         """Delete a thread with its messages, states and everything else in it; return whether it existed."""
-        statement = (
-            delete(self._thread)
-            .where(self._scope.thread_of(self._scope.thread_id(thread_id)))
-            .returning(self._thread.c.thread_id, self._thread.c.user_id)
+        scope = self._scope
+        rows = await scope.write(
+            delete_thread(scope.models, of_any_user=scope.is_any_user),
+            row_evidence(self._thread, "thread_id"),
+            thread_id=scope.thread_id(thread_id),
+            owner=scope.owner,
         )
-        rows = await self._scope.write(statement, row_evidence(self._thread, "thread_id"))
         for row in rows:
             self._scope.touch(TouchedState(thread_id, row.user_id))
         return bool(rows)
@@ -236,51 +250,46 @@ class ThreadRepository(Generic[IdT, UserIdT]):
             InvalidInputError: an argument cannot be valid.
         """
         check_limit(limit, "limit", 1000)
-        statement = self._list(archived=archived).where(*self._filters(search, meta)).limit(limit + 1)
+        scope = self._scope
+        values: dict[str, Any] = {"owner": scope.owner, "limit": limit + 1}
+        if search is not None:
+            values["text"] = escaped(check_search(search))
+        if meta is not None:
+            values["wanted"] = self._wanted(meta)
         if after is not None:
-            # A comparison of rows, which the index serves; ties in updated_at are broken by the id.
-            statement = statement.where(self._order() < decode_cursor(after, _LISTING, "after", self._position))
-        rows = (await self._scope.execute(statement)).all()
+            values["last_time"], values["last_id"] = decode_cursor(after, _LISTING, "after", self._position)
+        statement = page_of_threads(
+            scope.models,
+            of_any_user=scope.is_any_user,
+            archived=archived,
+            continues="last_id" in values,
+            searches="text" in values,
+            filters="wanted" in values,
+        )
+        rows = await scope.fetch(statement, **values)
         items, corrupt = readable_records(rows[:limit], self._record)
         more = rows[limit - 1] if len(rows) > limit else None
         return Page(items, None, None if more is None else self._cursor(more), corrupt)
 
     async def _change(self, thread_id: IdT, changes: Mapping[str, Any]) -> ThreadRecord[IdT, UserIdT]:
-        statement = (
-            update(self._thread)
-            .where(self._scope.thread_of(self._scope.thread_id(thread_id)))
-            .values(changes)
-            .returning(*self._columns())
+        scope = self._scope
+        rows = await scope.write(
+            change_thread(scope.models, tuple(changes), of_any_user=scope.is_any_user),
+            # With the changed values: updated_at stays, because only messages and states move a thread in the list.
+            row_evidence(self._thread, "thread_id", *changes, time="updated_at"),
+            thread_id=scope.thread_id(thread_id),
+            owner=scope.owner,
+            **{f"new_{name}": value for name, value in changes.items()},
         )
-        # With the changed values: updated_at stays, because only messages and states move a thread in the list.
-        rows = await self._scope.write(statement, row_evidence(self._thread, "thread_id", *changes, time="updated_at"))
         if not rows:
             raise ThreadNotFoundError(thread_id)
         return self._record(rows[0])
 
-    def _list(self, *, archived: bool) -> Query:
-        thread = self._thread
-        is_listed = thread.c.archived_at.is_not(None) if archived else thread.c.archived_at.is_(None)
-        return (
-            select(*self._columns())
-            .where(self._scope.owns(), is_listed)
-            .order_by(thread.c.updated_at.desc(), thread.c.thread_id.desc())
-        )
-
-    def _filters(self, search: str | None, meta: Mapping[str, Any] | None) -> list[ColumnElement[bool]]:
-        filters: list[ColumnElement[bool]] = []
-        if search is not None:
-            filters.append(self._thread.c.thread_name.icontains(check_search(search), autoescape=True))
-        if meta is not None:
-            if not meta:
-                raise InvalidInputError("meta", "must not be empty: an empty filter matches everything")
-            # An empty object is refused above, because @> '{}' matches every thread.
-            wanted = literal(self._scope.json(json_object(meta, "meta"), "meta"), self._thread.c.meta.type)
-            filters.append(self._thread.c.meta.bool_op("@>")(wanted))
-        return filters
-
-    def _order(self) -> ColumnElement[Any]:
-        return tuple_(self._thread.c.updated_at, self._thread.c.thread_id)
+    def _wanted(self, meta: Mapping[str, Any]) -> EncodedJSON:
+        if not meta:
+            # PostgreSQL's @> '{}' matches every thread.
+            raise InvalidInputError("meta", "must not be empty: an empty filter matches everything")
+        return self._scope.json(json_object(meta, "meta"), "meta")
 
     def _cursor(self, row: Row[Any]) -> str:
         thread_id = row.thread_id if isinstance(row.thread_id, int) else str(row.thread_id)
@@ -288,15 +297,10 @@ class ThreadRepository(Generic[IdT, UserIdT]):
             return encode_cursor(_LISTING, None, thread_id)
         return encode_cursor(_LISTING, microseconds(row.updated_at), thread_id)
 
-    def _position(self, updated_at: int | None, thread_id: str | int) -> ColumnElement[Any]:
-        known_id = self._scope.models.id_types.id.parse(str(thread_id), "after")
-        return tuple_(self._time(updated_at, known_id), literal(known_id, self._thread.c.thread_id.type))
-
-    def _time(self, updated_at: int | None, thread_id: IdT) -> ColumnElement[datetime]:
-        column = self._thread.c.updated_at
-        if updated_at is None:  # a time outside Python's calendar: the thread's row holds it
-            return select(column).where(self._scope.thread_of(thread_id)).correlate(None).scalar_subquery()
-        return literal(moment(updated_at), column.type)
+    def _position(self, updated_at: int | None, thread_id: str | int) -> tuple[datetime | None, IdT]:
+        # No time: one outside Python's calendar, which the thread's row holds.
+        time = None if updated_at is None else moment(updated_at)
+        return time, self._scope.models.id_types.id.parse(str(thread_id), "after")
 
     def _owner(self, user_id: UserIdT | None) -> UserIdT:
         if self._scope.owner is not ANY_USER:
@@ -305,26 +309,8 @@ class ThreadRepository(Generic[IdT, UserIdT]):
             return self._scope.owner
         return self._scope.models.id_types.user.validate(user_id, "user_id")
 
-    def _columns(self) -> list[Any]:
-        thread = self._thread
-        return [
-            thread.c.thread_id,
-            thread.c.user_id,
-            thread.c.thread_name,
-            thread.c.meta,
-            readable(thread.c.archived_at),
-            readable(thread.c.created_at),
-            readable(thread.c.updated_at),
-        ]
-
-    def _record(self, row: Row[Any]) -> ThreadRecord[IdT, UserIdT]:
-        check_readable("threads", row.thread_id, row, row.archived_at, row.created_at, row.updated_at)
-        return ThreadRecord(
-            thread_id=row.thread_id,
-            user_id=row.user_id,
-            name=row.thread_name,
-            meta=row.meta,
-            archived_at=row.archived_at,
-            created_at=row.created_at,
-            updated_at=row.updated_at,
-        )
+    def _record(self, row: Any) -> ThreadRecord[IdT, UserIdT]:
+        # By position, in the order of thread_columns: access by name takes twice as long.
+        thread_id, owner, name, meta, archived, created, updated = row[:7]
+        check_readable("threads", thread_id, row, archived, created, updated)
+        return ThreadRecord(thread_id, owner, name, meta, archived, created, updated)
