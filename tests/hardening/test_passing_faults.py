@@ -105,7 +105,8 @@ async def test_a_plan_from_before_a_migration_is_no_caller_s_concern(store: Stor
         threads = await asyncio.gather(read(), read(), read())
 
     assert threads == [thread] * 3
-    assert set(errors) == {"InvalidCachedStatementError"}
+    # Outside a transaction the driver prepares the statement anew by itself.
+    assert set(errors) == ({"InvalidCachedStatementError"} if by == "run" else set())
 
 
 async def test_a_check_right_after_a_restart_does_not_trip_over_the_connections_from_before(store: Store) -> None:
