@@ -119,6 +119,24 @@ async def test_a_value_is_read_with_a_state_in_one_round_trip(
     assert of_nobody == (Miss(absent=True), None)
 
 
+async def test_values_that_several_callers_read_at_once_share_round_trips(
+    persistence: Persistence[str, str], namespace: str
+) -> None:
+    assert persistence.cache is not None
+    values, redis = RedisValues(persistence.cache, call_seconds=2), persistence.cache.redis
+    start_counting()
+    for number in range(20):
+        await values.put((namespace, f"{number}"), b"%d" % number, ttl_seconds=100)
+    await redis.delete(value_key(persistence.cache.namespace, namespace, "7"))
+    await redis.rpush(value_key(persistence.cache.namespace, namespace, "7"), b"of another program")
+
+    before = counted_writes()
+    found = await asyncio.gather(*[values.get((namespace, f"{number}")) for number in range(20)])
+
+    assert found == [None if number == 7 else b"%d" % number for number in range(20)]
+    assert counted_writes().since(before).redis <= 3
+
+
 async def test_keys_of_another_program_are_no_names(persistence: Persistence[str, str], namespace: str) -> None:
     assert persistence.cache is not None
     values = RedisValues(persistence.cache, call_seconds=2)

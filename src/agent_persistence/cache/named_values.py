@@ -17,7 +17,8 @@ from redis.exceptions import ResponseError
 
 from agent_persistence.cache.circuit_breaker import CacheUnavailableError, CircuitBreaker
 from agent_persistence.cache.keys import value_key
-from agent_persistence.cache.state_cache import Hit, Miss, StateCache
+from agent_persistence.cache.state_cache import FORGETTING, Hit, Miss, StateCache
+from agent_persistence.concurrency.batching import Batch, Batcher
 from agent_persistence.concurrency.process_lock import ProcessLock
 
 _MOST_BYTES: Final = 32 * 1024 * 1024
@@ -43,6 +44,9 @@ class RedisValues:
         self._cache = cache
         # A second circuit breaker: a large value that takes long must not open that of the states.
         self._guard = CircuitBreaker(call_seconds=call_seconds, budget_seconds=call_seconds)
+        self._reads = Batcher(self._read_together)
+        self._is_reading = False
+        self._usual_size = 0
 
     async def put(self, name: Name, value: bytes, *, ttl_seconds: float) -> None:
         """Set a value that expires after so many seconds."""
@@ -52,7 +56,15 @@ class RedisValues:
     async def get(self, name: Name) -> bytes | None:
         """Return a value, or ``None`` if it is absent, has expired, or was not written under this name."""
         key = self._key(name)
-        return _opened(key, await self._call(partial(_get, key=key)))
+        if self._is_reading:
+            return _opened(key, await self._reads.submit(key, size=self._usual_size))
+        self._is_reading = True
+        try:
+            # A lone caller pays for no batch: that is a task, and half as much time again.
+            [held] = await self._call(partial(_get, keys=[key]))
+        finally:
+            self._is_reading = False
+        return _opened(key, held)
 
     async def get_beside_state(self, name: Name, thread_id: Any, user_id: Any) -> tuple[Hit | Miss, bytes | None]:
         """Look up a thread's latest state, and return this value with it, in one round trip."""
@@ -78,11 +90,18 @@ class RedisValues:
                 names = (_name_in(key.removeprefix(beginning)) for key in found)
                 return [name for name in names if name is not None and self._key((namespace, name)) in found]
 
-    async def _call(self, operation: Callable[[Redis], Awaitable[Any]]) -> Any:
+    async def _read_together(self, batch: Batch[bytes]) -> list[Any]:
+        """Read the values of several callers by one command."""
+        found: list[Any] = await self._call(partial(_get, keys=batch.items), callers=len(batch.items))
+        # Large values are read a few at a time, as in the cache of states.
+        self._usual_size = max(*(len(held or b"") for held in found), int(self._usual_size * FORGETTING))
+        return found
+
+    async def _call(self, operation: Callable[[Redis], Awaitable[Any]], *, callers: int = 1) -> Any:
         # Before the database is named, all databases would share their keys.
         if not self._cache.is_named:
             raise CacheUnavailableError
-        return await self._guard.call(partial(operation, self._cache.redis), self._guard.budget())
+        return await self._guard.call(partial(operation, self._cache.redis), self._guard.budget(), callers=callers)
 
     def _key(self, name: Name) -> bytes:
         return value_key(self._cache.namespace, *name)
@@ -96,14 +115,16 @@ def _name_in(quoted: bytes) -> str | None:
         return None
 
 
-async def _get(redis: Redis, *, key: bytes) -> bytes | None:
+async def _get(redis: Redis, *, keys: list[bytes]) -> list[Any]:
+    if len(keys) > 1:
+        several: list[Any] = await redis.mget(keys)
+        return several
     try:
-        found: Any = await redis.get(key)
+        return [await redis.get(keys[0])]
     except ResponseError as error:
         if str(error).startswith("WRONGTYPE"):  # another program's list or hash; Redis itself is well
-            return None
+            return [None]
         raise
-    return found if isinstance(found, bytes) else None
 
 
 def _sealed(key: bytes, value: bytes) -> bytes:
@@ -111,9 +132,9 @@ def _sealed(key: bytes, value: bytes) -> bytes:
     return b"%08x %b\n%b" % (zlib.crc32(value), key, value)
 
 
-def _opened(key: bytes, found: bytes | None) -> bytes | None:
+def _opened(key: bytes, found: Any) -> bytes | None:
     """Return the value; ``None`` if it is damaged, or was copied from another key."""
-    head, _, value = (found or b"").partition(b"\n")
+    head, _, value = (found if isinstance(found, bytes) else b"").partition(b"\n")
     return value if head == b"%08x %b" % (zlib.crc32(value), key) else None
 
 

@@ -27,7 +27,8 @@ T = TypeVar("T")
 Other = TypeVar("Other")
 
 _NOTHING_TTL_MS: Final = 30_000
-_FORGETTING: Final = 0.9
+FORGETTING: Final = 0.9
+"""How much of the usual size of values is left of it after a batch of smaller ones."""
 
 
 @dataclass(slots=True)
@@ -239,7 +240,7 @@ class StateCache:
         found = await self._guard.call(partial(self._register.held, keys), deadline, callers=len(batch.items))
         # Large values are read a few at a time, because all must arrive within the time limit of one call. The estimate
         # falls by at most a tenth a batch, so that a single small value does not undo it.
-        self._usual_size = max(*(len(held or b"") for held in found), int(self._usual_size * _FORGETTING))
+        self._usual_size = max(*(len(held or b"") for held in found), int(self._usual_size * FORGETTING))
         rest = iter(found)
         return [list(islice(rest, len(keys))) for keys, _ in batch.items]
 

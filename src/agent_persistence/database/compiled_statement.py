@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
-from sqlalchemy import ARRAY, ClauseElement, Update
+from sqlalchemy import ARRAY, ClauseElement, Insert, Update
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.sql.visitors import iterate
 from sqlalchemy.types import TypeEngine
@@ -85,12 +85,17 @@ def _bind_processor(kind: TypeEngine[Any]) -> Callable[[Any], Any] | None:
 
 
 def _made_by_host(statement: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the columns with an ``onupdate`` in Python, whose values SQLAlchemy would make at each execution."""
+    """Yield columns with a default or ``onupdate`` in Python, whose values SQLAlchemy would make at each execution."""
+    makers: list[tuple[str, Any]] = []
     for part in iterate(statement):
-        for column in part.table.columns if isinstance(part, Update) else ():
-            value = getattr(column.onupdate, "arg", None)
-            if value is not None and not isinstance(value, ClauseElement):  # SQL is in the statement's text
-                yield column.key, value
+        if isinstance(part, Update):
+            makers += [(column.key, column.onupdate) for column in part.table.columns]
+        elif isinstance(part, Insert) and part.select is None:  # ours from a SELECT name all of their columns
+            makers += [(column.key, column.default) for column in part.table.columns]
+    for name, maker in makers:
+        value = getattr(maker, "arg", None)
+        if value is not None and not isinstance(value, ClauseElement):  # SQL is in the statement's text
+            yield name, value
 
 
 def _made(value: Any, write: Callable[[Any], Any] | None) -> Callable[[Any], Any]:

@@ -6,7 +6,7 @@ import asyncio
 from functools import partial
 from typing import Any, Final
 
-from sqlalchemy import insert, select
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from agent_persistence.concurrency.retries import Retries
@@ -17,6 +17,7 @@ from agent_persistence.database.driver_errors import DRIVER_ERRORS, translate, t
 from agent_persistence.errors import CommitUnknownError, PersistenceError, StatementTimeoutError, UnavailableError
 from agent_persistence.operations.session_factory import LONGEST_IDLE, SessionFactory
 from agent_persistence.records import ANY_USER, Touched
+from agent_persistence.repositories.maintenance.outbox import add_to_outbox
 from agent_persistence.sessions.commit_evidence import CommitEvidence, evidence_of, was_committed
 from agent_persistence.sessions.commit_hooks import is_shared
 from agent_persistence.sessions.owner_setting import set_local
@@ -93,8 +94,8 @@ class Commit:
         # Redis did not confirm these quarantines. Their invalidation commits with the states and is delivered by a
         # sweep.
         if untold:
-            outbox = self._sessions.models.side_tables.outbox
-            await connection.execute(insert(outbox), [state._asdict() for state in untold])
+            thread_ids, owners = zip(*untold, strict=True)
+            await connection.fetch(add_to_outbox(self._sessions.models), thread_ids=thread_ids, owners=owners)
         # An error from here on does not prove a rollback, so only a commit lifts the quarantine; else it expires.
         await self._send(connection, evidence)
         await cache.after_commit(quarantine)

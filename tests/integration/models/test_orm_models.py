@@ -11,11 +11,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 import pytest_asyncio
 from integration.repository_testing import HELLO, run_sql
 from sqlalchemy import BigInteger, ForeignKeyConstraint, Identity, MetaData, String, Uuid, func, inspect, select
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import DeclarativeBase, Mapped, configure_mappers, mapped_column, relationship, selectinload
 
@@ -252,6 +252,7 @@ class Thread(ThreadMixin[uuid.UUID, int], Base):
     __table_args__ = (ForeignKeyConstraint(["user_id"], ["users.id"], ondelete="CASCADE"),)
 
     tenant: Mapped[str | None] = mapped_column(String(50))
+    made_by: Mapped[str | None] = mapped_column(String(50), default=lambda: "a default")
     changed_by: Mapped[str | None] = mapped_column(String(50), onupdate=lambda: "a function")
     changed_in: Mapped[str | None] = mapped_column(String(50), onupdate="a constant")
     user: Mapped[User] = relationship(back_populates="threads", lazy="raise")
@@ -322,7 +323,7 @@ async def test_a_host_s_columns_and_relationships_stand_beside_ours(host: Persis
         assert [tuple(row) for row in await session.execute(statement)] == [("Ada", "acme", 5)]
 
 
-async def test_a_host_s_values_at_an_update_are_made_by_every_statement(host: Persistence[uuid.UUID, int]) -> None:
+async def test_a_host_s_defaults_and_values_at_an_update_are_made(host: Persistence[uuid.UUID, int]) -> None:
     user_id = await new_user(host)
     renamed, appended_to, _ = [await host.threads.create(user_id=user_id) for _ in range(3)]
 
@@ -332,6 +333,7 @@ async def test_a_host_s_values_at_an_update_are_made_by_every_statement(host: Pe
     found = await run_sql(host, "SELECT changed_by, changed_in FROM threads ORDER BY updated_at DESC, thread_id")
     made = ("a function", "a constant")
     assert sorted(map(tuple, found), key=str) == [made, made, (None, None)]
+    assert [tuple(row) for row in await run_sql(host, "SELECT DISTINCT made_by FROM threads")] == [("a default",)]
 
 
 async def test_a_thread_of_no_user_is_refused_by_the_host_s_foreign_key(host: Persistence[uuid.UUID, int]) -> None:
@@ -339,7 +341,7 @@ async def test_a_thread_of_no_user_is_refused_by_the_host_s_foreign_key(host: Pe
         await host.threads.create(user_id=4711)
 
     assert (caught.value.sqlstate, caught.value.constraint) == ("23503", "fk_threads_user_id_users")
-    assert isinstance(caught.value.__cause__, IntegrityError)
+    assert isinstance(caught.value.__cause__, asyncpg.ForeignKeyViolationError)
 
 
 async def test_a_deleted_user_takes_the_threads_along(host: Persistence[uuid.UUID, int]) -> None:

@@ -60,6 +60,7 @@ def hot_path() -> Iterator[tuple[str, CompiledStatement]]:
     further = threads.page_of_threads(models, of_any_user=False, continues=True, searches=True, filters=True)
     yield "further page of threads, with every filter", further
     names = ("thread_name", "meta", "archived_at")
+    yield "add a thread", threads.add_thread(models, with_id=True)
     yield "change a thread", threads.change_thread(models, names, of_any_user=False)
     yield "delete a thread", threads.delete_thread(models, of_any_user=False)
     yield "recorded result of a tool call", tool_results.recorded_result(models, of_any_user=False)

@@ -391,6 +391,11 @@ WHERE last.thread_id = $5::VARCHAR AND last.user_id = $1::VARCHAR)), $5::VARCHAR
 ORDER BY threads.updated_at DESC, threads.thread_id DESC
 LIMIT $6::INTEGER;
 
+-- add a thread
+INSERT INTO threads (thread_id, thread_name, user_id, meta) VALUES ($1::VARCHAR, $2::VARCHAR, $3::VARCHAR, $4::JSONB)
+ON CONFLICT (thread_id) DO NOTHING
+RETURNING threads.thread_id, threads.user_id, threads.thread_name, CAST(threads.meta AS TEXT) AS meta, CASE WHEN (threads.archived_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.archived_at END AS archived_at, CASE WHEN (threads.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.created_at END AS created_at, CASE WHEN (threads.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.updated_at END AS updated_at, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
+
 -- change a thread
 UPDATE threads SET thread_name=$1::VARCHAR, archived_at=CASE WHEN $2::BOOLEAN THEN coalesce(threads.archived_at, now()) ELSE NULL END, meta=$3::JSONB
 WHERE threads.thread_id = $4::VARCHAR AND threads.user_id = $5::VARCHAR

@@ -8,7 +8,7 @@ nearly all, are stored as they are.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from math import isfinite
 from typing import Any, Final
 
@@ -25,7 +25,7 @@ _INT_LIMIT: Final = 1 << 63
 def to_storable(value: Any) -> Any:
     """Return a form of a JSON value that JSONB can hold: the same object if nothing in it needs an escape."""
     looks_escaped = type(value) is dict and _ESCAPED in value
-    return {_ESCAPED: _mapped(value, _escape)} if looks_escaped or _needs_escapes(value) else value
+    return {_ESCAPED: _mapped(value, _escape)} if looks_escaped or _any_needs_escapes([value]) else value
 
 
 def from_storable(stored: Any) -> Any:
@@ -34,18 +34,25 @@ def from_storable(stored: Any) -> Any:
     return _mapped(stored[_ESCAPED], _unescape) if is_escaped else stored
 
 
-def _needs_escapes(value: Any) -> bool:
-    kind = type(value)
-    if kind is str:
-        # CPython knows whether a string is ASCII without reading it, so most strings are not searched by the pattern.
-        return not (value.isascii() and "\0" not in value) and _IN_TEXT.search(value) is not None
-    if kind is dict:
-        return any(_needs_escapes(key) or _needs_escapes(item) for key, item in value.items())
-    if kind is list:
-        return any(map(_needs_escapes, value))
-    if kind is float:
-        return not isfinite(value)
-    return kind is int and not -_INT_LIMIT < value < _INT_LIMIT
+def _any_needs_escapes(values: Iterable[Any]) -> bool:
+    for value in values:
+        kind = type(value)
+        if kind is str:
+            # CPython knows whether a string is ASCII without reading it, so most are not searched by the pattern.
+            if not (value.isascii() and "\0" not in value) and _IN_TEXT.search(value) is not None:
+                return True
+        elif kind is dict:
+            if _any_needs_escapes(value) or _any_needs_escapes(value.values()):
+                return True
+        elif kind is list:
+            if _any_needs_escapes(value):
+                return True
+        elif kind is float:
+            if not isfinite(value):
+                return True
+        elif kind is int and not -_INT_LIMIT < value < _INT_LIMIT:
+            return True
+    return False
 
 
 def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, Final
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, insert, select
 
+from agent_persistence.database.compiled_statement import MODELS_AT_ONCE, CompiledStatement
+from agent_persistence.models import Models
 from agent_persistence.records import TouchedState
+from agent_persistence.repositories.locks import new_rows
 from agent_persistence.sessions.scope import Scope
 
 ROWS_A_BATCH: Final = 100
+
+
+@lru_cache(MODELS_AT_ONCE)
+def add_to_outbox(models: Models[Any, Any]) -> CompiledStatement:
+    """Add the states of ``thread_ids`` and ``owners``."""
+    outbox, rows = models.side_tables.outbox, new_rows(models, {})
+    values = select(rows.c.thread_id, rows.c.owner)
+    return CompiledStatement(
+        insert(outbox)
+        .from_select(["thread_id", "user_id"], values, include_defaults=False)
+        .returning(outbox.c.outbox_id)
+    )
 
 
 async def take_from_outbox(scope: Scope[Any, Any]) -> frozenset[TouchedState]:

@@ -7,7 +7,6 @@ from datetime import datetime
 from typing import Any, Final, Generic
 
 from sqlalchemy import Row
-from sqlalchemy.dialects.postgresql import insert
 
 from agent_persistence.encoding.cursors import decode_cursor, encode_cursor
 from agent_persistence.encoding.exact_json import EncodedJSON
@@ -19,11 +18,11 @@ from agent_persistence.repositories.messages.statements import escaped
 from agent_persistence.repositories.rows import check_readable, json_object, readable_records
 from agent_persistence.repositories.threads.bulk import PreparedThread, add_threads, fill_threads, prepare_thread
 from agent_persistence.repositories.threads.statements import (
+    add_thread,
     change_thread,
     delete_thread,
     one_thread,
     page_of_threads,
-    thread_columns,
 )
 from agent_persistence.sessions.commit_evidence import row_evidence
 from agent_persistence.sessions.scope import DRAWS, Scope
@@ -86,16 +85,11 @@ class ThreadRepository(Generic[IdT, UserIdT]):
         return thread_id
 
     async def _add(self, new_id: IdT | None, values: dict[str, Any]) -> Any:
-        if new_id is not None:
-            values["thread_id"] = new_id
-        statement = (
-            insert(self._thread)
-            .values(values)
-            .on_conflict_do_nothing(index_elements=[self._thread.c.thread_id])  # a unique index of the host raises
-            .returning(*thread_columns(self._thread))
-        )
+        scope, given = self._scope, {f"new_{name}": value for name, value in values.items()}
+        statement = add_thread(scope.models, with_id=new_id is not None)
+        evidence = row_evidence(self._thread, "thread_id", time="created_at")
         for _ in range(DRAWS):
-            rows = await self._scope.write(statement, row_evidence(self._thread, "thread_id", time="created_at"))
+            rows = await scope.write(statement, evidence, new_thread_id=new_id, **given)
             if rows:
                 return rows[0]
             if new_id is not None:

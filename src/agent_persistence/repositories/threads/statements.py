@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import Boolean, Integer, Table, Text, bindparam, case, delete, func, null, select, true, tuple_, update
+from sqlalchemy.dialects.postgresql import insert
 
 from agent_persistence.database.compiled_statement import MODELS_AT_ONCE, CompiledStatement
 from agent_persistence.models import Models
@@ -73,6 +74,23 @@ def page_of_threads(
         .where(*conditions)
         .order_by(thread.c.updated_at.desc(), thread.c.thread_id.desc())
         .limit(bindparam("limit", type_=Integer()))
+    )
+
+
+@lru_cache(MODELS_AT_ONCE)
+def add_thread(models: Models[Any, Any], *, with_id: bool) -> CompiledStatement:
+    """Add the thread of ``new_user_id``, and return it; no row if its id is taken.
+
+    Args:
+        with_id: whether ``new_thread_id`` is given; otherwise the database makes the id.
+    """
+    thread = table_of(models.Thread)
+    names = ["user_id", "thread_name", "meta", *(["thread_id"] if with_id else [])]
+    return CompiledStatement(
+        insert(thread)
+        .values({name: bindparam(f"new_{name}", type_=thread.c[name].type) for name in names})
+        .on_conflict_do_nothing(index_elements=[thread.c.thread_id])  # a unique index of the host raises
+        .returning(*thread_columns(thread), *TRANSACTION_MARKS)
     )
 
 
