@@ -291,15 +291,18 @@ class Persistence(Generic[IdT, UserIdT]):
         return self._transactions.join(session, user_id)
 
     async def purge(self, *, keep_last: int | None = None, older_than: datetime | None = None) -> int:
-        """Delete old states of every thread in small batches; return their number. The latest state is never deleted.
+        """Delete old states and checkpoints of graphs of every thread in small batches; return their number.
+
+        The latest state of a thread and the latest checkpoint of a graph are never deleted. Other checkpoints read as
+        before.
 
         A thread that is being written to is skipped, so writers do not wait. Abandoned streams, begun more than a day
         ago, are swept too. An open store purges in the background every ``PERSISTENCE_CHECKPOINT_CLEANUP_INTERVAL``.
 
         Args:
-            keep_last: how many of a thread's newest states stay, at least 1. If both arguments are left out,
-                ``PERSISTENCE_MAX_CHECKPOINT_HISTORY``.
-            older_than: delete only states that were saved before this time, which has a time zone.
+            keep_last: how many of a thread's newest states stay, and of the newest checkpoints of each namespace of its
+                graph, at least 1. If both arguments are left out, ``PERSISTENCE_MAX_CHECKPOINT_HISTORY``.
+            older_than: delete only what was saved before this time, which has a time zone.
 
         Raises:
             InvalidInputError: an argument cannot be valid, or both are left out and the history is unlimited.

@@ -73,6 +73,7 @@ async def with_a_message(store: Store, thread_id: str) -> None:
     await store.messages.append(thread_id, NewMessage(message=HELLO, message_id=f"{thread_id}-m"), user_id=USER)
 
 
+CHANGED = {**HELLO, "content": "changed"}
 CALLS = {
     "states.put": Call(lambda store, at: store.states.put(at, {"step": 1}, user_id=USER), "states", 1),
     "states.put expected": Call(
@@ -110,7 +111,8 @@ CALLS = {
     "states.prune": Call(lambda store, at: store.states.prune(at, keep_last=1, user_id=USER)),
     "messages.get": Call(lambda store, at: store.messages.get(at, "m", user_id=USER)),
     "messages.update": Call(
-        lambda store, at: store.messages.update(at, f"{at}-m", HELLO, user_id=USER), prepare=with_a_message
+        lambda store, at: store.messages.update(at, f"{at}-m", message=CHANGED, user_id=USER),
+        prepare=with_a_message,
     ),
     "messages.delete": Call(
         lambda store, at: store.messages.delete(at, f"{at}-m", user_id=USER), "messages", -1, prepare=with_a_message

@@ -79,12 +79,18 @@ async def behind_a_proxy(
     "name", [pytest.param(name, marks=[] if name == "save_state" else pytest.mark.slow) for name in CALLS]
 )
 async def test_every_call_of_a_checkpointer_ends_truly_and_in_time(
-    name: str, kind: str, behind_a_proxy: tuple[Checkpointer, Proxy], postgresql: PostgreSQL
+    name: str,
+    kind: str,
+    behind_a_proxy: tuple[Checkpointer, Proxy],
+    postgresql: PostgreSQL,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     checkpointer, proxy = behind_a_proxy
     for request in range(1, MOST_REQUESTS):
         thread_id = f"thread-{request}"
-        await checkpointer.save_state(thread_id, {"step": 0})
+        with monkeypatch.context() as patience:
+            patience.setattr(retries, "REPLY_SECONDS", 10.0)
+            await checkpointer.save_state(thread_id, {"step": 0})
         await set_trap(kind, proxy, postgresql, request)
         started, error = time.monotonic(), None
         try:

@@ -135,8 +135,10 @@ class PinnedConnection:
         copying = self._driver.copy_records_to_table(
             table.name, schema_name=table.schema, columns=columns, records=rows
         )
-        with translated():
+        try:
             await run_on(self._driver, copying, timeout_seconds=self._reply_seconds)
+        except DRIVER_ERRORS as error:
+            raise self._translated(error) from error
 
     def hand_over(self) -> AsyncConnection:
         """Leave the transaction that ``begin`` began to SQLAlchemy, and return its connection.
@@ -333,7 +335,12 @@ class PinnedConnections:
                 self._wake()
                 return pinned
             self._return(pinned)
-        return await self._connect()
+        try:
+            # On an engine of the host, nothing else may limit it.
+            async with asyncio.timeout(self._wait_seconds + self._reply_seconds):
+                return await self._connect()
+        except TimeoutError as error:
+            raise translate(error) from error
 
     def give_back(self, pinned: PinnedConnection) -> None:
         """Give back a connection that was taken. Nothing is awaited, so a cancelled caller can do it too."""

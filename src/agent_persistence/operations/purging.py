@@ -1,4 +1,4 @@
-"""The purge of old states of all threads: on request, and in the background by one process at a time."""
+"""The purge of what is old in all threads: on request, and in the background by one process at a time."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, Final
 
 from agent_persistence.operations.transactions import Transactions
+from agent_persistence.repositories.checkpoints.retention import purge_checkpoints
 from agent_persistence.repositories.maintenance.jobs import PURGE, Job
 from agent_persistence.repositories.states.retention import purge_states
 from agent_persistence.repositories.states.streams import sweep_abandoned
@@ -17,11 +18,12 @@ _REST: Final = 0.5  # of the interval must pass between two purges, however many
 
 
 class Purging:
-    """Purges old states.
+    """Purges old states, and old checkpoints of graphs.
 
     Args:
         transactions: runs the batches.
-        keep_last: how many states of a thread the background purge keeps; 0 keeps all.
+        keep_last: how many states of a thread, and checkpoints of a namespace of its graph, the background purge keeps;
+            0 keeps all.
         interval: the time between two background purges, in seconds.
     """
 
@@ -32,11 +34,11 @@ class Purging:
         self._job = Job(PURGE, uuid.uuid4().hex)
 
     async def purge(self, *, keep_last: int, older_than: datetime | None) -> int:
-        """Delete old states of every thread; return their number."""
+        """Delete old states and checkpoints of every thread; return their number."""
         return sum([deleted async for deleted in self._batches(keep_last, older_than)])
 
     async def purge_in_turn(self) -> int:
-        """Purge in the background, unless another process does so or did recently; return the number of states."""
+        """Purge in the background, unless another process does so or did recently; return the number deleted."""
         maintain, removed = self._transactions.maintain, 0
         if not await maintain(partial(self._job.take, rest=self._rest)):
             return 0
@@ -51,8 +53,9 @@ class Purging:
         # Yields after each transaction, so that the background purge renews its job between any two.
         while await self._transactions.maintain(sweep_abandoned):
             yield 0
-        last, more = None, keep_last > 0
-        while more:
-            batch = partial(purge_states, keep_last=keep_last, older_than=older_than, after=last)
-            deleted, last, more = await self._transactions.maintain(batch)
-            yield deleted
+        for purge in (purge_states, purge_checkpoints):
+            last, more = None, keep_last > 0
+            while more:
+                batch = partial(purge, keep_last=keep_last, older_than=older_than, after=last)
+                deleted, last, more = await self._transactions.maintain(batch)
+                yield deleted

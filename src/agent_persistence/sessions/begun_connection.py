@@ -6,6 +6,7 @@ transaction or savepoint passes through SQLAlchemy all the same, which sends BEG
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,6 +44,11 @@ class BegunConnection:
         """
         try:
             rows: Sequence[Any] = await self._driver.fetch(text, *arguments)
+        except asyncio.CancelledError as error:
+            # asyncpg would let the ROLLBACK of the session wait until the server confirms the cancellation.
+            self._driver.terminate()
+            await self._connection.invalidate(error)
+            raise
         except (*DRIVER_ERRORS, AttributeError) as error:
             if isinstance(error, TimeoutError) and gives_up(self._engine):
                 self._driver.terminate()

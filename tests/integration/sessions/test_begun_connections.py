@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -115,3 +116,27 @@ async def test_after_a_lost_connection_the_session_can_be_rolled_back_and_used_a
 
     assert len(direct) == 1
     assert len(await persistence.messages.page(thread_id, user_id=user_id)) == 1
+
+
+async def test_after_a_cancelled_statement_the_session_can_be_rolled_back_and_used_again(
+    persistence: Store, user_id: str, thread_id: Any, session: AsyncSession, direct: list[str]
+) -> None:
+    uow = persistence.bind(session, user_id=user_id)
+    other = (await persistence.threads.create(user_id=user_id)).thread_id
+    await uow.messages.append(other, HELLO)
+    async with persistence.begin(user_id=user_id) as holder:
+        await holder.states.touch(thread_id)
+        waiting = asyncio.create_task(uow.messages.append(thread_id, HELLO))
+        async with persistence.engine.connect() as connection:
+            while not (await connection.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted"))).scalar_one():
+                await connection.rollback()
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+    await session.rollback()
+    await uow.messages.append(thread_id, HELLO)
+    await session.commit()
+
+    assert len(direct) == 1
+    assert len(await persistence.messages.page(thread_id, user_id=user_id)) == 1
+    assert len(await persistence.messages.page(other, user_id=user_id)) == 0

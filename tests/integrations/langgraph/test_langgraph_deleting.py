@@ -438,3 +438,27 @@ async def test_a_checkpoint_that_is_deleted_while_it_is_read_is_not_seen_in_part
     monkeypatch.setattr(CheckpointReader, "_load_ranges", fill_late)
 
     assert await values_of(saver, config) == {"messages": messages[2:]}
+
+
+async def test_a_purge_keeps_the_newest_checkpoints_and_the_calls_that_they_made(
+    persistence: Persistence[str, str], saver: PersistenceSaver, config: Any
+) -> None:
+    thread_id = config["configurable"]["thread_id"]
+    stored, roots, calls = config, [], []
+    for number in range(5):
+        stored = await put(saver, stored, {"notes": [f"{number}" * 80]}, versions={"notes": number + 1})
+        roots.append(stored["configurable"]["checkpoint_id"])
+        calls.append(config_of(thread_id, checkpoint_ns=f"child:{number}"))
+        await put(saver, calls[-1], {"n": number}, metadata={"parents": {"": roots[-1]}})
+    await saver.aput_writes(stored, [("notes", ["pending"])], "task")
+
+    await persistence.purge(keep_last=2)
+
+    left = [one.checkpoint["id"] async for one in saver.alist(config)]
+    assert left == [roots[4], roots[3]]
+    assert [await values_of(saver, call) for call in calls] == [None, None, None, {"n": 3}, {"n": 4}]
+    found = await saver.aget_tuple(config)
+    assert found is not None
+    assert found.checkpoint["channel_values"] == {"notes": ["4" * 80]}
+    assert found.pending_writes == [("task", "notes", ["pending"])]
+    assert await count_of(persistence, "graph_values", thread_id) == 3

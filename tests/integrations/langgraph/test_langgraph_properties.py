@@ -69,7 +69,9 @@ steps = st.one_of(
     # Twice as often: what one process saves in a row depends on what it knows of the rows before.
     *[st.tuples(st.just("go_on"), st.integers(0, 5), st.lists(edits, min_size=1, max_size=3), st.booleans())] * 2,
     st.tuples(st.just("restore"), st.integers(0, 30), st.integers(0, 30), st.booleans()),
-    st.tuples(st.sampled_from(["prune", "copy", "delete_run"]), st.integers(0, 3), st.just([]), st.just(value=False)),
+    st.tuples(
+        st.sampled_from(["prune", "retain", "copy", "delete_run"]), st.integers(0, 3), st.just([]), st.just(value=False)
+    ),
 )
 
 
@@ -96,7 +98,8 @@ class Model:
     Several processes save to them in turn, and none knows what the others saved.
     """
 
-    def __init__(self, savers: list[PersistenceSaver]) -> None:
+    def __init__(self, savers: list[PersistenceSaver], settings: PersistenceSettings) -> None:
+        self.settings = settings
         self.savers = savers
         self.saver = savers[0]
         self.salt = str(uuid7())
@@ -156,6 +159,12 @@ class Model:
         if checkpoints := self.threads[thread_id]:
             self.threads[thread_id] = {max(checkpoints): checkpoints[max(checkpoints)]}
 
+    async def retain(self, choice: int) -> None:
+        async with Persistence(self.settings) as persistence:
+            await persistence.purge(keep_last=choice + 1)
+        for thread_id, checkpoints in self.threads.items():
+            self.threads[thread_id] = {key: checkpoints[key] for key in sorted(checkpoints)[-choice - 1 :]}
+
     async def delete_run(self, choice: int) -> None:
         run = f"run-{choice}"
         await self.saver.adelete_for_runs([run + self.salt])
@@ -186,7 +195,7 @@ def test_every_checkpoint_that_is_kept_reads_back_equal(script: list[Any], plain
     async def play() -> None:
         user_id = str(uuid7())
         async with Persistence(plain_settings) as persistence, Persistence(plain_settings) as other:
-            model = Model([PersistenceSaver(one, user_id=user_id) for one in (persistence, other)])
+            model = Model([PersistenceSaver(one, user_id=user_id) for one in (persistence, other)], plain_settings)
             for kind, choice, changes, flag in script:
                 model.saver = model.savers[choice % 2]
                 if kind in {"put", "go_on"}:

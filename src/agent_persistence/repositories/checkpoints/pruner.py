@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import ARRAY, BigInteger, Row, Text, any_, delete, exists, false, func, literal, select, tuple_, update
+from sqlalchemy import ARRAY, BigInteger, Row, Text, any_, cast, delete, exists, func, literal, select, tuple_, update
+from sqlalchemy.dialects.postgresql import JSONB
 
 from agent_persistence.errors import ThreadNotFoundError
 from agent_persistence.repositories.checkpoints.compression import DELTA, HEAD_BYTES, bases_of
@@ -18,6 +20,8 @@ from agent_persistence.repositories.locks import lock_thread, nudge_thread, unne
 from agent_persistence.sessions.scope import Query, Scope
 
 _PAGE: Final = 500
+CHECKPOINTS_A_BATCH: Final = 1000
+"""Of the purge; a transaction must stay short."""
 _COUNTERS: Final = "counters_since_delta_snapshot"  # LangGraph's key of the metadata that names the ``DeltaChannel``s
 
 
@@ -74,26 +78,55 @@ class CheckpointPruner:
         """Delete the checkpoints of runs."""
         checkpoint = self._checkpoint
         of_runs = checkpoint.c.run_id == any_(literal(list(run_ids), ARRAY(Text())))
-        parent = checkpoint.alias("parent")
-        orphans = (
-            select(*checkpoint.c)
-            .join(
-                parent,
-                (parent.c.thread_id == checkpoint.c.thread_id)
-                & (parent.c.checkpoint_ns == checkpoint.c.checkpoint_ns)
-                & (parent.c.checkpoint_id == checkpoint.c.parent_id),
-            )
-            .where(
-                self._here,
-                ~func.coalesce(of_runs, false()),
-                parent.c.run_id == any_(literal(list(run_ids), ARRAY(Text()))),
-            )
+        await self._delete(await self._keys(of_runs))
+
+    async def old(self, keep_last: int, older_than: datetime | None) -> int:
+        """Delete old checkpoints, a thousand at most and the calls of subgraphs that they made; return their number.
+
+        Args:
+            keep_last: how many of the newest checkpoints of each namespace stay.
+            older_than: delete only those that were saved before this time.
+        """
+        checkpoint = self._checkpoint
+        key = checkpoint.c.checkpoint_ns, checkpoint.c.checkpoint_id
+        rank = func.row_number().over(partition_by=key[0], order_by=key[1].desc()).label("rank")
+        ranked = select(*key, checkpoint.c.created_at, rank).where(self._here).subquery()
+        due = select(ranked.c.checkpoint_ns, ranked.c.checkpoint_id).where(ranked.c.rank > keep_last)
+        if older_than is not None:
+            due = due.where(ranked.c.created_at < older_than)
+        rows = (await self._scope.execute(due.order_by(ranked.c.rank.desc()).limit(CHECKPOINTS_A_BATCH))).all()
+        doomed = {(row.checkpoint_ns, row.checkpoint_id) for row in rows}
+        roots = [checkpoint_id for namespace, checkpoint_id in doomed if not namespace]
+        caller = cast(checkpoint.c.metadata, JSONB)["parents"][""].astext
+        is_call = checkpoint.c.checkpoint_ns.contains(":") & (caller == any_(literal(roots, ARRAY(Text()))))
+        doomed.update(await self._keys(is_call) if roots else ())
+        await self._delete(doomed)
+        return len(doomed)
+
+    async def _keys(self, condition: Any) -> set[tuple[str, str]]:
+        key = self._checkpoint.c.checkpoint_ns, self._checkpoint.c.checkpoint_id
+        rows = await self._scope.execute(select(*key).where(self._here, condition))
+        return {(row.checkpoint_ns, row.checkpoint_id) for row in rows.all()}
+
+    async def _delete(self, keys: Collection[tuple[str, str]]) -> None:
+        """Delete checkpoints, and the values that only they need."""
+        if not keys:
+            return
+        checkpoint = self._checkpoint
+        doomed = _rows(
+            "doomed",
+            checkpoint_ns=(Text(), [namespace for namespace, _ in keys]),
+            checkpoint_id=(Text(), [checkpoint_id for _, checkpoint_id in keys]),
         )
+        same = doomed.c.checkpoint_ns == checkpoint.c.checkpoint_ns
+        is_doomed = exists().where(same, doomed.c.checkpoint_id == checkpoint.c.checkpoint_id)
+        has_lost_parent = exists().where(same, doomed.c.checkpoint_id == checkpoint.c.parent_id)
+        orphans = select(*checkpoint.c).where(self._here, ~is_doomed, has_lost_parent)
         for row in (await self._scope.execute(orphans)).all():
             await self._cut_off(row)
         # Read before the deletion: see _sweep for why the newest checkpoint counts even if it goes.
         newest = {row.checkpoint_ns: row.newest for row in (await self._scope.execute(self._newest_ids())).all()}
-        await self._scope.execute(delete(checkpoint).where(self._here, of_runs))
+        await self._scope.execute(delete(checkpoint).where(self._here, is_doomed))
         await self._sweep(newest)
 
     async def _calls_of_others(self, heads: Sequence[Row[Any]]) -> set[str]:
