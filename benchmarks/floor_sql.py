@@ -72,3 +72,5 @@ ORDER BY m.seq DESC LIMIT """
 
 LAST_MESSAGES = f"{_LAST}50"
 LAST_TWENTY = f"{_LAST}20"
+MESSAGES_BEFORE = _LAST.replace("ORDER", "AND m.seq < $3 ORDER") + "$4"
+MESSAGES_AFTER = MESSAGES_BEFORE.replace("m.seq < $3", "m.seq > $3").replace("m.seq DESC", "m.seq")

@@ -16,5 +16,18 @@ def cursor_of(*position: Any) -> str:
 
 def position_in(cursor: str) -> tuple[datetime, str]:
     """Decode the position of a thread."""
-    updated_at, thread_id = orjson.loads(base64.urlsafe_b64decode(cursor))
+    updated_at, thread_id = _decoded(cursor)
     return datetime.fromisoformat(updated_at), thread_id
+
+
+def seq_in(cursor: str | None) -> int:
+    """Decode the position of a message; without a cursor, one that follows all."""
+    if cursor is None:
+        return 2**63 - 1
+    [seq] = _decoded(cursor)
+    return int(seq)
+
+
+def _decoded(cursor: str) -> list[Any]:
+    position: list[Any] = orjson.loads(base64.urlsafe_b64decode(cursor))
+    return position

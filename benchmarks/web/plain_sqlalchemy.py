@@ -1,4 +1,7 @@
-"""The example's endpoints with SQLAlchemy as it is usually written: a session a request, entities, a flush."""
+"""The example's endpoints with SQLAlchemy as it is usually written: a session a request, entities, a flush.
+
+The look-up of a token is the application's own, and the example's here too.
+"""
 
 from __future__ import annotations
 
@@ -10,29 +13,20 @@ from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, HTTPException
 from sqlalchemy import FetchedValue, select, tuple_
-from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from agent_persistence.ids import uuid7
 from benchmarks.contender import POOL_SIZE
 from benchmarks.plain_orm import MessageEntity, StateEntity
-from benchmarks.web.cursors import cursor_of, position_in
+from benchmarks.web.cursors import cursor_of, position_in, seq_in
 from chat.agent import ReplyDep
 from chat.bodies import Message, MessagePage, NewTurn, ThreadPage
-from chat.dependencies import Credentials, digest
+from chat.dependencies import Credentials, user_of_token
 
 
 class Base(DeclarativeBase):
     """Of the tables whose user ids are numbers."""
-
-
-class User(Base):
-    """A row of ``users``."""
-
-    __tablename__ = "users"
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-    token_digest: Mapped[str]
 
 
 class Thread(Base):
@@ -48,13 +42,18 @@ class Thread(Base):
     updated_at: Mapped[datetime] = mapped_column(server_default=FetchedValue())
 
 
+def make_engine() -> AsyncEngine:
+    """Make an engine with as many connections as the others."""
+    url = os.environ["PERSISTENCE_DATABASE_URL"].replace("postgresql://", "postgresql+asyncpg://", 1)
+    return create_async_engine(url, pool_size=POOL_SIZE, max_overflow=0, pool_timeout=60)
+
+
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    url = os.environ["PERSISTENCE_DATABASE_URL"].replace("postgresql://", "postgresql+asyncpg://", 1)
-    engine = create_async_engine(url, pool_size=POOL_SIZE, max_overflow=0, pool_timeout=60)
-    app.state.sessions = async_sessionmaker(engine, expire_on_commit=False)
+    app.state.engine = make_engine()
+    app.state.sessions = async_sessionmaker(app.state.engine, expire_on_commit=False)
     yield
-    await engine.dispose()
+    await app.state.engine.dispose()
 
 
 app = FastAPI(lifespan=_lifespan)
@@ -69,12 +68,9 @@ async def get_session() -> AsyncIterator[AsyncSession]:
 SessionDep = Annotated[AsyncSession, Depends(get_session)]
 
 
-async def current_user_id(credentials: Credentials, session: SessionDep) -> int:
+async def current_user_id(credentials: Credentials) -> int:
     """Return the user of a token."""
-    user_id = await session.scalar(select(User.id).where(User.token_digest == digest(credentials.credentials)))
-    if user_id is None:
-        raise HTTPException(401, "unknown token", {"WWW-Authenticate": "Bearer"})
-    return user_id
+    return await user_of_token(app.state.engine, credentials.credentials)
 
 
 CurrentUserId = Annotated[int, Depends(current_user_id)]
@@ -82,12 +78,19 @@ CurrentUserId = Annotated[int, Depends(current_user_id)]
 
 @app.get("/threads", response_model=ThreadPage)
 async def list_threads(
-    user_id: CurrentUserId, session: SessionDep, limit: int = 20, after: str | None = None
+    user_id: CurrentUserId,
+    session: SessionDep,
+    *,
+    limit: int = 20,
+    after: str | None = None,
+    search: str | None = None,
 ) -> dict[str, Any]:
     """List the user's threads, the most recently active first."""
     statement = select(Thread).where(Thread.user_id == user_id, Thread.archived_at.is_(None))
     if after:
         statement = statement.where(tuple_(Thread.updated_at, Thread.thread_id) < position_in(after))
+    if search:
+        statement = statement.where(Thread.name.icontains(search, autoescape=True))
     order = (Thread.updated_at.desc(), Thread.thread_id.desc())
     rows = (await session.scalars(statement.order_by(*order).limit(limit + 1))).all()
     last = rows[limit - 1] if len(rows) > limit else None
@@ -95,12 +98,26 @@ async def list_threads(
 
 
 @app.get("/threads/{thread_id}/messages", response_model=MessagePage)
-async def list_messages(thread_id: str, user_id: CurrentUserId, session: SessionDep) -> dict[str, Any]:
-    """List the newest messages."""
+async def list_messages(
+    thread_id: str,
+    user_id: CurrentUserId,
+    session: SessionDep,
+    *,
+    limit: int = 50,
+    before: str | None = None,
+    after: str | None = None,
+) -> dict[str, Any]:
+    """List the newest messages, or those before or after a cursor."""
     await _require(session, thread_id, user_id)
-    rows = await _newest(session, thread_id)
-    before = cursor_of(rows[0].seq) if rows else None
-    return {"items": [_body(row) for row in rows], "before": before, "after": None}
+    seq = MessageEntity.seq
+    statement = select(MessageEntity).where(MessageEntity.thread_id == thread_id)
+    if after or before:
+        statement = statement.where(seq > seq_in(after) if after else seq < seq_in(before))
+    rows = (await session.scalars(statement.order_by(seq if after else seq.desc()).limit(limit + 1))).all()
+    shown = rows[:limit] if after else rows[:limit][::-1]
+    older = cursor_of(shown[0].seq) if shown and (after or len(rows) > limit) else None
+    newer = cursor_of(shown[-1].seq) if shown else after
+    return {"items": [_body(row) for row in shown], "before": older, "after": newer}
 
 
 @app.post("/threads/{thread_id}/messages", status_code=201, response_model=Message)

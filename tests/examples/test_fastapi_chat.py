@@ -168,6 +168,15 @@ async def test_pages_lead_through_threads_and_messages(ada: Person) -> None:
     assert [page["items"][0]["message"]["role"] for page in (newest, oldest)] == ["assistant", "user"]
 
 
+async def test_a_thread_without_messages_is_there(ada: Person) -> None:
+    thread_id = await ada.create_thread("empty")
+
+    page = await ada.get(f"/threads/{thread_id}/messages")
+
+    assert page["items"] == []
+    assert page["after"] is not None
+
+
 async def test_a_thread_that_was_deleted_is_gone_with_all_that_was_in_it(ada: Person) -> None:
     await ada.say("Forget this.")
 

@@ -10,6 +10,8 @@ from . import bodies
 from .agent import ReplyDep
 from .dependencies import CurrentUserId, PersistenceDep, UnitOfWorkDep
 
+# What writes takes a unit of work, which is committed before the response is sent. What only reads needs no
+# transaction: each call of the store is one round trip.
 router = APIRouter(prefix="/threads", tags=["threads"])
 
 
@@ -21,10 +23,15 @@ async def create_thread(new: bodies.NewThread, uow: UnitOfWorkDep) -> ThreadReco
 
 @router.get("", response_model=bodies.ThreadPage)
 async def list_threads(
-    uow: UnitOfWorkDep, limit: int = 20, after: str | None = None, search: str | None = None
+    persistence: PersistenceDep,
+    user_id: CurrentUserId,
+    *,
+    limit: int = 20,
+    after: str | None = None,
+    search: str | None = None,
 ) -> Page[ThreadRecord[str, int]]:
     """List the user's threads, the most recently active first."""
-    return await uow.threads.page(limit=limit, after=after, search=search)
+    return await persistence.threads.page(user_id=user_id, limit=limit, after=after, search=search)
 
 
 @router.delete("/{thread_id}", status_code=204)
@@ -56,11 +63,19 @@ async def say(
 
 @router.get("/{thread_id}/messages", response_model=bodies.MessagePage)
 async def list_messages(
-    thread_id: str, uow: UnitOfWorkDep, limit: int = 50, before: str | None = None, after: str | None = None
+    thread_id: str,
+    persistence: PersistenceDep,
+    user_id: CurrentUserId,
+    *,
+    limit: int = 50,
+    before: str | None = None,
+    after: str | None = None,
 ) -> Page[MessageRecord[str]]:
     """List the newest messages, or those before or after a cursor."""
-    await uow.threads.require(thread_id)
-    return await uow.messages.page(thread_id, limit=limit, before=before, after=after)
+    page = await persistence.messages.page(thread_id, user_id=user_id, limit=limit, before=before, after=after)
+    if not page.items:  # the thread has none there, or it does not exist
+        await persistence.threads.require(thread_id, user_id=user_id)
+    return page
 
 
 @router.get("/{thread_id}/state", response_model=bodies.State)
