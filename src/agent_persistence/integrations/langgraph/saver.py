@@ -32,6 +32,7 @@ from agent_persistence.integrations.langgraph.addresses import (
 )
 from agent_persistence.integrations.langgraph.bridge import Bridge
 from agent_persistence.integrations.langgraph.known_threads import KnownThreads, Turns
+from agent_persistence.integrations.langgraph.long_lists import LongList, settle
 from agent_persistence.integrations.langgraph.mirror import Mirror
 from agent_persistence.integrations.langgraph.seen_messages import SeenMessages
 from agent_persistence.integrations.langgraph.stored import histories_of, tuples_of
@@ -52,6 +53,7 @@ from agent_persistence.repositories.checkpoints.changes import Changes
 from agent_persistence.repositories.checkpoints.records import (
     CheckpointQuery,
     CheckpointRecord,
+    NewChannelValue,
     NewCheckpoint,
     NewWrites,
 )
@@ -365,11 +367,12 @@ class PersistenceSaver(BaseCheckpointSaver[Any]):
         address = self._address(config)
         new = self._new_checkpoint(address, config, checkpoint, metadata, new_versions)
         mirrored = self._mirrored(address, new, checkpoint["channel_values"], new_versions)
-        # Values were serialised above, before any await: the running graph may change them.
+        # Values were serialised or copied above, before any await: the running graph may change them.
         async with self._turns.turn(address.thread):
             # Asked in turn: a deletion may have come before.
             may_start = self._known.may_start(address.thread, otherwise=address.checkpoint_id is None)
             new = replace(new, may_start_thread=may_start)
+            await settle(new.changed.values())
             await self._persistence.checkpoints.put(new, user_id=address.user_id, mirrored=mirrored)
             self._known.note(address.thread, exists=True)
         return address.config(checkpoint["id"])
@@ -423,6 +426,12 @@ class PersistenceSaver(BaseCheckpointSaver[Any]):
             check_text(channel, "channel")  # PostgreSQL's text holds no NUL and no lone surrogate
             if not isinstance(version, int | float | str):
                 raise InvalidInputError("channel_versions", f"must not hold {type(version).__name__}")
+
+        def dumped(name: str) -> NewChannelValue | None:
+            if name not in values:
+                return None
+            return dump(serde, values[name], self._seen, one_by_one=self._is_mirrored(name))
+
         return NewCheckpoint(
             thread_id=address.thread_id,
             checkpoint_ns=address.namespace,
@@ -432,10 +441,14 @@ class PersistenceSaver(BaseCheckpointSaver[Any]):
             metadata=filterable,
             exact_metadata=exact,
             body=dump_blob(serde, {key: part for key, part in checkpoint.items() if key not in _STORED_APART}),
-            changed={name: dump(serde, values[name], self._seen) if name in values else None for name in changed},
+            changed={name: dumped(name) for name in changed},
             versions=versions,
-            dump=lambda name: dump(serde, values[name], self._seen) if name in values else None,
+            dump=dumped,
         )
+
+    def _is_mirrored(self, channel: str) -> bool:
+        # Its items are compared one by one, to find the new messages.
+        return self._mirror is not None and self._mirror.channel == channel
 
     async def _put_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str
@@ -445,23 +458,29 @@ class PersistenceSaver(BaseCheckpointSaver[Any]):
             return
         if address.checkpoint_id is None:
             raise InvalidInputError("checkpoint_id", "must be given in config['configurable']")
-        new = NewWrites(
-            thread_id=address.thread_id,
-            checkpoint_ns=address.namespace,
-            checkpoint_id=address.checkpoint_id,
-            task_id=check_text(task_id, "task_id"),
-            task_path=check_text(task_path, "task_path"),
-            writes=[
-                (
-                    WRITES_IDX_MAP.get(channel, index),
-                    check_text(channel, "channel"),
-                    dump_all(self.serde, written, self._seen),
-                )
-                for index, (channel, written) in enumerate(writes)
-            ],
-        )
+        dumped = [
+            (
+                WRITES_IDX_MAP.get(channel, index),
+                check_text(channel, "channel"),
+                dump_all(self.serde, written, self._seen, one_by_one=self._is_mirrored(channel)),
+            )
+            for index, (channel, written) in enumerate(writes)
+        ]
+        check_text(task_id, "task_id")
+        check_text(task_path, "task_path")
         async with self._turns.turn(address.thread):
-            new = replace(new, may_start_thread=self._known.may_start(address.thread, otherwise=False))
+            await settle(value for *_, value in dumped)
+            new = NewWrites(
+                thread_id=address.thread_id,
+                checkpoint_ns=address.namespace,
+                checkpoint_id=address.checkpoint_id,
+                task_id=task_id,
+                task_path=task_path,
+                writes=[
+                    (index, channel, one.blobs if isinstance(one, LongList) else one) for index, channel, one in dumped
+                ],
+                may_start_thread=self._known.may_start(address.thread, otherwise=False),
+            )
             await self._persistence.checkpoints.put_writes(new, user_id=address.user_id)
             self._known.note(address.thread, exists=True)
 

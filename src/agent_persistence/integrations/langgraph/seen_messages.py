@@ -5,24 +5,15 @@ from __future__ import annotations
 from hashlib import blake2b
 from typing import Any, Final
 
-import ormsgpack
 from langchain_core.messages import BaseMessage
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
+from agent_persistence.integrations.langgraph.plain_values import pack_plain
+
 Key = tuple[type[Any], bytes]
 """The class of a message, and a hash of all that it holds."""
 
-# Packs plain values as the serialiser does, and refuses all others: equal bytes mean equal serialised messages.
-_PLAIN_ONLY: Final = (
-    ormsgpack.OPT_NON_STR_KEYS
-    | ormsgpack.OPT_PASSTHROUGH_DATACLASS
-    | ormsgpack.OPT_PASSTHROUGH_DATETIME
-    | ormsgpack.OPT_PASSTHROUGH_ENUM
-    | ormsgpack.OPT_PASSTHROUGH_UUID
-    | ormsgpack.OPT_PASSTHROUGH_SUBCLASS
-    | ormsgpack.OPT_PASSTHROUGH_TUPLE
-)
 _MODULE: Final = "langchain_core.messages."
 _MOST: Final = 50_000  # twice, each 200 bytes; messages of any size
 
@@ -50,13 +41,8 @@ class SeenMessages:
         # Only LangChain's own classes: another one may serialise more than its fields.
         if not isinstance(item, BaseMessage) or not kind.__module__.startswith(_MODULE):
             return None
-        try:
-            packed = ormsgpack.packb(
-                [item.__dict__, item.__pydantic_extra__, item.__pydantic_private__], None, _PLAIN_ONLY
-            )
-        except ormsgpack.MsgpackEncodeError:
-            return None
-        return kind, blake2b(packed, digest_size=16).digest()
+        packed = pack_plain([item.__dict__, item.__pydantic_extra__, item.__pydantic_private__])
+        return None if packed is None else (kind, blake2b(packed, digest_size=16).digest())
 
     def fingerprint(self, key: Key) -> str | None:
         """Return the fingerprint of a message; ``None`` if it was not seen, or long ago."""

@@ -13,6 +13,7 @@ from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
 from agent_persistence.encoding.exact_json import encode_json, sanitize
 from agent_persistence.errors import InvalidInputError
+from agent_persistence.integrations.langgraph.long_lists import LongList, load_items, long_list
 from agent_persistence.integrations.langgraph.seen_messages import SeenMessages
 from agent_persistence.integrations.langgraph.surrogates import dump_blob, load_blob
 from agent_persistence.repositories.checkpoints.compression import Blob, fingerprint
@@ -30,7 +31,9 @@ class _ListItems:
     The running graph may change a value while it is saved; what was serialised is kept.
     """
 
-    def __init__(self, serde: SerializerProtocol, items: Sequence[Any], seen: SeenMessages, first: list[Blob]) -> None:
+    def __init__(
+        self, serde: SerializerProtocol, items: Sequence[Any], seen: SeenMessages, first: Sequence[Blob]
+    ) -> None:
         self._serde = serde
         self._items = items
         self._first = len(first)
@@ -54,25 +57,32 @@ class _ListItems:
         return self._blobs[index]
 
 
-def dump(serde: SerializerProtocol, value: Any, seen: SeenMessages) -> _ListItems | Blob:
+def dump(
+    serde: SerializerProtocol, value: Any, seen: SeenMessages, *, one_by_one: bool = False
+) -> _ListItems | LongList | Blob:
     """Serialise a value; a list item by item, so that each item is stored once.
 
     The snapshots that LangGraph takes of a ``DeltaChannel`` are lists too.
 
     Args:
         seen: the messages that were serialised before.
+        one_by_one: whether each item of a long list is stored by itself, too.
     """
     items = value.value if isinstance(value, _DeltaSnapshot) else value
     # An instance of a subclass, or a tuple, would come back as a plain list.
     if type(items) is list and _is_cut(serde, items):
-        return _ListItems(serde, [*items], seen, [] if items is value else [_SNAPSHOT])
+        first = [] if items is value else [_SNAPSHOT]
+        found = None if one_by_one else long_list(serde, items, first)
+        return found or _ListItems(serde, [*items], seen, first)
     return dump_blob(serde, value)
 
 
-def dump_all(serde: SerializerProtocol, value: Any, seen: SeenMessages) -> ChannelValue:
-    """Serialise a value like ``dump``, and all items of a list at once."""
-    dumped = dump(serde, value, seen)
-    if isinstance(dumped, tuple):
+def dump_all(
+    serde: SerializerProtocol, value: Any, seen: SeenMessages, *, one_by_one: bool = False
+) -> ChannelValue | LongList:
+    """Serialise a value like ``dump``, and all items of a list that is not long at once."""
+    dumped = dump(serde, value, seen, one_by_one=one_by_one)
+    if isinstance(dumped, tuple | LongList):
         return dumped
     return [dumped.blob(index) for index in range(len(dumped.fingerprints))]
 
@@ -82,8 +92,8 @@ def load(serde: SerializerProtocol, value: ChannelValue) -> Any:
     if not isinstance(value, list):
         return load_blob(serde, value)
     if value[:1] == [_SNAPSHOT]:
-        return _DeltaSnapshot([load_blob(serde, item) for item in value[1:]])
-    return [load_blob(serde, item) for item in value]
+        return _DeltaSnapshot([*load_items(serde, value[1:])])
+    return [*load_items(serde, value)]
 
 
 def _is_cut(serde: SerializerProtocol, items: list[Any]) -> bool:
