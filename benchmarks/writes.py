@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from asyncio import selector_events
 from collections import Counter
+from functools import cache
 from typing import Any, NamedTuple
 
 _counts: Counter[object] = Counter()
@@ -25,8 +26,9 @@ class Writes(NamedTuple):
         return Writes(self.postgresql - before.postgresql, self.redis - before.redis)
 
 
+@cache
 def start_counting() -> None:
-    """Count from now on, in every transport of this process."""
+    """Count from now on, in every transport of this process. A second call changes nothing."""
     transport = vars(selector_events)["_SelectorSocketTransport"]  # asyncio has no public place for this
     for name in ("write", "writelines"):
         if name in vars(transport):

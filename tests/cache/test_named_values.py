@@ -130,8 +130,12 @@ async def test_values_that_several_callers_read_at_once_share_round_trips(
     await redis.delete(value_key(persistence.cache.namespace, namespace, "7"))
     await redis.rpush(value_key(persistence.cache.namespace, namespace, "7"), b"of another program")
 
+    async def read_all() -> list[bytes | None]:
+        return await asyncio.gather(*[values.get((namespace, f"{number}")) for number in range(20)])
+
+    await read_all()  # connects
     before = counted_writes()
-    found = await asyncio.gather(*[values.get((namespace, f"{number}")) for number in range(20)])
+    found = await read_all()
 
     assert found == [None if number == 7 else b"%d" % number for number in range(20)]
     assert counted_writes().since(before).redis <= 3
