@@ -19,17 +19,17 @@ def message_record(row: Any) -> MessageRecord[Any]:
     Raises:
         CorruptRowError: a column cannot be decoded.
     """
-    # Unpacked by position, in the order of message_columns: access by name takes twice as long.
-    thread_id, message_id, seq, role, content, calls, call_id, reasoning, extra, *rest = row
-    tokens, usages, meta, created, updated = rest[:5]
+    # Unpacked by position, in the order of message_columns: access by name takes twice as long, and a starred
+    # rest, which is a list, a third more. A write returns more columns after these.
+    thread_id, message_id, seq, role, text, calls, call_id, reason, extra, tokens, usages, meta, made, edited = row[:14]
     # Looked for in the JSON columns only: in the whole row it would be compared with every text.
-    if UNDECODABLE in (calls, extra, usages, meta) or created.tzinfo is None or updated.tzinfo is None:
-        check_readable("messages", (thread_id, message_id), row, created, updated)
+    if UNDECODABLE in (calls, extra, usages, meta) or made.tzinfo is None or edited.tzinfo is None:
+        check_readable("messages", (thread_id, message_id), row, made, edited)
     try:
-        message = message_of(role, content, calls, call_id, reasoning, extra)
+        message = message_of(role, text, calls, call_id, reason, extra)
     except (AttributeError, TypeError, ValueError):  # valid JSON that encodes no message
         raise CorruptRowError("messages", (thread_id, message_id), "extra") from None
-    return MessageRecord(thread_id, message_id, seq, role, message, content, tokens, usages, meta, created, updated)
+    return MessageRecord(thread_id, message_id, seq, role, message, text, tokens, usages, meta, made, edited)
 
 
 def appended(thread_id: IdT, message: PreparedMessage[IdT], row: Any) -> MessageRecord[IdT]:
