@@ -308,6 +308,26 @@ async def test_all_threads_of_an_owner_can_be_listed(saver: PersistenceSaver) ->
 # --- whose it is ---
 
 
+@pytest.mark.parametrize("sent", ["", "u-of-a-client", 7])
+async def test_a_given_owner_counts_whatever_configs_name(saver: PersistenceSaver, config: Any, sent: Any) -> None:
+    """LangGraph's server names the identity of its caller in runs, or an empty text, and nobody in other requests."""
+    thread_id, copy_id = config["configurable"]["thread_id"], str(uuid7())
+    saved = await put(saver, config_of(thread_id, user_id=sent), {"n": 1})
+    await saver.acopy_thread(thread_id, copy_id)
+
+    assert await values_of(saver, config_of(thread_id)) == await values_of(saver, saved) == {"n": 1}
+    assert await values_of(saver, config_of(copy_id, user_id=sent)) == {"n": 1}
+    await saver.adelete_thread(thread_id)
+    assert await values_of(saver, config_of(thread_id, user_id=sent)) is None
+
+
+@pytest.mark.parametrize(("sent", "reason"), [({"user_id": ""}, "must not be empty"), ({}, "must be given")])
+async def test_an_empty_owner_is_none(persistence: Persistence[str, str], sent: Any, reason: str) -> None:
+    saver = PersistenceSaver(persistence)
+    with pytest.raises(InvalidInputError, match=f"user_id.*{reason}"):
+        await put(saver, config_of(str(uuid7()), **sent), {"n": 1})
+
+
 async def test_what_belongs_to_somebody_else_does_not_exist(
     persistence: Persistence[str, str], saver: PersistenceSaver, config: Any
 ) -> None:

@@ -251,7 +251,8 @@ def _inline(values: Mapping[str, Any], name: str) -> Blob | None:
 def _value(kind: str | None, content: bytes | None) -> ChannelValue:
     """Return a serialised value; a list as its items, as ``PersistenceSaver`` stores it."""
     content = content or b""
-    # The same cut as for a graph that runs, so that the items are found again by the thread's next save.
+    # The same cut as for a graph that runs, so that the items are found again by the thread's next save; only a long
+    # list of short items is stored once more then, in pieces.
     if kind == "msgpack" and (items := items_of(content)) is not None and not numbers_only(items):
         return [("msgpack", item) for item in items]
     return kind or "msgpack", content
