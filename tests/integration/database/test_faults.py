@@ -204,14 +204,19 @@ async def test_a_server_that_takes_no_writes_is_worth_another_try(make_database:
     await store.aclose()
 
 
-async def test_a_plan_from_before_a_migration_costs_one_call(make_database: Any, user_id: str) -> None:
+async def test_a_plan_from_before_a_migration_costs_one_unit_of_work(make_database: Any, user_id: str) -> None:
     store = await own_store(make_database)
     thread = await store.threads.create(user_id=user_id)
     assert await store.threads.get(thread.thread_id, user_id=user_id) == thread
     migrator = Persistence[str, str](store.settings)
     await run_sql(migrator, "ALTER TABLE threads ALTER COLUMN thread_name TYPE text")
 
-    assert type(await failure(store.threads.get(thread.thread_id, user_id=user_id))) is UnavailableError
+    async def read() -> Any:
+        async with store.begin(user_id=user_id) as uow:
+            return await uow.threads.get(thread.thread_id)
+
+    assert type(await failure(read())) is UnavailableError
+    assert await read() == thread
     assert await store.threads.get(thread.thread_id, user_id=user_id) == thread
 
     await migrator.aclose()

@@ -18,7 +18,7 @@ from torture.servers import PostgreSQL
 
 from agent_persistence.errors import IdempotencyConflictError, UnavailableError
 from agent_persistence.records import NewMessage
-from agent_persistence.sessions.commit_evidence import CommitEvidence, evidence_of
+from agent_persistence.sessions.commit_evidence import TRANSACTION_MARKS, CommitEvidence, evidence_of
 
 USER = "ada"
 HELLO = {"role": "user", "content": "hello"}
@@ -52,6 +52,7 @@ async def kill_a_backend(store: Store, server: PostgreSQL) -> None:
     await server.answers()
 
 
+MARKS = [mark.name for mark in TRANSACTION_MARKS]
 CRASHES = [restart, kill_a_backend]
 Crash = Callable[[Store, PostgreSQL], Awaitable[None]]
 
@@ -112,7 +113,7 @@ async def test_what_is_under_way_is_to_be_asked_for_again_until_it_is_over(store
 async def test_a_number_that_no_transaction_had_yet_was_not_committed(store: Store) -> None:
     proof = await committed(store)
     number = int(proof.marks.transaction_id) + 10**6
-    ahead = SimpleNamespace(**{**proof.marks._mapping, "transaction_id": str(number)})
+    ahead = SimpleNamespace(**{**{name: getattr(proof.marks, name) for name in MARKS}, "transaction_id": str(number)})
 
     assert await ask(store, replace(proof, marks=ahead)) is False
 
