@@ -115,12 +115,22 @@ def find_broken_graphs(history: History, tables: Tables) -> Iterator[Broken]:
     for call in history.calls:
         if call.kind in CALLS:
             calls[call.thread].append(call)
+    # A purge deletes old checkpoints of every thread, as it does with states.
+    keep = min((call.arguments["keep"] for call in history.calls if call.kind == "purge"), default=0)
     for thread in {*calls, *tables.checkpoints}:
         stored = tables.checkpoints.get(thread, [])
         by_token = {tokens_of(one)[-1]: one for one in stored}
         saved = {token: call for call in calls[thread] for token in call.tokens}
-        yield from _wrong_rows(thread, stored, by_token, saved)
-        yield from _wrong_calls(calls[thread], {token: place for place, token in enumerate(by_token)}, by_token)
+        yield from _wrong_rows(thread, stored, by_token, saved, is_purged=bool(keep))
+        places = {token: place for place, token in enumerate(by_token)}
+        yield from _wrong_calls(calls[thread], places, by_token, _purged(calls[thread], by_token, keep))
+
+
+def _purged(calls: list[Call], by_token: dict[str, dict[str, Any]], keep: int) -> set[str]:
+    """The tokens of checkpoints that a purge may have deleted: those before the newest ones that it keeps."""
+    steps = [call.tokens[0] for call in calls if call.kind == "step"]
+    there = [place for place, token in enumerate(steps) if token in by_token]
+    return {*steps[: there[-keep]]} if keep and len(there) >= keep else set()
 
 
 def tokens_of(checkpoint: dict[str, Any]) -> list[str]:
@@ -128,7 +138,12 @@ def tokens_of(checkpoint: dict[str, Any]) -> list[str]:
 
 
 def _wrong_rows(
-    thread: str, stored: list[dict[str, Any]], by_token: dict[str, dict[str, Any]], saved: dict[str, Call]
+    thread: str,
+    stored: list[dict[str, Any]],
+    by_token: dict[str, dict[str, Any]],
+    saved: dict[str, Call],
+    *,
+    is_purged: bool,
 ) -> Iterator[Broken]:
     def calls(token: str) -> tuple[Call, ...]:
         return (saved[token],) if token in saved else ()
@@ -139,12 +154,16 @@ def _wrong_rows(
             yield Broken("duplicated", f"{token} is in {times} checkpoints of {thread}", calls(token))
     for token, one in by_token.items():
         before = tokens_of(by_token[one["parent"]]) if one["parent"] else []
+        if one is stored[0] and one["parent"] is None and is_purged:
+            before = tokens_of(one)[:-1]  # its parent was purged
         if not one["intact"] or tokens_of(one) != [*before, token][-LONGEST_LOG:]:
             text = f"{token} of {thread} does not follow from its parent {one['parent']}"
             yield Broken("wrong checkpoint", text, calls(token))
 
 
-def _wrong_calls(calls: list[Call], places: dict[str, int], by_token: dict[str, dict[str, Any]]) -> Iterator[Broken]:
+def _wrong_calls(
+    calls: list[Call], places: dict[str, int], by_token: dict[str, dict[str, Any]], purged: set[str]
+) -> Iterator[Broken]:
     """What callers were told, against what is stored. The calls of one thread follow one another."""
     known: tuple[int, Call] | None = None
     for call in calls:
@@ -152,6 +171,8 @@ def _wrong_calls(calls: list[Call], places: dict[str, int], by_token: dict[str, 
             if not call.acknowledged:
                 continue
             token = call.result["log"][-1] if call.result["log"] else None
+            if token in purged:
+                continue
             stored = tokens_of(by_token[token]) if token in by_token else []
             if token is not None and token not in by_token:
                 yield Broken("lost", f"{token} was read and is not there", (call,))
@@ -161,6 +182,8 @@ def _wrong_calls(calls: list[Call], places: dict[str, int], by_token: dict[str, 
                 yield Broken("stale checkpoint", f"{token} was read after a later one was saved", (known[1], call))
             continue
         [token] = call.tokens
+        if call.arguments.get("checkpoint", token) in purged:
+            continue
         holder = by_token.get(call.arguments.get("checkpoint", token), {})
         is_there = bool(holder) and (call.kind == "step" or token in holder["writes"])
         if call.acknowledged and not is_there:
