@@ -122,7 +122,10 @@ PLANS: dict[str, tuple[Callable[[Any], CompiledStatement], dict[str, Any], int, 
 @pytest_asyncio.fixture(scope="module")
 async def full(make_database: Callable[[], Awaitable[str]]) -> AsyncIterator[Store]:
     """A store with a thread of 5,000 messages and 2,000 states among others."""
-    settings = PersistenceSettings(_env_file=None, database_url=await make_database(), redis_url=None)
+    # One connection: statements are prepared on each, which is a round trip more.
+    settings = PersistenceSettings(
+        _env_file=None, database_url=await make_database(), redis_url=None, pool_size=1, max_overflow=0
+    )
     await migrate.upgrade(settings)
     async with Store(settings) as store:
         others = [NewThread(thread_id=f"other-{n}", messages=[HELLO] * 2, states=[n]) for n in range(5000)]
