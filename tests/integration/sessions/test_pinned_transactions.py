@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from uuid import UUID
 
 import pytest
 import pytest_asyncio
@@ -17,6 +18,7 @@ from sqlalchemy.orm import Session
 
 from agent_persistence.concurrency.shielding import drain
 from agent_persistence.errors import DatabaseError, UnitOfWorkInUseError
+from agent_persistence.ids import ID_TYPES
 from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.persistence import Persistence
 from agent_persistence.settings import PersistenceSettings
@@ -53,21 +55,24 @@ def sessions_begun() -> Iterator[list[str]]:
 
 
 async def test_a_unit_of_work_opens_no_session_until_somebody_asks_for_it(
-    any_persistence: Store, any_user: Any
+    settings_for: Callable[..., Awaitable[PersistenceSettings]], id_pair: tuple[str, str]
 ) -> None:
-    with sessions_begun() as begun:
-        async with any_persistence.begin(user_id=any_user) as uow:
-            thread = await uow.threads.create()
-            await uow.messages.append(thread.thread_id, HELLO)
-            await uow.states.put(thread.thread_id, {"step": 1})
-            assert (await uow.states.require(thread.thread_id)).data == {"step": 1}
-        assert begun == []
-        async with any_persistence.begin(user_id=any_user) as uow:
-            assert await uow.session.scalar(text("SELECT 1")) == 1
-        assert begun == ["session"]
+    user = {str: "ann", int: 1, UUID: UUID(int=1)}[ID_TYPES[id_pair[1]].python_type]
+    # A store of its own: on the engines that tests share, some have left listeners.
+    async with Store(await settings_for(*id_pair)) as store:
+        with sessions_begun() as begun:
+            async with store.begin(user_id=user) as uow:
+                thread = await uow.threads.create()
+                await uow.messages.append(thread.thread_id, HELLO)
+                await uow.states.put(thread.thread_id, {"step": 1})
+                assert (await uow.states.require(thread.thread_id)).data == {"step": 1}
+            assert begun == []
+            async with store.begin(user_id=user) as uow:
+                assert await uow.session.scalar(text("SELECT 1")) == 1
+            assert begun == ["session"]
 
-    assert (await any_persistence.states.require(thread.thread_id, user_id=any_user)).data == {"step": 1}
-    assert len(await any_persistence.messages.page(thread.thread_id, user_id=any_user)) == 1
+        assert (await store.states.require(thread.thread_id, user_id=user)).data == {"step": 1}
+        assert len(await store.messages.page(thread.thread_id, user_id=user)) == 1
 
 
 async def test_the_session_sees_what_the_repositories_did_and_commits_with_it(
