@@ -152,7 +152,7 @@ class PinnedConnection:
         adapter: Any = connection.connection.dbapi_connection
         adapter._transaction = _Begun(self._driver)  # noqa: SLF001
         if hasattr(adapter, "_started"):
-            adapter._started = True  # noqa: SLF001 - before SQLAlchemy 2.0.50
+            adapter._started = True  # noqa: SLF001 - earlier versions ask this one
         self.is_handed_over = True
         return self.connection
 
