@@ -63,7 +63,9 @@ class PinnedTransaction:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Refuse a second task, whose statement would break that of the first.
+        """Refuse a second task, whose statement would break that of the first; end with a statement that is cancelled.
+
+        Nobody knows whether the server ran it: a caller who goes on after a timeout must not commit half of a call.
 
         Raises:
             UnitOfWorkInUseError: another task is running a statement.
@@ -73,6 +75,10 @@ class PinnedTransaction:
         self._is_busy = True
         try:
             yield
+        except asyncio.CancelledError:
+            if self.connection is not None:
+                self.connection.terminate()
+            raise
         finally:
             self._is_busy = False
 
@@ -88,7 +94,11 @@ class PinnedTransaction:
         if self.connection is None:
             self.connection = await self._connections.take()
             self._cut = call_when_due(self.connection.terminate)
-            await self.connection.begin()
+            try:
+                await self.connection.begin()
+            except PersistenceError:
+                self.connection.terminate()  # otherwise later statements would commit one by one
+                raise
         return self.connection
 
     def note(self, rows: Sequence[RowEvidence], marks: Any) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 import pytest
 import pytest_asyncio
 from connections import all_are_back
@@ -17,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
 from agent_persistence.concurrency.shielding import drain
-from agent_persistence.errors import DatabaseError, UnitOfWorkInUseError
+from agent_persistence.errors import DatabaseError, UnavailableError, UnitOfWorkInUseError
 from agent_persistence.ids import ID_TYPES
 from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.persistence import Persistence
@@ -216,24 +217,63 @@ async def test_units_of_work_use_every_connection_of_the_pool_and_give_it_back(
     assert await all_are_back(store)
 
 
-async def test_a_cancelled_statement_leaves_its_connection_in_order(store: Store, user_id: str, thread_id: Any) -> None:
+@pytest.mark.parametrize("statements_before", [False, True])
+async def test_after_a_cancelled_statement_nothing_of_its_unit_of_work_is_saved(
+    store: Store, user_id: str, thread_id: Any, *, statements_before: bool
+) -> None:
+    """A host that gives up a call, and goes on in the block: half of what it wanted must not be committed."""
+    other = (await store.threads.create(user_id=user_id)).thread_id
+    goes_on: list[BaseException] = []
+
+    async def work() -> None:
+        async with store.begin(user_id=user_id) as uow:
+            if statements_before:
+                await uow.messages.append(other, HELLO)
+            with suppress(asyncio.CancelledError):
+                await uow.states.put(thread_id, "cancelled")
+            try:
+                await uow.messages.append(other, HELLO)
+            except UnavailableError as error:
+                goes_on.append(error)
+
     async with store.begin(user_id=user_id) as holder:
         await holder.states.touch(thread_id)
-
-        async def wait() -> None:
-            async with store.begin(user_id=user_id) as uow:
-                waiting.set()
-                await uow.states.put(thread_id, "never")
-
-        waiting = asyncio.Event()
-        task = asyncio.create_task(wait())
-        await waiting.wait()
-        await asyncio.sleep(0)
+        task = asyncio.create_task(work())
+        async with asyncio.timeout(5), store.engine.connect() as connection:
+            waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+            while not (await connection.execute(waiting)).scalar_one():
+                await connection.rollback()
         task.cancel()
-        with pytest.raises(asyncio.CancelledError):
+        with pytest.raises(UnavailableError):
             await task
 
-    assert await store.states.get(thread_id, user_id=user_id) is None
+    assert goes_on
+    assert await store.states.get(thread_id, user_id=user_id, fresh=True) is None
+    assert len(await store.messages.page(other, user_id=user_id)) == 0
+    assert await all_are_back(store)
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError(), asyncpg.InternalServerError("refused")])
+async def test_if_begin_fails_later_statements_do_not_commit_one_by_one(
+    store: Store, user_id: str, thread_id: Any, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    execute = asyncpg.Connection.execute
+
+    async def fail_to_begin(self: asyncpg.Connection, query: str, *arguments: Any, **options: Any) -> Any:
+        if query.startswith("BEGIN"):
+            raise error
+        return await execute(self, query, *arguments, **options)
+
+    monkeypatch.setattr(asyncpg.Connection, "execute", fail_to_begin)
+    caught = asyncio.CancelledError if isinstance(error, asyncio.CancelledError) else DatabaseError
+    with pytest.raises(UnavailableError):  # noqa: PT012 - the block is what is tested
+        async with store.begin(user_id=user_id) as uow:
+            for refused in (caught, UnavailableError):
+                with pytest.raises(refused):
+                    await uow.messages.append(thread_id, HELLO)
+    monkeypatch.undo()
+
+    assert len(await store.messages.page(thread_id, user_id=user_id)) == 0
     assert await all_are_back(store)
 
 
