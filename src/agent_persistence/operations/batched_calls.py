@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Generic
 
-from agent_persistence.concurrency.batching import ALONE, IN_DOUBT, Alone, Batcher
-from agent_persistence.errors import CommitUnknownError, ConflictError, NotFoundError, PersistenceError
+from agent_persistence.concurrency.batching import ALONE, Alone, Batcher
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.operations.cached_states import CachedStates
 from agent_persistence.operations.graph_calls import GraphCalls
-from agent_persistence.operations.group_commit import NO_REPLY, GroupCommit
+from agent_persistence.operations.group_commit import GroupCommit, doubtful
 from agent_persistence.operations.group_writes import (
     MessageGroupWriter,
     StateGroupWriter,
@@ -110,15 +109,8 @@ class BatchedCalls(Generic[IdT, UserIdT]):
         return await self._transactions.write_in_scope(partial(save_state, new=new), user_id=new.owner)
 
     async def _append_alone(self, new: PreparedAppend[IdT], reason: Alone = ALONE) -> tuple[MessageRecord[IdT], ...]:
-        try:
+        with doubtful(reason):
             return await self._transactions.write_in_scope(partial(_append, new=new), user_id=new.owner)
-        except (NotFoundError, ConflictError):
-            raise  # the database has answered
-        except PersistenceError as error:
-            # The attempt in the batch may have added the message. A later failure does not prove that it did not.
-            if reason is IN_DOUBT:
-                raise CommitUnknownError(NO_REPLY) from error
-            raise
 
 
 async def _latest_state(

@@ -11,7 +11,7 @@ from agent_persistence.concurrency.batching import ALONE, Alone, Batcher
 from agent_persistence.database.connections import PinnedConnection
 from agent_persistence.errors import CheckpointingDisabledError, InvalidInputError
 from agent_persistence.models import Models
-from agent_persistence.operations.group_commit import GroupCommit, Written
+from agent_persistence.operations.group_commit import GroupCommit, Written, doubtful
 from agent_persistence.operations.transactions import Transactions
 from agent_persistence.operations.unit_of_work import Repositories, UnitOfWork
 from agent_persistence.records import ANY_USER, AnyUser, NewMessage
@@ -155,9 +155,9 @@ class GraphCalls:
         await self._transactions.write(work, user_id=user_id)
 
 
-async def _run_alone(item: _Item, _reason: Alone) -> None:
-    # Saved twice is saved once, so that it does not matter whether the batch was committed.
-    await item.alone()
+async def _run_alone(item: _Item, reason: Alone) -> None:
+    with doubtful(reason):
+        await item.alone()
 
 
 def _is_repeatable(_item: _Item) -> bool:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
@@ -12,7 +12,13 @@ from agent_persistence.concurrency.retries import Retries
 from agent_persistence.concurrency.time_limit import outcome_unknown
 from agent_persistence.database.connections import PinnedConnection, PinnedConnections
 from agent_persistence.database.driver_errors import DRIVER_ERRORS, Verdict, classify, translated
-from agent_persistence.errors import CommitUnknownError, PersistenceError, UnavailableError
+from agent_persistence.errors import (
+    CommitUnknownError,
+    ConflictError,
+    NotFoundError,
+    PersistenceError,
+    UnavailableError,
+)
 from agent_persistence.operations.commit import Commit
 from agent_persistence.records import Touched
 from agent_persistence.sessions.commit_evidence import CommitEvidence
@@ -39,8 +45,7 @@ class Written(Generic[ResultT]):
 Write = Callable[[PinnedConnection, list[ItemT]], Awaitable[Written[ResultT]]]
 Execute = Callable[[list[ItemT], Write[ItemT, ResultT]], Awaitable[Sequence[ResultT | Alone]]]
 
-NO_REPLY: Final = "the connection closed before the reply; a message with an id of yours can be sent again"
-"""Why it is unknown whether a message was added."""
+_NO_REPLY: Final = "the connection closed before the reply; with the same id it can be sent again"
 
 
 class _ReplyLostError(UnavailableError):
@@ -80,6 +85,25 @@ class _GroupWrite(Generic[ItemT, ResultT]):
     def all_alone(self) -> list[ResultT | Alone]:
         """Return the result that lets each item run alone."""
         return [self.alone] * len(self.batch.items)
+
+
+@contextmanager
+def doubtful(reason: Alone) -> Iterator[None]:
+    """Let the error of an item that is written alone say that it may be written: its batch may have done so.
+
+    A later failure does not prove that it did not.
+
+    Raises:
+        CommitUnknownError: the block failed, and the reply to the batch was lost.
+    """
+    try:
+        yield
+    except (NotFoundError, ConflictError):
+        raise  # the database has answered
+    except PersistenceError as error:
+        if reason is IN_DOUBT:
+            raise CommitUnknownError(_NO_REPLY) from error
+        raise
 
 
 class GroupCommit:
@@ -124,7 +148,7 @@ class GroupCommit:
             return await self._retries.run(group.attempt)
         except UnavailableError as error:
             if group.alone is IN_DOUBT:
-                raise CommitUnknownError(NO_REPLY) from error
+                raise CommitUnknownError(_NO_REPLY) from error
             raise
         except CommitUnknownError:
             raise

@@ -12,7 +12,14 @@ import pytest
 
 from agent_persistence.concurrency.batching import ALONE, IN_DOUBT, Alone, Batch
 from agent_persistence.concurrency.retries import Retries
-from agent_persistence.errors import CommitUnknownError, PersistenceError, StatementTimeoutError, UnavailableError
+from agent_persistence.errors import (
+    CommitUnknownError,
+    PersistenceError,
+    StatementTimeoutError,
+    ThreadNotFoundError,
+    UnavailableError,
+)
+from agent_persistence.operations import graph_calls
 from agent_persistence.operations.group_commit import GroupCommit, Written
 
 
@@ -62,3 +69,25 @@ async def test_items_that_are_left_are_in_doubt_once_a_reply_was_lost(
 async def test_items_whose_reply_was_lost_for_good_are_unknown() -> None:
     with pytest.raises(CommitUnknownError):
         await run(lost_reply())
+
+
+@pytest.mark.parametrize(
+    ("reason", "failure", "told"),
+    [
+        (ALONE, UnavailableError("away"), UnavailableError),
+        (IN_DOUBT, UnavailableError("away"), CommitUnknownError),
+        (IN_DOUBT, StatementTimeoutError("too slow"), CommitUnknownError),
+        (IN_DOUBT, ThreadNotFoundError("t"), ThreadNotFoundError),
+    ],
+)
+async def test_a_graph_whose_batch_got_no_reply_may_be_saved_whatever_its_own_save_meets(
+    reason: Alone, failure: PersistenceError, told: type[PersistenceError]
+) -> None:
+    async def alone() -> None:
+        raise failure
+
+    item: Any = SimpleNamespace(alone=alone)
+    with pytest.raises(told) as raised:
+        await graph_calls._run_alone(item, reason)  # noqa: SLF001 - the batcher calls it
+
+    assert type(raised.value) is told
