@@ -15,7 +15,7 @@ from connections import all_are_back
 from hardening.hardening_servers import migrated_settings, settings_of
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import empty_checkpoint
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from torture.proxy import Proxy, is_commit
 from torture.servers import PostgreSQL
@@ -358,3 +358,26 @@ async def test_a_sweep_on_a_connection_that_fell_silent_is_given_up_and_the_next
                 await asyncio.sleep(0.05)
 
         await direct.close()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("short_limits")
+async def test_a_new_connection_that_falls_silent_before_its_first_use_costs_no_more_than_the_call_has_left(
+    open_store: Open, proxy: Proxy
+) -> None:
+    async with open_store(statement_timeout=1.0, retry_deadline=2.0) as store:
+        await store.threads.page(user_id=USER)
+        proxy.forget()  # the first attempt waits for a reply on the old connection
+
+        def stall(_connection: Any, _record: Any) -> None:
+            proxy.stall()
+
+        event.listen(store.engine.sync_engine, "connect", stall, insert=True)
+        started = time.monotonic()
+        with pytest.raises(UnavailableError):
+            await store.threads.page(user_id=USER)
+        took = time.monotonic() - started
+        event.remove(store.engine.sync_engine, "connect", stall)
+        proxy.flow()
+
+        assert took < store.settings.call_seconds + 0.5

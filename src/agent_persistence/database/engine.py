@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar
 from weakref import WeakSet
 
 import asyncpg
@@ -19,6 +19,8 @@ from agent_persistence.concurrency.time_limit import call_when_due
 from agent_persistence.database.connections import is_observed
 from agent_persistence.database.driver_errors import DRIVER_ERRORS
 from agent_persistence.settings import PersistenceSettings
+
+T = TypeVar("T")
 
 _TRANSACTION_TIMEOUT_SINCE: Final = 17
 _PING_AFTER_SECONDS: Final = 10.0
@@ -108,10 +110,8 @@ def _ping_idle(connection: Any, record: ConnectionPoolEntry, _proxy: object) -> 
     if time.monotonic() - record.info.get(_RETURNED_AT, math.inf) < _PING_AFTER_SECONDS:
         return
     try:
-        connection.run_async(_ping)
+        run_or_terminate(connection, _ping)
     except BaseException as error:
-        # At once, and for a cancelled caller too: SQLAlchemy would wait two seconds for the server to take leave.
-        connection.driver_connection.terminate()
         if not isinstance(error, DRIVER_ERRORS):
             raise
         # The pool opens a new connection, and replaces the others that are as old without trying them.
@@ -119,6 +119,19 @@ def _ping_idle(connection: Any, record: ConnectionPoolEntry, _proxy: object) -> 
 
 
 _OURS: Final = frozenset({_arm, _disarm, _give_up, _remember_return, _ping_idle})
+
+
+def run_or_terminate(connection: Any, work: Callable[[Any], Awaitable[T]]) -> T:
+    """Run something on a connection that is new, or about to be used; close it if that fails.
+
+    At once, and for a cancelled caller too: SQLAlchemy would wait two seconds for the server to take leave.
+    """
+    try:
+        done: T = connection.run_async(work)
+    except BaseException:
+        connection.driver_connection.terminate()
+        raise
+    return done
 
 
 async def _ping(driver: asyncpg.Connection) -> None:
@@ -152,7 +165,7 @@ def _limit_transactions(engine: AsyncEngine, seconds: float) -> None:
     def set_transaction_timeout(connection: Any, _record: Any) -> None:
         if connection.driver_connection.get_server_version().major >= _TRANSACTION_TIMEOUT_SINCE:
             statement = f"SET transaction_timeout = {int(seconds * 1000)}"
-            connection.run_async(lambda driver: driver.execute(statement))
+            run_or_terminate(connection, lambda driver: driver.execute(statement))
 
 
 def terminator_of(engine: AsyncEngine) -> Callable[[], None]:

@@ -17,7 +17,7 @@ from agent_persistence.concurrency.affinity import Affinity
 from agent_persistence.concurrency.shielding import to_the_end
 from agent_persistence.database.connections import PinnedConnections
 from agent_persistence.database.driver_errors import DRIVER_ERRORS
-from agent_persistence.database.engine import obey_time_limits, wants_sessions
+from agent_persistence.database.engine import obey_time_limits, run_or_terminate, wants_sessions
 from agent_persistence.encoding.recent_states import RecentStates
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.models import Models
@@ -150,7 +150,7 @@ class SessionFactory(Generic[IdT, UserIdT]):
 
     def _identify_connection(self, connection: Any, _record: Any) -> None:
         threads = self.engine.dialect.identifier_preparer.format_table(table_of(self.models.Thread))
-        self._found(connection.run_async(lambda driver: identity_behind(driver, threads)))
+        self._found(run_or_terminate(connection, lambda driver: identity_behind(driver, threads)))
 
     def _found(self, database: str | None) -> None:
         if self.cache is None or database in {None, self._database}:
