@@ -244,9 +244,9 @@ async def run_on(driver: asyncpg.Connection, work: Coroutine[Any, Any, T], *, ti
             task.cancel()
 
 
-def is_observed(engine: Engine) -> bool:
-    """Whether the engine has statement listeners, or logs statements: then statements must pass through SQLAlchemy."""
-    listeners = engine.dispatch
+def is_observed(target: Engine | Connection) -> bool:
+    """Whether an engine or a connection has statement listeners, or statements are logged: SQLAlchemy sends them."""
+    listeners = target.dispatch
     told = listeners.before_cursor_execute or listeners.after_cursor_execute or listeners.commit
     return bool(told or _statement_log.isEnabledFor(logging.INFO))
 

@@ -29,12 +29,17 @@ class BegunConnection:
         self._connection = connection
         self._transaction = transaction
         sync_connection: Any = connection.sync_connection
-        self._engine = sync_connection.engine
-        self._driver = sync_connection.connection.driver_connection
+        self._sync_connection = sync_connection
+        self._driver: Any = sync_connection.connection.driver_connection
 
     def serves(self, transaction: Any) -> bool:
-        """Whether a statement of this transaction may go to the driver: nobody listens, and BEGIN was sent."""
-        return transaction is self._transaction and not is_observed(self._engine) and self._driver.is_in_transaction()
+        """Whether a statement of this transaction may go to the driver: BEGIN was sent, and SQLAlchemy has no part."""
+        return (
+            transaction is self._transaction
+            and self._driver.is_in_transaction()
+            and not is_observed(self._sync_connection)
+            and "schema_translate_map" not in self._sync_connection.get_execution_options()
+        )
 
     async def fetch(self, text: str, arguments: Sequence[Any]) -> Sequence[Any]:
         """Run a statement, and return its rows.
@@ -50,7 +55,7 @@ class BegunConnection:
             await self._connection.invalidate(error)
             raise
         except (*DRIVER_ERRORS, AttributeError) as error:
-            if isinstance(error, TimeoutError) and gives_up(self._engine):
+            if isinstance(error, TimeoutError) and gives_up(self._sync_connection.engine):
                 self._driver.terminate()
             if self._driver.is_closed():
                 # As SQLAlchemy does: otherwise the ROLLBACK of the session would raise an error of its own.

@@ -11,7 +11,7 @@ import pytest_asyncio
 from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
-from agent_persistence.errors import UnavailableError
+from agent_persistence.errors import SchemaError, UnavailableError
 from agent_persistence.persistence import Persistence
 from agent_persistence.sessions.begun_connection import BegunConnection
 
@@ -96,6 +96,32 @@ async def test_listeners_of_the_host_s_engine_see_every_statement(
         await uow.messages.append(thread_id, HELLO)
 
     assert len([statement for statement in told if "INSERT INTO" in statement]) == 3
+    assert direct == []
+
+
+async def test_a_listener_on_the_connection_alone_sees_every_statement_too(
+    persistence: Store, user_id: str, thread_id: Any, session: AsyncSession, direct: list[str]
+) -> None:
+    told: list[str] = []
+    uow = persistence.bind(session, user_id=user_id)
+    await uow.messages.append(thread_id, HELLO)
+    connection = (await session.connection()).sync_connection
+    event.listen(connection, "before_cursor_execute", lambda *of: told.append(of[2]))
+    await uow.messages.append(thread_id, HELLO)
+
+    assert len([statement for statement in told if "INSERT INTO" in statement]) == 1
+    assert direct == []
+
+
+async def test_a_schema_that_is_translated_in_the_middle_of_a_transaction_is_translated(
+    persistence: Store, user_id: str, thread_id: Any, session: AsyncSession, direct: list[str]
+) -> None:
+    uow = persistence.bind(session, user_id=user_id)
+    await uow.messages.append(thread_id, HELLO)
+    await (await session.connection()).execution_options(schema_translate_map={None: "nowhere"})
+    with pytest.raises(SchemaError):
+        await uow.messages.append(thread_id, HELLO)
+
     assert direct == []
 
 
