@@ -7,7 +7,7 @@ from typing import Any, Final
 from agent_persistence.cache.state_cache import StateCache
 from agent_persistence.database.driver_errors import translated
 from agent_persistence.repositories.maintenance.outbox import take_from_outbox
-from agent_persistence.sessions.pinned_scope import TransactionScope
+from agent_persistence.sessions.session_scope import TransactionScope
 
 SWEEP_SECONDS: Final = 5.0
 """How long a sweep in the background may take: while it waits on a connection that has fallen silent, nobody sweeps."""

@@ -21,7 +21,8 @@ from agent_persistence.repositories.maintenance.outbox import add_to_outbox
 from agent_persistence.sessions.commit_evidence import CommitEvidence, evidence_of, was_committed
 from agent_persistence.sessions.commit_hooks import is_shared
 from agent_persistence.sessions.owner_setting import set_local
-from agent_persistence.sessions.pinned_scope import PinnedScope, TransactionScope
+from agent_persistence.sessions.pinned_scope import PinnedScope
+from agent_persistence.sessions.session_scope import TransactionScope
 
 # So that the server ends the transaction before the quarantine expires, should this process stall now.
 _LIMIT_IDLING: Final = CompiledStatement(

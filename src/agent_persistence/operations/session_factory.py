@@ -26,10 +26,10 @@ from agent_persistence.records import ANY_USER, AnyUser
 from agent_persistence.repositories.maintenance.database_identity import identity_behind, identity_of
 from agent_persistence.sessions.commit_hooks import CacheWatch, share
 from agent_persistence.sessions.orm_writes import WatchedSession, observes_sessions, watch_session
-from agent_persistence.sessions.pinned_scope import PinnedScope, PinnedTransaction, TransactionScope
+from agent_persistence.sessions.pinned_scope import PinnedScope, PinnedTransaction
 from agent_persistence.sessions.pooled_scope import PooledScope
 from agent_persistence.sessions.scope import StoreOptions
-from agent_persistence.sessions.session_scope import SessionScope
+from agent_persistence.sessions.session_scope import SessionScope, TransactionScope
 from agent_persistence.settings import QUARANTINE_SECONDS
 
 logger = logging.getLogger("agent_persistence")

@@ -23,7 +23,7 @@ from agent_persistence.operations.state_reader import StateReader
 from agent_persistence.operations.unit_of_work import Repositories, UnitOfWork
 from agent_persistence.records import ANY_USER, AnyUser
 from agent_persistence.repositories import EntityRepository
-from agent_persistence.sessions.pinned_scope import PinnedScope, TransactionScope
+from agent_persistence.sessions.session_scope import SessionScope, TransactionScope
 
 T = TypeVar("T")
 ItemT = TypeVar("ItemT")
@@ -224,8 +224,8 @@ class Transactions(Generic[IdT, UserIdT]):
             raise self.commit.judge(error, seconds_of_work=seconds_of_work) from error.__cause__
 
     def _unit_of_work(self, scope: TransactionScope[IdT, UserIdT]) -> UnitOfWork[IdT, UserIdT]:
-        session = scope.transaction.session if isinstance(scope, PinnedScope) else scope.session
-        cache = self.sessions.cache if session is None else self.sessions.cache_for(session)
+        # A pinned connection is of the engine of the cache; a session may be of another one.
+        cache = self.sessions.cache_for(scope.session) if isinstance(scope, SessionScope) else self.sessions.cache
         return UnitOfWork(scope, cache, self.state_reader)
 
     async def _before_retry(self, error: PersistenceError) -> None:

@@ -19,8 +19,8 @@ from agent_persistence.repositories import (
     ToolResultRepository,
 )
 from agent_persistence.sessions.commit_hooks import share
-from agent_persistence.sessions.pinned_scope import TransactionScope
 from agent_persistence.sessions.scope import Scope
+from agent_persistence.sessions.session_scope import TransactionScope
 
 
 class Repositories(Generic[IdT, UserIdT]):

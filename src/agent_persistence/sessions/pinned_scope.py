@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 from sqlalchemy import Executable, Result, Table
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
@@ -24,10 +24,9 @@ from agent_persistence.errors import DatabaseError, PersistenceError, UnitOfWork
 from agent_persistence.frozen import frozen
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.records import SavedState, Touched, TouchedState
-from agent_persistence.sessions.commit_evidence import TRANSACTION_MARKS, CommitEvidence, RowEvidence, adopt_evidence
+from agent_persistence.sessions.commit_evidence import CommitEvidence, RowEvidence, adopt_evidence
 from agent_persistence.sessions.commit_hooks import watch_of
-from agent_persistence.sessions.scope import Query, Scope
-from agent_persistence.sessions.session_scope import SessionScope
+from agent_persistence.sessions.session_scope import SessionScope, TransactionScope
 
 _LEAVE_SECONDS: Final = 2.0
 """How long a ROLLBACK may take; then the connection is closed, which rolls back as well."""
@@ -156,13 +155,13 @@ class PinnedTransaction:
 
 
 @frozen
-class PinnedScope(Scope[IdT, UserIdT]):
-    """One owner's data in one transaction."""
+class PinnedScope(TransactionScope[IdT, UserIdT]):
+    """One owner's data in a transaction on a pinned connection."""
 
     transaction: PinnedTransaction
 
+    @override
     def session_scope(self) -> SessionScope[IdT, UserIdT]:
-        """Return the scope in a session that goes on with the transaction."""
         return SessionScope(self.models, self.owner, self.options, self.recent, self.transaction.join())
 
     @override
@@ -180,30 +179,11 @@ class PinnedScope(Scope[IdT, UserIdT]):
             return await (await self.transaction.begun()).fetch(statement, **values)
 
     @override
-    async def write(
-        self, statement: Query | CompiledStatement, evidence: Callable[[Any], RowEvidence], **values: Any
-    ) -> Sequence[Any]:
+    def note(self, rows: Sequence[RowEvidence], marks: Any) -> None:
         if self.transaction.session is not None:
-            return await self.session_scope().write(statement, evidence, **values)
-        if isinstance(statement, CompiledStatement):
-            rows = await self.fetch(statement, **values)
+            self.session_scope().note(rows, marks)
         else:
-            rows = (await self.execute(statement.returning(*TRANSACTION_MARKS))).all()
-        if rows:
-            self.transaction.note([evidence(row) for row in rows], rows[-1])
-        return rows
-
-    @override
-    async def lock(self, statement: Query | CompiledStatement, **values: Any) -> Sequence[Any]:
-        if self.transaction.session is not None:
-            return await self.session_scope().lock(statement, **values)
-        if isinstance(statement, CompiledStatement):
-            rows = await self.fetch(statement, **values)
-        else:
-            rows = (await self.execute(statement.add_columns(*TRANSACTION_MARKS))).all()
-        if rows:
-            self.transaction.note([], rows[-1])
-        return rows
+            self.transaction.note(rows, marks)
 
     @property
     @override
@@ -228,11 +208,6 @@ class PinnedScope(Scope[IdT, UserIdT]):
 
     @property
     @override
-    def in_unit_of_work(self) -> bool:
-        return True
-
-    @property
-    @override
     def has_snapshot(self) -> bool:
         session = self.transaction.session
         return self.transaction.connection is not None if session is None else session.in_transaction()
@@ -247,7 +222,3 @@ class PinnedScope(Scope[IdT, UserIdT]):
         if self.transaction.session is not None:
             return self.session_scope().has_touched(thread_id)
         return any(touched.thread_id == thread_id for touched in self.transaction.touched)
-
-
-TransactionScope: TypeAlias = PinnedScope[IdT, UserIdT] | SessionScope[IdT, UserIdT]
-"""The scope of a unit of work."""

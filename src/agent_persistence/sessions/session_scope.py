@@ -1,8 +1,9 @@
-"""A scope in a session: statements run in the session's transaction."""
+"""Scopes of transactions: what they have in common, and the one in a session."""
 
 from __future__ import annotations
 
 import asyncio
+from abc import abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
@@ -30,7 +31,47 @@ _BEGUN: Final = "agent_persistence.begun"
 
 
 @frozen
-class SessionScope(Scope[IdT, UserIdT]):
+class TransactionScope(Scope[IdT, UserIdT]):
+    """One owner's data in one transaction."""
+
+    @abstractmethod
+    def session_scope(self) -> SessionScope[IdT, UserIdT]:
+        """Return a scope in a session that has this transaction; one is opened if there is none."""
+
+    @abstractmethod
+    def note(self, rows: Sequence[RowEvidence], marks: Any) -> None:
+        """Note evidence of the commit: rows that were written, and the marks that were returned with them."""
+
+    @override
+    async def write(
+        self, statement: Query | CompiledStatement, evidence: Callable[[Any], RowEvidence], **values: Any
+    ) -> Sequence[Any]:
+        if isinstance(statement, CompiledStatement):
+            rows = await self.fetch(statement, **values)
+        else:
+            rows = (await self.execute(statement.returning(*TRANSACTION_MARKS))).all()
+        if rows:
+            self.note([evidence(row) for row in rows], rows[-1])
+        return rows
+
+    @override
+    async def lock(self, statement: Query | CompiledStatement, **values: Any) -> Sequence[Any]:
+        if isinstance(statement, CompiledStatement):
+            rows = await self.fetch(statement, **values)
+        else:
+            rows = (await self.execute(statement.add_columns(*TRANSACTION_MARKS))).all()
+        if rows:
+            self.note([], rows[-1])
+        return rows
+
+    @property
+    @override
+    def in_unit_of_work(self) -> bool:
+        return True
+
+
+@frozen
+class SessionScope(TransactionScope[IdT, UserIdT]):
     """One owner's data in one session.
 
     Raises:
@@ -39,8 +80,8 @@ class SessionScope(Scope[IdT, UserIdT]):
 
     session: AsyncSession
 
+    @override
     def session_scope(self) -> SessionScope[IdT, UserIdT]:
-        """Return this scope; one that has no session yet returns one with a session."""
         return self
 
     @override
@@ -72,26 +113,8 @@ class SessionScope(Scope[IdT, UserIdT]):
             return statement.rows(result.all())
 
     @override
-    async def write(
-        self, statement: Query | CompiledStatement, evidence: Callable[[Any], RowEvidence], **values: Any
-    ) -> Sequence[Any]:
-        if isinstance(statement, CompiledStatement):
-            rows = await self.fetch(statement, **values)
-        else:
-            rows = (await self.execute(statement.returning(*TRANSACTION_MARKS))).all()
-        if rows:
-            record_evidence(self.session.sync_session, rows[-1], [evidence(row) for row in rows])
-        return rows
-
-    @override
-    async def lock(self, statement: Query | CompiledStatement, **values: Any) -> Sequence[Any]:
-        if isinstance(statement, CompiledStatement):
-            rows = await self.fetch(statement, **values)
-        else:
-            rows = (await self.execute(statement.add_columns(*TRANSACTION_MARKS))).all()
-        if rows:
-            record_evidence(self.session.sync_session, rows[-1], [])
-        return rows
+    def note(self, rows: Sequence[RowEvidence], marks: Any) -> None:
+        record_evidence(self.session.sync_session, marks, rows)
 
     @property
     @override
@@ -111,11 +134,6 @@ class SessionScope(Scope[IdT, UserIdT]):
     @override
     def touch(self, state: TouchedState, saved: SavedState | None = None) -> None:
         touch(self.session.sync_session, state, saved)
-
-    @property
-    @override
-    def in_unit_of_work(self) -> bool:
-        return True
 
     @property
     @override
