@@ -242,13 +242,7 @@ class Persistence(Generic[IdT, UserIdT]):
         """
         return self._transactions.begin(user_id=user_id)
 
-    async def run(
-        self,
-        work: Callable[[UnitOfWork[IdT, UserIdT]], Awaitable[T]],
-        *,
-        user_id: UserIdT | AnyUser,
-        is_limited: bool = False,
-    ) -> T:
+    async def run(self, work: Callable[[UnitOfWork[IdT, UserIdT]], Awaitable[T]], *, user_id: UserIdT | AnyUser) -> T:
         """Run a function in a unit of work and commit it once, with retries.
 
         If the database restarts, fails over or resolves a deadlock, the function is called again with a new unit of
@@ -259,8 +253,6 @@ class Persistence(Generic[IdT, UserIdT]):
         Args:
             work: called with the unit of work.
             user_id: the owner, or ``ANY_USER`` for administration.
-            is_limited: end by the time limit of a one-call operation, whatever the function awaits then. Without it
-                each statement has its limit, and the function may wait for other things as long as it takes.
 
         Returns:
             What ``work`` returns.
@@ -269,7 +261,7 @@ class Persistence(Generic[IdT, UserIdT]):
             PersistenceError: the error of the last attempt.
             CommitUnknownError: the reply to COMMIT was lost, and the database cannot tell what became of it.
         """
-        return await self._transactions.run(work, user_id=user_id, is_limited=is_limited)
+        return await self._transactions.run(work, user_id=user_id)
 
     def bind(self, session: AsyncSession, *, user_id: UserIdT | AnyUser) -> UnitOfWork[IdT, UserIdT]:
         """Join a session of the host: the host commits, and the cache follows that commit.

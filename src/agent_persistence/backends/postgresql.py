@@ -112,7 +112,7 @@ class PostgreSQLCheckpointer(Checkpointer):
             except ThreadNotFoundError:
                 # Only now, because most saves find their thread: creating it first would cost each of them a statement.
                 create = partial(self._create, key, state, expected_version)
-                saved = await self._persistence.run(create, user_id=self._owner, is_limited=True)
+                saved = await self._persistence.run(create, user_id=self._owner)
         return _checkpoint(saved)
 
     def check_save(

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from agent_persistence.concurrency.batching import Alone, Batch, Batcher
 from agent_persistence.concurrency.retries import Attempt, Retries
 from agent_persistence.concurrency.shielding import start
+from agent_persistence.concurrency.time_limit import made_at
 from agent_persistence.database.driver_errors import sqlstate_of, translated
 from agent_persistence.errors import ClosedError, PersistenceError, UnavailableError
 from agent_persistence.ids import IdT, UserIdT
@@ -91,23 +92,15 @@ class Transactions(Generic[IdT, UserIdT]):
         """Make a unit of work in a session of the host, which commits it."""
         return self._unit_of_work(self.sessions.join(session, user_id))
 
-    async def run(
-        self,
-        work: Callable[[UnitOfWork[IdT, UserIdT]], Awaitable[T]],
-        *,
-        user_id: UserIdT | AnyUser,
-        is_limited: bool = False,
-    ) -> T:
-        """Run the host's work in a unit of work.
-
-        Args:
-            is_limited: see ``Retries.run``.
+    async def run(self, work: Callable[[UnitOfWork[IdT, UserIdT]], Awaitable[T]], *, user_id: UserIdT | AnyUser) -> T:
+        """Run work in a unit of work: the host's, which may take its time, or a part of a call of ``one_call``.
 
         Raises:
             StatementTimeoutError: the transaction was open for longer than its limits allow.
             PersistenceError: the error of the last attempt.
         """
-        return await self._complete(partial(self._run_once, work, user_id), is_limited=is_limited)
+        is_part_of_a_call = made_at() is not None
+        return await self._complete(partial(self._run_once, work, user_id), is_limited=is_part_of_a_call)
 
     async def write(self, work: Callable[[UnitOfWork[IdT, UserIdT]], Awaitable[T]], *, user_id: UserIdT | AnyUser) -> T:
         """Run this package's work in a unit of work."""

@@ -14,6 +14,7 @@ from agent_persistence.cache.circuit_breaker import CacheUnavailableError
 from agent_persistence.cache.keys import draft_name
 from agent_persistence.cache.named_values import Name, NamedValues, RedisValues
 from agent_persistence.cache.state_cache import Miss
+from agent_persistence.concurrency.time_limit import one_call
 from agent_persistence.errors import IdempotencyConflictError, ThreadExistsError, ThreadNotFoundError
 from agent_persistence.frozen import frozen
 from agent_persistence.integrations.checkpointing.run_config import ThreadRef
@@ -244,7 +245,8 @@ class CheckpointStore:
     async def _in_thread(self, thread: ThreadRef, work: Work[T]) -> T:
         """Run ``work`` in one transaction; if the thread does not exist, create it in the same transaction."""
         creating = partial(_creating, thread=thread, work=work)
-        return await self._persistence.run(creating, user_id=thread.owner, is_limited=True)
+        with one_call():
+            return await self._persistence.run(creating, user_id=thread.owner)
 
 
 def _versioned(state: StateRecord[Any] | None) -> VersionedState | None:
