@@ -29,7 +29,6 @@ def run_until_terminated(work: Coroutine[Any, Any, T]) -> T:
 
 async def _cancelled_by_sigterm(work: Coroutine[Any, Any, T]) -> T:
     task = asyncio.create_task(work)
-    # Event loops of Windows have no signal handlers.
-    with suppress(NotImplementedError):
+    with suppress(NotImplementedError):  # event loops of Windows have no signal handlers
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     return await task

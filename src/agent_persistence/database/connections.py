@@ -353,7 +353,7 @@ class PinnedConnections:
     async def aclose(self) -> None:
         """Return every idle connection to the pool; those that are released later are closed.
 
-        Nobody else would close these: the engine may be disposed of by then.
+        The engine, which may be disposed of by then, would not close these.
         """
         if self._timer is not None:
             self._timer.cancel()

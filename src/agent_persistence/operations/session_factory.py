@@ -178,7 +178,7 @@ class SessionFactory(Generic[IdT, UserIdT]):
             yield self._scope(session, user_id)
 
     def unit_of_work(self, user_id: UserIdT | AnyUser) -> AbstractAsyncContextManager[TransactionScope[IdT, UserIdT]]:
-        """Open a transaction, which the caller commits: on a pinned connection where nobody could tell the difference.
+        """Open a transaction, which the caller commits: on a pinned connection where no listener is missed.
 
         Listeners of the engine or of all sessions want a session.
         """

@@ -1,4 +1,4 @@
-"""A scope in a transaction on a pinned connection, until somebody asks for a session of SQLAlchemy.
+"""A scope in a transaction on a pinned connection, until a session of SQLAlchemy is asked for.
 
 A session, its checkout, BEGIN and COMMIT take two greenlets and a dozen objects each: as much time as the statements of
 a short transaction.
@@ -64,7 +64,7 @@ class PinnedTransaction:
     def alone(self) -> Iterator[None]:
         """Refuse a second task, whose statement would break that of the first; end with a statement that is cancelled.
 
-        Nobody knows whether the server ran it: a caller who goes on after a timeout must not commit half of a call.
+        The server may have run it or not: a caller that goes on after a timeout must not commit half of a call.
 
         Raises:
             UnitOfWorkInUseError: another task is running a statement.

@@ -1,4 +1,4 @@
-"""What this process knows of the namespaces that it saved to last, so that the next save need not look."""
+"""A memory of the namespaces that this process saved to last, so that the next save need not read them."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class KnownGraphs:
 
         Args:
             before: the thread's ``updated_at`` when the save began. What is known of its other namespaces is kept if
-                nobody else had saved until then.
+                no other process had saved until then.
             after: the ``updated_at`` that the save left.
         """
         thread = self._threads.get(thread_id)

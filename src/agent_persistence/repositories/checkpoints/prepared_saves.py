@@ -33,7 +33,7 @@ _CHECKPOINT_COLUMNS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What a save was prepared from. If it is not so any more, the save must be prepared anew.
+    """The state of a namespace that a save was prepared for. In another state, the save is refused and prepared again.
 
     Attributes:
         touched_at: the thread's ``updated_at``.

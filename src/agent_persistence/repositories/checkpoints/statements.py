@@ -215,10 +215,10 @@ def _added_messages(models: Models[Any, Any], chosen: Any, rows: Any) -> Any:
 
 
 def _is_as_expected(models: Models[Any, Any], items: Any, locked: Any) -> Any:
-    """Return the condition that nobody else has written to the namespace since this process did.
+    """Return the condition that no other process has written to the namespace since this one did.
 
-    The thread's ``updated_at`` decides: it is compared as it is below the lock, and everybody who writes without an
-    expectation sets it. The rest is compared as it was when the statement began, for processes of the version before.
+    The thread's ``updated_at`` decides: it is compared as it is below the lock, and each save without an expectation
+    sets it. The rest is compared as it was when the statement began, for processes of the version before.
     """
     parent = models.side_tables.graph.checkpoints.alias("parent")
     created = select(parent.c.created_at).where(
