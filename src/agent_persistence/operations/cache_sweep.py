@@ -10,7 +10,7 @@ from agent_persistence.repositories.maintenance.outbox import take_from_outbox
 from agent_persistence.sessions.session_scope import TransactionScope
 
 SWEEP_SECONDS: Final = 5.0
-"""How long a sweep in the background may take: while it waits on a connection that has fallen silent, this process sweeps nothing."""
+"""How long a sweep in the background may take: while it waits on a connection that has fallen silent, none runs."""
 
 
 async def sweep_batch(scope: TransactionScope[Any, Any], *, cache: StateCache) -> int:
