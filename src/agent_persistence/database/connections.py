@@ -46,6 +46,7 @@ class PinnedConnection:
         connection: SQLAlchemy's connection, for statements that are not compiled.
         checked_out_at: when it was checked out, in the event loop's time.
         used_at: when it was last released.
+        pool: the pool that it came from; the engine has another one once it was disposed of.
         is_handed_over: whether a session of SQLAlchemy uses it.
     """
 
@@ -58,6 +59,7 @@ class PinnedConnection:
         self._driver = driver
         self._engine = engine
         self.checked_out_at = self.used_at = now
+        self.pool = engine.pool
         self.is_handed_over = False
 
     async def fetch(self, statement: CompiledStatement, **values: Any) -> list[Any]:
@@ -298,7 +300,7 @@ class PinnedConnections:
             if self._idle:
                 # The last one used, so that the others become idle for long enough to be returned.
                 pinned = self._idle.pop()
-                if pinned.is_clean:
+                if self._may_serve(pinned):
                     return pinned
                 self._return(pinned)
             elif self._checked_out < self._most:
@@ -310,8 +312,7 @@ class PinnedConnections:
     def release(self, pinned: PinnedConnection) -> None:
         """Release a connection to the next caller. Nothing is awaited, so a cancelled caller can do it too."""
         pinned.used_at = now = asyncio.get_running_loop().time()
-        is_old = now - pinned.checked_out_at > _LONGEST_SECONDS or pinned.checked_out_at <= self._invalidated_at
-        if is_old or not pinned.is_clean:
+        if now - pinned.checked_out_at > _LONGEST_SECONDS or not self._may_serve(pinned):
             self._return(pinned)
             return
         self._idle.append(pinned)
@@ -330,7 +331,7 @@ class PinnedConnections:
         """
         while self._idle:
             pinned = self._idle.pop()
-            if pinned.is_clean:
+            if self._may_serve(pinned):
                 self._checked_out -= 1
                 self._wake()
                 return pinned
@@ -368,6 +369,14 @@ class PinnedConnections:
         """Close all pinned connections, now or when they are released; call it before the engine is disposed of."""
         self._invalidated_at = asyncio.get_running_loop().time()
         await self.aclose()
+
+    def _may_serve(self, pinned: PinnedConnection) -> bool:
+        """Whether a connection may serve another caller, here or from the pool.
+
+        Not after ``engine.dispose()``: the pool that it came from would keep it open, and give it to no caller.
+        """
+        is_current = pinned.pool is self._engine.sync_engine.pool and pinned.checked_out_at > self._invalidated_at
+        return is_current and pinned.is_clean
 
     async def _check_out(self) -> PinnedConnection:
         self._checked_out += 1
@@ -424,7 +433,7 @@ class PinnedConnections:
     async def _close(self, pinned: PinnedConnection) -> None:
         try:
             with suppress(*DRIVER_ERRORS):
-                if pinned.is_clean and pinned.checked_out_at > self._invalidated_at:
+                if self._may_serve(pinned):
                     await pinned.connection.close()
                 elif not pinned.connection.closed:
                     await pinned.discard()

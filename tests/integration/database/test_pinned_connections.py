@@ -14,6 +14,7 @@ from connections import all_are_back
 from sqlalchemy import event, text
 
 from agent_persistence.concurrency import time_limit
+from agent_persistence.concurrency.shielding import drain
 from agent_persistence.concurrency.time_limit import ends_by
 from agent_persistence.database.connections import PinnedConnections
 from agent_persistence.errors import PoolTimeoutError, UnavailableError
@@ -188,3 +189,26 @@ async def test_a_connection_is_cut_at_the_limit_of_the_call_that_uses_it_not_of_
     with pytest.raises(UnavailableError):
         async with ends_by(time.monotonic() + 0.3), pinned.use() as connection:
             await connection.execute(text("SELECT pg_sleep(5)"))
+
+
+@pytest.mark.parametrize("by", ["a call", "a unit of work"])
+async def test_a_connection_that_is_out_while_the_engine_is_disposed_of_is_closed_when_it_comes_back(
+    store: Store, user_id: str, by: str
+) -> None:
+    opened: list[Any] = []
+    event.listen(store.engine.sync_engine.pool, "connect", lambda connection, _record: opened.append(connection))
+    await store.engine.dispose()
+    event.listen(store.engine.sync_engine.pool, "connect", lambda connection, _record: opened.append(connection))
+    if by == "a call":
+        await store.threads.page(user_id=user_id)
+        await store.engine.dispose()  # as a host does that knows of a failover
+    else:
+        async with store.begin(user_id=user_id) as uow:
+            await uow.threads.page()
+            await store.engine.dispose()
+    await store.threads.page(user_id=user_id)
+    await drain(5)
+    await asyncio.sleep(0.1)  # until connections that are idle have gone back
+
+    assert opened
+    assert opened[0].driver_connection.is_closed()
