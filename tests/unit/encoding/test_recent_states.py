@@ -21,7 +21,13 @@ def recent(state: dict[str, Any], version: int = 1) -> RecentState:
     return RecentState(version, f"mark {version}", datetime.now(UTC), taken, Origin(1, 1, 0))
 
 
-@pytest.mark.parametrize(("keys", "size"), [(1, 8_000), (1_000, 1), (100, 100), (3, 500_000), (1, 0)])
+@pytest.mark.parametrize(
+    ("keys", "size"),
+    [
+        (100, 100),
+        *(pytest.param(*sizes, marks=pytest.mark.slow) for sizes in ((1, 8_000), (1_000, 1), (3, 500_000), (1, 0))),
+    ],
+)
 def test_states_take_no_more_memory_than_their_limit(monkeypatch: pytest.MonkeyPatch, keys: int, size: int) -> None:
     monkeypatch.setattr(recent_states, "MOST_BYTES", LIMIT)
 
