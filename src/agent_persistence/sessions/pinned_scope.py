@@ -88,8 +88,7 @@ class PinnedTransaction:
             DatabaseError: the unit of work has ended.
             PersistenceError: the driver's error, translated.
         """
-        if self._has_ended:
-            raise DatabaseError(_ENDED)
+        self._refuse_end()
         if self.connection is None:
             self.connection = await self._connections.take()
             self._cut = call_when_due(self.connection.terminate)
@@ -107,9 +106,17 @@ class PinnedTransaction:
         self.evidence.note(rows, in_savepoint=False)
 
     def join(self) -> AsyncSession:
-        """Return the session that goes on with the transaction, from now on with every statement."""
+        """Return the session that goes on with the transaction, from now on with every statement.
+
+        Raises:
+            DatabaseError: the unit of work has ended.
+            UnitOfWorkInUseError: another task is running a statement.
+        """
         if self.session is None:
-            connection = None if self.connection is None or self._has_ended else self.connection.hand_over()
+            self._refuse_end()
+            if self._is_busy:
+                raise UnitOfWorkInUseError
+            connection = None if self.connection is None else self.connection.hand_over()
             self.session = self._open_session(connection)
             session = self.session.sync_session
             if connection is not None:
@@ -140,6 +147,10 @@ class PinnedTransaction:
                     await self._roll_back(self.connection)
             finally:
                 self._give_back(self.connection)
+
+    def _refuse_end(self) -> None:
+        if self._has_ended:
+            raise DatabaseError(_ENDED)
 
     def _give_back(self, connection: PinnedConnection) -> None:
         if self._cut is not None:

@@ -186,6 +186,8 @@ async def test_a_unit_of_work_that_has_ended_refuses_to_go_on(store: Store, user
 
     with pytest.raises(DatabaseError, match="has ended"):
         await uow.states.put(thread_id, 2)
+    with pytest.raises(DatabaseError, match="has ended"):
+        _ = uow.session
     assert (await store.states.require(thread_id, user_id=user_id)).data == 1
 
 
@@ -197,6 +199,20 @@ async def test_two_tasks_cannot_use_one_unit_of_work(store: Store, user_id: str,
 
     assert [type(result) for result in results].count(UnitOfWorkInUseError) == 1
     assert len(await store.states.page(thread_id, user_id=user_id)) == 1
+
+
+async def test_another_task_gets_no_session_in_the_middle_of_a_statement(
+    store: Store, user_id: str, thread_id: Any
+) -> None:
+    async with store.begin(user_id=user_id) as uow:
+        running = asyncio.create_task(uow.states.put(thread_id, 1))
+        await asyncio.sleep(0)
+        with pytest.raises(UnitOfWorkInUseError):
+            _ = uow.session
+        await running
+        assert await uow.session.scalar(text("SELECT 1")) == 1
+
+    assert (await store.states.require(thread_id, user_id=user_id)).data == 1
 
 
 async def test_units_of_work_use_every_connection_of_the_pool_and_give_it_back(
