@@ -70,13 +70,16 @@ class Transactions(Generic[IdT, UserIdT]):
         self,
         together: Callable[[Batch[ItemT]], Awaitable[Sequence[ResultT | Exception | Alone]]],
         alone: Callable[[ItemT, Alone], Awaitable[ResultT]],
+        *,
+        turns: int = 1,
     ) -> Batcher[ItemT, ResultT]:
-        """Make a batcher that ``aclose`` flushes and closes."""
+        """Make a batcher that ``aclose`` flushes and closes; see its class for ``turns``."""
         batcher = Batcher(
             together,
             alone,
             retry_seconds=self.retries.deadline_seconds,
             call_seconds=self.retries.call_seconds,
+            turns=turns,
             in_halves=True,
         )
         self._batchers.append(batcher)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.operations.graph_calls import Mirrored
@@ -36,6 +36,10 @@ class OneCallCheckpoints(OneCall[CheckpointRepository[IdT, UserIdT], IdT, UserId
     async def put_writes(self, new: NewWrites, *, user_id: UserIdT | AnyUser) -> None:
         """Save the writes of a task; see ``CheckpointRepository.put_writes``."""
         await self._batched.graphs.put_writes(new, user_id=user_id)
+
+    async def after_saves(self, thread_id: IdT, work: Callable[[], Awaitable[None]]) -> None:
+        """Run work on a thread after the saves that were called before it, and before those that are called later."""
+        await self._batched.graphs.after_saves(thread_id, work)
 
     async def page(
         self,
