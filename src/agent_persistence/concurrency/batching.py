@@ -182,7 +182,7 @@ class Batcher(Generic[ItemT, ResultT]):
             self._runners += 1
             # After a crowd, the runner waits for the other calls of this turn of the event loop; a lone caller does not
             # pay for that turn.
-            self._start(self._run_batches(), eagerly=not self._is_crowded)
+            self._start(self._run_batches(), eagerly=not self._is_crowded and self._turns == 1)
 
     def _batch_limit(self) -> int:
         if not self._in_halves:

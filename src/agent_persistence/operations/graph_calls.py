@@ -23,7 +23,8 @@ from agent_persistence.repositories.checkpoints.prepared_saves import (
     known_checkpoint,
     known_writes,
 )
-from agent_persistence.repositories.checkpoints.records import NewCheckpoint, NewWrites
+from agent_persistence.repositories.checkpoints.records import CheckpointQuery, NewCheckpoint, NewWrites
+from agent_persistence.repositories.checkpoints.refs import NO_REFS, Refs
 from agent_persistence.repositories.checkpoints.statements import save_graphs
 from agent_persistence.repositories.messages.prepared import PreparedMessage, prepare_append
 from agent_persistence.repositories.messages.statements import columns_of_messages
@@ -106,6 +107,12 @@ class GraphCalls:
     async def put_writes(self, new: NewWrites, *, user_id: Any | AnyUser) -> None:
         """Save the writes of a task; see ``CheckpointRepository.put_writes``."""
         await self._save(_Item(new, user_id, None, partial(self._put_writes_alone, new, user_id)), new)
+
+    def likely_refs(self, query: CheckpointQuery) -> Refs:
+        """Return the references that a checkpoint has if this process was the last to save to its namespace."""
+        thread = self._known.get(query.thread_id)
+        place = None if thread is None else thread.namespaces.get(query.checkpoint_ns or "")
+        return place.refs if place is not None and query.checkpoint_id in (None, place.head) else NO_REFS
 
     async def after_saves(self, thread_id: Any, work: Callable[[], Awaitable[None]]) -> None:
         """Run work on a thread after the saves that were called before it, and before later ones."""

@@ -12,6 +12,7 @@ from agent_persistence.database.compiled_statement import CompiledStatement
 from agent_persistence.ids import STRING, IdTypes
 from agent_persistence.models import build_models
 from agent_persistence.repositories import locks, tool_results
+from agent_persistence.repositories.checkpoints import read_statements
 from agent_persistence.repositories.checkpoints import statements as checkpoints
 from agent_persistence.repositories.messages import copy
 from agent_persistence.repositories.messages import statements as messages
@@ -21,7 +22,7 @@ from agent_persistence.repositories.threads import statements as threads
 
 SQL_FILE = Path(__file__).with_suffix(".sql")
 _CLAUSES = ("FROM", "JOIN", "WHERE", "ORDER BY", "LIMIT", "ON CONFLICT", "RETURNING")
-MODULES = (bulk, checkpoints, copy, locks, messages, states, threads, tool_results)
+MODULES = (bulk, checkpoints, copy, locks, messages, read_statements, states, threads, tool_results)
 
 
 def hot_path() -> Iterator[tuple[str, CompiledStatement]]:
@@ -71,7 +72,7 @@ def hot_path() -> Iterator[tuple[str, CompiledStatement]]:
 
 def _of_graphs() -> Iterator[tuple[str, CompiledStatement]]:
     models = build_models(IdTypes(STRING, STRING))
-    for name, builder in sorted(vars(checkpoints).items()):
+    for name, builder in sorted((vars(checkpoints) | vars(read_statements)).items()):
         if not builds_a_statement(builder):
             continue
         options = {"touch_seconds": 10.0} if "touch_seconds" in builder.__annotations__ else {}

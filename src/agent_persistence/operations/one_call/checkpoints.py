@@ -50,7 +50,8 @@ class OneCallCheckpoints(OneCall[CheckpointRepository[IdT, UserIdT], IdT, UserId
         after: CheckpointRecord | None = None,
     ) -> list[CheckpointRecord]:
         """Read checkpoints, the latest first; see ``CheckpointRepository.page``."""
-        return await self._read(CheckpointRepository[IdT, UserIdT].page, user_id, query, limit=limit, after=after)
+        page, likely = CheckpointRepository[IdT, UserIdT].page, self._batched.graphs.likely_refs(query)
+        return await self._read(page, user_id, query, limit=limit, after=after, likely=likely)
 
     async def history(
         self, query: CheckpointQuery, channels: Sequence[str], *, user_id: UserIdT | AnyUser
