@@ -20,6 +20,7 @@ from agent_persistence.integrations.langgraph import PersistenceSaver
 from agent_persistence.repositories.checkpoints.statements import save_graphs
 from graphs import HELLO, talker
 
+
 @pytest.fixture
 def slow_saves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let each save take longer than a step of a graph."""
