@@ -87,7 +87,7 @@ class Batcher(Generic[ItemT, ResultT]):
             A batch gives up at the limit of its oldest call; the younger ones must not fail with it.
         call_seconds: how long after its call an item may wait for a batch; ``None`` if batches end soon by themselves.
         turns: how many turns of the event loop a batch waits for those that were answered by the one before: they may
-            have more to submit.
+            have more to submit. With more than one, a lone call waits for the other calls of its turn as well.
         in_halves: let a crowd run as two half batches, so that the server works on one while this process works on the
             other. That pays where a batch costs both about the same: at 32 callers, a tenth more reads and a quarter
             more appends (docs/adr/0010).
@@ -181,7 +181,7 @@ class Batcher(Generic[ItemT, ResultT]):
         if self._waiting and is_due and self._runners < _MOST_BATCHES and not self._is_closed:
             self._runners += 1
             # After a crowd, the runner waits for the other calls of this turn of the event loop; a lone caller does not
-            # pay for that turn.
+            # pay for that turn, unless calls are expected to come together.
             self._start(self._run_batches(), eagerly=not self._is_crowded and self._turns == 1)
 
     def _batch_limit(self) -> int:

@@ -29,6 +29,18 @@ _CHECKPOINT_COLUMNS: Final = (
     "refs_head",
     "refs",
 )
+_ITEM_COLUMNS: Final = [
+    f"item_{name}"
+    for name in (
+        "thread_id",
+        "owner",
+        "checkpoint_ns",
+        "expected_touch",
+        "expected_last_no",
+        "parent_created_at",
+        *_CHECKPOINT_COLUMNS,
+    )
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,32 +103,35 @@ class PreparedSave:
 
 def columns_of_saves(saves: Sequence[PreparedSave]) -> dict[str, Any]:
     """Return the parameters of ``save_graphs``."""
-    namespaces = [None if one.expected is None else one.expected.namespace for one in saves]
-    owners = [None if one.owner is ANY_USER else one.owner for one in saves]
-    thread_ids = [one.thread_id for one in saves]
+    items = {
+        name: [*column] for name, column in zip(_ITEM_COLUMNS, zip(*map(_item_of, saves), strict=True), strict=True)
+    }
     rows = [row for one in saves for row in one.rows]
     return {
-        "thread_ids": thread_ids,
-        "owners": owners,
-        "item_thread_id": thread_ids,
-        "item_owner": owners,
-        "item_checkpoint_ns": [one.checkpoint_ns for one in saves],
-        "item_expected_touch": [None if one.expected is None else one.expected.touched_at for one in saves],
-        "item_expected_last_no": [None if place is None else place.last_no for place in namespaces],
-        "item_parent_created_at": [
-            place.created_at if place is not None and one.checkpoint is not None else None
-            for one, place in zip(saves, namespaces, strict=True)
-        ],
-        **{
-            f"item_{name}": [None if one.checkpoint is None else one.checkpoint[name] for one in saves]
-            for name in _CHECKPOINT_COLUMNS
-        },
+        "thread_ids": items["item_thread_id"],
+        "owners": items["item_owner"],
+        **items,
         "new_thread_id": [one.thread_id for one in saves for _ in one.rows],
         "new_written_at": [written_at for one in saves for written_at in one.written_at],
         "new_channel": [row.channel for row in rows],
         "new_cells": [row.cells for row in rows],
         "new_content": [row.content for row in rows],
     }
+
+
+def _item_of(save: PreparedSave) -> tuple[Any, ...]:
+    """Return what ``save_graphs`` is told of a save, in the order of ``_ITEM_COLUMNS``."""
+    expected, checkpoint = save.expected, save.checkpoint
+    place = None if expected is None else expected.namespace
+    return (
+        save.thread_id,
+        None if save.owner is ANY_USER else save.owner,
+        save.checkpoint_ns,
+        None if expected is None else expected.touched_at,
+        None if place is None else place.last_no,
+        None if place is None or checkpoint is None else place.created_at,
+        *[None if checkpoint is None else checkpoint[name] for name in _CHECKPOINT_COLUMNS],
+    )
 
 
 async def checkpoint_to_save(
