@@ -45,6 +45,7 @@ def hot_path() -> Iterator[tuple[str, CompiledStatement]]:
     yield "latest state", states.latest_state(models, of_any_user=False)
     yield "latest state, for administration", states.latest_state(models, of_any_user=True)
     yield "latest states of several callers", states.latest_states(models)
+    yield "states by their marks, after a lost reply", states.saved_states(models)
     yield "versions on which changes rest", states.links_of_states(models)
     yield "lock a thread to compare versions", states.lock_to_compare(models, of_any_user=False)
     yield "latest version", states.latest_version(models)
