@@ -1,4 +1,4 @@
-"""The states that this process saved last, to which the next ones are compared."""
+"""The states that this process saved last: the next ones are compared to them, and they need not be sent again."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ class RecentState(NamedTuple):
 class RecentStates:
     """The last saved state of each thread, up to 64 MB; the least recently saved is evicted first.
 
-    It is never read in place of the database: the INSERT checks that the base of a change is still as it was.
+    None is used unproved: the statement that saves a change, or reads a latest state, compares version and mark with
+    those of the row.
     """
 
     def __init__(self) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
+from types import SimpleNamespace
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -15,6 +17,7 @@ from sqlalchemy import (
     Table,
     Text,
     bindparam,
+    case,
     cast,
     delete,
     false,
@@ -25,9 +28,11 @@ from sqlalchemy import (
     true,
     update,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by
+from sqlalchemy.types import TypeEngine
 
 from agent_persistence.database.compiled_statement import MODELS_AT_ONCE, CompiledStatement
+from agent_persistence.encoding.recent_states import RecentState
 from agent_persistence.models import Models
 from agent_persistence.models.base import table_of
 from agent_persistence.models.json_type import json_bytes
@@ -63,13 +68,59 @@ def state_columns(state: Table) -> list[Any]:
     ]
 
 
+def _latest_columns(state: Table, known: Any) -> list[Any]:
+    """Return the columns from which ``latest_record`` makes a ``StateRecord``.
+
+    Args:
+        known: the parameters of ``known_states`` as columns: the contents of this version are left out; ``None`` where
+            nothing is known.
+    """
+    columns = {each.name: each for each in state_columns(state)} | {"links": _links(state)}
+    if known is not None:
+        is_known = _is_same_row(state, known.known_version, known.known_mark)
+        for name in ("state_data", "links"):
+            columns[name] = case((is_known.is_not(true()), columns[name])).label(name)
+        columns["is_known"] = is_known.label("is_known")
+    return list(columns.values())
+
+
+def _links(state: Table) -> ColumnElement[Any]:
+    """Return what a change rests on: the JSON of a whole version and of the changes since, the oldest first.
+
+    Computed only for a row that is a change. As a join, every reader of a whole state would pay for it.
+    """
+    base, link = state.alias("base"), state.alias("link")
+    # The recursion follows keys only; the contents are joined once afterwards, so that no step copies a state.
+    chain = select(state.c.state_id, state.c.base_id).correlate(state).cte("chain", recursive=True, nesting=True)
+    is_base = (base.c.thread_id == state.c.thread_id) & (base.c.state_id == chain.c.base_id)
+    chain = chain.union_all(select(base.c.state_id, base.c.base_id).where(is_base).correlate(state))
+    json = func.convert_to(cast(func.coalesce(link.c.patch, link.c.state_data), Text), "UTF8")
+    links = (
+        select(func.array_agg(aggregate_order_by(json, link.c.state_id), type_=ARRAY(LargeBinary)))
+        .where(link.c.thread_id == state.c.thread_id, link.c.state_id == chain.c.state_id)
+        .correlate(state)
+        .scalar_subquery()
+    )
+    return case((state.c.base_id.is_not(None), links)).label("links")
+
+
+def _is_same_row(state: Any, version: Any, mark: Any) -> Any:
+    """Return the condition that a row is the version with this mark, whose contents are as they were saved."""
+    return (state.c.state_id == version) & (state.c.mark == mark)
+
+
 @lru_cache(MODELS_AT_ONCE)
-def latest_state(models: Models[Any, Any], *, of_any_user: bool) -> CompiledStatement:
-    """Read the latest state of the thread ``thread_id`` of ``owner``."""
+def latest_state(models: Models[Any, Any], *, of_any_user: bool, knows: bool = False) -> CompiledStatement:
+    """Read the latest state of the thread ``thread_id`` of ``owner``.
+
+    Args:
+        knows: leave out what the parameters of ``known_states`` name.
+    """
     state, thread = table_of(models.State), table_of(models.Thread)
     owns = true() if of_any_user else thread.c.user_id == bindparam("owner")
+    known = SimpleNamespace(**{name: bindparam(name, type_=kind) for name, kind in _KNOWN.items()})
     return CompiledStatement(
-        select(*state_columns(state))
+        select(*_latest_columns(state, known if knows else None))
         .join(thread, thread.c.thread_id == state.c.thread_id)
         .where(state.c.thread_id == bindparam("thread_id"), owns)
         .order_by(state.c.state_id.desc())
@@ -78,12 +129,17 @@ def latest_state(models: Models[Any, Any], *, of_any_user: bool) -> CompiledStat
 
 
 @lru_cache(MODELS_AT_ONCE)
-def latest_states(models: Models[Any, Any]) -> CompiledStatement:
-    """Read the latest states of ``thread_ids``, each of the owner at the same index, and that index from 1."""
+def latest_states(models: Models[Any, Any], *, knows: bool = False) -> CompiledStatement:
+    """Read the latest states of ``thread_ids``, each of the owner at the same index, and that index from 1.
+
+    Args:
+        knows: leave out what the parameters of ``known_states`` name, each an array.
+    """
     state, thread = table_of(models.State), table_of(models.Thread)
-    wanted = unnest("wanted", numbered=True, thread_id=thread_ids(models), owner=owners(models))
+    arrays = {name: bindparam(name, type_=ARRAY(kind)) for name, kind in _KNOWN.items()} if knows else {}
+    wanted = unnest("wanted", numbered=True, thread_id=thread_ids(models), owner=owners(models), **arrays)
     latest = (
-        select(*state_columns(state))
+        select(*_latest_columns(state, wanted.c if knows else None))
         .where(state.c.thread_id == wanted.c.thread_id)
         .order_by(state.c.state_id.desc())
         .limit(_ONE)
@@ -93,6 +149,20 @@ def latest_states(models: Models[Any, Any]) -> CompiledStatement:
     return CompiledStatement(
         select(wanted.c.ordinal, latest).select_from(wanted.join(thread, owned).join(latest, true()))
     )
+
+
+_KNOWN: Final[dict[str, TypeEngine[Any]]] = {
+    "known_version": BigInteger(),
+    "known_mark": BigInteger(),
+}
+
+
+def known_states(states: Sequence[RecentState | None]) -> dict[str, list[Any]]:
+    """Return the parameters that name the versions whose contents the caller has, as rows in the same state."""
+    return {
+        "known_version": [state and state.version for state in states],
+        "known_mark": [state and state.mark for state in states],
+    }
 
 
 @lru_cache(MODELS_AT_ONCE)
@@ -208,9 +278,8 @@ def _from_bytes(utf8: ColumnElement[bytes]) -> ColumnElement[Any]:
 
 def _is_base(base: Any, rows: Any) -> Any:
     """Return the condition that a version is the one that a row was compared to, and not rewritten since."""
-    return (
-        (base.c.thread_id == rows.c.thread_id) & (base.c.state_id == rows.c.base_id) & (base.c.mark == rows.c.base_mark)
-    )
+    is_same = _is_same_row(base, rows.c.base_id, rows.c.base_mark)
+    return (base.c.thread_id == rows.c.thread_id) & is_same
 
 
 @lru_cache(MODELS_AT_ONCE)
