@@ -316,7 +316,7 @@ def forgetful_journal(_store: Store, random: Random) -> None:
 
     async def forget(mode: DegradedMode, pending: Any) -> None:
         if random.random() < 0.3:
-            mode._outage.journal.settle(1)  # noqa: SLF001 - as above
+            mode._outage.journal.settle(pending.key, 1)  # noqa: SLF001 - as above
         else:
             await write(mode, pending)
 

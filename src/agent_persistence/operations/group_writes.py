@@ -204,7 +204,7 @@ def _match_by_order(items: Sequence[PreparedAppend[Any]], rows: Sequence[Any]) -
 def _records(item: PreparedAppend[Any], rows: Sequence[Any]) -> Appended | Alone:
     if None in rows:
         return ALONE
-    return tuple(appended(item.thread_id, message, row) for message, row in zip(item.messages, rows, strict=True))
+    return tuple(appended(message, *row[:5]) for message, row in zip(item.messages, rows, strict=True))
 
 
 def _evidence(rows: Sequence[Any], evidence: Evidence) -> CommitEvidence | None:
