@@ -103,20 +103,27 @@ class StateRegister:
         return list(map(state_of, await self.held(keys)))
 
     async def held(self, keys: Sequence[bytes]) -> list[Any]:
-        """Return what keys hold. Of several, one of another Redis type counts as absent."""
+        """Return what keys hold, for one caller at a time. Of several, one of another Redis type counts as absent."""
+        # A pinned connection, and no `get` of the client: a checkout, and what the client does around a command, each
+        # cost more than the GET.
+        connection = await self._pinned()
+        try:
+            await connection.send_command("GET" if len(keys) == 1 else "MGET", *keys)
+            found: Any = await connection.read_response()
+        except ResponseError as error:
+            found = _of_another_type(error)
+        return [found] if len(keys) == 1 else found
+
+    async def _pinned(self) -> Any:
         if self._reader is None:
-            # A pinned connection: a checkout from the pool costs more than a GET.
             self._reader = self._redis.client()
-        elif (pinned := self._reader.connection) is not None and not pinned.is_connected:
+        pinned = self._reader.connection
+        if pinned is not None and not pinned.is_connected:
             # By way of the pool, which goes on connecting when this call is given up.
             await self._reader.aclose()
-        if len(keys) > 1:
-            found: list[Any] = await self._reader.mget(keys)
-            return found
-        try:
-            return [await self._reader.get(keys[0])]
-        except ResponseError as error:
-            return [_of_another_type(error)]
+        if self._reader.connection is None:
+            await self._reader.initialize()
+        return self._reader.connection
 
     async def aclose(self) -> None:
         """Return the reader's connection to its pool."""
