@@ -358,7 +358,7 @@ async def test_a_call_in_its_callers_task_is_followed_by_those_that_came_meanwhi
 
 
 async def test_a_call_in_its_callers_task_raises_its_error() -> None:
-    work = Work(lambda item: UnavailableError(item))
+    work = Work(UnavailableError)
     work.proceed.set()
 
     with pytest.raises(UnavailableError, match="lone"):
