@@ -43,8 +43,7 @@ class DegradedCheckpointer(Checkpointer):
         # Before anything is accepted: the caller is told now, and not by a critical log line after the outage.
         json = self._direct.check_save(thread_id, state, expected_version=expected_version, ttl=ttl)
         key, outage = self._key(thread_id), self._outage
-        # While any state waits, all are appended to the journal: a direct save would overtake those before it.
-        if not outage.is_on:
+        if not outage.keeps(key):
             settled = None if expected_version is None else outage.journal.settled(expected_version)
             try:
                 saved = await self._direct.save_state(thread_id, state, expected_version=settled)
@@ -66,7 +65,7 @@ class DegradedCheckpointer(Checkpointer):
             UnavailableError: the database is down, and this process does not know the thread.
         """
         key = self._key(thread_id)
-        if self._outage.is_on and (found := self._recall(key, version)) is not None:
+        if self._outage.keeps(key) and (found := self._recall(key, version)) is not None:
             return found
         try:
             return await self._ask(key, version)

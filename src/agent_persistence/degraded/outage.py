@@ -23,12 +23,14 @@ class Outage:
     Attributes:
         journal: the states that wait for the database.
         known: the latest states that this process saw.
+        is_down: whether the database could not be reached the last time; during the recovery it can, and states wait.
         closing: set once no further outage may start.
     """
 
     def __init__(self, most_bytes: int, recover: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self.journal = Journal()
         self.known = KnownStates(most_bytes)
+        self.is_down = False
         self.closing = asyncio.Event()
         self._most_bytes = most_bytes
         self._recover = recover
@@ -39,14 +41,22 @@ class Outage:
         """Whether the database is down, or states still wait for it."""
         return self._recovery is not None
 
+    def keeps(self, key: StateKey) -> bool:
+        """Whether a thread's states are kept here: the database is down, or states of the thread wait for it.
+
+        A save in the database would overtake those that wait; other threads have none, and need not wait for them.
+        """
+        return self.is_down or self.journal.latest(key) is not None
+
     def begin(self, cause: UnavailableError) -> None:
-        """Start the recovery, unless it runs already.
+        """Note that the database is down, and start the recovery, unless it runs already.
 
         Raises:
             UnavailableError: degraded mode is closing.
         """
         if self.closing.is_set():
             raise cause
+        self.is_down = True
         if self._recovery is None:
             logger.error("DEGRADED MODE: the database is down, states are kept in memory: %s", type(cause).__name__)
             self._recovery = asyncio.create_task(self._recover(), name="agent-persistence degraded mode")
@@ -79,3 +89,4 @@ class Outage:
             recovery.cancel()
             await asyncio.wait([recovery])  # its end, after which the journal no longer changes
             self._recovery = None
+            self.is_down = False

@@ -6,7 +6,6 @@ import asyncio
 import copy
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -179,7 +178,7 @@ async def test_what_was_rolled_back_is_no_base(persistence: Store, user_id: str)
     [
         # In place, in another transaction; as a restored database might hold it; gone.
         "UPDATE states SET state_data = '{\"messages\": []}' WHERE thread_id = :id",
-        "UPDATE states SET created_at = created_at - interval '1 microsecond' WHERE thread_id = :id",
+        "UPDATE states SET mark = mark + 1 WHERE thread_id = :id",
         "DELETE FROM states WHERE thread_id = :id",
     ],
 )
@@ -214,8 +213,8 @@ async def test_another_version_of_the_same_number_is_no_base(persistence: Store,
     recent = persistence._sessions.recent  # noqa: SLF001 - what a process remembers is nobody else's business
     remembered = recent.get(thread_id)
     assert remembered is not None
-    # As if it had been lost in a failover, and number, transaction and place had been given out again.
-    recent.put(thread_id, remembered._replace(created_at=remembered.created_at - timedelta(microseconds=1)))
+    # As if it had been lost in a failover, and its number had been given out again.
+    recent.put(thread_id, remembered._replace(mark=remembered.mark ^ 1))
     await persistence.states.put(thread_id, states[1], user_id=user_id)
 
     assert await kept_whole(persistence, thread_id) == [True, True]

@@ -50,6 +50,7 @@ def hot_path() -> Iterator[tuple[str, CompiledStatement]]:
     )
     yield "latest states of several callers", states.latest_states(models, knows=False)
     yield "latest states and what they rest on, but for what the readers have", states.latest_states(models, knows=True)
+    yield "states by their marks, after a lost reply", states.saved_states(models)
     yield "versions on which changes rest", states.links_of_states(models)
     yield "lock a thread to compare versions", states.lock_to_compare(models, of_any_user=False)
     yield "latest version", states.latest_version(models)

@@ -10,10 +10,8 @@ from typing import Any, Final
 from sqlalchemy import (
     ARRAY,
     BigInteger,
-    ColumnClause,
     ColumnElement,
-    DateTime,
-    FromClause,
+    Double,
     Integer,
     LargeBinary,
     Table,
@@ -21,8 +19,8 @@ from sqlalchemy import (
     bindparam,
     case,
     cast,
-    column,
     delete,
+    false,
     func,
     insert,
     literal_column,
@@ -56,20 +54,6 @@ from agent_persistence.sessions.commit_evidence import TRANSACTION_MARKS
 _ONE: Final[Any] = literal_column("1")
 
 
-def mark_of(state: FromClause) -> ColumnElement[str]:
-    """Return what differs once a row was written again: its last writer, and its location.
-
-    A second change within one transaction moves only the location.
-    """
-    return _system_column(state, "xmin") + _system_column(state, "ctid")
-
-
-def _system_column(table: FromClause, name: str) -> ColumnElement[str]:
-    found: ColumnClause[Any] = column(name)
-    found.table = table
-    return cast(found, Text)
-
-
 def state_columns(state: Table) -> list[Any]:
     """Return the columns from which ``whole_states`` makes a ``StateRecord``."""
     return [
@@ -93,7 +77,7 @@ def _latest_columns(state: Table, known: Any) -> list[Any]:
     """
     columns = {each.name: each for each in state_columns(state)}
     if known is not None:
-        is_known = _is_same_row(state, known.known_version, known.known_created_at, known.known_mark)
+        is_known = _is_same_row(state, known.known_version, known.known_mark)
         columns["links"] = _links(state)
         for name in ("state_data", "links"):
             columns[name] = case((is_known.is_not(true()), columns[name])).label(name)
@@ -121,9 +105,9 @@ def _links(state: Table) -> ColumnElement[Any]:
     return case((state.c.base_id.is_not(None), links)).label("links")
 
 
-def _is_same_row(state: Any, version: Any, created_at: Any, mark: Any) -> Any:
-    """Return the condition that a row is this version, and not written again since it had this mark."""
-    return (state.c.state_id == version) & (state.c.created_at == created_at) & (mark_of(state) == mark)
+def _is_same_row(state: Any, version: Any, mark: Any) -> Any:
+    """Return the condition that a row is the version with this mark, whose contents are as they were saved."""
+    return (state.c.state_id == version) & (state.c.mark == mark)
 
 
 @lru_cache(MODELS_AT_ONCE)
@@ -170,8 +154,7 @@ def latest_states(models: Models[Any, Any], *, knows: bool) -> CompiledStatement
 
 _KNOWN: Final[dict[str, TypeEngine[Any]]] = {
     "known_version": BigInteger(),
-    "known_created_at": DateTime(timezone=True),
-    "known_mark": Text(),
+    "known_mark": BigInteger(),
 }
 
 
@@ -179,7 +162,6 @@ def known_states(states: Sequence[RecentState | None]) -> dict[str, list[Any]]:
     """Return the parameters that name the versions whose contents the caller has, as rows in the same state."""
     return {
         "known_version": [state and state.version for state in states],
-        "known_created_at": [state and state.created_at for state in states],
         "known_mark": [state and state.mark for state in states],
     }
 
@@ -238,12 +220,12 @@ def save_states(
         one: it is one state.
     """
     state = table_of(models.State)
-    names = ["state_data", "meta", *(["patch", "base_id"] if changes else [])]
+    names = ["state_data", "meta", "mark", *(["patch", "base_id"] if changes else [])]
     # JSON goes as bytes: as text it would be decoded here and encoded by the driver, each a copy of the state.
     json = {"state_data", "patch"}
     columns: dict[str, Any] = {name: LargeBinary() if name in json else state.c[name].type for name in names}
     if changes:
-        columns |= {"base_mark": Text(), "base_created_at": DateTime(timezone=True)}
+        columns |= {"base_mark": BigInteger()}
     rows = new_rows(models, columns, one=one)
     locked = locked_threads(models, of_any_user=of_any_user, waits=waits, one=one)
     source = rows_of_locked(rows, locked, of_any_user=of_any_user)
@@ -256,13 +238,38 @@ def save_states(
         source = source.outerjoin(base, _is_base(base, rows))
         values = values.where(rows.c.base_id.is_(None) | base.c.state_id.is_not(None))
     owner = [owner_of(locked)] if of_any_user else []
-    written = mark_of(state).label("mark")
-    returned = [state.c.thread_id, state.c.state_id, state.c.created_at, state.c.updated_at, written]
+    returned = [state.c.thread_id, state.c.state_id, state.c.created_at, state.c.updated_at, state.c.mark]
     return CompiledStatement(
         insert(state)
         .from_select(["thread_id", *names], values.select_from(source), include_defaults=False)
         .add_cte(locked, touched_threads(models, locked, touch_seconds))
         .returning(*returned, is_latest(state, "state_id"), *owner, *TRANSACTION_MARKS)
+    )
+
+
+@lru_cache(MODELS_AT_ONCE)
+def saved_states(models: Models[Any, Any]) -> CompiledStatement:
+    """Look for states by their ``marks`` in ``thread_ids``, after the reply to ``save_states`` was lost.
+
+    Returns a row for each mark: what ``save_states`` returned, or NULL; whether states of the thread were deleted in
+    the last ``seconds``; and whether the server is a standby.
+    """
+    state, thread = table_of(models.State), table_of(models.Thread)
+    wanted = unnest("wanted", thread_id=thread_ids(models), mark=bindparam("marks", type_=ARRAY(BigInteger)))
+    # A second more, for what the clocks of client and server run apart in the meantime.
+    since = func.now() - func.make_interval(0, 0, 0, 0, 0, 0, bindparam("seconds", type_=Double()) + 1)
+    had_deletions = func.coalesce(thread.c.states_deleted_at.between(since, func.now()), false())
+    same = (state.c.thread_id == wanted.c.thread_id) & (state.c.mark == wanted.c.mark)
+    return CompiledStatement(
+        select(
+            wanted.c.thread_id,
+            state.c.state_id,
+            state.c.created_at,
+            state.c.updated_at,
+            state.c.mark,
+            had_deletions.label("had_deletions"),
+            func.pg_is_in_recovery().label("in_recovery"),
+        ).select_from(wanted.outerjoin(thread, thread.c.thread_id == wanted.c.thread_id).outerjoin(state, same))
     )
 
 
@@ -272,7 +279,7 @@ def _from_bytes(utf8: ColumnElement[bytes]) -> ColumnElement[Any]:
 
 def _is_base(base: Any, rows: Any) -> Any:
     """Return the condition that a version is the one that a row was compared to, and not rewritten since."""
-    is_same = _is_same_row(base, rows.c.base_id, rows.c.base_created_at, rows.c.base_mark)
+    is_same = _is_same_row(base, rows.c.base_id, rows.c.base_mark)
     return (base.c.thread_id == rows.c.thread_id) & is_same
 
 
@@ -292,7 +299,7 @@ def delete_due(models: Models[Any, Any], *, keeps: bool, ages: bool = False) -> 
     if ages:
         conditions.append(state.c.created_at < bindparam("before", type_=state.c.created_at.type))
     doomed = select(state.c.thread_id, state.c.state_id).where(*conditions).cte("doomed")
-    deleted: Any = delete_states(state, doomed)
+    deleted: Any = delete_states(models, doomed)
     return CompiledStatement(deleted.returning(*TRANSACTION_MARKS))
 
 
@@ -309,14 +316,16 @@ def newest_to_go(states: Table, thread_id: Any, keep_last: Any) -> Any:
     )
 
 
-def delete_states(state: Table, doomed: Any) -> Any:
+def delete_states(models: Models[Any, Any], doomed: Any) -> Any:
     """Return the DELETE of versions; those that rest on them and stay are made whole first.
 
-    The caller has locked the threads by an earlier statement: this one must see every version.
+    The caller has locked the threads by an earlier statement: this one must see every version. Their
+    ``states_deleted_at`` tells a writer whose reply was lost that its state may be gone.
 
     Args:
         doomed: a CTE with ``thread_id`` and ``state_id`` of the versions to delete.
     """
+    state, thread = table_of(models.State), table_of(models.Thread)
     also = doomed.alias("also")
     view = state_versions(state)
     whole = select(view.c.state_data).where(view.c.thread_id == state.c.thread_id, view.c.state_id == state.c.state_id)
@@ -335,6 +344,12 @@ def delete_states(state: Table, doomed: Any) -> Any:
         .values(values)
         .cte("folded")
     )
+    noted = (
+        update(thread)
+        .where(thread.c.thread_id.in_(select(also.c.thread_id)))
+        .values(states_deleted_at=func.clock_timestamp())
+        .cte("noted")
+    )
     due = (state.c.thread_id == doomed.c.thread_id) & (state.c.state_id == doomed.c.state_id)
     # One statement: both parts see the rows as they were, and the foreign key of bases is checked at its end.
-    return delete(state).where(due).add_cte(folded).returning(state.c.thread_id, state.c.state_id)
+    return delete(state).where(due).add_cte(folded, noted).returning(state.c.thread_id, state.c.state_id)
