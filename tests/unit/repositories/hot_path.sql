@@ -305,8 +305,10 @@ ORDER BY states.state_id DESC
 LIMIT 1) AS latest ON true;
 
 -- states by their marks, after a lost reply
-SELECT wanted.thread_id, states.state_id, states.created_at, states.updated_at, states.mark, coalesce(threads.states_deleted_at BETWEEN now() - make_interval($1::INTEGER, $2::INTEGER, $3::INTEGER, $4::INTEGER, $5::INTEGER, $6::INTEGER, $7::FLOAT + $8::INTEGER) AND now(), false) AS had_deletions, pg_is_in_recovery() AS in_recovery
-FROM unnest($9::TEXT[], $10::BIGINT[]) AS wanted(thread_id, mark)
+SELECT wanted.thread_id, states.state_id, states.created_at, states.updated_at, states.mark, coalesce(threads.states_deleted_at BETWEEN now() - make_interval($1::INTEGER, $2::INTEGER, $3::INTEGER, $4::INTEGER, $5::INTEGER, $6::INTEGER, $7::FLOAT + $8::INTEGER) AND now(), false) AND NOT (EXISTS (SELECT older.state_id
+FROM states AS older
+WHERE older.thread_id = wanted.thread_id AND older.state_id <= wanted.after)) AS may_be_deleted, pg_is_in_recovery() AS in_recovery
+FROM unnest($9::TEXT[], $10::BIGINT[], $11::BIGINT[]) AS wanted(thread_id, mark, after)
 LEFT OUTER JOIN threads ON threads.thread_id = wanted.thread_id
 LEFT OUTER JOIN states ON states.thread_id = wanted.thread_id AND states.mark = wanted.mark;
 
