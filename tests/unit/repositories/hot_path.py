@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from agent_persistence.database.compiled_statement import CompiledStatement
+from agent_persistence.database.shared_statement import shared
 from agent_persistence.ids import STRING, IdTypes
 from agent_persistence.models import build_models
 from agent_persistence.repositories import locks, tool_results
@@ -56,6 +57,8 @@ def hot_path() -> Iterator[tuple[str, CompiledStatement]]:
     yield "delete old states of a locked thread", states.delete_due(models, keeps=True, ages=True)
     yield "lock a thread", locks.lock_one(models, of_any_user=False)
     yield "thread", threads.one_thread(models, of_any_user=False)
+    yield "threads of several callers", shared(threads.one_thread(models, of_any_user=False))
+    yield "pages of messages of several callers", shared(messages.page_of_messages(models, backwards=True))
     yield "first page of threads", threads.page_of_threads(models, of_any_user=False)
     further = threads.page_of_threads(models, of_any_user=False, continues=True, searches=True, filters=True)
     yield "further page of threads, with every filter", further

@@ -375,6 +375,23 @@ SELECT threads.thread_id, threads.user_id, threads.thread_name, CAST(threads.met
 FROM threads
 WHERE threads.thread_id = $1::VARCHAR AND threads.user_id = $2::VARCHAR;
 
+-- threads of several callers
+SELECT found.thread_id, found.user_id, found.thread_name, CAST(found.meta AS TEXT) AS meta, found.archived_at, found.created_at, found.updated_at, callers.ordinal
+FROM unnest($1::TEXT[], $2::TEXT[]) WITH ORDINALITY AS callers(thread_id, owner, ordinal)
+JOIN LATERAL (SELECT threads.thread_id AS thread_id, threads.user_id AS user_id, threads.thread_name AS thread_name, threads.meta AS meta, CASE WHEN (threads.archived_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.archived_at END AS archived_at, CASE WHEN (threads.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.created_at END AS created_at, CASE WHEN (threads.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.updated_at END AS updated_at
+FROM threads
+WHERE threads.thread_id = callers.thread_id AND threads.user_id = callers.owner) AS found ON true;
+
+-- pages of messages of several callers
+SELECT found.thread_id, found.message_id, found.seq, found.role, found.content, CAST(found.tool_calls AS TEXT) AS tool_calls, found.tool_call_id, found.reasoning, CAST(found.extra AS TEXT) AS extra, found.total_tokens, CAST(found.usages AS TEXT) AS usages, CAST(found.meta AS TEXT) AS meta, found.created_at, found.updated_at, callers.ordinal
+FROM unnest($1::INTEGER[], $2::TEXT[], $3::BIGINT[], $4::TEXT[]) WITH ORDINALITY AS callers("limit", thread_id, seq, owner, ordinal)
+JOIN LATERAL (SELECT messages.thread_id AS thread_id, messages.message_id AS message_id, messages.seq AS seq, messages.role AS role, messages.content AS content, messages.tool_calls AS tool_calls, messages.tool_call_id AS tool_call_id, messages.reasoning AS reasoning, messages.extra AS extra, messages.total_tokens AS total_tokens, messages.usages AS usages, messages.meta AS meta, CASE WHEN (messages.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE messages.created_at END AS created_at, CASE WHEN (messages.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE messages.updated_at END AS updated_at
+FROM messages
+JOIN threads ON threads.thread_id = messages.thread_id
+WHERE messages.thread_id = callers.thread_id AND messages.seq < callers.seq AND threads.user_id = callers.owner
+ORDER BY messages.seq DESC
+LIMIT callers."limit") AS found ON true;
+
 -- first page of threads
 SELECT threads.thread_id, threads.user_id, threads.thread_name, CAST(threads.meta AS TEXT) AS meta, CASE WHEN (threads.archived_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.archived_at END AS archived_at, CASE WHEN (threads.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.created_at END AS created_at, CASE WHEN (threads.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.updated_at END AS updated_at
 FROM threads
