@@ -14,9 +14,9 @@ from enum import Enum
 from typing import Any, Final, cast
 
 from redis.asyncio import Redis
-from redis.exceptions import ResponseError
 
 from agent_persistence.cache.codec import HEAD_BYTES, VALUE
+from agent_persistence.cache.line import Line
 from agent_persistence.settings import QUARANTINE_SECONDS
 
 LEASE: Final = b"L"
@@ -94,7 +94,7 @@ class StateRegister:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._reader: Redis | None = None
+        self._reader = Line(redis)
         # Sent by its hash: a fill is sent alone, so redis-py can load the script where the server answers NOSCRIPT.
         self._fill = redis.register_script(_FILL)
 
@@ -104,24 +104,15 @@ class StateRegister:
 
     async def held(self, keys: Sequence[bytes]) -> list[Any]:
         """Return what keys hold. Of several, one of another Redis type counts as absent."""
-        if self._reader is None:
-            # A pinned connection: a checkout from the pool costs more than a GET.
-            self._reader = self._redis.client()
-        elif (pinned := self._reader.connection) is not None and not pinned.is_connected:
-            # By way of the pool, which goes on connecting when this call is given up.
-            await self._reader.aclose()
-        if len(keys) > 1:
-            found: list[Any] = await self._reader.mget(keys)
-            return found
-        try:
-            return [await self._reader.get(keys[0])]
-        except ResponseError as error:
-            return [_of_another_type(error)]
+        command = ("MGET", *keys) if len(keys) > 1 else ("GET", *keys)
+        [reply] = await self._reader.send([command])
+        if not isinstance(reply, Exception):
+            return reply if len(keys) > 1 else [reply]
+        return [_of_another_type(reply)]
 
     async def aclose(self) -> None:
         """Return the reader's connection to its pool."""
-        if self._reader is not None:
-            await self._reader.aclose()
+        await self._reader.aclose()
 
     async def scan(self, pattern: bytes, cursor: int) -> tuple[int, list[bytes]]:
         """Scan the matching keys: return the next cursor (0 at the end) and some keys."""
