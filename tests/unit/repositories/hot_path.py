@@ -52,6 +52,7 @@ def hot_path() -> Iterator[tuple[str, CompiledStatement]]:
     yield "versions on which changes rest", states.links_of_states(models)
     yield "lock a thread to compare versions", states.lock_to_compare(models, of_any_user=False)
     yield "latest version", states.latest_version(models)
+    yield "latest versions of several threads", shared(states.latest_version(models))
     yield "messages by their ids", messages.chosen_messages(models, of_any_user=False)
     yield "message", messages.chosen_messages(models, of_any_user=False, one=True)
     yield "change a message", messages.change_message(models, ("role", "content", "meta"), of_any_user=False)
@@ -59,6 +60,7 @@ def hot_path() -> Iterator[tuple[str, CompiledStatement]]:
     yield "delete all states of a locked thread", states.delete_due(models, keeps=False)
     yield "delete old states of a locked thread", states.delete_due(models, keeps=True, ages=True)
     yield "lock a thread", locks.lock_one(models, of_any_user=False)
+    yield "lock several threads, without waiting", locks.lock_several(models)
     yield "thread", threads.one_thread(models, of_any_user=False)
     yield "threads of several callers", shared(threads.one_thread(models, of_any_user=False))
     yield "pages of messages of several callers", shared(messages.page_of_messages(models, backwards=True))
@@ -71,7 +73,7 @@ def hot_path() -> Iterator[tuple[str, CompiledStatement]]:
     yield "delete a thread", threads.delete_thread(models, of_any_user=False)
     yield "recorded result of a tool call", tool_results.recorded_result(models, of_any_user=False)
     yield "record the result of a tool call", tool_results.record_result(models, of_any_user=False)
-    yield "add threads", bulk._add_threads(models)  # noqa: SLF001 - a statement of the hot path
+    yield "add threads", bulk.insert_threads(models)
     yield from _of_graphs()
 
 

@@ -352,6 +352,13 @@ SELECT coalesce(max(states.state_id), $1::INTEGER) AS version
 FROM states
 WHERE states.thread_id = $2::VARCHAR;
 
+-- latest versions of several threads
+SELECT found.version, callers.ordinal
+FROM unnest($1::TEXT[]) WITH ORDINALITY AS callers(thread_id, ordinal)
+JOIN LATERAL (SELECT coalesce(max(states.state_id), $2::INTEGER) AS version
+FROM states
+WHERE states.thread_id = callers.thread_id) AS found ON true;
+
 -- messages by their ids
 SELECT messages.thread_id, messages.message_id, messages.seq, messages.role, messages.content, CAST(messages.tool_calls AS TEXT) AS tool_calls, messages.tool_call_id, messages.reasoning, CAST(messages.extra AS TEXT) AS extra, messages.total_tokens, CAST(messages.usages AS TEXT) AS usages, CAST(messages.meta AS TEXT) AS meta, CASE WHEN (messages.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE messages.created_at END AS created_at, CASE WHEN (messages.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE messages.updated_at END AS updated_at
 FROM messages
@@ -436,6 +443,15 @@ RETURNING states.thread_id, states.state_id, CAST(pg_current_xact_id() AS TEXT) 
 SELECT threads.thread_id, threads.user_id, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started
 FROM threads
 WHERE threads.thread_id = $1::VARCHAR AND threads.user_id = $2::VARCHAR FOR NO KEY UPDATE;
+
+-- lock several threads, without waiting
+WITH locked AS
+(SELECT threads.thread_id AS thread_id, threads.user_id AS user_id
+FROM threads
+WHERE threads.thread_id = ANY ($1::TEXT[]) AND threads.user_id = ANY ($2::TEXT[]) FOR NO KEY UPDATE SKIP LOCKED)
+SELECT locked.thread_id
+FROM locked
+JOIN unnest($1::TEXT[], $2::TEXT[]) AS wanted(thread_id, owner) ON locked.thread_id = wanted.thread_id AND locked.user_id = wanted.owner;
 
 -- thread
 SELECT threads.thread_id, threads.user_id, threads.thread_name, CAST(threads.meta AS TEXT) AS meta, CASE WHEN (threads.archived_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.archived_at END AS archived_at, CASE WHEN (threads.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.created_at END AS created_at, CASE WHEN (threads.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.updated_at END AS updated_at

@@ -20,7 +20,16 @@ from agent_persistence.frozen import frozen
 from agent_persistence.integrations.checkpointing.run_config import ThreadRef
 from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.persistence import Persistence
-from agent_persistence.records import ANY_USER, UNSET, MessageRecord, NewMessage, Page, StateRecord, ThreadRecord
+from agent_persistence.records import (
+    ANY_USER,
+    UNSET,
+    MessageRecord,
+    NewMessage,
+    NewThread,
+    Page,
+    StateRecord,
+    ThreadRecord,
+)
 from agent_persistence.repositories.messages.repository import BEFORE_THE_FIRST
 
 T = TypeVar("T")
@@ -75,14 +84,21 @@ class CheckpointStore:
             StateConflictError: the latest version is not the expected one.
             ThreadExistsError: the thread belongs to another user.
         """
-        if not messages:
-            # The usual case, a known thread, may share a transaction with the saves of other callers (ADR 10).
+        if not messages and expected is None:
+            # Without a cache, a state alone takes one round trip.
             with suppress(ThreadNotFoundError):
-                state = await self._persistence.states.put(
-                    thread.thread_id, data, user_id=thread.owner, expected_version=expected
-                )
-                return state.version
-        return await self._in_thread(thread, partial(_save, data=data, messages=messages, expected=expected))
+                return (await self._persistence.states.put(thread.thread_id, data, user_id=thread.owner)).version
+        new: NewThread[Any] = NewThread(thread_id=thread.thread_id, name=thread.name, meta=thread.meta)
+        work = partial(_save, data=data, messages=messages, expected=expected)
+        state = await self._persistence.states.put_turn(
+            new,
+            data,
+            messages,
+            user_id=thread.owner,
+            expected_version=expected,
+            alone=partial(self._in_thread, thread, work),
+        )
+        return state.version
 
     async def get_state(self, thread: ThreadRef) -> VersionedState | None:
         """Return the latest saved state."""
@@ -289,10 +305,10 @@ async def _save(
     data: Any,
     messages: Sequence[NewMessage[Any]],
     expected: int | None,
-) -> int:
+) -> StateRecord[Any]:
     saved = await uow.states.put(thread_id, data, expected_version=expected)
     await _upsert(uow, thread_id, messages)
-    return saved.version
+    return saved
 
 
 async def _upsert(uow: UnitOfWork[Any, Any], thread_id: Any, messages: Sequence[NewMessage[Any]]) -> None:
