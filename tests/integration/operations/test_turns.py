@@ -40,7 +40,7 @@ async def put(
             alone.append(step)
         return await store.run(work, user_id=user_id)
 
-    return await store.states.put_turn(
+    return await store.checkpoints.put_turn(
         NewThread(thread_id=thread_id, name="made", meta={"by": "a turn"}),
         {"step": step},
         [said],

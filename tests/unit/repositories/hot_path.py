@@ -70,6 +70,8 @@ def hot_path() -> Iterator[tuple[str, CompiledStatement]]:
     names = ("thread_name", "meta", "archived_at")
     yield "add a thread", threads.add_thread(models, with_id=True)
     yield "change a thread", threads.change_thread(models, names, of_any_user=False)
+    yield "change several threads", threads.change_threads(models, ("thread_name", "meta"))
+    yield "record the results of several tool calls", tool_results.record_results(models)
     yield "delete a thread", threads.delete_thread(models, of_any_user=False)
     yield "recorded result of a tool call", tool_results.recorded_result(models, of_any_user=False)
     yield "record the result of a tool call", tool_results.record_result(models, of_any_user=False)

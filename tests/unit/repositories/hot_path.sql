@@ -501,6 +501,29 @@ UPDATE threads SET thread_name=$1::VARCHAR, archived_at=CASE WHEN $2::BOOLEAN TH
 WHERE threads.thread_id = $4::VARCHAR AND threads.user_id = $5::VARCHAR
 RETURNING threads.thread_id, threads.user_id, threads.thread_name, CAST(threads.meta AS TEXT) AS meta, CASE WHEN (threads.archived_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.archived_at END AS archived_at, CASE WHEN (threads.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.created_at END AS created_at, CASE WHEN (threads.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.updated_at END AS updated_at, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
 
+-- change several threads
+WITH locked AS
+(SELECT threads.thread_id AS thread_id, threads.user_id AS user_id
+FROM threads
+WHERE threads.thread_id = ANY ($1::TEXT[]) AND threads.user_id = ANY ($2::TEXT[]) FOR NO KEY UPDATE SKIP LOCKED)
+UPDATE threads SET thread_name=ours.thread_name, meta=ours.meta
+FROM (SELECT "new".thread_id AS new_id, "new".thread_name AS thread_name, "new".meta AS meta
+FROM locked
+JOIN unnest($1::TEXT[], $2::TEXT[], $3::TEXT[], $4::JSONB[]) WITH ORDINALITY AS "new"(thread_id, owner, thread_name, meta, ordinal) ON locked.thread_id = "new".thread_id AND locked.user_id = "new".owner) AS ours
+WHERE threads.thread_id = ours.new_id
+RETURNING threads.thread_id, threads.user_id, threads.thread_name, CAST(threads.meta AS TEXT) AS meta, CASE WHEN (threads.archived_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.archived_at END AS archived_at, CASE WHEN (threads.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.created_at END AS created_at, CASE WHEN (threads.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.updated_at END AS updated_at, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
+
+-- record the results of several tool calls
+WITH locked AS
+(SELECT threads.thread_id AS thread_id, threads.user_id AS user_id
+FROM threads
+WHERE threads.thread_id = ANY ($1::TEXT[]) AND threads.user_id = ANY ($2::TEXT[]) FOR NO KEY UPDATE SKIP LOCKED)
+INSERT INTO tool_results (thread_id, tool_call_id, result) SELECT locked.thread_id, "new".tool_call_id, "new".result
+FROM locked
+JOIN unnest($1::TEXT[], $2::TEXT[], $3::TEXT[], $4::JSONB[]) WITH ORDINALITY AS "new"(thread_id, owner, tool_call_id, result, ordinal) ON locked.thread_id = "new".thread_id AND locked.user_id = "new".owner
+ON CONFLICT (thread_id, tool_call_id) DO NOTHING
+RETURNING tool_results.thread_id, tool_results.tool_call_id, tool_results.created_at, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
+
 -- delete a thread
 DELETE
 FROM threads
@@ -517,9 +540,10 @@ WHERE tool_results.thread_id = $1::VARCHAR AND threads.user_id = $2::VARCHAR AND
 WITH locked AS
 (SELECT threads.thread_id AS thread_id, threads.user_id AS user_id
 FROM threads
-WHERE threads.thread_id = $3::VARCHAR AND threads.user_id = $4::VARCHAR FOR NO KEY UPDATE)
-INSERT INTO tool_results (thread_id, tool_call_id, result) SELECT locked.thread_id, $1::VARCHAR AS anon_1, $2::JSONB AS anon_2
+WHERE threads.thread_id = $1::VARCHAR AND threads.user_id = $2::VARCHAR FOR NO KEY UPDATE)
+INSERT INTO tool_results (thread_id, tool_call_id, result) SELECT locked.thread_id, "new".tool_call_id, "new".result
 FROM locked
+JOIN (SELECT $1::VARCHAR AS thread_id, $2::VARCHAR AS owner, $3::VARCHAR AS tool_call_id, $4::JSONB AS result, 1 AS ordinal) AS "new" ON locked.thread_id = "new".thread_id AND locked.user_id = "new".owner
 ON CONFLICT (thread_id, tool_call_id) DO NOTHING
 RETURNING tool_results.thread_id, tool_results.tool_call_id, tool_results.created_at, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
 

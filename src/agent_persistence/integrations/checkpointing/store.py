@@ -90,7 +90,7 @@ class CheckpointStore:
                 return (await self._persistence.states.put(thread.thread_id, data, user_id=thread.owner)).version
         new: NewThread[Any] = NewThread(thread_id=thread.thread_id, name=thread.name, meta=thread.meta)
         work = partial(_save, data=data, messages=messages, expected=expected)
-        state = await self._persistence.states.put_turn(
+        state = await self._persistence.checkpoints.put_turn(
             new,
             data,
             messages,
@@ -176,7 +176,11 @@ class CheckpointStore:
         Raises:
             ThreadExistsError: the thread belongs to another user.
         """
-        await self._in_thread(thread, partial(_update_thread, name=name, meta=meta))
+        new_name = UNSET if name is None else name
+        try:
+            await self._persistence.threads.update(thread.thread_id, user_id=thread.owner, name=new_name, meta=meta)
+        except ThreadNotFoundError:
+            await self._in_thread(thread, partial(_update_thread, name=name, meta=meta))
 
     async def get_thread(self, thread: ThreadRef) -> ThreadRecord[Any, Any] | None:
         """Return a thread, or ``None``."""
@@ -218,7 +222,10 @@ class CheckpointStore:
 
     async def put_tool_result(self, thread: ThreadRef, tool_call_id: str, result: Any) -> None:
         """Record the result of a tool call; the first recorded result stays."""
-        await self._in_thread(thread, partial(_record_tool_result, tool_call_id=tool_call_id, result=result))
+        try:
+            await self._persistence.tool_results.record(thread.thread_id, tool_call_id, result, user_id=thread.owner)
+        except ThreadNotFoundError:
+            await self._in_thread(thread, partial(_record_tool_result, tool_call_id=tool_call_id, result=result))
 
     # --- Cache values ---
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Mapping
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -14,7 +14,7 @@ from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.operations.cached_states import CachedStates
 from agent_persistence.operations.one_call.base import OneCall
 from agent_persistence.operations.unit_of_work import Repositories
-from agent_persistence.records import AnyUser, NewMessage, NewThread, Page, StateRecord
+from agent_persistence.records import AnyUser, Page, StateRecord
 from agent_persistence.repositories.states.streams import Upload, prepare_stream, read_stream
 
 
@@ -55,21 +55,6 @@ class OneCallStates(OneCall[CachedStates[IdT, UserIdT], IdT, UserIdT]):
         """
         return await self._batched.put_state(
             thread_id, data, user_id=user_id, meta=meta, expected_version=expected_version
-        )
-
-    async def put_turn(
-        self,
-        thread: NewThread[IdT],
-        data: Any,
-        messages: Sequence[NewMessage[IdT]],
-        *,
-        user_id: UserIdT | AnyUser,
-        expected_version: int | None,
-        alone: Callable[[], Awaitable[StateRecord[IdT]]],
-    ) -> StateRecord[IdT]:
-        """Save a state and messages, both or neither; see ``TurnCalls.put``. For this package's checkpointers."""
-        return await self._batched.turns.put(
-            thread, data, messages, user_id=user_id, expected_version=expected_version, alone=alone
         )
 
     async def get(
