@@ -135,29 +135,29 @@ class _Clock:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._last = 0
-        self._random = memoryview(b"")
+        self._random: list[int] = []
 
     def next(self) -> int:
         now = time.time_ns() // 1_000_000 << 74
         with self._lock:
             if now > self._last:
-                self._last = now | self._draw(10) >> 6
+                self._last = now | (self._draw() << 64 | self._draw() << 32 | self._draw()) >> 22
             else:  # within a millisecond, or the clock was set back
                 # A random step (RFC 9562, 6.2, method 2): with a step of 1, an id would tell the one that follows it.
-                self._last += 1 + self._draw(4)
+                self._last += 1 + self._draw()
             return self._last
 
     def start_anew(self) -> None:
         """Discard the random bytes that this process shares with the one it was forked from, and free the lock."""
         # Another thread of that process may have held the lock, and does not exist here.
-        self._lock, self._random = threading.Lock(), memoryview(b"")
+        self._lock, self._random = threading.Lock(), []
 
-    def _draw(self, size: int) -> int:
-        if len(self._random) < size:
+    def _draw(self) -> int:
+        """Draw 32 random bits."""
+        if not self._random:
             # One system call for hundreds of ids.
-            self._random = memoryview(os.urandom(_RANDOM_BYTES))
-        drawn, self._random = self._random[:size], self._random[size:]
-        return int.from_bytes(drawn, "big")
+            self._random = [*memoryview(os.urandom(_RANDOM_BYTES)).cast("I")]
+        return self._random.pop()
 
 
 _clock = _Clock()

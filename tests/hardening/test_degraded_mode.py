@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from hardening.hardening_servers import REPLY_LOST, LossyProxy, Store, migrated_settings
+from hardening.hardening_servers import NEVER_ARRIVED, REPLY_LOST, LossyProxy, Store, migrated_settings
 from torture.servers import PostgreSQL
 
 from agent_persistence import (
@@ -338,13 +338,29 @@ async def test_a_lost_reply_during_the_recovery_saves_no_state_twice(
     async with world.proxy.losing_a_commit(REPLY_LOST, then_away=True):
         await world.proxy.come_back()
         async with asyncio.timeout(30):
-            while not mode._outage.journal.first.in_doubt:  # noqa: ASYNC110, SLF001 - no event tells of it
+            while not any(state.in_doubt for state in mode._outage.journal):  # noqa: ASYNC110, SLF001 - no event tells of it
                 await asyncio.sleep(0.01)
     await world.proxy.come_back()
     await mode.until_over()
 
     assert await world.saved(thread_id, user_id) == ["first", "second", "third"]
     assert mode.unsaved == ()
+
+
+@pytest.mark.parametrize("fate", [REPLY_LOST, NEVER_ARRIVED])
+async def test_a_save_that_an_outage_leaves_in_doubt_is_kept_and_is_saved_once(
+    world: World, ada: DegradedCheckpointer, mode: DegradedMode, user_id: str, fate: str
+) -> None:
+    thread_id = f"t-{user_id}"
+    await ada.save_state(thread_id, "first")
+
+    async with world.proxy.losing_a_commit(fate, of=b"in doubt", then_away=True):
+        told = await ada.save_state(thread_id, "in doubt")
+    await world.proxy.come_back()
+    await mode.until_over()
+
+    assert not told.durable
+    assert await world.saved(thread_id, user_id) == ["first", "in doubt"]
 
 
 @pytest.mark.parametrize("is_let_go", [True, False])
@@ -363,7 +379,7 @@ async def test_the_recovery_waits_for_a_lock_but_not_without_limit(
         if not is_let_go:
             await mode.until_over()
         async with asyncio.timeout(30):
-            while mode.is_on and not mode._outage.journal.first.timeouts:  # noqa: ASYNC110, SLF001 - no event tells of it
+            while mode.is_on and not _has_timed_out(mode):  # noqa: ASYNC110 - no event tells of it
                 await asyncio.sleep(0.01)
     await mode.until_over()
 
@@ -371,3 +387,39 @@ async def test_the_recovery_waits_for_a_lock_but_not_without_limit(
     assert [one.checkpoint for one in mode.unsaved] == unsaved
     assert await world.saved(thread_id, user_id) == ["first", "by the owner of the lock", *saved]
     assert await world.saved(f"{thread_id}-other", user_id) == ["behind it"]
+
+
+async def test_a_locked_thread_holds_up_no_other_thread_and_keeps_its_own_order(
+    world: World, mode: DegradedMode, ada: DegradedCheckpointer, user_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent_persistence.degraded.mode._MOST_TIMEOUTS", 1000)  # a slow machine does not set it aside
+    thread_id = f"t-{user_id}"
+    others = [f"{thread_id}-{number}" for number in range(20)]
+    await ada.save_state(thread_id, "first")
+    world.proxy.go_away()
+    await ada.save_state(thread_id, "second")
+    for step in (1, 2):
+        for other in others:
+            await ada.save_state(other, step)
+
+    async with world.beside.begin(user_id=user_id) as uow:
+        await uow.messages.append(thread_id, {"role": "user", "content": "keeps the lock"})
+        await world.proxy.come_back()
+        async with asyncio.timeout(30):
+            while mode.pending > 1 or not _has_timed_out(mode):  # noqa: ASYNC110 - no event tells of it
+                await asyncio.sleep(0.01)
+        beside = [await ada.save_state(one, 3) for one in (others[0], f"{thread_id}-new")]
+        behind = await ada.save_state(thread_id, "third")
+        known = await ada.load_state(others[0])
+        assert mode.is_on
+    await mode.until_over()
+
+    assert [one.durable for one in (*beside, behind)] == [True, True, False]
+    assert known == beside[0]
+    assert [await world.saved(other, user_id) for other in others] == [[1, 2, 3], *[[1, 2]] * 19]
+    assert await world.saved(thread_id, user_id) == ["first", "second", "third"]
+    assert mode.unsaved == ()
+
+
+def _has_timed_out(mode: DegradedMode) -> bool:
+    return any(state.timeouts for state in mode._outage.journal)  # noqa: SLF001 - as above

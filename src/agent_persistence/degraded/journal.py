@@ -1,15 +1,17 @@
 """The states of an outage: those that wait for the database, and those that this process knows.
 
-The first are the journal, in the order of their saves: the recovery writes them one after the other.
+The first are the journal: each thread's states in the order of their saves, in which the recovery writes them.
 """
 
 from __future__ import annotations
 
 import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import chain
+from operator import attrgetter
 from typing import Final, NamedTuple
 
 from agent_persistence.checkpointer import Checkpoint
@@ -59,23 +61,23 @@ class PendingState:
 
 @dataclass(slots=True)
 class Journal:
-    """The states that wait for the database, in the order of their saves.
+    """The states that wait for the database, each thread's in the order of their saves.
 
     Attributes:
         size: the size of all of them, as JSON in bytes.
     """
 
     size: int = 0
-    _waiting: deque[PendingState] = field(default_factory=deque)
-    _latest: dict[StateKey, PendingState] = field(default_factory=dict)
+    _waiting: dict[StateKey, list[PendingState]] = field(default_factory=dict)
+    _count: int = 0
     _settled: OrderedDict[int, int] = field(default_factory=OrderedDict)
     _last_version: int = FIRST_PROVISIONAL
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return self._count
 
     def __iter__(self) -> Iterator[PendingState]:
-        return iter(self._waiting)
+        return iter(sorted(chain.from_iterable(self._waiting.values()), key=attrgetter("version")))
 
     @property
     def memory(self) -> int:
@@ -83,33 +85,42 @@ class Journal:
         return _memory(self.size, len(self))
 
     @property
-    def first(self) -> PendingState:
-        """The state that is written next."""
-        return self._waiting[0]
+    def threads(self) -> list[StateKey]:
+        """The threads with waiting states; first those that have waited longest."""
+        return list(self._waiting)
+
+    def first(self, key: StateKey) -> PendingState | None:
+        """Return the state of a thread that is written next, or ``None``."""
+        waiting = self._waiting.get(key)
+        return waiting[0] if waiting else None
 
     def latest(self, key: StateKey) -> PendingState | None:
         """Return the last waiting state of a thread, or ``None``."""
-        return self._latest.get(key)
+        waiting = self._waiting.get(key)
+        return waiting[-1] if waiting else None
 
     def find(self, key: StateKey, version: int) -> PendingState | None:
         """Return a waiting state by its provisional version, or ``None``."""
         # A scan, because earlier versions are rarely loaded, least of all during an outage.
-        return next((state for state in self._waiting if state.key == key and state.version == version), None)
+        return next((state for state in self._waiting.get(key, ()) if state.version == version), None)
 
-    def add(self, key: StateKey, json: bytes, expected: int | None) -> PendingState:
-        """Append a state, and give it a provisional version."""
+    def add(self, key: StateKey, json: bytes, expected: int | None, *, in_doubt: bool = False) -> PendingState:
+        """Append a state to those of its thread, and give it a provisional version."""
         # By the clock, so that a later process does not repeat the versions of this one.
         self._last_version = max(self._last_version + 1, FIRST_PROVISIONAL + time.time_ns() // 1000)
         # A copy: the bytes of an encoder keep kilobytes of room behind them.
-        state = PendingState(key, bytes(memoryview(json)), self._last_version, expected, datetime.now(UTC))
-        self._waiting.append(state)
-        self._latest[key] = state
+        state = PendingState(key, bytes(memoryview(json)), self._last_version, expected, datetime.now(UTC), in_doubt)
+        self._waiting.setdefault(key, []).append(state)
+        self._count += 1
         self.size += len(json)
         return state
 
-    def settle(self, version: int) -> None:
-        """Remove the first state, and remember the version with which the database has saved it."""
-        state = self._waiting.popleft()
+    def settle(self, key: StateKey, version: int) -> None:
+        """Remove the first state of a thread, and remember the version with which the database has saved it."""
+        waiting = self._waiting[key]
+        state = waiting.pop(0)
+        if not waiting:
+            del self._waiting[key]
         self._left(state)
         self._settled[state.version] = version
         if len(self._settled) > _MOST_SETTLED:
@@ -121,16 +132,14 @@ class Journal:
 
     def take(self, key: StateKey) -> list[PendingState]:
         """Remove all states of a thread, and return them."""
-        taken = [state for state in self._waiting if state.key == key]
-        self._waiting = deque(state for state in self._waiting if state.key != key)
+        taken = self._waiting.pop(key, [])
         for state in taken:
             self._left(state)
         return taken
 
     def _left(self, state: PendingState) -> None:
+        self._count -= 1
         self.size -= len(state.json)
-        if self._latest.get(state.key) is state:
-            del self._latest[state.key]
 
 
 class KnownStates:

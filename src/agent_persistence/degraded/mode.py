@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final, Self
@@ -27,8 +28,9 @@ from agent_persistence.persistence import Persistence
 logger: Final = logging.getLogger("agent_persistence")
 
 _MOST_BYTES: Final = 64 * 1024 * 1024
+_WRITERS: Final = 8  # threads whose states are written at once; concurrent saves share statements
 _LAST_PAUSE: Final = 0.1  # seconds between attempts to reach the database while it closes
-_MOST_TIMEOUTS: Final = 5  # attempts to write a state, before it is set aside for the sake of those behind it
+_MOST_TIMEOUTS: Final = 5  # attempts to write a state, before it is set aside so that the outage ends
 _REMIND: Final = 30.0  # seconds between log lines during an outage
 
 
@@ -132,20 +134,33 @@ class DegradedMode:
 
     async def _caught_up(self) -> bool:
         """Write the waiting states; return whether the database is up and has all of them."""
+        outage = self._outage
+        # First: a write to a database that is down would use up its retries, at every check.
         try:
-            # First: a write to a database that is down would use up its retries, at every check.
-            if (await self.persistence.health()).database == "down":
-                return False
-            # One after the other, in the order of their saves: a later state of a thread may expect an earlier one.
-            while self._outage.journal:
-                await self._write(self._outage.journal.first)
-        except CommitUnknownError:
-            # It stays the first, and the next attempt reads before it writes: neither lost nor saved twice.
-            self._outage.journal.first.in_doubt = True
-            return False
+            outage.is_down = (await self.persistence.health()).database == "down"
         except PersistenceError:
-            return False
-        return True
+            outage.is_down = True
+        # Of one iterator, so each thread has one writer: a later state of a thread may expect an earlier one.
+        threads = iter(outage.journal.threads)
+        async with asyncio.TaskGroup() as writers:
+            for _ in range(_WRITERS):
+                writers.create_task(self._write_threads(threads))
+        return not outage.is_down and not outage.journal
+
+    async def _write_threads(self, threads: Iterator[StateKey]) -> None:
+        """Write the states of one thread after the other, until the database is down."""
+        outage = self._outage
+        for key in threads:
+            while not outage.is_down and (pending := outage.journal.first(key)) is not None:
+                try:
+                    await self._write(pending)
+                except StatementTimeoutError:
+                    break  # another transaction has locked the thread: its states wait, those of others do not
+                except UnavailableError:
+                    outage.is_down = True
+                except CommitUnknownError:
+                    # It stays the first, and the next attempt reads before it writes: neither lost nor saved twice.
+                    pending.in_doubt = outage.is_down = True
 
     async def _write(self, pending: PendingState) -> None:
         """Write a state, or set it aside.
@@ -171,11 +186,11 @@ class DegradedMode:
             if pending.timeouts < _MOST_TIMEOUTS:
                 raise
             self._set_aside(key, error)
-        except Exception as error:  # noqa: BLE001 - whatever it was, other states wait behind it
+        except Exception as error:  # noqa: BLE001 - whatever it was, the outage must end
             self._set_aside(key, error)
         else:
             self._outage.known.put(key, saved.version, pending.json, saved.created_at)
-            self._outage.journal.settle(saved.version)
+            self._outage.journal.settle(key, saved.version)
 
     def _set_aside(self, key: StateKey, error: Exception) -> None:
         """Move all waiting states of a thread to ``unsaved``: later ones are based on the refused one."""

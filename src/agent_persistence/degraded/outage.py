@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 from agent_persistence.degraded.journal import Journal, KnownStates, PendingState, StateKey
-from agent_persistence.errors import UnavailableError
+from agent_persistence.errors import CommitUnknownError, UnavailableError
 
 logger: Final = logging.getLogger("agent_persistence")
 
@@ -23,12 +23,14 @@ class Outage:
     Attributes:
         journal: the states that wait for the database.
         known: the latest states that this process saw.
+        is_down: whether the database could not be reached the last time; during the recovery it can, and states wait.
         closing: set once no further outage may start.
     """
 
     def __init__(self, most_bytes: int, recover: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self.journal = Journal()
         self.known = KnownStates(most_bytes)
+        self.is_down = False
         self.closing = asyncio.Event()
         self._most_bytes = most_bytes
         self._recover = recover
@@ -39,14 +41,22 @@ class Outage:
         """Whether the database is down, or states still wait for it."""
         return self._recovery is not None
 
-    def begin(self, cause: UnavailableError) -> None:
-        """Start the recovery, unless it runs already.
+    def keeps(self, key: StateKey) -> bool:
+        """Whether a thread's states are kept here: the database is down, or states of the thread wait for it.
+
+        A save in the database would overtake those that wait; other threads have none, and need not wait for them.
+        """
+        return self.is_down or self.journal.latest(key) is not None
+
+    def begin(self, cause: UnavailableError | CommitUnknownError) -> None:
+        """Note that the database is down, and start the recovery, unless it runs already.
 
         Raises:
-            UnavailableError: degraded mode is closing.
+            PersistenceError: the cause: degraded mode is closing.
         """
         if self.closing.is_set():
             raise cause
+        self.is_down = True
         if self._recovery is None:
             logger.error("DEGRADED MODE: the database is down, states are kept in memory: %s", type(cause).__name__)
             self._recovery = asyncio.create_task(self._recover(), name="agent-persistence degraded mode")
@@ -55,16 +65,21 @@ class Outage:
         """End the outage; the recovery calls it as its last step, once no state waits."""
         self._recovery = None
 
-    def add(self, key: StateKey, json: bytes, expected: int | None) -> PendingState:
+    def add(self, key: StateKey, json: bytes, expected: int | None, *, in_doubt: bool = False) -> PendingState:
         """Keep a state until the database is back.
+
+        Args:
+            in_doubt: the database may have it already.
 
         Raises:
             UnavailableError: degraded mode is closing, or the states would exceed ``most_bytes``.
+            CommitUnknownError: the same, for a state in doubt.
         """
         # Bounded, because an outage may last: a process that ran out of memory would lose every waiting state.
         if self.closing.is_set() or self.journal.memory + len(json) > self._most_bytes:
-            raise UnavailableError("the database is down, and this process cannot keep more states: try again later")
-        return self.journal.add(key, json, expected)
+            refusal = CommitUnknownError if in_doubt else UnavailableError
+            raise refusal("the database is down, and this process cannot keep more states: try again later")
+        return self.journal.add(key, json, expected, in_doubt=in_doubt)
 
     async def until_over(self) -> None:
         """Wait until the outage is over, or ``aclose`` ends the recovery."""
@@ -79,3 +94,4 @@ class Outage:
             recovery.cancel()
             await asyncio.wait([recovery])  # its end, after which the journal no longer changes
             self._recovery = None
+            self.is_down = False

@@ -21,6 +21,7 @@ _ROLES: Final[dict[str, MessageRole]] = {role.value: role for role in MessageRol
 }
 # The length of the column; ``extra`` keeps a longer id.
 _MAX_TOOL_CALL_ID: Final = 255
+_USUAL: Final = 2  # fields of most messages: a role and a text
 _MAX_PARTS_DEPTH: Final = 8  # parts in parts in parts
 
 
@@ -43,11 +44,13 @@ def to_columns(message: Mapping[str, Any], field: str = "message") -> MessageCol
         InvalidInputError: it is not a mapping, its role is unknown, or its content has no shape of the format.
     """
     role = check_shape(message, field)
-    content = _plain_text(message)
+    content = message.get("content")
+    if len(message) == _USUAL and content and type(content) is str and role == message["role"]:
+        return MessageColumns(role, content, None, None, None, None)
     call_id = message.get("tool_call_id")
     columns = MessageColumns(
         role,
-        content,
+        _plain_text(message),
         message.get("tool_calls"),
         call_id if isinstance(call_id, str) and len(call_id) <= _MAX_TOOL_CALL_ID else None,
         _reasoning(message),

@@ -25,15 +25,17 @@ def test_states_are_kept_in_order_until_they_are_settled_or_taken() -> None:
 
     assert list(journal) == added
     assert journal.latest(HERE) is added[2]
-    journal.settle(7)
-    assert journal.first is added[1]
+    assert journal.threads == [HERE, THERE]
+    assert journal.first(HERE) is added[0]
+    journal.settle(HERE, 7)
+    assert journal.first(HERE) is added[2]
     assert journal.settled(added[0].version) == 7
     assert journal.take(HERE) == [added[2]]
-    assert journal.latest(HERE) is None
+    assert journal.first(HERE) is journal.latest(HERE) is None
     assert list(journal) == [added[1]]
     assert journal.size == 3
-    journal.settle(8)
-    assert (len(journal), journal.size) == (0, 0)
+    journal.settle(THERE, 8)
+    assert (len(journal), journal.size, journal.threads) == (0, 0, [])
 
 
 def test_provisional_versions_grow_from_process_to_process_and_fit_into_a_double() -> None:

@@ -213,11 +213,14 @@ FROM messages AS earlier
 WHERE earlier.thread_id = messages.thread_id)) IS NOT false AS INTEGER)) AS is_latest, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
 
 -- read back copied messages
-SELECT messages.thread_id, messages.message_id, messages.seq, messages.created_at, messages.updated_at, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started
+SELECT last.thread_id, (array_agg(last.message_id
+ORDER BY last.seq))[$1::INTEGER] AS first_id, array_agg(last.seq
+ORDER BY last.seq) AS positions, max(last.seq) AS seq, max(last.created_at) AS created_at, max(last.updated_at) AS updated_at, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started
+FROM (SELECT messages.thread_id AS thread_id, messages.message_id AS message_id, messages.seq AS seq, messages.created_at AS created_at, messages.updated_at AS updated_at
 FROM messages
-WHERE messages.thread_id = $1::VARCHAR
+WHERE messages.thread_id = $2::VARCHAR
 ORDER BY messages.seq DESC
-LIMIT $2::INTEGER;
+LIMIT $3::INTEGER) AS last GROUP BY last.thread_id;
 
 -- page of messages after a cursor
 SELECT messages.thread_id, messages.message_id, messages.seq, messages.role, messages.content, CAST(messages.tool_calls AS TEXT) AS tool_calls, messages.tool_call_id, messages.reasoning, CAST(messages.extra AS TEXT) AS extra, messages.total_tokens, CAST(messages.usages AS TEXT) AS usages, CAST(messages.meta AS TEXT) AS meta, CASE WHEN (messages.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE messages.created_at END AS created_at, CASE WHEN (messages.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE messages.updated_at END AS updated_at
@@ -323,8 +326,10 @@ ORDER BY states.state_id DESC
 LIMIT 1) AS latest ON true;
 
 -- states by their marks, after a lost reply
-SELECT wanted.thread_id, states.state_id, states.created_at, states.updated_at, states.mark, coalesce(threads.states_deleted_at BETWEEN now() - make_interval($1::INTEGER, $2::INTEGER, $3::INTEGER, $4::INTEGER, $5::INTEGER, $6::INTEGER, $7::FLOAT + $8::INTEGER) AND now(), false) AS had_deletions, pg_is_in_recovery() AS in_recovery
-FROM unnest($9::TEXT[], $10::BIGINT[]) AS wanted(thread_id, mark)
+SELECT wanted.thread_id, states.state_id, states.created_at, states.updated_at, states.mark, coalesce(threads.states_deleted_at BETWEEN now() - make_interval($1::INTEGER, $2::INTEGER, $3::INTEGER, $4::INTEGER, $5::INTEGER, $6::INTEGER, $7::FLOAT + $8::INTEGER) AND now(), false) AND NOT (EXISTS (SELECT older.state_id
+FROM states AS older
+WHERE older.thread_id = wanted.thread_id AND older.state_id <= wanted.after)) AS may_be_deleted, pg_is_in_recovery() AS in_recovery
+FROM unnest($9::TEXT[], $10::BIGINT[], $11::BIGINT[]) AS wanted(thread_id, mark, after)
 LEFT OUTER JOIN threads ON threads.thread_id = wanted.thread_id
 LEFT OUTER JOIN states ON states.thread_id = wanted.thread_id AND states.mark = wanted.mark;
 

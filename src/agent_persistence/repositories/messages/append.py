@@ -66,11 +66,15 @@ class MessageAppender(Generic[IdT, UserIdT]):
         await copy_messages(scope, [(thread_id, scope.owner, message) for message in messages])
         # COPY returns nothing. The lock is held, so the thread's last rows are the copied ones.
         made = last_messages(scope.models)
-        rows = [*reversed(await scope.write(made, self._added, thread_id=thread_id, wanted=len(messages)))]
-        # Unless the sequence is behind the thread's messages: then the copied rows are numbered before others.
-        if [row.message_id for row in rows] != [message.message_id for message in messages]:
+        [row] = await scope.write(made, self._added, thread_id=thread_id, wanted=len(messages))
+        # Unless the sequence is behind the thread's messages: then others are among the last, and the first copied one
+        # is before them.
+        if row.first_id != messages[0].message_id:
             raise SequenceBehindError
-        return [appended(thread_id, *pair) for pair in zip(messages, rows, strict=True)]
+        return [
+            appended(message, thread_id, message.message_id, seq, row.created_at, row.updated_at)
+            for message, seq in zip(messages, row.positions, strict=True)
+        ]
 
     async def _append_alike(
         self, thread_id: IdT, messages: Sequence[PreparedMessage[IdT]], inserted: list[int]
@@ -82,7 +86,7 @@ class MessageAppender(Generic[IdT, UserIdT]):
         inserted += [row.seq for row in rows]
         if len(rows) < len(messages):
             return await self._repeated(thread_id, messages)
-        return [appended(thread_id, message, row) for message, row in zip(messages, rows, strict=True)]
+        return [appended(message, *row[:5]) for message, row in zip(messages, rows, strict=True)]
 
     async def _insert(self, thread_id: IdT, messages: Sequence[PreparedMessage[IdT]]) -> list[Row[Any]]:
         scope, with_ids, one = self._scope, messages[0].message_id is not None, len(messages) == 1

@@ -18,8 +18,13 @@ from agent_persistence.validation import check_text, text_refusal
 
 _MAX_TOKENS: Final = 2**31 - 1
 EMPTY_OBJECT: Final = EncodedJSON(b"{}")
-_BARE: Final[NewMessage[Any]] = NewMessage(message={})
-"""The fields of a message that is given as a mapping only."""
+_NO_JSON: Final[Mapping[str, EncodedJSON | None]] = {
+    "tool_calls": None,
+    "extra": None,
+    "usages": EMPTY_OBJECT,
+    "meta": EMPTY_OBJECT,
+}
+"""The JSON columns of most messages: of those that have a role and a text only."""
 
 
 @frozen
@@ -32,12 +37,13 @@ class PreparedMessage(Generic[IdT]):
     total_tokens: int
     usages: dict[str, Any]
     meta: dict[str, Any]
-    encoded: dict[str, EncodedJSON | None]
+    encoded: Mapping[str, EncodedJSON | None]
 
     @property
     def size(self) -> int:
         """The approximate number of bytes to send."""
-        return len(self.columns.content) + sum(len(part.utf8) for part in self.encoded.values() if part)
+        json = 0 if self.encoded is _NO_JSON else sum(len(part.utf8) for part in self.encoded.values() if part)
+        return len(self.columns.content) + json
 
 
 def prepare(
@@ -48,36 +54,44 @@ def prepare(
     Raises:
         InvalidInputError: a part of it cannot be stored; ``field`` names it, and the error does not hold its value.
     """
-    given: NewMessage[IdT] = new if isinstance(new, NewMessage) else _BARE
-    bare = new.message if isinstance(new, NewMessage) else new
-    message = scope.clean(json_object(bare, field), field)
+    if isinstance(new, NewMessage):
+        message, columns, encoded = _prepare_message(scope, new.message, field)
+        usages, encoded_usages = _object(scope, new.usages, field, "usages")
+        meta, encoded_meta = _object(scope, new.meta, field, "meta")
+        message_id = scope.make_id() if new.message_id is None else scope.message_id(new.message_id)
+        tokens = _tokens(new.total_tokens, field)
+        json = {**encoded, "usages": encoded_usages, "meta": encoded_meta}
+        return PreparedMessage(message_id, message, columns, tokens, usages, meta, json)
+    message, columns, encoded = _prepare_message(scope, new, field)
+    return PreparedMessage(scope.make_id(), message, columns, 0, {}, {}, encoded)
+
+
+def _prepare_message(
+    scope: Scope[Any, Any], given: object, field: str
+) -> tuple[dict[str, Any], MessageColumns, Mapping[str, EncodedJSON | None]]:
+    message: dict[str, Any] = scope.clean(json_object(given, field), field)
     columns = to_columns(message, field)
-    # Text that comes from other fields than the content is checked with them, by their names.
-    own = ("content", "tool_call_id", "reasoning") if message.get("content") else ("tool_call_id", "reasoning")
-    for name in own:
-        if (text := getattr(columns, name)) is not None:
-            _check_text(text, field, name, scope.options.max_json_bytes)
-    usages, encoded_usages = _object(scope, given.usages, field, "usages")
-    meta, encoded_meta = _object(scope, given.meta, field, "meta")
-    calls = columns.tool_calls
-    return PreparedMessage(
-        scope.make_id() if given.message_id is None else scope.message_id(given.message_id),
+    longest = scope.options.max_json_bytes
+    if message.get("content"):  # text that comes from other fields is checked with them, by their names
+        _check_text(columns.content, field, "content", longest)
+    _check_text(columns.tool_call_id, field, "tool_call_id", longest)
+    _check_text(columns.reasoning, field, "reasoning", longest)
+    calls, extra = columns.tool_calls, columns.extra
+    if calls is None and extra is None:
+        return message, columns, _NO_JSON
+    return (
         message,
         columns,
-        _tokens(given.total_tokens, field),
-        usages,
-        meta,
         {
+            **_NO_JSON,
             "tool_calls": None if calls is None else scope.encoded(calls, f"{field}.tool_calls"),
-            "extra": None if columns.extra is None else _encoded_extra(scope, columns.extra, field),
-            "usages": encoded_usages,
-            "meta": encoded_meta,
+            "extra": None if extra is None else _encoded_extra(scope, extra, field),
         },
     )
 
 
-def _check_text(text: str, field: str, name: str, longest: int) -> None:
-    if len(text) > longest or text_refusal(text):
+def _check_text(text: str | None, field: str, name: str, longest: int) -> None:
+    if text is not None and (len(text) > longest or text_refusal(text)):
         check_text(text, f"{field}.{name}", max_length=longest)
 
 

@@ -32,19 +32,25 @@ def message_record(row: Any) -> MessageRecord[Any]:
     return MessageRecord(thread_id, message_id, seq, role, message, text, tokens, usages, meta, made, edited)
 
 
-def appended(thread_id: IdT, message: PreparedMessage[IdT], row: Any) -> MessageRecord[IdT]:
-    """Return the record of a message that was added, given the row that the INSERT returned."""
-    columns = message.columns
+def appended(new: PreparedMessage[IdT], *made: Any) -> MessageRecord[IdT]:
+    """Return the record of a message that was added.
+
+    Args:
+        new: the message.
+        made: the first five columns of the row that ``append_messages`` returned, by position as in ``message_record``.
+    """
+    thread_id, message_id, seq, created_at, updated_at = made
+    columns = new.columns
     return MessageRecord(
         thread_id,
-        row.message_id,
-        row.seq,
+        message_id,
+        seq,
         columns.role,
-        message.message,
+        new.message,
         columns.content,
-        message.total_tokens,
-        message.usages,
-        message.meta,
-        row.created_at,
-        row.updated_at,
+        new.total_tokens,
+        new.usages,
+        new.meta,
+        created_at,
+        updated_at,
     )

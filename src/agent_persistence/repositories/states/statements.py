@@ -250,14 +250,19 @@ def save_states(
 def saved_states(models: Models[Any, Any]) -> CompiledStatement:
     """Look for states by their ``marks`` in ``thread_ids``, after the reply to ``save_states`` was lost.
 
-    Returns a row for each mark: what ``save_states`` returned, or NULL; whether states of the thread were deleted in
-    the last ``seconds``; and whether the server is a standby.
+    Returns a row for each mark: what ``save_states`` returned, or NULL; whether the state may have been deleted since,
+    because others of the thread were in the last ``seconds``; and whether the server is a standby.
+
+    Older states of a thread are deleted first: while one is left from before the INSERT (``after``), this one was not.
     """
     state, thread = table_of(models.State), table_of(models.Thread)
-    wanted = unnest("wanted", thread_id=thread_ids(models), mark=bindparam("marks", type_=ARRAY(BigInteger)))
+    marks, afters = (bindparam(name, type_=ARRAY(BigInteger)) for name in ("marks", "afters"))
+    wanted = unnest("wanted", thread_id=thread_ids(models), mark=marks, after=afters)
     # A second more, for what the clocks of client and server run apart in the meantime.
     since = func.now() - func.make_interval(0, 0, 0, 0, 0, 0, bindparam("seconds", type_=Double()) + 1)
     had_deletions = func.coalesce(thread.c.states_deleted_at.between(since, func.now()), false())
+    older = state.alias("older")
+    is_older = (older.c.thread_id == wanted.c.thread_id) & (older.c.state_id <= wanted.c.after)
     same = (state.c.thread_id == wanted.c.thread_id) & (state.c.mark == wanted.c.mark)
     return CompiledStatement(
         select(
@@ -266,7 +271,7 @@ def saved_states(models: Models[Any, Any]) -> CompiledStatement:
             state.c.created_at,
             state.c.updated_at,
             state.c.mark,
-            had_deletions.label("had_deletions"),
+            (had_deletions & ~select(older.c.state_id).where(is_older).exists()).label("may_be_deleted"),
             func.pg_is_in_recovery().label("in_recovery"),
         ).select_from(wanted.outerjoin(thread, thread.c.thread_id == wanted.c.thread_id).outerjoin(state, same))
     )
