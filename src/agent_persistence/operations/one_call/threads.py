@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from agent_persistence.ids import IdT, UserIdT
@@ -163,8 +162,13 @@ class OneCallThreads(OneCall[ThreadRepository[IdT, UserIdT], IdT, UserIdT]):
             InvalidInputError: nothing to change was given, or it cannot be stored.
             ThreadNotFoundError: the thread does not exist.
         """
-        alone = partial(self._write, ThreadRepository[IdT, UserIdT].update, user_id, thread_id, name=name, meta=meta)
-        return await self._batched.rows.change_thread(thread_id, name, meta, user_id=user_id, alone=alone)
+        return await self._batched.rows.change_thread(
+            thread_id,
+            name,
+            meta,
+            user_id=user_id,
+            alone=lambda: self._write(ThreadRepository[IdT, UserIdT].update, user_id, thread_id, name=name, meta=meta),
+        )
 
     async def archive(self, thread_id: IdT, *, user_id: UserIdT | AnyUser) -> ThreadRecord[IdT, UserIdT]:
         """Archive a thread: it leaves the list, and can still be read and written. A second call changes nothing.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 from agent_persistence.ids import IdT, UserIdT
@@ -40,10 +39,15 @@ class OneCallToolResults(OneCall[ToolResultRepository[IdT, UserIdT], IdT, UserId
             InvalidInputError: an argument cannot be stored.
             ThreadNotFoundError: the thread does not exist.
         """
-        alone = partial(
-            self._write, ToolResultRepository[IdT, UserIdT].record, user_id, thread_id, tool_call_id, result
+        return await self._batched.rows.record_result(
+            thread_id,
+            tool_call_id,
+            result,
+            user_id=user_id,
+            alone=lambda: self._write(
+                ToolResultRepository[IdT, UserIdT].record, user_id, thread_id, tool_call_id, result
+            ),
         )
-        return await self._batched.rows.record_result(thread_id, tool_call_id, result, user_id=user_id, alone=alone)
 
     def _repository(self, repositories: Repositories[IdT, UserIdT]) -> ToolResultRepository[IdT, UserIdT]:
         return repositories.tool_results
