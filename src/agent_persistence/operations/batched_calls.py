@@ -16,7 +16,9 @@ from agent_persistence.operations.group_writes import (
     has_one_kind_of_id,
     is_repeatable,
 )
+from agent_persistence.operations.row_calls import RowCalls
 from agent_persistence.operations.transactions import Transactions
+from agent_persistence.operations.turn_calls import TurnCalls
 from agent_persistence.operations.unit_of_work import Repositories
 from agent_persistence.records import ANY_USER, AnyUser, MessageRecord, StateRecord
 from agent_persistence.repositories.messages.append import MessageAppender, is_copied
@@ -35,6 +37,8 @@ class BatchedCalls(Generic[IdT, UserIdT]):
 
     Attributes:
         graphs: the saves of graphs.
+        turns: the saves of states with messages.
+        rows: changes of threads, and results of tool calls.
     """
 
     def __init__(self, transactions: Transactions[IdT, UserIdT]) -> None:
@@ -48,6 +52,8 @@ class BatchedCalls(Generic[IdT, UserIdT]):
         states = StateGroupWriter(sessions.models, options, sessions.recent)
         messages = MessageGroupWriter(sessions.models, options.touch_interval)
         self.graphs = GraphCalls(transactions, group)
+        self.turns = TurnCalls(transactions, group, states, messages, may_share=self._groups_states)
+        self.rows = RowCalls(transactions, group)
         self._saves: Batcher[PreparedState[IdT], StateRecord[IdT]] = transactions.batcher(
             # With a cache, the quarantine of its keys must lie between the statement and its COMMIT.
             partial(group.run, write=states.write, find=None if sessions.cache else states.find),

@@ -336,6 +336,13 @@ SELECT coalesce(max(states.state_id), $1::INTEGER) AS version
 FROM states
 WHERE states.thread_id = $2::VARCHAR;
 
+-- latest versions of several threads
+SELECT found.version, callers.ordinal
+FROM unnest($1::TEXT[]) WITH ORDINALITY AS callers(thread_id, ordinal)
+JOIN LATERAL (SELECT coalesce(max(states.state_id), $2::INTEGER) AS version
+FROM states
+WHERE states.thread_id = callers.thread_id) AS found ON true;
+
 -- messages by their ids
 SELECT messages.thread_id, messages.message_id, messages.seq, messages.role, messages.content, CAST(messages.tool_calls AS TEXT) AS tool_calls, messages.tool_call_id, messages.reasoning, CAST(messages.extra AS TEXT) AS extra, messages.total_tokens, CAST(messages.usages AS TEXT) AS usages, CAST(messages.meta AS TEXT) AS meta, CASE WHEN (messages.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE messages.created_at END AS created_at, CASE WHEN (messages.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE messages.updated_at END AS updated_at
 FROM messages
@@ -421,10 +428,36 @@ SELECT threads.thread_id, threads.user_id, CAST(pg_current_xact_id() AS TEXT) AS
 FROM threads
 WHERE threads.thread_id = $1::VARCHAR AND threads.user_id = $2::VARCHAR FOR NO KEY UPDATE;
 
+-- lock several threads, without waiting
+WITH locked AS
+(SELECT threads.thread_id AS thread_id, threads.user_id AS user_id
+FROM threads
+WHERE threads.thread_id = ANY ($1::TEXT[]) AND threads.user_id = ANY ($2::TEXT[]) FOR NO KEY UPDATE SKIP LOCKED)
+SELECT locked.thread_id
+FROM locked
+JOIN unnest($1::TEXT[], $2::TEXT[]) AS wanted(thread_id, owner) ON locked.thread_id = wanted.thread_id AND locked.user_id = wanted.owner;
+
 -- thread
 SELECT threads.thread_id, threads.user_id, threads.thread_name, CAST(threads.meta AS TEXT) AS meta, CASE WHEN (threads.archived_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.archived_at END AS archived_at, CASE WHEN (threads.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.created_at END AS created_at, CASE WHEN (threads.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.updated_at END AS updated_at
 FROM threads
 WHERE threads.thread_id = $1::VARCHAR AND threads.user_id = $2::VARCHAR;
+
+-- threads of several callers
+SELECT found.thread_id, found.user_id, found.thread_name, CAST(found.meta AS TEXT) AS meta, found.archived_at, found.created_at, found.updated_at, callers.ordinal
+FROM unnest($1::TEXT[], $2::TEXT[]) WITH ORDINALITY AS callers(thread_id, owner, ordinal)
+JOIN LATERAL (SELECT threads.thread_id AS thread_id, threads.user_id AS user_id, threads.thread_name AS thread_name, threads.meta AS meta, CASE WHEN (threads.archived_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.archived_at END AS archived_at, CASE WHEN (threads.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.created_at END AS created_at, CASE WHEN (threads.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.updated_at END AS updated_at
+FROM threads
+WHERE threads.thread_id = callers.thread_id AND threads.user_id = callers.owner) AS found ON true;
+
+-- pages of messages of several callers
+SELECT found.thread_id, found.message_id, found.seq, found.role, found.content, CAST(found.tool_calls AS TEXT) AS tool_calls, found.tool_call_id, found.reasoning, CAST(found.extra AS TEXT) AS extra, found.total_tokens, CAST(found.usages AS TEXT) AS usages, CAST(found.meta AS TEXT) AS meta, found.created_at, found.updated_at, callers.ordinal
+FROM unnest($1::INTEGER[], $2::TEXT[], $3::BIGINT[], $4::TEXT[]) WITH ORDINALITY AS callers("limit", thread_id, seq, owner, ordinal)
+JOIN LATERAL (SELECT messages.thread_id AS thread_id, messages.message_id AS message_id, messages.seq AS seq, messages.role AS role, messages.content AS content, messages.tool_calls AS tool_calls, messages.tool_call_id AS tool_call_id, messages.reasoning AS reasoning, messages.extra AS extra, messages.total_tokens AS total_tokens, messages.usages AS usages, messages.meta AS meta, CASE WHEN (messages.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE messages.created_at END AS created_at, CASE WHEN (messages.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE messages.updated_at END AS updated_at
+FROM messages
+JOIN threads ON threads.thread_id = messages.thread_id
+WHERE messages.thread_id = callers.thread_id AND messages.seq < callers.seq AND threads.user_id = callers.owner
+ORDER BY messages.seq DESC
+LIMIT callers."limit") AS found ON true;
 
 -- first page of threads
 SELECT threads.thread_id, threads.user_id, threads.thread_name, CAST(threads.meta AS TEXT) AS meta, CASE WHEN (threads.archived_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.archived_at END AS archived_at, CASE WHEN (threads.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.created_at END AS created_at, CASE WHEN (threads.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.updated_at END AS updated_at
@@ -452,6 +485,29 @@ UPDATE threads SET thread_name=$1::VARCHAR, archived_at=CASE WHEN $2::BOOLEAN TH
 WHERE threads.thread_id = $4::VARCHAR AND threads.user_id = $5::VARCHAR
 RETURNING threads.thread_id, threads.user_id, threads.thread_name, CAST(threads.meta AS TEXT) AS meta, CASE WHEN (threads.archived_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.archived_at END AS archived_at, CASE WHEN (threads.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.created_at END AS created_at, CASE WHEN (threads.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.updated_at END AS updated_at, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
 
+-- change several threads
+WITH locked AS
+(SELECT threads.thread_id AS thread_id, threads.user_id AS user_id
+FROM threads
+WHERE threads.thread_id = ANY ($1::TEXT[]) AND threads.user_id = ANY ($2::TEXT[]) FOR NO KEY UPDATE SKIP LOCKED)
+UPDATE threads SET thread_name=ours.thread_name, meta=ours.meta
+FROM (SELECT "new".thread_id AS new_id, "new".thread_name AS thread_name, "new".meta AS meta
+FROM locked
+JOIN unnest($1::TEXT[], $2::TEXT[], $3::TEXT[], $4::JSONB[]) WITH ORDINALITY AS "new"(thread_id, owner, thread_name, meta, ordinal) ON locked.thread_id = "new".thread_id AND locked.user_id = "new".owner) AS ours
+WHERE threads.thread_id = ours.new_id
+RETURNING threads.thread_id, threads.user_id, threads.thread_name, CAST(threads.meta AS TEXT) AS meta, CASE WHEN (threads.archived_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.archived_at END AS archived_at, CASE WHEN (threads.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.created_at END AS created_at, CASE WHEN (threads.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.updated_at END AS updated_at, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
+
+-- record the results of several tool calls
+WITH locked AS
+(SELECT threads.thread_id AS thread_id, threads.user_id AS user_id
+FROM threads
+WHERE threads.thread_id = ANY ($1::TEXT[]) AND threads.user_id = ANY ($2::TEXT[]) FOR NO KEY UPDATE SKIP LOCKED)
+INSERT INTO tool_results (thread_id, tool_call_id, result) SELECT locked.thread_id, "new".tool_call_id, "new".result
+FROM locked
+JOIN unnest($1::TEXT[], $2::TEXT[], $3::TEXT[], $4::JSONB[]) WITH ORDINALITY AS "new"(thread_id, owner, tool_call_id, result, ordinal) ON locked.thread_id = "new".thread_id AND locked.user_id = "new".owner
+ON CONFLICT (thread_id, tool_call_id) DO NOTHING
+RETURNING tool_results.thread_id, tool_results.tool_call_id, tool_results.created_at, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
+
 -- delete a thread
 DELETE
 FROM threads
@@ -468,9 +524,10 @@ WHERE tool_results.thread_id = $1::VARCHAR AND threads.user_id = $2::VARCHAR AND
 WITH locked AS
 (SELECT threads.thread_id AS thread_id, threads.user_id AS user_id
 FROM threads
-WHERE threads.thread_id = $3::VARCHAR AND threads.user_id = $4::VARCHAR FOR NO KEY UPDATE)
-INSERT INTO tool_results (thread_id, tool_call_id, result) SELECT locked.thread_id, $1::VARCHAR AS anon_1, $2::JSONB AS anon_2
+WHERE threads.thread_id = $1::VARCHAR AND threads.user_id = $2::VARCHAR FOR NO KEY UPDATE)
+INSERT INTO tool_results (thread_id, tool_call_id, result) SELECT locked.thread_id, "new".tool_call_id, "new".result
 FROM locked
+JOIN (SELECT $1::VARCHAR AS thread_id, $2::VARCHAR AS owner, $3::VARCHAR AS tool_call_id, $4::JSONB AS result, 1 AS ordinal) AS "new" ON locked.thread_id = "new".thread_id AND locked.user_id = "new".owner
 ON CONFLICT (thread_id, tool_call_id) DO NOTHING
 RETURNING tool_results.thread_id, tool_results.tool_call_id, tool_results.created_at, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
 

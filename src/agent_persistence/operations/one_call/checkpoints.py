@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.operations.graph_calls import Mirrored
 from agent_persistence.operations.one_call.base import OneCall
 from agent_persistence.operations.unit_of_work import Repositories
-from agent_persistence.records import AnyUser
+from agent_persistence.records import AnyUser, NewMessage, NewThread, StateRecord
 from agent_persistence.repositories import CheckpointRepository
 from agent_persistence.repositories.checkpoints.records import (
     ChannelHistory,
@@ -36,6 +37,21 @@ class OneCallCheckpoints(OneCall[CheckpointRepository[IdT, UserIdT], IdT, UserId
     async def put_writes(self, new: NewWrites, *, user_id: UserIdT | AnyUser) -> None:
         """Save the writes of a task; see ``CheckpointRepository.put_writes``."""
         await self._batched.graphs.put_writes(new, user_id=user_id)
+
+    async def put_turn(
+        self,
+        thread: NewThread[IdT],
+        data: Any,
+        messages: Sequence[NewMessage[IdT]],
+        *,
+        user_id: UserIdT | AnyUser,
+        expected_version: int | None,
+        alone: Callable[[], Awaitable[StateRecord[IdT]]],
+    ) -> StateRecord[IdT]:
+        """Save a state and messages, both or neither; see ``TurnCalls.put``. For this package's checkpointers."""
+        return await self._batched.turns.put(
+            thread, data, messages, user_id=user_id, expected_version=expected_version, alone=alone
+        )
 
     async def page(
         self,
