@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Awaitable, Callable, Iterable
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import Any, Final, NamedTuple
 
 import pytest
@@ -246,7 +246,8 @@ async def test_a_command_makes_of_a_key_what_the_model_says(action: Action, held
     name = f"test-{uuid.uuid4()}".encode()
     await hold(redis, name, held)
 
-    answer = await in_redis(StateRegister(redis), name)
+    async with aclosing(StateRegister(redis)) as register:
+        answer = await in_redis(register, name)
 
     left = await redis.get(name)
     assert (Key(LEASE, ME) if left is not None and left == answer else from_redis(left)) == in_the_model(held)

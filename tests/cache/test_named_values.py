@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 from agent_persistence.cache import named_values
 from agent_persistence.cache.circuit_breaker import CacheUnavailableError
 from agent_persistence.cache.keys import value_key
+from agent_persistence.cache.line import Line
 from agent_persistence.cache.named_values import LocalValues, NamedValues, RedisValues
 from agent_persistence.cache.state_cache import Hit, Miss
 from agent_persistence.persistence import Persistence
@@ -198,6 +199,6 @@ async def test_an_absent_redis_is_said_to_be_so(persistence: Persistence[str, st
             await values.get(("n", "a"))
         assert await values.get_beside_state(("n", "a"), "t-1", "ann") == (Miss(absent=False), None)
     with monkeypatch.context() as patch:
-        patch.setattr(type(persistence.cache), "redis", Redis.from_url("redis://127.0.0.1:1"))
+        patch.setattr(persistence.cache, "line", Line(Redis.from_url("redis://127.0.0.1:1")))
         with pytest.raises(CacheUnavailableError):
             await values.put(("n", "a"), b"1", ttl_seconds=1)

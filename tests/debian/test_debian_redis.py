@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any
 
 import pytest
@@ -191,18 +192,18 @@ async def test_a_publish_replaces_its_own_quarantine_only(held: bytes | None, le
     if held is not None:
         await redis.set(KEY, held)
 
-    await StateRegister(redis).publish([(KEY, MINE, CURRENT, 60_000)])
+    async with aclosing(StateRegister(redis)) as register:
+        await register.publish([(KEY, MINE, CURRENT, 60_000)])
 
     assert await redis.get(KEY) == left
 
 
 async def test_leases_and_quarantines_run_out_by_themselves(redis: Redis) -> None:
-    register = StateRegister(redis)
-
-    lease = await register.lease(b"leased")
-    await register.begin_write({b"a": new_token(QUARANTINE), b"b": new_token(QUARANTINE)})
+    async with aclosing(StateRegister(redis)) as register:
+        lease = await register.lease(b"leased")
+        await register.begin_write({b"a": new_token(QUARANTINE), b"b": new_token(QUARANTINE)})
 
     assert lease is not None
-    assert await register.lease(b"leased") is None
+    assert await StateRegister(redis).lease(b"leased") is None
     assert 0 < await redis.pttl(b"leased") <= 2_000
     assert all([QUARANTINE_MS - 5_000 < await redis.pttl(key) <= QUARANTINE_MS for key in (b"a", b"b")])

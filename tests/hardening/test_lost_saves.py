@@ -146,6 +146,20 @@ async def test_a_state_that_was_deleted_before_it_was_looked_for_is_not_saved_ag
     assert SAYING not in [state.data for state in await states_of(store, thread_id)]
 
 
+async def test_a_deletion_of_older_states_leaves_no_doubt_while_one_is_left(
+    proxied: tuple[Store, LossyProxy],
+) -> None:
+    store, proxy = proxied
+    thread_id = await new_thread(store)
+    states = [await store.states.put(thread_id, number, user_id=USER) for number in range(3)]
+    await store.states.prune(thread_id, keep_last=1, user_id=USER)
+
+    async with proxy.losing_a_commit(NEVER_ARRIVED, of=MARKED):
+        saved = await store.states.put(thread_id, SAYING, user_id=USER)
+
+    assert await states_of(store, thread_id) == [saved, states[-1]]
+
+
 async def test_a_deletion_of_long_ago_leaves_no_doubt(proxied: tuple[Store, LossyProxy]) -> None:
     store, proxy = proxied
     thread_id = await new_thread(store)

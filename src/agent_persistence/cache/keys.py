@@ -37,8 +37,7 @@ def parse_state_key(namespace: str, key: bytes, id_types: IdTypes[Any, Any]) -> 
 
 def value_key(namespace: str, group: str, name: str) -> bytes:
     """Return the key of a named value; every text is allowed, lone surrogates too."""
-    quoted = (quote(part, safe="", errors="surrogatepass") for part in (group, name))
-    return f"{namespace}:values:{':'.join(quoted)}".encode()
+    return f"{namespace}:values:{_quoted(group)}:{_quoted(name)}".encode()
 
 
 def draft_name(thread_id: object, owner: object | None) -> tuple[str, str]:
@@ -47,7 +46,7 @@ def draft_name(thread_id: object, owner: object | None) -> tuple[str, str]:
     Args:
         owner: the user whose draft it is; ``None`` where users are not isolated.
     """
-    return "drafts", ":".join(quote(str(part), safe="") for part in (thread_id, owner) if part is not None)
+    return "drafts", ":".join(_quoted(str(part)) for part in (thread_id, owner) if part is not None)
 
 
 def draft_keys(namespace: str, thread_id: object, user_id: object) -> list[bytes]:
@@ -61,7 +60,7 @@ def keys_pattern(namespace: str) -> bytes:
 
 
 def _quoted(text: str) -> str:
-    return text if _NEEDS_NO_QUOTES.fullmatch(text) else quote(text, safe="")
+    return text if _NEEDS_NO_QUOTES.fullmatch(text) else quote(text, safe="", errors="surrogatepass")
 
 
 def _prefix(namespace: str) -> str:

@@ -7,16 +7,14 @@ import sys
 import time
 import zlib
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
 from urllib.parse import unquote
 
-from redis.asyncio import Redis
-from redis.exceptions import ResponseError
-
 from agent_persistence.cache.circuit_breaker import CacheUnavailableError, CircuitBreaker
 from agent_persistence.cache.keys import value_key
+from agent_persistence.cache.line import Command, Line
 from agent_persistence.cache.state_cache import FORGETTING, Hit, Miss, StateCache
 from agent_persistence.concurrency.batching import Batch, Batcher
 from agent_persistence.concurrency.process_lock import ProcessLock
@@ -44,27 +42,22 @@ class RedisValues:
         self._cache = cache
         # A second circuit breaker: a large value that takes long must not open that of the states.
         self._guard = CircuitBreaker(call_seconds=call_seconds, budget_seconds=call_seconds)
-        self._reads = Batcher(self._read_together)
-        self._is_reading = False
+        self._calls: Batcher[Command, Any] = Batcher(self._call_together)
+        self._callers = 0
         self._usual_size = 0
 
     async def put(self, name: Name, value: bytes, *, ttl_seconds: float) -> None:
         """Set a value that expires after so many seconds."""
         key = self._key(name)
-        await self._call(lambda redis: redis.set(key, _sealed(key, value), px=max(1, int(ttl_seconds * 1000))))
+        await self._call("SET", key, _sealed(key, value), "PX", max(1, int(ttl_seconds * 1000)), size=len(value))
 
     async def get(self, name: Name) -> bytes | None:
         """Return a value, or ``None`` if it is absent, has expired, or was not written under this name."""
         key = self._key(name)
-        if self._is_reading:
-            return _opened(key, await self._reads.submit(key, size=self._usual_size))
-        self._is_reading = True
-        try:
-            # A lone caller pays for no batch: that is a task, and half as much time again.
-            [held] = await self._call(partial(_get, keys=[key]))
-        finally:
-            self._is_reading = False
-        return _opened(key, held)
+        found = await self._call("GET", key, size=self._usual_size)
+        # Large values are read a few at a time, as in the cache of states.
+        self._usual_size = max(len(found or b""), int(self._usual_size * FORGETTING))
+        return _opened(key, found)
 
     async def get_beside_state(self, name: Name, thread_id: Any, user_id: Any) -> tuple[Hit | Miss, bytes | None]:
         """Look up a thread's latest state, and return this value with it, in one round trip."""
@@ -74,7 +67,7 @@ class RedisValues:
 
     async def delete(self, name: Name) -> bool:
         """Delete a value; return whether it existed."""
-        return bool(await self._call(lambda redis: redis.delete(self._key(name))))
+        return bool(await self._call("DEL", self._key(name)))
 
     async def names(self, namespace: str) -> list[str]:
         """Return the names in a namespace, in no particular order."""
@@ -82,26 +75,38 @@ class RedisValues:
         pattern = re.sub(rb"([*?\[\]\\])", rb"\\\1", beginning) + b"*"
         # SCAN may return a key more than once.
         found: set[bytes] = set()
-        cursor = 0
+        cursor: int | bytes = 0
         while True:
-            cursor, keys = await self._call(partial(_scan, cursor=cursor, pattern=pattern))
+            cursor, keys = await self._call("SCAN", cursor, "MATCH", pattern, "COUNT", _KEYS_A_STEP)
             found.update(keys)
-            if not cursor:
+            if not int(cursor):
                 names = (_name_in(key.removeprefix(beginning)) for key in found)
                 return [name for name in names if name is not None and self._key((namespace, name)) in found]
 
-    async def _read_together(self, batch: Batch[bytes]) -> list[Any]:
-        """Read the values of several callers by one command."""
-        found: list[Any] = await self._call(partial(_get, keys=batch.items), callers=len(batch.items))
-        # Large values are read a few at a time, as in the cache of states.
-        self._usual_size = max(*(len(held or b"") for held in found), int(self._usual_size * FORGETTING))
-        return found
+    async def _call(self, *command: Any, size: int = 0) -> Any:
+        """Run a command, together with those of other callers."""
+        self._callers += 1
+        try:
+            # A lone caller pays for no batch: that is a task, and half as much time again.
+            [reply] = await (self._send([command]) if self._callers == 1 else self._share(command, size))
+        finally:
+            self._callers -= 1
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
 
-    async def _call(self, operation: Callable[[Redis], Awaitable[Any]], *, callers: int = 1) -> Any:
+    async def _share(self, command: Command, size: int) -> list[Any]:
+        return [await self._calls.submit(command, size=size)]
+
+    async def _call_together(self, batch: Batch[Command]) -> list[Any]:
+        return await self._send(batch.items)
+
+    async def _send(self, commands: Sequence[Command]) -> list[Any]:
         # Before the database is named, all databases would share their keys.
         if not self._cache.is_named:
             raise CacheUnavailableError
-        return await self._guard.call(partial(operation, self._cache.redis), self._guard.budget(), callers=callers)
+        send = partial(_replies, self._cache.line, commands)
+        return await self._guard.call(send, self._guard.budget(), callers=len(commands))
 
     def _key(self, name: Name) -> bytes:
         return value_key(self._cache.namespace, *name)
@@ -115,16 +120,22 @@ def _name_in(quoted: bytes) -> str | None:
         return None
 
 
-async def _get(redis: Redis, *, keys: list[bytes]) -> list[Any]:
-    if len(keys) > 1:
-        several: list[Any] = await redis.mget(keys)
-        return several
-    try:
-        return [await redis.get(keys[0])]
-    except ResponseError as error:
-        if str(error).startswith("WRONGTYPE"):  # another program's list or hash; Redis itself is well
-            return [None]
-        raise
+async def _replies(line: Line, commands: Sequence[Command]) -> list[Any]:
+    """Send commands, and return the reply to each, or the error that its caller raises."""
+    replies = list(map(_understood, await line.send(commands)))
+    if all(isinstance(reply, CacheUnavailableError) for reply in replies):
+        raise replies[0]  # counts as a failure of Redis
+    return replies
+
+
+def _understood(reply: Any) -> Any:
+    if not isinstance(reply, Exception):
+        return reply
+    if str(reply).startswith("WRONGTYPE"):  # another program's list or hash; Redis itself is well
+        return None
+    refused = CacheUnavailableError()
+    refused.__cause__ = reply
+    return refused
 
 
 def _sealed(key: bytes, value: bytes) -> bytes:
@@ -136,10 +147,6 @@ def _opened(key: bytes, found: Any) -> bytes | None:
     """Return the value; ``None`` if it is damaged, or was copied from another key."""
     head, _, value = (found if isinstance(found, bytes) else b"").partition(b"\n")
     return value if head == b"%08x %b" % (zlib.crc32(value), key) else None
-
-
-async def _scan(redis: Redis, *, cursor: int, pattern: bytes) -> Any:
-    return await redis.scan(cursor, match=pattern, count=_KEYS_A_STEP)
 
 
 class LocalValues:

@@ -14,9 +14,9 @@ from enum import Enum
 from typing import Any, Final, cast
 
 from redis.asyncio import Redis
-from redis.exceptions import ResponseError
 
 from agent_persistence.cache.codec import HEAD_BYTES, VALUE
+from agent_persistence.cache.line import Command, Line
 from agent_persistence.settings import QUARANTINE_SECONDS
 
 LEASE: Final = b"L"
@@ -94,7 +94,7 @@ class StateRegister:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._reader: Redis | None = None
+        self._reader, self._writer = Line(redis), Line(redis)
         # Sent by its hash: a fill is sent alone, so redis-py can load the script where the server answers NOSCRIPT.
         self._fill = redis.register_script(_FILL)
 
@@ -104,24 +104,16 @@ class StateRegister:
 
     async def held(self, keys: Sequence[bytes]) -> list[Any]:
         """Return what keys hold. Of several, one of another Redis type counts as absent."""
-        if self._reader is None:
-            # A pinned connection: a checkout from the pool costs more than a GET.
-            self._reader = self._redis.client()
-        elif (pinned := self._reader.connection) is not None and not pinned.is_connected:
-            # By way of the pool, which goes on connecting when this call is given up.
-            await self._reader.aclose()
-        if len(keys) > 1:
-            found: list[Any] = await self._reader.mget(keys)
-            return found
-        try:
-            return [await self._reader.get(keys[0])]
-        except ResponseError as error:
-            return [_of_another_type(error)]
+        command = ("MGET", *keys) if len(keys) > 1 else ("GET", *keys)
+        [reply] = await self._reader.send([command])
+        if not isinstance(reply, Exception):
+            return reply if len(keys) > 1 else [reply]
+        return [_of_another_type(reply)]
 
     async def aclose(self) -> None:
-        """Return the reader's connection to its pool."""
-        if self._reader is not None:
-            await self._reader.aclose()
+        """Return the connections to their pool."""
+        await self._reader.aclose()
+        await self._writer.aclose()
 
     async def scan(self, pattern: bytes, cursor: int) -> tuple[int, list[bytes]]:
         """Scan the matching keys: return the next cursor (0 at the end) and some keys."""
@@ -149,12 +141,9 @@ class StateRegister:
     async def begin_write(self, tokens: Mapping[bytes, bytes]) -> None:
         """Quarantine keys with their tokens, in one round trip. The caller holds the row locks, before COMMIT."""
         # Not in MULTI: no key depends on another one, and MULTI and EXEC would be two more commands.
-        async with self._redis.pipeline(transaction=False) as pipeline:
-            for key, token in tokens.items():
-                # Unconditional: under the row lock no other writer is between its quarantine and its commit. A set of
-                # tokens, one a writer, lost: the older of two writers could publish once the newer one's token ended.
-                pipeline.set(key, token, px=QUARANTINE_MS)
-            await pipeline.execute()
+        # Unconditional: under the row lock no other writer is between its quarantine and its commit. A set of tokens,
+        # one a writer, lost: the older of two writers could publish once the newer one's token ended.
+        await self._write([("SET", key, token, "PX", QUARANTINE_MS) for key, token in tokens.items()])
 
     async def publish(
         self, values: Sequence[tuple[bytes, bytes, bytes | None, int]], drafts: Sequence[bytes] = ()
@@ -180,13 +169,15 @@ class StateRegister:
         await self._run((), drafts)
 
     async def _run(self, scripts: Iterable[tuple[str, bytes, *tuple[Any, ...]]], drafts: Sequence[bytes] = ()) -> None:
-        """Run scripts in one round trip, each on its key. EVAL with the text: a pipeline cannot handle NOSCRIPT."""
-        async with self._redis.pipeline(transaction=False) as pipeline:
-            for script, key, *arguments in scripts:
-                pipeline.eval(script, 1, key, *arguments)
-            for draft in drafts:  # one a command: in a cluster, two keys may be on two servers
-                pipeline.delete(draft)
-            await pipeline.execute()
+        """Run scripts in one round trip, each on its key. EVAL with the text, which no server can have forgotten."""
+        commands: list[Command] = [("EVAL", script, 1, key, *arguments) for script, key, *arguments in scripts]
+        # One a command: in a cluster, two keys may be on two servers.
+        await self._write([*commands, *(("DEL", draft) for draft in drafts)])
+
+    async def _write(self, commands: Sequence[Command]) -> None:
+        for reply in await self._writer.send(commands):
+            if isinstance(reply, Exception):
+                raise reply
 
 
 def state_of(held: Any) -> tuple[KeyState, bytes]:

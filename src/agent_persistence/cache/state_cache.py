@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 from agent_persistence.cache.circuit_breaker import CacheUnavailableError, CircuitBreaker
 from agent_persistence.cache.codec import UnreadableValueError, decode_state, encode_state
 from agent_persistence.cache.keys import draft_keys, keys_pattern, state_key
+from agent_persistence.cache.line import Line
 from agent_persistence.cache.register import QUARANTINE, KeyState, StateRegister, new_token, state_of
 from agent_persistence.concurrency.batching import Batch, Batcher
 from agent_persistence.concurrency.single_flight import SingleFlight
@@ -85,18 +86,22 @@ class StateCache:
         is_named: whether the database was added. Without it no key is touched: reads miss, and writers use the outbox.
         counts: hits, misses and so on.
         loads: running reads of the table in this process.
+        line: the connection for named values, kept apart from that of the states: a large value takes long.
     """
 
     def __init__(self, redis: Redis, guard: CircuitBreaker, *, namespace: str, ttl_seconds: int) -> None:
         self._register = StateRegister(redis)
+        self.line = Line(redis)
         self._redis = redis
         self._guard = guard
         self._prefix = self.namespace = namespace
         self._ttl_ms = ttl_seconds * 1000
         self.is_named = False
         self.counts = CacheCounts()
-        self._reads = Batcher(self._read_together)
+        # On one connection. If a GET is cut short it costs that connection, which the pool replaces.
+        self._reads = Batcher(self._read_together, one_at_a_time=True)
         self._usual_size = 0
+        self._answered = 0.0
         self.loads: SingleFlight[StateRecord[Any] | None] = SingleFlight()
 
     @property
@@ -231,13 +236,17 @@ class StateCache:
         await self._reads.aclose()
         with suppress(RedisError, OSError):
             await self._register.aclose()
+            await self.line.aclose()
 
     async def _read_together(self, batch: Batch[tuple[Sequence[bytes], float]]) -> list[list[Any]]:
         """Read the keys of several callers by one command, within the earliest of their deadlines."""
         if not self.is_named:
             raise CacheUnavailableError
-        keys, deadline = [key for keys, _ in batch.items for key in keys], min(deadline for _, deadline in batch.items)
+        keys = [key for keys, _ in batch.items for key in keys]
+        # What waited while Redis answered others has waited for this process: its time counts from that answer on.
+        deadline = max(self._answered, min(deadline for _, deadline in batch.items))
         found = await self._guard.call(partial(self._register.held, keys), deadline, callers=len(batch.items))
+        self._answered = self._guard.budget()
         # Large values are read a few at a time, because all must arrive within the time limit of one call. The estimate
         # falls by at most a tenth a batch, so that a single small value does not undo it.
         self._usual_size = max(*(len(held or b"") for held in found), int(self._usual_size * FORGETTING))

@@ -35,6 +35,8 @@ class StateGroupWriter:
         self._recent = recent
         self._evidence = row_evidence(table_of(models.State), "thread_id", "state_id", time="created_at")
         self._find = saved_states(models)
+        # One sequence numbers the states of all threads.
+        self._latest_seen = 0
         self._statements = {
             # waits=False: a locked thread would let every caller of the batch wait; it is saved alone instead.
             (changes, one): save_states(
@@ -47,6 +49,8 @@ class StateGroupWriter:
     async def write(self, connection: PinnedConnection, states: list[PreparedState[Any]]) -> Written[StateRecord[Any]]:
         """Save the states; those that cannot share the statement are to run alone."""
         indexes = _of_one_owner_a_thread(states)
+        for state in states:
+            state.after = self._latest_seen
         changes = any(states[index].change for index in indexes)
         one = len(indexes) == 1
         columns = columns_of_states([states[index] for index in indexes], changes=changes, one=one)
@@ -68,14 +72,18 @@ class StateGroupWriter:
             UnavailableError: the server is a standby, which may not have received them yet.
             CommitUnknownError: states of these threads were deleted since, and these may have been among them.
         """
-        columns = {"thread_ids": [state.thread_id for state in states], "marks": [state.mark for state in states]}
+        columns = {
+            "thread_ids": [state.thread_id for state in states],
+            "marks": [state.mark for state in states],
+            "afters": [state.after for state in states],
+        }
         rows = await connection.fetch(self._find, **columns, seconds=seconds)
         if any(row.in_recovery for row in rows):
             raise UnavailableError("a standby answered; ask the primary")
         found = [row for row in rows if row.mark is not None]
         if found:
             return self._written(states, found, None).results
-        if any(row.had_deletions for row in rows):
+        if any(row.may_be_deleted for row in rows):
             raise CommitUnknownError("states of the thread were deleted before the outcome was known; read the thread")
         return None
 
@@ -83,6 +91,7 @@ class StateGroupWriter:
         self, states: list[PreparedState[Any]], rows: Sequence[Any], evidence: CommitEvidence | None
     ) -> Written[StateRecord[Any]]:
         row_of = {row.mark: row for row in rows}
+        self._latest_seen = max(self._latest_seen, *(row.state_id for row in rows), 0)
         results: list[StateRecord[Any] | Alone] = []
         touched: Touched = {}
         for state in states:

@@ -18,6 +18,7 @@ from agent_persistence.concurrency.shielding import to_the_end
 from agent_persistence.database.connections import PinnedConnections
 from agent_persistence.database.driver_errors import DRIVER_ERRORS
 from agent_persistence.database.engine import obey_time_limits, run_or_terminate, wants_sessions
+from agent_persistence.database.shared_reads import SharedReads
 from agent_persistence.encoding.recent_states import RecentStates
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.models import Models
@@ -30,6 +31,7 @@ from agent_persistence.sessions.pinned_scope import PinnedScope, PinnedTransacti
 from agent_persistence.sessions.pooled_scope import PooledScope
 from agent_persistence.sessions.scope import StoreOptions
 from agent_persistence.sessions.session_scope import SessionScope, TransactionScope
+from agent_persistence.sessions.shared_scope import SharedScope
 from agent_persistence.settings import QUARANTINE_SECONDS
 
 logger = logging.getLogger("agent_persistence")
@@ -211,6 +213,10 @@ class SessionFactory(Generic[IdT, UserIdT]):
     def reading(self, user_id: UserIdT | AnyUser) -> PooledScope[IdT, UserIdT]:
         """Return a scope whose statements run on pinned connections."""
         return PooledScope(self.models, self._owner(user_id), self.options, self.recent, self.connections)
+
+    def sharing(self, user_id: UserIdT | AnyUser, reads: SharedReads) -> SharedScope[IdT, UserIdT]:
+        """Return a scope whose statements are shared with other callers."""
+        return SharedScope(self.models, self._owner(user_id), self.options, self.recent, self.connections, reads)
 
     def join(self, session: AsyncSession, user_id: UserIdT | AnyUser) -> SessionScope[IdT, UserIdT]:
         """Return a scope in a session of the host, whose commits the cache follows from now on.

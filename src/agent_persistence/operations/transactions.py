@@ -16,6 +16,7 @@ from agent_persistence.concurrency.retries import Attempt, Retries
 from agent_persistence.concurrency.shielding import start
 from agent_persistence.concurrency.time_limit import made_at
 from agent_persistence.database.driver_errors import sqlstate_of, translated
+from agent_persistence.database.shared_reads import SharedReads
 from agent_persistence.errors import ClosedError, PersistenceError, UnavailableError
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.operations.commit import Commit
@@ -63,6 +64,7 @@ class Transactions(Generic[IdT, UserIdT]):
         self.retries = Retries(retry_seconds, call_seconds=call_seconds, before_retry=self._before_retry)
         self.commit = Commit(sessions, self.retries, longest_transaction=longest_transaction)
         self.state_reader = StateReader(sessions, self.retries)
+        self._shared_reads = SharedReads(sessions.connections, self.retries)
         self._running: set[asyncio.Task[Any]] = set()
         self._batchers: list[Batcher[Any, Any]] = [self.state_reader.batcher]
 
@@ -125,6 +127,17 @@ class Transactions(Generic[IdT, UserIdT]):
         """Run a read of this package, without a transaction around its statements."""
         return await self._complete(partial(self._read_once, work, user_id))
 
+    async def look_up(
+        self, work: Callable[[Repositories[IdT, UserIdT]], Awaitable[T]], *, user_id: UserIdT | AnyUser
+    ) -> T:
+        """Run a read of this package that is one compiled statement, which those of concurrent callers share."""
+        if not self.sessions.groups:
+            return await self.read(work, user_id=user_id)
+        await self.sessions.ready()
+        # No task around it: the statement runs in one of the batch, and goes on if this caller is cancelled.
+        scope = self.sessions.sharing(user_id, self._shared_reads)
+        return await work(Repositories(scope, self.sessions.cache, self.state_reader))
+
     async def read_entities(
         self, work: Callable[[EntityRepository[IdT, UserIdT]], Awaitable[T]], *, user_id: UserIdT | AnyUser
     ) -> T:
@@ -136,11 +149,11 @@ class Transactions(Generic[IdT, UserIdT]):
         self.sessions.affinity.close()
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_seconds):
-                for batcher in self._batchers:
+                for batcher in [*self._batchers, *self._shared_reads.batchers]:
                     await batcher.flush()
                 if self._running:
                     await asyncio.wait(self._running)
-        for batcher in self._batchers:
+        for batcher in [*self._batchers, *self._shared_reads.batchers]:
             await batcher.aclose()
         for task in self._running:
             task.cancel()

@@ -136,6 +136,14 @@ def lock_one(models: Models[Any, Any], *, of_any_user: bool) -> CompiledStatemen
 
 
 @lru_cache(MODELS_AT_ONCE)
+def lock_several(models: Models[Any, Any]) -> CompiledStatement:
+    """Lock those of the threads ``thread_ids`` of ``owners`` that nobody else has locked, and return their ids."""
+    locked = locked_threads(models, of_any_user=False, waits=False)
+    wanted = unnest("wanted", thread_id=thread_ids(models), owner=owners(models))
+    return CompiledStatement(select(locked.c.thread_id).select_from(rows_of_locked(wanted, locked, of_any_user=False)))
+
+
+@lru_cache(MODELS_AT_ONCE)
 def lock_and_touch(models: Models[Any, Any], *, touch_seconds: float, of_any_user: bool) -> CompiledStatement:
     """Lock the thread ``thread_ids`` of ``owners`` and set its ``updated_at``; returns its id, if there is one."""
     locked = locked_threads(models, of_any_user=of_any_user, waits=True, one=True)

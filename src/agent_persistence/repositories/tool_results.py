@@ -6,17 +6,17 @@ import hashlib
 from functools import lru_cache
 from typing import Any, Generic
 
-from sqlalchemy import bindparam, select, true
+from sqlalchemy import Text, bindparam, select, true
 from sqlalchemy.dialects.postgresql import insert
 
 from agent_persistence.database.compiled_statement import MODELS_AT_ONCE, CompiledStatement
-from agent_persistence.encoding.exact_json import MAX_JSON_BYTES
+from agent_persistence.encoding.exact_json import MAX_JSON_BYTES, EncodedJSON
 from agent_persistence.errors import InvalidInputError, ThreadNotFoundError
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.models import Models
 from agent_persistence.models.base import table_of
 from agent_persistence.models.side_tables import MAX_TOOL_CALL_ID
-from agent_persistence.repositories.locks import locked_threads
+from agent_persistence.repositories.locks import locked_threads, new_rows, rows_of_locked
 from agent_persistence.repositories.rows import check_readable
 from agent_persistence.sessions.commit_evidence import TRANSACTION_MARKS, row_evidence
 from agent_persistence.sessions.scope import Scope
@@ -62,16 +62,15 @@ class ToolResultRepository(Generic[IdT, UserIdT]):
             InvalidInputError: an argument cannot be stored.
             ThreadNotFoundError: the thread does not exist.
         """
-        if result is None:
-            raise InvalidInputError("result", "must not be None, which means that nothing is recorded")
         scope = self._scope
+        call_id, encoded = check_result(scope, tool_call_id, result)
         added = await scope.write(
             record_result(scope.models, of_any_user=scope.is_any_user),
             row_evidence(scope.models.side_tables.tool_results, "thread_id", "tool_call_id", time="created_at"),
             thread_ids=scope.thread_id(thread_id),
             owners=scope.owner,
-            new_id=_tool_call_id(tool_call_id),
-            new_result=scope.json(result, "result"),
+            tool_call_id=call_id,
+            result=encoded,
         )
         if added:
             return result
@@ -100,14 +99,33 @@ def recorded_result(models: Models[Any, Any], *, of_any_user: bool) -> CompiledS
 
 @lru_cache(MODELS_AT_ONCE)
 def record_result(models: Models[Any, Any], *, of_any_user: bool) -> CompiledStatement:
-    """Lock the thread ``thread_ids`` of ``owners``, and record ``new_result`` of the call ``new_id`` if it has none."""
+    """Record ``result`` of the call ``tool_call_id`` in the thread ``thread_ids`` of ``owners``, unless it has one."""
+    return _record(models, of_any_user=of_any_user, waits=True, one=True)
+
+
+@lru_cache(MODELS_AT_ONCE)
+def record_results(models: Models[Any, Any]) -> CompiledStatement:
+    """Record the results of several threads' calls, given as arrays, except in threads that somebody has locked."""
+    return _record(models, of_any_user=False, waits=False, one=False)
+
+
+def check_result(scope: Scope[Any, Any], tool_call_id: object, result: Any) -> tuple[str, EncodedJSON]:
+    """Return the key of a tool call, and its encoded result.
+
+    Raises:
+        InvalidInputError: an argument cannot be stored.
+    """
+    if result is None:
+        raise InvalidInputError("result", "must not be None, which means that nothing is recorded")
+    return _tool_call_id(tool_call_id), scope.json(result, "result")
+
+
+def _record(models: Models[Any, Any], *, of_any_user: bool, waits: bool, one: bool) -> CompiledStatement:
     results = models.side_tables.tool_results
-    locked = locked_threads(models, of_any_user=of_any_user, waits=True, one=True)
-    values = select(
-        locked.c.thread_id,
-        bindparam("new_id", type_=results.c.tool_call_id.type),
-        bindparam("new_result", type_=results.c.result.type),
-    )
+    rows = new_rows(models, {"tool_call_id": Text(), "result": results.c.result.type}, one=one)
+    locked = locked_threads(models, of_any_user=of_any_user, waits=waits, one=one)
+    source = rows_of_locked(rows, locked, of_any_user=of_any_user)
+    values = select(locked.c.thread_id, rows.c.tool_call_id, rows.c.result).select_from(source)
     return CompiledStatement(
         insert(results)
         .from_select(["thread_id", "tool_call_id", "result"], values, include_defaults=False)

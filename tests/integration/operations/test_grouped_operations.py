@@ -260,3 +260,37 @@ async def test_turned_off_each_is_done_by_itself(settings_for: SettingsFor, user
 
         assert len(statements) == 6
         assert sorted(await texts(store, thread_id, user_id)) == ["0", "1", "2"]
+
+
+async def test_threads_that_are_changed_at_once_are_each_changed(
+    any_persistence: AnyStore, any_user: Any, any_ids: Any
+) -> None:
+    threads = await make_threads(any_persistence, any_user, 5)
+    update = any_persistence.threads.update
+
+    found = await at_once(
+        *(update(thread, user_id=any_user, name=f"{step}", meta={"n": step}) for step, thread in enumerate(threads)),
+        update(threads[0], user_id=any_user, name="again", meta={}),
+        update(threads[1], user_id=any_ids.user(), name="not mine", meta={}),
+    )
+
+    assert [(one.name, one.meta) for one in found[:5]] == [(f"{step}", {"n": step}) for step in range(5)]
+    assert isinstance(found[6], ThreadNotFoundError)
+    stored = [await any_persistence.threads.require(thread, user_id=any_user) for thread in threads]
+    assert [one.name for one in stored] == ["again", "1", "2", "3", "4"]
+    assert stored[0] == found[5]
+
+
+async def test_results_that_are_recorded_at_once_cost_one_statement_and_the_first_of_a_call_stays(
+    persistence: Store, user_id: str
+) -> None:
+    threads, record = await make_threads(persistence, user_id, 2), persistence.tool_results.record
+    calls = [(thread, f"call {number}") for thread in threads for number in range(8)]
+
+    async with counted_statements(persistence) as sent:
+        made = await at_once(*(record(thread, call, [thread, call], user_id=user_id) for thread, call in calls))
+    again = await at_once(*(record(thread, call, "another", user_id=user_id) for thread, call in calls))
+
+    assert made == again == [[thread, call] for thread, call in calls]
+    assert len(sent) <= 4
+    assert isinstance((await at_once(record("missing", "call", 1, user_id=user_id)))[0], ThreadNotFoundError)

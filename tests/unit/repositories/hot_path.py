@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from agent_persistence.database.compiled_statement import CompiledStatement
+from agent_persistence.database.shared_statement import shared
 from agent_persistence.ids import STRING, IdTypes
 from agent_persistence.models import build_models
 from agent_persistence.repositories import locks, tool_results
@@ -43,15 +44,19 @@ def hot_path() -> Iterator[tuple[str, CompiledStatement]]:
     yield "page of messages after a cursor", messages.page_of_messages(models, backwards=False)
     yield "page of messages before a cursor", messages.page_of_messages(models, backwards=True)
     yield "page of messages that contain a text", messages.page_of_messages(models, backwards=True, searches=True)
-    yield "latest state", states.latest_state(models, of_any_user=False)
-    yield "latest state, for administration", states.latest_state(models, of_any_user=True)
-    yield "latest state, but for what the reader has", states.latest_state(models, of_any_user=False, knows=True)
-    yield "latest states of several callers", states.latest_states(models)
-    yield "latest states, but for what the reader has", states.latest_states(models, knows=True)
+    yield "latest state", states.latest_state(models, of_any_user=False, knows=False)
+    yield "latest state, for administration", states.latest_state(models, of_any_user=True, knows=False)
+    yield (
+        "latest state and what it rests on, but for what the reader has",
+        states.latest_state(models, of_any_user=False, knows=True),
+    )
+    yield "latest states of several callers", states.latest_states(models, knows=False)
+    yield "latest states and what they rest on, but for what the readers have", states.latest_states(models, knows=True)
     yield "states by their marks, after a lost reply", states.saved_states(models)
     yield "versions on which changes rest", states.links_of_states(models)
     yield "lock a thread to compare versions", states.lock_to_compare(models, of_any_user=False)
     yield "latest version", states.latest_version(models)
+    yield "latest versions of several threads", shared(states.latest_version(models))
     yield "messages by their ids", messages.chosen_messages(models, of_any_user=False)
     yield "message", messages.chosen_messages(models, of_any_user=False, one=True)
     yield "change a message", messages.change_message(models, ("role", "content", "meta"), of_any_user=False)
@@ -59,17 +64,22 @@ def hot_path() -> Iterator[tuple[str, CompiledStatement]]:
     yield "delete all states of a locked thread", states.delete_due(models, keeps=False)
     yield "delete old states of a locked thread", states.delete_due(models, keeps=True, ages=True)
     yield "lock a thread", locks.lock_one(models, of_any_user=False)
+    yield "lock several threads, without waiting", locks.lock_several(models)
     yield "thread", threads.one_thread(models, of_any_user=False)
+    yield "threads of several callers", shared(threads.one_thread(models, of_any_user=False))
+    yield "pages of messages of several callers", shared(messages.page_of_messages(models, backwards=True))
     yield "first page of threads", threads.page_of_threads(models, of_any_user=False)
     further = threads.page_of_threads(models, of_any_user=False, continues=True, searches=True, filters=True)
     yield "further page of threads, with every filter", further
     names = ("thread_name", "meta", "archived_at")
     yield "add a thread", threads.add_thread(models, with_id=True)
     yield "change a thread", threads.change_thread(models, names, of_any_user=False)
+    yield "change several threads", threads.change_threads(models, ("thread_name", "meta"))
+    yield "record the results of several tool calls", tool_results.record_results(models)
     yield "delete a thread", threads.delete_thread(models, of_any_user=False)
     yield "recorded result of a tool call", tool_results.recorded_result(models, of_any_user=False)
     yield "record the result of a tool call", tool_results.record_result(models, of_any_user=False)
-    yield "add threads", bulk._add_threads(models)  # noqa: SLF001 - a statement of the hot path
+    yield "add threads", bulk.insert_threads(models)
     yield from _of_graphs()
 
 

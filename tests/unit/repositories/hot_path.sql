@@ -247,36 +247,22 @@ ORDER BY messages.seq DESC
 LIMIT $5::INTEGER;
 
 -- latest state
-SELECT states.thread_id, states.state_id, convert_to(CAST(states.state_data AS TEXT), $1::VARCHAR) AS state_data, states.base_id, states.stream_id, CAST(states.meta AS TEXT) AS meta, CASE WHEN (states.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE states.created_at END AS created_at, CASE WHEN (states.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE states.updated_at END AS updated_at, CASE WHEN (states.base_id IS NOT NULL) THEN (WITH RECURSIVE chain(state_id, base_id) AS
-(SELECT states.state_id AS state_id, states.base_id AS base_id UNION ALL SELECT base.state_id AS state_id, base.base_id AS base_id
-FROM states AS base, chain
-WHERE base.thread_id = states.thread_id AND base.state_id = chain.base_id)
-SELECT array_agg(convert_to(CAST(coalesce(link.patch, link.state_data) AS TEXT), $2::VARCHAR)
-ORDER BY link.state_id) AS array_agg_1
-FROM states AS link, chain
-WHERE link.thread_id = states.thread_id AND link.state_id = chain.state_id) END AS links
+SELECT states.thread_id, states.state_id, convert_to(CAST(states.state_data AS TEXT), $1::VARCHAR) AS state_data, states.base_id, states.stream_id, CAST(states.meta AS TEXT) AS meta, CASE WHEN (states.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE states.created_at END AS created_at, CASE WHEN (states.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE states.updated_at END AS updated_at
 FROM states
 JOIN threads ON threads.thread_id = states.thread_id
-WHERE states.thread_id = $3::VARCHAR AND threads.user_id = $4::VARCHAR
+WHERE states.thread_id = $2::VARCHAR AND threads.user_id = $3::VARCHAR
 ORDER BY states.state_id DESC
 LIMIT 1;
 
 -- latest state, for administration
-SELECT states.thread_id, states.state_id, convert_to(CAST(states.state_data AS TEXT), $1::VARCHAR) AS state_data, states.base_id, states.stream_id, CAST(states.meta AS TEXT) AS meta, CASE WHEN (states.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE states.created_at END AS created_at, CASE WHEN (states.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE states.updated_at END AS updated_at, CASE WHEN (states.base_id IS NOT NULL) THEN (WITH RECURSIVE chain(state_id, base_id) AS
-(SELECT states.state_id AS state_id, states.base_id AS base_id UNION ALL SELECT base.state_id AS state_id, base.base_id AS base_id
-FROM states AS base, chain
-WHERE base.thread_id = states.thread_id AND base.state_id = chain.base_id)
-SELECT array_agg(convert_to(CAST(coalesce(link.patch, link.state_data) AS TEXT), $2::VARCHAR)
-ORDER BY link.state_id) AS array_agg_1
-FROM states AS link, chain
-WHERE link.thread_id = states.thread_id AND link.state_id = chain.state_id) END AS links
+SELECT states.thread_id, states.state_id, convert_to(CAST(states.state_data AS TEXT), $1::VARCHAR) AS state_data, states.base_id, states.stream_id, CAST(states.meta AS TEXT) AS meta, CASE WHEN (states.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE states.created_at END AS created_at, CASE WHEN (states.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE states.updated_at END AS updated_at
 FROM states
 JOIN threads ON threads.thread_id = states.thread_id
-WHERE states.thread_id = $3::VARCHAR
+WHERE states.thread_id = $2::VARCHAR
 ORDER BY states.state_id DESC
 LIMIT 1;
 
--- latest state, but for what the reader has
+-- latest state and what it rests on, but for what the reader has
 SELECT states.thread_id, states.state_id, CASE WHEN ((states.state_id = $1::BIGINT AND states.mark = $2::BIGINT) IS NOT true) THEN convert_to(CAST(states.state_data AS TEXT), $3::VARCHAR) END AS state_data, states.base_id, states.stream_id, CAST(states.meta AS TEXT) AS meta, CASE WHEN (states.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE states.created_at END AS created_at, CASE WHEN (states.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE states.updated_at END AS updated_at, CASE WHEN ((states.state_id = $1::BIGINT AND states.mark = $2::BIGINT) IS NOT true) THEN CASE WHEN (states.base_id IS NOT NULL) THEN (WITH RECURSIVE chain(state_id, base_id) AS
 (SELECT states.state_id AS state_id, states.base_id AS base_id UNION ALL SELECT base.state_id AS state_id, base.base_id AS base_id
 FROM states AS base, chain
@@ -292,23 +278,16 @@ ORDER BY states.state_id DESC
 LIMIT 1;
 
 -- latest states of several callers
-SELECT wanted.ordinal, latest.thread_id, latest.state_id, latest.state_data, latest.base_id, latest.stream_id, CAST(latest.meta AS TEXT) AS meta, latest.created_at, latest.updated_at, latest.links
+SELECT wanted.ordinal, latest.thread_id, latest.state_id, latest.state_data, latest.base_id, latest.stream_id, CAST(latest.meta AS TEXT) AS meta, latest.created_at, latest.updated_at
 FROM unnest($1::TEXT[], $2::TEXT[]) WITH ORDINALITY AS wanted(thread_id, owner, ordinal)
 JOIN threads ON threads.thread_id = wanted.thread_id AND threads.user_id = wanted.owner
-JOIN LATERAL (SELECT states.thread_id AS thread_id, states.state_id AS state_id, convert_to(CAST(states.state_data AS TEXT), $3::VARCHAR) AS state_data, states.base_id AS base_id, states.stream_id AS stream_id, states.meta AS meta, CASE WHEN (states.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE states.created_at END AS created_at, CASE WHEN (states.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE states.updated_at END AS updated_at, CASE WHEN (states.base_id IS NOT NULL) THEN (WITH RECURSIVE chain(state_id, base_id) AS
-(SELECT states.state_id AS state_id, states.base_id AS base_id UNION ALL SELECT base.state_id AS state_id, base.base_id AS base_id
-FROM states AS base, chain
-WHERE base.thread_id = states.thread_id AND base.state_id = chain.base_id)
-SELECT array_agg(convert_to(CAST(coalesce(link.patch, link.state_data) AS TEXT), $4::VARCHAR)
-ORDER BY link.state_id) AS array_agg_1
-FROM states AS link, chain
-WHERE link.thread_id = states.thread_id AND link.state_id = chain.state_id) END AS links
+JOIN LATERAL (SELECT states.thread_id AS thread_id, states.state_id AS state_id, convert_to(CAST(states.state_data AS TEXT), $3::VARCHAR) AS state_data, states.base_id AS base_id, states.stream_id AS stream_id, states.meta AS meta, CASE WHEN (states.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE states.created_at END AS created_at, CASE WHEN (states.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE states.updated_at END AS updated_at
 FROM states
 WHERE states.thread_id = wanted.thread_id
 ORDER BY states.state_id DESC
 LIMIT 1) AS latest ON true;
 
--- latest states, but for what the reader has
+-- latest states and what they rest on, but for what the readers have
 SELECT wanted.ordinal, latest.thread_id, latest.state_id, latest.state_data, latest.base_id, latest.stream_id, CAST(latest.meta AS TEXT) AS meta, latest.created_at, latest.updated_at, latest.links, latest.is_known
 FROM unnest($1::TEXT[], $2::TEXT[], $3::BIGINT[], $4::BIGINT[]) WITH ORDINALITY AS wanted(thread_id, owner, known_version, known_mark, ordinal)
 JOIN threads ON threads.thread_id = wanted.thread_id AND threads.user_id = wanted.owner
@@ -326,8 +305,10 @@ ORDER BY states.state_id DESC
 LIMIT 1) AS latest ON true;
 
 -- states by their marks, after a lost reply
-SELECT wanted.thread_id, states.state_id, states.created_at, states.updated_at, states.mark, coalesce(threads.states_deleted_at BETWEEN now() - make_interval($1::INTEGER, $2::INTEGER, $3::INTEGER, $4::INTEGER, $5::INTEGER, $6::INTEGER, $7::FLOAT + $8::INTEGER) AND now(), false) AS had_deletions, pg_is_in_recovery() AS in_recovery
-FROM unnest($9::TEXT[], $10::BIGINT[]) AS wanted(thread_id, mark)
+SELECT wanted.thread_id, states.state_id, states.created_at, states.updated_at, states.mark, coalesce(threads.states_deleted_at BETWEEN now() - make_interval($1::INTEGER, $2::INTEGER, $3::INTEGER, $4::INTEGER, $5::INTEGER, $6::INTEGER, $7::FLOAT + $8::INTEGER) AND now(), false) AND NOT (EXISTS (SELECT older.state_id
+FROM states AS older
+WHERE older.thread_id = wanted.thread_id AND older.state_id <= wanted.after)) AS may_be_deleted, pg_is_in_recovery() AS in_recovery
+FROM unnest($9::TEXT[], $10::BIGINT[], $11::BIGINT[]) AS wanted(thread_id, mark, after)
 LEFT OUTER JOIN threads ON threads.thread_id = wanted.thread_id
 LEFT OUTER JOIN states ON states.thread_id = wanted.thread_id AND states.mark = wanted.mark;
 
@@ -354,6 +335,13 @@ FROM locked;
 SELECT coalesce(max(states.state_id), $1::INTEGER) AS version
 FROM states
 WHERE states.thread_id = $2::VARCHAR;
+
+-- latest versions of several threads
+SELECT found.version, callers.ordinal
+FROM unnest($1::TEXT[]) WITH ORDINALITY AS callers(thread_id, ordinal)
+JOIN LATERAL (SELECT coalesce(max(states.state_id), $2::INTEGER) AS version
+FROM states
+WHERE states.thread_id = callers.thread_id) AS found ON true;
 
 -- messages by their ids
 SELECT messages.thread_id, messages.message_id, messages.seq, messages.role, messages.content, CAST(messages.tool_calls AS TEXT) AS tool_calls, messages.tool_call_id, messages.reasoning, CAST(messages.extra AS TEXT) AS extra, messages.total_tokens, CAST(messages.usages AS TEXT) AS usages, CAST(messages.meta AS TEXT) AS meta, CASE WHEN (messages.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE messages.created_at END AS created_at, CASE WHEN (messages.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE messages.updated_at END AS updated_at
@@ -440,10 +428,36 @@ SELECT threads.thread_id, threads.user_id, CAST(pg_current_xact_id() AS TEXT) AS
 FROM threads
 WHERE threads.thread_id = $1::VARCHAR AND threads.user_id = $2::VARCHAR FOR NO KEY UPDATE;
 
+-- lock several threads, without waiting
+WITH locked AS
+(SELECT threads.thread_id AS thread_id, threads.user_id AS user_id
+FROM threads
+WHERE threads.thread_id = ANY ($1::TEXT[]) AND threads.user_id = ANY ($2::TEXT[]) FOR NO KEY UPDATE SKIP LOCKED)
+SELECT locked.thread_id
+FROM locked
+JOIN unnest($1::TEXT[], $2::TEXT[]) AS wanted(thread_id, owner) ON locked.thread_id = wanted.thread_id AND locked.user_id = wanted.owner;
+
 -- thread
 SELECT threads.thread_id, threads.user_id, threads.thread_name, CAST(threads.meta AS TEXT) AS meta, CASE WHEN (threads.archived_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.archived_at END AS archived_at, CASE WHEN (threads.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.created_at END AS created_at, CASE WHEN (threads.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.updated_at END AS updated_at
 FROM threads
 WHERE threads.thread_id = $1::VARCHAR AND threads.user_id = $2::VARCHAR;
+
+-- threads of several callers
+SELECT found.thread_id, found.user_id, found.thread_name, CAST(found.meta AS TEXT) AS meta, found.archived_at, found.created_at, found.updated_at, callers.ordinal
+FROM unnest($1::TEXT[], $2::TEXT[]) WITH ORDINALITY AS callers(thread_id, owner, ordinal)
+JOIN LATERAL (SELECT threads.thread_id AS thread_id, threads.user_id AS user_id, threads.thread_name AS thread_name, threads.meta AS meta, CASE WHEN (threads.archived_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.archived_at END AS archived_at, CASE WHEN (threads.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.created_at END AS created_at, CASE WHEN (threads.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.updated_at END AS updated_at
+FROM threads
+WHERE threads.thread_id = callers.thread_id AND threads.user_id = callers.owner) AS found ON true;
+
+-- pages of messages of several callers
+SELECT found.thread_id, found.message_id, found.seq, found.role, found.content, CAST(found.tool_calls AS TEXT) AS tool_calls, found.tool_call_id, found.reasoning, CAST(found.extra AS TEXT) AS extra, found.total_tokens, CAST(found.usages AS TEXT) AS usages, CAST(found.meta AS TEXT) AS meta, found.created_at, found.updated_at, callers.ordinal
+FROM unnest($1::INTEGER[], $2::TEXT[], $3::BIGINT[], $4::TEXT[]) WITH ORDINALITY AS callers("limit", thread_id, seq, owner, ordinal)
+JOIN LATERAL (SELECT messages.thread_id AS thread_id, messages.message_id AS message_id, messages.seq AS seq, messages.role AS role, messages.content AS content, messages.tool_calls AS tool_calls, messages.tool_call_id AS tool_call_id, messages.reasoning AS reasoning, messages.extra AS extra, messages.total_tokens AS total_tokens, messages.usages AS usages, messages.meta AS meta, CASE WHEN (messages.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE messages.created_at END AS created_at, CASE WHEN (messages.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE messages.updated_at END AS updated_at
+FROM messages
+JOIN threads ON threads.thread_id = messages.thread_id
+WHERE messages.thread_id = callers.thread_id AND messages.seq < callers.seq AND threads.user_id = callers.owner
+ORDER BY messages.seq DESC
+LIMIT callers."limit") AS found ON true;
 
 -- first page of threads
 SELECT threads.thread_id, threads.user_id, threads.thread_name, CAST(threads.meta AS TEXT) AS meta, CASE WHEN (threads.archived_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.archived_at END AS archived_at, CASE WHEN (threads.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.created_at END AS created_at, CASE WHEN (threads.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.updated_at END AS updated_at
@@ -471,6 +485,29 @@ UPDATE threads SET thread_name=$1::VARCHAR, archived_at=CASE WHEN $2::BOOLEAN TH
 WHERE threads.thread_id = $4::VARCHAR AND threads.user_id = $5::VARCHAR
 RETURNING threads.thread_id, threads.user_id, threads.thread_name, CAST(threads.meta AS TEXT) AS meta, CASE WHEN (threads.archived_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.archived_at END AS archived_at, CASE WHEN (threads.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.created_at END AS created_at, CASE WHEN (threads.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.updated_at END AS updated_at, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
 
+-- change several threads
+WITH locked AS
+(SELECT threads.thread_id AS thread_id, threads.user_id AS user_id
+FROM threads
+WHERE threads.thread_id = ANY ($1::TEXT[]) AND threads.user_id = ANY ($2::TEXT[]) FOR NO KEY UPDATE SKIP LOCKED)
+UPDATE threads SET thread_name=ours.thread_name, meta=ours.meta
+FROM (SELECT "new".thread_id AS new_id, "new".thread_name AS thread_name, "new".meta AS meta
+FROM locked
+JOIN unnest($1::TEXT[], $2::TEXT[], $3::TEXT[], $4::JSONB[]) WITH ORDINALITY AS "new"(thread_id, owner, thread_name, meta, ordinal) ON locked.thread_id = "new".thread_id AND locked.user_id = "new".owner) AS ours
+WHERE threads.thread_id = ours.new_id
+RETURNING threads.thread_id, threads.user_id, threads.thread_name, CAST(threads.meta AS TEXT) AS meta, CASE WHEN (threads.archived_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.archived_at END AS archived_at, CASE WHEN (threads.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.created_at END AS created_at, CASE WHEN (threads.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.updated_at END AS updated_at, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
+
+-- record the results of several tool calls
+WITH locked AS
+(SELECT threads.thread_id AS thread_id, threads.user_id AS user_id
+FROM threads
+WHERE threads.thread_id = ANY ($1::TEXT[]) AND threads.user_id = ANY ($2::TEXT[]) FOR NO KEY UPDATE SKIP LOCKED)
+INSERT INTO tool_results (thread_id, tool_call_id, result) SELECT locked.thread_id, "new".tool_call_id, "new".result
+FROM locked
+JOIN unnest($1::TEXT[], $2::TEXT[], $3::TEXT[], $4::JSONB[]) WITH ORDINALITY AS "new"(thread_id, owner, tool_call_id, result, ordinal) ON locked.thread_id = "new".thread_id AND locked.user_id = "new".owner
+ON CONFLICT (thread_id, tool_call_id) DO NOTHING
+RETURNING tool_results.thread_id, tool_results.tool_call_id, tool_results.created_at, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
+
 -- delete a thread
 DELETE
 FROM threads
@@ -487,9 +524,10 @@ WHERE tool_results.thread_id = $1::VARCHAR AND threads.user_id = $2::VARCHAR AND
 WITH locked AS
 (SELECT threads.thread_id AS thread_id, threads.user_id AS user_id
 FROM threads
-WHERE threads.thread_id = $3::VARCHAR AND threads.user_id = $4::VARCHAR FOR NO KEY UPDATE)
-INSERT INTO tool_results (thread_id, tool_call_id, result) SELECT locked.thread_id, $1::VARCHAR AS anon_1, $2::JSONB AS anon_2
+WHERE threads.thread_id = $1::VARCHAR AND threads.user_id = $2::VARCHAR FOR NO KEY UPDATE)
+INSERT INTO tool_results (thread_id, tool_call_id, result) SELECT locked.thread_id, "new".tool_call_id, "new".result
 FROM locked
+JOIN (SELECT $1::VARCHAR AS thread_id, $2::VARCHAR AS owner, $3::VARCHAR AS tool_call_id, $4::JSONB AS result, 1 AS ordinal) AS "new" ON locked.thread_id = "new".thread_id AND locked.user_id = "new".owner
 ON CONFLICT (thread_id, tool_call_id) DO NOTHING
 RETURNING tool_results.thread_id, tool_results.tool_call_id, tool_results.created_at, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
 

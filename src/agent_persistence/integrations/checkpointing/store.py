@@ -20,7 +20,16 @@ from agent_persistence.frozen import frozen
 from agent_persistence.integrations.checkpointing.run_config import ThreadRef
 from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.persistence import Persistence
-from agent_persistence.records import ANY_USER, UNSET, MessageRecord, NewMessage, Page, StateRecord, ThreadRecord
+from agent_persistence.records import (
+    ANY_USER,
+    UNSET,
+    MessageRecord,
+    NewMessage,
+    NewThread,
+    Page,
+    StateRecord,
+    ThreadRecord,
+)
 from agent_persistence.repositories.messages.repository import BEFORE_THE_FIRST
 
 T = TypeVar("T")
@@ -75,14 +84,21 @@ class CheckpointStore:
             StateConflictError: the latest version is not the expected one.
             ThreadExistsError: the thread belongs to another user.
         """
-        if not messages:
-            # The usual case, a known thread, may share a transaction with the saves of other callers (ADR 10).
+        if not messages and expected is None:
+            # Without a cache, a state alone takes one round trip.
             with suppress(ThreadNotFoundError):
-                state = await self._persistence.states.put(
-                    thread.thread_id, data, user_id=thread.owner, expected_version=expected
-                )
-                return state.version
-        return await self._in_thread(thread, partial(_save, data=data, messages=messages, expected=expected))
+                return (await self._persistence.states.put(thread.thread_id, data, user_id=thread.owner)).version
+        new: NewThread[Any] = NewThread(thread_id=thread.thread_id, name=thread.name, meta=thread.meta)
+        work = partial(_save, data=data, messages=messages, expected=expected)
+        state = await self._persistence.checkpoints.put_turn(
+            new,
+            data,
+            messages,
+            user_id=thread.owner,
+            expected_version=expected,
+            alone=partial(self._in_thread, thread, work),
+        )
+        return state.version
 
     async def get_state(self, thread: ThreadRef) -> VersionedState | None:
         """Return the latest saved state."""
@@ -160,7 +176,11 @@ class CheckpointStore:
         Raises:
             ThreadExistsError: the thread belongs to another user.
         """
-        await self._in_thread(thread, partial(_update_thread, name=name, meta=meta))
+        new_name = UNSET if name is None else name
+        try:
+            await self._persistence.threads.update(thread.thread_id, user_id=thread.owner, name=new_name, meta=meta)
+        except ThreadNotFoundError:
+            await self._in_thread(thread, partial(_update_thread, name=name, meta=meta))
 
     async def get_thread(self, thread: ThreadRef) -> ThreadRecord[Any, Any] | None:
         """Return a thread, or ``None``."""
@@ -202,7 +222,10 @@ class CheckpointStore:
 
     async def put_tool_result(self, thread: ThreadRef, tool_call_id: str, result: Any) -> None:
         """Record the result of a tool call; the first recorded result stays."""
-        await self._in_thread(thread, partial(_record_tool_result, tool_call_id=tool_call_id, result=result))
+        try:
+            await self._persistence.tool_results.record(thread.thread_id, tool_call_id, result, user_id=thread.owner)
+        except ThreadNotFoundError:
+            await self._in_thread(thread, partial(_record_tool_result, tool_call_id=tool_call_id, result=result))
 
     # --- Cache values ---
 
@@ -289,10 +312,10 @@ async def _save(
     data: Any,
     messages: Sequence[NewMessage[Any]],
     expected: int | None,
-) -> int:
+) -> StateRecord[Any]:
     saved = await uow.states.put(thread_id, data, expected_version=expected)
     await _upsert(uow, thread_id, messages)
-    return saved.version
+    return saved
 
 
 async def _upsert(uow: UnitOfWork[Any, Any], thread_id: Any, messages: Sequence[NewMessage[Any]]) -> None:

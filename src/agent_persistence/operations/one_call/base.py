@@ -38,6 +38,17 @@ class OneCall(ABC, Generic[RepositoryT, IdT, UserIdT]):
     ) -> T:
         return await self._transactions.read(self._call_of(method, *args, **kwargs), user_id=user_id)
 
+    async def _look_up(
+        self,
+        method: Callable[Concatenate[RepositoryT, P], Awaitable[T]],
+        user_id: UserIdT | AnyUser,
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Call a method that reads by one compiled statement."""
+        return await self._transactions.look_up(self._call_of(method, *args, **kwargs), user_id=user_id)
+
     async def _write(
         self,
         method: Callable[Concatenate[RepositoryT, P], Awaitable[T]],

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.operations.graph_calls import Mirrored
 from agent_persistence.operations.one_call.base import OneCall
 from agent_persistence.operations.unit_of_work import Repositories
-from agent_persistence.records import AnyUser
+from agent_persistence.records import AnyUser, NewMessage, NewThread, StateRecord
 from agent_persistence.repositories import CheckpointRepository
 from agent_persistence.repositories.checkpoints.records import (
     ChannelHistory,
@@ -40,6 +41,21 @@ class OneCallCheckpoints(OneCall[CheckpointRepository[IdT, UserIdT], IdT, UserId
     async def after_saves(self, thread_id: IdT, work: Callable[[], Awaitable[None]]) -> None:
         """Run work on a thread after the saves that were called before it, and before those that are called later."""
         await self._batched.graphs.after_saves(thread_id, work)
+
+    async def put_turn(
+        self,
+        thread: NewThread[IdT],
+        data: Any,
+        messages: Sequence[NewMessage[IdT]],
+        *,
+        user_id: UserIdT | AnyUser,
+        expected_version: int | None,
+        alone: Callable[[], Awaitable[StateRecord[IdT]]],
+    ) -> StateRecord[IdT]:
+        """Save a state and messages, both or neither; see ``TurnCalls.put``. For this package's checkpointers."""
+        return await self._batched.turns.put(
+            thread, data, messages, user_id=user_id, expected_version=expected_version, alone=alone
+        )
 
     async def page(
         self,

@@ -79,7 +79,7 @@ class OneCallMessages(OneCall[MessageRepository[IdT, UserIdT], IdT, UserIdT]):
             InvalidInputError: an id is not of the configured type.
             CorruptRowError: the stored row cannot be read.
         """
-        return await self._read(MessageRepository[IdT, UserIdT].get, user_id, thread_id, message_id)
+        return await self._look_up(MessageRepository[IdT, UserIdT].get, user_id, thread_id, message_id)
 
     async def require(self, thread_id: IdT, message_id: IdT, *, user_id: UserIdT | AnyUser) -> MessageRecord[IdT]:
         """Return a message.
@@ -89,7 +89,7 @@ class OneCallMessages(OneCall[MessageRepository[IdT, UserIdT], IdT, UserIdT]):
             MessageNotFoundError: it does not exist.
             CorruptRowError: the stored row cannot be read.
         """
-        return await self._read(MessageRepository[IdT, UserIdT].require, user_id, thread_id, message_id)
+        return await self._look_up(MessageRepository[IdT, UserIdT].require, user_id, thread_id, message_id)
 
     async def page(
         self,
@@ -120,7 +120,9 @@ class OneCallMessages(OneCall[MessageRepository[IdT, UserIdT], IdT, UserIdT]):
         Raises:
             InvalidInputError: an argument cannot be valid.
         """
-        return await self._read(
+        # One that filters may take long, and others would wait for it.
+        read = self._look_up if search is None else self._read
+        return await read(
             MessageRepository[IdT, UserIdT].page,
             user_id,
             thread_id,

@@ -87,7 +87,7 @@ class OneCallThreads(OneCall[ThreadRepository[IdT, UserIdT], IdT, UserIdT]):
             InvalidInputError: the id is not of the configured type.
             CorruptRowError: the stored row cannot be read.
         """
-        return await self._read(ThreadRepository[IdT, UserIdT].get, user_id, thread_id)
+        return await self._look_up(ThreadRepository[IdT, UserIdT].get, user_id, thread_id)
 
     async def require(self, thread_id: IdT, *, user_id: UserIdT | AnyUser) -> ThreadRecord[IdT, UserIdT]:
         """Return a thread.
@@ -97,7 +97,7 @@ class OneCallThreads(OneCall[ThreadRepository[IdT, UserIdT], IdT, UserIdT]):
             ThreadNotFoundError: it does not exist.
             CorruptRowError: the stored row cannot be read.
         """
-        return await self._read(ThreadRepository[IdT, UserIdT].require, user_id, thread_id)
+        return await self._look_up(ThreadRepository[IdT, UserIdT].require, user_id, thread_id)
 
     async def page(
         self,
@@ -127,7 +127,9 @@ class OneCallThreads(OneCall[ThreadRepository[IdT, UserIdT], IdT, UserIdT]):
         Raises:
             InvalidInputError: an argument cannot be valid.
         """
-        return await self._read(
+        # One that filters may take long, and others would wait for it.
+        read = self._look_up if search is None and meta is None else self._read
+        return await read(
             ThreadRepository[IdT, UserIdT].page,
             user_id,
             limit=limit,
@@ -160,7 +162,13 @@ class OneCallThreads(OneCall[ThreadRepository[IdT, UserIdT], IdT, UserIdT]):
             InvalidInputError: nothing to change was given, or it cannot be stored.
             ThreadNotFoundError: the thread does not exist.
         """
-        return await self._write(ThreadRepository[IdT, UserIdT].update, user_id, thread_id, name=name, meta=meta)
+        return await self._batched.rows.change_thread(
+            thread_id,
+            name,
+            meta,
+            user_id=user_id,
+            alone=lambda: self._write(ThreadRepository[IdT, UserIdT].update, user_id, thread_id, name=name, meta=meta),
+        )
 
     async def archive(self, thread_id: IdT, *, user_id: UserIdT | AnyUser) -> ThreadRecord[IdT, UserIdT]:
         """Archive a thread: it leaves the list, and can still be read and written. A second call changes nothing.

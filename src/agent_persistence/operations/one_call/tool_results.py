@@ -24,7 +24,7 @@ class OneCallToolResults(OneCall[ToolResultRepository[IdT, UserIdT], IdT, UserId
             InvalidInputError: an argument cannot be valid.
             CorruptRowError: the stored result cannot be read.
         """
-        return await self._read(ToolResultRepository[IdT, UserIdT].get, user_id, thread_id, tool_call_id)
+        return await self._look_up(ToolResultRepository[IdT, UserIdT].get, user_id, thread_id, tool_call_id)
 
     async def record(self, thread_id: IdT, tool_call_id: str, result: Any, *, user_id: UserIdT | AnyUser) -> Any:
         """Record the result of a tool call, unless one is recorded; return the recorded one.
@@ -39,7 +39,15 @@ class OneCallToolResults(OneCall[ToolResultRepository[IdT, UserIdT], IdT, UserId
             InvalidInputError: an argument cannot be stored.
             ThreadNotFoundError: the thread does not exist.
         """
-        return await self._write(ToolResultRepository[IdT, UserIdT].record, user_id, thread_id, tool_call_id, result)
+        return await self._batched.rows.record_result(
+            thread_id,
+            tool_call_id,
+            result,
+            user_id=user_id,
+            alone=lambda: self._write(
+                ToolResultRepository[IdT, UserIdT].record, user_id, thread_id, tool_call_id, result
+            ),
+        )
 
     def _repository(self, repositories: Repositories[IdT, UserIdT]) -> ToolResultRepository[IdT, UserIdT]:
         return repositories.tool_results

@@ -50,6 +50,7 @@ class PreparedState(Generic[IdT]):
         origin: sizes of the versions that a reader of this state must read.
         whole_data: the encoded state, if it was needed so far.
         mark: a random number by which its row is found if the reply to the INSERT is lost.
+        after: a version that was there before the INSERT was sent; 0 if none is known.
     """
 
     thread_id: IdT
@@ -62,6 +63,7 @@ class PreparedState(Generic[IdT]):
     origin: Origin
     whole_data: EncodedJSON | None
     mark: int = field(default_factory=_new_mark)
+    after: int = 0
 
     @property
     def encoded_data(self) -> EncodedJSON:

@@ -75,7 +75,7 @@ async def add_threads(scope: Scope[IdT, UserIdT], owner: UserIdT, threads: Seque
     """
     ids = [thread.thread_id for thread in threads]
     rows = await scope.write(
-        _add_threads(scope.models),
+        insert_threads(scope.models),
         row_evidence(scope.threads, "thread_id", time="created_at"),
         thread_ids=ids,
         owners=[owner] * len(threads),
@@ -119,7 +119,8 @@ def _has_one_kind_of_id(thread: PreparedThread) -> bool:
 
 
 @lru_cache(MODELS_AT_ONCE)
-def _add_threads(models: Models[Any, Any]) -> CompiledStatement:
+def insert_threads(models: Models[Any, Any]) -> CompiledStatement:
+    """Add the threads ``thread_ids`` of ``owners``; returns a row for each whose id was not taken."""
     thread = table_of(models.Thread)
     kinds = {"thread_name": Text(), "meta": ExactJSON()}
     rows = new_rows(models, kinds)

@@ -67,7 +67,7 @@ class ThreadRepository(Generic[IdT, UserIdT]):
             "meta": self._scope.json(json_object(meta, "meta"), "meta"),
         }
         new_id = self._scope.make_id() if thread_id is None else self._scope.thread_id(thread_id)
-        return self._record(await self._add(new_id, values))
+        return thread_record(await self._add(new_id, values))
 
     def prepare(self, thread: NewThread[IdT]) -> PreparedThread:
         """Check and encode a thread for ``create_many``, for example while another batch is being written.
@@ -143,7 +143,7 @@ class ThreadRepository(Generic[IdT, UserIdT]):
             thread_id=scope.thread_id(thread_id),
             owner=scope.owner,
         )
-        return self._record(rows[0]) if rows else None
+        return thread_record(rows[0]) if rows else None
 
     async def require(self, thread_id: IdT) -> ThreadRecord[IdT, UserIdT]:
         """Return a thread.
@@ -179,14 +179,7 @@ class ThreadRepository(Generic[IdT, UserIdT]):
             InvalidInputError: nothing to change was given, or it cannot be stored.
             ThreadNotFoundError: the thread does not exist.
         """
-        changes: dict[str, Any] = {}
-        if name is not UNSET:
-            changes["thread_name"] = check_name(self._scope.clean(name, "name"), "name")
-        if meta is not UNSET:
-            changes["meta"] = self._scope.json(json_object(meta, "meta"), "meta")
-        if not changes:
-            raise InvalidInputError("name", "nothing to update was given")
-        return await self._change(thread_id, changes)
+        return await self._change(thread_id, thread_changes(self._scope, name, meta))
 
     async def archive(self, thread_id: IdT) -> ThreadRecord[IdT, UserIdT]:
         """Archive a thread: it leaves the list, and can still be read and written. A second call changes nothing.
@@ -261,7 +254,7 @@ class ThreadRepository(Generic[IdT, UserIdT]):
             filters="wanted" in values,
         )
         rows = await scope.fetch(statement, **values)
-        items, corrupt = readable_records(rows[:limit], self._record)
+        items, corrupt = readable_records(rows[:limit], thread_record)
         more = rows[limit - 1] if len(rows) > limit else None
         return Page(items, None, None if more is None else self._cursor(more), corrupt)
 
@@ -277,7 +270,7 @@ class ThreadRepository(Generic[IdT, UserIdT]):
         )
         if not rows:
             raise ThreadNotFoundError(thread_id)
-        return self._record(rows[0])
+        return thread_record(rows[0])
 
     def _wanted(self, meta: Mapping[str, Any]) -> EncodedJSON:
         if not meta:
@@ -303,8 +296,32 @@ class ThreadRepository(Generic[IdT, UserIdT]):
             return self._scope.owner
         return self._scope.models.id_types.user.validate(user_id, "user_id")
 
-    def _record(self, row: Any) -> ThreadRecord[IdT, UserIdT]:
-        # By position, in the order of thread_columns: access by name takes twice as long.
-        thread_id, owner, name, meta, archived, created, updated = row[:7]
-        check_readable("threads", thread_id, row, archived, created, updated)
-        return ThreadRecord(thread_id, owner, name, meta, archived, created, updated)
+
+def thread_changes(
+    scope: Scope[Any, Any], name: str | Unchanged | None, meta: Mapping[str, Any] | Unchanged
+) -> dict[str, Any]:
+    """Check and encode what is to change, by column.
+
+    Raises:
+        InvalidInputError: nothing to change was given, or it cannot be stored.
+    """
+    changes: dict[str, Any] = {}
+    if name is not UNSET:
+        changes["thread_name"] = check_name(scope.clean(name, "name"), "name")
+    if meta is not UNSET:
+        changes["meta"] = scope.json(json_object(meta, "meta"), "meta")
+    if not changes:
+        raise InvalidInputError("name", "nothing to update was given")
+    return changes
+
+
+def thread_record(row: Any) -> ThreadRecord[Any, Any]:
+    """Return the record of a row with ``thread_columns``.
+
+    Raises:
+        CorruptRowError: a column cannot be decoded.
+    """
+    # By position, in the order of thread_columns: access by name takes twice as long.
+    thread_id, owner, name, meta, archived, created, updated = row[:7]
+    check_readable("threads", thread_id, row, archived, created, updated)
+    return ThreadRecord(thread_id, owner, name, meta, archived, created, updated)

@@ -11,6 +11,7 @@ from sqlalchemy.dialects.postgresql import insert
 from agent_persistence.database.compiled_statement import MODELS_AT_ONCE, CompiledStatement
 from agent_persistence.models import Models
 from agent_persistence.models.base import table_of
+from agent_persistence.repositories.locks import locked_threads, new_rows, rows_of_locked
 from agent_persistence.repositories.messages.statements import LIKE_ESCAPE
 from agent_persistence.repositories.rows import readable
 from agent_persistence.sessions.commit_evidence import TRANSACTION_MARKS
@@ -112,6 +113,26 @@ def change_thread(models: Models[Any, Any], names: tuple[str, ...], *, of_any_us
         update(thread)
         .where(_is_wanted(thread, of_any_user=of_any_user))
         .values({name: values[name] for name in names})
+        .returning(*thread_columns(thread), *TRANSACTION_MARKS)
+    )
+
+
+@lru_cache(MODELS_AT_ONCE)
+def change_threads(models: Models[Any, Any], names: tuple[str, ...]) -> CompiledStatement:
+    """Set columns of those of the threads ``thread_ids`` of ``owners`` that nobody has locked, and return them.
+
+    Args:
+        names: of the columns and of the arrays of their values: of the name and of ``meta``.
+    """
+    thread = table_of(models.Thread)
+    locked = locked_threads(models, of_any_user=False, waits=False)
+    rows = new_rows(models, {name: Text() if name == "thread_name" else thread.c[name].type for name in names})
+    ours = rows_of_locked(rows, locked, of_any_user=False)
+    new = select(rows.c.thread_id.label("new_id"), *(rows.c[name] for name in names)).select_from(ours).subquery("ours")
+    return CompiledStatement(
+        update(thread)
+        .where(thread.c.thread_id == new.c.new_id)
+        .values({name: new.c[name] for name in names})
         .returning(*thread_columns(thread), *TRANSACTION_MARKS)
     )
 
