@@ -16,12 +16,13 @@ from agent_persistence.repositories.checkpoints import statements as checkpoints
 from agent_persistence.repositories.messages import copy
 from agent_persistence.repositories.messages import statements as messages
 from agent_persistence.repositories.states import statements as states
+from agent_persistence.repositories.states import stream_statements
 from agent_persistence.repositories.threads import bulk
 from agent_persistence.repositories.threads import statements as threads
 
 SQL_FILE = Path(__file__).with_suffix(".sql")
 _CLAUSES = ("FROM", "JOIN", "WHERE", "ORDER BY", "LIMIT", "ON CONFLICT", "RETURNING")
-MODULES = (bulk, checkpoints, copy, locks, messages, states, threads, tool_results)
+MODULES = (bulk, checkpoints, copy, locks, messages, states, stream_statements, threads, tool_results)
 
 
 def hot_path() -> Iterator[tuple[str, CompiledStatement]]:
@@ -45,6 +46,7 @@ def hot_path() -> Iterator[tuple[str, CompiledStatement]]:
     yield "latest state", states.latest_state(models, of_any_user=False)
     yield "latest state, for administration", states.latest_state(models, of_any_user=True)
     yield "latest states of several callers", states.latest_states(models)
+    yield "chunk of a streamed state", stream_statements.read_chunk(models, of_any_user=False)
     yield "versions on which changes rest", states.links_of_states(models)
     yield "lock a thread to compare versions", states.lock_to_compare(models, of_any_user=False)
     yield "latest version", states.latest_version(models)

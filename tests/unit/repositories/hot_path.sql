@@ -272,6 +272,13 @@ WHERE states.thread_id = wanted.thread_id
 ORDER BY states.state_id DESC
 LIMIT 1) AS latest ON true;
 
+-- chunk of a streamed state
+SELECT state_chunks.data
+FROM states
+JOIN threads ON threads.thread_id = states.thread_id
+LEFT OUTER JOIN state_chunks ON state_chunks.stream_id = states.stream_id AND state_chunks.place = $1::INTEGER
+WHERE states.thread_id = $2::VARCHAR AND states.state_id = $3::BIGINT AND threads.user_id = $4::VARCHAR;
+
 -- versions on which changes rest
 WITH RECURSIVE chain(thread_id, state_id, base_id) AS
 (SELECT states.thread_id AS thread_id, states.state_id AS state_id, states.base_id AS base_id
