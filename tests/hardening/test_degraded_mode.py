@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from hardening.hardening_servers import REPLY_LOST, LossyProxy, Store, migrated_settings
+from hardening.hardening_servers import NEVER_ARRIVED, REPLY_LOST, LossyProxy, Store, migrated_settings
 from torture.servers import PostgreSQL
 
 from agent_persistence import (
@@ -345,6 +345,22 @@ async def test_a_lost_reply_during_the_recovery_saves_no_state_twice(
 
     assert await world.saved(thread_id, user_id) == ["first", "second", "third"]
     assert mode.unsaved == ()
+
+
+@pytest.mark.parametrize("fate", [REPLY_LOST, NEVER_ARRIVED])
+async def test_a_save_that_an_outage_leaves_in_doubt_is_kept_and_is_saved_once(
+    world: World, ada: DegradedCheckpointer, mode: DegradedMode, user_id: str, fate: str
+) -> None:
+    thread_id = f"t-{user_id}"
+    await ada.save_state(thread_id, "first")
+
+    async with world.proxy.losing_a_commit(fate, of=b"in doubt", then_away=True):
+        told = await ada.save_state(thread_id, "in doubt")
+    await world.proxy.come_back()
+    await mode.until_over()
+
+    assert not told.durable
+    assert await world.saved(thread_id, user_id) == ["first", "in doubt"]
 
 
 @pytest.mark.parametrize("is_let_go", [True, False])

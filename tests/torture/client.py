@@ -15,7 +15,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from random import Random
 
-from agent_persistence import Persistence
+from agent_persistence import Persistence, PersistenceSettings
 from torture.calls import Caller
 from torture.clocks import Clock
 from torture.graphs import Graphs
@@ -25,12 +25,13 @@ from torture.names import resolve_names
 from torture.outages import Outages
 from torture.planted import PLANTS
 from torture.roles import DEGRADED
-from torture.workload import Store, Workload
+from torture.workload import UNCACHED, Store, Workload
 
 WORKERS = 8
 SEARCHERS = 2
 GRAPH_WORKERS = 2
 OUTAGE_WORKERS = 1
+UNCACHED_WORKERS = 2
 PAUSE_SECONDS = 0.03
 SEARCH_PAUSE_SECONDS = 0.007
 ODD_PAUSE_SECONDS = 0.1
@@ -42,13 +43,14 @@ SAMPLE_SECONDS = 0.1
 class Client:
     """The workers of one process."""
 
-    def __init__(self, store: Store, caller: Caller, random: Random, outages: Outages | None) -> None:
+    def __init__(self, store: Store, uncached: Store, caller: Caller, random: Random, outages: Outages | None) -> None:
         self._store = store
         self._recorder = caller.recorder
         self._random = random
         self._caller = caller
         self._outages = outages
         self._workload = Workload(store, caller, random)
+        self._uncached = Workload(uncached, caller, random, UNCACHED)
         self._graphs = Graphs(store, caller, random)
         self._hostile = Hostile(store, caller.recorder, random)
         self._clock = Clock()
@@ -62,6 +64,8 @@ class Client:
                 workers.create_task(self._repeat(self._outages.step, OUTAGE_PAUSE_SECONDS))
             for _ in range(WORKERS):
                 workers.create_task(self._repeat(self._workload.step, PAUSE_SECONDS))
+            for _ in range(UNCACHED_WORKERS):
+                workers.create_task(self._repeat(self._uncached.step_uncached, PAUSE_SECONDS))
             for _ in range(SEARCHERS):
                 workers.create_task(self._repeat(self._hostile.search, SEARCH_PAUSE_SECONDS))
             for _ in range(GRAPH_WORKERS):
@@ -109,8 +113,13 @@ async def main(client: str, folder: str, seed: str, role: str, plants: str = "")
         for name in filter(None, plants.split(",")):
             PLANTS[name].plant(store, random)
         outages = await ending.enter_async_context(Outages.open(caller, random)) if role == DEGRADED else None
+        uncached = await ending.enter_async_context(Persistence[str, str](_without_cache(store.settings)))
         print("ready", flush=True)
-        await Client(store, caller, random, outages).run()
+        await Client(store, uncached, caller, random, outages).run()
+
+
+def _without_cache(settings: PersistenceSettings) -> PersistenceSettings:
+    return settings.model_copy(update={"redis_url": None, "pool_size": 3})
 
 
 if __name__ == "__main__":

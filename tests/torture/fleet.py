@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
+from agent_persistence import UnavailableError
 from torture.history import Recorder
 
 START_SECONDS = 30.0
+RESTART_SECONDS = 1.0
 END_SECONDS = 25.0
 """More than a call may take; a client that has not ended by then has calls that nobody answered."""
 
@@ -43,23 +45,33 @@ class Fleet:
         await asyncio.gather(*(self.start_one(place) for place in range(count)))
 
     async def start_one(self, place: int) -> None:
+        """Start a process; again if it ends before it is ready, as an orchestrator would: a fault may have its end."""
+        async with asyncio.timeout(START_SECONDS):
+            while not await self._has_started(place):  # noqa: ASYNC110 - the process tells nobody when it can
+                await asyncio.sleep(RESTART_SECONDS)
+
+    async def _has_started(self, place: int) -> bool:
         plants = self.plants[place % len(self.plants)] if self.plants else ""
         role = [*self.roles][place % len(self.roles)]
         self._started += 1
         name = f"client{self._started}"
-        self._places[name] = place
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PERSISTENCE_")}
-        with (self.folder / f"{name}.log").open("ab") as log:
+        log_file = self.folder / f"{name}.log"
+        with log_file.open("ab") as log:
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "torture.client", name, str(self.folder), f"{self.seed}-{name}", role, plants,
                 stdin=PIPE, stdout=PIPE, stderr=log, cwd=self.folder, start_new_session=True,
                 env={**environment, **self.environment, **self.roles[role], "PYTHONPATH": os.pathsep.join(sys.path)},
             )  # fmt: skip
         assert process.stdout is not None
-        async with asyncio.timeout(START_SECONDS):
-            if await process.stdout.readline() != b"ready\n":
-                raise RuntimeError(f"{name} did not start:\n{(self.folder / f'{name}.log').read_text()[-1500:]}")
-        self._processes[name] = process
+        if await process.stdout.readline() == b"ready\n":
+            self._processes[name], self._places[name] = process, place
+            return True
+        await process.wait()
+        said = log_file.read_text()
+        if UnavailableError.__name__ not in said:
+            raise RuntimeError(f"{name} did not start:\n{said[-1500:]}")
+        return False
 
     async def kill_one(self, random: Random) -> int:
         """Kill a process, and return its place."""

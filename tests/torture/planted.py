@@ -21,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from agent_persistence import ANY_USER, ThreadNotFoundError, UnavailableError
 from agent_persistence.degraded import DegradedMode
 from agent_persistence.integrations.langgraph import PersistenceSaver
+from agent_persistence.operations.group_writes import StateGroupWriter
 from agent_persistence.records import MessageRecord, Page, StateRecord
 from torture.workload import SHARED, Store
 
@@ -415,6 +416,15 @@ def last_result(store: Store, _random: Random) -> None:
     store.tool_results = LastResult(store.tool_results)
 
 
+def blind_save(_store: Store, _random: Random) -> None:
+    """Take a save whose reply was lost for one that was not executed."""
+
+    async def find_nothing(*_: Any) -> None:
+        return None
+
+    StateGroupWriter.find = find_nothing  # type: ignore[method-assign,assignment]
+
+
 def _redis(store: Store) -> Redis:
     url = store.settings.redis_url
     assert url is not None
@@ -477,6 +487,7 @@ PLANTS: dict[str, Planted] = {
     "blind-retry": Planted(
         _spoiled_messages(BlindRetry, "store"), "duplicated", (5, 6), "postgresql COMMIT replies lost"
     ),
+    "blind-save": Planted(blind_save, "duplicated", (5, 7), "postgresql COMMIT replies lost"),
     "patient-cache": Planted(patient_cache, "delayed by Redis", (5,), "redis hung"),
     "no-retry": Planted(_spoiled_messages(NoRetry, "store"), "error", (6,), "postgresql connections cut"),
     "forgetful-cache": Planted(forgetful_cache, "stale beyond bound", (6,), "redis READONLY"),

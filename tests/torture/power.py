@@ -15,6 +15,7 @@ from torture.outages import accepted
 from torture.roles import POOLED, SECURED
 from torture.servers import PgBouncer
 from torture.staleness import Staleness, Troubles
+from torture.workload import UNCACHED
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,7 @@ def observations(history: History, staleness: Staleness, commits_lost: int) -> l
         Seen("units of work with several writes", _count(done, "unit"), 15),
         Seen("units of work rolled back", _refused(history, "RolledBackError"), 3),
         Seen("states read and compared", sum(call.kind == "get" and bool(call.versions) for call in done), 200),
+        Seen("states saved without a cache", sum(_is_uncached(call) for call in done), 20),
         Seen("states of 8 KB and more read", sum(_is_large(call) for call in done), 20),
         Seen("streams read", sum(call.result["read"] for call in done if call.kind == "stream"), 2),
         Seen("states pruned", sum(call.result["count"] for call in done if call.kind in ("prune", "purge")), 5),
@@ -97,6 +99,10 @@ def _refused(history: History, error: str) -> int:
 
 def _is_over(call: Call) -> bool:
     return call.kind == "put" and call.arguments.get("expected") is not None
+
+
+def _is_uncached(call: Call) -> bool:
+    return call.kind == "put" and call.thread in UNCACHED and bool(call.versions)
 
 
 def _is_large(call: Call) -> bool:

@@ -28,11 +28,11 @@ from torture.history import FORM, STREAM, History, Recorder, Tables, read_folder
 from torture.limits import LIMITS
 from torture.names import VARIABLE, Names
 from torture.power import Seen, observations
-from torture.proxy import Proxy, is_anything, is_commit
+from torture.proxy import Proxy, is_anything
 from torture.roles import POOLED, address_of, grant_rights, roles
 from torture.servers import PgBouncer, PostgreSQL, Server, Valkey, stop_all
 from torture.staleness import SWEEP_BOUND, Staleness, find_stale_reads
-from torture.workload import BESIDE, SHARED, Workload
+from torture.workload import BESIDE, SHARED, UNCACHED, Workload, commits
 
 PASSWORDLESS = "postgresql://postgres@"
 
@@ -136,9 +136,9 @@ async def _world(plan: Plan, folder: Path, histories: Path, recorder: Recorder) 
     async with AsyncExitStack() as ending:
         ending.push_async_callback(stop_all, servers, data)
         await _start_servers(primary, standby, valkey)
-        to_primary, to_valkey = Proxy(primary.port, is_commit, "primary.torture"), Proxy(valkey.port, is_anything)
-        to_standby = Proxy(standby.port, is_commit, "standby.torture") if standby is not None else None
-        pooled, names = Proxy(to_primary, is_commit), Names(folder / "names.json")
+        to_primary, to_valkey = Proxy(primary.port, commits, "primary.torture"), Proxy(valkey.port, is_anything)
+        to_standby = Proxy(standby.port, commits, "standby.torture") if standby is not None else None
+        pooled, names = Proxy(to_primary, commits), Names(folder / "names.json")
         for proxy in (to_primary, to_standby, to_valkey, pooled):
             if proxy is not None:
                 await proxy.listen()
@@ -201,7 +201,7 @@ async def _make_content(primary: PostgreSQL, valkey: Valkey) -> None:
     await migrate.add_optional(settings, "row-level-security")
     await grant_rights(primary)
     async with Persistence[str, str](settings) as store:
-        for thread, owner in (SHARED | BESIDE).items():
+        for thread, owner in (SHARED | BESIDE | UNCACHED).items():
             await store.threads.create(thread_id=thread, user_id=owner)
         await hostile.prepare(store)
 

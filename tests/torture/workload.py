@@ -14,6 +14,7 @@ from agent_persistence import NewMessage, Persistence
 from agent_persistence.backends.postgresql import PostgreSQLCheckpointer
 from torture.calls import Caller, RolledBackError
 from torture.history import AGENT, FORM, STREAM, exact, message_of, state_of, stream_of
+from torture.proxy import is_commit
 
 Store = Persistence[str, str]
 SHARED = {f"shared-{number}": f"owner-{number % 2}" for number in range(6)}
@@ -21,6 +22,8 @@ SHARED = {f"shared-{number}": f"owner-{number % 2}" for number in range(6)}
 LEAST_OWN_THREADS, MOST_OWN_THREADS = 3, 20
 BESIDE = {f"beside-{number}": "owner-0" for number in range(3)}
 """Threads whose states are saved in degraded mode as well."""
+UNCACHED = {f"uncached-{number}": "owner-1" for number in range(3)}
+"""Threads whose states are saved and read by stores without a cache only: these saves commit by themselves."""
 FORMS = ("", "", "", FORM + AGENT, "~300", "~310", FORM + STREAM)
 """Small states, those of an agent, such that are stored as the difference from the one before, and streams."""
 COPIED = 205
@@ -32,7 +35,8 @@ KEPT = 15
 class Workload:
     """The calls of one process."""
 
-    def __init__(self, store: Store, caller: Caller, random: Random) -> None:
+    def __init__(self, store: Store, caller: Caller, random: Random, threads: dict[str, str] = SHARED) -> None:
+        self._threads = threads
         self._store = store
         self._caller = caller
         self._recorder = caller.recorder
@@ -46,6 +50,11 @@ class Workload:
     async def step(self) -> None:
         """Do one thing."""
         [act] = self._random.choices(list(MIX), list(MIX.values()))
+        await act(self)
+
+    async def step_uncached(self) -> None:
+        """Do one thing of what a store without a cache does in its own way."""
+        [act] = self._random.choices(list(UNCACHED_MIX), list(UNCACHED_MIX.values()))
         await act(self)
 
     async def create(self) -> None:
@@ -350,12 +359,12 @@ class Workload:
         return await states.put_stream(thread, pieces, meta=meta, user_id=owner, expected_version=expected)
 
     def _pick(self) -> tuple[str, str]:
-        threads = self._own if self._own and self._random.random() < 0.2 else list(SHARED)
+        threads = self._own if self._own and self._random.random() < 0.2 else list(self._threads)
         thread = self._random.choice(threads)
         return thread, self._owner(thread)
 
     def _owner(self, thread: str) -> str:
-        return SHARED.get(thread, f"owner-of-{self._recorder.process}")
+        return self._threads.get(thread, f"owner-of-{self._recorder.process}")
 
 
 MIX: dict[Callable[[Workload], Awaitable[None]], float] = {
@@ -385,6 +394,17 @@ MIX: dict[Callable[[Workload], Awaitable[None]], float] = {
     Workload.create: 3,
     Workload.delete: 2,
 }
+UNCACHED_MIX: dict[Callable[[Workload], Awaitable[None]], float] = {
+    Workload.put: 8,
+    Workload.get: 6,
+    Workload.put_over: 1,
+    Workload.prune: 0.5,
+}
+
+
+def commits(sent: bytes) -> bool:
+    """Whether a request is a COMMIT, or a save that commits by itself."""
+    return is_commit(sent) or (b"uncached-" in sent and b'"token"' in sent)
 
 
 def _nothing(_: Any) -> dict[str, Any]:

@@ -171,6 +171,18 @@ class PinnedConnection:
         self._driver.terminate()
 
     @property
+    def info(self) -> dict[Any, Any]:
+        """What is known about the connection, for as long as it is open, whoever uses it."""
+        assert self.connection.sync_connection is not None  # noqa: S101 - it is connected; for the type checker
+        return self.connection.sync_connection.info
+
+    @property
+    def server_pid(self) -> int:
+        """The number of the server process, as the driver was told."""
+        pid: int = self._driver.get_server_pid()
+        return pid
+
+    @property
     def is_clean(self) -> bool:
         """Whether another statement may run: the connection is open and in no transaction."""
         return not self._driver.is_closed() and not self._driver.is_in_transaction()

@@ -10,7 +10,7 @@ from agent_persistence.checkpointer import Checkpoint, Checkpointer, ThreadSumma
 from agent_persistence.degraded.journal import FIRST_PROVISIONAL, StateKey
 from agent_persistence.degraded.outage import Outage
 from agent_persistence.encoding.exact_json import encode_json
-from agent_persistence.errors import StateConflictError, UnavailableError
+from agent_persistence.errors import CommitUnknownError, StateConflictError, UnavailableError
 from agent_persistence.records import Page
 
 
@@ -39,22 +39,28 @@ class DegradedCheckpointer(Checkpointer):
         Raises:
             UnavailableError: the database is down, and the waiting states have reached ``most_bytes``, or degraded mode
                 is closing.
+            CommitUnknownError: the same, and the database may have saved the state before.
         """
         # Before anything is accepted: the caller is told now, and not by a critical log line after the outage.
         json = self._direct.check_save(thread_id, state, expected_version=expected_version, ttl=ttl)
-        key, outage = self._key(thread_id), self._outage
+        key, outage, is_in_doubt = self._key(thread_id), self._outage, False
         if not outage.keeps(key):
             settled = None if expected_version is None else outage.journal.settled(expected_version)
             try:
                 saved = await self._direct.save_state(thread_id, state, expected_version=settled)
             except UnavailableError as error:
                 outage.begin(error)
+            except CommitUnknownError as error:
+                if error.__cause__ is None:
+                    raise  # the database has answered, and cannot tell
+                outage.begin(error)
+                is_in_doubt = True
             else:
                 outage.known.put(key, saved.version, json, saved.created_at)
                 return saved
         if expected_version is not None:
             self._expect(key, expected_version)
-        return outage.add(key, json, expected_version).checkpoint
+        return outage.add(key, json, expected_version, in_doubt=is_in_doubt).checkpoint
 
     async def load_state(self, thread_id: str, *, version: int | None = None) -> Checkpoint | None:
         """Return the thread's latest state, or one version; see ``Checkpointer``.

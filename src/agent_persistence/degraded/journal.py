@@ -104,12 +104,12 @@ class Journal:
         # A scan, because earlier versions are rarely loaded, least of all during an outage.
         return next((state for state in self._waiting.get(key, ()) if state.version == version), None)
 
-    def add(self, key: StateKey, json: bytes, expected: int | None) -> PendingState:
+    def add(self, key: StateKey, json: bytes, expected: int | None, *, in_doubt: bool = False) -> PendingState:
         """Append a state to those of its thread, and give it a provisional version."""
         # By the clock, so that a later process does not repeat the versions of this one.
         self._last_version = max(self._last_version + 1, FIRST_PROVISIONAL + time.time_ns() // 1000)
         # A copy: the bytes of an encoder keep kilobytes of room behind them.
-        state = PendingState(key, bytes(memoryview(json)), self._last_version, expected, datetime.now(UTC))
+        state = PendingState(key, bytes(memoryview(json)), self._last_version, expected, datetime.now(UTC), in_doubt)
         self._waiting.setdefault(key, []).append(state)
         self._count += 1
         self.size += len(json)

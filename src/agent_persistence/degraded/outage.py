@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 from agent_persistence.degraded.journal import Journal, KnownStates, PendingState, StateKey
-from agent_persistence.errors import UnavailableError
+from agent_persistence.errors import CommitUnknownError, UnavailableError
 
 logger: Final = logging.getLogger("agent_persistence")
 
@@ -48,11 +48,11 @@ class Outage:
         """
         return self.is_down or self.journal.latest(key) is not None
 
-    def begin(self, cause: UnavailableError) -> None:
+    def begin(self, cause: UnavailableError | CommitUnknownError) -> None:
         """Note that the database is down, and start the recovery, unless it runs already.
 
         Raises:
-            UnavailableError: degraded mode is closing.
+            PersistenceError: the cause: degraded mode is closing.
         """
         if self.closing.is_set():
             raise cause
@@ -65,16 +65,21 @@ class Outage:
         """End the outage; the recovery calls it as its last step, once no state waits."""
         self._recovery = None
 
-    def add(self, key: StateKey, json: bytes, expected: int | None) -> PendingState:
+    def add(self, key: StateKey, json: bytes, expected: int | None, *, in_doubt: bool = False) -> PendingState:
         """Keep a state until the database is back.
+
+        Args:
+            in_doubt: the database may have it already.
 
         Raises:
             UnavailableError: degraded mode is closing, or the states would exceed ``most_bytes``.
+            CommitUnknownError: the same, for a state in doubt.
         """
         # Bounded, because an outage may last: a process that ran out of memory would lose every waiting state.
         if self.closing.is_set() or self.journal.memory + len(json) > self._most_bytes:
-            raise UnavailableError("the database is down, and this process cannot keep more states: try again later")
-        return self.journal.add(key, json, expected)
+            refusal = CommitUnknownError if in_doubt else UnavailableError
+            raise refusal("the database is down, and this process cannot keep more states: try again later")
+        return self.journal.add(key, json, expected, in_doubt=in_doubt)
 
     async def until_over(self) -> None:
         """Wait until the outage is over, or ``aclose`` ends the recovery."""

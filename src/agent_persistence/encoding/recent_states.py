@@ -1,10 +1,9 @@
-"""The states that this process saved last, to which the next ones are compared."""
+"""The states that this process saved last: the next ones are compared to them, and they need not be sent again."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable
-from datetime import datetime
 from typing import Final, NamedTuple
 
 from agent_persistence.encoding.state_patches import Snapshot
@@ -33,15 +32,13 @@ class RecentState(NamedTuple):
 
     Attributes:
         version: its version.
-        mark: the last writer and the location of its row, which differ once the row is changed.
-        created_at: when it was saved.
+        mark: the mark of its row, which the row has for as long as its contents are not changed.
         snapshot: its snapshot.
         origin: the sizes of the versions on which it rests.
     """
 
     version: int
-    mark: str
-    created_at: datetime
+    mark: int
     snapshot: Snapshot
     origin: Origin
 
@@ -49,7 +46,8 @@ class RecentState(NamedTuple):
 class RecentStates:
     """The last saved state of each thread, up to 64 MB; the least recently saved is evicted first.
 
-    It is never read in place of the database: the INSERT checks that the base of a change is still as it was.
+    None is used unproved: the statement that saves a change, or reads a latest state, compares version and mark with
+    those of the row.
     """
 
     def __init__(self) -> None:

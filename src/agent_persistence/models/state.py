@@ -25,7 +25,7 @@ class StateMixin(OfThreadMixin[IdT], TimestampMixin, MetaMixin, Generic[IdT]):
 
     A large state may be stored as ``patch``, the change since the version ``base_id``. Its ``state_data`` is NULL then;
     ``StateRepository`` and the view ``state_versions`` read it whole. A streamed state has a ``stream_id``, and its
-    ``state_data`` describes the stream.
+    ``state_data`` describes the stream. ``mark`` is a random number drawn by whoever saved it.
     """
 
     __tablename__ = "states"
@@ -55,6 +55,13 @@ class StateMixin(OfThreadMixin[IdT], TimestampMixin, MetaMixin, Generic[IdT]):
     @classmethod
     def stream_id(cls) -> Mapped[int | None]:
         return mapped_column(BigInteger, sort_order=22)
+
+    # By it the writer finds its row if the reply is lost, and proves that the base of a change is as it was saved: a
+    # trigger empties it when the contents change. Not xmin and ctid, which partitions and other engines do not return.
+    @declared_attr
+    @classmethod
+    def mark(cls) -> Mapped[int | None]:
+        return mapped_column(BigInteger, sort_order=23)
 
 
 @event.listens_for(StateMixin, "instrument_class", propagate=True)

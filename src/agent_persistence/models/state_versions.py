@@ -11,13 +11,18 @@ from agent_persistence.models.json_type import ExactJSON
 VIEW: Final = "state_versions"
 GUARD: Final = "refuse_change_of_base"
 
-# The foreign key keeps bases from being deleted, this trigger from being changed. It finds its table by name at run
-# time, because the schema need not be in the search path of the writer.
+# The foreign key keeps bases from being deleted, this trigger from being changed; a change may become the whole state
+# that it stands for. What is written again loses its mark, so that no writer takes it for the version that it saved.
+# The trigger finds its table by name at run time: the schema need not be in the search path of the writer.
 _CREATE_GUARD: Final = """\
 CREATE FUNCTION {schema}refuse_change_of_base() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
   found bigint;
 BEGIN
+  NEW.mark := NULL;
+  IF OLD.state_data IS NULL AND NEW.patch IS NULL THEN
+    RETURN NEW;
+  END IF;
   EXECUTE format('SELECT state_id FROM %I.%I WHERE thread_id = $1 AND base_id = $2', TG_TABLE_SCHEMA, TG_TABLE_NAME)
     INTO found USING OLD.thread_id, OLD.state_id;
   IF found IS NOT NULL THEN
@@ -28,8 +33,8 @@ BEGIN
 END
 $$"""
 _HANG_GUARD: Final = """\
-CREATE TRIGGER refuse_change_of_base BEFORE UPDATE OF state_data ON {schema}states FOR EACH ROW
-WHEN (OLD.state_data IS NOT NULL AND OLD.state_data IS DISTINCT FROM NEW.state_data)
+CREATE TRIGGER refuse_change_of_base BEFORE UPDATE OF state_data, patch ON {schema}states FOR EACH ROW
+WHEN (OLD.state_data IS DISTINCT FROM NEW.state_data OR OLD.patch IS DISTINCT FROM NEW.patch)
 EXECUTE FUNCTION {schema}refuse_change_of_base()"""
 # For each key of a state: the last change that set or removed it, and the changes to the end of its list since. As the
 # invoker, because a view with the rights of its owner would bypass the reader's policies of row-level security.

@@ -47,6 +47,8 @@ class ThreadMixin(HasIdTypes, TimestampMixin, MetaMixin, Generic[IdT, UserIdT]):
     thread_name: Mapped[str | None] = mapped_column(String(255))
     # A time and not a flag, so that a purge can count from it.
     archived_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    # By it a writer whose reply was lost tells a state that was never saved from one that was deleted since.
+    states_deleted_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
 
     @hybrid_property
     def archived(self) -> bool:

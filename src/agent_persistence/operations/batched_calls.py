@@ -49,7 +49,9 @@ class BatchedCalls(Generic[IdT, UserIdT]):
         messages = MessageGroupWriter(sessions.models, options.touch_interval)
         self.graphs = GraphCalls(transactions, group)
         self._saves: Batcher[PreparedState[IdT], StateRecord[IdT]] = transactions.batcher(
-            partial(group.run, write=states.write), self._save_alone
+            # With a cache, the quarantine of its keys must lie between the statement and its COMMIT.
+            partial(group.run, write=states.write, find=None if sessions.cache else states.find),
+            self._save_alone,
         )
         self._appends: Batcher[PreparedAppend[IdT], tuple[MessageRecord[IdT], ...]] = transactions.batcher(
             partial(group.run, write=messages.write, is_repeatable=is_repeatable), self._append_alone

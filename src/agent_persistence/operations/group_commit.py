@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, Generic, TypeVar
 
 from agent_persistence.concurrency.batching import ALONE, IN_DOUBT, Alone, Batch
@@ -12,6 +14,7 @@ from agent_persistence.concurrency.retries import Retries
 from agent_persistence.concurrency.time_limit import outcome_unknown
 from agent_persistence.database.connections import PinnedConnection, PinnedConnections
 from agent_persistence.database.driver_errors import DRIVER_ERRORS, Verdict, classify, translated
+from agent_persistence.database.server_process import ServerProcess, has_ended, process_behind
 from agent_persistence.errors import (
     CommitUnknownError,
     ConflictError,
@@ -43,8 +46,10 @@ class Written(Generic[ResultT]):
 
 
 Write = Callable[[PinnedConnection, list[ItemT]], Awaitable[Written[ResultT]]]
+Find = Callable[[PinnedConnection, list[ItemT], float], Awaitable[Sequence[ResultT | Alone] | None]]
 Execute = Callable[[list[ItemT], Write[ItemT, ResultT]], Awaitable[Sequence[ResultT | Alone]]]
 
+_NOT_ASKED: Final = "the connection closed before the reply, and the outcome is unknown; read before you write again"
 _NO_REPLY: Final = "the connection closed before the reply; with the same id it can be sent again"
 
 
@@ -125,6 +130,7 @@ class GroupCommit:
         *,
         write: Write[ItemT, ResultT],
         is_repeatable: Callable[[ItemT], bool] | None = None,
+        find: Find[ItemT, ResultT] | None = None,
     ) -> Sequence[ResultT | Alone]:
         """Write the items; retry transient errors for callers that still wait.
 
@@ -134,15 +140,19 @@ class GroupCommit:
             is_repeatable: whether an item does no harm if it is written twice, however late. If that holds for all
                 of them, the statement runs in autocommit, which saves two round trips, and a lost reply needs no
                 settlement.
+            find: returns the results of a write whose reply was lost, given how many seconds ago it was sent; ``None``
+                if nothing was written. With it the write is one statement in autocommit too.
 
         Raises:
             UnavailableError: no item was written.
             CommitUnknownError: it is unknown whether the items were written.
         """
-        commits_alone = is_repeatable is not None and all(map(is_repeatable, batch.items))
-        # One round trip instead of three (BEGIN, the statement, COMMIT). States never go this way: a version that was
-        # saved twice would be two versions.
-        execute: Execute[ItemT, ResultT] = self._in_statement if commits_alone else self._in_transaction
+        # In autocommit it is one round trip instead of three (BEGIN, the statement, COMMIT).
+        execute: Execute[ItemT, ResultT] = self._in_transaction
+        if is_repeatable is not None and all(map(is_repeatable, batch.items)):
+            execute = self._in_statement
+        elif find is not None:
+            execute = partial(self._in_findable_statement, find)
         group = _GroupWrite(batch, write, execute)
         try:
             return await self._retries.run(group.attempt)
@@ -161,23 +171,75 @@ class GroupCommit:
                 with outcome_unknown():
                     return (await write(connection, items)).results
             except UnavailableError as error:
-                if error.__cause__ is None or classify(error.__cause__, committing=True) is not Verdict.AMBIGUOUS:
+                if not _is_reply_lost(error):
                     raise
                 raise _ReplyLostError("the connection closed before the reply; try again") from error.__cause__
 
+    async def _in_findable_statement(
+        self, find: Find[ItemT, ResultT], items: list[ItemT], write: Write[ItemT, ResultT]
+    ) -> Sequence[ResultT | Alone]:
+        async with self._connections.use() as connection:
+            process = await process_behind(connection)
+            if process is None:
+                return await self._transact(connection, items, write)
+            sent_at = time.monotonic()
+            try:
+                with outcome_unknown():
+                    return (await write(connection, items)).results
+            except UnavailableError as error:
+                if not _is_reply_lost(error):
+                    raise
+                lost = error
+        # Without the connection, which was closed: there may be no other one.
+        with outcome_unknown():
+            return await self._find(partial(self._find_once, process, find, items, sent_at), lost)
+
+    async def _find(
+        self, attempt: Callable[[], Awaitable[Sequence[ResultT | Alone] | None]], lost: UnavailableError
+    ) -> Sequence[ResultT | Alone]:
+        try:
+            # A crowd may be asking: this waits for the pool instead of answering that the outcome is unknown.
+            found = await self._retries.run(attempt, waits_for_pool=True)
+        except CommitUnknownError:
+            raise
+        except PersistenceError as error:
+            raise CommitUnknownError(_NOT_ASKED) from error
+        if found is None:
+            raise UnavailableError("the connection closed before anything was saved; try again") from lost.__cause__
+        return found
+
+    async def _find_once(
+        self, process: ServerProcess, find: Find[ItemT, ResultT], items: list[ItemT], sent_at: float
+    ) -> Sequence[ResultT | Alone] | None:
+        async with self._connections.use() as connection:
+            # Else the statement might still be on its way, and be executed after the answer.
+            if not await has_ended(connection, process):
+                raise UnavailableError("the statement may still run; ask again")
+            return await find(connection, items, time.monotonic() - sent_at)
+
     async def _in_transaction(self, items: list[ItemT], write: Write[ItemT, ResultT]) -> Sequence[ResultT | Alone]:
         async with self._connections.use() as connection:
-            try:
-                await connection.begin()
-                written = await write(connection, items)
-                # Nothing to keep, or rows that no caller may get: each item then runs alone.
-                if written.evidence is None:
-                    with translated():
-                        await connection.rollback()
-                else:
-                    await self._commit.pinned(connection, written.touched, written.evidence)
-            except BaseException:
-                with suppress(*DRIVER_ERRORS, PersistenceError):
+            return await self._transact(connection, items, write)
+
+    async def _transact(
+        self, connection: PinnedConnection, items: list[ItemT], write: Write[ItemT, ResultT]
+    ) -> Sequence[ResultT | Alone]:
+        try:
+            await connection.begin()
+            written = await write(connection, items)
+            # Nothing to keep, or rows that no caller may get: each item then runs alone.
+            if written.evidence is None:
+                with translated():
                     await connection.rollback()
-                raise
-            return written.results
+            else:
+                await self._commit.pinned(connection, written.touched, written.evidence)
+        except BaseException:
+            with suppress(*DRIVER_ERRORS, PersistenceError):
+                await connection.rollback()
+            raise
+        return written.results
+
+
+def _is_reply_lost(error: UnavailableError) -> bool:
+    """Whether a statement in autocommit that raised this error may have been committed."""
+    return error.__cause__ is not None and classify(error.__cause__, committing=True) is Verdict.AMBIGUOUS

@@ -10,6 +10,7 @@ from typing import Any
 from agent_persistence.concurrency.batching import ALONE, Alone
 from agent_persistence.database.connections import PinnedConnection
 from agent_persistence.encoding.recent_states import RecentStates
+from agent_persistence.errors import CommitUnknownError, UnavailableError
 from agent_persistence.models import Models
 from agent_persistence.models.base import table_of
 from agent_persistence.operations.group_commit import Written
@@ -18,7 +19,7 @@ from agent_persistence.repositories.messages.prepared import PreparedAppend
 from agent_persistence.repositories.messages.rows import appended
 from agent_persistence.repositories.messages.statements import append_messages, columns_of_messages
 from agent_persistence.repositories.states.prepared import PreparedState, columns_of_states
-from agent_persistence.repositories.states.statements import save_states
+from agent_persistence.repositories.states.statements import save_states, saved_states
 from agent_persistence.sessions.commit_evidence import CommitEvidence, RowEvidence, row_evidence
 from agent_persistence.sessions.scope import StoreOptions
 
@@ -33,6 +34,9 @@ class StateGroupWriter:
         self._options = options
         self._recent = recent
         self._evidence = row_evidence(table_of(models.State), "thread_id", "state_id", time="created_at")
+        self._find = saved_states(models)
+        # One sequence numbers the states of all threads.
+        self._latest_seen = 0
         self._statements = {
             # waits=False: a locked thread would let every caller of the batch wait; it is saved alone instead.
             (changes, one): save_states(
@@ -45,29 +49,59 @@ class StateGroupWriter:
     async def write(self, connection: PinnedConnection, states: list[PreparedState[Any]]) -> Written[StateRecord[Any]]:
         """Save the states; those that cannot share the statement are to run alone."""
         indexes = _of_one_owner_a_thread(states)
+        for state in states:
+            state.after = self._latest_seen
         changes = any(states[index].change for index in indexes)
         one = len(indexes) == 1
         columns = columns_of_states([states[index] for index in indexes], changes=changes, one=one)
         rows = await connection.fetch(self._statements[changes, one], **columns)
-        # Versions of one thread are drawn in the order of its items, so sorted rows pair with them in that order.
-        rows_of = _by_thread(rows, "state_id")
-        written = set(rows_of)
-        results: list[StateRecord[Any] | Alone] = [ALONE] * len(states)
+        return self._written(states, rows, _evidence(rows, self._evidence))
+
+    async def find(
+        self, connection: PinnedConnection, states: list[PreparedState[Any]], seconds: float
+    ) -> Sequence[StateRecord[Any] | Alone] | None:
+        """Find what a statement saved whose reply was lost, once it is certain that it no longer runs.
+
+        Args:
+            seconds: how long ago the statement was sent, at most.
+
+        Returns:
+            What ``write`` returned as results; ``None`` if it saved nothing.
+
+        Raises:
+            UnavailableError: the server is a standby, which may not have received them yet.
+            CommitUnknownError: states of these threads were deleted since, and these may have been among them.
+        """
+        columns = {
+            "thread_ids": [state.thread_id for state in states],
+            "marks": [state.mark for state in states],
+            "afters": [state.after for state in states],
+        }
+        rows = await connection.fetch(self._find, **columns, seconds=seconds)
+        if any(row.in_recovery for row in rows):
+            raise UnavailableError("a standby answered; ask the primary")
+        found = [row for row in rows if row.mark is not None]
+        if found:
+            return self._written(states, found, None).results
+        if any(row.may_be_deleted for row in rows):
+            raise CommitUnknownError("states of the thread were deleted before the outcome was known; read the thread")
+        return None
+
+    def _written(
+        self, states: list[PreparedState[Any]], rows: Sequence[Any], evidence: CommitEvidence | None
+    ) -> Written[StateRecord[Any]]:
+        row_of = {row.mark: row for row in rows}
+        self._latest_seen = max(self._latest_seen, *(row.state_id for row in rows), 0)
+        results: list[StateRecord[Any] | Alone] = []
         touched: Touched = {}
-        for index in indexes:
-            state, mine = states[index], rows_of[states[index].thread_id]
-            if mine:
-                row = mine.popleft()
+        for state in states:
+            row = row_of.get(state.mark)
+            if row is not None:
                 state.remember(self._recent, row)
-                touched[TouchedState(state.thread_id, state.owner)] = (
-                    state.saved(row) if self._options.is_cached else None
-                )
-                results[index] = state.record(row)
-            elif state.thread_id in written:  # some of the thread's states were saved, and which ones is unknown
-                # Rolled back, and each saved alone: that is rare and costs time only, whereas a wrong pair would answer
-                # a caller with another one's version.
-                return Written([ALONE] * len(states), None)
-        return Written(results, _evidence(rows, self._evidence), touched)
+                thread = TouchedState(state.thread_id, state.owner)
+                touched[thread] = state.saved(row) if self._options.is_cached else None
+            results.append(ALONE if row is None else state.record(row))
+        return Written(results, evidence, touched)
 
 
 class MessageGroupWriter:

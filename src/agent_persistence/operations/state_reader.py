@@ -14,8 +14,9 @@ from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.operations.session_factory import SessionFactory
 from agent_persistence.records import StateRecord
 from agent_persistence.repositories import StateRepository
-from agent_persistence.repositories.states.rows import whole_states
-from agent_persistence.repositories.states.statements import latest_state, latest_states
+from agent_persistence.repositories.locks import parameters_of
+from agent_persistence.repositories.states.rows import latest_record
+from agent_persistence.repositories.states.statements import known_states, latest_state, latest_states
 
 
 class StateKey(NamedTuple):
@@ -38,8 +39,15 @@ class StateReader(Generic[IdT, UserIdT]):
     def __init__(self, sessions: SessionFactory[IdT, UserIdT], retries: Retries) -> None:
         self._sessions = sessions
         self._retries = retries
-        self._one = latest_state(sessions.models, of_any_user=False)
-        self._many = latest_states(sessions.models)
+        models = sessions.models
+        self._statements = {
+            # Plain parameters cost the server half of what arrays of one do.
+            (one, knows): latest_state(models, of_any_user=False, knows=knows)
+            if one
+            else latest_states(models, knows=knows)
+            for one in (True, False)
+            for knows in (True, False)
+        }
         self.batcher: Batcher[StateKey, Found] = Batcher(
             self._read_batch,
             self._read_alone,
@@ -65,20 +73,17 @@ class StateReader(Generic[IdT, UserIdT]):
         return await self._retries.run(partial(self._read_together, batch.items), is_wanted=batch.is_wanted)
 
     async def _read_together(self, keys: list[StateKey]) -> list[Found | Exception]:
+        known = [self._sessions.recent.get(key.thread_id) for key in keys]
+        one, knows = len(keys) == 1, any(known)
+        columns = {"thread_id" if one else "thread_ids": [key.thread_id for key in keys]}
+        columns |= {"owner" if one else "owners": [key.owner for key in keys]}
+        columns |= known_states(known) if knows else {}
         async with self._sessions.connections.use() as connection:
-            if len(keys) == 1:  # plain parameters cost the server half of what arrays of one do
-                rows = await connection.fetch(self._one, thread_id=keys[0].thread_id, owner=keys[0].owner)
-                indexes = [0]
-            else:
-                ids, owners = [key.thread_id for key in keys], [key.owner for key in keys]
-                rows = await connection.fetch(self._many, thread_ids=ids, owners=owners)
-                indexes = [row.ordinal - 1 for row in rows]
-            # On the same pinned connection: a second checkout could wait for the pool while this one is held.
-            states = await whole_states(connection.fetch, self._sessions.models, rows)
+            rows = await connection.fetch(self._statements[one, knows], **parameters_of(columns, one=one))
         found: list[Found | Exception] = [None] * len(keys)
-        for index, state in zip(indexes, states, strict=False):
-            # A version that was deleted between two statements is no longer the latest.
-            found[index] = state if state is not None else (await self._read_together([keys[index]]))[0]
+        for row in rows:
+            index = 0 if one else row.ordinal - 1
+            found[index] = latest_record(row, known[index])
         return found
 
     async def _read_alone(self, key: StateKey, _reason: Alone | None = None) -> Found:

@@ -6,7 +6,6 @@ import asyncio
 import copy
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -16,6 +15,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.util import await_only
 
 from agent_persistence import migrate
+from agent_persistence.encoding.state_patches import snapshot
 from agent_persistence.errors import CorruptRowError, InvalidInputError, ThreadNotFoundError
 from agent_persistence.persistence import Persistence
 from agent_persistence.settings import PersistenceSettings
@@ -178,7 +178,7 @@ async def test_what_was_rolled_back_is_no_base(persistence: Store, user_id: str)
     [
         # In place, in another transaction; as a restored database might hold it; gone.
         "UPDATE states SET state_data = '{\"messages\": []}' WHERE thread_id = :id",
-        "UPDATE states SET created_at = created_at - interval '1 microsecond' WHERE thread_id = :id",
+        "UPDATE states SET mark = mark + 1 WHERE thread_id = :id",
         "DELETE FROM states WHERE thread_id = :id",
     ],
 )
@@ -213,11 +213,84 @@ async def test_another_version_of_the_same_number_is_no_base(persistence: Store,
     recent = persistence._sessions.recent  # noqa: SLF001 - what a process remembers is nobody else's business
     remembered = recent.get(thread_id)
     assert remembered is not None
-    # As if it had been lost in a failover, and number, transaction and place had been given out again.
-    recent.put(thread_id, remembered._replace(created_at=remembered.created_at - timedelta(microseconds=1)))
+    # As if it had been lost in a failover, and its number had been given out again.
+    recent.put(thread_id, remembered._replace(mark=remembered.mark ^ 1))
     await persistence.states.put(thread_id, states[1], user_id=user_id)
 
     assert await kept_whole(persistence, thread_id) == [True, True]
+
+
+async def read_every_way(store: Store, thread_id: str, user_id: str) -> list[Any]:
+    """The latest state alone, together with another one, and in a unit of work."""
+    other = (await store.threads.create(user_id=user_id)).thread_id
+    alone = await store.states.require(thread_id, user_id=user_id, fresh=True)
+    together = await asyncio.gather(
+        *(store.states.get(one, user_id=user_id, fresh=True) for one in (other, thread_id, other))
+    )
+    async with store.begin(user_id=user_id) as uow:
+        inside = await uow.states.require(thread_id, fresh=True)
+    assert together[0] is None
+    assert together[2] is None
+    assert together[1] == alone == inside
+    return [alone.data, inside.data]
+
+
+async def test_a_state_that_the_process_has_is_not_sent_again(persistence: Store, user_id: str) -> None:
+    states = growing(3)
+    thread_id, _ = await saved(persistence, user_id, states)
+    recent = persistence._sessions.recent  # noqa: SLF001
+    remembered = recent.get(thread_id)
+    assert remembered is not None
+    mine = snapshot({"mine": True})
+    assert mine is not None
+    recent.put(thread_id, remembered._replace(snapshot=mine))
+
+    first, second = await read_every_way(persistence, thread_id, user_id)
+
+    assert first == {"mine": True}
+    assert first is not second
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE states SET meta = meta WHERE thread_id = :id",
+        """UPDATE states SET state_data = '{"changed": 1}', base_id = NULL, patch = NULL """
+        "WHERE thread_id = :id AND base_id IS NOT NULL",
+        "DELETE FROM states WHERE thread_id = :id AND base_id IS NOT NULL",
+    ],
+)
+async def test_a_state_whose_row_was_written_again_is_read_from_the_table(
+    persistence: Store, other_process: Store, user_id: str, change: str
+) -> None:
+    thread_id, _ = await saved(persistence, user_id, growing(2))
+    await run_sql(persistence, change, id=thread_id)
+
+    assert await read_every_way(persistence, thread_id, user_id) == (
+        await read_every_way(other_process, thread_id, user_id)
+    )
+
+
+async def test_a_state_that_another_process_saved_over_is_not_read_from_memory(
+    persistence: Store, other_process: Store, user_id: str
+) -> None:
+    states = growing(3)
+    thread_id, _ = await saved(persistence, user_id, states[:2])
+    await other_process.states.put(thread_id, states[2], user_id=user_id)
+
+    assert await read_every_way(persistence, thread_id, user_id) == [states[2], states[2]]
+
+
+async def test_a_state_that_was_rolled_back_is_not_read_from_memory(persistence: Store, user_id: str) -> None:
+    states = growing(2)
+    thread_id, _ = await saved(persistence, user_id, states[:1])
+    with suppress(UndoneError):
+        async with persistence.begin(user_id=user_id) as uow:
+            await uow.states.put(thread_id, states[1])
+            assert (await uow.states.require(thread_id)).data == states[1]
+            raise UndoneError
+
+    assert await read_every_way(persistence, thread_id, user_id) == [states[0], states[0]]
 
 
 async def test_many_saves_at_once_find_their_bases_gone(persistence: Store, other_process: Store, user_id: str) -> None:
@@ -336,9 +409,7 @@ async def test_a_patch_that_others_spoilt_is_the_only_one_that_cannot_be_read(pe
     assert (caught.value.column, caught.value.key) == ("patch", (thread_id, versions[-1]))
 
 
-async def test_a_patched_state_is_read_in_two_round_trips_and_saved_in_one_statement(
-    persistence: Store, user_id: str
-) -> None:
+async def test_a_patched_state_is_read_and_saved_in_one_statement_each(persistence: Store, user_id: str) -> None:
     states = growing(4)
     thread_id, _ = await saved(persistence, user_id, states[:3])
 
@@ -347,7 +418,7 @@ async def test_a_patched_state_is_read_in_two_round_trips_and_saved_in_one_state
     async with counted_statements(persistence) as written:
         await persistence.states.put(thread_id, states[3], user_id=user_id)
 
-    assert len(read) == 2
+    assert len(read) == 1
     assert len([statement for statement in written if "INSERT INTO" in statement]) == 1
 
 

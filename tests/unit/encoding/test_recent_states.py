@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -18,7 +17,7 @@ LIMIT = 4 * 1024 * 1024
 def recent(state: dict[str, Any], version: int = 1) -> RecentState:
     taken = snapshot(state)
     assert taken is not None
-    return RecentState(version, f"mark {version}", datetime.now(UTC), taken, Origin(1, 1, 0))
+    return RecentState(version, version, taken, Origin(1, 1, 0))
 
 
 @pytest.mark.parametrize(

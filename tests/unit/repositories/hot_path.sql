@@ -71,13 +71,13 @@ FROM threads AS other
 WHERE other.user_id = threads.user_id AND other.archived_at IS NULL
 ORDER BY other.updated_at DESC, other.thread_id DESC
 LIMIT $4::INTEGER)))
-INSERT INTO states (thread_id, state_data, meta, patch, base_id) SELECT locked.thread_id, CAST(convert_from("new".state_data, $5::VARCHAR) AS JSONB) AS convert_from_1, "new".meta, CAST(convert_from("new".patch, $6::VARCHAR) AS JSONB) AS convert_from_3, "new".base_id
+INSERT INTO states (thread_id, state_data, meta, mark, patch, base_id) SELECT locked.thread_id, CAST(convert_from("new".state_data, $5::VARCHAR) AS JSONB) AS convert_from_1, "new".meta, "new".mark, CAST(convert_from("new".patch, $6::VARCHAR) AS JSONB) AS convert_from_3, "new".base_id
 FROM locked
-JOIN (SELECT $1::VARCHAR AS thread_id, $2::VARCHAR AS owner, $7::BYTEA AS state_data, $8::JSONB AS meta, $9::BYTEA AS patch, $10::BIGINT AS base_id, $11::VARCHAR AS base_mark, $12::TIMESTAMP WITH TIME ZONE AS base_created_at, 1 AS ordinal) AS "new" ON locked.thread_id = "new".thread_id AND locked.user_id = "new".owner
-LEFT OUTER JOIN states AS base ON base.thread_id = "new".thread_id AND base.state_id = "new".base_id AND base.created_at = "new".base_created_at AND base.xmin::text || base.ctid::text = "new".base_mark
+JOIN (SELECT $1::VARCHAR AS thread_id, $2::VARCHAR AS owner, $7::BYTEA AS state_data, $8::JSONB AS meta, $9::BIGINT AS mark, $10::BYTEA AS patch, $11::BIGINT AS base_id, $12::BIGINT AS base_mark, 1 AS ordinal) AS "new" ON locked.thread_id = "new".thread_id AND locked.user_id = "new".owner
+LEFT OUTER JOIN states AS base ON base.thread_id = "new".thread_id AND base.state_id = "new".base_id AND base.mark = "new".base_mark
 WHERE "new".base_id IS NULL OR base.state_id IS NOT NULL
 ORDER BY "new".ordinal
-RETURNING states.thread_id, states.state_id, states.created_at, states.updated_at, xmin::text || ctid::text AS mark, width_bucket(0, 0, 1, CAST((states.state_id > (SELECT max(earlier.state_id) AS max_1
+RETURNING states.thread_id, states.state_id, states.created_at, states.updated_at, states.mark, width_bucket(0, 0, 1, CAST((states.state_id > (SELECT max(earlier.state_id) AS max_1
 FROM states AS earlier
 WHERE earlier.thread_id = states.thread_id)) IS NOT false AS INTEGER)) AS is_latest, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
 
@@ -94,11 +94,11 @@ FROM threads AS other
 WHERE other.user_id = threads.user_id AND other.archived_at IS NULL
 ORDER BY other.updated_at DESC, other.thread_id DESC
 LIMIT $4::INTEGER)))
-INSERT INTO states (thread_id, state_data, meta) SELECT locked.thread_id, CAST(convert_from("new".state_data, $5::VARCHAR) AS JSONB) AS convert_from_1, "new".meta
+INSERT INTO states (thread_id, state_data, meta, mark) SELECT locked.thread_id, CAST(convert_from("new".state_data, $5::VARCHAR) AS JSONB) AS convert_from_1, "new".meta, "new".mark
 FROM locked
-JOIN (SELECT $1::VARCHAR AS thread_id, $2::VARCHAR AS owner, $6::BYTEA AS state_data, $7::JSONB AS meta, 1 AS ordinal) AS "new" ON locked.thread_id = "new".thread_id AND locked.user_id = "new".owner
+JOIN (SELECT $1::VARCHAR AS thread_id, $2::VARCHAR AS owner, $6::BYTEA AS state_data, $7::JSONB AS meta, $8::BIGINT AS mark, 1 AS ordinal) AS "new" ON locked.thread_id = "new".thread_id AND locked.user_id = "new".owner
 ORDER BY "new".ordinal
-RETURNING states.thread_id, states.state_id, states.created_at, states.updated_at, xmin::text || ctid::text AS mark, width_bucket(0, 0, 1, CAST((states.state_id > (SELECT max(earlier.state_id) AS max_1
+RETURNING states.thread_id, states.state_id, states.created_at, states.updated_at, states.mark, width_bucket(0, 0, 1, CAST((states.state_id > (SELECT max(earlier.state_id) AS max_1
 FROM states AS earlier
 WHERE earlier.thread_id = states.thread_id)) IS NOT false AS INTEGER)) AS is_latest, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
 
@@ -159,13 +159,13 @@ FROM threads AS other
 WHERE other.user_id = threads.user_id AND other.archived_at IS NULL
 ORDER BY other.updated_at DESC, other.thread_id DESC
 LIMIT $4::INTEGER)))
-INSERT INTO states (thread_id, state_data, meta, patch, base_id) SELECT locked.thread_id, CAST(convert_from("new".state_data, $5::VARCHAR) AS JSONB) AS convert_from_1, "new".meta, CAST(convert_from("new".patch, $6::VARCHAR) AS JSONB) AS convert_from_3, "new".base_id
+INSERT INTO states (thread_id, state_data, meta, mark, patch, base_id) SELECT locked.thread_id, CAST(convert_from("new".state_data, $5::VARCHAR) AS JSONB) AS convert_from_1, "new".meta, "new".mark, CAST(convert_from("new".patch, $6::VARCHAR) AS JSONB) AS convert_from_3, "new".base_id
 FROM locked
-JOIN unnest($1::TEXT[], $2::TEXT[], $7::BYTEA[], $8::JSONB[], $9::BYTEA[], $10::BIGINT[], $11::TEXT[], $12::TIMESTAMP WITH TIME ZONE[]) WITH ORDINALITY AS "new"(thread_id, owner, state_data, meta, patch, base_id, base_mark, base_created_at, ordinal) ON locked.thread_id = "new".thread_id AND locked.user_id = "new".owner
-LEFT OUTER JOIN states AS base ON base.thread_id = "new".thread_id AND base.state_id = "new".base_id AND base.created_at = "new".base_created_at AND base.xmin::text || base.ctid::text = "new".base_mark
+JOIN unnest($1::TEXT[], $2::TEXT[], $7::BYTEA[], $8::JSONB[], $9::BIGINT[], $10::BYTEA[], $11::BIGINT[], $12::BIGINT[]) WITH ORDINALITY AS "new"(thread_id, owner, state_data, meta, mark, patch, base_id, base_mark, ordinal) ON locked.thread_id = "new".thread_id AND locked.user_id = "new".owner
+LEFT OUTER JOIN states AS base ON base.thread_id = "new".thread_id AND base.state_id = "new".base_id AND base.mark = "new".base_mark
 WHERE "new".base_id IS NULL OR base.state_id IS NOT NULL
 ORDER BY "new".ordinal
-RETURNING states.thread_id, states.state_id, states.created_at, states.updated_at, xmin::text || ctid::text AS mark, width_bucket(0, 0, 1, CAST((states.state_id > (SELECT max(earlier.state_id) AS max_1
+RETURNING states.thread_id, states.state_id, states.created_at, states.updated_at, states.mark, width_bucket(0, 0, 1, CAST((states.state_id > (SELECT max(earlier.state_id) AS max_1
 FROM states AS earlier
 WHERE earlier.thread_id = states.thread_id)) IS NOT false AS INTEGER)) AS is_latest, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
 
@@ -182,11 +182,11 @@ FROM threads AS other
 WHERE other.user_id = threads.user_id AND other.archived_at IS NULL
 ORDER BY other.updated_at DESC, other.thread_id DESC
 LIMIT $4::INTEGER)))
-INSERT INTO states (thread_id, state_data, meta) SELECT locked.thread_id, CAST(convert_from("new".state_data, $5::VARCHAR) AS JSONB) AS convert_from_1, "new".meta
+INSERT INTO states (thread_id, state_data, meta, mark) SELECT locked.thread_id, CAST(convert_from("new".state_data, $5::VARCHAR) AS JSONB) AS convert_from_1, "new".meta, "new".mark
 FROM locked
-JOIN unnest($1::TEXT[], $2::TEXT[], $6::BYTEA[], $7::JSONB[]) WITH ORDINALITY AS "new"(thread_id, owner, state_data, meta, ordinal) ON locked.thread_id = "new".thread_id AND locked.user_id = "new".owner
+JOIN unnest($1::TEXT[], $2::TEXT[], $6::BYTEA[], $7::JSONB[], $8::BIGINT[]) WITH ORDINALITY AS "new"(thread_id, owner, state_data, meta, mark, ordinal) ON locked.thread_id = "new".thread_id AND locked.user_id = "new".owner
 ORDER BY "new".ordinal
-RETURNING states.thread_id, states.state_id, states.created_at, states.updated_at, xmin::text || ctid::text AS mark, width_bucket(0, 0, 1, CAST((states.state_id > (SELECT max(earlier.state_id) AS max_1
+RETURNING states.thread_id, states.state_id, states.created_at, states.updated_at, states.mark, width_bucket(0, 0, 1, CAST((states.state_id > (SELECT max(earlier.state_id) AS max_1
 FROM states AS earlier
 WHERE earlier.thread_id = states.thread_id)) IS NOT false AS INTEGER)) AS is_latest, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
 
@@ -247,26 +247,62 @@ ORDER BY messages.seq DESC
 LIMIT $5::INTEGER;
 
 -- latest state
-SELECT states.thread_id, states.state_id, convert_to(CAST(states.state_data AS TEXT), $1::VARCHAR) AS state_data, states.base_id, states.stream_id, CAST(states.meta AS TEXT) AS meta, CASE WHEN (states.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE states.created_at END AS created_at, CASE WHEN (states.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE states.updated_at END AS updated_at
+SELECT states.thread_id, states.state_id, convert_to(CAST(states.state_data AS TEXT), $1::VARCHAR) AS state_data, states.base_id, states.stream_id, CAST(states.meta AS TEXT) AS meta, CASE WHEN (states.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE states.created_at END AS created_at, CASE WHEN (states.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE states.updated_at END AS updated_at, CASE WHEN (states.base_id IS NOT NULL) THEN (WITH RECURSIVE chain(state_id, base_id) AS
+(SELECT states.state_id AS state_id, states.base_id AS base_id UNION ALL SELECT base.state_id AS state_id, base.base_id AS base_id
+FROM states AS base, chain
+WHERE base.thread_id = states.thread_id AND base.state_id = chain.base_id)
+SELECT array_agg(convert_to(CAST(coalesce(link.patch, link.state_data) AS TEXT), $2::VARCHAR)
+ORDER BY link.state_id) AS array_agg_1
+FROM states AS link, chain
+WHERE link.thread_id = states.thread_id AND link.state_id = chain.state_id) END AS links
 FROM states
 JOIN threads ON threads.thread_id = states.thread_id
-WHERE states.thread_id = $2::VARCHAR AND threads.user_id = $3::VARCHAR
+WHERE states.thread_id = $3::VARCHAR AND threads.user_id = $4::VARCHAR
 ORDER BY states.state_id DESC
 LIMIT 1;
 
 -- latest state, for administration
-SELECT states.thread_id, states.state_id, convert_to(CAST(states.state_data AS TEXT), $1::VARCHAR) AS state_data, states.base_id, states.stream_id, CAST(states.meta AS TEXT) AS meta, CASE WHEN (states.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE states.created_at END AS created_at, CASE WHEN (states.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE states.updated_at END AS updated_at
+SELECT states.thread_id, states.state_id, convert_to(CAST(states.state_data AS TEXT), $1::VARCHAR) AS state_data, states.base_id, states.stream_id, CAST(states.meta AS TEXT) AS meta, CASE WHEN (states.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE states.created_at END AS created_at, CASE WHEN (states.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE states.updated_at END AS updated_at, CASE WHEN (states.base_id IS NOT NULL) THEN (WITH RECURSIVE chain(state_id, base_id) AS
+(SELECT states.state_id AS state_id, states.base_id AS base_id UNION ALL SELECT base.state_id AS state_id, base.base_id AS base_id
+FROM states AS base, chain
+WHERE base.thread_id = states.thread_id AND base.state_id = chain.base_id)
+SELECT array_agg(convert_to(CAST(coalesce(link.patch, link.state_data) AS TEXT), $2::VARCHAR)
+ORDER BY link.state_id) AS array_agg_1
+FROM states AS link, chain
+WHERE link.thread_id = states.thread_id AND link.state_id = chain.state_id) END AS links
 FROM states
 JOIN threads ON threads.thread_id = states.thread_id
-WHERE states.thread_id = $2::VARCHAR
+WHERE states.thread_id = $3::VARCHAR
+ORDER BY states.state_id DESC
+LIMIT 1;
+
+-- latest state, but for what the reader has
+SELECT states.thread_id, states.state_id, CASE WHEN ((states.state_id = $1::BIGINT AND states.mark = $2::BIGINT) IS NOT true) THEN convert_to(CAST(states.state_data AS TEXT), $3::VARCHAR) END AS state_data, states.base_id, states.stream_id, CAST(states.meta AS TEXT) AS meta, CASE WHEN (states.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE states.created_at END AS created_at, CASE WHEN (states.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE states.updated_at END AS updated_at, CASE WHEN ((states.state_id = $1::BIGINT AND states.mark = $2::BIGINT) IS NOT true) THEN CASE WHEN (states.base_id IS NOT NULL) THEN (WITH RECURSIVE chain(state_id, base_id) AS
+(SELECT states.state_id AS state_id, states.base_id AS base_id UNION ALL SELECT base.state_id AS state_id, base.base_id AS base_id
+FROM states AS base, chain
+WHERE base.thread_id = states.thread_id AND base.state_id = chain.base_id)
+SELECT array_agg(convert_to(CAST(coalesce(link.patch, link.state_data) AS TEXT), $4::VARCHAR)
+ORDER BY link.state_id) AS array_agg_1
+FROM states AS link, chain
+WHERE link.thread_id = states.thread_id AND link.state_id = chain.state_id) END END AS links, states.state_id = $1::BIGINT AND states.mark = $2::BIGINT AS is_known
+FROM states
+JOIN threads ON threads.thread_id = states.thread_id
+WHERE states.thread_id = $5::VARCHAR AND threads.user_id = $6::VARCHAR
 ORDER BY states.state_id DESC
 LIMIT 1;
 
 -- latest states of several callers
-SELECT wanted.ordinal, latest.thread_id, latest.state_id, latest.state_data, latest.base_id, latest.stream_id, CAST(latest.meta AS TEXT) AS meta, latest.created_at, latest.updated_at
+SELECT wanted.ordinal, latest.thread_id, latest.state_id, latest.state_data, latest.base_id, latest.stream_id, CAST(latest.meta AS TEXT) AS meta, latest.created_at, latest.updated_at, latest.links
 FROM unnest($1::TEXT[], $2::TEXT[]) WITH ORDINALITY AS wanted(thread_id, owner, ordinal)
 JOIN threads ON threads.thread_id = wanted.thread_id AND threads.user_id = wanted.owner
-JOIN LATERAL (SELECT states.thread_id AS thread_id, states.state_id AS state_id, convert_to(CAST(states.state_data AS TEXT), $3::VARCHAR) AS state_data, states.base_id AS base_id, states.stream_id AS stream_id, states.meta AS meta, CASE WHEN (states.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE states.created_at END AS created_at, CASE WHEN (states.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE states.updated_at END AS updated_at
+JOIN LATERAL (SELECT states.thread_id AS thread_id, states.state_id AS state_id, convert_to(CAST(states.state_data AS TEXT), $3::VARCHAR) AS state_data, states.base_id AS base_id, states.stream_id AS stream_id, states.meta AS meta, CASE WHEN (states.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE states.created_at END AS created_at, CASE WHEN (states.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE states.updated_at END AS updated_at, CASE WHEN (states.base_id IS NOT NULL) THEN (WITH RECURSIVE chain(state_id, base_id) AS
+(SELECT states.state_id AS state_id, states.base_id AS base_id UNION ALL SELECT base.state_id AS state_id, base.base_id AS base_id
+FROM states AS base, chain
+WHERE base.thread_id = states.thread_id AND base.state_id = chain.base_id)
+SELECT array_agg(convert_to(CAST(coalesce(link.patch, link.state_data) AS TEXT), $4::VARCHAR)
+ORDER BY link.state_id) AS array_agg_1
+FROM states AS link, chain
+WHERE link.thread_id = states.thread_id AND link.state_id = chain.state_id) END AS links
 FROM states
 WHERE states.thread_id = wanted.thread_id
 ORDER BY states.state_id DESC
@@ -278,6 +314,31 @@ FROM states
 JOIN threads ON threads.thread_id = states.thread_id
 LEFT OUTER JOIN state_chunks ON state_chunks.stream_id = states.stream_id AND state_chunks.place = $1::INTEGER
 WHERE states.thread_id = $2::VARCHAR AND states.state_id = $3::BIGINT AND threads.user_id = $4::VARCHAR;
+
+-- latest states, but for what the reader has
+SELECT wanted.ordinal, latest.thread_id, latest.state_id, latest.state_data, latest.base_id, latest.stream_id, CAST(latest.meta AS TEXT) AS meta, latest.created_at, latest.updated_at, latest.links, latest.is_known
+FROM unnest($1::TEXT[], $2::TEXT[], $3::BIGINT[], $4::BIGINT[]) WITH ORDINALITY AS wanted(thread_id, owner, known_version, known_mark, ordinal)
+JOIN threads ON threads.thread_id = wanted.thread_id AND threads.user_id = wanted.owner
+JOIN LATERAL (SELECT states.thread_id AS thread_id, states.state_id AS state_id, CASE WHEN ((states.state_id = wanted.known_version AND states.mark = wanted.known_mark) IS NOT true) THEN convert_to(CAST(states.state_data AS TEXT), $5::VARCHAR) END AS state_data, states.base_id AS base_id, states.stream_id AS stream_id, states.meta AS meta, CASE WHEN (states.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE states.created_at END AS created_at, CASE WHEN (states.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE states.updated_at END AS updated_at, CASE WHEN ((states.state_id = wanted.known_version AND states.mark = wanted.known_mark) IS NOT true) THEN CASE WHEN (states.base_id IS NOT NULL) THEN (WITH RECURSIVE chain(state_id, base_id) AS
+(SELECT states.state_id AS state_id, states.base_id AS base_id UNION ALL SELECT base.state_id AS state_id, base.base_id AS base_id
+FROM states AS base, chain
+WHERE base.thread_id = states.thread_id AND base.state_id = chain.base_id)
+SELECT array_agg(convert_to(CAST(coalesce(link.patch, link.state_data) AS TEXT), $6::VARCHAR)
+ORDER BY link.state_id) AS array_agg_1
+FROM states AS link, chain
+WHERE link.thread_id = states.thread_id AND link.state_id = chain.state_id) END END AS links, states.state_id = wanted.known_version AND states.mark = wanted.known_mark AS is_known
+FROM states
+WHERE states.thread_id = wanted.thread_id
+ORDER BY states.state_id DESC
+LIMIT 1) AS latest ON true;
+
+-- states by their marks, after a lost reply
+SELECT wanted.thread_id, states.state_id, states.created_at, states.updated_at, states.mark, coalesce(threads.states_deleted_at BETWEEN now() - make_interval($1::INTEGER, $2::INTEGER, $3::INTEGER, $4::INTEGER, $5::INTEGER, $6::INTEGER, $7::FLOAT + $8::INTEGER) AND now(), false) AND NOT (EXISTS (SELECT older.state_id
+FROM states AS older
+WHERE older.thread_id = wanted.thread_id AND older.state_id <= wanted.after)) AS may_be_deleted, pg_is_in_recovery() AS in_recovery
+FROM unnest($9::TEXT[], $10::BIGINT[], $11::BIGINT[]) AS wanted(thread_id, mark, after)
+LEFT OUTER JOIN threads ON threads.thread_id = wanted.thread_id
+LEFT OUTER JOIN states ON states.thread_id = wanted.thread_id AND states.mark = wanted.mark;
 
 -- versions on which changes rest
 WITH RECURSIVE chain(thread_id, state_id, base_id) AS
@@ -347,7 +408,11 @@ WHERE state_versions.thread_id = states.thread_id AND state_versions.state_id = 
 FROM doomed
 WHERE states.thread_id = doomed.thread_id AND states.base_id = doomed.state_id AND NOT (EXISTS (SELECT also.state_id
 FROM doomed AS also
-WHERE also.thread_id = states.thread_id AND also.state_id = states.state_id)))
+WHERE also.thread_id = states.thread_id AND also.state_id = states.state_id))),
+noted AS
+(UPDATE threads SET states_deleted_at=clock_timestamp()
+WHERE threads.thread_id IN (SELECT also.thread_id
+FROM doomed AS also))
 DELETE
 FROM states USING doomed
 WHERE states.thread_id = doomed.thread_id AND states.state_id = doomed.state_id
@@ -369,7 +434,11 @@ WHERE state_versions.thread_id = states.thread_id AND state_versions.state_id = 
 FROM doomed
 WHERE states.thread_id = doomed.thread_id AND states.base_id = doomed.state_id AND NOT (EXISTS (SELECT also.state_id
 FROM doomed AS also
-WHERE also.thread_id = states.thread_id AND also.state_id = states.state_id)))
+WHERE also.thread_id = states.thread_id AND also.state_id = states.state_id))),
+noted AS
+(UPDATE threads SET states_deleted_at=clock_timestamp()
+WHERE threads.thread_id IN (SELECT also.thread_id
+FROM doomed AS also))
 DELETE
 FROM states USING doomed
 WHERE states.thread_id = doomed.thread_id AND states.state_id = doomed.state_id

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Generic
 
 from agent_persistence.encoding.exact_json import EncodedJSON, encode_json
@@ -20,6 +21,10 @@ from agent_persistence.sessions.scope import Scope, StoreOptions
 
 _ROW: Final = 200  # bytes that reading a row costs beside its contents
 _MOST_READ: Final = 4  # times the size of the state
+
+
+def _new_mark() -> int:
+    return int.from_bytes(os.urandom(8), signed=True)
 
 
 @frozen
@@ -44,6 +49,8 @@ class PreparedState(Generic[IdT]):
         change: the change that is stored; ``None`` for a state that is stored whole.
         origin: sizes of the versions that a reader of this state must read.
         whole_data: the encoded state, if it was needed so far.
+        mark: a random number by which its row is found if the reply to the INSERT is lost.
+        after: a version that was there before the INSERT was sent; 0 if none is known.
     """
 
     thread_id: IdT
@@ -55,6 +62,8 @@ class PreparedState(Generic[IdT]):
     change: Change | None
     origin: Origin
     whole_data: EncodedJSON | None
+    mark: int = field(default_factory=_new_mark)
+    after: int = 0
 
     @property
     def encoded_data(self) -> EncodedJSON:
@@ -91,7 +100,7 @@ class PreparedState(Generic[IdT]):
         if self.snapshot is None:
             recent.forget(self.thread_id)
         else:
-            recent.put(self.thread_id, RecentState(row.state_id, row.mark, row.created_at, self.snapshot, self.origin))
+            recent.put(self.thread_id, RecentState(row.state_id, self.mark, self.snapshot, self.origin))
 
 
 def prepare_state(
@@ -151,6 +160,7 @@ def columns_of_states(states: Sequence[PreparedState[Any]], *, changes: bool, on
         "owners": [None if state.owner is ANY_USER else state.owner for state in states],
         "state_data": [None if state.change else state.encoded_data.utf8 for state in states],
         "meta": [state.encoded_meta for state in states],
+        "mark": [state.mark for state in states],
     }
     if changes:
         bases = [state.change.base if state.change else None for state in states]
@@ -158,6 +168,5 @@ def columns_of_states(states: Sequence[PreparedState[Any]], *, changes: bool, on
             "patch": [state.change.patch.utf8 if state.change else None for state in states],
             "base_id": [base and base.version for base in bases],
             "base_mark": [base and base.mark for base in bases],
-            "base_created_at": [base and base.created_at for base in bases],
         }
     return parameters_of(columns, one=one)

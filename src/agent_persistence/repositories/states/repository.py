@@ -19,12 +19,13 @@ from agent_persistence.errors import (
 )
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.records import ANY_USER, Page, StateRecord, TouchedState
-from agent_persistence.repositories.locks import lock_thread
+from agent_persistence.repositories.locks import lock_thread, parameters_of
 from agent_persistence.repositories.states.prepared import PreparedState, columns_of_states, prepare_state
 from agent_persistence.repositories.states.retention import MAX_KEPT
-from agent_persistence.repositories.states.rows import readable_state, whole_states
+from agent_persistence.repositories.states.rows import latest_record, readable_state, whole_states
 from agent_persistence.repositories.states.statements import (
     delete_due,
+    known_states,
     latest_state,
     latest_version,
     lock_to_compare,
@@ -147,13 +148,12 @@ class StateRepository(Generic[IdT, UserIdT]):
             InvalidInputError: the id is not of the configured type.
             CorruptRowError: the stored state cannot be read.
         """
-        scope = self._scope
-        statement = latest_state(scope.models, of_any_user=scope.owner is ANY_USER)
-        while True:
-            rows = await scope.fetch(statement, thread_id=scope.thread_id(thread_id), owner=scope.owner)
-            found = await whole_states(scope.fetch, scope.models, rows)
-            if found != [None]:  # [None]: deleted between two statements, so another version is the latest
-                return readable_state(found[0]) if found else None
+        scope, thread_id = self._scope, self._scope.thread_id(thread_id)
+        known = scope.recent.get(thread_id)
+        statement = latest_state(scope.models, of_any_user=scope.owner is ANY_USER, knows=known is not None)
+        named = {} if known is None else parameters_of(known_states([known]), one=True)
+        rows = await scope.fetch(statement, thread_id=thread_id, owner=scope.owner, **named)
+        return readable_state(latest_record(rows[0], known)) if rows else None
 
     async def require(self, thread_id: IdT) -> StateRecord[IdT]:
         """Return a thread's latest state.

@@ -120,10 +120,9 @@ async def _due(
 async def _delete(scope: Scope[Any, Any], rows: Sequence[Any]) -> int:
     ids = literal([row.thread_id for row in rows], scope.models.id_types.id.array_type())
     versions = literal([row.state_id for row in rows], ARRAY(BigInteger))
-    states = scope.states
     named = unnest("named", thread_id=ids, state_id=versions)
     doomed = select(named.c.thread_id, named.c.state_id).cte("doomed")
-    return len((await scope.execute(delete_states(states, doomed))).all())
+    return len((await scope.execute(delete_states(scope.models, doomed))).all())
 
 
 def within(rows: Iterable[Any], most: int) -> Iterator[Any]:

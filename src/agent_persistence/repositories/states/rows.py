@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from agent_persistence.encoding.exact_json import decode_json
+from agent_persistence.encoding.recent_states import RecentState
 from agent_persistence.encoding.state_patches import patched
 from agent_persistence.errors import CorruptRowError
 from agent_persistence.models import Models
@@ -34,6 +35,18 @@ async def whole_states(fetch: Fetch, models: Models[Any, Any], rows: Sequence[An
     return [_whole(row, links) if row.base_id is not None else _record(row, row.state_data) for row in rows]
 
 
+def latest_record(row: Any, known: RecentState | None) -> StateRecord[Any] | CorruptRowError:
+    """Return the record of a row of ``latest_state``, or the error that explains why it cannot be read.
+
+    Args:
+        known: what the statement was told that this process has; its snapshot is decoded anew, as no two callers may
+            get the same object.
+    """
+    if known is not None and row.is_known:
+        return _record(row, known.snapshot.state())
+    return _record(row, row.state_data) if row.base_id is None else _folded(row, row.links)
+
+
 def readable_state(found: Read) -> StateRecord[Any] | None:
     """Return a record of ``whole_states``, or raise its error."""
     if isinstance(found, CorruptRowError):
@@ -45,12 +58,18 @@ def _whole(row: Any, links: Mapping[tuple[Any, int], Any]) -> Read:
     link = links.get((row.thread_id, row.state_id))
     if link is None:
         return None
-    patches: list[bytes] = []
+    parts: list[bytes] = []
+    while link is not None and link.base_id is not None:
+        parts.append(link.patch)
+        link = links.get((row.thread_id, link.base_id))
+    return _folded(row, [link and link.state_data, *reversed(parts)])
+
+
+def _folded(row: Any, links: Any) -> StateRecord[Any] | CorruptRowError:
+    """Return the record of a row that is a change, given the JSON of a whole version and of the changes since."""
     try:
-        while link.base_id is not None:
-            patches.append(link.patch)
-            link = links[row.thread_id, link.base_id]
-        data = patched(decode_json(link.state_data), map(decode_json, reversed(patches)))
+        whole, *patches = links
+        data = patched(decode_json(whole), map(decode_json, patches))
     except (ValueError, LookupError, TypeError):  # not written by this package
         return CorruptRowError("states", (row.thread_id, row.state_id), "patch")
     return _record(row, data)
