@@ -25,6 +25,7 @@ from agent_persistence.operations.state_reader import StateReader
 from agent_persistence.operations.unit_of_work import Repositories, UnitOfWork
 from agent_persistence.records import ANY_USER, AnyUser
 from agent_persistence.repositories import EntityRepository
+from agent_persistence.sessions.scope import Scope
 from agent_persistence.sessions.session_scope import SessionScope, TransactionScope
 
 T = TypeVar("T")
@@ -138,6 +139,12 @@ class Transactions(Generic[IdT, UserIdT]):
         scope = self.sessions.sharing(user_id, self._shared_reads)
         return await work(Repositories(scope, self.sessions.cache, self.state_reader))
 
+    async def read_in_scope(
+        self, work: Callable[[Scope[IdT, UserIdT]], Awaitable[T]], *, user_id: UserIdT | AnyUser
+    ) -> T:
+        """Run a read of this package on a scope, without a transaction around its statements."""
+        return await self._complete(partial(self._read_in_scope_once, work, user_id))
+
     async def read_entities(
         self, work: Callable[[EntityRepository[IdT, UserIdT]], Awaitable[T]], *, user_id: UserIdT | AnyUser
     ) -> T:
@@ -209,6 +216,15 @@ class Transactions(Generic[IdT, UserIdT]):
             return await work(Repositories(self.sessions.reading(user_id), self.sessions.cache, self.state_reader))
         async with self.sessions.single_read(user_id) as scope:
             return await work(self._unit_of_work(scope))
+
+    async def _read_in_scope_once(
+        self, work: Callable[[Scope[IdT, UserIdT]], Awaitable[T]], user_id: UserIdT | AnyUser
+    ) -> T:
+        await self.sessions.ready()
+        if self.sessions.groups:
+            return await work(self.sessions.reading(user_id))
+        async with self.sessions.single_read(user_id) as scope:
+            return await work(scope)
 
     async def _read_entities_once(
         self, work: Callable[[EntityRepository[IdT, UserIdT]], Awaitable[T]], user_id: UserIdT | AnyUser

@@ -304,6 +304,13 @@ WHERE states.thread_id = wanted.thread_id
 ORDER BY states.state_id DESC
 LIMIT 1) AS latest ON true;
 
+-- chunk of a streamed state
+SELECT state_chunks.data
+FROM states
+JOIN threads ON threads.thread_id = states.thread_id
+LEFT OUTER JOIN state_chunks ON state_chunks.stream_id = states.stream_id AND state_chunks.place = $1::INTEGER
+WHERE states.thread_id = $2::VARCHAR AND states.state_id = $3::BIGINT AND threads.user_id = $4::VARCHAR;
+
 -- states by their marks, after a lost reply
 SELECT wanted.thread_id, states.state_id, states.created_at, states.updated_at, states.mark, coalesce(threads.states_deleted_at BETWEEN now() - make_interval($1::INTEGER, $2::INTEGER, $3::INTEGER, $4::INTEGER, $5::INTEGER, $6::INTEGER, $7::FLOAT + $8::INTEGER) AND now(), false) AND NOT (EXISTS (SELECT older.state_id
 FROM states AS older
