@@ -188,6 +188,10 @@ class Tenants:
         yield trips
         for name, listener in listeners.items():
             event.remove(engine, name, listener)
+        # Around the statement that was not noted; on pinned connections nothing is sent for these two.
+        for place in reversed(range(len(trips) - 1)):
+            if trips[place : place + 2] == ["BEGIN", "ROLLBACK"]:
+                del trips[place : place + 2]
 
 
 @asynccontextmanager
