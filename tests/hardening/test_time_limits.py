@@ -37,8 +37,8 @@ LARGE = [{"role": "user", "content": "x" * 20_000}] * 1_000
 
 
 def is_a_write(sent: bytes) -> bool:
-    """Whether a request commits: a COMMIT, or the INSERT of a message that commits by itself."""
-    return is_commit(sent) or b"INSERT INTO messages" in sent
+    """Whether a request commits: a COMMIT, or an INSERT that commits by itself."""
+    return is_commit(sent) or b"INSERT INTO messages" in sent or b"INSERT INTO states" in sent
 
 
 @pytest_asyncio.fixture

@@ -67,19 +67,26 @@ def decode_state(value: bytes, thread_id: Any, user_id: Any) -> StateRecord[Any]
     """
     try:
         version = version_of(value)
-        header, _, body = value[HEAD_BYTES:].partition(b"\n")
-        envelope = orjson.loads(header)
+        end = value.index(b"\n")
+        envelope = orjson.loads(value[HEAD_BYTES:end])
+        body = memoryview(value)[end + 1 :]  # of a large value, no copy
         _check(envelope, thread_id, user_id, body)
         if version == 0:
             return None
-        data, meta = map(orjson.loads if envelope.get("plain") else decode_json, body.split(b"\n"))
+        # Exact JSON has no line ends.
+        data, meta = body[: value.rindex(b"\n") - end - 1], value[value.rindex(b"\n") + 1 :]
+        load = orjson.loads if envelope.get("plain") else _decode
         created_at, updated_at = map(datetime.fromisoformat, envelope["times"])
-        return StateRecord(thread_id, version, data, meta, created_at, updated_at)
+        return StateRecord(thread_id, version, load(data), load(meta), created_at, updated_at)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UnreadableValueError from error
 
 
-def _check(envelope: dict[str, Any], thread_id: Any, user_id: Any, body: bytes) -> None:
+def _decode(json: bytes | memoryview) -> Any:
+    return decode_json(bytes(json))
+
+
+def _check(envelope: dict[str, Any], thread_id: Any, user_id: Any, body: memoryview) -> None:
     # The key alone is not trusted: another program can copy a value to the key of another user.
     is_ours = envelope["format"] == FORMAT and envelope["length"] == len(body)
     is_theirs = envelope["thread"] == str(thread_id) and envelope["owner"] == str(user_id)

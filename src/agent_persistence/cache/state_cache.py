@@ -98,8 +98,10 @@ class StateCache:
         self._ttl_ms = ttl_seconds * 1000
         self.is_named = False
         self.counts = CacheCounts()
-        self._reads = Batcher(self._read_together)
+        # On one connection. If a GET is cut short it costs that connection, which the pool replaces.
+        self._reads = Batcher(self._read_together, one_at_a_time=True)
         self._usual_size = 0
+        self._answered = 0.0
         self.loads: SingleFlight[StateRecord[Any] | None] = SingleFlight()
 
     @property
@@ -240,8 +242,11 @@ class StateCache:
         """Read the keys of several callers by one command, within the earliest of their deadlines."""
         if not self.is_named:
             raise CacheUnavailableError
-        keys, deadline = [key for keys, _ in batch.items for key in keys], min(deadline for _, deadline in batch.items)
+        keys = [key for keys, _ in batch.items for key in keys]
+        # What waited while Redis answered others has waited for this process: its time counts from that answer on.
+        deadline = max(self._answered, min(deadline for _, deadline in batch.items))
         found = await self._guard.call(partial(self._register.held, keys), deadline, callers=len(batch.items))
+        self._answered = self._guard.budget()
         # Large values are read a few at a time, because all must arrive within the time limit of one call. The estimate
         # falls by at most a tenth a batch, so that a single small value does not undo it.
         self._usual_size = max(*(len(held or b"") for held in found), int(self._usual_size * FORGETTING))

@@ -71,12 +71,15 @@ class Affinity:
             WrongLoopError: this is another event loop.
         """
         # On every operation, so it must be cheap: attributes are compared, and nothing is asked of the system.
-        self.check_open()
         loop = asyncio.get_running_loop()
-        if self._pid is None:
-            self._pid, self._loop = _Process.id, loop
-        if self._loop is not loop:
+        if self._loop is not loop or self._pid != _Process.id or self._closed:
+            self._bind_or_refuse(loop)
+
+    def _bind_or_refuse(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.check_open()
+        if self._pid is not None:
             raise WrongLoopError
+        self._pid, self._loop = _Process.id, loop
 
     def check_process(self) -> None:
         """Raise in a child of the process of the first use.

@@ -8,7 +8,6 @@ from typing import Any, Generic
 
 from agent_persistence.concurrency.batching import ALONE, Alone, Batcher
 from agent_persistence.ids import IdT, UserIdT
-from agent_persistence.operations.cached_states import CachedStates
 from agent_persistence.operations.graph_calls import GraphCalls
 from agent_persistence.operations.group_commit import GroupCommit, doubtful
 from agent_persistence.operations.group_writes import (
@@ -27,6 +26,7 @@ from agent_persistence.repositories.messages.prepared import PreparedAppend, pre
 from agent_persistence.repositories.states.prepared import PreparedState, prepare_state
 from agent_persistence.repositories.states.repository import StateRepository, save_state
 from agent_persistence.sessions.scope import Scope
+from agent_persistence.validation import check_version
 
 
 class BatchedCalls(Generic[IdT, UserIdT]):
@@ -70,11 +70,17 @@ class BatchedCalls(Generic[IdT, UserIdT]):
         if not self._sessions.groups or user_id is ANY_USER:
             read = partial(_latest_state, thread_id=thread_id, fresh=fresh, min_version=min_version)
             return await self._transactions.read(read, user_id=user_id)
-        # No task around it: a cache hit costs less than a task would, and the reads below run in tasks.
-        await self._sessions.ready()
-        reader = self._transactions.state_reader
-        states = CachedStates(self._sessions.reading(user_id), self._sessions.cache, reader)
-        return await states.get(thread_id, fresh=fresh, min_version=min_version)
+        sessions, reader = self._sessions, self._transactions.state_reader
+        await sessions.ready()
+        # No task around it, and no repository: a cache hit costs less than they do, and the reads below run in tasks.
+        ids, cache = sessions.models.id_types, sessions.cache
+        thread_id, owner = ids.id.validate(thread_id, "thread_id"), ids.user.validate(user_id, "user_id")
+        wanted = 0 if min_version is None else check_version(min_version, "min_version")
+        if fresh or cache is None:
+            return await reader.latest(thread_id, owner)
+        state = await reader.through_cache(cache, thread_id, owner)
+        # See CachedStates.get.
+        return state if (state.version if state else 0) >= wanted else await reader.latest(thread_id, owner)
 
     async def put_state(
         self,

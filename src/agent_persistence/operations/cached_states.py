@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from functools import partial
 from typing import Generic
 
 from typing_extensions import override
 
-from agent_persistence.cache.state_cache import Hit, Miss, StateCache
+from agent_persistence.cache.state_cache import StateCache
 from agent_persistence.errors import StateNotFoundError
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.operations.state_reader import StateReader
@@ -54,7 +53,9 @@ class CachedStates(StreamedStates[IdT, UserIdT], Generic[IdT, UserIdT]):
         reads_table = fresh or self._scope.may_be_elsewhere or self._scope.has_touched(thread_id)
         if cache is None or owner is ANY_USER or reads_table:
             return await self._from_table(thread_id)
-        state = await self._from_cache(cache, thread_id, owner)
+        # A read in an open transaction holds a connection, and leaves filling to others.
+        otherwise = partial(self._from_table, thread_id) if self._scope.has_snapshot else None
+        state = await self._reader.through_cache(cache, thread_id, owner, otherwise)
         # A caller that has seen a version must not get an older one, even if Redis lost what it had acknowledged.
         return state if (state.version if state else 0) >= wanted else await self._from_table(thread_id)
 
@@ -70,41 +71,8 @@ class CachedStates(StreamedStates[IdT, UserIdT], Generic[IdT, UserIdT]):
             raise StateNotFoundError(thread_id)
         return state
 
-    async def _from_cache(self, cache: StateCache, thread_id: IdT, owner: UserIdT) -> StateRecord[IdT] | None:
-        loads, key, made_at = cache.loads, (thread_id, owner), time.monotonic()
-        ticket = loads.register(key)  # before the look-up: a load that starts during it is recent enough to share
-        try:
-            found = await cache.look(thread_id, owner)
-            if isinstance(found, Hit):
-                return found.state
-            if self._scope.has_snapshot:
-                # A fill must read a snapshot that is younger than its lease. The caller's open transaction may have an
-                # older one, and holds a connection: it reads there, and leaves filling to others.
-                return await self._from_table(thread_id)
-            # A load that waits for an earlier one starts later than its callers, and may take longer than they wait.
-            async with self._reader.within_limit(made_at):
-                return await loads.load(key, partial(self._load, cache, thread_id, owner, found), ticket=ticket)
-        finally:
-            loads.unregister(key)
-
     async def _from_table(self, thread_id: IdT) -> StateRecord[IdT] | None:
         owner = self._scope.owner
         if self._scope.in_unit_of_work or owner is ANY_USER:
             return await super().get(thread_id)
         return await self._reader.latest(thread_id, owner)
-
-    async def _load(
-        self, cache: StateCache, thread_id: IdT, owner: UserIdT, found: Miss, *, waited: bool
-    ) -> StateRecord[IdT] | None:
-        """Read the table for all callers of the load, and fill the cache; the lease comes before the snapshot."""
-        # After another load the cache is looked up again: that load has filled it.
-        known = await cache.look(thread_id, owner) if waited else found
-        if isinstance(known, Hit):
-            return known.state
-        # Before the read: a writer that commits after this point revokes the lease, so an older row can never fill the
-        # cache.
-        lease = await cache.lease(thread_id, owner) if known.absent else None
-        state = await self._reader.latest(thread_id, owner)
-        if lease is not None:
-            await cache.fill(thread_id, owner, lease, state)
-        return state

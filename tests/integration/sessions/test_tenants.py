@@ -171,14 +171,9 @@ class Tenants:
     def round_trips(self, store: Store) -> Iterator[list[str]]:
         """Collect what goes to PostgreSQL and to Redis, but what is asked once in the life of a connection."""
         trips: list[str] = []
-
-        def note(_connection: object, _cursor: object, sql: str, *_: object) -> None:
-            if "pg_stat_activity" not in sql:
-                trips.append(sql)
-
         engine, self.redis.sent = store.engine.sync_engine, trips
         listeners: dict[str, Any] = {
-            "before_cursor_execute": note,
+            "before_cursor_execute": lambda _connection, _cursor, sql, *_: trips.append(sql),
             "begin": lambda _: trips.append("BEGIN"),
             "commit": lambda _: trips.append("COMMIT"),
             "rollback": lambda _: trips.append("ROLLBACK"),
@@ -188,10 +183,8 @@ class Tenants:
         yield trips
         for name, listener in listeners.items():
             event.remove(engine, name, listener)
-        # Around the statement that was not noted; on pinned connections nothing is sent for these two.
-        for place in reversed(range(len(trips) - 1)):
-            if trips[place : place + 2] == ["BEGIN", "ROLLBACK"]:
-                del trips[place : place + 2]
+        for place in reversed([place for place, trip in enumerate(trips) if "pg_stat_activity" in trip]):
+            del trips[place - 1 : place + 2]  # with its BEGIN and ROLLBACK
 
 
 @asynccontextmanager

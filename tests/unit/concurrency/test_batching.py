@@ -339,3 +339,27 @@ async def test_an_item_waits_for_a_batch_no_longer_than_its_call_may_take() -> N
     assert [type(failure) for failure in failures] == [UnavailableError] * 2
     assert await asyncio.gather(*running, *in_time) == ["a1", "b1"]
     assert work.batches == [["a1"], ["b1"]]
+
+
+async def test_a_call_in_its_callers_task_is_followed_by_those_that_came_meanwhile_even_if_it_is_cancelled() -> None:
+    work = Work()
+    batcher = Batcher(work.together, one_at_a_time=True)
+    [lone] = await ask(batcher, "lone")
+    later = await ask(batcher, "a", "b", "c")
+    assert work.batches == [["lone"]]
+
+    lone.cancel()
+    await turns()
+    work.proceed.set()
+
+    assert await asyncio.gather(*later) == ["a", "b", "c"]
+    assert work.batches == [["lone"], ["a", "b", "c"]]
+    assert lone.cancelled()
+
+
+async def test_a_call_in_its_callers_task_raises_its_error() -> None:
+    work = Work(UnavailableError)
+    work.proceed.set()
+
+    with pytest.raises(UnavailableError, match="lone"):
+        await Batcher(work.together, one_at_a_time=True).submit("lone")

@@ -43,11 +43,14 @@ def hot_path() -> Iterator[tuple[str, CompiledStatement]]:
     yield "page of messages after a cursor", messages.page_of_messages(models, backwards=False)
     yield "page of messages before a cursor", messages.page_of_messages(models, backwards=True)
     yield "page of messages that contain a text", messages.page_of_messages(models, backwards=True, searches=True)
-    yield "latest state", states.latest_state(models, of_any_user=False)
-    yield "latest state, for administration", states.latest_state(models, of_any_user=True)
-    yield "latest state, but for what the reader has", states.latest_state(models, of_any_user=False, knows=True)
-    yield "latest states of several callers", states.latest_states(models)
-    yield "latest states, but for what the reader has", states.latest_states(models, knows=True)
+    yield "latest state", states.latest_state(models, of_any_user=False, knows=False)
+    yield "latest state, for administration", states.latest_state(models, of_any_user=True, knows=False)
+    yield (
+        "latest state and what it rests on, but for what the reader has",
+        states.latest_state(models, of_any_user=False, knows=True),
+    )
+    yield "latest states of several callers", states.latest_states(models, knows=False)
+    yield "latest states and what they rest on, but for what the readers have", states.latest_states(models, knows=True)
     yield "states by their marks, after a lost reply", states.saved_states(models)
     yield "versions on which changes rest", states.links_of_states(models)
     yield "lock a thread to compare versions", states.lock_to_compare(models, of_any_user=False)

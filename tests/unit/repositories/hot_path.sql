@@ -247,36 +247,22 @@ ORDER BY messages.seq DESC
 LIMIT $5::INTEGER;
 
 -- latest state
-SELECT states.thread_id, states.state_id, convert_to(CAST(states.state_data AS TEXT), $1::VARCHAR) AS state_data, states.base_id, states.stream_id, CAST(states.meta AS TEXT) AS meta, CASE WHEN (states.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE states.created_at END AS created_at, CASE WHEN (states.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE states.updated_at END AS updated_at, CASE WHEN (states.base_id IS NOT NULL) THEN (WITH RECURSIVE chain(state_id, base_id) AS
-(SELECT states.state_id AS state_id, states.base_id AS base_id UNION ALL SELECT base.state_id AS state_id, base.base_id AS base_id
-FROM states AS base, chain
-WHERE base.thread_id = states.thread_id AND base.state_id = chain.base_id)
-SELECT array_agg(convert_to(CAST(coalesce(link.patch, link.state_data) AS TEXT), $2::VARCHAR)
-ORDER BY link.state_id) AS array_agg_1
-FROM states AS link, chain
-WHERE link.thread_id = states.thread_id AND link.state_id = chain.state_id) END AS links
+SELECT states.thread_id, states.state_id, convert_to(CAST(states.state_data AS TEXT), $1::VARCHAR) AS state_data, states.base_id, states.stream_id, CAST(states.meta AS TEXT) AS meta, CASE WHEN (states.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE states.created_at END AS created_at, CASE WHEN (states.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE states.updated_at END AS updated_at
 FROM states
 JOIN threads ON threads.thread_id = states.thread_id
-WHERE states.thread_id = $3::VARCHAR AND threads.user_id = $4::VARCHAR
+WHERE states.thread_id = $2::VARCHAR AND threads.user_id = $3::VARCHAR
 ORDER BY states.state_id DESC
 LIMIT 1;
 
 -- latest state, for administration
-SELECT states.thread_id, states.state_id, convert_to(CAST(states.state_data AS TEXT), $1::VARCHAR) AS state_data, states.base_id, states.stream_id, CAST(states.meta AS TEXT) AS meta, CASE WHEN (states.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE states.created_at END AS created_at, CASE WHEN (states.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE states.updated_at END AS updated_at, CASE WHEN (states.base_id IS NOT NULL) THEN (WITH RECURSIVE chain(state_id, base_id) AS
-(SELECT states.state_id AS state_id, states.base_id AS base_id UNION ALL SELECT base.state_id AS state_id, base.base_id AS base_id
-FROM states AS base, chain
-WHERE base.thread_id = states.thread_id AND base.state_id = chain.base_id)
-SELECT array_agg(convert_to(CAST(coalesce(link.patch, link.state_data) AS TEXT), $2::VARCHAR)
-ORDER BY link.state_id) AS array_agg_1
-FROM states AS link, chain
-WHERE link.thread_id = states.thread_id AND link.state_id = chain.state_id) END AS links
+SELECT states.thread_id, states.state_id, convert_to(CAST(states.state_data AS TEXT), $1::VARCHAR) AS state_data, states.base_id, states.stream_id, CAST(states.meta AS TEXT) AS meta, CASE WHEN (states.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE states.created_at END AS created_at, CASE WHEN (states.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE states.updated_at END AS updated_at
 FROM states
 JOIN threads ON threads.thread_id = states.thread_id
-WHERE states.thread_id = $3::VARCHAR
+WHERE states.thread_id = $2::VARCHAR
 ORDER BY states.state_id DESC
 LIMIT 1;
 
--- latest state, but for what the reader has
+-- latest state and what it rests on, but for what the reader has
 SELECT states.thread_id, states.state_id, CASE WHEN ((states.state_id = $1::BIGINT AND states.mark = $2::BIGINT) IS NOT true) THEN convert_to(CAST(states.state_data AS TEXT), $3::VARCHAR) END AS state_data, states.base_id, states.stream_id, CAST(states.meta AS TEXT) AS meta, CASE WHEN (states.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE states.created_at END AS created_at, CASE WHEN (states.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE states.updated_at END AS updated_at, CASE WHEN ((states.state_id = $1::BIGINT AND states.mark = $2::BIGINT) IS NOT true) THEN CASE WHEN (states.base_id IS NOT NULL) THEN (WITH RECURSIVE chain(state_id, base_id) AS
 (SELECT states.state_id AS state_id, states.base_id AS base_id UNION ALL SELECT base.state_id AS state_id, base.base_id AS base_id
 FROM states AS base, chain
@@ -292,23 +278,16 @@ ORDER BY states.state_id DESC
 LIMIT 1;
 
 -- latest states of several callers
-SELECT wanted.ordinal, latest.thread_id, latest.state_id, latest.state_data, latest.base_id, latest.stream_id, CAST(latest.meta AS TEXT) AS meta, latest.created_at, latest.updated_at, latest.links
+SELECT wanted.ordinal, latest.thread_id, latest.state_id, latest.state_data, latest.base_id, latest.stream_id, CAST(latest.meta AS TEXT) AS meta, latest.created_at, latest.updated_at
 FROM unnest($1::TEXT[], $2::TEXT[]) WITH ORDINALITY AS wanted(thread_id, owner, ordinal)
 JOIN threads ON threads.thread_id = wanted.thread_id AND threads.user_id = wanted.owner
-JOIN LATERAL (SELECT states.thread_id AS thread_id, states.state_id AS state_id, convert_to(CAST(states.state_data AS TEXT), $3::VARCHAR) AS state_data, states.base_id AS base_id, states.stream_id AS stream_id, states.meta AS meta, CASE WHEN (states.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE states.created_at END AS created_at, CASE WHEN (states.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE states.updated_at END AS updated_at, CASE WHEN (states.base_id IS NOT NULL) THEN (WITH RECURSIVE chain(state_id, base_id) AS
-(SELECT states.state_id AS state_id, states.base_id AS base_id UNION ALL SELECT base.state_id AS state_id, base.base_id AS base_id
-FROM states AS base, chain
-WHERE base.thread_id = states.thread_id AND base.state_id = chain.base_id)
-SELECT array_agg(convert_to(CAST(coalesce(link.patch, link.state_data) AS TEXT), $4::VARCHAR)
-ORDER BY link.state_id) AS array_agg_1
-FROM states AS link, chain
-WHERE link.thread_id = states.thread_id AND link.state_id = chain.state_id) END AS links
+JOIN LATERAL (SELECT states.thread_id AS thread_id, states.state_id AS state_id, convert_to(CAST(states.state_data AS TEXT), $3::VARCHAR) AS state_data, states.base_id AS base_id, states.stream_id AS stream_id, states.meta AS meta, CASE WHEN (states.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE states.created_at END AS created_at, CASE WHEN (states.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE states.updated_at END AS updated_at
 FROM states
 WHERE states.thread_id = wanted.thread_id
 ORDER BY states.state_id DESC
 LIMIT 1) AS latest ON true;
 
--- latest states, but for what the reader has
+-- latest states and what they rest on, but for what the readers have
 SELECT wanted.ordinal, latest.thread_id, latest.state_id, latest.state_data, latest.base_id, latest.stream_id, CAST(latest.meta AS TEXT) AS meta, latest.created_at, latest.updated_at, latest.links, latest.is_known
 FROM unnest($1::TEXT[], $2::TEXT[], $3::BIGINT[], $4::BIGINT[]) WITH ORDINALITY AS wanted(thread_id, owner, known_version, known_mark, ordinal)
 JOIN threads ON threads.thread_id = wanted.thread_id AND threads.user_id = wanted.owner

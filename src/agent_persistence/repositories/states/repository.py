@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any, Final, Generic
@@ -10,6 +10,7 @@ from typing import Any, Final, Generic
 from sqlalchemy import select
 
 from agent_persistence.encoding.cursors import decode_cursor, encode_cursor
+from agent_persistence.encoding.recent_states import RecentState
 from agent_persistence.errors import (
     CorruptRowError,
     InvalidInputError,
@@ -22,7 +23,7 @@ from agent_persistence.records import ANY_USER, Page, StateRecord, TouchedState
 from agent_persistence.repositories.locks import lock_thread, parameters_of
 from agent_persistence.repositories.states.prepared import PreparedState, columns_of_states, prepare_state
 from agent_persistence.repositories.states.retention import MAX_KEPT
-from agent_persistence.repositories.states.rows import latest_record, readable_state, whole_states
+from agent_persistence.repositories.states.rows import lacks_contents, latest_record, readable_state, whole_states
 from agent_persistence.repositories.states.statements import (
     delete_due,
     known_states,
@@ -148,12 +149,18 @@ class StateRepository(Generic[IdT, UserIdT]):
             InvalidInputError: the id is not of the configured type.
             CorruptRowError: the stored state cannot be read.
         """
-        scope, thread_id = self._scope, self._scope.thread_id(thread_id)
-        known = scope.recent.get(thread_id)
-        statement = latest_state(scope.models, of_any_user=scope.owner is ANY_USER, knows=known is not None)
-        named = {} if known is None else parameters_of(known_states([known]), one=True)
-        rows = await scope.fetch(statement, thread_id=thread_id, owner=scope.owner, **named)
+        thread_id = self._scope.thread_id(thread_id)
+        known = self._scope.recent.get(thread_id)
+        rows = await self._latest(thread_id, known, knows=known is not None)
+        if rows and lacks_contents(rows[0], knows=known is not None):
+            rows = await self._latest(thread_id, None, knows=True)
         return readable_state(latest_record(rows[0], known)) if rows else None
+
+    async def _latest(self, thread_id: IdT, known: RecentState | None, *, knows: bool) -> Sequence[Any]:
+        scope = self._scope
+        statement = latest_state(scope.models, of_any_user=scope.owner is ANY_USER, knows=knows)
+        named = parameters_of(known_states([known]), one=True) if knows else {}
+        return await scope.fetch(statement, thread_id=thread_id, owner=scope.owner, **named)
 
     async def require(self, thread_id: IdT) -> StateRecord[IdT]:
         """Return a thread's latest state.

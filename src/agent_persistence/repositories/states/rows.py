@@ -35,6 +35,11 @@ async def whole_states(fetch: Fetch, models: Models[Any, Any], rows: Sequence[An
     return [_whole(row, links) if row.base_id is not None else _record(row, row.state_data) for row in rows]
 
 
+def lacks_contents(row: Any, *, knows: bool) -> bool:
+    """Whether a row of ``latest_state`` is a change, and what it rests on was not asked for."""
+    return row.base_id is not None and not knows
+
+
 def latest_record(row: Any, known: RecentState | None) -> StateRecord[Any] | CorruptRowError:
     """Return the record of a row of ``latest_state``, or the error that explains why it cannot be read.
 
