@@ -27,14 +27,16 @@ _LEAST_HALF: Final = 8  # items; fewer are not worth a second round trip
 
 
 class Alone(Enum):
-    """In place of an item's result: run this item without others."""
+    """In place of an item's result: run this item without others, or not yet."""
 
     ALONE = "not executed"
     IN_DOUBT = "may have been executed; the reply was lost"
+    LATER = "not executed; to run in another batch, after the items of its key that came before"
 
 
 ALONE: Final = Alone.ALONE
 IN_DOUBT: Final = Alone.IN_DOUBT
+LATER: Final = Alone.LATER
 
 
 @dataclass(slots=True, eq=False)
@@ -84,6 +86,8 @@ class Batcher(Generic[ItemT, ResultT]):
         retry_seconds: how long after its call an item may run again in another batch, if its batch was not executed.
             A batch gives up at the limit of its oldest call; the younger ones must not fail with it.
         call_seconds: how long after its call an item may wait for a batch; ``None`` if batches end soon by themselves.
+        turns: how many turns of the event loop a batch waits for those that were answered by the one before: they may
+            have more to submit. With more than one, a lone call waits for the other calls of its turn as well.
         one_at_a_time: run one batch at a time, and a call that meets no other one in its caller's own task, which saves
             a task and a turn of the event loop. If that caller is cancelled, so is its batch: it must be cheap to lose.
         in_halves: let a crowd run as two half batches, so that the server works on one while this process works on the
@@ -98,6 +102,7 @@ class Batcher(Generic[ItemT, ResultT]):
         *,
         retry_seconds: float = 0.0,
         call_seconds: float | None = None,
+        turns: int = 1,
         one_at_a_time: bool = False,
         in_halves: bool = False,
     ) -> None:
@@ -105,6 +110,7 @@ class Batcher(Generic[ItemT, ResultT]):
         self._alone = alone
         self._retry_seconds = retry_seconds
         self._call_seconds = call_seconds
+        self._turns = turns
         self._one_at_a_time = one_at_a_time
         self._most_batches = 1 if one_at_a_time else _MOST_BATCHES
         self._in_halves = in_halves
@@ -194,8 +200,8 @@ class Batcher(Generic[ItemT, ResultT]):
         if self._waiting and is_due and self._runners < self._most_batches and not self._is_closed:
             self._runners += 1
             # After a crowd, the runner waits for the other calls of this turn of the event loop; a lone caller does not
-            # pay for that turn.
-            self._start(self._run_batches(), eagerly=not self._is_crowded)
+            # pay for that turn, unless calls are expected to come together.
+            self._start(self._run_batches(), eagerly=not self._is_crowded and self._turns == 1)
 
     def _batch_limit(self) -> int:
         if not self._in_halves:
@@ -208,7 +214,7 @@ class Batcher(Generic[ItemT, ResultT]):
         try:
             while self._waiting and (batch := self._take_batch()):
                 self._settle_batch(batch, await self._results(batch))
-                if self._waiting:
+                for _ in range(self._turns if self._waiting else 0):
                     await asyncio.sleep(0)  # callers that have just been answered may submit again: take them along
         finally:
             self._runners -= 1
@@ -270,10 +276,11 @@ class Batcher(Generic[ItemT, ResultT]):
         self._in_flight -= len(batch)
         again = [entry for entry, result in zip(batch, results, strict=True) if self._may_run_again(entry, result)]
         self._waiting.extendleft(reversed(again))
+        self._start_timer()
         alone_by_key: dict[Hashable, list[tuple[_Entry[ItemT, ResultT], Alone]]] = {}
         alone = self._alone
         for entry, result in zip(batch, results, strict=True):
-            if isinstance(result, Alone) and alone is not None:
+            if isinstance(result, Alone) and result is not LATER and alone is not None:
                 # Without a key, a new object: these items wait for no other one.
                 key = object() if entry.key is None else entry.key
                 alone_by_key.setdefault(key, []).append((entry, result))
@@ -286,6 +293,8 @@ class Batcher(Generic[ItemT, ResultT]):
                 self._start(self._run_alone(alone, key, entries))
 
     def _may_run_again(self, entry: _Entry[ItemT, ResultT], result: object) -> bool:
+        if result is LATER:
+            return True
         # A pool timeout is final: the caller has waited long enough for a connection.
         if not isinstance(result, UnavailableError) or isinstance(result, PoolTimeoutError):
             return False

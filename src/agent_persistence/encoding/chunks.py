@@ -10,7 +10,7 @@ from typing import Any, Final
 from agent_persistence.errors import InvalidInputError
 from agent_persistence.records import StateStream
 
-# At most two chunks and their compressed forms are in memory, whatever the size of the stream.
+# At most a few chunks and their compressed forms are in memory, whatever the size of the stream.
 CHUNK_BYTES: Final = 1024 * 1024
 ENCODING: Final = "zlib"
 # zlib's level 1 takes a third of the default's time, for a tenth more bytes. zstd compresses better at the same speed,
@@ -19,40 +19,46 @@ _FASTEST: Final = 1
 
 
 class Tally:
-    """Counts and digests chunks in their order. Its methods are slow enough to be called in a thread."""
+    """Counts and digests chunks in their order.
+
+    Attributes:
+        chunks: how many it has counted.
+    """
 
     def __init__(self) -> None:
         self._digest = hashlib.sha256()
-        self._size = self._chunks = 0
+        self._size = 0
+        self.chunks = 0
 
     @property
     def stream(self) -> StateStream:
         """The description of the chunks counted so far."""
-        return StateStream(self._size, self._digest.hexdigest(), self._chunks)
+        return StateStream(self._size, self._digest.hexdigest(), self.chunks)
 
-    def pack(self, chunk: bytes) -> bytes:
-        """Count a chunk, and return it compressed."""
-        self._count(chunk)
-        return zlib.compress(chunk, _FASTEST)
-
-    def unpack(self, packed: bytes) -> bytes:
-        """Count a compressed chunk, and return it decompressed.
-
-        Raises:
-            zlib.error: the chunk is damaged, or longer than any that ``pack`` was given.
-        """
-        # Not zlib.decompress, which has no limit: a chunk of a megabyte that another program wrote can become 1 GB.
-        reader = zlib.decompressobj()
-        chunk = reader.decompress(packed, CHUNK_BYTES + 1)
-        if not reader.eof or len(chunk) > CHUNK_BYTES:
-            raise zlib.error("the chunk is too long, or incomplete")
-        self._count(chunk)
-        return chunk
-
-    def _count(self, chunk: bytes) -> None:
+    def count(self, chunk: bytes) -> None:
+        """Count the next chunk; slow enough to be called in a thread."""
         self._digest.update(chunk)
         self._size += len(chunk)
-        self._chunks += 1
+        self.chunks += 1
+
+
+def pack(chunk: bytes) -> bytes:
+    """Return a chunk compressed; slow enough to be called in a thread."""
+    return zlib.compress(chunk, _FASTEST)
+
+
+def unpack(packed: bytes) -> bytes:
+    """Return a compressed chunk decompressed; slow enough to be called in a thread.
+
+    Raises:
+        zlib.error: the chunk is damaged, or longer than any that ``pack`` was given.
+    """
+    # Not zlib.decompress, which has no limit: a chunk of a megabyte that another program wrote can become 1 GB.
+    reader = zlib.decompressobj()
+    chunk = reader.decompress(packed, CHUNK_BYTES + 1)
+    if not reader.eof or len(chunk) > CHUNK_BYTES:
+        raise zlib.error("the chunk is too long, or incomplete")
+    return chunk
 
 
 async def chunked(source: AsyncIterable[Any], field: str) -> AsyncGenerator[bytes, None]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Generic, TypeVar
 
-from agent_persistence.concurrency.batching import ALONE, IN_DOUBT, Alone, Batch
+from agent_persistence.concurrency.batching import ALONE, IN_DOUBT, LATER, Alone, Batch
 from agent_persistence.concurrency.retries import Retries
 from agent_persistence.concurrency.time_limit import outcome_unknown
 from agent_persistence.database.connections import PinnedConnection, PinnedConnections
@@ -84,7 +84,8 @@ class _GroupWrite(Generic[ItemT, ResultT]):
             self.alone = IN_DOUBT
             raise
         for index, result in zip(wanted, done, strict=True):
-            results[index] = self.alone if result is ALONE else result
+            # In doubt, an item must not run as if it had not been sent.
+            results[index] = self.alone if result is ALONE or (result is LATER and self.alone is IN_DOUBT) else result
         return results
 
     def all_alone(self) -> list[ResultT | Alone]:

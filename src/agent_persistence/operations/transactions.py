@@ -25,6 +25,7 @@ from agent_persistence.operations.state_reader import StateReader
 from agent_persistence.operations.unit_of_work import Repositories, UnitOfWork
 from agent_persistence.records import ANY_USER, AnyUser
 from agent_persistence.repositories import EntityRepository
+from agent_persistence.sessions.scope import Scope
 from agent_persistence.sessions.session_scope import SessionScope, TransactionScope
 
 T = TypeVar("T")
@@ -72,13 +73,16 @@ class Transactions(Generic[IdT, UserIdT]):
         self,
         together: Callable[[Batch[ItemT]], Awaitable[Sequence[ResultT | Exception | Alone]]],
         alone: Callable[[ItemT, Alone], Awaitable[ResultT]],
+        *,
+        turns: int = 1,
     ) -> Batcher[ItemT, ResultT]:
-        """Make a batcher that ``aclose`` flushes and closes."""
+        """Make a batcher that ``aclose`` flushes and closes; see its class for ``turns``."""
         batcher = Batcher(
             together,
             alone,
             retry_seconds=self.retries.deadline_seconds,
             call_seconds=self.retries.call_seconds,
+            turns=turns,
             in_halves=True,
         )
         self._batchers.append(batcher)
@@ -134,6 +138,12 @@ class Transactions(Generic[IdT, UserIdT]):
         # No task around it: the statement runs in one of the batch, and goes on if this caller is cancelled.
         scope = self.sessions.sharing(user_id, self._shared_reads)
         return await work(Repositories(scope, self.sessions.cache, self.state_reader))
+
+    async def read_in_scope(
+        self, work: Callable[[Scope[IdT, UserIdT]], Awaitable[T]], *, user_id: UserIdT | AnyUser
+    ) -> T:
+        """Run a read of this package on a scope, without a transaction around its statements."""
+        return await self._complete(partial(self._read_in_scope_once, work, user_id))
 
     async def read_entities(
         self, work: Callable[[EntityRepository[IdT, UserIdT]], Awaitable[T]], *, user_id: UserIdT | AnyUser
@@ -206,6 +216,15 @@ class Transactions(Generic[IdT, UserIdT]):
             return await work(Repositories(self.sessions.reading(user_id), self.sessions.cache, self.state_reader))
         async with self.sessions.single_read(user_id) as scope:
             return await work(self._unit_of_work(scope))
+
+    async def _read_in_scope_once(
+        self, work: Callable[[Scope[IdT, UserIdT]], Awaitable[T]], user_id: UserIdT | AnyUser
+    ) -> T:
+        await self.sessions.ready()
+        if self.sessions.groups:
+            return await work(self.sessions.reading(user_id))
+        async with self.sessions.single_read(user_id) as scope:
+            return await work(scope)
 
     async def _read_entities_once(
         self, work: Callable[[EntityRepository[IdT, UserIdT]], Awaitable[T]], user_id: UserIdT | AnyUser

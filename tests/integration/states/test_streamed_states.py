@@ -38,7 +38,7 @@ import asyncio, sys
 from agent_persistence import Persistence, PersistenceSettings
 
 async def source():
-    yield bytes(3_000_000)
+    yield bytes(4_500_000)
     print("on its way", flush=True)
     await asyncio.Event().wait()
 
@@ -87,7 +87,7 @@ async def change(store: Store, statement: str, **values: Any) -> None:
 class Gate:
     """A source that stops in the middle until it is let go."""
 
-    def __init__(self, content: bytes = CONTENT) -> None:
+    def __init__(self, content: bytes = 3 * CONTENT) -> None:  # the first chunk is written when there are three
         self.content = content
         self.is_under_way = asyncio.Event()
         self.go_on = asyncio.Event()
@@ -293,7 +293,7 @@ async def test_nobody_sees_a_state_before_it_is_whole(persistence: Store, user_i
 
     assert found == before
     assert before.version < between.version < saved.version
-    assert await read(persistence, thread_id, user_id) == CONTENT
+    assert await read(persistence, thread_id, user_id) == gate.content
 
 
 async def test_two_writers_at_once_save_two_whole_states(persistence: Store, user_id: str) -> None:

@@ -420,7 +420,11 @@ async def test_a_copy_lives_its_own_life(saver: PersistenceSaver, config: Any) -
 
 
 async def test_a_checkpoint_that_is_deleted_while_it_is_read_is_not_seen_in_part(
-    saver: PersistenceSaver, config: Any, monkeypatch: pytest.MonkeyPatch
+    persistence: Persistence[str, str],
+    saver: PersistenceSaver,
+    config: Any,
+    user_id: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     messages = [letters(200, seed=seed) for seed in range(6)]
     stored = config
@@ -437,7 +441,8 @@ async def test_a_checkpoint_that_is_deleted_while_it_is_read_is_not_seen_in_part
 
     monkeypatch.setattr(CheckpointReader, "_load_ranges", fill_late)
 
-    assert await values_of(saver, config) == {"messages": messages[2:]}
+    async with Persistence(persistence.settings) as other:  # which did not save it, and so reads by two statements
+        assert await values_of(PersistenceSaver(other, user_id=user_id), config) == {"messages": messages[2:]}
 
 
 async def test_a_purge_keeps_the_newest_checkpoints_and_the_calls_that_they_made(

@@ -20,9 +20,10 @@ from typing_extensions import TypedDict
 
 from agent_persistence import Persistence
 from agent_persistence.integrations.langgraph import PersistenceSaver, long_lists
-from agent_persistence.integrations.langgraph.long_lists import LongList, settle
+from agent_persistence.integrations.langgraph.long_lists import LongList
 from agent_persistence.integrations.langgraph.seen_messages import SeenMessages
 from agent_persistence.integrations.langgraph.values import dump, load
+from agent_persistence.repositories.checkpoints.records import all_items
 from graphs import letters
 
 SERDE = JsonPlusSerializer()
@@ -127,10 +128,10 @@ async def test_a_list_that_changes_while_it_is_saved_is_saved_as_it_was(kind: st
     items[0] = "changed"
     if kind == "dicts":
         items[5]["id"] = "changed"
-    await settle([value])
+    await value.settle()
 
-    assert load(SERDE, value.blobs) == [MAKERS[kind](number) for number in range(LONG)]
-    assert len(value.blobs) < LONG / 5
+    assert load(SERDE, all_items(value)) == [MAKERS[kind](number) for number in range(LONG)]
+    assert len(all_items(value)) < LONG / 5
 
 
 def test_the_snapshot_of_a_delta_channel_can_be_long() -> None:
@@ -139,7 +140,7 @@ def test_the_snapshot_of_a_delta_channel_can_be_long() -> None:
 
     assert isinstance(value, LongList)
     assert len(value.fingerprints) < LONG / 5
-    assert load(SERDE, value.blobs) == snapshot
+    assert load(SERDE, all_items(value)) == snapshot
 
 
 async def test_a_long_conversation_of_dicts_is_mirrored_once(

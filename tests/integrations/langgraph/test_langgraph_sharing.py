@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import asyncpg
@@ -18,29 +20,98 @@ from agent_persistence.integrations.langgraph import PersistenceSaver
 from agent_persistence.repositories.checkpoints.statements import save_graphs
 from graphs import HELLO, talker
 
-# Of a run with one node: two to read, three checkpoints, and twice writes of tasks.
-STATEMENTS = 7
+
+@pytest.fixture
+def slow_saves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each save take longer than a step of a graph."""
+    fetch = PinnedConnection.fetch
+
+    async def wait(connection: PinnedConnection, statement: CompiledStatement, **values: Any) -> list[Any]:
+        found = await fetch(connection, statement, **values)
+        await asyncio.sleep(0.05 if "INSERT" in statement.text else 0)
+        return found
+
+    monkeypatch.setattr(PinnedConnection, "fetch", wait)
 
 
-@pytest.mark.parametrize("mirror", [None, "messages"])
-async def test_a_run_takes_seven_statements(
-    persistence: Persistence[str, str], user_id: str, config: Any, mirror: str | None
-) -> None:
-    graph = talker(1).compile(checkpointer=PersistenceSaver(persistence, user_id=user_id, mirror=mirror))
+@contextmanager
+def sent_by(persistence: Persistence[str, str]) -> Iterator[list[str]]:
+    """Collect the statements that are sent in the block."""
     sent: list[str] = []
 
     def note(*call: Any) -> None:
         sent.append(call[2])
 
-    for _ in range(2):
-        await graph.ainvoke(HELLO, config)
     event.listen(persistence.engine.sync_engine, "before_cursor_execute", note)
     try:
-        await graph.ainvoke({"messages": [HumanMessage("x" * 100)]}, config)
+        yield sent
     finally:
         event.remove(persistence.engine.sync_engine, "before_cursor_execute", note)
 
-    assert len(sent) <= STATEMENTS, sent
+
+@pytest.mark.usefixtures("slow_saves")
+@pytest.mark.parametrize("mirror", [None, "messages"])
+async def test_a_run_takes_one_statement_to_read_and_one_a_checkpoint(
+    persistence: Persistence[str, str], user_id: str, config: Any, mirror: str | None
+) -> None:
+    graph = talker(1).compile(checkpointer=PersistenceSaver(persistence, user_id=user_id, mirror=mirror))
+    for _ in range(2):
+        await graph.ainvoke(HELLO, config)
+
+    with sent_by(persistence) as sent:
+        await graph.ainvoke({"messages": [HumanMessage("x" * 100)]}, config)
+
+    assert len(sent) == 4, sent
+
+
+@pytest.mark.usefixtures("slow_saves")
+async def test_writes_of_tasks_that_wait_for_one_another_are_saved_by_one_statement(
+    persistence: Persistence[str, str], saver: PersistenceSaver, config: Any
+) -> None:
+    stored = await put(saver, config, {"notes": ["a" * 80]})
+    stored = await put(saver, stored, {"notes": ["a" * 80, "b" * 80]}, versions={"notes": 2})
+    tasks = [f"task-{number}" for number in range(5)]
+
+    with sent_by(persistence) as sent:
+        await asyncio.gather(*(saver.aput_writes(stored, [("notes", [task * 20])], task) for task in tasks))
+
+    found = await saver.aget_tuple(stored)
+    assert found is not None
+    assert found.pending_writes == [(task, "notes", [task * 20]) for task in tasks]
+    assert len(sent) == 1, sent
+
+
+@pytest.mark.usefixtures("slow_saves")
+async def test_a_save_that_fails_or_goes_the_long_way_fails_no_other_that_waits_with_it(
+    saver: PersistenceSaver, config: Any
+) -> None:
+    """The first checkpoint holds a value that cannot be serialised, the second one is a branch."""
+    stored = await put(saver, config, {"notes": ["a" * 80]})
+    bad = put(saver, stored, {"bad": lambda: None}, new={}, versions={"bad": 2})
+    values = {"notes": ["b" * 80], "bad": lambda: None}
+    late = put(saver, stored, values, new={"notes": 2}, versions={"notes": 2, "bad": 2})
+    branch = put(saver, config, {"notes": ["c" * 80]}, versions={"notes": 2})
+    writes = (saver.aput_writes(stored, [("notes", [task])], task) for task in ("task-1", "task-2"))
+
+    saved = await asyncio.gather(next(writes), bad, late, branch, next(writes), return_exceptions=True)
+
+    assert [type(one) for one in saved] == [type(None), TypeError, TypeError, dict, type(None)]
+    found = await saver.aget_tuple(stored)
+    assert found is not None
+    assert found.pending_writes == [("task-1", "notes", ["task-1"]), ("task-2", "notes", ["task-2"])]
+    assert await values_of(saver, saved[3]) == {"notes": ["c" * 80]}
+
+
+async def test_a_read_returns_what_another_process_saved_since_this_one_did(
+    persistence: Persistence[str, str], saver: PersistenceSaver, config: Any, user_id: str
+) -> None:
+    notes = [letter * 80 for letter in "abcd"]
+    stored = await put(saver, config, {"notes": notes[:2]})
+    async with Persistence(persistence.settings) as other:
+        await put(PersistenceSaver(other, user_id=user_id), stored, {"notes": notes}, versions={"notes": 2})
+
+    assert await values_of(saver, config) == {"notes": notes}
+    assert await values_of(saver, stored) == {"notes": notes[:2]}
 
 
 async def test_a_save_that_waited_for_another_process_is_not_made_of_what_was_known_before(

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from agent_persistence.concurrency import batching
-from agent_persistence.concurrency.batching import ALONE, IN_DOUBT, Alone, Batch, Batcher
+from agent_persistence.concurrency.batching import ALONE, IN_DOUBT, LATER, Alone, Batch, Batcher
 from agent_persistence.concurrency.retries import Retries
 from agent_persistence.concurrency.time_limit import ends_by
 from agent_persistence.errors import ClosedError, CommitUnknownError, PoolTimeoutError, UnavailableError
@@ -185,6 +185,38 @@ async def test_later_items_of_a_key_wait_for_those_that_run_alone() -> None:
     assert not later.done()
     work.proceed_alone.set()
     assert await asyncio.gather(slow, later) == ["slow alone", "later"]
+
+
+async def test_items_that_are_to_run_later_follow_in_their_order_after_the_one_that_runs_alone() -> None:
+    answers = iter([ALONE, LATER, "other", LATER])
+    work = Work(lambda item: next(answers, item))
+    batcher = Batcher(work.together, work.one)
+    work.proceed.set()
+
+    [slow, second, other, third] = [
+        asyncio.create_task(batcher.submit(item, key=key)) for item, key in [*zip("abcd", "ttut", strict=True)]
+    ]
+    assert await other == "other"
+    assert not second.done()
+    work.proceed_alone.set()
+
+    assert await asyncio.gather(slow, second, third) == ["a alone", "b", "d"]
+    assert work.batches == [["a", "b", "c", "d"], ["b", "d"]]
+
+
+async def test_a_batch_waits_some_turns_for_what_those_who_were_just_answered_submit() -> None:
+    work = Work()
+    batcher = Batcher(work.together, work.one, turns=2)
+    work.proceed.set()
+
+    async def submit_after(task: asyncio.Task[str]) -> str:
+        await task
+        return await batcher.submit("next")
+
+    first = asyncio.create_task(batcher.submit("first", key="t"))
+    await asyncio.gather(first, submit_after(first), batcher.submit("waiting", key="t"))
+
+    assert work.batches in ([["first"], ["waiting", "next"]], [["first", "waiting"], ["next"]])
 
 
 async def test_a_caller_cancelled_before_the_batch_starts_is_not_in_it() -> None:

@@ -13,16 +13,18 @@ from agent_persistence.database.shared_statement import shared
 from agent_persistence.ids import STRING, IdTypes
 from agent_persistence.models import build_models
 from agent_persistence.repositories import locks, tool_results
+from agent_persistence.repositories.checkpoints import read_statements
 from agent_persistence.repositories.checkpoints import statements as checkpoints
 from agent_persistence.repositories.messages import copy
 from agent_persistence.repositories.messages import statements as messages
 from agent_persistence.repositories.states import statements as states
+from agent_persistence.repositories.states import stream_statements
 from agent_persistence.repositories.threads import bulk
 from agent_persistence.repositories.threads import statements as threads
 
 SQL_FILE = Path(__file__).with_suffix(".sql")
 _CLAUSES = ("FROM", "JOIN", "WHERE", "ORDER BY", "LIMIT", "ON CONFLICT", "RETURNING")
-MODULES = (bulk, checkpoints, copy, locks, messages, states, threads, tool_results)
+MODULES = (bulk, checkpoints, copy, locks, messages, read_statements, states, stream_statements, threads, tool_results)
 
 
 def hot_path() -> Iterator[tuple[str, CompiledStatement]]:
@@ -51,6 +53,7 @@ def hot_path() -> Iterator[tuple[str, CompiledStatement]]:
     )
     yield "latest states of several callers", states.latest_states(models, knows=False)
     yield "latest states and what they rest on, but for what the readers have", states.latest_states(models, knows=True)
+    yield "chunk of a streamed state", stream_statements.read_chunk(models, of_any_user=False)
     yield "states by their marks, after a lost reply", states.saved_states(models)
     yield "versions on which changes rest", states.links_of_states(models)
     yield "lock a thread to compare versions", states.lock_to_compare(models, of_any_user=False)
@@ -85,7 +88,7 @@ def hot_path() -> Iterator[tuple[str, CompiledStatement]]:
 
 def _of_graphs() -> Iterator[tuple[str, CompiledStatement]]:
     models = build_models(IdTypes(STRING, STRING))
-    for name, builder in sorted(vars(checkpoints).items()):
+    for name, builder in sorted((vars(checkpoints) | vars(read_statements)).items()):
         if not builds_a_statement(builder):
             continue
         options = {"touch_seconds": 10.0} if "touch_seconds" in builder.__annotations__ else {}

@@ -304,6 +304,13 @@ WHERE states.thread_id = wanted.thread_id
 ORDER BY states.state_id DESC
 LIMIT 1) AS latest ON true;
 
+-- chunk of a streamed state
+SELECT state_chunks.data
+FROM states
+JOIN threads ON threads.thread_id = states.thread_id
+LEFT OUTER JOIN state_chunks ON state_chunks.stream_id = states.stream_id AND state_chunks.place = $1::INTEGER
+WHERE states.thread_id = $2::VARCHAR AND states.state_id = $3::BIGINT AND threads.user_id = $4::VARCHAR;
+
 -- states by their marks, after a lost reply
 SELECT wanted.thread_id, states.state_id, states.created_at, states.updated_at, states.mark, coalesce(threads.states_deleted_at BETWEEN now() - make_interval($1::INTEGER, $2::INTEGER, $3::INTEGER, $4::INTEGER, $5::INTEGER, $6::INTEGER, $7::FLOAT + $8::INTEGER) AND now(), false) AND NOT (EXISTS (SELECT older.state_id
 FROM states AS older
@@ -566,12 +573,29 @@ FROM locked
 LEFT OUTER JOIN graph_checkpoints ON graph_checkpoints.thread_id = locked.thread_id AND graph_checkpoints.checkpoint_ns = $3::VARCHAR AND graph_checkpoints.checkpoint_id = $4::VARCHAR;
 
 -- graphs: read checkpoint
-SELECT graph_checkpoints.thread_id, graph_checkpoints.checkpoint_ns, graph_checkpoints.checkpoint_id, graph_checkpoints.parent_id, graph_checkpoints.run_id, graph_checkpoints.created_at, CAST(graph_checkpoints.metadata AS TEXT) AS metadata, graph_checkpoints.exact_metadata, graph_checkpoints.body, graph_checkpoints.refs, threads.user_id
+WITH head AS
+(SELECT graph_checkpoints.thread_id AS thread_id, graph_checkpoints.checkpoint_ns AS checkpoint_ns, graph_checkpoints.checkpoint_id AS checkpoint_id, graph_checkpoints.parent_id AS parent_id, graph_checkpoints.run_id AS run_id, graph_checkpoints.created_at AS created_at, graph_checkpoints.metadata AS metadata, graph_checkpoints.exact_metadata AS exact_metadata, graph_checkpoints.body AS body, graph_checkpoints.refs AS refs, threads.user_id AS user_id
 FROM graph_checkpoints
 JOIN threads ON threads.thread_id = graph_checkpoints.thread_id AND threads.user_id = $1::VARCHAR
 WHERE graph_checkpoints.thread_id = $2::VARCHAR AND graph_checkpoints.checkpoint_ns = $3::VARCHAR
 ORDER BY graph_checkpoints.checkpoint_id DESC
-LIMIT 1;
+LIMIT 1),
+found AS
+(SELECT graph_values.thread_id AS thread_id, graph_values.checkpoint_ns AS checkpoint_ns, graph_values.value_no AS value_no, graph_values.checkpoint_id AS checkpoint_id, graph_values.channel AS channel, graph_values.cells AS cells, graph_values.content AS content, false AS is_write
+FROM unnest($4::TEXT[], $5::TEXT[], $6::TEXT[], $7::BIGINT[], $8::BIGINT[]) AS span(thread_id, checkpoint_ns, channel, first_no, last_no)
+JOIN graph_values ON graph_values.thread_id = span.thread_id AND graph_values.checkpoint_ns = span.checkpoint_ns AND (span.channel IS NULL OR graph_values.channel = span.channel) AND graph_values.value_no BETWEEN span.first_no AND span.last_no
+JOIN threads ON threads.thread_id = graph_values.thread_id AND threads.user_id = $1::VARCHAR UNION ALL SELECT graph_values.thread_id AS thread_id, graph_values.checkpoint_ns AS checkpoint_ns, graph_values.value_no AS value_no, graph_values.checkpoint_id AS checkpoint_id, graph_values.channel AS channel, graph_values.cells AS cells, graph_values.content AS content, true AS is_write
+FROM head
+JOIN graph_values ON graph_values.thread_id = head.thread_id AND graph_values.checkpoint_ns = head.checkpoint_ns AND graph_values.checkpoint_id = head.checkpoint_id),
+rows AS
+(SELECT found.thread_id AS thread_id, found.checkpoint_ns AS checkpoint_ns, found.value_no AS value_no, found.checkpoint_id AS checkpoint_id, found.channel AS channel, found.cells AS cells, found.content AS content, found.is_write AS is_write
+FROM found UNION ALL SELECT graph_values.thread_id AS thread_id, graph_values.checkpoint_ns AS checkpoint_ns, graph_values.value_no AS value_no, graph_values.checkpoint_id AS checkpoint_id, graph_values.channel AS channel, graph_values.cells AS cells, graph_values.content AS content, false AS is_write
+FROM found
+JOIN graph_values ON graph_values.thread_id = found.thread_id AND graph_values.checkpoint_ns = found.checkpoint_ns
+WHERE substr(found.content, $9::INTEGER, $10::INTEGER) = $11::BYTEA AND graph_values.value_no = CAST(CAST(concat($12::VARCHAR, encode(substr(found.content, $13::INTEGER, $14::INTEGER), $15::VARCHAR)) AS BIT(64)) AS BIGINT))
+SELECT head.thread_id, head.checkpoint_ns, head.checkpoint_id, head.parent_id, head.run_id, head.created_at, CAST(head.metadata AS TEXT) AS metadata, head.exact_metadata, head.body, head.refs, head.user_id, CAST(NULL AS BIGINT) AS value_no, CAST(NULL AS TEXT) COLLATE "C" AS channel, CAST(NULL AS BYTEA) AS cells, CAST(NULL AS BYTEA) AS content, CAST(NULL AS BOOLEAN) AS is_write
+FROM head UNION ALL SELECT rows.thread_id, rows.checkpoint_ns, rows.checkpoint_id, CAST(NULL AS TEXT) COLLATE "C" AS parent_id, CAST(NULL AS TEXT) COLLATE "C" AS run_id, CAST(NULL AS TIMESTAMP WITH TIME ZONE) AS created_at, CAST(CAST(NULL AS JSONB) AS TEXT) AS metadata, CAST(NULL AS BYTEA) AS exact_metadata, CAST(NULL AS BYTEA) AS body, CAST(NULL AS BYTEA) AS refs, CAST(NULL AS VARCHAR(255)) COLLATE "C" AS user_id, rows.value_no, rows.channel, rows.cells, rows.content, rows.is_write
+FROM rows;
 
 -- graphs: read values
 WITH found AS

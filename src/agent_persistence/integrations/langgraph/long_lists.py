@@ -61,15 +61,14 @@ class LongList:
         self._blobs: list[Blob] = []
         self._fingerprints: list[str] = []
 
+    @property
+    def size(self) -> int:
+        """About how many bytes the pieces have at most."""
+        return len(self._items) * _SHORT
+
     async def settle(self) -> None:
         """Serialise the pieces, beside the event loop."""
         await offload(len(self._items) * _ITEM_BYTES, self._serialise)
-
-    @property
-    def blobs(self) -> list[Blob]:
-        """The pieces."""
-        self._serialise()
-        return self._blobs
 
     @property
     def fingerprints(self) -> Sequence[str]:
@@ -79,7 +78,8 @@ class LongList:
 
     def blob(self, index: int) -> Blob:
         """Return a piece, serialised."""
-        return self.blobs[index]
+        self._serialise()
+        return self._blobs[index]
 
     def _serialise(self) -> None:
         if not self._fingerprints:
@@ -124,13 +124,6 @@ def long_list(serde: SerializerProtocol, items: list[Any], first: Sequence[Blob]
     # would stall every thread.
     packed = [*takewhile(_is_packed, map(pack_plain, items))]
     return LongList(serde, packed, first, pack=_itself, unpack=unpack_plain) if len(packed) == len(items) else None
-
-
-async def settle(values: Iterable[object]) -> None:
-    """Serialise the long lists among values, beside the event loop."""
-    for value in values:
-        if isinstance(value, LongList):
-            await value.settle()
 
 
 def load_items(serde: SerializerProtocol, blobs: Iterable[Blob]) -> Iterator[Any]:

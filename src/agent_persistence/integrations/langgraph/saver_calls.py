@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 from langchain_core.runnables import RunnableConfig
@@ -28,8 +28,7 @@ from agent_persistence.integrations.langgraph.addresses import (
     thread_id_of,
 )
 from agent_persistence.integrations.langgraph.bridge import Bridge
-from agent_persistence.integrations.langgraph.known_threads import KnownThreads, Turns
-from agent_persistence.integrations.langgraph.long_lists import LongList, settle
+from agent_persistence.integrations.langgraph.known_threads import KnownThreads
 from agent_persistence.integrations.langgraph.mirror import Mirror
 from agent_persistence.integrations.langgraph.seen_messages import SeenMessages
 from agent_persistence.integrations.langgraph.stored import histories_of, tuples_of
@@ -81,7 +80,6 @@ class SaverCalls(BaseCheckpointSaver[Any]):
         self._bridge = Bridge(persistence)
         self._known = KnownThreads()
         self._seen = SeenMessages()
-        self._turns = Turns(persistence.settings.call_seconds)
 
     async def _get(self, config: RunnableConfig) -> CheckpointTuple | None:
         address = self._address(config)
@@ -135,13 +133,8 @@ class SaverCalls(BaseCheckpointSaver[Any]):
         new = self._new_checkpoint(address, config, checkpoint, metadata, new_versions)
         mirrored = self._mirrored(address, new, checkpoint["channel_values"], new_versions)
         # Values were serialised or copied above, before any await: the running graph may change them.
-        async with self._turns.turn(address.thread):
-            # Asked in turn: a deletion may have come before.
-            may_start = self._known.may_start(address.thread, otherwise=address.checkpoint_id is None)
-            new = replace(new, may_start_thread=may_start)
-            await settle(new.changed.values())
-            await self._persistence.checkpoints.put(new, user_id=address.user_id, mirrored=mirrored)
-            self._known.note(address.thread, exists=True)
+        await self._persistence.checkpoints.put(new, user_id=address.user_id, mirrored=mirrored)
+        self._known.note(address.thread, exists=True)
         return address.config(checkpoint["id"])
 
     def _mirrored(
@@ -211,7 +204,12 @@ class SaverCalls(BaseCheckpointSaver[Any]):
             changed={name: dumped(name) for name in changed},
             versions=versions,
             dump=dumped,
+            may_start_thread=self._may_start(address, otherwise=address.checkpoint_id is None),
         )
+
+    def _may_start(self, address: Address, *, otherwise: bool) -> Callable[[], bool]:
+        # Asked when the save has its turn: a deletion may come before.
+        return partial(self._known.may_start, address.thread, otherwise=otherwise)
 
     def _is_mirrored(self, channel: str) -> bool:
         # Its items are compared one by one, to find the new messages.
@@ -233,30 +231,27 @@ class SaverCalls(BaseCheckpointSaver[Any]):
             )
             for index, (channel, written) in enumerate(writes)
         ]
-        check_text(task_id, "task_id")
-        check_text(task_path, "task_path")
-        async with self._turns.turn(address.thread):
-            await settle(value for *_, value in dumped)
-            new = NewWrites(
-                thread_id=address.thread_id,
-                checkpoint_ns=address.namespace,
-                checkpoint_id=address.checkpoint_id,
-                task_id=task_id,
-                task_path=task_path,
-                writes=[
-                    (index, channel, one.blobs if isinstance(one, LongList) else one) for index, channel, one in dumped
-                ],
-                may_start_thread=self._known.may_start(address.thread, otherwise=False),
-            )
-            await self._persistence.checkpoints.put_writes(new, user_id=address.user_id)
-            self._known.note(address.thread, exists=True)
+        new = NewWrites(
+            thread_id=address.thread_id,
+            checkpoint_ns=address.namespace,
+            checkpoint_id=address.checkpoint_id,
+            task_id=check_text(task_id, "task_id"),
+            task_path=check_text(task_path, "task_path"),
+            writes=dumped,
+            may_start_thread=self._may_start(address, otherwise=False),
+        )
+        await self._persistence.checkpoints.put_writes(new, user_id=address.user_id)
+        self._known.note(address.thread, exists=True)
 
     async def _delete_thread(self, thread_id: str) -> None:
         own_id, owner = self._thread_id(thread_id), self._one_owner()
-        async with self._turns.turn((owner, own_id)):
+
+        async def delete() -> None:
             await self._persistence.threads.delete(own_id, user_id=owner)
             # Even if there was none: a run may be in progress that has saved nothing yet.
             self._known.note((owner, own_id), exists=True)
+
+        await self._persistence.checkpoints.after_saves(own_id, delete)
 
     async def _delete_for_runs(self, run_ids: Sequence[str]) -> None:
         wanted = [check_text(run_id, "run_ids") for run_id in run_ids]

@@ -16,7 +16,7 @@ from agent_persistence.errors import InvalidInputError
 from agent_persistence.integrations.langgraph.long_lists import LongList, load_items, long_list
 from agent_persistence.integrations.langgraph.seen_messages import SeenMessages
 from agent_persistence.integrations.langgraph.surrogates import dump_blob, load_blob
-from agent_persistence.repositories.checkpoints.compression import Blob, fingerprint
+from agent_persistence.repositories.checkpoints.compression import Blob, fingerprint, size_of
 from agent_persistence.repositories.checkpoints.records import ChannelValue
 
 _SEQUENCES: Final = (list, tuple)
@@ -49,6 +49,14 @@ class _ListItems:
                 if key is not None:
                     seen.note(key, found)
             self.fingerprints.append(found)
+
+    @property
+    def size(self) -> int:
+        """The number of bytes that are serialised."""
+        return size_of(self._blobs.values())
+
+    async def settle(self) -> None:
+        """Do nothing: all new items are serialised."""
 
     def blob(self, index: int) -> Blob:
         """Return the item at an index, serialised."""

@@ -38,6 +38,10 @@ class OneCallCheckpoints(OneCall[CheckpointRepository[IdT, UserIdT], IdT, UserId
         """Save the writes of a task; see ``CheckpointRepository.put_writes``."""
         await self._batched.graphs.put_writes(new, user_id=user_id)
 
+    async def after_saves(self, thread_id: IdT, work: Callable[[], Awaitable[None]]) -> None:
+        """Run work on a thread after the saves that were called before it, and before those that are called later."""
+        await self._batched.graphs.after_saves(thread_id, work)
+
     async def put_turn(
         self,
         thread: NewThread[IdT],
@@ -62,7 +66,8 @@ class OneCallCheckpoints(OneCall[CheckpointRepository[IdT, UserIdT], IdT, UserId
         after: CheckpointRecord | None = None,
     ) -> list[CheckpointRecord]:
         """Read checkpoints, the latest first; see ``CheckpointRepository.page``."""
-        return await self._read(CheckpointRepository[IdT, UserIdT].page, user_id, query, limit=limit, after=after)
+        page, likely = CheckpointRepository[IdT, UserIdT].page, self._batched.graphs.likely_refs(query)
+        return await self._read(page, user_id, query, limit=limit, after=after, likely=likely)
 
     async def history(
         self, query: CheckpointQuery, channels: Sequence[str], *, user_id: UserIdT | AnyUser

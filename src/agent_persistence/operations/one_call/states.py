@@ -182,7 +182,7 @@ class OneCallStates(OneCall[CachedStates[IdT, UserIdT], IdT, UserIdT]):
             StateNotFoundError: (when iterated) there is no such state, or it was deleted during the read.
             CorruptRowError: (when iterated) the bytes are not those that were saved; the last chunk is withheld.
         """
-        return read_stream(partial(self._transactions.write_in_scope, user_id=user_id), thread_id, version)
+        return read_stream(partial(self._transactions.read_in_scope, user_id=user_id), thread_id, version)
 
     async def touch(self, thread_id: IdT, *, user_id: UserIdT | AnyUser) -> None:
         """Invalidate the cached state of a thread, after SQL of yours changed its states and was committed.

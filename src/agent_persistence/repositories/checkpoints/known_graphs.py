@@ -57,6 +57,10 @@ class KnownNamespace:
             items[row.channel] = [*items.get(row.channel, ()), *row.items(number)]
         return replace(self, items=items, last_no=numbers[-1] if numbers else self.last_no)
 
+    def with_next(self, rows: Sequence[NewValueRow]) -> KnownNamespace:
+        """Return the namespace with rows that are yet to be saved, numbered from its last one on."""
+        return self.with_rows(rows, range(self.last_no + 1, self.last_no + 1 + len(rows)))
+
 
 NOTHING: Final = KnownNamespace(None, None, NO_REFS, {}, None, NO_ROW, None)
 """A namespace that has no rows."""

@@ -5,21 +5,28 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from itertools import groupby
-from typing import Any
+from typing import Any, Final
 
 from agent_persistence.frozen import frozen
-from agent_persistence.repositories.checkpoints.compression import Blob, bases_of, decompress
+from agent_persistence.repositories.checkpoints.compression import DELTA, Blob, bases_of, decompress
 from agent_persistence.repositories.checkpoints.records import ChannelValue, PendingWrite
 from agent_persistence.repositories.checkpoints.refs import InheritedWrite, InlineRef, ListRef, Ref, Span, WholeRef
 from agent_persistence.repositories.checkpoints.value_rows import (
+    LIGHT,
     Position,
     StoredItem,
     StoredValue,
     Task,
     blobs_of,
+    size_of_row,
     stored_values,
 )
+
+_LIGHT_ROWS_CACHED: Final = 4096
+# Each run reads the messages of its thread again. To inflate one takes 4 us, to find it here 0.3.
+_light_content: Final = lru_cache(_LIGHT_ROWS_CACHED)(decompress)  # 4 MB of usual messages, and 32 MB at most
 
 
 class GoneError(Exception):
@@ -151,6 +158,8 @@ class LoadedRows:
 
     def _content(self, number: int) -> bytes:
         compressed = self._contents[number]
+        if size_of_row(self._values[number]) <= LIGHT and compressed[:1] != DELTA:
+            return _light_content(compressed)
         bases = bases_of(compressed)
         if not all(base in self._contents for base in bases):
             raise GoneError

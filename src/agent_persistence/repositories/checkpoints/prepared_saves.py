@@ -12,7 +12,7 @@ from agent_persistence.records import ANY_USER
 from agent_persistence.repositories.checkpoints.changes import Changes
 from agent_persistence.repositories.checkpoints.compression import compress_blob, size_of
 from agent_persistence.repositories.checkpoints.known_graphs import NOTHING, KnownNamespace, KnownThread
-from agent_persistence.repositories.checkpoints.records import NewCheckpoint, NewWrites
+from agent_persistence.repositories.checkpoints.records import NewCheckpoint, NewWrites, all_items
 from agent_persistence.repositories.checkpoints.refs import Refs, WholeRef, head_of_refs, numbers_after, write_refs
 from agent_persistence.repositories.checkpoints.value_rows import NewValue, NewValueRow, Task, new_value_rows
 from agent_persistence.sessions.scope import Scope
@@ -29,6 +29,18 @@ _CHECKPOINT_COLUMNS: Final = (
     "refs_head",
     "refs",
 )
+_ITEM_COLUMNS: Final = [
+    f"item_{name}"
+    for name in (
+        "thread_id",
+        "owner",
+        "checkpoint_ns",
+        "expected_touch",
+        "expected_last_no",
+        "parent_created_at",
+        *_CHECKPOINT_COLUMNS,
+    )
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +58,12 @@ class Expected:
 
 @dataclass(frozen=True, slots=True, repr=False)  # a repr would show a user's state
 class PreparedSave:
-    """A checkpoint with its new values, or the writes of a task.
+    """Writes of tasks, and perhaps a checkpoint after them, with its new values.
 
     Attributes:
         rows: the values that are not stored yet.
-        written_at: the checkpoint at which a task wrote them; ``None`` for a checkpoint's own values.
-        checkpoint: the columns of the checkpoint; ``None`` for writes.
+        written_at: for each row the checkpoint at which a task wrote it; ``None`` for a checkpoint's own value.
+        checkpoint: the columns of the checkpoint; ``None`` if there is none.
         refs: its references, in which new rows are numbered from ``last_no`` + 1 on.
         expected: what it was prepared from; ``None`` if it depends on nothing.
     """
@@ -60,17 +72,17 @@ class PreparedSave:
     owner: Any
     checkpoint_ns: str
     rows: Sequence[NewValueRow]
-    written_at: str | None = None
+    written_at: Sequence[str | None]
     checkpoint: dict[str, Any] | None = None
     refs: Refs | None = None
     last_no: int = 0
     expected: Expected | None = None
 
-    @property
-    def size(self) -> int:
-        """The approximate number of bytes to send."""
-        body = 0 if self.checkpoint is None else len(self.checkpoint["body"]) + len(self.checkpoint["refs"])
-        return body + sum(len(row.content) + len(row.cells) for row in self.rows)
+    def after(self, before: PreparedSave | None) -> PreparedSave:
+        """Return this together with writes that come before it, from whose rows on its own are numbered."""
+        if before is None:
+            return self
+        return replace(self, rows=[*before.rows, *self.rows], written_at=[*before.written_at, *self.written_at])
 
     def applied_to(self, place: KnownNamespace, row: Any) -> KnownNamespace:
         """Return what is known of the namespace once this is committed, given the row that the statement returned."""
@@ -91,47 +103,58 @@ class PreparedSave:
 
 def columns_of_saves(saves: Sequence[PreparedSave]) -> dict[str, Any]:
     """Return the parameters of ``save_graphs``."""
-    namespaces = [None if one.expected is None else one.expected.namespace for one in saves]
-    owners = [None if one.owner is ANY_USER else one.owner for one in saves]
-    thread_ids = [one.thread_id for one in saves]
-    rows = [(one, row) for one in saves for row in one.rows]
+    items = {
+        name: [*column] for name, column in zip(_ITEM_COLUMNS, zip(*map(_item_of, saves), strict=True), strict=True)
+    }
+    rows = [row for one in saves for row in one.rows]
     return {
-        "thread_ids": thread_ids,
-        "owners": owners,
-        "item_thread_id": thread_ids,
-        "item_owner": owners,
-        "item_checkpoint_ns": [one.checkpoint_ns for one in saves],
-        "item_expected_touch": [None if one.expected is None else one.expected.touched_at for one in saves],
-        "item_expected_last_no": [None if place is None else place.last_no for place in namespaces],
-        "item_parent_created_at": [
-            place.created_at if place is not None and one.checkpoint is not None else None
-            for one, place in zip(saves, namespaces, strict=True)
-        ],
-        **{
-            f"item_{name}": [None if one.checkpoint is None else one.checkpoint[name] for one in saves]
-            for name in _CHECKPOINT_COLUMNS
-        },
-        "new_thread_id": [one.thread_id for one, _ in rows],
-        "new_written_at": [one.written_at for one, _ in rows],
-        "new_channel": [row.channel for _, row in rows],
-        "new_cells": [row.cells for _, row in rows],
-        "new_content": [row.content for _, row in rows],
+        "thread_ids": items["item_thread_id"],
+        "owners": items["item_owner"],
+        **items,
+        "new_thread_id": [one.thread_id for one in saves for _ in one.rows],
+        "new_written_at": [written_at for one in saves for written_at in one.written_at],
+        "new_channel": [row.channel for row in rows],
+        "new_cells": [row.cells for row in rows],
+        "new_content": [row.content for row in rows],
     }
 
 
+def _item_of(save: PreparedSave) -> tuple[Any, ...]:
+    """Return what ``save_graphs`` is told of a save, in the order of ``_ITEM_COLUMNS``."""
+    expected, checkpoint = save.expected, save.checkpoint
+    place = None if expected is None else expected.namespace
+    return (
+        save.thread_id,
+        None if save.owner is ANY_USER else save.owner,
+        save.checkpoint_ns,
+        None if expected is None else expected.touched_at,
+        None if place is None else place.last_no,
+        None if place is None or checkpoint is None else place.created_at,
+        *[None if checkpoint is None else checkpoint[name] for name in _CHECKPOINT_COLUMNS],
+    )
+
+
 async def checkpoint_to_save(
-    scope: Scope[Any, Any], new: NewCheckpoint, changes: Changes, last_no: int, expected: Expected | None = None
+    scope: Scope[Any, Any],
+    new: NewCheckpoint,
+    changes: Changes,
+    last_no: int,
+    *,
+    before: PreparedSave | None = None,
+    expected: Expected | None = None,
 ) -> PreparedSave:
     """Encode a checkpoint after its changes were compared.
 
     Args:
         last_no: a number that is not less than that of any stored row of the namespace.
+        before: writes that the same statement saves before it.
 
     Raises:
         InvalidInputError: the metadata cannot be stored.
     """
     rows = await rows_of(changes.values)
-    refs = changes.refs(rows, last_no)
+    written = 0 if before is None else len(before.rows)
+    refs = changes.refs(rows, last_no + written)
     checkpoint = {
         "checkpoint_id": new.checkpoint_id,
         "parent_id": new.parent_id,
@@ -139,10 +162,13 @@ async def checkpoint_to_save(
         "metadata": scope.encoded(dict(new.metadata), "metadata"),
         "exact_metadata": None if new.exact_metadata is None else compress_blob(new.exact_metadata),
         "body": compress_blob(new.body),
-        "refs_head": head_of_refs(last_no, len(rows)),
+        "refs_head": head_of_refs(last_no, written + len(rows)),
         "refs": write_refs(refs),
     }
-    return PreparedSave(new.thread_id, scope.owner, new.checkpoint_ns, rows, None, checkpoint, refs, last_no, expected)
+    save = PreparedSave(
+        new.thread_id, scope.owner, new.checkpoint_ns, rows, [None] * len(rows), checkpoint, refs, last_no, expected
+    )
+    return save.after(before)
 
 
 async def writes_to_save(
@@ -150,7 +176,8 @@ async def writes_to_save(
 ) -> PreparedSave:
     """Encode the writes of a task; see ``new_value_rows`` for ``base``."""
     rows = await rows_of(values_of(new), Task(new.task_id, new.task_path), base)
-    return PreparedSave(new.thread_id, scope.owner, new.checkpoint_ns, rows, new.checkpoint_id, expected=expected)
+    written_at = [new.checkpoint_id] * len(rows)
+    return PreparedSave(new.thread_id, scope.owner, new.checkpoint_ns, rows, written_at, expected=expected)
 
 
 async def rows_of(
@@ -163,7 +190,9 @@ async def rows_of(
 def values_of(new: NewWrites) -> list[NewValue]:
     """Return the values that a task wrote."""
     return [
-        NewValue(channel, idx, isinstance(written, list), written if isinstance(written, list) else [written])
+        NewValue(channel, idx, is_list=False, items=[written])
+        if isinstance(written, tuple)
+        else NewValue(channel, idx, is_list=True, items=all_items(written))
         for idx, channel, written in new.writes
     ]
 
@@ -175,25 +204,32 @@ def repeats_input(new: NewWrites) -> bool:
 
 
 async def known_checkpoint(
-    scope: Scope[Any, Any], new: NewCheckpoint, thread: KnownThread | None
+    scope: Scope[Any, Any], new: NewCheckpoint, thread: KnownThread | None, before: PreparedSave | None
 ) -> tuple[PreparedSave, Changes] | None:
-    """Prepare a checkpoint from what is known of its namespace; ``None`` if too little is."""
+    """Prepare a checkpoint from what is known of its namespace; ``None`` if too little is.
+
+    Args:
+        before: writes that the same statement saves before it.
+    """
     if thread is None:
         return None
-    # Of a namespace without a parent the statement checks that it has no rows.
-    place = thread.namespaces.get(new.checkpoint_ns) or (NOTHING if new.parent_id is None else None)
+    place = thread.namespaces.get(new.checkpoint_ns)
+    if place is None and before is None and new.parent_id is None:
+        place = NOTHING  # the statement checks that there are no rows
     if place is None or place.head != new.parent_id:
         return None
     changes = Changes(new, place.refs)
     if not all(map(place.knows, changes.lists)):
         return None
-    changes.compare(place.items)
+    changes.compare((place if before is None else place.with_next(before.rows)).items)
     expected = Expected(thread.touched_at, place)
-    return await checkpoint_to_save(scope, new, changes, place.last_no, expected), changes
+    return await checkpoint_to_save(scope, new, changes, place.last_no, before=before, expected=expected), changes
 
 
-async def known_writes(scope: Scope[Any, Any], new: NewWrites, thread: KnownThread | None) -> PreparedSave | None:
-    """Prepare writes that need no look at the database; ``None`` for those that do."""
+async def known_writes(
+    scope: Scope[Any, Any], new: NewWrites, thread: KnownThread | None, before: PreparedSave | None
+) -> PreparedSave | None:
+    """Prepare writes that need no look at the database, after others; ``None`` for those that do."""
     if any(idx < 0 for idx, *_ in new.writes):
         return None  # they replace others
     place = None if thread is None else thread.namespaces.get(new.checkpoint_ns)
@@ -206,4 +242,5 @@ async def known_writes(scope: Scope[Any, Any], new: NewWrites, thread: KnownThre
             base = place.input
             if base is None or base[0] != ref.position[0]:
                 return None
-    return await writes_to_save(scope, new, base, None if thread is None else Expected(thread.touched_at, place))
+    expected = None if thread is None else Expected(thread.touched_at, place)
+    return (await writes_to_save(scope, new, base, expected)).after(before)

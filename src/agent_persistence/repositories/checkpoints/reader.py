@@ -1,4 +1,7 @@
-"""Reads checkpoints in two statements: one for the checkpoints, one for the values that they refer to."""
+"""Reads checkpoints in two statements: one for the checkpoints, one for the values that they refer to.
+
+One statement reads a checkpoint whose references are known before, as those are that this process saved itself.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,10 @@ from agent_persistence.errors import CorruptRowError
 from agent_persistence.records import ANY_USER
 from agent_persistence.repositories.checkpoints.compression import decompress_blob
 from agent_persistence.repositories.checkpoints.loaded_rows import GoneError, LoadedRows
+from agent_persistence.repositories.checkpoints.read_statements import read_checkpoint, read_values
 from agent_persistence.repositories.checkpoints.records import ChannelHistory, CheckpointQuery, CheckpointRecord
 from agent_persistence.repositories.checkpoints.refs import (
+    NO_REFS,
     History,
     InheritedWrite,
     ListRef,
@@ -24,7 +29,6 @@ from agent_persistence.repositories.checkpoints.refs import (
     WholeRef,
     read_refs,
 )
-from agent_persistence.repositories.checkpoints.statements import read_checkpoint, read_values
 from agent_persistence.sessions.scope import Query, Scope
 
 Namespace = tuple[Any, str]
@@ -44,7 +48,12 @@ class CheckpointReader:
         self._checkpoint = scope.models.side_tables.graph.checkpoints
 
     async def latest(
-        self, query: CheckpointQuery, *, limit: int, after: CheckpointRecord | None = None
+        self,
+        query: CheckpointQuery,
+        *,
+        limit: int,
+        after: CheckpointRecord | None = None,
+        likely: Refs = NO_REFS,
     ) -> list[CheckpointRecord]:
         """Return checkpoints, the latest first.
 
@@ -52,6 +61,7 @@ class CheckpointReader:
             query: selects the checkpoints.
             limit: the maximum number of checkpoints.
             after: the last checkpoint of the page before.
+            likely: the references that the only checkpoint probably has.
 
         Raises:
             CorruptRowError: a checkpoint cannot be read.
@@ -61,12 +71,15 @@ class CheckpointReader:
         # Two statements see two snapshots: if a row was deleted in between, both are read again. A lock on the thread
         # would make each read wait for saves.
         for _ in range(_ATTEMPTS):
-            rows = await self._one(query) if statement is None else (await self._scope.execute(statement)).all()
-            refs = [read_refs(row.refs) for row in rows]
-            loaded = await self._load(
-                [(_namespace(row), one.channels.items()) for row, one in zip(rows, refs, strict=True)],
-                [(row.thread_id, row.checkpoint_ns, row.checkpoint_id) for row in rows],
-            )
+            if statement is None:
+                rows, refs, loaded = await self._one(query, likely)
+            else:
+                rows = (await self._scope.execute(statement)).all()
+                refs = [read_refs(row.refs) for row in rows]
+                loaded = await self._load(
+                    [(_namespace(row), one.channels.items()) for row, one in zip(rows, refs, strict=True)],
+                    [(row.thread_id, row.checkpoint_ns, row.checkpoint_id) for row in rows],
+                )
             try:
                 return await offload(sum(map(len, loaded.values())), _records, rows, refs, loaded)
             except GoneError:
@@ -81,16 +94,29 @@ class CheckpointReader:
         literals = [literal(one, column.type) for one, column in zip(position, columns, strict=True)]
         return statement.where(tuple_(*columns) < tuple_(*literals))
 
-    async def _one(self, query: CheckpointQuery) -> Sequence[Any]:
-        """Run the query that each run of a graph begins with."""
-        scope = self._scope
-        return await scope.fetch(
+    async def _one(
+        self, query: CheckpointQuery, likely: Refs
+    ) -> tuple[Sequence[Any], list[Refs], defaultdict[Namespace, LoadedRows]]:
+        """Run the query that each run of a graph begins with, and a second one for values that are not as likely."""
+        scope, namespace = self._scope, (query.thread_id, query.checkpoint_ns or "")
+        asked = merged_ranges([(namespace, likely.channels.items())])
+        rows = await scope.fetch(
             read_checkpoint(scope.models, of_any_user=scope.owner is ANY_USER, latest=query.checkpoint_id is None),
             owner=scope.owner,
             thread_id=query.thread_id,
             checkpoint_ns=query.checkpoint_ns,
             checkpoint_id=query.checkpoint_id,
+            **_span_columns(asked),
         )
+        heads = [row for row in rows if row.value_no is None]
+        refs = [read_refs(row.refs) for row in heads]
+        loaded: defaultdict[Namespace, LoadedRows] = defaultdict(LoadedRows)
+        _add(loaded, [row for row in rows if row.value_no is not None])
+        needed = merged_ranges((namespace, one.channels.items()) for one in refs)
+        missing = {*needed} - {*asked}
+        await self._load_ranges(loaded, [*missing], (), None)
+        await self._load_bases(loaded)
+        return heads, refs, loaded
 
     async def history(self, query: CheckpointQuery, channels: Sequence[str]) -> dict[str, ChannelHistory]:
         """Return the writes to channels at the ancestors of a checkpoint, since each channel had a value.
@@ -189,10 +215,13 @@ class CheckpointReader:
     ) -> defaultdict[Namespace, LoadedRows]:
         loaded: defaultdict[Namespace, LoadedRows] = defaultdict(LoadedRows)
         await self._load_ranges(loaded, merged_ranges(references), pending, written_to)
+        await self._load_bases(loaded)
+        return loaded
+
+    async def _load_bases(self, loaded: defaultdict[Namespace, LoadedRows]) -> None:
         # Only of rows that rest on several others, which an early version wrote; those are never deltas themselves.
         missing = [(namespace, None, base, base) for namespace, rows in loaded.items() for base in rows.missing_bases()]
         await self._load_ranges(loaded, missing, (), None)
-        return loaded
 
     async def _load_ranges(
         self,
@@ -207,19 +236,13 @@ class CheckpointReader:
         rows = await scope.fetch(
             read_values(scope.models, of_any_user=scope.owner is ANY_USER),
             owner=scope.owner,
-            span_thread_id=[namespace[0] for namespace, *_ in ranges],
-            span_checkpoint_ns=[namespace[1] for namespace, *_ in ranges],
-            span_channel=[channel for _, channel, *_ in ranges],
-            span_first_no=[first for *_, first, _ in ranges],
-            span_last_no=[last for *_, last in ranges],
+            **_span_columns(ranges),
             pending_thread_id=[thread_id for thread_id, *_ in pending],
             pending_checkpoint_ns=[namespace for _, namespace, _ in pending],
             pending_checkpoint_id=[checkpoint_id for *_, checkpoint_id in pending],
             written_to=None if written_to is None else list(written_to),
         )
-        # Sorted here: the server would have to sort contents too.
-        for row in sorted(rows, key=lambda row: int(row.value_no)):
-            loaded[_namespace(row)].add(row)
+        _add(loaded, rows)
 
 
 class HistoryCollector:
@@ -313,6 +336,22 @@ def _merged(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
         else:
             merged.append((first, last))
     return merged
+
+
+def _span_columns(ranges: Sequence[RowRange]) -> dict[str, list[Any]]:
+    return {
+        "span_thread_id": [namespace[0] for namespace, *_ in ranges],
+        "span_checkpoint_ns": [namespace[1] for namespace, *_ in ranges],
+        "span_channel": [channel for _, channel, *_ in ranges],
+        "span_first_no": [first for *_, first, _ in ranges],
+        "span_last_no": [last for *_, last in ranges],
+    }
+
+
+def _add(loaded: defaultdict[Namespace, LoadedRows], rows: Sequence[Any]) -> None:
+    # Sorted here: the server would have to sort contents too.
+    for row in sorted(rows, key=lambda row: int(row.value_no)):
+        loaded[_namespace(row)].add(row)
 
 
 def _namespace(row: Any) -> Namespace:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import field
 from typing import Any, Protocol
 
 from agent_persistence.frozen import frozen
-from agent_persistence.repositories.checkpoints.compression import Blob, fingerprint
+from agent_persistence.repositories.checkpoints.compression import Blob, fingerprint, size_of
 
 # Not decoded here: the layers below the integration do not import LangGraph.
 ChannelValue = Blob | list[Blob]
@@ -22,6 +22,15 @@ class NewItems(Protocol):
         """The fingerprints of all items, in their order."""
         ...
 
+    @property
+    def size(self) -> int:
+        """About how many bytes are new."""
+        ...
+
+    async def settle(self) -> None:
+        """Serialise many items, beside the event loop."""
+        ...
+
     def blob(self, index: int) -> Blob:
         """Return the item at an index, serialised."""
         ...
@@ -33,6 +42,14 @@ class SerialisedItems:
     def __init__(self, blobs: Sequence[Blob]) -> None:
         self._blobs = blobs
         self.fingerprints = [fingerprint(blob) for blob in blobs]
+
+    @property
+    def size(self) -> int:
+        """The number of bytes."""
+        return size_of(self._blobs)
+
+    async def settle(self) -> None:
+        """Do nothing."""
 
     def blob(self, index: int) -> Blob:
         """Return the item at an index."""
@@ -62,7 +79,7 @@ class NewCheckpoint:
             version of the parent.
         dump: serialises the value of a channel that is not in ``changed``, for the case that the parent does not have
             it.
-        may_start_thread: whether the thread is created if it does not exist.
+        may_start_thread: tells whether the thread is created; asked when it turns out not to exist.
     """
 
     thread_id: Any
@@ -76,7 +93,16 @@ class NewCheckpoint:
     changed: Mapping[str, NewChannelValue | None] = field(repr=False)
     versions: Mapping[str, Any] = field(repr=False)
     dump: Callable[[str], NewChannelValue | None] = field(repr=False)
-    may_start_thread: bool = True
+    may_start_thread: Callable[[], bool] = field(default=lambda: True, repr=False)
+
+    @property
+    def size(self) -> int:
+        """About how many bytes are to be sent."""
+        return len(self.body[1]) + sum(map(_size_of, self.changed.values()))
+
+    async def settle(self) -> None:
+        """Serialise what was left for the moment at which it is saved."""
+        await _settle(self.changed.values())
 
 
 @frozen
@@ -87,7 +113,7 @@ class NewWrites:
         checkpoint_id: the id of the checkpoint that the task started from, which may not be saved yet.
         task_path: LangGraph's path of the task, by which the writes of several tasks are ordered.
         writes: for each write LangGraph's index, the channel and the value.
-        may_start_thread: whether the thread is created if it does not exist.
+        may_start_thread: tells whether the thread is created; asked when it turns out not to exist.
     """
 
     thread_id: Any
@@ -95,8 +121,36 @@ class NewWrites:
     checkpoint_id: str
     task_id: str
     task_path: str
-    writes: Sequence[tuple[int, str, ChannelValue]] = field(repr=False)
-    may_start_thread: bool = False
+    writes: Sequence[tuple[int, str, ChannelValue | NewItems]] = field(repr=False)
+    may_start_thread: Callable[[], bool] = field(default=lambda: False, repr=False)
+
+    @property
+    def size(self) -> int:
+        """About how many bytes are to be sent."""
+        return sum(_size_of(value) for *_, value in self.writes)
+
+    async def settle(self) -> None:
+        """Serialise what was left for the moment at which it is saved."""
+        await _settle(value for *_, value in self.writes)
+
+
+def all_items(value: list[Blob] | NewItems) -> list[Blob]:
+    """Return the items of a list, serialised."""
+    return value if isinstance(value, list) else [value.blob(index) for index in range(len(value.fingerprints))]
+
+
+def _size_of(value: ChannelValue | NewItems | None) -> int:
+    if value is None:
+        return 0
+    if isinstance(value, list):
+        return size_of(value)
+    return len(value[1]) if isinstance(value, tuple) else value.size
+
+
+async def _settle(values: Iterable[ChannelValue | NewItems | None]) -> None:
+    for value in values:
+        if value is not None and not isinstance(value, list | tuple):
+            await value.settle()
 
 
 @frozen

@@ -20,6 +20,7 @@ from agent_persistence.repositories.checkpoints.records import (
     NewWrites,
     PendingWrite,
 )
+from agent_persistence.repositories.checkpoints.refs import NO_REFS, Refs
 from agent_persistence.repositories.checkpoints.writer import Also, CheckpointWriter
 from agent_persistence.repositories.locks import lock_thread, nudge_thread
 from agent_persistence.repositories.threads.repository import ThreadRepository
@@ -60,7 +61,12 @@ class CheckpointRepository(Generic[IdT, UserIdT]):
         await CheckpointWriter(self._scope).writes(new)
 
     async def page(
-        self, query: CheckpointQuery, *, limit: int, after: CheckpointRecord | None = None
+        self,
+        query: CheckpointQuery,
+        *,
+        limit: int,
+        after: CheckpointRecord | None = None,
+        likely: Refs = NO_REFS,
     ) -> list[CheckpointRecord]:
         """Return checkpoints, the latest first.
 
@@ -68,11 +74,12 @@ class CheckpointRepository(Generic[IdT, UserIdT]):
             query: selects the checkpoints.
             limit: the maximum number of checkpoints.
             after: the last checkpoint of the page before.
+            likely: the references that the only checkpoint probably has; others cost a round trip.
 
         Raises:
             CorruptRowError: a checkpoint cannot be read.
         """
-        return await CheckpointReader(self._scope).latest(query, limit=limit, after=after)
+        return await CheckpointReader(self._scope).latest(query, limit=limit, after=after, likely=likely)
 
     async def history(self, query: CheckpointQuery, channels: Sequence[str]) -> dict[str, ChannelHistory]:
         """Return the writes to channels at the ancestors of a checkpoint, since each channel had a value.

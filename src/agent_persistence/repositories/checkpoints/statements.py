@@ -1,4 +1,4 @@
-"""Statements for checkpoints, compiled once for each set of models."""
+"""Statements that save checkpoints, compiled once for each set of models."""
 
 from __future__ import annotations
 
@@ -10,27 +10,21 @@ from sqlalchemy import (
     BigInteger,
     DateTime,
     LargeBinary,
-    Table,
     Text,
     and_,
     any_,
     bindparam,
-    cast,
     func,
     literal_column,
-    or_,
     select,
     true,
-    union_all,
 )
-from sqlalchemy.dialects.postgresql import BIT, aggregate_order_by, insert
+from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
 from sqlalchemy.types import TypeEngine
 
 from agent_persistence.database.compiled_statement import MODELS_AT_ONCE, CompiledStatement
 from agent_persistence.models import Models
 from agent_persistence.models.base import table_of
-from agent_persistence.repositories.checkpoints.compression import DELTA
-from agent_persistence.repositories.checkpoints.value_rows import LIGHT
 from agent_persistence.repositories.locks import locked_threads, touched_threads, unnest
 from agent_persistence.repositories.messages.statements import kinds_of_messages, message_values
 from agent_persistence.repositories.numbering import is_latest
@@ -38,7 +32,6 @@ from agent_persistence.sessions.commit_evidence import TRANSACTION_MARKS
 
 NO_ROW: Final = 0
 """In place of the number of a namespace's last row, if it has none."""
-_ONE: Final[Any] = literal_column("1")
 _NO_BYTES: Final[Any] = literal_column("''::bytea", LargeBinary)
 _NO_ROW: Final[Any] = literal_column("0", BigInteger)
 _NOT_GIVEN: Final = frozenset(
@@ -85,7 +78,7 @@ def save_graphs(
     id_type, user_type = (one.array_type().item_type for one in (models.id_types.id, models.id_types.user))
     saved_columns = [one.name for one in checkpoint.c if one.name not in _NOT_GIVEN]
     time = DateTime(timezone=True)
-    items = _parameters(
+    items = parameters(
         "item",
         {
             "thread_id": id_type,
@@ -99,7 +92,7 @@ def save_graphs(
             "refs": LargeBinary(),
         },
     )
-    rows = _parameters(
+    rows = parameters(
         "new",
         {
             "thread_id": id_type,
@@ -187,7 +180,7 @@ def save_graphs(
 def _messages(models: Models[Any, Any], items: Any) -> tuple[Any, Any]:
     """Return the messages to add as a table, and the condition that none of an item's messages exists."""
     kinds = kinds_of_messages(models, with_ids=True)
-    rows = _parameters("message", {"thread_id": models.id_types.id.array_type().item_type, **kinds}, numbered=True)
+    rows = parameters("message", {"thread_id": models.id_types.id.array_type().item_type, **kinds}, numbered=True)
     message = table_of(models.Message).alias("known_message")
     known = select(message.c.seq).where(
         message.c.thread_id == rows.c.thread_id,
@@ -243,7 +236,7 @@ def _last_no(models: Models[Any, Any], items: Any) -> Any:
 def known_values(models: Models[Any, Any]) -> CompiledStatement:
     """Return the descriptions of stored values: those of channels from a row on, and those written at a checkpoint."""
     values = models.side_tables.graph.values
-    wanted = _parameters("wanted", {"channel": Text(), "first_no": BigInteger()})
+    wanted = parameters("wanted", {"channel": Text(), "first_no": BigInteger()})
     here = and_(
         values.c.thread_id == bindparam("thread_id", type_=values.c.thread_id.type),
         values.c.checkpoint_ns == bindparam("checkpoint_ns", type_=Text()),
@@ -261,104 +254,11 @@ def known_values(models: Models[Any, Any]) -> CompiledStatement:
     )
 
 
-@lru_cache(MODELS_AT_ONCE)
-def read_checkpoint(models: Models[Any, Any], *, of_any_user: bool = False, latest: bool = True) -> CompiledStatement:
-    """Return a checkpoint of a namespace with its owner: the latest one, or ``checkpoint_id``."""
-    checkpoint = models.side_tables.graph.checkpoints
-    thread, is_owned = _owned(models, checkpoint, of_any_user=of_any_user)
-    found = (
-        select(*checkpoint.c, thread.c.user_id)
-        .join(thread, is_owned)
-        .where(
-            checkpoint.c.thread_id == bindparam("thread_id", type_=checkpoint.c.thread_id.type),
-            checkpoint.c.checkpoint_ns == bindparam("checkpoint_ns", type_=Text()),
-        )
-    )
-    if latest:
-        return CompiledStatement(found.order_by(checkpoint.c.checkpoint_id.desc()).limit(_ONE))
-    return CompiledStatement(found.where(checkpoint.c.checkpoint_id == bindparam("checkpoint_id", type_=Text())))
-
-
-@lru_cache(MODELS_AT_ONCE)
-def read_values(models: Models[Any, Any], *, of_any_user: bool) -> CompiledStatement:
-    """Return rows of values in ranges, rows that tasks wrote at checkpoints, and the rows that their deltas rest on.
-
-    Of tasks' rows only those that may hold writes to the channels ``written_to``, unless that is null.
-    """
-    values = models.side_tables.graph.values
-    names = (values.c.thread_id, values.c.checkpoint_ns)
-    kinds: dict[str, TypeEngine[Any]] = {
-        "thread_id": models.id_types.id.array_type().item_type,
-        "checkpoint_ns": Text(),
-    }
-    spans = _parameters("span", {**kinds, "channel": Text(), "first_no": BigInteger(), "last_no": BigInteger()})
-    pending = _parameters("pending", {**kinds, "checkpoint_id": Text()})
-    chosen = [*names, values.c.value_no, values.c.checkpoint_id]
-    chosen += [values.c.channel, values.c.cells, values.c.content]
-    referred = (
-        select(*chosen)
-        .select_from(
-            spans.join(
-                values,
-                and_(
-                    *(name == spans.c[name.name] for name in names),
-                    or_(spans.c.channel.is_(None), spans.c.channel == values.c.channel),
-                    values.c.value_no.between(spans.c.first_no, spans.c.last_no),
-                ),
-            ).join(*_owned(models, values, of_any_user=of_any_user))
-        )
-        .add_columns(_constant("is_write", value=False))
-    )
-    # The caller's ids of threads are checked by the join with their owners, in the same statement.
-    channels = bindparam("written_to", type_=ARRAY(Text()))
-    written = (
-        select(*chosen)
-        .select_from(
-            pending.join(
-                values,
-                and_(
-                    *(name == pending.c[name.name] for name in names),
-                    values.c.checkpoint_id == pending.c.checkpoint_id,
-                ),
-            ).join(*_owned(models, values, of_any_user=of_any_user))
-        )
-        .where(
-            or_(
-                channels.is_(None),
-                values.c.channel == any_(channels),
-                # Small values of other channels lie in light rows. The length comes without reading the content.
-                func.octet_length(values.c.content) <= LIGHT + 1,
-            )
-        )
-        .add_columns(_constant("is_write", value=True))
-    )
-    found = union_all(referred, written).cte("found")
-    # The rows that deltas rest on, in the same round trip: each delta written names one, behind its mark and a count.
-    base = func.encode(func.substr(found.c.content, 3, 8), "hex")
-    base_no = cast(cast(func.concat("x", base), BIT(64)), BigInteger)
-    bases = (
-        select(*chosen, _constant("is_write", value=False))
-        .select_from(found.join(values, and_(*(values.c[one.name] == found.c[one.name] for one in names))))
-        .where(func.substr(found.c.content, 1, len(DELTA)) == DELTA, values.c.value_no == base_no)
-    )
-    return CompiledStatement(union_all(select(found), bases))
-
-
 def _plain(kind: TypeEngine[Any]) -> TypeEngine[Any]:
     return Text() if isinstance(kind, Text) else kind  # an array has no collation
 
 
-def _constant(name: str, *, value: bool) -> Any:
-    return (true() if value else ~true()).label(name)
-
-
-def _owned(models: Models[Any, Any], rows: Table, *, of_any_user: bool) -> tuple[Any, Any]:
-    thread = table_of(models.Thread)
-    same = thread.c.thread_id == rows.c.thread_id
-    return thread, same if of_any_user else same & (thread.c.user_id == bindparam("owner", type_=thread.c.user_id.type))
-
-
-def _parameters(name: str, columns: dict[str, TypeEngine[Any]], *, numbered: bool = False) -> Any:
+def parameters(name: str, columns: dict[str, TypeEngine[Any]], *, numbered: bool = False) -> Any:
     """Return rows of parameters as a table: one array a column, named ``<table>_<column>``."""
     arrays = {column: bindparam(f"{name}_{column}", type_=ARRAY(kind)) for column, kind in columns.items()}
     return unnest(name, numbered=numbered, **arrays)

@@ -199,6 +199,11 @@ _small_row = lru_cache(_SMALL_ROWS_CACHED)(_read_cells)
 _large_row = lru_cache(_LARGE_ROWS_CACHED)(_read_cells)
 
 
+def size_of_row(values: Sequence[StoredValue]) -> int:
+    """Return the number of bytes in the content of a row, before it was compressed."""
+    return sum([item.size for value in values for item in value.items])
+
+
 def blobs_of(values: Sequence[StoredValue], content: bytes) -> dict[Position, Blob]:
     """Split the content of a row into its items."""
     start = 0

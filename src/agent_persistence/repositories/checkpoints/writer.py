@@ -59,7 +59,7 @@ class CheckpointWriter:
             The row that the statement returned, and what is known of the namespace once the transaction is committed.
         """
         self._refuse_if_disabled()
-        parent = await self._lock(new.thread_id, new.checkpoint_ns, new.parent_id, starts=new.may_start_thread)
+        parent = await self._lock(new.thread_id, new.checkpoint_ns, new.parent_id, new.may_start_thread)
         changes = Changes(new, parent)
         known = await self._known_values(new, changes)
         changes.compare(known)
@@ -97,7 +97,7 @@ class CheckpointWriter:
         # Written before the checkpoint, writes can be the first rows of a thread: there is none to lock then.
         row = await self._try_to_save(save)
         if row is None:
-            if not new.may_start_thread:
+            if not new.may_start_thread():
                 raise ThreadNotFoundError(new.thread_id, _NOT_CREATED)
             await self._start(new.thread_id)
             row = await self._save(save)
@@ -125,7 +125,7 @@ class CheckpointWriter:
             mine = values.c.value_no == any_(literal(replaced, ARRAY(BigInteger())))
             await self._scope.execute(delete(values).where(values.c.thread_id == new.thread_id, mine))
 
-    async def _lock(self, thread_id: Any, namespace: str, parent_id: str | None, *, starts: bool) -> Refs:
+    async def _lock(self, thread_id: Any, namespace: str, parent_id: str | None, may_start: Callable[[], bool]) -> Refs:
         statement = lock_thread_and_parent(self._scope.models, of_any_user=self._of_any_user)
         values = {
             "checkpoint_ns": namespace,
@@ -135,7 +135,7 @@ class CheckpointWriter:
         }
         rows = await self._scope.fetch(statement, **values)
         if not rows:
-            if not starts:
+            if not may_start():
                 raise ThreadNotFoundError(thread_id, _NOT_CREATED)
             await self._start(thread_id)
             rows = await self._scope.fetch(statement, **values)
@@ -153,7 +153,7 @@ class CheckpointWriter:
     async def _input(self, new: NewWrites) -> tuple[int, bytes] | None:
         """Read the row of the run's input, which the run's first task repeats in other channels."""
         # The other order is not looked for: it did not occur in any measured run (docs/adr/0016).
-        refs = await self._lock(new.thread_id, new.checkpoint_ns, new.checkpoint_id, starts=new.may_start_thread)
+        refs = await self._lock(new.thread_id, new.checkpoint_ns, new.checkpoint_id, new.may_start_thread)
         ref, namespace = refs.channels.get(INPUT), (new.thread_id, new.checkpoint_ns)
         if not isinstance(ref, WholeRef):
             return None

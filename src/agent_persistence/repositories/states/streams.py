@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Mapping
 from contextlib import aclosing, suppress
 from datetime import timedelta
@@ -18,7 +19,8 @@ from sqlalchemy import ColumnElement, Integer, LargeBinary, delete, func, insert
 from sqlalchemy.dialects.postgresql import insert as insert_or
 
 from agent_persistence.concurrency.offload import in_thread
-from agent_persistence.encoding.chunks import ENCODING, Tally, chunked
+from agent_persistence.concurrency.shielding import start
+from agent_persistence.encoding.chunks import ENCODING, Tally, chunked, pack, unpack
 from agent_persistence.encoding.exact_json import EncodedJSON, encode_json
 from agent_persistence.errors import (
     CheckpointingDisabledError,
@@ -38,6 +40,7 @@ from agent_persistence.repositories.numbering import is_latest
 from agent_persistence.repositories.rows import json_object
 from agent_persistence.repositories.states.repository import StateRepository, expect_version, keep_newest
 from agent_persistence.repositories.states.retention import within
+from agent_persistence.repositories.states.stream_statements import read_chunk
 from agent_persistence.sessions.commit_evidence import row_evidence
 from agent_persistence.sessions.scope import Scope
 from agent_persistence.validation import check_version
@@ -49,6 +52,8 @@ ABANDONED_AFTER: Final = timedelta(days=1)
 CHUNKS_A_BATCH: Final = 1000
 """How many are swept in one transaction, unless one stream has more."""
 _SWEPT_AT_ONCE: Final = 100
+_AT_ONCE: Final = 2
+"""How many chunks are compressed, or decompressed, at once."""
 
 
 class Run(Protocol):
@@ -99,7 +104,7 @@ class Upload(Generic[IdT]):
         self._run = run
         self._new = new
         self._tally = Tally()
-        self._stream_id = 0
+        self._stream_id = self._written = 0
 
     async def begin(self) -> None:
         """Insert the row to which the chunks refer.
@@ -110,22 +115,23 @@ class Upload(Generic[IdT]):
         self._stream_id = await self._run(self._begin)
 
     async def receive(self) -> None:
-        """Write the chunks, each as soon as it is complete.
+        """Write the chunks in their order, each while the next ones are compressed.
 
         Raises:
             InvalidInputError: the source yields something that is not bytes.
             ThreadNotFoundError: the thread was deleted.
             StatementTimeoutError: the stream took longer than a day.
         """
-        index = 0
+        waiting: deque[asyncio.Task[bytes]] = deque()
         async with aclosing(chunked(self._new.source, "source")) as chunks:
             async for chunk in chunks:
-                # In a thread: compressing a chunk of a megabyte would hold up every other task of the event loop.
-                packed = await in_thread(self._tally.pack, chunk)
-                # A transaction for each chunk: while the source is waited for, no transaction is open and no lock is
-                # held.
-                await self._run(partial(self._write, index, packed))
-                index += 1
+                await in_thread(self._tally.count, chunk)
+                # In threads, two at once: compressing takes twice as long as writing, and would hold up the event loop.
+                waiting.append(start(in_thread(pack, chunk)))
+                if len(waiting) > _AT_ONCE:
+                    await self._keep(waiting.popleft())
+        for packing in waiting:
+            await self._keep(packing)
 
     async def publish(self) -> StateRecord[IdT]:
         """Make the chunks the thread's latest state, and return its record.
@@ -151,6 +157,11 @@ class Upload(Generic[IdT]):
         if stream_id is None:
             raise ThreadNotFoundError(thread_id)
         return stream_id
+
+    async def _keep(self, packing: asyncio.Task[bytes]) -> None:
+        # A transaction for each chunk: while the source is waited for, no transaction is open and no lock is held.
+        await self._run(partial(self._write, self._written, await packing))
+        self._written += 1
 
     async def _write(self, index: int, packed: bytes, scope: Scope[Any, Any]) -> None:
         streams, chunks = scope.models.side_tables.streamed
@@ -232,17 +243,14 @@ async def read_stream(run: Run, thread_id: Any, version: int | None) -> AsyncGen
     if state.stream is None:
         yield encode_json(state.data, "data")
         return
-    tally = Tally()
+    tally, waiting = Tally(), deque[asyncio.Task[bytes]]()
     for index in range(state.stream.chunks):
-        packed = await run(partial(_read_chunk, state, index))
-        try:
-            chunk = await in_thread(tally.unpack, packed)
-        except zlib.error as error:
-            raise _damaged(state, index) from error
-        # The last chunk is withheld on a mismatch, so a reader that got to the end has read the saved bytes.
-        if index == state.stream.chunks - 1 and tally.stream != state.stream:
-            raise _damaged(state, index)
-        yield chunk
+        # While the caller works with a chunk, the next is decompressed, but none is read: no connection is held.
+        waiting.append(start(in_thread(unpack, await run(partial(_read_chunk, state, index)))))
+        if len(waiting) == _AT_ONCE:
+            yield await _checked(state, tally, waiting.popleft())
+    for unpacking in waiting:
+        yield await _checked(state, tally, unpacking)
 
 
 class StreamedStates(StateRepository[IdT, UserIdT], Generic[IdT, UserIdT]):
@@ -340,20 +348,35 @@ async def _find(thread_id: Any, version: int | None, scope: Scope[Any, Any]) -> 
     return found
 
 
-async def _read_chunk(state: StateRecord[Any], index: int, scope: Scope[Any, Any]) -> bytes:
-    states, threads, chunks = scope.states, scope.threads, scope.models.side_tables.streamed.chunks
-    is_chunk = (chunks.c.stream_id == states.c.stream_id) & (chunks.c.place == index)
-    statement = (
-        select(chunks.c.data)
-        .select_from(states.join(threads, threads.c.thread_id == states.c.thread_id).outerjoin(chunks, is_chunk))
-        .where(scope.thread_of(state.thread_id), states.c.state_id == state.version)
-    )
-    row = (await scope.execute(statement)).one_or_none()
-    if row is None:
-        raise StateNotFoundError(state.thread_id, state.version)
-    if row.data is None:
+async def _checked(state: StateRecord[Any], tally: Tally, unpacking: asyncio.Task[bytes]) -> bytes:
+    """Return the next chunk; the last one only if size and digest are those that were saved."""
+    index = tally.chunks
+    try:
+        chunk = await unpacking
+    except zlib.error as error:
+        raise _damaged(state, index) from error
+    await in_thread(tally.count, chunk)
+    # The last chunk is withheld on a mismatch, so a reader that got to the end has read the saved bytes.
+    saved = state.stream
+    if saved is not None and tally.chunks == saved.chunks and tally.stream != saved:
         raise _damaged(state, index)
-    return bytes(row.data)
+    return chunk
+
+
+async def _read_chunk(state: StateRecord[Any], index: int, scope: Scope[Any, Any]) -> bytes:
+    rows = await scope.fetch(
+        read_chunk(scope.models, of_any_user=scope.is_any_user),
+        thread_id=state.thread_id,
+        owner=scope.owner,
+        version=state.version,
+        place=index,
+    )
+    if not rows:
+        raise StateNotFoundError(state.thread_id, state.version)
+    data: bytes | None = rows[0].data
+    if data is None:
+        raise _damaged(state, index)
+    return data
 
 
 def _damaged(state: StateRecord[Any], index: int) -> CorruptRowError:
