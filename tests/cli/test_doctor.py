@@ -296,8 +296,7 @@ async def _save_a_state(command_line: CommandLine) -> None:
     values: dict[str, Any] = {
         name.removeprefix("PERSISTENCE_").lower(): value for name, value in command_line.variables.items()
     }
-    patient = {"cache_timeout_ms": 2_000, "cache_budget_ms": 4_000}
-    async with Persistence[str, str](PersistenceSettings(_env_file=None, **values, **patient)) as store:
+    async with Persistence[str, str](PersistenceSettings(_env_file=None, **values)) as store:
         thread = await store.threads.create(user_id="ada")
         await store.states.put(thread.thread_id, 1, user_id="ada")
 
