@@ -6,7 +6,6 @@ import io
 import re
 import shlex
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 import typer
 from rich.console import Console
+from typer.testing import CliRunner
 
 from agent_persistence.cli import output
 from agent_persistence.cli.app import app
@@ -75,13 +75,11 @@ def test_h_is_help(arguments: list[str]) -> None:
     ("line", "expected"), [("agent-persistence hea", "health"), ("agent-persistence optional add m", "message-search")]
 )
 def test_a_shell_completes_commands_and_names(line: str, expected: str) -> None:
-    words = {"COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
+    words = {"COMP_WORDS": line, "COMP_CWORD": str(line.count(" ")), "_AGENT_PERSISTENCE_COMPLETE": "complete_bash"}
 
-    completed = CommandLine(words | {"_AGENT_PERSISTENCE_COMPLETE": "complete_bash"})
+    completed = CliRunner().invoke(app, env=words, prog_name="agent-persistence")
 
-    with completed.start(stdout=subprocess.PIPE) as process:
-        stdout, _ = process.communicate()
-    assert stdout.decode().split() == [expected]
+    assert completed.stdout.split() == [expected]
 
 
 class Terminal(io.StringIO):
@@ -109,6 +107,7 @@ def test_progress_is_for_people_at_a_terminal(
     assert ("Deleting old states" in shown.getvalue()) is is_shown
 
 
+@pytest.mark.slow
 def test_an_interrupted_command_ends_with_130(unmigrated: CommandLine) -> None:
     nowhere = unmigrated.with_variables(PERSISTENCE_DATABASE_URL="postgresql://u@127.0.0.1:1/x")
     with nowhere.start("health", "--wait", "60", stdout=subprocess.DEVNULL) as process:
@@ -118,11 +117,3 @@ def test_an_interrupted_command_ends_with_130(unmigrated: CommandLine) -> None:
         process.terminate()
 
         assert process.wait() == 130
-
-
-def test_modules_of_the_command_line_stay_out_of_a_web_process() -> None:
-    script = "import agent_persistence.integrations.fastapi, sys; print(*sys.modules)"
-
-    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
-
-    assert not {"alembic", "mako", "typer", "rich", "agent_persistence.cli"} & set(loaded)
