@@ -65,14 +65,14 @@ def test_a_dry_run_names_the_revisions_and_undoes_none(command_line: CommandLine
     assert command_line("current").stdout == f"{migrate.head()}\n"
 
 
-def test_programs_get_the_revisions_before_and_after(unmigrated: CommandLine) -> None:
-    upgraded = unmigrated("upgrade", "--json")
-    found = unmigrated("current", "--json")
-    downgraded = unmigrated("downgrade", "base", "--json")
+def test_programs_get_the_revisions_before_and_after(command_line: CommandLine) -> None:
+    downgraded = json.loads(command_line("downgrade", "-1", "--json").stdout)
+    found = json.loads(command_line("current", "--json").stdout)
+    upgraded = json.loads(command_line("upgrade", "--json").stdout)
 
-    assert json.loads(upgraded.stdout) == {"before": None, "after": migrate.head()}
-    assert json.loads(found.stdout) == {"revision": migrate.head(), "head": migrate.head()}
-    assert json.loads(downgraded.stdout) == {"before": migrate.head(), "after": None}
+    assert downgraded["before"] == upgraded["after"] == migrate.head()
+    assert found == {"revision": downgraded["after"], "head": migrate.head()}
+    assert upgraded["before"] == downgraded["after"]
 
 
 NEED_A_DATABASE = [
@@ -87,6 +87,7 @@ NEED_A_DATABASE = [
     ["import", "-"],
     ["export"],
     ["import-langgraph", "--from", "postgresql://u:secret@127.0.0.1:1/x", "--user", "ann"],
+    ["import-agentflow", "postgresql://u:secret@127.0.0.1:1/x"],
     ["threads"],
     ["show", "first-chat"],
     ["prune", "--keep-last", "1"],
