@@ -42,7 +42,7 @@ from agent_persistence.operations.purging import Purging
 from agent_persistence.operations.session_factory import SessionFactory
 from agent_persistence.operations.transactions import Transactions
 from agent_persistence.operations.unit_of_work import UnitOfWork
-from agent_persistence.records import AnyUser, TouchedState
+from agent_persistence.records import ANY_USER, AnyUser, TouchedState
 from agent_persistence.repositories import StoreOptions
 from agent_persistence.repositories.maintenance.latest_versions import latest_versions
 from agent_persistence.repositories.states.retention import MAX_KEPT
@@ -282,22 +282,33 @@ class Persistence(Generic[IdT, UserIdT]):
         refuse_autocommit(yes=options.get("isolation_level") == "AUTOCOMMIT")
         return self._transactions.join(session, user_id)
 
-    async def purge(self, *, keep_last: int | None = None, older_than: datetime | None = None) -> int:
-        """Delete old states and checkpoints of graphs of every thread in small batches; return their number.
+    async def purge(
+        self,
+        *,
+        keep_last: int | None = None,
+        older_than: datetime | None = None,
+        user_id: UserIdT | AnyUser = ANY_USER,
+        dry_run: bool = False,
+    ) -> int:
+        """Delete old states and checkpoints of graphs, of every thread or of one owner's; return their number.
 
         The latest state of a thread and the latest checkpoint of a graph are never deleted. Other checkpoints read as
         before.
 
-        A thread that is being written to is skipped, so writers do not wait. Abandoned streams, begun more than a day
-        ago, are swept too. An open store purges in the background every ``PERSISTENCE_CHECKPOINT_CLEANUP_INTERVAL``.
+        It works in small batches. A thread that is being written to is skipped, so writers do not wait. Abandoned
+        streams, begun more than a day ago, are swept too, unless an owner is given. An open store purges in the
+        background every ``PERSISTENCE_CHECKPOINT_CLEANUP_INTERVAL``.
 
         Args:
             keep_last: how many of a thread's newest states stay, and of the newest checkpoints of each namespace of its
                 graph, at least 1. If both arguments are left out, ``PERSISTENCE_MAX_CHECKPOINT_HISTORY``.
             older_than: delete only what was saved before this time, which has a time zone.
+            user_id: the owner of the threads; all threads if left out.
+            dry_run: delete nothing, and return the number that would be deleted.
 
         Raises:
-            InvalidInputError: an argument cannot be valid, or both are left out and the history is unlimited.
+            InvalidInputError: an argument cannot be valid, or ``keep_last`` and ``older_than`` are left out and the
+                history is unlimited.
             UnavailableError: the database cannot be reached.
         """
         wanted = keep_last
@@ -305,7 +316,8 @@ class Persistence(Generic[IdT, UserIdT]):
             wanted = self.settings.max_checkpoint_history if older_than is None else 1
         keep = check_limit(wanted, "keep_last", MAX_KEPT)
         before = None if older_than is None else check_datetime(older_than, "older_than")
-        return await self._purging.purge(keep_last=keep, older_than=before)
+        work = self._purging.count if dry_run else self._purging.purge
+        return await work(keep_last=keep, older_than=before, user_id=user_id)
 
     async def sweep(self) -> int:
         """Deliver the cache invalidations of the outbox to Redis; return their number.
