@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum, StrEnum
-from typing import Any, Final, Generic, Literal, NamedTuple
+from typing import Annotated, Any, Final, Generic, Literal, NamedTuple
 
+from pydantic import Field, InstanceOf
 from typing_extensions import TypeVar
 
 from agent_persistence.errors import CorruptRowError
@@ -234,7 +235,8 @@ class Page(Generic[T]):
     items: tuple[T, ...]
     before: str | None = None
     after: str | None = None
-    corrupt: tuple[CorruptRowError, ...] = ()
+    # Marked for pydantic, so that a page is the response of an endpoint as it is; the errors are for the server.
+    corrupt: Annotated[tuple[InstanceOf[CorruptRowError], ...], Field(exclude=True)] = ()
 
     def __iter__(self) -> Iterator[T]:
         return iter(self.items)
