@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum, StrEnum
-from typing import Annotated, Any, Final, Generic, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Final, Generic, Literal, NamedTuple
 
-from pydantic import Field, InstanceOf
+from pydantic import ConfigDict, Field, InstanceOf
 from typing_extensions import TypeVar
 
 from agent_persistence.errors import CorruptRowError
@@ -231,6 +231,10 @@ class Page(Generic[T]):
         after: pass it as ``after=`` for the rows that follow these; ``None`` if there are none.
         corrupt: an error for each row of the page that cannot be read.
     """
+
+    # For responses in a model of the application, Page[ThreadOut]: pydantic would otherwise take this page as one and
+    # send the records whole, with the fields that the model leaves out.
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(revalidate_instances="always")
 
     items: tuple[T, ...]
     before: str | None = None

@@ -11,6 +11,7 @@ import httpx
 import pytest
 from fastapi import APIRouter, Depends, FastAPI, Header, Request
 from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, ConfigDict
 from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
@@ -96,6 +97,17 @@ router = APIRouter()
 @router.get("/threads")
 async def list_threads(filters: ThreadFilters, uow: Joined) -> Page[ThreadRecord[str, str]]:
     return await uow.threads.page(**filters)
+
+
+class Named(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+    name: str
+
+
+@router.get("/names", response_model=Page[Named])
+async def list_names(uow: Joined) -> Page[ThreadRecord[str, str]]:
+    return await uow.threads.page()
 
 
 @router.post("/threads", status_code=201)
@@ -318,6 +330,14 @@ async def test_a_page_leaves_out_what_cannot_be_read() -> None:
 
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://host") as client:
         assert (await client.get("/")).json() == {"items": [], "before": "before", "after": None}
+
+
+async def test_a_page_of_the_hosts_model_holds_its_fields_only(
+    client: httpx.AsyncClient, alice: dict[str, str]
+) -> None:
+    await client.post("/threads?name=Refund", headers=alice)
+
+    assert (await client.get("/names", headers=alice)).json()["items"] == [{"name": "Refund"}]
 
 
 def test_openapi_lists_pages_parameters_and_problems(host: Host) -> None:
