@@ -50,4 +50,6 @@ def limited_by_pool(bind: Callable[[], Engine | Connection]) -> Iterator[None]:
 
 def _has_free_connection(engine: Engine) -> bool:
     pool = engine.pool
-    return not isinstance(pool, QueuePool) or pool.checkedin() > 0 or pool.checkedout() < pool.size()
+    if not isinstance(pool, QueuePool) or not pool.size():  # a size of 0 is no limit
+        return True
+    return pool.checkedin() > 0 or pool.checkedout() < pool.size()
