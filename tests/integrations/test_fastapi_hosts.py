@@ -24,6 +24,7 @@ from agent_persistence import (
     PersistenceSettings,
     PoolTimeoutError,
     StateRecord,
+    ThreadNotFoundError,
     ThreadRecord,
     UnitOfWork,
 )
@@ -34,6 +35,7 @@ from agent_persistence.integrations.fastapi import (
     get_persistence,
     install,
     joined_unit_of_work,
+    problem_of,
     problems,
     unit_of_work,
 )
@@ -268,6 +270,18 @@ async def test_a_stream_in_a_thread_that_is_not_the_users_is_refused_before_its_
     assert (mine.status_code, mine.text) == (200, "0 in use")
     assert (absent.status_code, of_another.status_code) == (404, 404)
     assert (taken.status_code, taken.json()["error"]) == (409, "ThreadExistsError")
+
+
+def test_an_error_within_a_stream_is_told_as_the_response_would_have_been() -> None:
+    told = problem_of(ThreadNotFoundError("t-1"))
+    other = problem_of(ValueError("canary"))
+
+    assert (told["status"], told["error"], told["detail"]) == (
+        404,
+        "ThreadNotFoundError",
+        "thread 't-1' does not exist",
+    )
+    assert (other["status"], other["error"], other["detail"]) == (500, "ValueError", "the server failed")
 
 
 async def test_a_thread_that_a_client_names_is_created_once(

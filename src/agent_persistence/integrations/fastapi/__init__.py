@@ -24,7 +24,7 @@ except ImportError as error:
 from agent_persistence.integrations.fastapi.application import get_persistence, install
 from agent_persistence.integrations.fastapi.claims import claim_thread
 from agent_persistence.integrations.fastapi.filters import MessageFilters, MessageQuery, ThreadFilters, ThreadQuery
-from agent_persistence.integrations.fastapi.problems import problems
+from agent_persistence.integrations.fastapi.problems import problem_of, problems
 from agent_persistence.integrations.fastapi.units_of_work import joined_unit_of_work, unit_of_work
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "get_persistence",
     "install",
     "joined_unit_of_work",
+    "problem_of",
     "problems",
     "unit_of_work",
 ]

@@ -101,30 +101,50 @@ _ANSWERS: Final[Mapping[type, _Answer]] = {
 _USUAL: Final = (404, 409, 422, 503)
 
 
-async def answer(connection: HTTPConnection, error: Exception) -> Any:
-    """Return the response to a request; close a WebSocket instead."""
-    found = next(_ANSWERS[kind] for kind in type(error).__mro__ if kind in _ANSWERS)
-    server_error = found.status >= HTTPStatus.INTERNAL_SERVER_ERROR
-    if server_error:
-        _log(connection, error, found.status)
-    if isinstance(connection, WebSocket):
-        code = WS_1011_INTERNAL_ERROR if server_error else WS_1008_POLICY_VIOLATION
-        return await connection.close(code, reason=name_for_clients(error))
+def problem_of(error: Exception) -> dict[str, Any]:
+    """Return an error as the problem (RFC 9457) that a response would have had, for an event of a stream.
+
+    A stream has sent its status 200 when it fails. Errors of a status from 500 on are logged, as for a response.
+
+    Args:
+        error: any error. Of others than this package's, only the name of the class is told.
+
+    Returns:
+        ``title``, ``status``, ``detail`` and ``error``, the name of the class.
+    """
+    found = _answer_to(error)
+    if found.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        _log("stream", error, found.status)
     return _problem(found, error)
 
 
-def _problem(found: _Answer, error: Exception) -> JSONResponse:
-    problem = {
+async def answer(connection: HTTPConnection, error: Exception) -> Any:
+    """Return the response to a request; close a WebSocket instead."""
+    found = _answer_to(error)
+    server_error = found.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+    if server_error:
+        _log(f"{connection.scope['type']} {connection.url.path!r}", error, found.status)
+    if isinstance(connection, WebSocket):
+        code = WS_1011_INTERNAL_ERROR if server_error else WS_1008_POLICY_VIOLATION
+        return await connection.close(code, reason=name_for_clients(error))
+    headers = {"Retry-After": "1"} if found.status == HTTPStatus.SERVICE_UNAVAILABLE else None
+    return JSONResponse(_problem(found, error), found.status, headers, media_type=_MEDIA_TYPE)
+
+
+def _answer_to(error: Exception) -> _Answer:
+    return next((_ANSWERS[kind] for kind in type(error).__mro__ if kind in _ANSWERS), _ANSWERS[PersistenceError])
+
+
+def _problem(found: _Answer, error: Exception) -> dict[str, Any]:
+    return {
         "title": found.status.phrase,
         "status": found.status.value,
         "detail": found.detail or str(error),
         "error": name_for_clients(error),
     }
-    headers = {"Retry-After": "1"} if found.status == HTTPStatus.SERVICE_UNAVAILABLE else None
-    return JSONResponse(problem, found.status, headers, media_type=_MEDIA_TYPE)
 
 
-def _log(connection: HTTPConnection, error: Exception, status: HTTPStatus) -> None:
+def _log(what: str, error: Exception, status: HTTPStatus) -> None:
     """Log the error without its cause: the driver's text can hold a whole row."""
     frames = "".join(traceback.format_exception(error, chain=False))
-    logger.error("%s %r answered %d\n%s", connection.scope["type"], connection.url.path, status, frames)
+    logger.error("%s answered %d\n%s", what, status, frames)
