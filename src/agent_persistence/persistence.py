@@ -107,6 +107,7 @@ class Persistence(Generic[IdT, UserIdT]):
         self.settings = settings
         self.models: Models[IdT, UserIdT] = models or build_models(settings.id_types, schema=settings.db_schema)
         _refuse_other_id_types(self.models, settings)
+        _refuse_other_schema(self.models, settings, engine)
         # Closed in the reverse order of opening: connections first, then the embedded servers that they lead to.
         self._closing = AsyncExitStack()
         self._servers = ServerAddresses(settings, needs_database=engine is None, needs_redis=redis is None)
@@ -468,6 +469,18 @@ def _refuse_other_id_types(models: Models[Any, Any], settings: PersistenceSettin
     ):
         if mapped != given:
             raise SettingsError(variable, f"is {given.name}, but the models are mapped with {mapped.name}")
+
+
+def _refuse_other_schema(models: Models[Any, Any], settings: PersistenceSettings, engine: AsyncEngine | None) -> None:
+    """Refuse models that are not in the schema that the settings name; statements would look for other tables."""
+    mapped = models.metadata.schema
+    translates = engine is not None and "schema_translate_map" in engine.get_execution_options()
+    if settings.db_schema is not None and mapped != settings.db_schema and not translates:
+        raise SettingsError(
+            "PERSISTENCE_DB_SCHEMA",
+            f"is {settings.db_schema}, but the models are mapped in {mapped or 'no schema'}: "
+            f"metadata = MetaData(schema={settings.db_schema!r})",
+        )
 
 
 def _id_maker(settings: PersistenceSettings) -> Callable[[], Any] | None:
