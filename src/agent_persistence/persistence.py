@@ -25,7 +25,7 @@ from agent_persistence.database.engine import make_engine, terminator_of
 from agent_persistence.database.probe import answers
 from agent_persistence.embedded.addresses import ServerAddresses
 from agent_persistence.errors import InvalidInputError, SettingsError, UnavailableError
-from agent_persistence.ids import ID_TYPES, IdT, UserIdT
+from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.models import Models, build_models
 from agent_persistence.operations.batched_calls import BatchedCalls
 from agent_persistence.operations.cache_audit import CacheAudit, audit
@@ -40,10 +40,10 @@ from agent_persistence.operations.one_call import (
 )
 from agent_persistence.operations.purging import Purging
 from agent_persistence.operations.session_factory import SessionFactory
+from agent_persistence.operations.store_options import store_options
 from agent_persistence.operations.transactions import Transactions
 from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.records import ANY_USER, AnyUser, TouchedState
-from agent_persistence.repositories import StoreOptions
 from agent_persistence.repositories.maintenance.latest_versions import latest_versions
 from agent_persistence.repositories.states.retention import MAX_KEPT
 from agent_persistence.sessions.commit_hooks import refuse_autocommit
@@ -53,7 +53,6 @@ from agent_persistence.validation import check_datetime, check_limit
 T = TypeVar("T")
 
 _MOST_AUDITED: Final = 100_000
-_DRAWN: Final = (None, "uuid7", "uuid4")
 CHECK_SECONDS: Final = 15.0
 _CUT_AHEAD_SECONDS: Final = 0.05
 _GRACE_SECONDS: Final = 0.5  # for a due sweep to finish
@@ -75,7 +74,7 @@ class Health:
 
 
 class Persistence(Generic[IdT, UserIdT]):
-    """Threads, messages and states in PostgreSQL, with a Redis cache of latest states.
+    """Keep threads, messages and states in PostgreSQL, with a Redis cache of latest states.
 
     An async context manager: it checks the schema when it is entered, and closes what it opened.
 
@@ -120,7 +119,7 @@ class Persistence(Generic[IdT, UserIdT]):
         self._sessions: SessionFactory[IdT, UserIdT] = SessionFactory(
             self.engine,
             self.models,
-            _options(settings, is_cached=self.cache is not None),
+            store_options(settings, is_cached=self.cache is not None),
             self.cache,
             # Other engines get the limit from each transaction that needs it, at the price of a round trip.
             limits_idling=engine is None and not settings.pgbouncer,
@@ -481,32 +480,3 @@ def _refuse_other_schema(models: Models[Any, Any], settings: PersistenceSettings
             f"is {settings.db_schema}, but the models are mapped in {mapped or 'no schema'}: "
             f"metadata = MetaData(schema={settings.db_schema!r})",
         )
-
-
-def _id_maker(settings: PersistenceSettings) -> Callable[[], Any] | None:
-    make = settings.id_maker()
-    if make is None or settings.id_generator in _DRAWN:
-        return make
-    # A host's function may return anything; ids that are made here need no check.
-    kind = ID_TYPES[settings.id_type]
-    return lambda: kind.validate(make(), "PERSISTENCE_ID_GENERATOR")
-
-
-def _options(settings: PersistenceSettings, *, is_cached: bool) -> StoreOptions[Any]:
-    new_id = _id_maker(settings)
-    return StoreOptions(
-        new_id=new_id,
-        # No other message can have an id that is drawn here, so appends with such ids can be repeated safely.
-        draws_ids=new_id is not None and settings.id_generator in _DRAWN,
-        touch_interval=settings.thread_touch_interval,
-        max_states=settings.max_checkpoint_history,
-        max_json_bytes=settings.max_json_bytes,
-        replace_unstorable=settings.sanitize == "replace",
-        save_states=settings.enable_checkpointing,
-        row_level_security=settings.row_level_security,
-        # A limited history bounds the bytes already, and each prune would first have to make versions whole.
-        patches_from=0 if settings.max_checkpoint_history else settings.patch_states_from,
-        is_cached=is_cached,
-        reply_seconds=settings.reply_seconds,
-        wait_seconds=settings.pool_timeout,
-    )
