@@ -173,7 +173,7 @@ class PinnedConnection:
 
     @property
     def info(self) -> dict[Any, Any]:
-        """What is known about the connection, for as long as it is open, whoever uses it."""
+        """Notes on the connection, kept until it is closed, whichever caller uses it."""
         assert self.connection.sync_connection is not None  # noqa: S101 - it is connected; for the type checker
         return self.connection.sync_connection.info
 

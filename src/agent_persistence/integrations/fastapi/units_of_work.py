@@ -1,4 +1,4 @@
-"""Units of work of requests: in the application's session, or in a transaction of their own."""
+"""Units of work of requests: joined to the application's session, or opened for the request."""
 
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, get_args
