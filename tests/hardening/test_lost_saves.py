@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
 import pytest_asyncio
 from connections import all_are_back
 from hardening.hardening_servers import NEVER_ARRIVED, REPLY_LOST, LossyProxy, Store, migrated_settings, settings_of
-from sqlalchemy import text
+from sqlalchemy import make_url, text
 from torture.proxy import Link, Proxy
 from torture.servers import PostgreSQL
 
@@ -114,6 +116,25 @@ async def purge(store: Store, thread_id: Any) -> None:
     await store.purge(keep_last=1)
 
 
+@asynccontextmanager
+async def deleting_before_the_search(
+    monkeypatch: pytest.MonkeyPatch, store: Store, port: int, delete: Callable[[Store], Awaitable[None]]
+) -> AsyncIterator[None]:
+    """Another process deletes something after a reply was lost, and before the state is looked for."""
+    values = store.settings.model_dump(exclude_unset=True)
+    url = make_url(values["database_url"].get_secret_value()).set(port=port)
+    values["database_url"] = url.render_as_string(hide_password=False)
+    async with Store(type(store.settings)(_env_file=None, **values)) as other:
+
+        async def has_ended_late(connection: PinnedConnection, process: ServerProcess) -> bool:
+            monkeypatch.undo()
+            await delete(other)
+            return await has_ended(connection, process)
+
+        monkeypatch.setattr(group_commit, "has_ended", has_ended_late)
+        yield
+
+
 @pytest.mark.parametrize("delete", [delete_all, save_another_and_delete_the_older, purge])
 async def test_a_state_that_was_deleted_before_it_was_looked_for_is_not_saved_again(
     proxied: tuple[Store, LossyProxy],
@@ -123,27 +144,37 @@ async def test_a_state_that_was_deleted_before_it_was_looked_for_is_not_saved_ag
 ) -> None:
     store, proxy = proxied
     thread_id = await new_thread(store)
-    values = store.settings.model_dump(exclude_unset=True)
-    values["database_url"] = (
-        values["database_url"].get_secret_value().replace(f":{proxy.port}/", f":{postgresql.port}/")
-    )
-    deleted = False
 
-    async with Store(type(store.settings)(_env_file=None, **values)) as other:
-
-        async def has_ended_late(connection: PinnedConnection, process: ServerProcess) -> bool:
-            nonlocal deleted
-            if not deleted:
-                await delete(other, thread_id)
-                deleted = True
-            return await has_ended(connection, process)
-
-        monkeypatch.setattr(group_commit, "has_ended", has_ended_late)
-        async with proxy.losing_a_commit(REPLY_LOST, of=MARKED):
-            with pytest.raises(CommitUnknownError):
-                await store.states.put(thread_id, SAYING, user_id=USER)
+    async with (
+        deleting_before_the_search(monkeypatch, store, postgresql.port, partial(delete, thread_id=thread_id)),
+        proxy.losing_a_commit(REPLY_LOST, of=MARKED),
+    ):
+        with pytest.raises(CommitUnknownError):
+            await store.states.put(thread_id, SAYING, user_id=USER)
 
     assert SAYING not in [state.data for state in await states_of(store, thread_id)]
+
+
+async def test_of_states_that_shared_a_statement_only_a_deleted_one_is_in_doubt(
+    proxied: tuple[Store, LossyProxy], postgresql: PostgreSQL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, proxy = proxied
+    threads = [await new_thread(store) for _ in range(6)]
+
+    async def save_all() -> list[Any]:
+        saves = (store.states.put(thread, SAYING, user_id=USER) for thread in threads)
+        return await asyncio.gather(*saves, return_exceptions=True)
+
+    await save_all()  # a crowd, after which the next one is one batch
+    async with (
+        deleting_before_the_search(monkeypatch, store, postgresql.port, partial(delete_all, thread_id=threads[0])),
+        proxy.losing_a_commit(REPLY_LOST, of=MARKED),
+    ):
+        first, *others = await save_all()
+
+    assert isinstance(first, CommitUnknownError)
+    assert await states_of(store, threads[0]) == []
+    assert [(await states_of(store, thread))[0] for thread in threads[1:]] == others
 
 
 async def test_a_deletion_of_older_states_leaves_no_doubt_while_one_is_left(

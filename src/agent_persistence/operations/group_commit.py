@@ -45,9 +45,11 @@ class Written(Generic[ResultT]):
     touched: Touched = field(default_factory=dict)
 
 
+Results = Sequence[ResultT | Exception | Alone]
+"""One for each item, in their order."""
 Write = Callable[[PinnedConnection, list[ItemT]], Awaitable[Written[ResultT]]]
-Find = Callable[[PinnedConnection, list[ItemT], float], Awaitable[Sequence[ResultT | Alone] | None]]
-Execute = Callable[[list[ItemT], Write[ItemT, ResultT]], Awaitable[Sequence[ResultT | Alone]]]
+Find = Callable[[PinnedConnection, list[ItemT], float], Awaitable[Results[ResultT] | None]]
+Execute = Callable[[list[ItemT], Write[ItemT, ResultT]], Awaitable[Results[ResultT]]]
 
 _NOT_ASKED: Final = "the connection closed before the reply, and the outcome is unknown; read before you write again"
 _NO_REPLY: Final = "the connection closed before the reply; with the same id it can be sent again"
@@ -70,7 +72,7 @@ class _GroupWrite(Generic[ItemT, ResultT]):
     execute: Execute[ItemT, ResultT]
     alone: Alone = ALONE
 
-    async def attempt(self) -> Sequence[ResultT | Alone]:
+    async def attempt(self) -> Results[ResultT]:
         """Write the items whose callers still wait."""
         # Asked at each attempt: a caller that was cancelled may have asked for something else since, which a late write
         # would undo.
@@ -88,7 +90,7 @@ class _GroupWrite(Generic[ItemT, ResultT]):
             results[index] = self.alone if result is ALONE or (result is LATER and self.alone is IN_DOUBT) else result
         return results
 
-    def all_alone(self) -> list[ResultT | Alone]:
+    def all_alone(self) -> list[ResultT | Exception | Alone]:
         """Return the result that lets each item run alone."""
         return [self.alone] * len(self.batch.items)
 
@@ -132,7 +134,7 @@ class GroupCommit:
         write: Write[ItemT, ResultT],
         is_repeatable: Callable[[ItemT], bool] | None = None,
         find: Find[ItemT, ResultT] | None = None,
-    ) -> Sequence[ResultT | Alone]:
+    ) -> Results[ResultT]:
         """Write the items; retry transient errors for callers that still wait.
 
         After an error that one item may have caused, each is written alone, where the error meets its own caller.
@@ -141,8 +143,9 @@ class GroupCommit:
             is_repeatable: whether an item does no harm if it is written twice, however late. If that holds for all
                 of them, the statement runs in autocommit, which saves two round trips, and a lost reply needs no
                 settlement.
-            find: returns the results of a write whose reply was lost, given how many seconds ago it was sent; ``None``
-                if nothing was written. With it the write is one statement in autocommit too.
+            find: returns the results of a write whose reply was lost, given how many seconds ago it was sent, and an
+                error for an item whose outcome cannot be found; ``None`` if nothing was written. With it the write is
+                one statement in autocommit too.
 
         Raises:
             UnavailableError: no item was written.
@@ -166,7 +169,7 @@ class GroupCommit:
         except PersistenceError:
             return group.all_alone()
 
-    async def _in_statement(self, items: list[ItemT], write: Write[ItemT, ResultT]) -> Sequence[ResultT | Alone]:
+    async def _in_statement(self, items: list[ItemT], write: Write[ItemT, ResultT]) -> Results[ResultT]:
         async with self._connections.use() as connection:
             try:
                 with outcome_unknown():
@@ -178,7 +181,7 @@ class GroupCommit:
 
     async def _in_findable_statement(
         self, find: Find[ItemT, ResultT], items: list[ItemT], write: Write[ItemT, ResultT]
-    ) -> Sequence[ResultT | Alone]:
+    ) -> Results[ResultT]:
         async with self._connections.use() as connection:
             process = await process_behind(connection)
             if process is None:
@@ -196,8 +199,8 @@ class GroupCommit:
             return await self._find(partial(self._find_once, process, find, items, sent_at), lost)
 
     async def _find(
-        self, attempt: Callable[[], Awaitable[Sequence[ResultT | Alone] | None]], lost: UnavailableError
-    ) -> Sequence[ResultT | Alone]:
+        self, attempt: Callable[[], Awaitable[Results[ResultT] | None]], lost: UnavailableError
+    ) -> Results[ResultT]:
         try:
             # A crowd may be asking: this waits for the pool instead of answering that the outcome is unknown.
             found = await self._retries.run(attempt, waits_for_pool=True)
@@ -211,20 +214,20 @@ class GroupCommit:
 
     async def _find_once(
         self, process: ServerProcess, find: Find[ItemT, ResultT], items: list[ItemT], sent_at: float
-    ) -> Sequence[ResultT | Alone] | None:
+    ) -> Results[ResultT] | None:
         async with self._connections.use() as connection:
             # Else the statement might still be on its way, and be executed after the answer.
             if not await has_ended(connection, process):
                 raise UnavailableError("the statement may still run; ask again")
             return await find(connection, items, time.monotonic() - sent_at)
 
-    async def _in_transaction(self, items: list[ItemT], write: Write[ItemT, ResultT]) -> Sequence[ResultT | Alone]:
+    async def _in_transaction(self, items: list[ItemT], write: Write[ItemT, ResultT]) -> Results[ResultT]:
         async with self._connections.use() as connection:
             return await self._transact(connection, items, write)
 
     async def _transact(
         self, connection: PinnedConnection, items: list[ItemT], write: Write[ItemT, ResultT]
-    ) -> Sequence[ResultT | Alone]:
+    ) -> Results[ResultT]:
         try:
             await connection.begin()
             written = await write(connection, items)

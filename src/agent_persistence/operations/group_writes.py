@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from operator import attrgetter
-from typing import Any
+from typing import Any, Final
 
 from agent_persistence.concurrency.batching import ALONE, Alone
 from agent_persistence.database.connections import PinnedConnection
@@ -22,6 +22,8 @@ from agent_persistence.repositories.states.prepared import PreparedState, column
 from agent_persistence.repositories.states.statements import save_states, saved_states
 from agent_persistence.sessions.commit_evidence import CommitEvidence, RowEvidence, row_evidence
 from agent_persistence.sessions.scope import StoreOptions
+
+_DELETED: Final = "states of the thread were deleted before the outcome was known; read the thread"
 
 Appended = tuple[MessageRecord[Any], ...]
 Evidence = Callable[[Any], RowEvidence]
@@ -59,18 +61,20 @@ class StateGroupWriter:
 
     async def find(
         self, connection: PinnedConnection, states: list[PreparedState[Any]], seconds: float
-    ) -> Sequence[StateRecord[Any] | Alone] | None:
+    ) -> Sequence[StateRecord[Any] | CommitUnknownError | Alone] | None:
         """Find what a statement saved whose reply was lost, once it is certain that it no longer runs.
 
         Args:
-            seconds: how long ago the statement was sent, at most.
+            connection: where to look.
+            states: what the statement was to save.
+            seconds: how long ago it was sent, at most.
 
         Returns:
-            What ``write`` returned as results; ``None`` if it saved nothing.
+            What ``write`` returned as results, and an error for a state that may have been saved and deleted since;
+            ``None`` if nothing was saved.
 
         Raises:
             UnavailableError: the server is a standby, which may not have received them yet.
-            CommitUnknownError: states of these threads were deleted since, and these may have been among them.
         """
         columns = {
             "thread_ids": [state.thread_id for state in states],
@@ -81,11 +85,14 @@ class StateGroupWriter:
         if any(row.in_recovery for row in rows):
             raise UnavailableError("a standby answered; ask the primary")
         found = [row for row in rows if row.mark is not None]
-        if found:
-            return self._written(states, found, None).results
-        if any(row.may_be_deleted for row in rows):
-            raise CommitUnknownError("states of the thread were deleted before the outcome was known; read the thread")
-        return None
+        in_doubt = {row.thread_id for row in rows if row.mark is None and row.may_be_deleted}
+        if not found and not in_doubt:
+            return None
+        results = self._written(states, found, None).results
+        return [
+            CommitUnknownError(_DELETED) if result is ALONE and state.thread_id in in_doubt else result
+            for state, result in zip(states, results, strict=True)
+        ]
 
     def _written(
         self, states: list[PreparedState[Any]], rows: Sequence[Any], evidence: CommitEvidence | None
