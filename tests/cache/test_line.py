@@ -7,7 +7,7 @@ import uuid
 from typing import Any
 
 import pytest
-from redis.asyncio import Redis
+from redis.asyncio import ConnectionPool, Redis
 
 from agent_persistence.cache.circuit_breaker import CacheUnavailableError
 from agent_persistence.cache.line import Line
@@ -35,6 +35,25 @@ async def test_what_several_callers_do_at_once_shares_round_trips(persistence: P
 
     assert kept == [(b"%d" % number, True, None) for number in range(20)]
     assert counted_writes().since(before).redis <= 12
+
+
+async def test_a_client_with_two_connections_serves_the_store_and_the_application(
+    persistence: Persistence[str, str], user_id: str
+) -> None:
+    assert persistence.settings.redis_url is not None
+    address = persistence.settings.redis_url.get_secret_value()
+    client = Redis(connection_pool=ConnectionPool.from_url(address, max_connections=2))
+    async with Persistence[str, str](persistence.settings, redis=client) as store:
+        assert store.cache is not None
+        thread_id = (await store.threads.create(user_id=user_id)).thread_id
+        for number in range(5):
+            saved = await store.states.put(thread_id, number, user_id=user_id)
+            assert await store.states.get(thread_id, user_id=user_id) == saved
+        await RedisValues(store.cache, call_seconds=2).put(("n", user_id), b"1", ttl_seconds=9)
+
+        assert await client.set(user_id, b"the application's", px=1_000)
+        assert store.cache.counts.unavailable == 0
+    await client.aclose(close_connection_pool=True)
 
 
 async def test_a_connection_that_the_server_has_closed_costs_nothing(redis: Redis) -> None:

@@ -94,11 +94,11 @@ def errors_of_the_driver(at_each: Callable[[], None] = lambda: None) -> Iterator
     names: list[str] = []
     translate = driver_errors.translate
 
-    def note(error: BaseException, *, committing: bool = False) -> PersistenceError:
+    def note(error: BaseException, **options: Any) -> PersistenceError:
         adapted = getattr(error, "orig", None) or error
         names.append(type(adapted.__cause__ or adapted).__name__)
         at_each()
-        return translate(error, committing=committing)
+        return translate(error, **options)
 
     # Not by a listener of the engine: statements take another way where somebody listens.
     with pytest.MonkeyPatch.context() as patch:

@@ -90,11 +90,16 @@ class KeyState(Enum):
 
 
 class StateRegister:
-    """The commands of the protocol, a method each. Redis errors pass unchanged: the circuit breaker handles them."""
+    """The commands of the protocol, a method each. Redis errors pass unchanged: the circuit breaker handles them.
+
+    Attributes:
+        line: the connection that is kept, also for named values. One for all: the client may be the application's, and
+            its pool small. Calls at the same time take others.
+    """
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._reader, self._writer = Line(redis), Line(redis)
+        self.line = Line(redis)
         # Sent by its hash: a fill is sent alone, so redis-py can load the script where the server answers NOSCRIPT.
         self._fill = redis.register_script(_FILL)
 
@@ -105,15 +110,14 @@ class StateRegister:
     async def held(self, keys: Sequence[bytes]) -> list[Any]:
         """Return what keys hold. Of several, one of another Redis type counts as absent."""
         command = ("MGET", *keys) if len(keys) > 1 else ("GET", *keys)
-        [reply] = await self._reader.send([command])
+        [reply] = await self.line.send([command])
         if not isinstance(reply, Exception):
             return reply if len(keys) > 1 else [reply]
         return [_of_another_type(reply)]
 
     async def aclose(self) -> None:
-        """Return the connections to their pool."""
-        await self._reader.aclose()
-        await self._writer.aclose()
+        """Return the connection to its pool."""
+        await self.line.aclose()
 
     async def scan(self, pattern: bytes, cursor: int) -> tuple[int, list[bytes]]:
         """Scan the matching keys: return the next cursor (0 at the end) and some keys."""
@@ -175,7 +179,7 @@ class StateRegister:
         await self._write([*commands, *(("DEL", draft) for draft in drafts)])
 
     async def _write(self, commands: Sequence[Command]) -> None:
-        for reply in await self._writer.send(commands):
+        for reply in await self.line.send(commands):
             if isinstance(reply, Exception):
                 raise reply
 

@@ -16,7 +16,6 @@ from redis.exceptions import RedisError
 from agent_persistence.cache.circuit_breaker import CacheUnavailableError, CircuitBreaker
 from agent_persistence.cache.codec import UnreadableValueError, decode_state, encode_state
 from agent_persistence.cache.keys import draft_keys, keys_pattern, state_key
-from agent_persistence.cache.line import Line
 from agent_persistence.cache.register import QUARANTINE, KeyState, StateRegister, new_token, state_of
 from agent_persistence.concurrency.batching import Batch, Batcher
 from agent_persistence.concurrency.single_flight import SingleFlight
@@ -86,12 +85,12 @@ class StateCache:
         is_named: whether the database was added. Without it no key is touched: reads miss, and writers use the outbox.
         counts: hits, misses and so on.
         loads: running reads of the table in this process.
-        line: the connection for named values, kept apart from that of the states: a large value takes long.
+        line: the connection to Redis that is kept.
     """
 
     def __init__(self, redis: Redis, guard: CircuitBreaker, *, namespace: str, ttl_seconds: int) -> None:
         self._register = StateRegister(redis)
-        self.line = Line(redis)
+        self.line = self._register.line
         self._redis = redis
         self._guard = guard
         self._prefix = self.namespace = namespace
@@ -236,7 +235,6 @@ class StateCache:
         await self._reads.aclose()
         with suppress(RedisError, OSError):
             await self._register.aclose()
-            await self.line.aclose()
 
     async def _read_together(self, batch: Batch[tuple[Sequence[bytes], float]]) -> list[list[Any]]:
         """Read the keys of several callers by one command, within the earliest of their deadlines."""
