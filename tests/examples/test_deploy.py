@@ -82,10 +82,10 @@ def test_the_files_run_commands_that_exist() -> None:
 async def test_the_probes_ask_paths_that_the_application_answers(
     settings_for: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    app = load_app()
     settings = await settings_for()
     probes = [container[key]["httpGet"]["path"] for container in containers() for key in container if "Probe" in key]
     monkeypatch.setattr(Persistence, "from_env", lambda: Persistence(settings))
+    app = load_app()
     transport = httpx.ASGITransport(app)
 
     async with (
