@@ -43,7 +43,7 @@ try:
 except ImportError as error:
     raise MissingExtraError("fastapi") from error
 
-__all__ = ["get_persistence", "install", "unit_of_work"]
+__all__ = ["get_persistence", "install", "problem_of", "unit_of_work"]
 
 logger = logging.getLogger("agent_persistence")
 
@@ -111,6 +111,20 @@ def unit_of_work(owner: Callable[..., Any]) -> Any:
     return Depends(begin, scope="function")
 
 
+def problem_of(error: Exception) -> dict[str, Any]:
+    """Return an error as the problem (RFC 9457) that a response would have had, for an event of a stream.
+
+    A stream has sent its status 200 when it fails. Log the error yourself: nobody else sees it.
+
+    Args:
+        error: any error. Of others than this package's, only the name of the class is told.
+
+    Returns:
+        ``title``, ``status``, ``detail`` and ``error``, the name of the class.
+    """
+    return _problem_of(_answer_to(error), error)
+
+
 @asynccontextmanager
 async def _published(app: FastAPI, persistence: Persistence[Any, Any]) -> AsyncIterator[None]:
     app.state.agent_persistence = persistence
@@ -151,7 +165,7 @@ _ANSWERS: Final[Mapping[type, _Answer]] = {
 
 async def _answer(connection: HTTPConnection, error: Exception) -> Any:
     """Return the response to a request; close a WebSocket instead."""
-    answer = next(_ANSWERS[kind] for kind in type(error).__mro__ if kind in _ANSWERS)
+    answer = _answer_to(error)
     server_error = answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR
     if server_error:
         _log(connection, error, answer.status)
@@ -161,15 +175,22 @@ async def _answer(connection: HTTPConnection, error: Exception) -> Any:
     return _problem(answer, error)
 
 
+def _answer_to(error: Exception) -> _Answer:
+    return next((_ANSWERS[kind] for kind in type(error).__mro__ if kind in _ANSWERS), _ANSWERS[PersistenceError])
+
+
 def _problem(answer: _Answer, error: Exception) -> JSONResponse:
-    problem = {
+    headers = {"Retry-After": "1"} if answer.status == HTTPStatus.SERVICE_UNAVAILABLE else None
+    return JSONResponse(_problem_of(answer, error), answer.status, headers, media_type="application/problem+json")
+
+
+def _problem_of(answer: _Answer, error: Exception) -> dict[str, Any]:
+    return {
         "title": answer.status.phrase,
         "status": answer.status.value,
         "detail": answer.detail or str(error),
         "error": name_for_clients(error),
     }
-    headers = {"Retry-After": "1"} if answer.status == HTTPStatus.SERVICE_UNAVAILABLE else None
-    return JSONResponse(problem, answer.status, headers, media_type="application/problem+json")
 
 
 def _log(connection: HTTPConnection, error: Exception, status: HTTPStatus) -> None:

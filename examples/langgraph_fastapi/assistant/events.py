@@ -1,0 +1,59 @@
+"""A run of the graph as server-sent events."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, cast
+
+from fastapi.sse import ServerSentEvent
+from langchain_core.runnables import RunnableConfig
+
+from agent_persistence.integrations.fastapi import problem_of
+
+from .dependencies import Graph
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the graph is called with."""
+
+    input: Any
+    config: RunnableConfig
+
+
+async def events_of(graph: Graph, run: Run) -> AsyncIterator[ServerSentEvent]:
+    """Yield ``token`` and ``interrupt`` events, and at the end ``done`` or ``error``.
+
+    If the client goes away, the run ends. The user's message and the steps that are complete have been saved, and the
+    message can be answered again.
+    """
+    try:
+        # "sync": a step is saved before the next one begins, so what a client has seen as complete is in the database.
+        stream = graph.astream(run.input, run.config, stream_mode=["messages", "updates"], durability="sync")
+        # Closed here, and not when it is garbage-collected: the model must not go on for a client that went away.
+        async with aclosing(cast("AsyncGenerator[Any]", stream)) as parts:
+            async for mode, part in parts:
+                for event in _tokens(part) if mode == "messages" else _interrupts(part):
+                    yield event
+        yield ServerSentEvent(event="done", data={})
+    except Exception as error:
+        # The status has been sent; without this event, the client would see an answer that stops in the middle.
+        logger.exception("a run failed")
+        yield ServerSentEvent(event="error", data=problem_of(error))
+
+
+def _tokens(part: Any) -> list[ServerSentEvent]:
+    message, _ = part
+    return [ServerSentEvent(event="token", data={"message_id": message.id, "text": message.text})]
+
+
+def _interrupts(part: dict[str, Any]) -> list[ServerSentEvent]:
+    return [
+        ServerSentEvent(event="interrupt", data={"interrupt_id": one.id, "value": one.value})
+        for one in part.get("__interrupt__", ())
+    ]
