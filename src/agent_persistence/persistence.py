@@ -39,7 +39,7 @@ from agent_persistence.operations.one_call import (
     OneCallToolResults,
 )
 from agent_persistence.operations.purging import Purging
-from agent_persistence.operations.run_claims import RunClaims
+from agent_persistence.operations.run_claims import RunClaim
 from agent_persistence.operations.session_factory import SessionFactory
 from agent_persistence.operations.transactions import Transactions
 from agent_persistence.operations.unit_of_work import UnitOfWork
@@ -142,7 +142,6 @@ class Persistence(Generic[IdT, UserIdT]):
             keep_last=settings.max_checkpoint_history,
             interval=settings.checkpoint_cleanup_interval,
         )
-        self._run_claims = RunClaims(self._transactions)
         self.threads = OneCallThreads(self._transactions, batched)
         self.messages = OneCallMessages(self._transactions, batched)
         self.states = OneCallStates(self._transactions, batched)
@@ -284,7 +283,7 @@ class Persistence(Generic[IdT, UserIdT]):
         refuse_autocommit(yes=options.get("isolation_level") == "AUTOCOMMIT")
         return self._transactions.join(session, user_id)
 
-    def claim_run(self, thread_id: IdT, *, user_id: UserIdT | AnyUser) -> AbstractAsyncContextManager[None]:
+    def claim_run(self, thread_id: IdT, *, user_id: UserIdT | AnyUser) -> RunClaim[IdT, UserIdT]:
         """Claim a thread for a run of an agent, for an ``async with`` block: one run at a time, across processes.
 
         It holds no connection and no lock: other calls may read and write the thread. If the process dies, the claim
@@ -294,12 +293,15 @@ class Persistence(Generic[IdT, UserIdT]):
             thread_id: the thread, which must exist.
             user_id: its owner.
 
+        Returns:
+            The claim. Its ``release`` ends it before the block ends, for a stream.
+
         Raises:
             ThreadNotFoundError: the owner has no such thread.
             RunInProgressError: another run has claimed the thread.
             InvalidInputError: an argument cannot be valid.
         """
-        return self._run_claims.claim(thread_id, user_id=user_id)
+        return RunClaim(self._transactions, thread_id, user_id)
 
     async def purge(self, *, keep_last: int | None = None, older_than: datetime | None = None) -> int:
         """Delete old states and checkpoints of graphs of every thread in small batches; return their number.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -15,6 +16,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from agent_persistence import Persistence, PersistenceSettings
 from agent_persistence.embedded import EmbeddedServers
 from served import served
 
@@ -170,6 +172,19 @@ async def test_a_run_that_asks_is_resumed_with_the_decision(ada: Tab) -> None:
     assert again.status_code == 409
 
 
+async def test_a_decision_can_be_asked_for_again(ada: Tab) -> None:
+    await ada.run(content="A refund, please.")
+    await ada.run("/resume", value=True)
+    [question, _] = (await ada.get("/messages"))["messages"]
+
+    asked = await ada.run("/regenerate", message_id=question["message_id"])
+    await ada.run("/resume", value=False)
+
+    [_, answer] = (await ada.get("/messages"))["messages"]
+    assert [event.kind for event in asked] == ["interrupt", "done"]
+    assert (answer["text"], answer["branch"]) == ("I am sorry, no.", 1)
+
+
 @pytest.mark.slow
 async def test_a_run_that_asks_is_resumed_after_a_restart(
     tmp_path: Path, environment: dict[str, str], user_id: str
@@ -262,6 +277,38 @@ async def test_a_message_that_is_not_there_cannot_be_answered_again(ada: Tab) ->
 
     assert response.status_code == 404
     assert response.json()["error"] == "MessageNotFoundError"
+
+
+async def test_a_conversation_does_not_go_back_to_a_checkpoint_that_was_purged(ada: Tab, database_url: str) -> None:
+    await ada.run(content="one")
+    await ada.run(content="two")
+    [question, answer, *_] = (await ada.get("/messages"))["messages"]
+    async with Persistence[str, str](PersistenceSettings(_env_file=None, database_url=database_url)) as persistence:
+        await persistence.purge(keep_last=1)
+
+    again = await ada.ask("POST", "/runs/regenerate", message_id=question["message_id"])
+    beside = await ada.ask("POST", "/runs", content="three", after=answer["message_id"])
+
+    assert (again.status_code, beside.status_code) == (410, 410)
+
+
+async def test_langgraph_dev_finds_what_its_file_names(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], ada: Tab, user_id: str
+) -> None:
+    for name, value in {**environment, "STUDIO_USER_ID": user_id}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.syspath_prepend(str(EXAMPLE))
+    named = json.loads((EXAMPLE / "langgraph.json").read_text(encoding="utf-8"))
+    graph_module, graph_name = named["graphs"]["agent"].split(":")
+    saver_path, saver_name = named["checkpointer"]["path"].split(":")
+    graph = getattr(importlib.import_module(graph_module), graph_name)
+    open_saver = getattr(importlib.import_module(f"assistant.{Path(saver_path).stem}"), saver_name)
+
+    async with open_saver() as saver:
+        graph.checkpointer = saver  # as the server does
+        await graph.ainvoke({"messages": [("user", "hello")]}, {"configurable": {"thread_id": ada.thread_id}})
+
+    assert [text for _, text in await ada.said()] == ["hello", "Answer 1: you said 'hello'."]
 
 
 async def test_the_page_is_served(client: httpx.AsyncClient) -> None:

@@ -10,7 +10,7 @@ from fastapi.requests import HTTPConnection
 from langchain_core.runnables import RunnableConfig
 from langgraph.graph.state import CompiledStateGraph
 
-from agent_persistence import Persistence
+from agent_persistence import Persistence, RunClaim
 from agent_persistence.integrations.fastapi import get_persistence
 
 Graph = CompiledStateGraph[Any, Any, Any, Any]
@@ -41,13 +41,13 @@ ConfigDep = Annotated[RunnableConfig, Depends(config_of)]
 
 
 async def claim(
-    thread_id: str, config: ConfigDep, persistence: PersistenceDep, user_id: CurrentUserId
-) -> AsyncIterator[RunnableConfig]:
+    thread_id: str, persistence: PersistenceDep, user_id: CurrentUserId
+) -> AsyncIterator[RunClaim[str, str]]:
     """Claim the thread until the stream has ended: a 404 or a 409 is sent before the first token."""
-    async with persistence.claim_run(thread_id, user_id=user_id):
-        yield config
+    async with persistence.claim_run(thread_id, user_id=user_id) as claim:
+        yield claim
 
 
 # FastAPI's default scope, "request", leaves the block after the last event was sent; "function" would end the claim
 # before the first one.
-ClaimedConfig = Annotated[RunnableConfig, Depends(claim)]
+ClaimDep = Annotated[RunClaim[str, str], Depends(claim)]

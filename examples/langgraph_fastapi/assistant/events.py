@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -11,19 +10,19 @@ from typing import Any, cast
 from fastapi.sse import ServerSentEvent
 from langchain_core.runnables import RunnableConfig
 
+from agent_persistence import RunClaim
 from agent_persistence.integrations.fastapi import problem_of
 
 from .dependencies import Graph
 
-logger = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True)
 class Run:
-    """What the graph is called with."""
+    """What the graph is called with, and the claim of its thread."""
 
     input: Any
     config: RunnableConfig
+    claim: RunClaim[str, str]
 
 
 async def events_of(graph: Graph, run: Run) -> AsyncIterator[ServerSentEvent]:
@@ -40,11 +39,11 @@ async def events_of(graph: Graph, run: Run) -> AsyncIterator[ServerSentEvent]:
             async for mode, part in parts:
                 for event in _tokens(part) if mode == "messages" else _interrupts(part):
                     yield event
-        yield ServerSentEvent(event="done", data={})
-    except Exception as error:
-        # The status has been sent; without this event, the client would see an answer that stops in the middle.
-        logger.exception("a run failed")
-        yield ServerSentEvent(event="error", data=problem_of(error))
+        last = ServerSentEvent(event="done", data={})
+    except Exception as error:  # noqa: BLE001 - whatever it was, the client must not see an answer that stops in the middle
+        last = ServerSentEvent(event="error", data=problem_of(error))
+    await run.claim.release()  # before the last event: its reader may say something at once
+    yield last
 
 
 def _tokens(part: Any) -> list[ServerSentEvent]:

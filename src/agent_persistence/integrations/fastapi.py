@@ -114,7 +114,7 @@ def unit_of_work(owner: Callable[..., Any]) -> Any:
 def problem_of(error: Exception) -> dict[str, Any]:
     """Return an error as the problem (RFC 9457) that a response would have had, for an event of a stream.
 
-    A stream has sent its status 200 when it fails. Log the error yourself: nobody else sees it.
+    A stream has sent its status 200 when it fails. Errors of a status from 500 on are logged, as for a response.
 
     Args:
         error: any error. Of others than this package's, only the name of the class is told.
@@ -122,7 +122,10 @@ def problem_of(error: Exception) -> dict[str, Any]:
     Returns:
         ``title``, ``status``, ``detail`` and ``error``, the name of the class.
     """
-    return _problem_of(_answer_to(error), error)
+    answer = _answer_to(error)
+    if answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        _log("stream", error, answer.status)
+    return _problem_of(answer, error)
 
 
 @asynccontextmanager
@@ -168,7 +171,7 @@ async def _answer(connection: HTTPConnection, error: Exception) -> Any:
     answer = _answer_to(error)
     server_error = answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR
     if server_error:
-        _log(connection, error, answer.status)
+        _log(f"{connection.scope['type']} {connection.url.path!r}", error, answer.status)
     if isinstance(connection, WebSocket):
         code = WS_1011_INTERNAL_ERROR if server_error else WS_1008_POLICY_VIOLATION
         return await connection.close(code, reason=name_for_clients(error))
@@ -193,7 +196,7 @@ def _problem_of(answer: _Answer, error: Exception) -> dict[str, Any]:
     }
 
 
-def _log(connection: HTTPConnection, error: Exception, status: HTTPStatus) -> None:
+def _log(what: str, error: Exception, status: HTTPStatus) -> None:
     """Log the error without its cause: the driver's text can hold a whole row."""
     frames = "".join(traceback.format_exception(error, chain=False))
-    logger.error("%s %r answered %d\n%s", connection.scope["type"], connection.url.path, status, frames)
+    logger.error("%s answered %d\n%s", what, status, frames)

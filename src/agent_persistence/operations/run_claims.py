@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import timedelta
-from functools import partial
-from typing import Any, Final, Generic
+from types import TracebackType
+from typing import Any, Final, Generic, Self
 
 from agent_persistence.concurrency.periodic import PeriodicTasks
 from agent_persistence.concurrency.shielding import to_the_end
@@ -28,45 +26,59 @@ _RENEWED_EVERY: Final = HELD_FOR.total_seconds() / 3  # two renewals may fail be
 _STOP_SECONDS: Final = 1.0
 
 
-class RunClaims(Generic[IdT, UserIdT]):
-    """Claims threads for runs.
+class RunClaim(Generic[IdT, UserIdT]):
+    """A claim of a thread for one run of an agent, for an ``async with`` block; see ``Persistence.claim_run``.
 
     A claim is a row with an end time, which the process renews. A lock of the database lost: it would hold a connection
     for as long as the model talks, and 15 conversations would use up the pool.
     """
 
-    def __init__(self, transactions: Transactions[IdT, UserIdT]) -> None:
+    def __init__(self, transactions: Transactions[IdT, UserIdT], thread_id: IdT, user_id: UserIdT | AnyUser) -> None:
         self._transactions = transactions
+        self._thread_id = thread_id
+        self._user_id = user_id
+        self._job = Job(f"run/{thread_id}", uuid.uuid4().hex, held_for=HELD_FOR)
+        self._renewals = PeriodicTasks()
+        self._released = False
 
-    @asynccontextmanager
-    async def claim(self, thread_id: IdT, *, user_id: UserIdT | AnyUser) -> AsyncIterator[None]:
-        """Hold a claim for a block; see ``Persistence.claim_run``."""
-        job = Job(f"run/{thread_id}", uuid.uuid4().hex, held_for=HELD_FOR)
-        renewals = PeriodicTasks()
+    async def __aenter__(self) -> Self:
         try:
-            await self._transactions.write_in_scope(partial(_take, job, thread_id), user_id=user_id)
-            renewals.every(_RENEWED_EVERY, partial(self._renew, job, thread_id), "renewal of a run's claim")
-            yield
-        finally:
-            # To the end, also when the client of a stream went away: else the next run had to wait until it expires.
-            # Also if the claim failed: when the caller is cancelled, the row may have been written. Only own rows go.
-            await to_the_end(self._release(job, renewals))
+            await self._transactions.write_in_scope(self._take, user_id=self._user_id)
+        except BaseException:
+            await self.release()  # if the caller was cancelled, the row may have been written
+            raise
+        self._renewals.every(_RENEWED_EVERY, self._renew, "renewal of a run's claim")
+        return self
 
-    async def _renew(self, job: Job, thread_id: IdT) -> None:
-        if not await self._transactions.maintain(job.keep):
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.release()
+
+    async def release(self) -> None:
+        """End the claim before the block ends: before a stream's last event, whose reader may ask again at once."""
+        if not self._released:
+            self._released = True
+            # To the end although the caller is cancelled, as the client of a stream that goes away does: else the next
+            # run would have to wait until the claim expires.
+            await to_the_end(self._release())
+
+    async def _take(self, scope: Scope[Any, Any]) -> None:
+        await ThreadRepository(scope).require(
+            self._thread_id
+        )  # first: that another owner's thread has a run is private
+        if not await self._job.take(scope):
+            raise RunInProgressError(self._thread_id)
+
+    async def _renew(self) -> None:
+        if not await self._transactions.maintain(self._job.keep):
             # The run goes on: its answer becomes a branch. Ending it would lose what the model has said already.
-            logger.warning("another run has begun in thread %r: this one could not renew its claim", thread_id)
+            logger.warning("another run has begun in thread %r: this one could not renew its claim", self._thread_id)
 
-    async def _release(self, job: Job, renewals: PeriodicTasks) -> None:
-        await renewals.stop(_STOP_SECONDS)
+    async def _release(self) -> None:
+        await self._renewals.stop(_STOP_SECONDS)
         try:
-            await self._transactions.maintain(job.remove)
+            await self._transactions.maintain(self._job.remove)
         except PersistenceError as error:
             # Not raised: the run is done, and its result counts.
             logger.warning("a run's claim could not be ended and expires by itself: %s", type(error).__name__)
-
-
-async def _take(job: Job, thread_id: IdT, scope: Scope[Any, Any]) -> None:
-    await ThreadRepository(scope).require(thread_id)  # first: whether another owner's thread has a run is private
-    if not await job.take(scope):
-        raise RunInProgressError(thread_id)

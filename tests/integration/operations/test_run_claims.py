@@ -41,6 +41,19 @@ async def test_one_run_at_a_time_has_a_thread(any_persistence: Persistence[Any, 
         pass
 
 
+async def test_a_claim_that_is_released_early_is_not_taken_from_the_next_run(
+    persistence: Persistence[str, str], user_id: str
+) -> None:
+    thread_id = (await persistence.threads.create(user_id=user_id)).thread_id
+
+    async with persistence.claim_run(thread_id, user_id=user_id) as first:
+        await first.release()
+        second = await persistence.claim_run(thread_id, user_id=user_id).__aenter__()
+
+    assert await rows_of(persistence, thread_id) == [True]
+    await second.release()
+
+
 async def test_of_many_claims_at_once_one_is_granted(persistence: Persistence[str, str], user_id: str) -> None:
     thread_id = (await persistence.threads.create(user_id=user_id)).thread_id
     all_asked = asyncio.Barrier(8)
