@@ -64,9 +64,8 @@ class RunClaim(Generic[IdT, UserIdT]):
             await to_the_end(self._release())
 
     async def _take(self, scope: Scope[Any, Any]) -> None:
-        await ThreadRepository(scope).require(
-            self._thread_id
-        )  # first: that another owner's thread has a run is private
+        # First: whether another owner's thread has a run is private.
+        await ThreadRepository(scope).require(self._thread_id)
         if not await self._job.take(scope):
             raise RunInProgressError(self._thread_id)
 
