@@ -30,6 +30,7 @@ from agent_persistence.errors import (
     PersistenceError,
     PoolerError,
     PoolTimeoutError,
+    RunInProgressError,
     SchemaConflictError,
     SchemaError,
     SequenceBehindError,
@@ -49,6 +50,7 @@ from agent_persistence.errors import (
 from agent_persistence.ids import BIGINT, INT, STRING, UUID, IdType, IdTypes, uuid7
 from agent_persistence.models import MessageMixin, Models, StateMixin, ThreadMixin, build_models
 from agent_persistence.operations.cache_audit import CacheAudit
+from agent_persistence.operations.run_claims import RunClaim
 from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.persistence import Health, Persistence
 from agent_persistence.records import (
@@ -128,6 +130,8 @@ __all__ = [
     "PoolTimeoutError",
     "PoolerError",
     "PreparedThread",
+    "RunClaim",
+    "RunInProgressError",
     "SchemaConflictError",
     "SchemaError",
     "SequenceBehindError",

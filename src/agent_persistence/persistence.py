@@ -39,6 +39,7 @@ from agent_persistence.operations.one_call import (
     OneCallToolResults,
 )
 from agent_persistence.operations.purging import Purging
+from agent_persistence.operations.run_claims import RunClaim
 from agent_persistence.operations.session_factory import SessionFactory
 from agent_persistence.operations.store_options import store_options
 from agent_persistence.operations.transactions import Transactions
@@ -281,6 +282,26 @@ class Persistence(Generic[IdT, UserIdT]):
         options = session.get_bind(self.models.Thread).get_execution_options()
         refuse_autocommit(yes=options.get("isolation_level") == "AUTOCOMMIT")
         return self._transactions.join(session, user_id)
+
+    def claim_run(self, thread_id: IdT, *, user_id: UserIdT | AnyUser) -> RunClaim[IdT, UserIdT]:
+        """Claim a thread for a run of an agent, for an ``async with`` block: one run at a time, across processes.
+
+        It holds no connection and no lock: other calls may read and write the thread. If the process dies, the claim
+        ends after 30 seconds.
+
+        Args:
+            thread_id: the thread, which must exist.
+            user_id: its owner.
+
+        Returns:
+            The claim. Its ``release`` ends it before the block ends, for a stream.
+
+        Raises:
+            ThreadNotFoundError: the owner has no such thread.
+            RunInProgressError: another run has claimed the thread.
+            InvalidInputError: an argument cannot be valid.
+        """
+        return RunClaim(self._transactions, thread_id, user_id)
 
     async def purge(
         self,
