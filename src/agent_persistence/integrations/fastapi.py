@@ -175,4 +175,5 @@ def _problem(answer: _Answer, error: Exception) -> JSONResponse:
 def _log(connection: HTTPConnection, error: Exception, status: HTTPStatus) -> None:
     """Log the error without its cause: the driver's text can hold a whole row."""
     frames = "".join(traceback.format_exception(error, chain=False))
-    logger.error("%s %r answered %d\n%s", connection.scope["type"], connection.url.path, status, frames)
+    fields = {"event_name": "http.failed", "status": status.value}
+    logger.error("%s %r answered %d\n%s", connection.scope["type"], connection.url.path, status, frames, extra=fields)

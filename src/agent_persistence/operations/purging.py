@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
@@ -50,6 +51,7 @@ class Purging:
         return removed
 
     async def _batches(self, keep_last: int, older_than: datetime | None) -> AsyncIterator[int]:
+        counts = self._transactions.sessions.telemetry.counts
         # Yields after each transaction, so that the background purge renews its job between any two.
         while await self._transactions.maintain(sweep_abandoned):
             yield 0
@@ -58,4 +60,6 @@ class Purging:
             while more:
                 batch = partial(purge, keep_last=keep_last, older_than=older_than, after=last)
                 deleted, last, more = await self._transactions.maintain(batch)
+                counts.purged += deleted
                 yield deleted
+        counts.purge_ended_at = time.time()  # compared with the clock of who watches, not with our own

@@ -1,0 +1,65 @@
+"""The operation that the current task works for, and where its time goes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Final
+
+from agent_persistence.telemetry.spans import Span
+
+
+@dataclass(slots=True, eq=False)
+class Operation:
+    """An operation, or a batch of several.
+
+    Attributes:
+        spans: its span, or those of the callers of a batch; empty if they are not recorded.
+        is_block: whether code of the host runs in it, whose operations count by themselves.
+        queue: seconds in which it waited for a batch.
+        connection: seconds in which it waited for a connection.
+        database: seconds of statements, those of its batch included.
+        cache: seconds of calls of Redis.
+        attempts: how often it was tried.
+        batch: how many callers the largest of its statements had.
+    """
+
+    spans: Sequence[Span] = ()
+    is_block: bool = False
+    queue: float = 0.0
+    connection: float = 0.0
+    database: float = 0.0
+    cache: float = 0.0
+    attempts: int = 1
+    batch: int = 1
+
+    def add(self, batch: Operation, waited: float) -> None:
+        """Add the times of a batch that this operation was part of."""
+        self.queue += waited
+        self.connection += batch.connection
+        self.database += batch.database
+        self.cache += batch.cache
+        self.attempts = max(self.attempts, batch.attempts)
+        self.batch = max(self.batch, batch.batch)
+
+
+_current: Final[ContextVar[Operation | None]] = ContextVar("agent_persistence_operation", default=None)
+
+
+def current_operation() -> Operation | None:
+    """Return the operation that the current task works for; ``None`` if it is not measured."""
+    return _current.get()
+
+
+@contextmanager
+def working_for(operation: Operation | None) -> Iterator[None]:
+    """Let the block, and tasks that it starts, work for an operation."""
+    token = _current.set(operation)
+    try:
+        yield
+    finally:
+        # The end of a block of the host may run in another context: pytest does so with fixtures.
+        with suppress(ValueError):
+            _current.reset(token)
