@@ -145,14 +145,13 @@ class Persistence(Generic[IdT, UserIdT]):
         self._sessions: SessionFactory[IdT, UserIdT] = SessionFactory(
             self.engine,
             self.models,
-            _options(settings, is_cached=self.cache is not None),
+            _options(settings, self.telemetry, is_cached=self.cache is not None),
             self.cache,
             # Other engines get the limit from each transaction that needs it, at the price of a round trip.
             limits_idling=engine is None and not settings.pgbouncer,
             groups=settings.batching and not settings.pgbouncer,
             pins_transactions=not settings.pgbouncer,
             identifies_connections=not settings.pgbouncer,
-            telemetry=self.telemetry,
         )
         self._readiness = ReadinessProbe(self._sessions)
         self._closing.callback(self._sessions.forget_engine)
@@ -567,7 +566,7 @@ def _id_maker(settings: PersistenceSettings) -> Callable[[], Any] | None:
     return lambda: kind.validate(make(), "PERSISTENCE_ID_GENERATOR")
 
 
-def _options(settings: PersistenceSettings, *, is_cached: bool) -> StoreOptions[Any]:
+def _options(settings: PersistenceSettings, telemetry: Telemetry, *, is_cached: bool) -> StoreOptions[Any]:
     new_id = _id_maker(settings)
     return StoreOptions(
         new_id=new_id,
@@ -584,4 +583,5 @@ def _options(settings: PersistenceSettings, *, is_cached: bool) -> StoreOptions[
         is_cached=is_cached,
         reply_seconds=settings.reply_seconds,
         wait_seconds=settings.pool_timeout,
+        telemetry=telemetry,
     )

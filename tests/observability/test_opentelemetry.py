@@ -166,6 +166,15 @@ async def test_statements_of_a_unit_of_work_are_below_it(traced: Traced, user_id
     assert below == ["BEGIN", "INSERT threads", "INSERT messages", "COMMIT"]
 
 
+async def test_statements_in_a_session_of_the_host_are_below_the_call(traced: Traced, user_id: str) -> None:
+    async with traced.store.begin(user_id=user_id) as uow:
+        _ = uow.session  # from now on by SQLAlchemy
+        await uow.threads.create()
+
+    names = [span.name for span in traced.spans(SpanKind.CLIENT)]
+    assert names == ["INSERT threads"]
+
+
 async def test_metrics_are_those_of_the_snapshot(traced: Traced, user_id: str) -> None:
     thread = await traced.store.threads.create(user_id=user_id)
     await traced.store.states.put(thread.thread_id, {CANARY: CANARY}, user_id=user_id)

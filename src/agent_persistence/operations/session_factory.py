@@ -33,7 +33,6 @@ from agent_persistence.sessions.scope import StoreOptions
 from agent_persistence.sessions.session_scope import SessionScope, TransactionScope
 from agent_persistence.sessions.shared_scope import SharedScope
 from agent_persistence.settings import QUARANTINE_SECONDS
-from agent_persistence.telemetry.telemetry import Telemetry
 
 logger = logging.getLogger("agent_persistence")
 
@@ -77,10 +76,9 @@ class SessionFactory(Generic[IdT, UserIdT]):
         groups: bool,
         pins_transactions: bool,
         identifies_connections: bool = False,
-        telemetry: Telemetry | None = None,
     ) -> None:
         self.engine = engine
-        self.telemetry = telemetry or Telemetry()
+        self.telemetry = options.telemetry
         obey_time_limits(engine)
         self.models = models
         self.options = options
