@@ -37,8 +37,9 @@ LARGE = [{"role": "user", "content": "x" * 20_000}] * 1_000
 
 
 def is_a_write(sent: bytes) -> bool:
-    """Whether a request commits: a COMMIT, or an INSERT that commits by itself."""
-    return is_commit(sent) or b"INSERT INTO messages" in sent or b"INSERT INTO states" in sent
+    """Whether a request commits: a COMMIT, or an INSERT that commits by itself, which never waits for locks."""
+    commits_by_itself = b"INSERT INTO states" in sent and b"SKIP LOCKED" in sent
+    return is_commit(sent) or b"INSERT INTO messages" in sent or commits_by_itself
 
 
 @pytest_asyncio.fixture

@@ -63,7 +63,12 @@ MESSAGES = {"role": ["user"] * 2, "content": ["hello"] * 2, "tool_call_id": [Non
 
 # Of each statement: its parameters, and how many rows and pages its plan may touch. A batch of two: twice as many.
 PLANS: dict[str, tuple[Callable[[Any], CompiledStatement], dict[str, Any], int, int]] = {
-    "latest state": (lambda m: latest_state(m, of_any_user=False, knows=False), {"thread_id": "busy", "owner": "ann"}, 2, 8),
+    "latest state": (
+        lambda m: latest_state(m, of_any_user=False, knows=False),
+        {"thread_id": "busy", "owner": "ann"},
+        2,
+        8,
+    ),
     "latest states": (lambda m: latest_states(m, knows=False), MANY, 4, 16),
     "last messages": (
         lambda m: page_of_messages(m, backwards=True),

@@ -97,13 +97,15 @@ class Retries:
             except PersistenceError as error:
                 lock_timeouts += isinstance(error, LockTimeoutError)
                 may_help = _may_help(error, lock_timeouts) or (waits_for_pool and isinstance(error, PoolTimeoutError))
-                if not may_help or _is_abandoned(is_wanted) or self._clock() + pause > deadline:
+                left = deadline - self._clock()
+                if not may_help or _is_abandoned(is_wanted) or left <= _FIRST_PAUSE:
                     raise
                 if self._before_retry is not None:
                     await self._before_retry(error)
                 failure = error
             # Jitter: writers that collided once would otherwise collide again at the same moment.
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+            # At most half of what is left: an outage may end shortly before the deadline, and the attempt takes time.
+            await asyncio.sleep(min(pause * random.uniform(0.5, 1.0), left / 2))
             if _is_abandoned(is_wanted):  # again: its caller may have been cancelled during the pause
                 raise failure
             attempts += 1

@@ -38,7 +38,7 @@ class BatchedCalls(Generic[IdT, UserIdT]):
     Attributes:
         graphs: the saves of graphs.
         turns: the saves of states with messages.
-        rows: changes of threads, and results of tool calls.
+        rows: changes of threads, results of tool calls, and deleted messages.
     """
 
     def __init__(self, transactions: Transactions[IdT, UserIdT]) -> None:

@@ -1,4 +1,4 @@
-"""Writes of one row, by a statement that other callers share: changes of threads, results of tool calls."""
+"""Writes of one row by statements that callers share: changes of threads, results of tool calls, deleted messages."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from agent_persistence.models.base import table_of
 from agent_persistence.operations.group_commit import GroupCommit, Written, doubtful
 from agent_persistence.operations.transactions import Transactions
 from agent_persistence.records import ANY_USER, AnyUser, ThreadRecord, Unchanged
+from agent_persistence.repositories.messages.statements import delete_messages
 from agent_persistence.repositories.threads.repository import thread_changes, thread_record
 from agent_persistence.repositories.threads.statements import change_threads
 from agent_persistence.repositories.tool_results import check_result, record_results
@@ -41,7 +42,10 @@ class _Row:
 
 
 class RowCalls:
-    """Writes rows of threads. ``alone`` is what writes one in a transaction of its own."""
+    """Writes rows of threads. ``alone`` is what writes one in a transaction of its own.
+
+    Threads and states are not deleted here: one may hold a million rows, and the other callers would wait for it.
+    """
 
     def __init__(self, transactions: Transactions[Any, Any], group: GroupCommit) -> None:
         self._transactions = transactions
@@ -84,6 +88,18 @@ class RowCalls:
         row = _Row((values["thread_ids"], call_id), values, lambda _row: result, alone)
         key_of = attrgetter("thread_id", "tool_call_id")
         return await self._submit(row, record_results(models), evidence, key_of, is_repeatable=True)
+
+    async def delete_message(self, thread_id: Any, message_id: Any, *, user_id: Any | AnyUser, alone: Write) -> bool:
+        """Delete a message, and return whether it existed; see ``MessageRepository.delete``."""
+        if not await self._may_share(user_id):
+            return await alone()  # type: ignore[no-any-return]
+        models, scope = self._sessions.models, self._sessions.reading(user_id)
+        values = {"thread_ids": scope.thread_id(thread_id), "owners": scope.owner}
+        values |= {"message_id": scope.message_id(message_id)}
+        evidence = row_evidence(table_of(models.Message), "thread_id", "seq")
+        row = _Row((values["thread_ids"], values["message_id"]), values, lambda _row: True, alone)
+        key_of = attrgetter("thread_id", "message_id")
+        return await self._submit(row, delete_messages(models), evidence, key_of)  # type: ignore[no-any-return]
 
     async def _may_share(self, user_id: Any | AnyUser) -> bool:
         await self._sessions.ready()

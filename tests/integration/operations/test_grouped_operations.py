@@ -294,3 +294,29 @@ async def test_results_that_are_recorded_at_once_cost_one_statement_and_the_firs
     assert made == again == [[thread, call] for thread, call in calls]
     assert len(sent) <= 4
     assert isinstance((await at_once(record("missing", "call", 1, user_id=user_id)))[0], ThreadNotFoundError)
+
+
+async def test_messages_that_are_deleted_at_once_cost_few_statements_and_only_the_owners_are_deleted(
+    any_persistence: AnyStore, any_user: Any, any_ids: Any
+) -> None:
+    threads, delete = await make_threads(any_persistence, any_user, 2), any_persistence.messages.delete
+    append = any_persistence.messages.append_many
+    made = [
+        (thread, message.message_id)
+        for thread in threads
+        for message in await append(thread, [said("go")] * 5 + [said("stay")], user_id=any_user)
+    ]
+    stays, goes = made[5::6], [one for index, one in enumerate(made) if index % 6 != 5]
+
+    async with counted_statements(any_persistence) as sent:
+        deleted = await at_once(*(delete(*one, user_id=any_user) for one in goes))
+    others = await at_once(
+        *(delete(*one, user_id=any_ids.user()) for one in stays),  # not theirs
+        delete(*goes[0], user_id=any_user),  # gone already
+        delete(threads[1], stays[0][1], user_id=any_user),  # in another thread
+    )
+
+    assert deleted == [True] * 10
+    assert others == [False] * 4
+    assert len(sent) <= 8
+    assert [await texts(any_persistence, thread, any_user) for thread in threads] == [["stay"]] * 2

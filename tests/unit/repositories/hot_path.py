@@ -63,6 +63,7 @@ def hot_path() -> Iterator[tuple[str, CompiledStatement]]:
     yield "message", messages.chosen_messages(models, of_any_user=False, one=True)
     yield "change a message", messages.change_message(models, ("role", "content", "meta"), of_any_user=False)
     yield "delete a message", messages.delete_message(models, of_any_user=False)
+    yield "delete messages of several threads", messages.delete_messages(models)
     yield "delete all states of a locked thread", states.delete_due(models, keeps=False)
     yield "delete old states of a locked thread", states.delete_due(models, keeps=True, ages=True)
     yield "lock a thread", locks.lock_one(models, of_any_user=False)

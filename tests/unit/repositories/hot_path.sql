@@ -382,6 +382,18 @@ FROM messages USING locked
 WHERE messages.thread_id = locked.thread_id AND messages.message_id = $3::VARCHAR
 RETURNING messages.thread_id, messages.seq, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
 
+-- delete messages of several threads
+WITH locked AS
+(SELECT threads.thread_id AS thread_id, threads.user_id AS user_id
+FROM threads
+WHERE threads.thread_id = ANY ($1::TEXT[]) AND threads.user_id = ANY ($2::TEXT[]) FOR NO KEY UPDATE SKIP LOCKED)
+DELETE
+FROM messages USING (SELECT "new".thread_id AS thread_id, "new".message_id AS message_id
+FROM locked
+JOIN unnest($1::TEXT[], $2::TEXT[], $3::TEXT[]) WITH ORDINALITY AS "new"(thread_id, owner, message_id, ordinal) ON locked.thread_id = "new".thread_id AND locked.user_id = "new".owner) AS due
+WHERE messages.thread_id = due.thread_id AND messages.message_id = due.message_id
+RETURNING messages.thread_id, messages.message_id, messages.seq, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
+
 -- delete all states of a locked thread
 WITH doomed AS
 (SELECT states.thread_id AS thread_id, states.state_id AS state_id

@@ -246,12 +246,27 @@ def with_original(fields: dict[str, Any], record: MessageRecord[Any]) -> dict[st
         fields: what ``to_fields`` returned for the record.
         record: the stored message.
     """
+    if _is_only_text(fields, record):
+        return fields
     usages = fitting_usages(fields["usages"])
     if record.message == _storable_chat(fields) and usages == (_decoded(record.usages) or None):
         return fields
     raw = fields["raw"] if isinstance(fields["raw"], dict) else {}
     original = {"message": record.message, "usages": record.usages}
     return {**fields, "usages": usages, "raw": {**raw, _ORIGINAL: original}}
+
+
+def _is_only_text(fields: dict[str, Any], record: MessageRecord[Any]) -> bool:
+    """Whether a message is a text and nothing else, for which a framework's class has a place."""
+    # Most messages are, and the comparison of with_original costs them five times this one.
+    text = record.content
+    return (
+        text is not None
+        and record.message == {"role": fields["role"], "content": text}
+        and fields["content"] == [_text(text)]
+        and not (fields["tools_calls"] or record.usages or fields["usages"])
+        and fields["reasoning"] is None
+    )
 
 
 def fitting_usages(usages: Any) -> dict[str, Any] | None:
@@ -297,7 +312,7 @@ def _fields(message_id: Any, chat: Mapping[str, Any], meta: dict[str, Any], usag
         "content": _blocks(chat),
         "delta": False,
         "tools_calls": _tool_calls(chat.get("tool_calls")),
-        "reasoning": next((chat[key] for key in ("reasoning_content", "reasoning") if _is_text(chat.get(key))), None),
+        "reasoning": _reasoning(chat),
         "metadata": meta,
         "usages": usages or None,
         "raw": None,
@@ -321,6 +336,13 @@ def _role(chat: Mapping[str, Any]) -> str:
     role = str(chat["role"])
     # A label that a later version of the schema added is read as instructions: the frameworks know four roles.
     return _ROLES.get(role, role if role in _KNOWN_ROLES else "system")
+
+
+def _reasoning(chat: Mapping[str, Any]) -> str | None:
+    for key in ("reasoning_content", "reasoning"):
+        if _is_text(chat.get(key)):
+            return chat[key]  # type: ignore[no-any-return]
+    return None
 
 
 def _tool_calls(calls: Any) -> list[dict[str, Any]] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,10 +58,11 @@ class Framework:
 
     def to_message(self, record: MessageRecord[Any]) -> Any:
         """Make a ``Message``, also of one that another program has written."""
-        # What looks like our fields may be the application's own value in ``meta``.
-        with suppress(ValueError, TypeError, AttributeError, KeyError):
+        try:
             return self.message.model_validate(with_original(to_fields(record), record))
-        return self.message.model_validate(with_original(to_foreign_fields(record), record))
+        except (ValueError, TypeError, AttributeError, KeyError):
+            # What looks like our fields may be the application's own value in ``meta``.
+            return self.message.model_validate(with_original(to_foreign_fields(record), record))
 
     def to_thread_info(self, record: ThreadRecord[Any, Any], thread_id: Any = None) -> Any:
         """Make a ``ThreadInfo``, with the thread's id as the caller spells it if ``thread_id`` is given."""

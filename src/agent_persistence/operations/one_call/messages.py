@@ -178,7 +178,12 @@ class OneCallMessages(OneCall[MessageRepository[IdT, UserIdT], IdT, UserIdT]):
         Raises:
             InvalidInputError: an id is not of the configured type.
         """
-        return await self._write(MessageRepository[IdT, UserIdT].delete, user_id, thread_id, message_id)
+        return await self._batched.rows.delete_message(
+            thread_id,
+            message_id,
+            user_id=user_id,
+            alone=lambda: self._write(MessageRepository[IdT, UserIdT].delete, user_id, thread_id, message_id),
+        )
 
     def _repository(self, repositories: Repositories[IdT, UserIdT]) -> MessageRepository[IdT, UserIdT]:
         return repositories.messages

@@ -231,6 +231,21 @@ def delete_message(models: Models[Any, Any], *, of_any_user: bool) -> CompiledSt
     )
 
 
+@lru_cache(MODELS_AT_ONCE)
+def delete_messages(models: Models[Any, Any]) -> CompiledStatement:
+    """Delete the messages ``message_id`` (arrays) of those of their threads that nobody has locked."""
+    table = table_of(models.Message)
+    locked = locked_threads(models, of_any_user=False, waits=False)
+    rows = new_rows(models, {"message_id": models.id_types.id.array_type().item_type})
+    ours = rows_of_locked(rows, locked, of_any_user=False)
+    due = select(rows.c.thread_id, rows.c.message_id).select_from(ours).subquery("due")
+    return CompiledStatement(
+        delete(table)
+        .where(table.c.thread_id == due.c.thread_id, table.c.message_id == due.c.message_id)
+        .returning(table.c.thread_id, table.c.message_id, table.c.seq, *TRANSACTION_MARKS)
+    )
+
+
 def _message_ids(models: Models[Any, Any], *, one: bool) -> Any:
     kind = models.id_types.id.array_type().item_type
     return bindparam("message_ids", type_=kind if one else ARRAY(kind))
