@@ -39,7 +39,7 @@ from agent_persistence.operations.one_call import (
     OneCallThreads,
     OneCallToolResults,
 )
-from agent_persistence.operations.probes import ReadinessProbe
+from agent_persistence.operations.probes import NOT_READY, Readiness, ReadinessProbe
 from agent_persistence.operations.purging import Purging
 from agent_persistence.operations.session_factory import SessionFactory
 from agent_persistence.operations.transactions import Transactions
@@ -78,23 +78,6 @@ class Health:
     database: Literal["up", "down"]
     cache: Literal["up", "down", "off"]
     cache_counts: dict[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Readiness:
-    """Whether a store can serve calls.
-
-    Attributes:
-        ready: whether calls succeed: the database answers, or degraded mode keeps states in memory.
-        database: ``"up"`` or ``"down"``.
-        cache: ``"up"``, ``"down"`` (reads go to PostgreSQL, so this is no reason not to be ready), or ``"off"``.
-        degraded: whether degraded mode is on.
-    """
-
-    ready: bool
-    database: Literal["up", "down"]
-    cache: Literal["up", "down", "off"]
-    degraded: bool = False
 
 
 class Persistence(Generic[IdT, UserIdT]):
@@ -242,17 +225,7 @@ class Persistence(Generic[IdT, UserIdT]):
         An answer of the database to any caller counts for a second, and so does the result, so frequent probes cost one
         statement a second. None of them waits for a connection of the pool.
         """
-        if not self.live:
-            return Readiness(ready=False, database="down", cache="off" if self.cache is None else "down")
-        is_up = await self._readiness.answers()
-        cache: Literal["up", "down", "off"] = "off"
-        if self.cache is not None:
-            cache = "down" if self.cache.counts.is_open else "up"
-        degraded = self.telemetry.degraded
-        # With degraded mode, saves of checkpointers succeed while the database is down.
-        ready = is_up or degraded is not None
-        is_degraded = degraded is not None and degraded().active
-        return Readiness(ready, "up" if is_up else "down", cache, is_degraded)
+        return await self._readiness.look() if self.live else NOT_READY
 
     def metrics(self) -> Metrics:
         """Return a snapshot of all counters since the store was made. It asks no server, and any thread may call it.

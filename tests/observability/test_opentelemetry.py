@@ -108,6 +108,20 @@ async def test_a_shared_statement_is_linked_to_all_of_its_callers(traced: Traced
     )
 
 
+async def test_readers_of_one_state_share_a_load_that_is_linked_to_all_of_them(traced: Traced, user_id: str) -> None:
+    [thread, *_] = await new_threads(traced.store, user_id)
+    traced.exporter.clear()
+
+    await asyncio.gather(
+        *(traced.in_a_trace(call_of(traced.store, "cached states.get", thread, user_id)) for _ in range(CALLERS))
+    )
+
+    [statement] = [span for span in traced.spans(SpanKind.CLIENT) if span.name == "SELECT threads"]
+    operations = traced.spans(SpanKind.INTERNAL)
+    assert {link.context.span_id for link in statement.links} == {span.context.span_id for span in operations}
+    assert all(span.attributes["agent_persistence.database.seconds"] > 0 for span in operations)
+
+
 async def test_a_lone_call_has_its_statement_below_it(traced: Traced, user_id: str) -> None:
     thread = await traced.store.threads.create(user_id=user_id)
     traced.exporter.clear()

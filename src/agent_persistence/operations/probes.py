@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Any, Final, Literal
 
 from agent_persistence.concurrency.shielding import start
 from agent_persistence.database.probe import answers
@@ -11,6 +12,28 @@ from agent_persistence.operations.session_factory import SessionFactory
 
 FRESH_SECONDS: Final = 1.0
 """How long an answer of the database counts, to a probe or to any other caller, and how long it may take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Whether a store can serve calls.
+
+    Attributes:
+        ready: whether calls succeed: the database answers, or degraded mode keeps states in memory.
+        database: ``"up"`` or ``"down"``.
+        cache: ``"off"`` if none is configured, and ``"down"`` while it is not called, because calls failed. Reads go to
+            PostgreSQL then, so this is no reason not to be ready.
+        degraded: whether degraded mode is on.
+    """
+
+    ready: bool
+    database: Literal["up", "down"]
+    cache: Literal["up", "down", "off"]
+    degraded: bool = False
+
+
+NOT_READY: Final = Readiness(ready=False, database="down", cache="off")
+"""The answer of a store that is not open."""
 
 
 class ReadinessProbe:
@@ -26,8 +49,19 @@ class ReadinessProbe:
         self._answered = False
         self._asking: asyncio.Task[bool] | None = None
 
-    async def answers(self) -> bool:
-        """Return whether the database answered within the last second, or answers within one."""
+    async def look(self) -> Readiness:
+        """Return the readiness, within a second."""
+        is_up, cache, degraded = await self._answers(), self._sessions.cache, self._sessions.telemetry.degraded
+        return Readiness(
+            # With degraded mode, saves of checkpointers succeed while the database is down.
+            ready=is_up or degraded is not None,
+            database="up" if is_up else "down",
+            cache="off" if cache is None else "down" if cache.counts.is_open else "up",
+            degraded=degraded is not None and degraded().active,
+        )
+
+    async def _answers(self) -> bool:
+        """Whether the database answered within the last second, or answers within one."""
         now = asyncio.get_running_loop().time()
         if now - self._sessions.connections.answered_at < FRESH_SECONDS:
             return True

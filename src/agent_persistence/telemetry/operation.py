@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from agent_persistence.telemetry.spans import Span
@@ -13,10 +13,10 @@ from agent_persistence.telemetry.spans import Span
 
 @dataclass(slots=True, eq=False)
 class Operation:
-    """An operation, or a batch of several.
+    """An operation, or work that is shared by several: a batch, or a load.
 
     Attributes:
-        spans: its span, or those of the callers of a batch; empty if they are not recorded.
+        spans: its span, or those of all who share it; empty if they are not recorded.
         is_block: whether code of the host runs in it, whose operations count by themselves.
         queue: seconds in which it waited for a batch.
         connection: seconds in which it waited for a connection.
@@ -26,7 +26,7 @@ class Operation:
         batch: how many callers the largest of its statements had.
     """
 
-    spans: Sequence[Span] = ()
+    spans: list[Span] = field(default_factory=list)
     is_block: bool = False
     queue: float = 0.0
     connection: float = 0.0
@@ -35,8 +35,8 @@ class Operation:
     attempts: int = 1
     batch: int = 1
 
-    def add(self, batch: Operation, waited: float) -> None:
-        """Add the times of a batch that this operation was part of."""
+    def add(self, batch: Operation, waited: float = 0.0) -> None:
+        """Add the times of shared work that this operation was part of, and how long it waited for it."""
         self.queue += waited
         self.connection += batch.connection
         self.database += batch.database

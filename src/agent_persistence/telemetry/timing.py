@@ -142,7 +142,7 @@ class Timing:
     @asynccontextmanager
     async def _measured(self, name: str, *, thread_id: Any, owner: Any, is_block: bool) -> AsyncIterator[None]:
         span = None if self.tracer is None else self.tracer.operation(f"agent_persistence.{name}")
-        operation = Operation(() if span is None else (span,), is_block)
+        operation = Operation([] if span is None else [span], is_block)
         error_type, began = "", self._clock()
         try:
             with working_for(operation):
