@@ -193,7 +193,16 @@ class UnavailableError(PersistenceError):
 
 
 class PoolTimeoutError(UnavailableError):
-    """No connection was released within ``PERSISTENCE_POOL_TIMEOUT`` seconds."""
+    """No connection was released within ``PERSISTENCE_POOL_TIMEOUT`` seconds.
+
+    Attributes:
+        setting: the size of the pool that was exhausted: ``PERSISTENCE_POOL_SIZE``, or ``pool_size`` of the
+            application's own engine.
+    """
+
+    def __init__(self, reason: str, *, setting: str = "PERSISTENCE_POOL_SIZE") -> None:
+        super().__init__(reason)
+        self.setting = setting
 
 
 class StatementTimeoutError(PersistenceError):

@@ -44,7 +44,7 @@ from agent_persistence.operations.purging import Purging
 from agent_persistence.operations.session_factory import SessionFactory
 from agent_persistence.operations.transactions import Transactions
 from agent_persistence.operations.unit_of_work import UnitOfWork
-from agent_persistence.records import AnyUser, TouchedState
+from agent_persistence.records import ANY_USER, AnyUser, TouchedState
 from agent_persistence.repositories import StoreOptions
 from agent_persistence.repositories.maintenance.latest_versions import latest_versions
 from agent_persistence.repositories.states.retention import MAX_KEPT
@@ -114,6 +114,7 @@ class Persistence(Generic[IdT, UserIdT]):
         self.settings = settings
         self.models: Models[IdT, UserIdT] = models or build_models(settings.id_types, schema=settings.db_schema)
         _refuse_other_id_types(self.models, settings)
+        _refuse_other_schema(self.models, settings, engine)
         # Closed in the reverse order of opening: connections first, then the embedded servers that they lead to.
         self._closing = AsyncExitStack()
         self._servers = ServerAddresses(settings, needs_database=engine is None, needs_redis=redis is None)
@@ -342,22 +343,33 @@ class Persistence(Generic[IdT, UserIdT]):
         refuse_autocommit(yes=options.get("isolation_level") == "AUTOCOMMIT")
         return self._transactions.join(session, user_id)
 
-    async def purge(self, *, keep_last: int | None = None, older_than: datetime | None = None) -> int:
-        """Delete old states and checkpoints of graphs of every thread in small batches; return their number.
+    async def purge(
+        self,
+        *,
+        keep_last: int | None = None,
+        older_than: datetime | None = None,
+        user_id: UserIdT | AnyUser = ANY_USER,
+        dry_run: bool = False,
+    ) -> int:
+        """Delete old states and checkpoints of graphs, of every thread or of one owner's; return their number.
 
         The latest state of a thread and the latest checkpoint of a graph are never deleted. Other checkpoints read as
         before.
 
-        A thread that is being written to is skipped, so writers do not wait. Abandoned streams, begun more than a day
-        ago, are swept too. An open store purges in the background every ``PERSISTENCE_CHECKPOINT_CLEANUP_INTERVAL``.
+        It works in small batches. A thread that is being written to is skipped, so writers do not wait. Abandoned
+        streams, begun more than a day ago, are swept too, unless an owner is given. An open store purges in the
+        background every ``PERSISTENCE_CHECKPOINT_CLEANUP_INTERVAL``.
 
         Args:
             keep_last: how many of a thread's newest states stay, and of the newest checkpoints of each namespace of its
                 graph, at least 1. If both arguments are left out, ``PERSISTENCE_MAX_CHECKPOINT_HISTORY``.
             older_than: delete only what was saved before this time, which has a time zone.
+            user_id: the owner of the threads; all threads if left out.
+            dry_run: delete nothing, and return the number that would be deleted.
 
         Raises:
-            InvalidInputError: an argument cannot be valid, or both are left out and the history is unlimited.
+            InvalidInputError: an argument cannot be valid, or ``keep_last`` and ``older_than`` are left out and the
+                history is unlimited.
             UnavailableError: the database cannot be reached.
         """
         wanted = keep_last
@@ -365,7 +377,8 @@ class Persistence(Generic[IdT, UserIdT]):
             wanted = self.settings.max_checkpoint_history if older_than is None else 1
         keep = check_limit(wanted, "keep_last", MAX_KEPT)
         before = None if older_than is None else check_datetime(older_than, "older_than")
-        return await self._purging.purge(keep_last=keep, older_than=before)
+        work = self._purging.count if dry_run else self._purging.purge
+        return await work(keep_last=keep, older_than=before, user_id=user_id)
 
     async def sweep(self) -> int:
         """Deliver the cache invalidations of the outbox to Redis; return their number.
@@ -528,6 +541,18 @@ def _refuse_other_id_types(models: Models[Any, Any], settings: PersistenceSettin
     ):
         if mapped != given:
             raise SettingsError(variable, f"is {given.name}, but the models are mapped with {mapped.name}")
+
+
+def _refuse_other_schema(models: Models[Any, Any], settings: PersistenceSettings, engine: AsyncEngine | None) -> None:
+    """Refuse models that are not in the schema that the settings name; statements would look for other tables."""
+    mapped = models.metadata.schema
+    translates = engine is not None and "schema_translate_map" in engine.get_execution_options()
+    if settings.db_schema is not None and mapped != settings.db_schema and not translates:
+        raise SettingsError(
+            "PERSISTENCE_DB_SCHEMA",
+            f"is {settings.db_schema}, but the models are mapped in {mapped or 'no schema'}: "
+            f"metadata = MetaData(schema={settings.db_schema!r})",
+        )
 
 
 def _id_maker(settings: PersistenceSettings) -> Callable[[], Any] | None:

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum, StrEnum
-from typing import Any, Final, Generic, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Final, Generic, Literal, NamedTuple
 
+from pydantic import ConfigDict, Field, InstanceOf
 from typing_extensions import TypeVar
 
 from agent_persistence.errors import CorruptRowError
@@ -231,10 +232,15 @@ class Page(Generic[T]):
         corrupt: an error for each row of the page that cannot be read.
     """
 
+    # For responses in a model of the application, Page[ThreadOut]: pydantic would otherwise take this page as one and
+    # send the records whole, with the fields that the model leaves out.
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(revalidate_instances="always")
+
     items: tuple[T, ...]
     before: str | None = None
     after: str | None = None
-    corrupt: tuple[CorruptRowError, ...] = ()
+    # Marked for pydantic, so that a page is the response of an endpoint as it is; the errors are for the server.
+    corrupt: Annotated[tuple[InstanceOf[CorruptRowError], ...], Field(exclude=True)] = ()
 
     def __iter__(self) -> Iterator[T]:
         return iter(self.items)

@@ -42,6 +42,9 @@ def unmigrated(id_types: tuple[str, str], servers: EmbeddedServers, database_url
             "PERSISTENCE_DB_SCHEMA": schema,
             "PERSISTENCE_REDIS_URL": servers.redis_url,
             "PERSISTENCE_CACHE_NAMESPACE": schema,
+            # A busy machine is no finding.
+            "PERSISTENCE_CACHE_TIMEOUT_MS": "2000",
+            "PERSISTENCE_CACHE_BUDGET_MS": "4000",
             "PERSISTENCE_ID_TYPE": id_types[0],
             "PERSISTENCE_USER_ID_TYPE": id_types[1],
         }

@@ -243,6 +243,38 @@ def test_a_variable_that_nobody_reads_is_a_warning(command_line: CommandLine) ->
     assert _remedies(result.stdout) == ["rename it to PERSISTENCE_POOL_SIZE"]
 
 
+def test_a_variable_of_the_env_file_that_nobody_reads_is_a_warning(command_line: CommandLine, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("PERSISTENCE_REDIS=redis://cache\nOTHERS=1\n", encoding="utf-8")
+
+    result = command_line("doctor", "--json")
+
+    assert _details(result.stdout)["settings"] == "PERSISTENCE_REDIS is not read"
+
+
+@pytest.mark.parametrize("where", ["environment", ".env"])
+def test_a_database_url_beside_none_of_ours_is_named(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if where == ".env":
+        (tmp_path / ".env").write_text("DATABASE_URL=postgresql://u:hunter2@db/x\n", encoding="utf-8")
+    else:
+        monkeypatch.setenv("DATABASE_URL", "postgresql://u:hunter2@db/x")
+
+    result = CommandLine({"PERSISTENCE_EMBEDDED_DIR": str(tmp_path / "servers")})("doctor", "--json")
+
+    assert result.exit_code == 2
+    assert "DATABASE_URL is set, and not read here" in _details(result.stdout)["database"]
+    assert "address of the database" in _remedies(result.stdout)[0]
+    assert "hunter2" not in result.output
+    assert not (tmp_path / "servers").exists()
+
+
+def test_a_redis_url_beside_none_of_ours_is_named(command_line: CommandLine) -> None:
+    result = command_line.with_variables(PERSISTENCE_REDIS_URL="", REDIS_URL="redis://cache")("doctor", "--json")
+
+    assert "REDIS_URL is set, and not read here" in _details(result.stdout)["cache"]
+
+
 def test_no_key_of_the_doctor_stays_for_long(command_line: CommandLine, servers: EmbeddedServers) -> None:
     command_line("doctor")
 
@@ -287,7 +319,7 @@ def test_an_unreachable_database_fails_with_its_reason_and_without_its_password(
 
     result = unreachable("doctor", "--json")
 
-    assert result.exit_code == 1
+    assert result.exit_code == 3
     assert "postgresql://u:***@127.0.0.1:1/x" in _details(result.stdout)["database"]
     assert "secret" not in result.output
 
@@ -296,8 +328,7 @@ async def _save_a_state(command_line: CommandLine) -> None:
     values: dict[str, Any] = {
         name.removeprefix("PERSISTENCE_").lower(): value for name, value in command_line.variables.items()
     }
-    patient = {"cache_timeout_ms": 2_000, "cache_budget_ms": 4_000}
-    async with Persistence[str, str](PersistenceSettings(_env_file=None, **values, **patient)) as store:
+    async with Persistence[str, str](PersistenceSettings(_env_file=None, **values)) as store:
         thread = await store.threads.create(user_id="ada")
         await store.states.put(thread.thread_id, 1, user_id="ada")
 

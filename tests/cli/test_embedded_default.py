@@ -14,17 +14,17 @@ from sample_conversations import WEATHER, as_line
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="embedded servers are for POSIX")]
 
 
-def test_without_an_address_a_command_runs_on_servers_of_its_own_and_says_so(tmp_path: Path) -> None:
+def test_the_word_embedded_runs_servers_during_the_command(tmp_path: Path) -> None:
     folder = tmp_path / "servers"
-    command_line = CommandLine({"PERSISTENCE_EMBEDDED_DIR": str(folder)})
-    named = command_line.with_variables(PERSISTENCE_DATABASE_URL="embedded")
+    named = CommandLine({"PERSISTENCE_EMBEDDED_DIR": str(folder), "PERSISTENCE_DATABASE_URL": "embedded"})
 
     imported = named("import", "-", stdin=as_line(WEATHER))
-    exported = command_line("export")
+    exported = named("export")
+    healthy = named("health", "--json")
 
     assert (imported.exit_code, exported.exit_code) == (0, 0), imported.output + exported.output
     assert json.loads(exported.stdout) == WEATHER
-    assert exported.stderr.splitlines()[0].endswith(f"using embedded servers in {folder}")
+    assert json.loads(healthy.stdout)["cache"] == "up"
     assert not _processes_of(folder)
 
 

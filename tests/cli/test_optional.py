@@ -9,11 +9,26 @@ from command_line import CommandLine
 def test_an_optional_object_is_added_and_taken_away(command_line: CommandLine) -> None:
     added = command_line("optional", "add", "thread-meta")
     listed = command_line("optional", "list", "--json")
-    removed = command_line("optional", "remove", "thread-meta")
+    removed = command_line("optional", "remove", "thread-meta", "--yes")
 
     assert (added.stdout, removed.stdout) == ("thread-meta is on\n", "thread-meta is off\n")
     assert json.loads(listed.stdout) == {name: name == "thread-meta" for name in OBJECTS}
     assert command_line("optional", "list").stdout.count("off ") == len(OBJECTS)
+
+
+def test_removing_asks_and_shows_before_it_does_what_it_would_do(command_line: CommandLine) -> None:
+    idle = command_line("optional", "remove", "thread-meta")
+    command_line("optional", "add", "thread-meta")
+
+    shown = command_line("optional", "remove", "thread-meta", "--dry-run")
+    refused = command_line("optional", "remove", "thread-meta")
+    removed = command_line("optional", "remove", "thread-meta", "--yes", "--json")
+
+    assert (idle.exit_code, idle.stdout) == (0, "thread-meta is off\n")
+    assert (shown.exit_code, shown.stdout) == (0, "thread-meta would be removed\n")
+    assert refused.exit_code == 2
+    assert "--yes: is needed to remove thread-meta" in refused.stderr
+    assert json.loads(removed.stdout) == {"name": "thread-meta", "on": False, "dry_run": False}
 
 
 def test_a_name_that_is_none_is_wrong_usage(command_line: CommandLine) -> None:

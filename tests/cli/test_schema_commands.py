@@ -53,19 +53,49 @@ def test_tables_that_are_empty_get_other_id_types_as_the_error_says(command_line
     assert (upgraded.exit_code, checked.exit_code) == (0, 0)
 
 
-CHANGING = [
+def test_a_dry_run_names_the_revisions_and_undoes_none(command_line: CommandLine) -> None:
+    command_line.sql("INSERT INTO threads (thread_id, user_id) VALUES ('t', 'ann')")
+
+    shown = command_line("downgrade", "-2", "--dry-run")
+    told = json.loads(command_line("downgrade", "base", "--dry-run", "--json").stdout)
+
+    assert shown.exit_code == 0
+    assert shown.stdout.startswith("a downgrade to -2 would undo 2 revisions; the database has 1 threads\nap0")
+    assert (told["threads"], told["undone"][0], told["undone"][-1]) == (1, migrate.head(), "ap0001")
+    assert command_line("current").stdout == f"{migrate.head()}\n"
+
+
+def test_programs_get_the_revisions_before_and_after(command_line: CommandLine) -> None:
+    downgraded = json.loads(command_line("downgrade", "-1", "--json").stdout)
+    found = json.loads(command_line("current", "--json").stdout)
+    upgraded = json.loads(command_line("upgrade", "--json").stdout)
+
+    assert downgraded["before"] == upgraded["after"] == migrate.head()
+    assert found == {"revision": downgraded["after"], "head": migrate.head()}
+    assert upgraded["before"] == downgraded["after"]
+
+
+NEED_A_DATABASE = [
     ["upgrade"],
     ["downgrade", "base"],
+    ["current"],
+    ["check"],
+    ["health", "--wait", "60"],
+    ["optional", "list"],
     ["optional", "add", "outside-writes"],
     ["optional", "remove", "outside-writes"],
     ["import", "-"],
+    ["export"],
     ["import-langgraph", "--from", "postgresql://u:secret@127.0.0.1:1/x", "--user", "ann"],
+    ["import-agentflow", "postgresql://u:secret@127.0.0.1:1/x"],
+    ["threads"],
+    ["show", "first-chat"],
     ["prune", "--keep-last", "1"],
 ]
 
 
-@pytest.mark.parametrize("command", CHANGING, ids=" ".join)
-def test_a_command_that_changes_something_needs_the_address(
+@pytest.mark.parametrize("command", NEED_A_DATABASE, ids=" ".join)
+def test_without_an_address_a_command_starts_no_server_of_its_own(
     command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgresql://u:hunter2@db/x")

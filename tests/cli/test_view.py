@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import uuid
 
 import pytest
+from rich.cells import cell_len
 
 from agent_persistence.cli.output import visible
 from command_line import CommandLine
@@ -55,6 +57,21 @@ def test_an_id_is_never_cut(command_line: CommandLine) -> None:
     table = command_line.with_variables(COLUMNS="60")("threads").stdout
 
     assert thread["thread_id"] in table
+
+
+@pytest.mark.parametrize("id_types", [("uuid", "uuid")])
+def test_uuids_of_threads_and_users_fit_80_columns(command_line: CommandLine) -> None:
+    for conversation in (LONG, WEATHER):
+        command_line("import", "-", "--user", uuid.uuid4(), stdin=as_line(conversation))
+    found = json.loads(command_line("threads", "--json").stdout)
+
+    lines = command_line.with_variables(COLUMNS="80")("threads").stdout.splitlines()
+
+    assert max(map(cell_len, lines)) <= 80
+    assert [line.split()[0] for line in lines[2:]] == [
+        thread[name] for thread in found for name in ("thread_id", "user_id")
+    ]
+    assert "Weather in" in lines[2]
 
 
 def test_a_conversation_shows_roles_texts_tool_calls_and_the_latest_state(command_line: CommandLine) -> None:

@@ -79,6 +79,7 @@ class Reader:
     def read(self, found: list[Block]) -> None:
         """Go through the document from top to bottom."""
         sys.modules["document"] = self._module  # SQLAlchemy looks up the annotations of a class in its module
+        environment = {**os.environ}
         try:
             with asyncio.Runner() as runner:
                 for block in found:
@@ -86,10 +87,14 @@ class Reader:
                         self._do(block, runner)
         finally:
             del sys.modules["document"]
+            os.environ.clear()
+            os.environ.update(environment)  # a document may set variables for the commands that follow
 
     def _do(self, block: Block, runner: asyncio.Runner) -> None:
         if block.title:
-            (self._folder / block.title).write_text(block.text, encoding="utf-8")
+            path = self._folder / block.title
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(block.text, encoding="utf-8")
         elif block.language == "python":
             self._printed = self._run(block, runner)
         elif block.language == "text":

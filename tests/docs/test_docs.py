@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from agent_persistence.backends.redis import RedisCheckpointer
 from agent_persistence.embedded import EmbeddedServers
 from agent_persistence.models.base import table_of
 from agent_persistence.operations.cached_states import CachedStates
-from agent_persistence.records import UNSET
+from agent_persistence.records import ANY_USER, UNSET
 from agent_persistence.repositories import EntityRepository, MessageRepository, ThreadRepository, ToolResultRepository
 from documents import ROOT, Reader, blocks, documents
 
@@ -189,7 +189,7 @@ def signature(name: str, call: Callable[..., Any]) -> str:
         for parameter in inspect.signature(call).parameters.values()
         if parameter.name != "self"
     ]
-    return name + str(inspect.Signature(parameters)).replace(repr(UNSET), "UNSET")
+    return name + str(inspect.Signature(parameters)).replace(repr(UNSET), "UNSET").replace(repr(ANY_USER), "ANY_USER")
 
 
 def test_the_reference_has_every_error_with_what_it_says() -> None:
@@ -226,13 +226,29 @@ def test_the_reference_has_every_column_with_its_type(name: str) -> None:
     )
 
 
-def test_the_reference_has_every_command_and_exit_code() -> None:
+def test_the_reference_has_every_command_with_its_options() -> None:
+    typer = pytest.importorskip("typer")
     cli = pytest.importorskip("agent_persistence.cli.app")
+    group = typer.main.get_command(cli.app)
+
+    documented = {
+        re.sub(r" \[?[A-Z]+\]?$", "", words(command)[0]): {option.split()[0] for option in words(options)}
+        for command, _, _, options, _ in rows("### Commands")
+    }
+
+    assert documented == dict(options_of_commands(group))
+
+
+def options_of_commands(group: Any, path: str = "") -> Iterator[tuple[str, set[str]]]:
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from options_of_commands(command, f"{path}{name} ")
+        else:
+            found = {option for parameter in command.params for option in parameter.opts}
+            yield f"{path}{name}", {option for option in found if option.startswith("--")}
+
+
+def test_the_reference_has_every_exit_code() -> None:
     failures = pytest.importorskip("agent_persistence.cli.failures")
-    commands = {command.name or command.callback.__name__ for command in cli.app.registered_commands}
-    commands |= {group.name for group in cli.app.registered_groups}
 
-    documented = {words(command)[0].split()[0] for command, *_ in rows("### Commands")}
-
-    assert documented == commands
     assert [code for code, _ in rows("### Exit codes")] == [f"`{code.value}`" for code in failures.ExitCode]

@@ -29,6 +29,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "CorruptRowError": ("messages", ("t", "m"), "meta"),
     "UnsavedStatesError": ([{"a": 1}],),
     "ForkedError": (7,),
+    "PoolTimeoutError": ("busy",),
     "DatabaseError": ("refused",),
     "NotMigratedError": ("ap0001", "ap0008"),
     "IdTypeMismatchError": ("PERSISTENCE_ID_TYPE", "uuid", "string"),

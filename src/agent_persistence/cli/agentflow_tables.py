@@ -35,9 +35,11 @@ def import_agentflow(
 
     Each thread is copied in one transaction. Threads that exist here are left unchanged, so the command can be repeated
     after a failure, or to copy newer threads.
+
+    Example: `agent-persistence import-agentflow postgresql://app@db/chat`
     """
     url = DatabaseUrl.parse(source, "URL")
-    counts = run_on_data(partial(_copy, url, schema), changes=True)
+    counts = run_on_data(partial(_copy, url, schema))
     outcomes = [f"{counts[outcome]:,} {outcome}" for outcome in CopyOutcome if counts[outcome]]
     totals = f"{counts['messages']:,} messages, {counts['states']:,} states"
     summary = f"threads: {', '.join(outcomes) or 'none'} ({totals})"

@@ -13,6 +13,7 @@ from agent_persistence.cli import (
     agentflow_tables,
     demo,
     doctor,
+    health,
     import_langgraph,
     optional,
     prune,
@@ -24,6 +25,7 @@ from agent_persistence.cli.failures import exit_code_of, report
 from agent_persistence.errors import PersistenceError
 
 _SCHEMA: Final = "Schema"
+_OPERATIONS: Final = "Operations"
 _CONVERSATIONS: Final = "Conversations"
 
 
@@ -45,11 +47,12 @@ class Commands(TyperGroup):
 app: Final = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     # typer's tracebacks can show local variables, which hold contents and addresses with passwords.
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
-    epilog="Exit codes: 0 ok, 1 something is wrong, 2 usage or settings, 3 database unreachable.",
+    epilog="Exit codes: 0 ok, 1 something is wrong or was declined, 2 usage or settings, 3 database unreachable, 130 "
+    "interrupted.",
 )
 
 
@@ -70,8 +73,9 @@ def agent_persistence(
     """Threads, messages and states of AI agents in PostgreSQL, with a Redis cache.
 
     PERSISTENCE_DATABASE_URL and PERSISTENCE_REDIS_URL, in the environment or in .env, name the servers. The word
-    `embedded` means servers of the `embedded` extra, which run during the command. Commands that only read use those if
-    no database is named.
+    `embedded` means servers of the `embedded` extra, which run during the command.
+
+    What deletes asks first, and needs `--yes` in a pipeline; `--dry-run` shows what would be deleted.
     """
 
 
@@ -83,14 +87,15 @@ app.command(rich_help_panel=_SCHEMA)(schema.current)
 app.command(rich_help_panel=_SCHEMA)(schema.check)
 app.add_typer(optional.app, name="optional", rich_help_panel=_SCHEMA)
 app.command(rich_help_panel=_SCHEMA)(schema.config)
-app.command(rich_help_panel=_SCHEMA)(doctor.doctor)
+app.command(rich_help_panel=_OPERATIONS)(health.health)
+app.command(rich_help_panel=_OPERATIONS)(doctor.doctor)
+app.command(rich_help_panel=_OPERATIONS)(prune.prune)
 app.command("import", rich_help_panel=_CONVERSATIONS)(transfer.import_)
 app.command(rich_help_panel=_CONVERSATIONS)(transfer.export)
 app.command("import-langgraph", rich_help_panel=_CONVERSATIONS)(import_langgraph.import_langgraph)
 app.command("import-agentflow", rich_help_panel=_CONVERSATIONS)(agentflow_tables.import_agentflow)
 app.command(rich_help_panel=_CONVERSATIONS)(view.threads)
 app.command(rich_help_panel=_CONVERSATIONS)(view.show)
-app.command(rich_help_panel=_CONVERSATIONS)(prune.prune)
 
 
 def run() -> None:

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.schema import AddConstraint, CreateIndex
 
 from agent_persistence import migrate
-from agent_persistence.cli.failures import describe, no_connection
+from agent_persistence.cli.failures import ExitCode, describe, exit_code_of, no_connection
 from agent_persistence.database.driver_errors import translated
 from agent_persistence.errors import NotMigratedError, PersistenceError, SchemaError
 from agent_persistence.migrate import catalog
@@ -44,12 +44,18 @@ class Finding:
 
     Attributes:
         remedy: what to run or set; ``None`` if nothing is wrong.
+        exit_code: that of ``doctor``, if this is the gravest failure.
     """
 
     level: Level
     subject: str
     detail: str
     remedy: str | None = None
+    exit_code: ExitCode = ExitCode.WRONG
+
+    def as_json(self) -> dict[str, str | None]:
+        """Return the finding for ``--json``."""
+        return {"level": self.level, "subject": self.subject, "detail": self.detail, "remedy": self.remedy}
 
 
 async def examine_database(engine: AsyncEngine, settings: PersistenceSettings) -> list[Finding]:
@@ -61,7 +67,7 @@ async def examine_database(engine: AsyncEngine, settings: PersistenceSettings) -
                 return await connection.run_sync(lambda sync: [*_findings(sync, settings, address)])
     except PersistenceError as error:
         remedy = "start the server, or correct PERSISTENCE_DATABASE_URL" if no_connection(error) else None
-        return [Finding(Level.FAIL, "database", f"{address}: {describe(error)}", remedy)]
+        return [Finding(Level.FAIL, "database", f"{address}: {describe(error)}", remedy, exit_code_of(error))]
 
 
 def _findings(connection: Connection, settings: PersistenceSettings, address: str) -> Iterator[Finding]:

@@ -25,6 +25,7 @@ from agent_persistence.cache.codec import HEAD_BYTES, VALUE
 from agent_persistence.cache.keys import keys_pattern, state_key
 from agent_persistence.cache.register import QUARANTINE, StateRegister, new_token
 from agent_persistence.cli.checkup import Finding, Level
+from agent_persistence.cli.variables import given_variables
 from agent_persistence.persistence import Persistence
 from agent_persistence.settings import PersistenceSettings
 
@@ -37,7 +38,8 @@ _OFF = "off: PERSISTENCE_REDIS_URL is not set, states are read from PostgreSQL"
 async def examine_cache(settings: PersistenceSettings) -> list[Finding]:
     """Check the server with the commands of the cache, how fast it answers, and its policy for full memory."""
     if settings.redis_url is None:
-        return [Finding(Level.OK, "cache", _OFF)]
+        unread = "; REDIS_URL is set, and not read here" if "REDIS_URL" in given_variables() else ""
+        return [Finding(Level.OK, "cache", f"{_OFF}{unread}")]
     redis = make_redis(settings.redis_url.get_secret_value(), timeout_seconds=_PATIENCE_SECONDS)
     try:
         connecting_ms = await _timed(_ping(redis))

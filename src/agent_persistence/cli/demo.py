@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Final
 
 import typer
@@ -20,8 +16,9 @@ from agent_persistence import migrate
 from agent_persistence.cli.demo_checkpointers import Backend, demo_checkpointer
 from agent_persistence.cli.demo_conversations import demo_lines
 from agent_persistence.cli.event_loop import run_until_terminated
-from agent_persistence.cli.output import out, visible
-from agent_persistence.cli.servers import configured, running, with_embedded_servers
+from agent_persistence.cli.options import Json
+from agent_persistence.cli.output import out, visible, write_json
+from agent_persistence.cli.servers import named_or_temporary
 from agent_persistence.cli.view import print_conversation, read_conversation
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import ThreadRecord
@@ -38,73 +35,72 @@ _STATES: Final = """\
 SELECT state_id, state_data::text AS state_data FROM states
 WHERE thread_id = :thread_id ORDER BY state_id DESC LIMIT 3"""
 _NEXT: Final = """\
-  agent-persistence import FILE     your own conversations, as JSON Lines
-  agent-persistence threads         what is stored
-  agent-persistence doctor          whether all is well
-  agent-persistence --help          everything else
-PERSISTENCE_DATABASE_URL and PERSISTENCE_REDIS_URL name servers of your own."""
+  export PERSISTENCE_DATABASE_URL=embedded   servers in a folder that stays
+  agent-persistence upgrade                  its tables
+  agent-persistence import FILE              your own conversations, as JSON Lines
+  agent-persistence threads                  what is stored
+  agent-persistence doctor                   whether all is well
+  agent-persistence --help                   everything else"""
 
 
 def demo(
     backend: Annotated[
         Backend | None, typer.Option(help="Show the checkpointer of this backend instead.", show_default=False)
     ] = None,
+    *,
+    as_json: Json = False,
 ) -> None:
     """Show the package at work: servers, migrations, conversations, the cache.
 
     Uses servers in a temporary folder that is removed afterwards, or those of PERSISTENCE_DATABASE_URL or
     PERSISTENCE_EMBEDDED_DIR, where its six conversations stay.
+
+    Example: `agent-persistence demo`
     """
-    if backend is not None:
-        demo_checkpointer(backend, _OWNERS)
-        return
+    out.quiet = as_json
+    result = _show_package() if backend is None else demo_checkpointer(backend, _OWNERS)
+    if as_json:
+        write_json(result)
+
+
+def _show_package() -> dict[str, Any]:
     started = time.perf_counter()
     _title("Starting PostgreSQL and Redis")
-    with _servers() as settings:
+    with named_or_temporary() as settings:
         _done(started, "both accept connections")
-        run_until_terminated(_demo(settings))
+        result = run_until_terminated(_demo(settings))
     out.print()
     out.print(Text("Where to go next", style="bold"))
     out.print(Text(_NEXT))
+    return result
 
 
-@contextmanager
-def _servers() -> Iterator[PersistenceSettings]:
-    settings = PersistenceSettings()
-    if settings.database_url is not None or settings.embedded_dir is not None:
-        with configured() as named:
-            yield named
-        return
-    with TemporaryDirectory(prefix="agent-persistence-demo-", ignore_cleanup_errors=True) as folder:
-        temporary = with_embedded_servers(settings, embedded_dir=Path(folder))
-        with running(temporary) as addressed:
-            yield addressed
-
-
-async def _demo(settings: PersistenceSettings) -> None:
+async def _demo(settings: PersistenceSettings) -> dict[str, Any]:
     started = time.perf_counter()
     _title("Upgrading the schema")
     await migrate.upgrade(settings)
     _done(started, f"at revision {migrate.head()}")
     async with Persistence[Any, Any](settings) as persistence:
         user_id = _OWNERS[persistence.models.id_types.user.python_type]
-        await _import(persistence, user_id)
+        imported = await _import(persistence, user_id)
         _title("What PostgreSQL holds")
         rows = await _select(persistence, _THREADS, user_id=user_id)
         threads = [await persistence.threads.require(row.thread_id, user_id=user_id) for row in rows]
         await _select(persistence, _STATES, thread_id=threads[0].thread_id)
-        await _read_twice(settings, threads)
+        reads = await _read_twice(settings, threads)
         _title("A conversation")
         print_conversation(threads[0], *await read_conversation(persistence, threads[0], 50))
+    return {"revision": migrate.head(), **imported, "threads": [row.thread_id for row in rows], "reads": reads}
 
 
-async def _import(persistence: Persistence[Any, Any], user_id: Any) -> None:
+async def _import(persistence: Persistence[Any, Any], user_id: Any) -> dict[str, int]:
     started = time.perf_counter()
     _title("Importing conversations")
     importer = ConversationImporter(persistence, user_id)
     lines = [line async for line in import_lines(importer, demo_lines())]
     messages = sum(line.messages for line in lines)
     _done(started, f"{len(lines)} conversations, {messages} messages, one state per turn")
+    return {"conversations": len(lines), "messages": messages}
 
 
 async def _select(persistence: Persistence[Any, Any], statement: str, **values: Any) -> list[Row[Any]]:
@@ -122,11 +118,14 @@ async def _select(persistence: Persistence[Any, Any], statement: str, **values: 
     return rows
 
 
-async def _read_twice(settings: PersistenceSettings, threads: list[ThreadRecord[Any, Any]]) -> None:
+async def _read_twice(
+    settings: PersistenceSettings, threads: list[ThreadRecord[Any, Any]]
+) -> list[dict[str, float | bool]]:
+    reads: list[dict[str, float | bool]] = []
     _title("Reading a latest state through a cache that does not know it yet")
     if settings.redis_url is None:
         out.print("no cache: PERSISTENCE_REDIS_URL is not set")
-        return
+        return reads
     # A namespace that no earlier run has used, so that the first read is a miss.
     empty = settings.model_copy(update={"cache_namespace": f"{settings.cache_namespace}-demo-{uuid.uuid4()}"})
     async with Persistence[Any, Any](empty) as persistence:
@@ -136,6 +135,8 @@ async def _read_twice(settings: PersistenceSettings, threads: list[ThreadRecord[
             took_ms, hit = await _timed_read(persistence, threads[0])
             what = "hit:  Redis had it" if hit else "miss: PostgreSQL was asked, and Redis knows it now"
             out.print(Text(f"{took_ms:6.2f} ms  {what}"))
+            reads.append({"ms": round(took_ms, 3), "hit": hit})
+    return reads
 
 
 async def _timed_read(persistence: Persistence[Any, Any], thread: ThreadRecord[Any, Any]) -> tuple[float, bool]:

@@ -7,8 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 from rich import box
@@ -19,7 +17,7 @@ from agent_persistence import migrate
 from agent_persistence.checkpointer import Capability, Checkpointer
 from agent_persistence.cli.event_loop import run_until_terminated
 from agent_persistence.cli.output import note, out, visible
-from agent_persistence.cli.servers import configured, running, with_embedded_servers
+from agent_persistence.cli.servers import configured, temporary
 from agent_persistence.errors import SettingsError, StateConflictError
 from agent_persistence.ids import ID_TYPES, uuid7
 from agent_persistence.settings import PersistenceSettings
@@ -47,15 +45,15 @@ _CLASSES: Final = {
 }
 
 
-def demo_checkpointer(backend: Backend, owners: dict[type, Any]) -> None:
-    """Save, load and list states, and show a conflict; print what an earlier run has left."""
+def demo_checkpointer(backend: Backend, owners: dict[type, Any]) -> dict[str, Any]:
+    """Save, load and list states, and show a conflict; print and return what was saved."""
     # Imported by name, so that only this backend needs its extra.
     made: Any = pkgutil.resolve_name(_CLASSES[backend])
     with _settings(backend) as settings:
         user_id = "demo"
         if backend is Backend.POSTGRES:
             user_id = str(owners[settings.id_types.user.python_type])
-        run_until_terminated(_demo(backend, settings, lambda: made.from_settings(settings, user_id=user_id)))
+        return run_until_terminated(_demo(backend, settings, lambda: made.from_settings(settings, user_id=user_id)))
 
 
 @contextmanager
@@ -66,10 +64,7 @@ def _settings(backend: Backend) -> Iterator[PersistenceSettings]:
             yield addressed
     elif backend is Backend.REDIS and settings.redis_url is None:
         note("PERSISTENCE_REDIS_URL is not set: using a server that forgets everything when this ends")
-        with (
-            TemporaryDirectory(prefix="agent-persistence-demo-", ignore_cleanup_errors=True) as folder,
-            running(with_embedded_servers(settings, embedded_dir=Path(folder))) as addressed,
-        ):
+        with temporary(settings) as addressed:
             yield addressed
     else:
         if backend is Backend.DYNAMODB and not (settings.dynamodb_endpoint_url or settings.dynamodb_region):
@@ -81,7 +76,7 @@ def _settings(backend: Backend) -> Iterator[PersistenceSettings]:
         yield settings
 
 
-async def _demo(backend: Backend, settings: PersistenceSettings, make: Callable[[], Checkpointer]) -> None:
+async def _demo(backend: Backend, settings: PersistenceSettings, make: Callable[[], Checkpointer]) -> dict[str, Any]:
     if backend is Backend.POSTGRES:
         await migrate.upgrade(settings)
     async with make() as checkpointer:
@@ -89,9 +84,12 @@ async def _demo(backend: Backend, settings: PersistenceSettings, make: Callable[
             await checkpointer.create_table()  # type: ignore[attr-defined]  # only this backend has tables to create
         earlier = await checkpointer.list_threads()
         out.print(Text(f"\n{_found(len(earlier), has_more=earlier.after is not None)}", style="bold"))
-        await _work(checkpointer, _new_thread_id(backend, settings))
+        thread_id = _new_thread_id(backend, settings)
+        version = await _work(checkpointer, thread_id)
         await _show_threads(checkpointer)
-    out.print(_STAYS if Capability.SURVIVES_RESTART in checkpointer.capabilities else _IS_GONE)
+    survives = Capability.SURVIVES_RESTART in checkpointer.capabilities
+    out.print(_STAYS if survives else _IS_GONE)
+    return {"backend": backend, "thread_id": thread_id, "version": version, "survives_restart": survives}
 
 
 def _found(count: int, *, has_more: bool) -> str:
@@ -105,7 +103,7 @@ def _new_thread_id(backend: Backend, settings: PersistenceSettings) -> str:
     return str(int(time.time()) if numbered else uuid7())
 
 
-async def _work(checkpointer: Checkpointer, thread_id: str) -> None:
+async def _work(checkpointer: Checkpointer, thread_id: str) -> int:
     out.print(Text(f"\nSaving the states of thread {thread_id}", style="bold"))
     version, read = 0, 0
     for state in _STEPS:
@@ -120,6 +118,7 @@ async def _work(checkpointer: Checkpointer, thread_id: str) -> None:
     started = time.perf_counter()
     found = await checkpointer.load_state(thread_id)
     _timed(started, f"loaded {found.state if found else None}")
+    return version
 
 
 async def _show_threads(checkpointer: Checkpointer) -> None:

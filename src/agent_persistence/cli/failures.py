@@ -30,6 +30,7 @@ class ExitCode(IntEnum):
     WRONG = 1
     USAGE = 2
     UNREACHABLE = 3
+    INTERRUPTED = 130  # by SIGINT or SIGTERM; typer turns KeyboardInterrupt into it
 
 
 def exit_code_of(error: PersistenceError | OSError) -> ExitCode:

@@ -69,12 +69,14 @@ def import_langgraph(
     Each thread is copied with its checkpoints and the writes of its tasks, and compared with its source, which is only
     read. Repeat the command after a failure, or when there are more: existing checkpoints are compared, and missing
     ones are added.
+
+    Example: `agent-persistence import-langgraph --from postgresql://app@db/langgraph --user-key user_id`
     """
     if user is None and user_key is None:
         raise typer.BadParameter("give --user, --user-key or both: LangGraph's threads have no owner")
     if os.environ.get("LANGGRAPH_STRICT_MSGPACK", "").lower() not in _STRICT:
         note(_NOT_STRICT)
-    total = run_on_data(partial(_import, source, user, user_key), changes=True)
+    total = run_on_data(partial(_import, source, user, user_key))
     result = {name: getattr(total, name) for name in total.__slots__}
     finish(result, str(total), as_json=as_json, is_complete=not (total.refused or total.differing))
 

@@ -5,17 +5,27 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any, Final
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.text import Text
 
 out: Final = Console(highlight=False)
 err: Final = Console(stderr=True, highlight=False)
 
+_is_for_programs: ContextVar[bool] = ContextVar("is_for_programs", default=False)
 _KEPT: Final = "\n\t"
 # Stored texts are other people's: escape sequences could rewrite the terminal's title or what was printed before, and
 # marks of direction could show a text in another order. ESC becomes the picture of ESC.
@@ -39,10 +49,38 @@ def write_json(value: Any) -> None:
     typer.echo(json.dumps(value, default=str))
 
 
+def say_for_whom(as_json: bool) -> bool:  # noqa: FBT001 - typer passes it by position
+    """Note whether the output is for a program (``--json``), which wants no progress bar."""
+    _is_for_programs.set(as_json)
+    return as_json
+
+
 @contextmanager
 def progress_bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """Show a progress bar on a terminal, and nothing elsewhere; ``total`` is ``None`` if unknown."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(show_speed=True))
-    # On standard error, because standard output may be the exported file.
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+    with _progress(BarColumn(), TaskProgressColumn(show_speed=True)) as progress:
         yield partial(progress.advance, progress.add_task(what, total=total))
+
+
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    """Show on a terminal what is being done, and for how long already, if its extent is not known."""
+    with _progress(TimeElapsedColumn()) as progress:
+        progress.add_task(what, total=None)
+        yield
+
+
+def _progress(*columns: ProgressColumn) -> Progress:
+    # On standard error, because standard output may be the exported file. FORCE_COLOR makes a terminal of a
+    # pipeline's log for rich, where each refresh of a bar would be a line.
+    is_shown = err.file.isatty() and err.is_terminal and not err.is_dumb_terminal and not _is_for_programs.get()
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        *columns,
+        console=err,
+        transient=True,
+        disable=not is_shown,
+        # Otherwise results that are printed meanwhile would go to standard error.
+        redirect_stdout=False,
+    )

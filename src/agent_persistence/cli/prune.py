@@ -1,20 +1,19 @@
-"""``prune``: deletes old states and sweeps abandoned streams."""
+"""``prune``: deletes old states and checkpoints, and sweeps abandoned streams."""
 
 from __future__ import annotations
 
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Annotated, Any, Final
 
 import typer
 
-from agent_persistence.cli.options import User
-from agent_persistence.cli.output import out
-from agent_persistence.cli.servers import owner, run_on_data
-from agent_persistence.errors import ThreadNotFoundError
+from agent_persistence.cli.confirmation import confirm
+from agent_persistence.cli.event_loop import run_until_terminated
+from agent_persistence.cli.options import DryRun, Json, User, Yes
+from agent_persistence.cli.output import out, working, write_json
+from agent_persistence.cli.servers import configured, on_data, owner
 from agent_persistence.persistence import Persistence
-from agent_persistence.transfer.conversations import threads_by_age
 
 _MOST_DAYS: Final = 36_500
 
@@ -31,29 +30,41 @@ def prune(
         ),
     ] = None,
     user: User = None,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
 ) -> None:
-    """Delete old states of every thread. The latest state of a thread and its messages are never deleted.
+    """Delete old states of threads, and old checkpoints of their graphs. Messages and the latest state always stay.
 
-    Without --user, a thread that is being written to is skipped, and streams that did not become a state within a day
-    are swept too.
+    It asks first, with the number. A thread that is being written to is skipped. Without --user, streams that did not
+    become a state within a day are swept too.
+
+    Example: `agent-persistence prune --keep-last 20 --older-than 30 --dry-run`
     """
     if keep_last is None and older_than is None:
         raise typer.BadParameter("give --keep-last, --older-than or both")
     saved_before = None if older_than is None else datetime.now(UTC) - timedelta(days=older_than)
-    deleted = run_on_data(partial(_prune, user, keep_last, saved_before), changes=True)
-    out.print(f"deleted {deleted:,} states")
+    purge = partial(_purge, user, keep_last=keep_last, older_than=saved_before)
+    with configured() as settings:
+        if dry_run or not yes:
+            with working("Counting old states"):
+                count = run_until_terminated(on_data(partial(purge, dry_run=True), settings))
+            if dry_run:
+                _say(count, as_json=as_json, dry_run=True)
+                return
+            if count:
+                confirm(f"delete {count:,} states", yes=yes)
+        with working("Deleting old states"):
+            deleted = run_until_terminated(on_data(partial(purge, dry_run=False), settings))
+    _say(deleted, as_json=as_json, dry_run=False)
 
 
-async def _prune(
-    user: str | None, keep_last: int | None, saved_before: datetime | None, persistence: Persistence[Any, Any]
-) -> int:
-    if user is None:
-        return await persistence.purge(keep_last=keep_last, older_than=saved_before)
-    deleted = 0
-    async for thread in threads_by_age(persistence, owner(persistence, user)):
-        # The thread may be deleted since it was listed.
-        with suppress(ThreadNotFoundError):
-            deleted += await persistence.states.prune(
-                thread.thread_id, user_id=thread.user_id, keep_last=keep_last, older_than=saved_before
-            )
-    return deleted
+async def _purge(user: str | None, persistence: Persistence[Any, Any], **options: Any) -> int:
+    return await persistence.purge(user_id=owner(persistence, user), **options)
+
+
+def _say(count: int, *, as_json: bool, dry_run: bool) -> None:
+    if as_json:
+        write_json({"states": count, "deleted": not dry_run})
+    else:
+        out.print(f"{'would delete' if dry_run else 'deleted'} {count:,} states")

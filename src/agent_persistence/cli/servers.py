@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
-from typing import Any, TypeVar
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final, TypeVar
 
-from agent_persistence import embedded
 from agent_persistence.cli.event_loop import run_until_terminated
-from agent_persistence.cli.output import note
+from agent_persistence.cli.output import working
+from agent_persistence.cli.variables import given_variables
 from agent_persistence.embedded.addresses import ServerAddresses
 from agent_persistence.errors import SettingsError
 from agent_persistence.persistence import Persistence
@@ -18,36 +20,35 @@ from agent_persistence.settings import EMBEDDED, PersistenceSettings
 
 T = TypeVar("T")
 
+DATABASE_URL: Final = "PERSISTENCE_DATABASE_URL"
+NAME_IT: Final = "give the address of the database, or the word embedded for a private server"
+
 
 @contextmanager
-def configured(*, changes: bool = False) -> Iterator[PersistenceSettings]:
-    """Yield the settings with addresses. If they name no database, embedded servers run within the block.
-
-    Only the command line does so: a library that starts servers because a variable is missing would hide the mistake.
-
-    Args:
-        changes: whether the command changes the database, which must be named then. A pipeline without the variable
-            would report success for a private server.
+def configured() -> Iterator[PersistenceSettings]:
+    """Yield the settings with the addresses of servers; those that are called ``embedded`` run within the block.
 
     Raises:
-        SettingsError: no database is named.
+        SettingsError: no database is named. A pipeline without the variable would report success for a private server,
+            and even a command that only reads would print that all is empty.
     """
     settings = PersistenceSettings()
-    is_unnamed = settings.database_url is None and settings.migration_database_url is None
-    if is_unnamed and changes:
-        raise SettingsError("PERSISTENCE_DATABASE_URL", _not_set())
-    folder = settings.embedded_dir or embedded.default_folder() if is_unnamed else None
-    if is_unnamed or settings.is_embedded:
-        settings = with_embedded_servers(settings)
-    if folder is not None:
-        note(f"PERSISTENCE_DATABASE_URL is not set: using embedded servers in {folder}")
-    with running(settings) as addressed:
+    if is_unnamed(settings):
+        raise SettingsError(DATABASE_URL, f"{why_unnamed()}; {NAME_IT}")
+    with running(with_embedded_servers(settings) if settings.is_embedded else settings) as addressed:
         yield addressed
 
 
-def _not_set() -> str:
-    reason = "is not set; give the address of the database, or the word embedded for a private server"
-    return f"{reason} (DATABASE_URL is set, and not read here)" if "DATABASE_URL" in os.environ else reason
+def is_unnamed(settings: PersistenceSettings) -> bool:
+    """Whether the settings name no database."""
+    return settings.database_url is None and settings.migration_database_url is None
+
+
+def why_unnamed() -> str:
+    """Return what is wrong if no database is named: often the application's variable is set, and ours is not."""
+    return (
+        "is not set (DATABASE_URL is set, and not read here)" if "DATABASE_URL" in given_variables() else "is not set"
+    )
 
 
 def with_embedded_servers(settings: PersistenceSettings, **changes: Any) -> PersistenceSettings:
@@ -60,27 +61,54 @@ def with_embedded_servers(settings: PersistenceSettings, **changes: Any) -> Pers
 def running(settings: PersistenceSettings) -> Iterator[PersistenceSettings]:
     """Run servers that the settings call ``embedded``, and yield settings with their addresses."""
     # Migrations can have a separate address, and then need no other.
-    servers = ServerAddresses(settings, needs_database=settings.database_url is not None)
+    needs_database = settings.database_url is not None
+    with working("Starting embedded servers") if settings.is_embedded else nullcontext():
+        servers = ServerAddresses(settings, needs_database=needs_database)
     try:
         yield servers.settings
     finally:
         servers.close()
 
 
-def run(work: Callable[[PersistenceSettings], Coroutine[Any, Any, T]], *, changes: bool = False) -> T:
-    """Run a function with the settings; ``changes`` as for ``configured``."""
-    with configured(changes=changes) as settings:
+@contextmanager
+def named_or_temporary() -> Iterator[PersistenceSettings]:
+    """Yield the settings with addresses, for a demonstration: if no database is named, with temporary servers."""
+    settings = PersistenceSettings()
+    if not is_unnamed(settings):
+        servers = configured()
+    elif settings.embedded_dir is not None:
+        servers = running(with_embedded_servers(settings))
+    else:
+        servers = temporary(settings)
+    with servers as addressed:
+        yield addressed
+
+
+@contextmanager
+def temporary(settings: PersistenceSettings) -> Iterator[PersistenceSettings]:
+    """Run servers in a temporary folder, which is removed afterwards."""
+    with (
+        TemporaryDirectory(prefix="agent-persistence-demo-", ignore_cleanup_errors=True) as folder,
+        running(with_embedded_servers(settings, embedded_dir=Path(folder))) as addressed,
+    ):
+        yield addressed
+
+
+def run(work: Callable[[PersistenceSettings], Coroutine[Any, Any, T]]) -> T:
+    """Run a function with the settings."""
+    with configured() as settings:
         return run_until_terminated(work(settings))
 
 
-def run_on_data(work: Callable[[Persistence[Any, Any]], Coroutine[Any, Any, T]], *, changes: bool = False) -> T:
-    """Run a function with a store, after its schema was checked; ``changes`` as for ``configured``."""
+def run_on_data(work: Callable[[Persistence[Any, Any]], Coroutine[Any, Any, T]]) -> T:
+    """Run a function with a store, after its schema was checked."""
+    return run(partial(on_data, work))
 
-    async def opened(settings: PersistenceSettings) -> T:
-        async with Persistence[Any, Any](settings) as persistence:
-            return await work(persistence)
 
-    return run(opened, changes=changes)
+async def on_data(work: Callable[[Persistence[Any, Any]], Coroutine[Any, Any, T]], settings: PersistenceSettings) -> T:
+    """Open a store, which checks the schema, and run a function with it."""
+    async with Persistence[Any, Any](settings) as persistence:
+        return await work(persistence)
 
 
 def owner(persistence: Persistence[Any, Any], user: str | None) -> Any | AnyUser:

@@ -76,8 +76,10 @@ def import_(
     A line is {"id": ..., "source": ..., "messages": [...]}; only the messages are required. Each conversation becomes a
     thread with its messages and one state per turn, in one transaction. Repeat the command after a failure, or with
     a longer file: existing messages are left unchanged, and missing ones are added.
+
+    Example: `agent-persistence import conversations.jsonl --user ada`
     """
-    imported = run_on_data(partial(_import, file, user, skip_invalid=skip_invalid), changes=True)
+    imported = run_on_data(partial(_import, file, user, skip_invalid=skip_invalid))
     if imported.refused and not skip_invalid:
         note("stopped there; correct the line and run the command again, or give --skip-invalid")
     finish(imported.as_json(), str(imported), as_json=as_json, is_complete=not imported.refused)
@@ -95,7 +97,9 @@ def export(
     """Export threads as JSON Lines in the order of their creation, with the archived ones.
 
     Imported conversations are exported equal, field for field. Other threads have their thread id as "id", and no
-    further fields.
+    further fields. An existing FILE is replaced once the export is complete.
+
+    Example: `agent-persistence export --output conversations.jsonl`
     """
     if as_json and output is None:
         raise typer.BadParameter("needs --output: standard output carries the conversations", param_hint="--json")

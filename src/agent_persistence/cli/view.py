@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Any, Final
@@ -23,6 +24,7 @@ Limit = Annotated[int, typer.Option("--limit", min=1, max=1000, help="How many a
 AnyThread = ThreadRecord[Any, Any]
 
 _MINUTE_WIDTH: Final = len("2026-01-31 23:59")
+_OTHER_COLUMNS: Final = 20 + _MINUTE_WIDTH + 6  # some of the name, the time, and the space between columns
 
 
 def threads(
@@ -33,7 +35,10 @@ def threads(
     archived: Annotated[bool, typer.Option("--archived", help="Those in the archive, instead.")] = False,
     as_json: Json = False,
 ) -> None:
-    """List threads, the most recently active first."""
+    """List threads, the most recently active first.
+
+    Example: `agent-persistence threads --user ada --search refund`
+    """
     page = run_on_data(partial(_threads, user, limit=limit, search=search, archived=archived))
     if as_json:
         write_json([_thread_as_json(thread) for thread in page])
@@ -52,7 +57,10 @@ def show(
     full: Annotated[bool, typer.Option("--full", help="Do not cut long messages.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show a conversation: its newest messages, and its latest state."""
+    """Show a conversation: its newest messages, and its latest state.
+
+    Example: `agent-persistence show first-chat --limit 10`
+    """
     record, state, page = run_on_data(partial(_conversation, thread, user, limit))
     if as_json:
         write_json(_conversation_as_json(record, state, page))
@@ -101,18 +109,31 @@ async def _conversation(
 
 def _threads_table(page: Page[AnyThread]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    # The name gives way where the terminal is narrow: an id that is cut cannot be copied.
-    table.add_column("thread", min_width=max(len(str(thread.thread_id)) for thread in page), overflow="fold")
     several_owners = len({thread.user_id for thread in page}) > 1
-    if several_owners:
+    widths = [_widest(thread.thread_id for thread in page), _widest(thread.user_id for thread in page)]
+    # Two UUIDs leave no room for a name in 80 columns: then the owner stands below the thread.
+    stacked = several_owners and sum(widths) > out.width - _OTHER_COLUMNS
+    # The name gives way where the terminal is narrow: an id that is cut cannot be copied.
+    table.add_column(
+        "thread and user" if stacked else "thread", min_width=max(widths) if stacked else widths[0], overflow="fold"
+    )
+    if several_owners and not stacked:
         table.add_column("user", overflow="fold")
     table.add_column("name", ratio=1)
     table.add_column("last active (UTC)", no_wrap=True, min_width=_MINUTE_WIDTH)
     for thread in page:
-        ids = [thread.thread_id, thread.user_id] if several_owners else [thread.thread_id]
+        ids = [Text(visible(thread.thread_id))]
+        if stacked:
+            ids[0].append(f"\n{visible(thread.user_id)}", style="dim")
+        elif several_owners:
+            ids.append(Text(visible(thread.user_id)))
         name = Text(visible(thread.name or "").replace("\n", " "), no_wrap=True, overflow="ellipsis")
-        table.add_row(*(Text(visible(value)) for value in ids), name, _minute(thread.updated_at))
+        table.add_row(*ids, name, _minute(thread.updated_at))
     return table
+
+
+def _widest(ids: Iterable[Any]) -> int:
+    return max(len(str(id_)) for id_ in ids)
 
 
 def _report_corrupt(page: Page[Any]) -> None:

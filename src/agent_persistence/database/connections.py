@@ -22,6 +22,7 @@ from agent_persistence.concurrency.shielding import start
 from agent_persistence.concurrency.time_limit import cut_in_time, no_call
 from agent_persistence.database.compiled_statement import CompiledStatement, summary_of
 from agent_persistence.database.driver_errors import DRIVER_ERRORS, translate, translated
+from agent_persistence.database.pool_timeouts import limited_by_pool, pool_timeout
 from agent_persistence.errors import DatabaseError, PersistenceError, PoolTimeoutError, UnavailableError
 from agent_persistence.telemetry.metrics import PoolMetrics
 from agent_persistence.telemetry.telemetry import NOTHING, Telemetry
@@ -403,12 +404,10 @@ class PinnedConnections:
                 self._wake()
                 return pinned
             self._return(pinned)
-        try:
+        with translated(self._bind), limited_by_pool(self._bind):
             # On an engine of the host, nothing else may limit it.
             async with asyncio.timeout(self._wait_seconds + self._reply_seconds):
                 return await self._connect()
-        except TimeoutError as error:
-            raise translate(error) from error
 
     def give_back(self, pinned: PinnedConnection) -> None:
         """Give back a connection that was taken. Nothing is awaited, so a cancelled caller can do it too."""
@@ -473,16 +472,22 @@ class PinnedConnections:
 
     async def _connect(self) -> PinnedConnection:
         try:
-            with translated(), no_call():  # it will serve other calls as well; each has it cut in its own time
+            with (
+                translated(self._bind),
+                no_call(),
+            ):  # it will serve other calls as well; each has it cut in its own time
                 connection = await self._committing.connect()
                 driver: Any = (await connection.get_raw_connection()).driver_connection
         except PoolTimeoutError:
             self._telemetry.counts.pool_timeouts += 1
             raise
-        now, engine = asyncio.get_running_loop().time(), self._engine.sync_engine
+        now, engine = asyncio.get_running_loop().time(), self._bind()
         return PinnedConnection(
             connection, driver, engine, now, reply_seconds=self._reply_seconds, telemetry=self._telemetry
         )
+
+    def _bind(self) -> Engine:
+        return self._engine.sync_engine
 
     async def _wait(self) -> None:
         waiter = asyncio.get_running_loop().create_future()
@@ -496,7 +501,7 @@ class PinnedConnections:
                 self._wake()
             if isinstance(error, TimeoutError):
                 self._telemetry.counts.pool_timeouts += 1
-                raise PoolTimeoutError("every connection is in use; raise PERSISTENCE_POOL_SIZE") from error
+                raise pool_timeout(self._bind()) from error
             raise
 
     def _wake(self) -> None:

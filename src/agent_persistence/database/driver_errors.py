@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from typing import Final
 
 from asyncpg import InterfaceError, InternalClientError, PostgresError
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, InvalidRequestError, SQLAlchemyError
 from sqlalchemy.exc import InterfaceError as SQLAlchemyInterfaceError
 from sqlalchemy.exc import TimeoutError as QueuePoolTimeout
 
+from agent_persistence.database.pool_timeouts import pool_timeout
 from agent_persistence.errors import (
     CommitUnknownError,
     DatabaseError,
     LockTimeoutError,
     PersistenceError,
-    PoolTimeoutError,
     SchemaError,
     SequenceBehindError,
     StatementTimeoutError,
@@ -78,12 +79,16 @@ _READ_ONLY: Final = (
 
 
 @contextmanager
-def translated() -> Iterator[None]:
-    """Translate driver errors that leave the block; the driver's error is the cause."""
+def translated(bind: Callable[[], Engine | Connection] | None = None) -> Iterator[None]:
+    """Translate driver errors that leave the block; the driver's error is the cause.
+
+    Args:
+        bind: returns what the block takes a connection from; called after an error only.
+    """
     try:
         yield
     except DRIVER_ERRORS as error:
-        raise translate(error) from error
+        raise translate(error, bind=bind and bind()) from error
     except AttributeError as error:
         if not _is_of_a_closed_connection(error):
             raise
@@ -132,18 +137,23 @@ def classify(error: BaseException, *, committing: bool = False) -> Verdict:
     return Verdict.AMBIGUOUS if committing and not _certainly_undone(error) else Verdict.RETRY
 
 
-def translate(error: BaseException, *, committing: bool = False) -> PersistenceError:
+def translate(
+    error: BaseException, *, committing: bool = False, bind: Engine | Connection | None = None
+) -> PersistenceError:
     """Return this package's exception for an error of SQLAlchemy or the driver.
 
     The DETAIL is removed from the driver's error: it repeats row contents, which would reach every logged traceback.
+
+    Args:
+        error: the error.
+        committing: whether it came from COMMIT.
+        bind: what the failed step took a connection from, if that is known.
     """
     for candidate in _chain(error):
         _remove_detail(candidate)
     match classify(error, committing=committing):
         case Verdict.RETRY if isinstance(error, QueuePoolTimeout):
-            return PoolTimeoutError(
-                "every connection is in use; raise PERSISTENCE_POOL_SIZE or release connections sooner"
-            )
+            return pool_timeout(bind)
         case Verdict.RETRY:
             reason = _READ_ONLY if sqlstate_of(error) == _READ_ONLY_TRANSACTION else _UNREACHABLE
             return UnavailableError(reason + _advice(error))

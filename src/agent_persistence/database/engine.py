@@ -18,6 +18,7 @@ from agent_persistence.addresses.database_url import DatabaseUrl
 from agent_persistence.concurrency.time_limit import call_when_due
 from agent_persistence.database.connections import is_observed
 from agent_persistence.database.driver_errors import DRIVER_ERRORS
+from agent_persistence.database.pool_timeouts import OWN_POOL
 from agent_persistence.settings import PersistenceSettings
 
 T = TypeVar("T")
@@ -46,6 +47,7 @@ def make_engine(url: DatabaseUrl, settings: PersistenceSettings, *, keeps_cache:
         pool_recycle=settings.pool_recycle,
         # Parameters are message contents, which must not reach exceptions and logs.
         hide_parameters=True,
+        execution_options=OWN_POOL,
     )
     if not settings.pgbouncer:
         _limit_transactions(engine, settings.transaction_timeout)

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from alembic.config import Config
 from alembic.script import ScriptDirectory
+from alembic.script.revision import RevisionError
 
+from agent_persistence.errors import SchemaError
 from agent_persistence.settings import PersistenceSettings
 
 
@@ -48,3 +50,19 @@ def is_ours(revision: str) -> bool:
 def is_known(revision: str) -> bool:
     """Whether this version of the package has a revision; others are of later versions."""
     return any(script.revision == revision for script in history().walk_revisions())
+
+
+def undone_by_downgrade(current: str, revision: str) -> dict[str, str]:
+    """Return the revisions that a downgrade would undo, the newest first, with their titles.
+
+    Args:
+        current: the revision of the database.
+        revision: where the downgrade goes: a revision, a number such as ``-1``, or ``base``.
+
+    Raises:
+        SchemaError: there is no such revision.
+    """
+    try:
+        return {script.revision: script.doc for script in history().iterate_revisions(current, revision)}
+    except RevisionError as error:
+        raise SchemaError(str(error)) from error

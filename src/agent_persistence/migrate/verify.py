@@ -66,7 +66,8 @@ async def verify(database: AsyncEngine | AsyncConnection, settings: PersistenceS
         SchemaError: a column that every version has is missing.
         UnavailableError: the database cannot be reached.
     """
-    with translated():
+    engine = database if isinstance(database, AsyncEngine) else database.engine
+    with translated(lambda: engine.sync_engine):
         if isinstance(database, AsyncConnection):
             await database.run_sync(_verify, settings)
         else:

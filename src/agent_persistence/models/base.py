@@ -5,10 +5,11 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, ClassVar, Final
 
-from sqlalchemy import DateTime, MetaData, Table, func, text
-from sqlalchemy.orm import Mapped, declared_attr, mapped_column
+from sqlalchemy import DateTime, MetaData, Table, event, func, text
+from sqlalchemy.orm import Mapped, MappedAsDataclass, Mapper, declared_attr, mapped_column
 from sqlalchemy.types import TypeEngine
 
+from agent_persistence.errors import InvalidInputError
 from agent_persistence.ids import IdT, IdTypes, UserIdT
 from agent_persistence.models.json_type import ExactJSON
 
@@ -32,6 +33,41 @@ class HasIdTypes:
     __id_types__: ClassVar[IdTypes[Any, Any]]
     metadata: ClassVar[MetaData]
     __table__: ClassVar[Any]
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        # Before SQLAlchemy maps the class: its own errors do not say what to do about these mixins.
+        if hasattr(cls, "metadata"):  # mapped: it has a declarative base
+            _refuse_other_bases(cls)
+        super().__init_subclass__(**options)
+
+
+_OWN_BASE: Final = (
+    "map it on a base of its own: class AgentBase(DeclarativeBase), with metadata = Base.metadata and "
+    "__id_types__ = IdTypes(...)"
+)
+
+
+def _refuse_other_bases(model: type[HasIdTypes]) -> None:
+    if issubclass(model, MappedAsDataclass):
+        raise InvalidInputError(model.__name__, f"is mapped as a dataclass, which the mixins are not; {_OWN_BASE}")
+    if hasattr(model, "model_fields"):
+        raise InvalidInputError(model.__name__, f"is a pydantic model, which the mixins are not; {_OWN_BASE}")
+    if not hasattr(model, "__id_types__"):
+        raise InvalidInputError(
+            model.__name__,
+            "has no __id_types__: its base declares those of the database, such as IdTypes(STRING, UUID)",
+        )
+
+
+@event.listens_for(HasIdTypes, "instrument_class", propagate=True)
+def _refuse_schema_of_table(_mapper: Mapper[Any], model: type[HasIdTypes]) -> None:
+    table = table_of(model)
+    if table.schema != table.metadata.schema:
+        raise InvalidInputError(
+            model.__name__,
+            f"has schema {table.schema} in __table_args__, where the foreign keys of the other classes do not look; "
+            f"map all three on a base with metadata = MetaData(schema={table.schema!r})",
+        )
 
 
 class TimestampMixin:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Final
 
 from agent_persistence.operations.transactions import Transactions
-from agent_persistence.repositories.checkpoints.retention import purge_checkpoints
+from agent_persistence.records import ANY_USER, AnyUser
+from agent_persistence.repositories.checkpoints.retention import count_checkpoints, purge_checkpoints
 from agent_persistence.repositories.maintenance.jobs import PURGE, Job
-from agent_persistence.repositories.states.retention import purge_states
+from agent_persistence.repositories.states.retention import Purged, count_states, purge_states
 from agent_persistence.repositories.states.streams import sweep_abandoned
+
+_Step = Callable[..., Awaitable[Purged]]
 
 _REST: Final = 0.5  # of the interval must pass between two purges, however many processes share the database
 
@@ -34,32 +37,44 @@ class Purging:
         self._rest = timedelta(seconds=interval * _REST)
         self._job = Job(PURGE, uuid.uuid4().hex)
 
-    async def purge(self, *, keep_last: int, older_than: datetime | None) -> int:
-        """Delete old states and checkpoints of every thread; return their number."""
-        return sum([deleted async for deleted in self._batches(keep_last, older_than)])
+    async def purge(self, *, keep_last: int, older_than: datetime | None, user_id: Any | AnyUser) -> int:
+        """Delete old states and checkpoints, of every thread or of one owner's; return their number."""
+        return sum([deleted async for deleted in self._batches(keep_last, older_than, user_id)])
+
+    async def count(self, *, keep_last: int, older_than: datetime | None, user_id: Any | AnyUser) -> int:
+        """Count what ``purge`` would delete, including threads that it would skip because of a writer."""
+        steps = (count_states, count_checkpoints)
+        return sum([count async for count in self._walk(steps, keep_last, older_than, user_id)])
 
     async def purge_in_turn(self) -> int:
         """Purge in the background, unless another process does so or did recently; return the number deleted."""
         maintain, removed = self._transactions.maintain, 0
         if not await maintain(partial(self._job.take, rest=self._rest)):
             return 0
-        async for deleted in self._batches(self._keep_last, None):
+        async for deleted in self._batches(self._keep_last, None, ANY_USER):
             removed += deleted
             if not await maintain(self._job.keep):
                 return removed  # it took so long that another process has taken the job
         await maintain(partial(self._job.end, removed=removed))
         return removed
 
-    async def _batches(self, keep_last: int, older_than: datetime | None) -> AsyncIterator[int]:
+    async def _batches(self, keep_last: int, older_than: datetime | None, user_id: Any | AnyUser) -> AsyncIterator[int]:
         counts = self._transactions.sessions.telemetry.counts
         # Yields after each transaction, so that the background purge renews its job between any two.
-        while await self._transactions.maintain(sweep_abandoned):
-            yield 0
-        for purge in (purge_states, purge_checkpoints):
+        if user_id is ANY_USER:
+            while await self._transactions.maintain(sweep_abandoned):
+                yield 0
+        async for deleted in self._walk((purge_states, purge_checkpoints), keep_last, older_than, user_id):
+            counts.purged += deleted
+            yield deleted
+        counts.purge_ended_at = time.time()  # compared with the clock of who watches, not with our own
+
+    async def _walk(
+        self, steps: Iterable[_Step], keep_last: int, older_than: datetime | None, user_id: Any | AnyUser
+    ) -> AsyncIterator[int]:
+        for step in steps:
             last, more = None, keep_last > 0
             while more:
-                batch = partial(purge, keep_last=keep_last, older_than=older_than, after=last)
-                deleted, last, more = await self._transactions.maintain(batch)
-                counts.purged += deleted
-                yield deleted
-        counts.purge_ended_at = time.time()  # compared with the clock of who watches, not with our own
+                batch = partial(step, keep_last=keep_last, older_than=older_than, after=last)
+                count, last, more = await self._transactions.maintain(batch, user_id=user_id)
+                yield count

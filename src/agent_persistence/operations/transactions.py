@@ -126,9 +126,11 @@ class Transactions(Generic[IdT, UserIdT]):
         """Run this package's work on a scope, in a transaction."""
         return await self._complete(partial(self._write_in_scope_once, work, user_id))
 
-    async def maintain(self, work: Callable[[TransactionScope[IdT, UserIdT]], Awaitable[T]]) -> T:
-        """Run idempotent work on the rows of every owner, in a transaction that the cache does not follow."""
-        return await self._complete(partial(self._maintain_once, work))
+    async def maintain(
+        self, work: Callable[[TransactionScope[IdT, UserIdT]], Awaitable[T]], *, user_id: UserIdT | AnyUser = ANY_USER
+    ) -> T:
+        """Run idempotent work on the rows of every owner or of one, in a transaction that the cache does not follow."""
+        return await self._complete(partial(self._maintain_once, work, user_id))
 
     async def read(
         self, work: Callable[[Repositories[IdT, UserIdT]], Awaitable[T]], *, user_id: UserIdT | AnyUser
@@ -211,9 +213,11 @@ class Transactions(Generic[IdT, UserIdT]):
         async with self._transaction(self.sessions.unit_of_work(user_id)) as scope:
             return await work(scope)
 
-    async def _maintain_once(self, work: Callable[[TransactionScope[IdT, UserIdT]], Awaitable[T]]) -> T:
+    async def _maintain_once(
+        self, work: Callable[[TransactionScope[IdT, UserIdT]], Awaitable[T]], user_id: UserIdT | AnyUser
+    ) -> T:
         # Not watched: maintenance deletes only states that are not the latest, so no cached value changes.
-        async with self._transaction(self.sessions.transaction(ANY_USER, watched=False)) as scope:
+        async with self._transaction(self.sessions.transaction(user_id, watched=False)) as scope:
             return await work(scope)
 
     async def _read_once(

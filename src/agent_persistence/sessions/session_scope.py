@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from typing import Any, Final
 
-from sqlalchemy import Executable, Result, Table
+from sqlalchemy import Connection, Engine, Executable, Result, Table
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 from typing_extensions import override
@@ -16,6 +16,7 @@ from typing_extensions import override
 from agent_persistence.database.compiled_statement import CompiledStatement, summary_of
 from agent_persistence.database.connections import run_on
 from agent_persistence.database.driver_errors import translated
+from agent_persistence.database.pool_timeouts import limited_by_pool
 from agent_persistence.errors import UnitOfWorkInUseError
 from agent_persistence.frozen import frozen
 from agent_persistence.ids import IdT, UserIdT
@@ -165,13 +166,17 @@ class SessionScope(TransactionScope[IdT, UserIdT]):
     @asynccontextmanager
     async def _one_statement(self) -> AsyncIterator[None]:
         """Prepare a statement, and limit its time: on an engine of the host, nothing else may do so."""
-        seconds = self.options.reply_seconds
-        if not self.session.in_transaction():
+        seconds, takes_connection = self.options.reply_seconds, not self.session.in_transaction()
+        if takes_connection:
             seconds += self.options.wait_seconds
-        with translated(), _alone(self.session.sync_session.info):
+        limit = limited_by_pool(self._bind) if takes_connection else nullcontext()
+        with translated(self._bind), _alone(self.session.sync_session.info), limit:
             async with asyncio.timeout(seconds):
                 await self._prepare()
                 yield
+
+    def _bind(self) -> Engine | Connection:
+        return self.session.get_bind(self.models.Thread)
 
     async def _prepare(self) -> None:
         session = self.session

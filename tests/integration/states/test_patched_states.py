@@ -17,6 +17,7 @@ from sqlalchemy.util import await_only
 from agent_persistence import migrate
 from agent_persistence.encoding.state_patches import snapshot
 from agent_persistence.errors import CorruptRowError, InvalidInputError, ThreadNotFoundError
+from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.persistence import Persistence
 from agent_persistence.settings import PersistenceSettings
 
@@ -291,6 +292,33 @@ async def test_a_state_that_was_rolled_back_is_not_read_from_memory(persistence:
             raise UndoneError
 
     assert await read_every_way(persistence, thread_id, user_id) == [states[0], states[0]]
+
+
+@pytest.mark.parametrize("in_unit_of_work", [False, True])
+async def test_a_base_that_is_deleted_while_a_save_waits_for_the_thread_is_no_base(
+    persistence: Store, other_process: Store, user_id: str, *, in_unit_of_work: bool
+) -> None:
+    states = growing(3)
+    thread_id, _ = await saved(persistence, user_id, states[:1])
+
+    async def save(uow: UnitOfWork[str, str]) -> None:
+        await uow.states.put(thread_id, states[2])
+
+    async with other_process.begin(user_id=user_id) as uow:
+        await uow.states.put(thread_id, states[1])
+        await uow.states.prune(thread_id, keep_last=1)
+        saving = asyncio.ensure_future(
+            persistence.run(save, user_id=user_id)
+            if in_unit_of_work
+            else persistence.states.put(thread_id, states[2], user_id=user_id)
+        )
+        waits = text("SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'")
+        while not (await uow.session.execute(waits)).scalar_one():  # noqa: ASYNC110 - the server tells nobody
+            await asyncio.sleep(0.01)
+    await saving
+
+    assert await read_back(persistence, thread_id, user_id) == states[1:]
+    assert await kept_whole(persistence, thread_id) == [True, True]
 
 
 async def test_many_saves_at_once_find_their_bases_gone(persistence: Store, other_process: Store, user_id: str) -> None:

@@ -157,6 +157,43 @@ async def test_a_purge_by_age_and_number_deletes_what_both_say(
     assert await kept(persistence, thread_id, user_id) == [3, 2, 1]
 
 
+async def test_a_purge_of_one_owner_leaves_those_of_others(
+    any_persistence: Persistence[Any, Any], any_user: Any, any_ids: Any
+) -> None:
+    mine = await thread_with_states(any_persistence, any_user, 4)
+    another_user = any_ids.user()
+    others = await thread_with_states(any_persistence, another_user, 4)
+
+    counted = await any_persistence.purge(keep_last=1, user_id=any_user, dry_run=True)
+    untouched = await kept(any_persistence, mine, any_user)
+    deleted = await any_persistence.purge(keep_last=1, user_id=any_user)
+
+    assert (counted, untouched, deleted) == (3, [3, 2, 1, 0], 3)
+    assert await kept(any_persistence, mine, any_user) == [3]
+    assert await kept(any_persistence, others, another_user) == [3, 2, 1, 0]
+
+
+async def test_a_dry_run_counts_by_number_and_age_what_a_purge_deletes(
+    two_stores: tuple[Persistence[Any, Any], Persistence[Any, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "THREADS_A_BATCH", 2)
+    store, _ = two_stores
+    for count in (1, 3, 5):
+        await saved_days_ago(store, await thread_with_states(store, "ann", count), {0: 40})
+    month_ago = datetime.now(UTC) - timedelta(days=30)
+
+    by_number = await store.purge(keep_last=2, dry_run=True)
+    by_age = await store.purge(older_than=month_ago, dry_run=True)
+
+    assert (by_number, by_age) == (4, 2)
+    assert (await store.purge(older_than=month_ago), await store.purge(keep_last=2)) == (2, 2)
+
+
+async def test_a_purge_of_an_owner_of_another_type_is_refused(persistence: Persistence[str, str]) -> None:
+    with pytest.raises(InvalidInputError, match="user_id"):
+        await persistence.purge(keep_last=1, user_id=7)  # type: ignore[arg-type]  # that is the point
+
+
 async def test_a_purge_before_a_time_without_a_zone_is_refused(persistence: Persistence[str, str]) -> None:
     with pytest.raises(InvalidInputError, match="older_than"):
         await persistence.purge(older_than=datetime(2026, 1, 1))  # noqa: DTZ001 - that is the point

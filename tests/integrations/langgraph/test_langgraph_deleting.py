@@ -446,7 +446,7 @@ async def test_a_checkpoint_that_is_deleted_while_it_is_read_is_not_seen_in_part
 
 
 async def test_a_purge_keeps_the_newest_checkpoints_and_the_calls_that_they_made(
-    persistence: Persistence[str, str], saver: PersistenceSaver, config: Any
+    persistence: Persistence[str, str], saver: PersistenceSaver, config: Any, user_id: str
 ) -> None:
     thread_id = config["configurable"]["thread_id"]
     stored, roots, calls = config, [], []
@@ -457,8 +457,11 @@ async def test_a_purge_keeps_the_newest_checkpoints_and_the_calls_that_they_made
         await put(saver, calls[-1], {"n": number}, metadata={"parents": {"": roots[-1]}})
     await saver.aput_writes(stored, [("notes", ["pending"])], "task")
 
-    await persistence.purge(keep_last=2)
+    counted = await persistence.purge(keep_last=2, user_id=user_id, dry_run=True)
+    of_others = await persistence.purge(keep_last=2, user_id="another")
+    deleted = await persistence.purge(keep_last=2, user_id=user_id)
 
+    assert (counted, of_others, deleted) == (6, 0, 6)
     left = [one.checkpoint["id"] async for one in saver.alist(config)]
     assert left == [roots[4], roots[3]]
     assert [await values_of(saver, call) for call in calls] == [None, None, None, {"n": 3}, {"n": 4}]

@@ -70,12 +70,16 @@ WHERE threads.thread_id = locked.thread_id AND (threads.updated_at <= now() - $3
 FROM threads AS other
 WHERE other.user_id = threads.user_id AND other.archived_at IS NULL
 ORDER BY other.updated_at DESC, other.thread_id DESC
-LIMIT $4::INTEGER)))
+LIMIT $4::INTEGER))),
+bases AS
+(SELECT base.thread_id AS thread_id, base.state_id AS state_id, base.mark AS mark
+FROM locked
+JOIN states AS base ON base.thread_id = locked.thread_id AND base.state_id = $11::BIGINT FOR KEY SHARE OF base)
 INSERT INTO states (thread_id, state_data, meta, mark, patch, base_id) SELECT locked.thread_id, CAST(convert_from("new".state_data, $5::VARCHAR) AS JSONB) AS convert_from_1, "new".meta, "new".mark, CAST(convert_from("new".patch, $6::VARCHAR) AS JSONB) AS convert_from_3, "new".base_id
 FROM locked
 JOIN (SELECT $1::VARCHAR AS thread_id, $2::VARCHAR AS owner, $7::BYTEA AS state_data, $8::JSONB AS meta, $9::BIGINT AS mark, $10::BYTEA AS patch, $11::BIGINT AS base_id, $12::BIGINT AS base_mark, 1 AS ordinal) AS "new" ON locked.thread_id = "new".thread_id AND locked.user_id = "new".owner
-LEFT OUTER JOIN states AS base ON base.thread_id = "new".thread_id AND base.state_id = "new".base_id AND base.mark = "new".base_mark
-WHERE "new".base_id IS NULL OR base.state_id IS NOT NULL
+LEFT OUTER JOIN bases ON bases.thread_id = "new".thread_id AND bases.state_id = "new".base_id AND bases.mark = "new".base_mark
+WHERE "new".base_id IS NULL OR bases.state_id IS NOT NULL
 ORDER BY "new".ordinal
 RETURNING states.thread_id, states.state_id, states.created_at, states.updated_at, states.mark, width_bucket(0, 0, 1, CAST((states.state_id > (SELECT max(earlier.state_id) AS max_1
 FROM states AS earlier
@@ -158,12 +162,16 @@ WHERE threads.thread_id = locked.thread_id AND (threads.updated_at <= now() - $3
 FROM threads AS other
 WHERE other.user_id = threads.user_id AND other.archived_at IS NULL
 ORDER BY other.updated_at DESC, other.thread_id DESC
-LIMIT $4::INTEGER)))
+LIMIT $4::INTEGER))),
+bases AS
+(SELECT base.thread_id AS thread_id, base.state_id AS state_id, base.mark AS mark
+FROM locked
+JOIN states AS base ON base.thread_id = locked.thread_id AND base.state_id = ANY ($11::BIGINT[]) FOR KEY SHARE OF base)
 INSERT INTO states (thread_id, state_data, meta, mark, patch, base_id) SELECT locked.thread_id, CAST(convert_from("new".state_data, $5::VARCHAR) AS JSONB) AS convert_from_1, "new".meta, "new".mark, CAST(convert_from("new".patch, $6::VARCHAR) AS JSONB) AS convert_from_3, "new".base_id
 FROM locked
 JOIN unnest($1::TEXT[], $2::TEXT[], $7::BYTEA[], $8::JSONB[], $9::BIGINT[], $10::BYTEA[], $11::BIGINT[], $12::BIGINT[]) WITH ORDINALITY AS "new"(thread_id, owner, state_data, meta, mark, patch, base_id, base_mark, ordinal) ON locked.thread_id = "new".thread_id AND locked.user_id = "new".owner
-LEFT OUTER JOIN states AS base ON base.thread_id = "new".thread_id AND base.state_id = "new".base_id AND base.mark = "new".base_mark
-WHERE "new".base_id IS NULL OR base.state_id IS NOT NULL
+LEFT OUTER JOIN bases ON bases.thread_id = "new".thread_id AND bases.state_id = "new".base_id AND bases.mark = "new".base_mark
+WHERE "new".base_id IS NULL OR bases.state_id IS NOT NULL
 ORDER BY "new".ordinal
 RETURNING states.thread_id, states.state_id, states.created_at, states.updated_at, states.mark, width_bucket(0, 0, 1, CAST((states.state_id > (SELECT max(earlier.state_id) AS max_1
 FROM states AS earlier

@@ -87,6 +87,17 @@ class CheckpointPruner:
             keep_last: how many of the newest checkpoints of each namespace stay.
             older_than: delete only those that were saved before this time.
         """
+        doomed = await self._old_keys(keep_last, older_than, limit=CHECKPOINTS_A_BATCH)
+        await self._delete(doomed)
+        return len(doomed)
+
+    async def count_old(self, keep_last: int, older_than: datetime | None) -> int:
+        """Count what ``old`` deletes when it is called until nothing is left."""
+        return len(await self._old_keys(keep_last, older_than, limit=None))
+
+    async def _old_keys(
+        self, keep_last: int, older_than: datetime | None, *, limit: int | None
+    ) -> set[tuple[str, str]]:
         checkpoint = self._checkpoint
         key = checkpoint.c.checkpoint_ns, checkpoint.c.checkpoint_id
         rank = func.row_number().over(partition_by=key[0], order_by=key[1].desc()).label("rank")
@@ -94,14 +105,13 @@ class CheckpointPruner:
         due = select(ranked.c.checkpoint_ns, ranked.c.checkpoint_id).where(ranked.c.rank > keep_last)
         if older_than is not None:
             due = due.where(ranked.c.created_at < older_than)
-        rows = (await self._scope.execute(due.order_by(ranked.c.rank.desc()).limit(CHECKPOINTS_A_BATCH))).all()
+        rows = (await self._scope.execute(due.order_by(ranked.c.rank.desc()).limit(limit))).all()
         doomed = {(row.checkpoint_ns, row.checkpoint_id) for row in rows}
         roots = [checkpoint_id for namespace, checkpoint_id in doomed if not namespace]
         caller = cast(checkpoint.c.metadata, JSONB)["parents"][""].astext
         is_call = checkpoint.c.checkpoint_ns.contains(":") & (caller == any_(literal(roots, ARRAY(Text()))))
         doomed.update(await self._keys(is_call) if roots else ())
-        await self._delete(doomed)
-        return len(doomed)
+        return doomed
 
     async def _keys(self, condition: Any) -> set[tuple[str, str]]:
         key = self._checkpoint.c.checkpoint_ns, self._checkpoint.c.checkpoint_id

@@ -1,4 +1,4 @@
-"""The purge of old states of all owners, a batch a transaction."""
+"""The purge of old states, of one owner or of all, a batch a transaction."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sqlalchemy import ARRAY, BigInteger, any_, case, cast, func, literal, selec
 
 from agent_persistence.repositories.locks import unnest
 from agent_persistence.repositories.states.statements import delete_states, newest_to_go
-from agent_persistence.sessions.scope import Scope
+from agent_persistence.sessions.scope import Query, Scope
 from agent_persistence.sessions.thread_lock import select_and_lock
 
 MAX_KEPT: Final = 2**31 - 1
@@ -62,10 +62,22 @@ async def purge_states(
     return Purged(deleted, page[-1] if is_done else after, more=True)
 
 
+async def count_states(
+    scope: Scope[Any, Any], *, keep_last: int, older_than: datetime | None = None, after: Any = None
+) -> Purged:
+    """Count the old states of the next threads, as ``purge_states`` would delete them, and delete none."""
+    page = await _threads_after(scope, after)
+    if not page:
+        return Purged(0, after, more=False)
+    due = _old_states(scope, page, keep_last, older_than).subquery()
+    count = (await scope.execute(select(func.count()).select_from(due))).scalar_one()
+    return Purged(count, page[-1], more=True)
+
+
 async def _threads_after(scope: Scope[Any, Any], after: Any) -> Sequence[Any]:
     threads = scope.threads
     # By primary key from where the last batch ended: a purge reads each thread once, however many batches it takes.
-    walk = select(threads.c.thread_id).order_by(threads.c.thread_id).limit(THREADS_A_BATCH)
+    walk = select(threads.c.thread_id).where(scope.owns()).order_by(threads.c.thread_id).limit(THREADS_A_BATCH)
     if after is not None:
         walk = walk.where(threads.c.thread_id > after)
     return (await scope.execute(walk)).scalars().all()
@@ -97,24 +109,27 @@ async def _due(
     scope: Scope[Any, Any], thread_ids: Sequence[Any], keep_last: int, older_than: datetime | None
 ) -> Sequence[Any]:
     states = scope.states
-    thread = unnest("thread", thread_id=literal(thread_ids, scope.models.id_types.id.array_type()))
     # The size that the state declares: summing up its chunks would read them.
     streamed = cast(func.jsonb_extract_path_text(states.c.state_data, "bytes"), BigInteger)
-    statement = (
-        select(
-            states.c.thread_id,
-            states.c.state_id,
-            case((states.c.stream_id.is_not(None), func.coalesce(streamed, 0)), else_=0).label("size"),
-        )
+    size = case((states.c.stream_id.is_not(None), func.coalesce(streamed, 0)), else_=0).label("size")
+    statement = _old_states(scope, thread_ids, keep_last, older_than).add_columns(size)
+    oldest_first = statement.order_by(states.c.thread_id, states.c.state_id).limit(STATES_A_BATCH)
+    return (await scope.execute(oldest_first)).all()
+
+
+def _old_states(
+    scope: Scope[Any, Any], thread_ids: Sequence[Any], keep_last: int, older_than: datetime | None
+) -> Query:
+    states = scope.states
+    thread = unnest("thread", thread_id=literal(thread_ids, scope.models.id_types.id.array_type()))
+    return (
+        select(states.c.thread_id, states.c.state_id)
         .join(thread, states.c.thread_id == thread.c.thread_id)
         .where(
             states.c.state_id <= newest_to_go(states, thread.c.thread_id, keep_last),
             true() if older_than is None else states.c.created_at < older_than,
         )
-        .order_by(states.c.thread_id, states.c.state_id)
-        .limit(STATES_A_BATCH)
     )
-    return (await scope.execute(statement)).all()
 
 
 async def _delete(scope: Scope[Any, Any], rows: Sequence[Any]) -> int:

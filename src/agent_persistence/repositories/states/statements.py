@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from sqlalchemy import (
     ARRAY,
+    CTE,
     BigInteger,
     ColumnElement,
     Double,
@@ -16,6 +17,7 @@ from sqlalchemy import (
     LargeBinary,
     Table,
     Text,
+    any_,
     bindparam,
     case,
     cast,
@@ -232,7 +234,7 @@ def save_states(
     chosen = [_from_bytes(rows.c[name]) if name in json else rows.c[name] for name in names]
     values = select(locked.c.thread_id, *chosen).order_by(rows.c.ordinal)
     if changes:
-        base = state.alias("base")
+        base = _locked_bases(state, locked, one=one)
         # Compared here, where the row is written, and not when the patch is made: between the two another process may
         # have pruned, restored or failed over.
         source = source.outerjoin(base, _is_base(base, rows))
@@ -280,6 +282,24 @@ def saved_states(models: Models[Any, Any]) -> CompiledStatement:
 
 def _from_bytes(utf8: ColumnElement[bytes]) -> ColumnElement[Any]:
     return cast(func.convert_from(utf8, "UTF8"), JSONB)
+
+
+def _locked_bases(state: Table, locked: CTE, *, one: bool) -> CTE:
+    """Return a CTE of the versions ``base_id`` of the locked threads, which stay until the transaction ends.
+
+    Locked, because the snapshot may be older than the thread's lock: it still shows a base that was deleted while the
+    statement waited, and the foreign key would refuse the change.
+    """
+    base = state.alias("base")
+    base_ids = bindparam("base_id", type_=BigInteger() if one else ARRAY(BigInteger))
+    is_wanted = (base.c.thread_id == locked.c.thread_id) & (base.c.state_id == (base_ids if one else any_(base_ids)))
+    bases: CTE = (
+        select(base.c.thread_id, base.c.state_id, base.c.mark)
+        .select_from(locked.join(base, is_wanted))
+        .with_for_update(read=True, key_share=True, of=base)
+        .cte("bases")
+    )
+    return bases
 
 
 def _is_base(base: Any, rows: Any) -> Any:
