@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -51,6 +51,11 @@ _current: Final[ContextVar[Operation | None]] = ContextVar("agent_persistence_op
 def current_operation() -> Operation | None:
     """Return the operation that the current task works for; ``None`` if it is not measured."""
     return _current.get()
+
+
+def work_for(operation: Operation) -> Token[Operation | None]:
+    """Let the current task work for an operation, until the token is reset in the same context."""
+    return _current.set(operation)
 
 
 @contextmanager

@@ -22,10 +22,13 @@ class SlowOperations:
         limit_ms: the limit, in milliseconds; 0 logs none.
         identities: shows ids.
         clock: a monotonic clock, in seconds.
+
+    Attributes:
+        limit: the limit, in seconds.
     """
 
     def __init__(self, limit_ms: float, identities: Identities, clock: Callable[[], float] = time.monotonic) -> None:
-        self._limit = limit_ms / 1000 if limit_ms else float("inf")
+        self.limit = limit_ms / 1000 if limit_ms else float("inf")
         self._identities = identities
         self._clock = clock
         self._logged_at: dict[str, float] = {}
@@ -37,7 +40,7 @@ class SlowOperations:
         """Log an operation if it took long."""
         # The time in a block is the host's own: only what was spent in this package's calls counts.
         busy = operation.connection + operation.database + operation.cache if operation.is_block else seconds
-        if busy < self._limit:
+        if busy < self.limit:
             return
         now = self._clock()
         if now - self._logged_at.get(name, float("-inf")) < _PAUSE:

@@ -14,7 +14,7 @@ from agent_persistence.telemetry.histogram import SECONDS, Histogram, Histograms
 from agent_persistence.telemetry.identities import Identities
 from agent_persistence.telemetry.metrics import OperationKey, StatementKey
 from agent_persistence.telemetry.names import CONNECTION_WAIT, OPERATION_DURATION, STATEMENT_DURATION
-from agent_persistence.telemetry.operation import Operation, current_operation, working_for
+from agent_persistence.telemetry.operation import Operation, current_operation, work_for, working_for
 from agent_persistence.telemetry.samples import POOL, POSTGRESQL, operation_attributes, statement_attributes
 from agent_persistence.telemetry.slow_operations import SlowOperations
 from agent_persistence.telemetry.spans import Attribute, Span, Tracer
@@ -62,14 +62,33 @@ class Timing:
         outer = current_operation()
         if outer is not None and not outer.is_block:
             return await work
-        async with self._measured(name, thread_id=thread_id, owner=owner, is_block=False):
+        # No context managers here: with them, this took a third longer. It is on the way of every cache hit.
+        operation, span = self._begin(name, is_block=False)
+        error_type, began = "", self._clock()
+        token = work_for(operation)
+        try:
             return await work
+        except BaseException as error:
+            error_type = type_of(error)
+            raise
+        finally:
+            seconds = self._clock() - began
+            token.var.reset(token)
+            self._end(name, seconds, operation, span, error_type, thread_id, owner)
 
     @asynccontextmanager
     async def block(self, name: str, *, owner: Any = None) -> AsyncIterator[None]:
         """Measure a block of the host, whose operations are measured, too."""
-        async with self._measured(name, thread_id=None, owner=owner, is_block=True):
-            yield
+        operation, span = self._begin(name, is_block=True)
+        error_type, began = "", self._clock()
+        try:
+            with working_for(operation):
+                yield
+        except BaseException as error:
+            error_type = type_of(error)
+            raise
+        finally:
+            self._end(name, self._clock() - began, operation, span, error_type, None, owner)
 
     async def statement(self, operation: str, collection: str, work: Awaitable[T]) -> T:
         """Measure a statement, for the operation or the batch that sent it."""
@@ -131,31 +150,34 @@ class Timing:
             counts.wait.add(seconds)
         spans = [span for caller in callers if caller is not None for span in caller.spans]
         batch = Operation(spans, batch=len(callers))
+        token = work_for(batch)
         try:
-            with working_for(batch):
-                return await work
+            return await work
         finally:
+            token.var.reset(token)
             for caller, seconds in zip(callers, waits, strict=True):
                 if caller is not None:
                     caller.add(batch, seconds)
 
-    @asynccontextmanager
-    async def _measured(self, name: str, *, thread_id: Any, owner: Any, is_block: bool) -> AsyncIterator[None]:
+    def _begin(self, name: str, *, is_block: bool) -> tuple[Operation, Span | None]:
         span = None if self.tracer is None else self.tracer.operation(f"agent_persistence.{name}")
-        operation = Operation([] if span is None else [span], is_block)
-        error_type, began = "", self._clock()
-        try:
-            with working_for(operation):
-                yield
-        except BaseException as error:
-            error_type = type_of(error)
-            raise
-        finally:
-            seconds = self._clock() - began
-            self._operation_histogram(OperationKey(name, error_type)).add(seconds)
-            if span is not None:
-                self._describe(span, operation, thread_id)
-                span.end(error_type)
+        return Operation([] if span is None else [span], is_block), span
+
+    def _end(  # noqa: PLR0917 - keywords cost a tenth of it
+        self,
+        name: str,
+        seconds: float,
+        operation: Operation,
+        span: Span | None,
+        error_type: str,
+        thread_id: Any,
+        owner: Any,
+    ) -> None:
+        self._operation_histogram(OperationKey(name, error_type)).add(seconds)
+        if span is not None:
+            self._describe(span, operation, thread_id)
+            span.end(error_type)
+        if seconds >= self._slow.limit:
             self._slow.look(name, seconds, operation, error_type, thread_id=thread_id, owner=owner)
 
     def _describe(self, span: Span, operation: Operation, thread_id: Any) -> None:
