@@ -44,6 +44,8 @@ def hot_path() -> Iterator[tuple[str, CompiledStatement]]:
     yield "read back copied messages", copy.last_messages(models)
     yield "page of messages after a cursor", messages.page_of_messages(models, backwards=False)
     yield "page of messages before a cursor", messages.page_of_messages(models, backwards=True)
+    every = messages.page_of_messages(models, backwards=True, with_asides=True)
+    yield "page of messages and asides before a cursor", every
     yield "page of messages that contain a text", messages.page_of_messages(models, backwards=True, searches=True)
     yield "latest state", states.latest_state(models, of_any_user=False, knows=False)
     yield "latest state, for administration", states.latest_state(models, of_any_user=True, knows=False)
@@ -63,6 +65,7 @@ def hot_path() -> Iterator[tuple[str, CompiledStatement]]:
     yield "message", messages.chosen_messages(models, of_any_user=False, one=True)
     yield "change a message", messages.change_message(models, ("role", "content", "meta"), of_any_user=False)
     yield "delete a message", messages.delete_message(models, of_any_user=False)
+    yield "delete all messages of a locked thread", messages.clear_messages(models)
     yield "delete messages of several threads", messages.delete_messages(models)
     yield "delete all states of a locked thread", states.delete_due(models, keeps=False)
     yield "delete old states of a locked thread", states.delete_due(models, keeps=True, ages=True)
