@@ -47,6 +47,20 @@ async def test_a_page_passes_asides_by_unless_it_is_asked_for_them(
     ]
 
 
+async def test_a_page_shows_the_asides_of_a_name(any_persistence: Persistence[Any, Any], any_user: Any) -> None:
+    thread_id = await new_thread(
+        any_persistence, any_user, said(1), said("searched", aside="openai"), said("left", aside="adk"), said(2)
+    )
+
+    assert await contents(any_persistence, thread_id, any_user, asides="openai") == ["1", "searched", "2"]
+    await any_persistence.messages.pop(thread_id, user_id=any_user)
+    popped = await any_persistence.messages.pop(thread_id, user_id=any_user, asides="openai")
+    assert popped is not None
+    assert popped.aside == "openai"
+    with pytest.raises(InvalidInputError):
+        await any_persistence.messages.page(thread_id, user_id=any_user, asides="two words")
+
+
 @pytest.mark.parametrize("number", [1, 3, 300], ids=["one", "some", "by COPY"])
 async def test_an_aside_comes_back_however_many_are_appended(persistence: Persistence, number: int) -> None:
     thread_id = await new_thread(persistence, "ada")

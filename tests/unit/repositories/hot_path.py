@@ -82,7 +82,7 @@ def hot_path() -> Iterator[tuple[str, CompiledStatement]]:
 def _of_messages(models: Models[Any, Any]) -> Iterator[tuple[str, CompiledStatement]]:
     yield "page of messages after a cursor", messages.page_of_messages(models, backwards=False)
     yield "page of messages before a cursor", messages.page_of_messages(models, backwards=True)
-    every = messages.page_of_messages(models, backwards=True, with_asides=True)
+    every = messages.page_of_messages(models, backwards=True, asides="all")
     yield "page of messages and asides before a cursor", every
     yield "page of messages that contain a text", messages.page_of_messages(models, backwards=True, searches=True)
     yield "messages by their ids", messages.chosen_messages(models, of_any_user=False)

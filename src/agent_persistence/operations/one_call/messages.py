@@ -100,7 +100,7 @@ class OneCallMessages(OneCall[MessageRepository[IdT, UserIdT], IdT, UserIdT]):
         before: str | None = None,
         after: str | None = None,
         search: str | None = None,
-        asides: bool = False,
+        asides: bool | str = False,
     ) -> Page[MessageRecord[IdT]]:
         """Read messages in the order of the thread: the newest, or those before or after a cursor.
 
@@ -114,7 +114,8 @@ class OneCallMessages(OneCall[MessageRepository[IdT, UserIdT], IdT, UserIdT]):
             after: ``after`` of another page: read the messages that follow it. Keep it to poll for new ones.
             search: text that the message must contain, in any case, at most 255 characters; ``%`` and ``_`` mean
                 themselves. Normalise it like the stored text: NFD does not match NFC.
-            asides: whether to show rows that frameworks keep between the messages, too; see ``MessageRecord.aside``.
+            asides: whether to show rows that frameworks keep between the messages, too: all, or those of a name. See
+                ``MessageRecord.aside``.
 
         Returns:
             A page; rows that cannot be read are in its ``corrupt``.
@@ -192,7 +193,7 @@ class OneCallMessages(OneCall[MessageRepository[IdT, UserIdT], IdT, UserIdT]):
         )
 
     async def pop(
-        self, thread_id: IdT, *, user_id: UserIdT | AnyUser, asides: bool = False
+        self, thread_id: IdT, *, user_id: UserIdT | AnyUser, asides: bool | str = False
     ) -> MessageRecord[IdT] | None:
         """Remove the last message of a thread and return it; ``None`` if there is none.
 
@@ -201,7 +202,7 @@ class OneCallMessages(OneCall[MessageRepository[IdT, UserIdT], IdT, UserIdT]):
         Args:
             thread_id: the thread.
             user_id: the owner, or ``ANY_USER``.
-            asides: whether the last row may be an aside; otherwise asides are passed by, and stay.
+            asides: whether the last row may be an aside: any, or one of this name. Others are passed by, and stay.
 
         Raises:
             InvalidInputError: the id is not of the configured type.

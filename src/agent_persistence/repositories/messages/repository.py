@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Generic
+from typing import Any, Final, Generic, Literal
 
 from agent_persistence.database.compiled_statement import CompiledStatement
 from agent_persistence.encoding.cursors import decode_cursor, encode_cursor
@@ -25,7 +25,7 @@ from agent_persistence.repositories.messages.statements import (
 from agent_persistence.repositories.rows import readable_records
 from agent_persistence.sessions.commit_evidence import row_evidence
 from agent_persistence.sessions.scope import Scope
-from agent_persistence.validation import check_limit, check_search
+from agent_persistence.validation import check_limit, check_namespace, check_search
 
 ChatMessage = Mapping[str, Any]
 
@@ -120,7 +120,7 @@ class MessageRepository(Generic[IdT, UserIdT]):
         before: str | None = None,
         after: str | None = None,
         search: str | None = None,
-        asides: bool = False,
+        asides: bool | str = False,
     ) -> Page[MessageRecord[IdT]]:
         """Read messages in the order of the thread: the newest, or those before or after a cursor.
 
@@ -133,7 +133,8 @@ class MessageRepository(Generic[IdT, UserIdT]):
             after: ``after`` of another page: read the messages that follow it. Keep it to poll for new ones.
             search: text that the message must contain, in any case, at most 255 characters; ``%`` and ``_`` mean
                 themselves. Normalise it like the stored text: NFD does not match NFC.
-            asides: whether to show rows that frameworks keep between the messages, too; see ``MessageRecord.aside``.
+            asides: whether to show rows that frameworks keep between the messages, too: all, or those of a name. See
+                ``MessageRecord.aside``.
 
         Returns:
             A page; rows that cannot be read are in its ``corrupt``.
@@ -148,12 +149,14 @@ class MessageRepository(Generic[IdT, UserIdT]):
         values: dict[str, Any] = {"thread_id": scope.thread_id(thread_id), "owner": scope.owner, "limit": limit + 1}
         if search is not None:
             values["text"] = escaped(check_search(search))
+        if isinstance(asides, str):
+            values["aside"] = check_namespace(asides, "asides")
         read = page_of_messages(
             scope.models,
             backwards=after is None,
             of_any_user=scope.owner is ANY_USER,
             searches=search is not None,
-            with_asides=asides,
+            asides=_which(asides),
         )
         if after is None:
             return await self._page_before(read, values, before, limit)
@@ -210,14 +213,14 @@ class MessageRepository(Generic[IdT, UserIdT]):
         evidence = row_evidence(self._message, "thread_id", "seq")
         return bool(await self._scope.write(statement, evidence, **self._key(thread_id, message_id)))
 
-    async def pop(self, thread_id: IdT, *, asides: bool = False) -> MessageRecord[IdT] | None:
+    async def pop(self, thread_id: IdT, *, asides: bool | str = False) -> MessageRecord[IdT] | None:
         """Remove the last message of a thread and return it; ``None`` if there is none.
 
         Concurrent calls remove different messages. A message that cannot be read is not removed.
 
         Args:
             thread_id: the thread.
-            asides: whether the last row may be an aside; otherwise asides are passed by, and stay.
+            asides: whether the last row may be an aside: any, or one of this name. Others are passed by, and stay.
 
         Raises:
             InvalidInputError: the id is not of the configured type.
@@ -308,6 +311,12 @@ class MessageRepository(Generic[IdT, UserIdT]):
         if not changes:
             raise InvalidInputError("message", "nothing to update was given")
         return changes
+
+
+def _which(asides: object) -> Literal["none", "named", "all"]:
+    if isinstance(asides, str):
+        return "named"
+    return "all" if asides else "none"
 
 
 def _seq(cursor: str, field: str) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from sqlalchemy import ARRAY, Integer, Table, Text, any_, bindparam, cast, delete, func, select, true, update
 from sqlalchemy.dialects.postgresql import insert
@@ -148,14 +148,14 @@ def page_of_messages(
     backwards: bool,
     of_any_user: bool = False,
     searches: bool = False,
-    with_asides: bool = False,
+    asides: Literal["none", "named", "all"] = "none",
 ) -> CompiledStatement:
     """Read at most ``limit`` messages of the thread ``thread_id`` of ``owner`` that follow the position ``seq``.
 
     Args:
         backwards: read those before it, the nearest first.
         searches: only messages that contain ``text``, in any case.
-        with_asides: also rows that are none of the conversation.
+        asides: also rows that are none of the conversation: those of the name ``aside``, or all.
     """
     message, thread = table_of(models.Message), table_of(models.Thread)
     position = bindparam("seq", type_=message.c.seq.type)
@@ -167,8 +167,10 @@ def page_of_messages(
     ]
     if not of_any_user:
         conditions.append(thread.c.user_id == bindparam("owner"))
-    if not with_asides:
+    if asides == "none":
         conditions.append(message.c.aside.is_(None))
+    elif asides == "named":
+        conditions.append(message.c.aside.is_(None) | (message.c.aside == bindparam("aside", type_=Text())))
     if searches:
         conditions.append(message.c.content.icontains(bindparam("text", type_=Text()), escape=LIKE_ESCAPE))
     return CompiledStatement(
