@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, ClassVar, Concatenate, Final, ParamSpec, TypeVar
 
 from agent_persistence.cache.named_values import Name
+from agent_persistence.encoding.json_escapes import from_storable, to_storable
 from agent_persistence.errors import InvalidInputError, MessageNotFoundError
 from agent_persistence.ids import IdTypes
 from agent_persistence.integrations.checkpointing.arguments import Arguments
@@ -20,7 +21,6 @@ from agent_persistence.integrations.checkpointing.conversion import (
     thread_meta,
 )
 from agent_persistence.integrations.checkpointing.framework import Framework
-from agent_persistence.integrations.checkpointing.json_escapes import from_storable, to_storable
 from agent_persistence.integrations.checkpointing.run_config import (
     ThreadRef,
     exact_id,

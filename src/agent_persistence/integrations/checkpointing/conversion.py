@@ -18,9 +18,9 @@ import orjson
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from agent_persistence.encoding.exact_json import sanitize
+from agent_persistence.encoding.json_escapes import from_storable, to_storable
 from agent_persistence.errors import InvalidInputError
 from agent_persistence.ids import IdType
-from agent_persistence.integrations.checkpointing.json_escapes import from_storable, to_storable
 from agent_persistence.integrations.checkpointing.run_config import message_key
 from agent_persistence.records import MessageRecord, NewMessage
 
