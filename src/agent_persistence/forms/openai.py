@@ -41,6 +41,13 @@ class OpenAIForm(Form):
         return calls if said is None else [said, *calls]
 
 
+def without_last(chat: Chat) -> Chat:
+    """Return a message of several items without the last one: its last tool call."""
+    calls = _calls_of(chat)[:-1]
+    rest = {name: value for name, value in chat.items() if name != "tool_calls"}
+    return {**rest, "tool_calls": calls} if calls else rest
+
+
 def _say_message(item: Item) -> Said:
     role, content = item.get("role"), item.get("content")
     if role not in _ROLES:

@@ -20,6 +20,7 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from agent_persistence.concurrency.time_limit import one_call
 from agent_persistence.errors import InvalidInputError
+from agent_persistence.integrations.bridge import Bridge
 from agent_persistence.integrations.langgraph.addresses import (
     Address,
     address_of,
@@ -27,7 +28,6 @@ from agent_persistence.integrations.langgraph.addresses import (
     owner_of,
     thread_id_of,
 )
-from agent_persistence.integrations.langgraph.bridge import Bridge
 from agent_persistence.integrations.langgraph.known_threads import KnownThreads
 from agent_persistence.integrations.langgraph.mirror import Mirror
 from agent_persistence.integrations.langgraph.seen_messages import SeenMessages
