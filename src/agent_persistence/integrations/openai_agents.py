@@ -94,10 +94,7 @@ class PersistenceSession:
             ThreadNotFoundError: the thread was deleted since this session found it.
             ThreadExistsError: the thread belongs to another owner.
         """
-        new: list[NewMessage[Any]] = []
-        for index, item in enumerate(items):
-            new += written(_FORM, _json_object(item, f"items[{index}]"), f"items[{index}]")
-        if new:
+        if new := _new_messages(items):
             await settled(self._call(partial(self._append, messages=new)))
 
     async def pop_item(self) -> TResponseInputItem | None:
@@ -118,6 +115,16 @@ class PersistenceSession:
         """
         await settled(self._call(self._clear))
 
+    async def _atomic_replace_items(self, items: list[TResponseInputItem]) -> bool:
+        """Replace all items in one transaction: the SDK's compaction looks for this method.
+
+        Without it the SDK clears and adds, and a process that dies in between leaves no history.
+        """
+        if type(self) is not PersistenceSession:
+            return False  # a subclass may keep more than its items
+        await settled(self._call(partial(self._replace, messages=_new_messages(items))))
+        return True
+
     async def _call(self, work: Callable[[Persistence[Any, Any]], Coroutine[Any, Any, T]]) -> T:
         if self._persistence is None:
             return await work(await shared_persistence())  # that of this event loop
@@ -129,6 +136,10 @@ class PersistenceSession:
     async def _append(self, persistence: Persistence[Any, Any], *, messages: list[NewMessage[Any]]) -> None:
         thread_id = self._thread_id(persistence)
         await self._thread.append(persistence, thread_id, messages, user_id=self._user_id)
+
+    async def _replace(self, persistence: Persistence[Any, Any], *, messages: list[NewMessage[Any]]) -> None:
+        work = partial(_replace_all, thread_id=self._thread_id(persistence), messages=messages)
+        await persistence.run(work, user_id=self._user_id)
 
     async def _read(self, persistence: Persistence[Any, Any], *, wanted: int | None) -> list[Found]:
         """Read the last items: pages of messages, backwards, until they hold enough."""
@@ -155,6 +166,11 @@ class PersistenceSession:
         await persistence.messages.clear(self._thread_id(persistence), user_id=self._user_id)
 
 
+async def _replace_all(uow: UnitOfWork[Any, Any], *, thread_id: Any, messages: list[NewMessage[Any]]) -> None:
+    await uow.messages.clear(thread_id)
+    await uow.messages.append_many(thread_id, messages)
+
+
 async def _pop_last(uow: UnitOfWork[Any, Any], *, thread_id: Any) -> Item | None:
     try:
         await uow.threads.lock(thread_id)
@@ -179,6 +195,13 @@ async def _remove_last(uow: UnitOfWork[Any, Any], record: MessageRecord[Any], *,
         await uow.messages.delete(record.thread_id, record.message_id)
     else:
         await uow.messages.update(record.thread_id, record.message_id, message=without_last(record.message))
+
+
+def _new_messages(items: list[TResponseInputItem]) -> list[NewMessage[Any]]:
+    new: list[NewMessage[Any]] = []
+    for index, item in enumerate(items):
+        new += written(_FORM, _json_object(item, f"items[{index}]"), f"items[{index}]")
+    return new
 
 
 def _json_object(item: Any, field: str) -> Item:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import pytest
 from agents import Agent, Runner
-from agents.memory import Session, SessionSettings
+from agents.memory import OpenAIResponsesCompactionSession, Session, SessionSettings
 from integration.repository_testing import until_somebody_waits_for_a_lock
 from integrations.openai_agents.fake_model import FakeModel
+from openai import AsyncOpenAI
 from sqlalchemy import update
 from unit.forms.test_openai_form import ANSWER, CALL, OUTPUT, PICTURE, REASONING, SEARCH
 
@@ -17,6 +19,7 @@ from agent_persistence.errors import CorruptRowError, InvalidInputError, ThreadE
 from agent_persistence.integrations.openai_agents import PersistenceSession
 from agent_persistence.models.base import table_of
 from agent_persistence.persistence import Persistence
+from agent_persistence.repositories import MessageRepository
 
 ITEMS: list[Any] = [{"role": "user", "content": "Snow?"}, REASONING, CALL, ANSWER, SEARCH, OUTPUT, PICTURE]
 
@@ -111,6 +114,27 @@ async def test_cleared_items_are_gone_and_the_thread_stays(
     assert await persistence.states.get(session.session_id, user_id="ada") is not None
     await session.add_items(ITEMS[:1])
     assert await session.get_items() == ITEMS[:1]
+
+
+async def test_a_compaction_replaces_all_items_or_none(
+    session: PersistenceSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await session.add_items(ITEMS)
+    around = OpenAIResponsesCompactionSession("s", session, client=AsyncOpenAI(api_key="none"))
+    replace = partial(around._replace_underlying_session_items, previous_items=ITEMS)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(MessageRepository, "append_many", refuse)
+        with pytest.raises(RuntimeError, match="in between"):
+            await replace(output_items=ITEMS[-2:])
+    assert await session.get_items() == ITEMS
+    await replace(output_items=ITEMS[-2:])
+
+    assert await session.get_items() == ITEMS[-2:]
+
+
+async def refuse(*_: Any) -> None:
+    raise RuntimeError("the process dies in between")
 
 
 async def test_a_session_of_another_owner_is_neither_read_nor_written(
