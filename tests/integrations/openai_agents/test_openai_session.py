@@ -117,17 +117,19 @@ async def test_cleared_items_are_gone_and_the_thread_stays(
 
 
 async def test_a_compaction_replaces_all_items_or_none(
-    session: PersistenceSession, monkeypatch: pytest.MonkeyPatch
+    persistence: Persistence, session: PersistenceSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await session.add_items(ITEMS)
+    rows = await persistence.messages.page(session.session_id, user_id="ada", asides=True)
     around = OpenAIResponsesCompactionSession("s", session, client=AsyncOpenAI(api_key="none"))
-    replace = partial(around._replace_underlying_session_items, previous_items=ITEMS)
+    replace = partial(around._replace_underlying_session_items, previous_items=ITEMS)  # noqa: SLF001 - what it calls
 
     with monkeypatch.context() as broken:
         broken.setattr(MessageRepository, "append_many", refuse)
         with pytest.raises(RuntimeError, match="in between"):
             await replace(output_items=ITEMS[-2:])
-    assert await session.get_items() == ITEMS
+    # The same rows: they were not deleted and written again, as the SDK does without the hook.
+    assert await persistence.messages.page(session.session_id, user_id="ada", asides=True) == rows
     await replace(output_items=ITEMS[-2:])
 
     assert await session.get_items() == ITEMS[-2:]
