@@ -34,6 +34,7 @@ from agent_persistence.operations.observed import observe
 from agent_persistence.operations.one_call import (
     OneCallCheckpoints,
     OneCallEntities,
+    OneCallItems,
     OneCallMessages,
     OneCallStates,
     OneCallThreads,
@@ -93,7 +94,7 @@ class Persistence(Generic[IdT, UserIdT]):
         models: mapped classes of the host; built from the settings if left out.
 
     Attributes:
-        threads, messages, states, checkpoints, tool_results: one-call operations, each in its own transaction.
+        threads, messages, states, checkpoints, tool_results, items: one-call operations, each in its own transaction.
         entities: rows as objects of the mapped classes, for code that uses SQLAlchemy's ORM.
         telemetry: what exporters of metrics and spans attach to.
 
@@ -159,6 +160,7 @@ class Persistence(Generic[IdT, UserIdT]):
         self.entities = OneCallEntities(self._transactions)
         self.checkpoints = OneCallCheckpoints(self._transactions, batched)
         self.tool_results = OneCallToolResults(self._transactions, batched)
+        self.items = OneCallItems(self._transactions, batched)
         if settings.sql_log_level is not None:
             logging.getLogger("sqlalchemy.engine").setLevel(settings.sql_log_level)
         if settings.metrics:
@@ -243,7 +245,7 @@ class Persistence(Generic[IdT, UserIdT]):
         is_new = self.telemetry.timing is None
         timing = self.telemetry.measure()
         if is_new:
-            for name in ("threads", "messages", "states", "entities", "checkpoints", "tool_results"):
+            for name in ("threads", "messages", "states", "entities", "checkpoints", "tool_results", "items"):
                 observe(getattr(self, name), name, timing)
         return timing
 
@@ -378,8 +380,8 @@ class Persistence(Generic[IdT, UserIdT]):
         before.
 
         It works in small batches. A thread that is being written to is skipped, so writers do not wait. Abandoned
-        streams, begun more than a day ago, are swept too, unless an owner is given. An open store purges in the
-        background every ``PERSISTENCE_CHECKPOINT_CLEANUP_INTERVAL``.
+        streams, begun more than a day ago, are swept too, unless an owner is given; so are expired items, which count
+        for nothing. An open store purges in the background every ``PERSISTENCE_CHECKPOINT_CLEANUP_INTERVAL``.
 
         Args:
             keep_last: how many of a thread's newest states stay, and of the newest checkpoints of each namespace of its

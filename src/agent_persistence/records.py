@@ -76,6 +76,60 @@ class ThreadRecord(Generic[IdT, UserIdT]):
         return self.archived_at is not None
 
 
+Namespace = tuple[str, ...]
+"""Labels from the widest to the narrowest, such as ``("users", "u-42", "memories")``; none holds a period."""
+
+
+class ItemKey(NamedTuple):
+    """The place of an item among those of its owner.
+
+    Attributes:
+        namespace: at least one label.
+        key: unique in the namespace.
+    """
+
+    namespace: Namespace
+    key: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewItem:
+    """An item to put.
+
+    Attributes:
+        namespace: at least one label; none is empty or holds a period. Joined by periods at most 800 bytes in UTF-8.
+        key: at most 800 bytes in UTF-8.
+        value: a JSON object.
+        ttl: seconds until it expires; ``None`` for never.
+    """
+
+    namespace: Namespace
+    key: str
+    value: Mapping[str, Any] = field(repr=False)
+    ttl: float | None = None
+
+
+@frozen
+class ItemRecord:
+    """An item as it is stored.
+
+    Attributes:
+        namespace: its labels.
+        key: unique in the namespace.
+        value: a JSON object.
+        created_at: when it was first put, by the database's clock.
+        updated_at: when it was last put.
+        expires_at: from when on no read returns it; ``None`` for never.
+    """
+
+    namespace: Namespace
+    key: str
+    value: dict[str, Any] = field(repr=False)
+    created_at: datetime
+    updated_at: datetime
+    expires_at: datetime | None
+
+
 @frozen
 class StateStream:
     """The description of a streamed state.

@@ -114,6 +114,19 @@ def check_limit(value: object, field: str, maximum: int) -> int:
     return value
 
 
+def check_offset(value: object, field: str) -> int:
+    """Return a number of rows to pass by.
+
+    Raises:
+        InvalidInputError: not an int (``True`` is not one), negative, or beyond the range of a bigint.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidInputError(field, f"must be an int, not {type(value).__name__}")
+    if not 0 <= value <= _MAX_VERSION:
+        raise InvalidInputError(field, "must be 0 or more")
+    return value
+
+
 def check_version(value: object, field: str) -> int:
     """Return a version of a state; 0 means that there is none yet.
 

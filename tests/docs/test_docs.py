@@ -33,7 +33,13 @@ from agent_persistence.embedded import EmbeddedServers, postgres_binary
 from agent_persistence.models.base import table_of
 from agent_persistence.operations.cached_states import CachedStates
 from agent_persistence.records import ANY_USER, UNSET
-from agent_persistence.repositories import EntityRepository, MessageRepository, ThreadRepository, ToolResultRepository
+from agent_persistence.repositories import (
+    EntityRepository,
+    ItemRepository,
+    MessageRepository,
+    ThreadRepository,
+    ToolResultRepository,
+)
 from documents import ROOT, Reader, blocks, documents
 
 DOCUMENTS = documents()
@@ -194,6 +200,7 @@ def test_the_reference_has_every_public_name() -> None:
         ("### Entities", EntityRepository),
         ("### Checkpointers", Checkpointer),
         ("### Tool results", ToolResultRepository),
+        ("### Items", ItemRepository),
     ],
 )
 def test_the_reference_has_every_call_with_its_arguments(heading: str, described: type) -> None:

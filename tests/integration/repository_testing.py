@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Row, event, text
 
 from agent_persistence.persistence import Persistence
-from agent_persistence.records import Page
+from agent_persistence.records import ItemKey, Page
 from agent_persistence.settings import PersistenceSettings
 
 SettingsFor = Callable[..., Awaitable[PersistenceSettings]]
@@ -39,6 +39,11 @@ async def forged() -> AsyncIterator[bytes]:
 
 async def all_of(pieces: AsyncIterable[bytes]) -> list[bytes]:
     return [piece async for piece in pieces]
+
+
+def item_key(place: Place) -> ItemKey:
+    """The place of an item of the owner of a thread."""
+    return ItemKey(("owned",), str(place.thread_id))
 
 
 CALLS: dict[str, Call] = {
@@ -88,6 +93,13 @@ CALLS: dict[str, Call] = {
     "tool_results.record": lambda store, place, **owner: store.tool_results.record(
         place.thread_id, "call", "forged", **owner
     ),
+    "items.get_many": lambda store, place, **owner: store.items.get_many(
+        [item_key(place), ItemKey(("owned",), "none")], refresh=True, **owner
+    ),
+    "items.delete_many": lambda store, place, **owner: store.items.delete_many([item_key(place)], **owner),
+    "items.clear": lambda store, _, **owner: store.items.clear(("owned",), **owner),
+    "items.search": lambda store, _, **owner: store.items.search(("owned",), refresh=True, **owner),
+    "items.namespaces": lambda store, _, **owner: store.items.namespaces(**owner),
 }
 
 

@@ -31,3 +31,35 @@ def jsonable(value: Any, field: str) -> Any:
     """
     with json_errors(field):
         return to_jsonable_python(value, inf_nan_mode="constants")
+
+
+def plain(value: Any, field: str, *, tuples: bool = False) -> Any:
+    """Return an equal value without classes that are derived from JSON's types: texts, numbers, lists and dicts.
+
+    Args:
+        value: the value; what is of other types stays as it is.
+        field: names the value in errors.
+        tuples: return tuples as lists.
+
+    Raises:
+        InvalidInputError: the value holds itself, or is nested too deep.
+    """
+    try:
+        return _plain(value, tuples=tuples)
+    except RecursionError:
+        raise InvalidInputError(field, "holds itself, or is nested too deep") from None
+
+
+def _plain(value: Any, *, tuples: bool) -> Any:
+    if isinstance(value, dict):
+        return {_plain(key, tuples=tuples): _plain(item, tuples=tuples) for key, item in value.items()}
+    if isinstance(value, list) or (tuples and isinstance(value, tuple)):
+        return [_plain(item, tuples=tuples) for item in value]
+    if isinstance(value, bool):
+        return value
+    # By the methods of the types themselves: a text that is an enum's member prints as its name.
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int):
+        return int.__int__(value)
+    return float.__float__(value) if isinstance(value, float) else value

@@ -86,7 +86,7 @@ _MISSING_RIGHTS: Final = text(
 _WRITE: Final = ("SELECT", "INSERT", "UPDATE", "DELETE")
 RIGHTS: Final[dict[str, Sequence[str]]] = {
     **dict.fromkeys(("threads", "states", "messages", "cache_outbox"), _WRITE),
-    **dict.fromkeys(("state_streams", "state_chunks", "persistence_jobs"), _WRITE),
+    **dict.fromkeys(("state_streams", "state_chunks", "items", "persistence_jobs"), _WRITE),
     "state_versions": ("SELECT",),
     "persistence_config": ("SELECT",),
 }

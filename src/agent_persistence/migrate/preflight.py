@@ -14,6 +14,7 @@ from agent_persistence.settings import PersistenceSettings
 TABLES: Final = (
     *("threads", "states", "messages", "persistence_config", "persistence_jobs", "cache_outbox"),
     *("graph_checkpoints", "graph_values", "tool_results", "state_streams", "state_chunks", "conversation_imports"),
+    "items",
 )
 _NAMES: Final = (*TABLES, "message_role", "state_versions")
 _OTHER_SCHEMA: Final = "set PERSISTENCE_DB_SCHEMA to a separate schema"

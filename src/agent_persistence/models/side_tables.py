@@ -10,6 +10,7 @@ from sqlalchemy import (
     BigInteger,
     Column,
     DateTime,
+    Double,
     ForeignKeyConstraint,
     Identity,
     Index,
@@ -60,6 +61,7 @@ class SideTables:
         graph: checkpoints of graphs.
         streamed: states that were streamed in.
         imports: for each imported thread, the fields of its line.
+        items: values of an owner by namespace and key, which belong to no thread.
     """
 
     outbox: Table
@@ -68,6 +70,7 @@ class SideTables:
     graph: GraphTables
     streamed: StreamTables
     imports: Table
+    items: Table
 
 
 @cache
@@ -89,6 +92,7 @@ def add_side_tables(metadata: MetaData, id_types: IdTypes[Any, Any], *, refers: 
         graph=_graph(metadata, id_types, refers=refers),
         streamed=_streamed(metadata, id_types, refers=refers),
         imports=_imports(metadata, id_types, refers=refers),
+        items=_items(metadata, id_types),
     )
 
 
@@ -141,6 +145,25 @@ def _imports(metadata: MetaData, id_types: IdTypes[Any, Any], *, refers: bool) -
         Column("fields", ExactJSON(), nullable=False),
         *_refers(metadata, ["thread_id"], "threads", when=refers),
     )
+
+
+def _items(metadata: MetaData, id_types: IdTypes[Any, Any]) -> Table:
+    # The owner first: all of a user is one range, and so is what lies below a namespace, without a second index.
+    items = Table(
+        "items",
+        metadata,
+        Column("user_id", id_types.user.sql_type(), primary_key=True, autoincrement=False, nullable=False),
+        Column("namespace", _bytewise(), primary_key=True),
+        Column("key", _bytewise(), primary_key=True),
+        Column("value", ExactJSON(), nullable=False),
+        _created_at(),
+        Column("updated_at", DateTime(timezone=True), server_default=func.now(), nullable=False),
+        Column("expires_at", DateTime(timezone=True)),
+        # Kept beside the time, so that a read can grant it again.
+        Column("ttl_seconds", Double),
+    )
+    Index("ix_items_expires_at", items.c.expires_at, postgresql_where=items.c.expires_at.is_not(None))
+    return items
 
 
 def _graph(metadata: MetaData, id_types: IdTypes[Any, Any], *, refers: bool) -> GraphTables:

@@ -12,6 +12,7 @@ from typing import Any, Final
 from agent_persistence.operations.transactions import Transactions
 from agent_persistence.records import ANY_USER, AnyUser
 from agent_persistence.repositories.checkpoints.retention import count_checkpoints, purge_checkpoints
+from agent_persistence.repositories.items.repository import sweep_expired
 from agent_persistence.repositories.maintenance.jobs import PURGE, Job
 from agent_persistence.repositories.states.retention import Purged, count_states, purge_states
 from agent_persistence.repositories.states.streams import sweep_abandoned
@@ -22,7 +23,7 @@ _REST: Final = 0.5  # of the interval must pass between two purges, however many
 
 
 class Purging:
-    """Purges old states, and old checkpoints of graphs.
+    """Purges old states, old checkpoints of graphs, and expired items.
 
     Args:
         transactions: runs the batches.
@@ -64,6 +65,8 @@ class Purging:
         if user_id is ANY_USER:
             while await self._transactions.maintain(sweep_abandoned):
                 yield 0
+        while await self._transactions.maintain(sweep_expired, user_id=user_id):
+            yield 0
         async for deleted in self._walk((purge_states, purge_checkpoints), keep_last, older_than, user_id):
             counts.purged += deleted
             yield deleted

@@ -14,6 +14,7 @@ from agent_persistence.operations.state_reader import StateReader
 from agent_persistence.repositories import (
     CheckpointRepository,
     EntityRepository,
+    ItemRepository,
     MessageRepository,
     ThreadRepository,
     ToolResultRepository,
@@ -55,6 +56,11 @@ class Repositories(Generic[IdT, UserIdT]):
     def tool_results(self) -> ToolResultRepository[IdT, UserIdT]:
         """The results of tool calls in the owner's threads."""
         return ToolResultRepository(self._scope)
+
+    @cached_property
+    def items(self) -> ItemRepository[IdT, UserIdT]:
+        """The owner's items, which belong to no thread."""
+        return ItemRepository(self._scope)
 
 
 class UnitOfWork(Repositories[IdT, UserIdT], Generic[IdT, UserIdT]):

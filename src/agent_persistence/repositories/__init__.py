@@ -5,6 +5,7 @@ They run statements in the scope they are given, and never commit.
 
 from agent_persistence.repositories.checkpoints import CheckpointRepository
 from agent_persistence.repositories.entities import EntityRepository
+from agent_persistence.repositories.items.repository import ItemRepository
 from agent_persistence.repositories.messages.repository import MessageRepository
 from agent_persistence.repositories.states.repository import StateRepository
 from agent_persistence.repositories.threads.bulk import PreparedThread
@@ -15,6 +16,7 @@ from agent_persistence.sessions.scope import Scope, StoreOptions
 __all__ = [
     "CheckpointRepository",
     "EntityRepository",
+    "ItemRepository",
     "MessageRepository",
     "PreparedThread",
     "Scope",

@@ -6,20 +6,27 @@ from collections.abc import Awaitable
 from typing import Any
 
 import pytest
-from integration.repository_testing import CALLS, HELLO, Call, Place, run_sql
+from integration.repository_testing import CALLS, HELLO, Call, Place, item_key, run_sql
 
 from agent_persistence.errors import PersistenceError
 from agent_persistence.operations.cached_states import CachedStates
 from agent_persistence.operations.one_call import (
     OneCallEntities,
+    OneCallItems,
     OneCallMessages,
     OneCallStates,
     OneCallThreads,
     OneCallToolResults,
 )
 from agent_persistence.persistence import Persistence
-from agent_persistence.records import ANY_USER, Page
-from agent_persistence.repositories import EntityRepository, MessageRepository, ThreadRepository, ToolResultRepository
+from agent_persistence.records import ANY_USER, NewItem, Page
+from agent_persistence.repositories import (
+    EntityRepository,
+    ItemRepository,
+    MessageRepository,
+    ThreadRepository,
+    ToolResultRepository,
+)
 
 # Calls with the arguments that take another way through the code.
 VARIANTS: dict[str, Call] = {
@@ -34,7 +41,7 @@ VARIANTS: dict[str, Call] = {
     "states.get min_version": lambda store, place, **owner: store.states.get(place.thread_id, min_version=1, **owner),
 }
 OF_A_TRANSACTION = {"threads.lock"}
-OF_NO_THREAD = {"threads.create", "threads.create_many", "threads.page", "threads.prepare"}
+OF_NO_THREAD = {"threads.create", "threads.create_many", "threads.page", "threads.prepare", "items.put_many"}
 
 
 def public_methods(kind: type, name: str) -> set[str]:
@@ -50,6 +57,7 @@ def test_every_public_method_is_called_below() -> None:
         | public_methods(CachedStates, "states")
         | public_methods(EntityRepository, "entities")
         | public_methods(ToolResultRepository, "tool_results")
+        | public_methods(ItemRepository, "items")
     )
     facades = (
         public_methods(OneCallThreads, "threads")
@@ -57,6 +65,7 @@ def test_every_public_method_is_called_below() -> None:
         | public_methods(OneCallStates, "states")
         | public_methods(OneCallEntities, "entities")
         | public_methods(OneCallToolResults, "tool_results")
+        | public_methods(OneCallItems, "items")
     )
 
     assert facades == unit_of_work - OF_A_TRANSACTION == CALLS.keys() | OF_NO_THREAD
@@ -68,14 +77,17 @@ async def filled(store: Persistence[Any, Any], owner: Any) -> Place:
     for number in range(2):
         state = await store.states.put(thread_id, number, user_id=owner)
     await store.tool_results.record(thread_id, "call", {"secret": 1}, user_id=owner)
-    return Place(thread_id, made[0].message_id, state.version)
+    place = Place(thread_id, made[0].message_id, state.version)
+    namespace, key = item_key(place)
+    await store.items.put_many([NewItem(namespace=namespace, key=key, value={"secret": 1}, ttl=60)], user_id=owner)
+    return place
 
 
 async def rows_of(store: Persistence[Any, Any], place: Place) -> list[Any]:
     return [
         await run_sql(store, f"SELECT {table}::text FROM {table} WHERE thread_id = :id ORDER BY 1", id=place.thread_id)
         for table in ("threads", "messages", "states", "tool_results")
-    ]
+    ] + [await run_sql(store, "SELECT items::text FROM items WHERE key = :key", key=str(place.thread_id))]
 
 
 async def answer(call: Awaitable[Any], place: Place) -> Any:

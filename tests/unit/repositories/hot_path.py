@@ -16,6 +16,7 @@ from agent_persistence.models import Models, build_models
 from agent_persistence.repositories import locks, tool_results
 from agent_persistence.repositories.checkpoints import read_statements
 from agent_persistence.repositories.checkpoints import statements as checkpoints
+from agent_persistence.repositories.items import statements as items
 from agent_persistence.repositories.messages import copy
 from agent_persistence.repositories.messages import statements as messages
 from agent_persistence.repositories.states import statements as states
@@ -25,7 +26,10 @@ from agent_persistence.repositories.threads import statements as threads
 
 SQL_FILE = Path(__file__).with_suffix(".sql")
 _CLAUSES = ("FROM", "JOIN", "WHERE", "ORDER BY", "LIMIT", "ON CONFLICT", "RETURNING")
-MODULES = (bulk, checkpoints, copy, locks, messages, read_statements, states, stream_statements, threads, tool_results)
+MODULES = (
+    *(bulk, checkpoints, copy, items, locks, messages, read_statements, states, stream_statements),
+    *(threads, tool_results),
+)
 
 
 def hot_path() -> Iterator[tuple[str, CompiledStatement]]:
@@ -76,6 +80,7 @@ def hot_path() -> Iterator[tuple[str, CompiledStatement]]:
     yield "record the result of a tool call", tool_results.record_result(models, of_any_user=False)
     yield "add threads", bulk.insert_threads(models)
     yield from _of_messages(models)
+    yield from _of_items(models)
     yield from _of_graphs()
 
 
@@ -92,6 +97,19 @@ def _of_messages(models: Models[Any, Any]) -> Iterator[tuple[str, CompiledStatem
     yield "delete all messages of a locked thread", messages.clear_messages(models)
     yield "delete messages of several threads", messages.delete_messages(models)
     yield "pages of messages of several callers", shared(messages.page_of_messages(models, backwards=True))
+
+
+def _of_items(models: Models[Any, Any]) -> Iterator[tuple[str, CompiledStatement]]:
+    yield "item", items.read_item(models)
+    yield "items of several callers", shared(items.read_item(models))
+    yield "items by their keys", items.read_items(models)
+    yield "page of items below a namespace", items.search_items(models, below=True)
+    yield "namespaces with items", items.walk_namespaces(models, below=False)
+    yield "namespaces with items, below one", items.walk_namespaces(models, below=True)
+    yield "put items", items.put_items(models)
+    yield "grant items their time to live again", items.refresh_items(models)
+    yield "delete items", items.delete_items(models)
+    yield "delete all items below a namespace", items.clear_items(models, below=True)
 
 
 def _of_graphs() -> Iterator[tuple[str, CompiledStatement]]:

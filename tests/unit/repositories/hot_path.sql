@@ -581,6 +581,108 @@ WHERE messages.thread_id = callers.thread_id AND messages.seq < callers.seq AND 
 ORDER BY messages.seq DESC
 LIMIT callers."limit") AS found ON true;
 
+-- item
+SELECT items.namespace, items.key, CAST(items.value AS TEXT) AS value, CASE WHEN (items.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE items.created_at END AS created_at, CASE WHEN (items.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE items.updated_at END AS updated_at, CASE WHEN (items.expires_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE items.expires_at END AS expires_at, coalesce(items.expires_at < statement_timestamp() + items.ttl_seconds * interval '0.9 seconds', false) AS is_due
+FROM items
+WHERE items.user_id = $1::VARCHAR AND items.namespace = $2::VARCHAR COLLATE "C" AND items.key = $3::VARCHAR COLLATE "C" AND (items.expires_at IS NULL OR items.expires_at > statement_timestamp());
+
+-- items of several callers
+SELECT found.namespace, found.key, CAST(found.value AS TEXT) AS value, found.created_at, found.updated_at, found.expires_at, found.is_due, callers.ordinal
+FROM unnest($1::TEXT[], $2::TEXT[], $3::TEXT[]) WITH ORDINALITY AS callers(owner, namespace, key, ordinal)
+JOIN LATERAL (SELECT items.namespace AS namespace, items.key AS key, items.value AS value, CASE WHEN (items.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE items.created_at END AS created_at, CASE WHEN (items.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE items.updated_at END AS updated_at, CASE WHEN (items.expires_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE items.expires_at END AS expires_at, coalesce(items.expires_at < statement_timestamp() + items.ttl_seconds * interval '0.9 seconds', false) AS is_due
+FROM items
+WHERE items.user_id = callers.owner AND items.namespace = callers.namespace AND items.key = callers.key AND (items.expires_at IS NULL OR items.expires_at > statement_timestamp())) AS found ON true;
+
+-- items by their keys
+SELECT items.namespace, items.key, CAST(items.value AS TEXT) AS value, CASE WHEN (items.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE items.created_at END AS created_at, CASE WHEN (items.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE items.updated_at END AS updated_at, CASE WHEN (items.expires_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE items.expires_at END AS expires_at, coalesce(items.expires_at < statement_timestamp() + items.ttl_seconds * interval '0.9 seconds', false) AS is_due
+FROM items
+JOIN unnest($1::TEXT[], $2::TEXT[]) AS wanted(namespace, key) ON items.namespace = wanted.namespace AND items.key = wanted.key
+WHERE items.user_id = $3::VARCHAR AND (items.expires_at IS NULL OR items.expires_at > statement_timestamp());
+
+-- page of items below a namespace
+SELECT items.namespace, items.key, CAST(items.value AS TEXT) AS value, CASE WHEN (items.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE items.created_at END AS created_at, CASE WHEN (items.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE items.updated_at END AS updated_at, CASE WHEN (items.expires_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE items.expires_at END AS expires_at, coalesce(items.expires_at < statement_timestamp() + items.ttl_seconds * interval '0.9 seconds', false) AS is_due
+FROM items
+WHERE items.user_id = $1::VARCHAR AND (items.namespace = $2::VARCHAR COLLATE "C" OR items.namespace >= $3::VARCHAR COLLATE "C" AND items.namespace < $4::VARCHAR COLLATE "C") AND (items.expires_at IS NULL OR items.expires_at > statement_timestamp())
+ORDER BY items.updated_at DESC, items.namespace, items.key
+LIMIT $5::BIGINT OFFSET $6::BIGINT;
+
+-- namespaces with items
+WITH RECURSIVE steps(namespace) AS
+(SELECT (SELECT items.namespace
+FROM items
+WHERE items.user_id = $1::VARCHAR AND items.namespace >= ''
+ORDER BY items.namespace
+LIMIT $2::INTEGER) AS namespace UNION ALL SELECT (SELECT items.namespace
+FROM items
+WHERE items.user_id = $1::VARCHAR AND items.namespace >= (steps.namespace || '')
+ORDER BY items.namespace
+LIMIT $3::INTEGER) AS anon_1
+FROM steps
+WHERE steps.namespace IS NOT NULL)
+SELECT steps.namespace
+FROM steps
+WHERE steps.namespace IS NOT NULL AND (EXISTS (SELECT NULL AS anon_2
+FROM items
+WHERE items.user_id = $1::VARCHAR AND items.namespace = steps.namespace AND (items.expires_at IS NULL OR items.expires_at > statement_timestamp())));
+
+-- namespaces with items, below one
+WITH RECURSIVE steps(namespace) AS
+(SELECT (SELECT items.namespace
+FROM items
+WHERE items.user_id = $2::VARCHAR AND items.namespace >= $3::VARCHAR AND items.namespace < $4::VARCHAR COLLATE "C"
+ORDER BY items.namespace
+LIMIT $5::INTEGER) AS namespace UNION ALL SELECT (SELECT items.namespace
+FROM items
+WHERE items.user_id = $2::VARCHAR AND items.namespace >= (steps.namespace || '') AND items.namespace < $4::VARCHAR COLLATE "C"
+ORDER BY items.namespace
+LIMIT $6::INTEGER) AS anon_2
+FROM steps
+WHERE steps.namespace IS NOT NULL)
+SELECT $1::VARCHAR AS namespace
+WHERE EXISTS (SELECT NULL AS anon_1
+FROM items
+WHERE items.user_id = $2::VARCHAR AND items.namespace = $1::VARCHAR AND (items.expires_at IS NULL OR items.expires_at > statement_timestamp())) UNION ALL SELECT steps.namespace
+FROM steps
+WHERE steps.namespace IS NOT NULL AND (EXISTS (SELECT NULL AS anon_1
+FROM items
+WHERE items.user_id = $2::VARCHAR AND items.namespace = steps.namespace AND (items.expires_at IS NULL OR items.expires_at > statement_timestamp())));
+
+-- put items
+INSERT INTO items (user_id, namespace, key, value, ttl_seconds, created_at, updated_at, expires_at) SELECT $1::VARCHAR AS user_id, "new".namespace, "new".key, "new".value, "new".ttl_seconds, statement_timestamp() AS created_at, statement_timestamp() AS updated_at, statement_timestamp() + "new".ttl_seconds * interval '1 second' AS expires_at
+FROM unnest($2::TEXT[], $3::TEXT[], $4::JSONB[], $5::DOUBLE PRECISION[]) AS "new"(namespace, key, value, ttl_seconds)
+ON CONFLICT (user_id, namespace, key) DO UPDATE SET value = excluded.value, created_at = CASE WHEN (items.expires_at IS NULL OR items.expires_at > statement_timestamp()) THEN items.created_at ELSE excluded.created_at END, updated_at = excluded.updated_at, expires_at = excluded.expires_at, ttl_seconds = excluded.ttl_seconds
+RETURNING items.user_id, items.namespace, items.key, items.updated_at, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
+
+-- grant items their time to live again
+WITH locked AS
+(SELECT items.namespace AS namespace, items.key AS key
+FROM items
+JOIN unnest($1::TEXT[], $2::TEXT[]) AS wanted(namespace, key) ON items.namespace = wanted.namespace AND items.key = wanted.key
+WHERE items.user_id = $3::VARCHAR AND (items.expires_at IS NULL OR items.expires_at > statement_timestamp()) AND items.ttl_seconds IS NOT NULL
+ORDER BY items.namespace, items.key FOR UPDATE OF items SKIP LOCKED)
+UPDATE items SET expires_at=(statement_timestamp() + items.ttl_seconds * interval '1 second')
+FROM locked
+WHERE items.user_id = $3::VARCHAR AND items.namespace = locked.namespace AND items.key = locked.key
+RETURNING items.user_id, items.namespace, items.key, items.expires_at, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
+
+-- delete items
+WITH locked AS
+(SELECT items.namespace AS namespace, items.key AS key
+FROM items
+JOIN unnest($1::TEXT[], $2::TEXT[]) AS wanted(namespace, key) ON items.namespace = wanted.namespace AND items.key = wanted.key
+WHERE items.user_id = $3::VARCHAR
+ORDER BY items.namespace, items.key FOR UPDATE OF items)
+DELETE
+FROM items USING locked
+WHERE items.user_id = $3::VARCHAR AND items.namespace = locked.namespace AND items.key = locked.key
+RETURNING items.user_id, items.namespace, items.key, items.expires_at IS NULL OR items.expires_at > statement_timestamp() AS was_live, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
+
+-- delete all items below a namespace
+DELETE
+FROM items
+WHERE items.user_id = $1::VARCHAR AND (items.namespace = $2::VARCHAR COLLATE "C" OR items.namespace >= $3::VARCHAR COLLATE "C" AND items.namespace < $4::VARCHAR COLLATE "C")
+RETURNING items.user_id, items.namespace, items.key, items.expires_at IS NULL OR items.expires_at > statement_timestamp() AS was_live, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
+
 -- graphs: known values
 SELECT graph_values.value_no, graph_values.channel, graph_values.cells
 FROM unnest($1::TEXT[], $2::BIGINT[]) AS wanted(channel, first_no)

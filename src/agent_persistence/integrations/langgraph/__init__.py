@@ -1,7 +1,11 @@
-"""A LangGraph checkpointer that stores graphs in the threads of a ``Persistence`` (extra ``langgraph``).
+"""LangGraph's checkpointer and store in a ``Persistence``: graphs in its threads, memory in its items.
+
+Needs the extra ``langgraph``.
 
 async with Persistence.from_env() as persistence:
-    graph = builder.compile(checkpointer=PersistenceSaver(persistence, user_id="u-42"))
+    graph = builder.compile(
+        checkpointer=PersistenceSaver(persistence, user_id="u-42"), store=PersistenceStore(persistence, user_id="u-42")
+    )
     await graph.ainvoke(inputs, {"configurable": {"thread_id": "t-1"}})
 """
 
@@ -14,5 +18,6 @@ except ImportError as error:
 
 from agent_persistence.integrations.langgraph.branches import BranchMessage, branch_of, config_at
 from agent_persistence.integrations.langgraph.saver import PersistenceSaver
+from agent_persistence.integrations.langgraph.store import PersistenceStore
 
-__all__ = ["BranchMessage", "PersistenceSaver", "branch_of", "config_at"]
+__all__ = ["BranchMessage", "PersistenceSaver", "PersistenceStore", "branch_of", "config_at"]

@@ -29,6 +29,7 @@ _POLICIES: Final = {
     "state_streams": _OF_A_VISIBLE_THREAD % "state_streams",
     "state_chunks": _OF_A_VISIBLE_STREAM,
     "conversation_imports": _OF_A_VISIBLE_THREAD % "conversation_imports",
+    "items": _OWNED,
 }
 
 _UNPROTECTED: Final = text(

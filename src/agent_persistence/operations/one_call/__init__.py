@@ -6,6 +6,7 @@ transaction, and a cache hit needs no connection.
 
 from agent_persistence.operations.one_call.checkpoints import OneCallCheckpoints
 from agent_persistence.operations.one_call.entities import OneCallEntities
+from agent_persistence.operations.one_call.items import OneCallItems
 from agent_persistence.operations.one_call.messages import OneCallMessages
 from agent_persistence.operations.one_call.states import OneCallStates
 from agent_persistence.operations.one_call.threads import OneCallThreads
@@ -14,6 +15,7 @@ from agent_persistence.operations.one_call.tool_results import OneCallToolResult
 __all__ = [
     "OneCallCheckpoints",
     "OneCallEntities",
+    "OneCallItems",
     "OneCallMessages",
     "OneCallStates",
     "OneCallThreads",

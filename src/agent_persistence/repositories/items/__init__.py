@@ -1,0 +1,1 @@
+"""Items: values of an owner by namespace and key, which belong to no thread."""
