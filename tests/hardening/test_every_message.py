@@ -25,13 +25,14 @@ from hardening.every_message import (
     set_trap,
 )
 from hardening.hardening_servers import migrated_settings
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 from torture.proxy import Proxy
 from torture.servers import PostgreSQL
 
 from agent_persistence.database.driver_errors import DRIVER_ERRORS
 from agent_persistence.errors import CommitUnknownError
-from agent_persistence.records import NewMessage, NewThread
+from agent_persistence.records import ItemKey, NewItem, NewMessage, NewThread
 
 MANY = [{"role": "user", "content": "x" * 2_000}] * 300
 
@@ -67,6 +68,22 @@ async def in_a_session_of_the_host(store: Store, thread_id: str) -> None:
                 await session.commit()
         except DRIVER_ERRORS as error:
             raise CommitUnknownError("the host's COMMIT failed") from error
+
+
+def item_key(thread_id: str) -> ItemKey:
+    return ItemKey(("items", thread_id), "k")
+
+
+def an_item(thread_id: str) -> NewItem:
+    return NewItem(namespace=("items", thread_id), key=f"k{time.monotonic_ns()}", value={"n": 2})
+
+
+async def with_an_item(store: Store, thread_id: str) -> None:
+    """An item whose time to live a read may grant again: a tenth of it has passed."""
+    namespace, key = item_key(thread_id)
+    await store.items.put_many([NewItem(namespace=namespace, key=key, value={}, ttl=3600)], user_id=USER)
+    async with store.engine.begin() as connection:
+        await connection.execute(text("UPDATE items SET expires_at = expires_at - interval '20 minutes'"))
 
 
 async def with_a_message(store: Store, thread_id: str) -> None:
@@ -125,6 +142,20 @@ CALLS = {
     "entities.get_latest_state": Call(lambda store, at: store.entities.get_latest_state(at, user_id=USER)),
     "entities.get_last_messages": Call(lambda store, at: store.entities.get_last_messages(at, user_id=USER)),
     "tool_results.get": Call(lambda store, at: store.tool_results.get(at, "call", user_id=USER)),
+    "items.put_many": Call(lambda store, at: store.items.put_many([an_item(at)], user_id=USER), "items", 1),
+    "items.get_many": Call(lambda store, at: store.items.get_many([item_key(at)], user_id=USER)),
+    "items.get_many with refresh": Call(
+        lambda store, at: store.items.get_many([item_key(at)], user_id=USER, refresh=True), prepare=with_an_item
+    ),
+    "items.search": Call(lambda store, _: store.items.search(("items",), user_id=USER)),
+    "items.search with a filter": Call(lambda store, _: store.items.search(filter={"n": {"$gt": 1}}, user_id=USER)),
+    "items.namespaces": Call(lambda store, _: store.items.namespaces(user_id=USER)),
+    "items.delete_many": Call(
+        lambda store, at: store.items.delete_many([item_key(at)], user_id=USER), "items", -1, prepare=with_an_item
+    ),
+    "items.clear": Call(
+        lambda store, at: store.items.clear(("items", at), user_id=USER), "items", -1, prepare=with_an_item
+    ),
     "check": Call(lambda store, _: store.check()),
     "purge": Call(lambda store, _: store.purge(keep_last=1)),
     "health": Call(lambda store, _: store.health()),

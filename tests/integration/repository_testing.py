@@ -43,7 +43,7 @@ async def all_of(pieces: AsyncIterable[bytes]) -> list[bytes]:
 
 def item_key(place: Place) -> ItemKey:
     """The place of an item of the owner of a thread."""
-    return ItemKey(("owned",), str(place.thread_id))
+    return ItemKey(("owned", str(place.thread_id)), str(place.thread_id))
 
 
 CALLS: dict[str, Call] = {
@@ -97,9 +97,9 @@ CALLS: dict[str, Call] = {
         [item_key(place), ItemKey(("owned",), "none")], refresh=True, **owner
     ),
     "items.delete_many": lambda store, place, **owner: store.items.delete_many([item_key(place)], **owner),
-    "items.clear": lambda store, _, **owner: store.items.clear(("owned",), **owner),
-    "items.search": lambda store, _, **owner: store.items.search(("owned",), refresh=True, **owner),
-    "items.namespaces": lambda store, _, **owner: store.items.namespaces(**owner),
+    "items.clear": lambda store, place, **owner: store.items.clear(item_key(place).namespace, **owner),
+    "items.search": lambda store, place, **owner: store.items.search(item_key(place).namespace, refresh=True, **owner),
+    "items.namespaces": lambda store, place, **owner: store.items.namespaces(item_key(place).namespace, **owner),
 }
 
 

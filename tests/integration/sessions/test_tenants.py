@@ -15,7 +15,7 @@ from typing import Any
 import asyncpg
 import pytest
 import pytest_asyncio
-from integration.repository_testing import CALLS, HELLO, Call, Place, SettingsFor, run_sql
+from integration.repository_testing import CALLS, HELLO, Call, Place, SettingsFor, item_key, run_sql
 from redis_clients import WatchedRedis
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -30,7 +30,7 @@ from agent_persistence.errors import (
     ThreadExistsError,
 )
 from agent_persistence.persistence import Persistence
-from agent_persistence.records import NewMessage, Page
+from agent_persistence.records import NewItem, NewMessage, Page
 from agent_persistence.settings import PersistenceSettings
 
 pytestmark = pytest.mark.no_cover
@@ -79,7 +79,7 @@ MORE_CALLS: dict[str, Call] = {
     ),
 }
 EVERY_CALL = CALLS | MORE_CALLS
-READS = ("threads.get", "messages.page", "states.page", "states.get", "states.get fresh")
+READS = ("threads.get", "messages.page", "states.page", "states.get", "states.get fresh", "items.search")
 
 
 async def one_call(store: Store, owner: Any, call: Call, place: Any) -> Any:
@@ -147,7 +147,11 @@ class Tenants:
         for number in range(2):
             state = await store.states.put(thread_id, number, user_id=owner)
         await store.states.require(thread_id, user_id=owner)  # and so it is in the cache
-        return Place(thread_id, self.taken_message_ids[0], state.version)
+        place = Place(thread_id, self.taken_message_ids[0], state.version)
+        namespace, key = item_key(place)
+        new_items = [NewItem(namespace=namespace, key=one, value={"of": one}, ttl=3600) for one in (key, "other")]
+        await store.items.put_many(new_items, user_id=owner)
+        return place
 
     async def neighbours(self) -> tuple[Place, Place]:
         """A thread of Eve's, and one of Ada's, whose id is the next where ids are numbers."""
