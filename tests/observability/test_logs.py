@@ -14,8 +14,10 @@ from leaks import CANARY
 
 from agent_persistence import Persistence
 from agent_persistence.concurrency.retries import Retries
+from agent_persistence.database.connections import PinnedConnection
 from agent_persistence.errors import UnavailableError
 from agent_persistence.telemetry.identities import Identities, hashed
+from agent_persistence.telemetry.log_fields import fields_of as fields_of_operation
 from agent_persistence.telemetry.operation import Operation
 from agent_persistence.telemetry.slow_operations import SlowOperations
 from agent_persistence.telemetry.telemetry import Telemetry
@@ -72,6 +74,42 @@ async def test_a_retry_is_one_line_and_one_count(caplog: pytest.LogCaptureFixtur
         {"event_name": "operation.retried", "error_type": "UnavailableError", "attempt": number} for number in (2, 3)
     ]
     assert CANARY.swapcase() not in caplog.text
+
+
+async def test_a_line_of_a_retry_says_which_operation_it_is_about(
+    measured: Store, user_id: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    thread = await measured.threads.create(user_id=user_id)
+    fetch, failures = PinnedConnection._fetch, [UnavailableError(), UnavailableError()]  # noqa: SLF001 - the way of every statement
+
+    async def fail_first(connection: PinnedConnection, *arguments: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return await fetch(connection, *arguments)
+
+    monkeypatch.setattr(PinnedConnection, "_fetch", fail_first)
+    with caplog.at_level(logging.INFO, "agent_persistence"):
+        await measured.states.get(thread.thread_id, user_id=user_id)
+
+    fields = [fields_of(record) for record in caplog.records if record.name == "agent_persistence"]
+    about = {"operation": "states.get", "thread_id": hashed(thread.thread_id), "owner": hashed(user_id), "batch": 1}
+    assert [{name: value for name, value in one.items() if name != "duration_ms"} for one in fields] == [
+        {"event_name": "operation.retried", "error_type": "UnavailableError", "attempt": attempt, **about}
+        for attempt in (2, 3)
+    ]
+    assert 0 < fields[0]["duration_ms"] < fields[1]["duration_ms"] < 5_000
+
+
+def test_a_line_about_a_shared_statement_has_what_its_callers_have_in_common() -> None:
+    callers = [Operation(name="states.put", thread_id=number, owner="ada", began=float(number)) for number in (1, 2)]
+    load = Operation(callers=[callers[1]])
+
+    shared = fields_of_operation(Operation(callers=[callers[0], None, load]), Identities("plain"), lambda: 5.0)
+
+    assert shared == {"operation": "states.put", "owner": hashed("ada"), "duration_ms": 4_000, "batch": 2}
+    assert fields_of_operation(callers[0], Identities("plain"), lambda: 5.0)["thread_id"] == "1"
+    assert fields_of_operation(Operation(callers=[None]), Identities()) == {}
+    assert fields_of_operation(None, Identities()) == {}
 
 
 async def test_a_slow_operation_says_what_it_waited_for(

@@ -69,6 +69,7 @@ class CircuitBreaker:
         self._failures = 0
         self._pause = _FIRST_PAUSE
         self._closed_until = 0.0
+        self._opened_at = 0.0
         self._probing = False
         self._calls = 0
         self.recover: Callable[[], Awaitable[object]] | None = None
@@ -154,8 +155,12 @@ class CircuitBreaker:
         self._failures += times
         if opens:
             counts = self.telemetry.counts.cache
-            counts.openings, counts.is_open = counts.openings + 1, True
-            fields = {"event_name": "cache.unavailable", "error_type": type(error).__name__}
+            counts.openings, counts.is_open, self._opened_at = counts.openings + 1, True, self._clock()
+            fields = {
+                "event_name": "cache.unavailable",
+                "error_type": type(error).__name__,
+                **self.telemetry.about(),
+            }
             logger.warning("state cache unavailable, reading from PostgreSQL: %s", type(error).__name__, extra=fields)
         # A call that started before the breaker opened does not prolong the pause. The jitter keeps processes that lost
         # Redis at the same moment from probing it at the same moment.
@@ -166,7 +171,8 @@ class CircuitBreaker:
     def _succeeded(self) -> None:
         if not self.available:
             self.telemetry.counts.cache.is_open = False
-            logger.info("state cache available again", extra={"event_name": "cache.available"})
+            fields = {"event_name": "cache.available", "seconds": round(self._clock() - self._opened_at, 1)}
+            logger.info("state cache available again", extra=fields)
         self._failures = 0
         self._pause = _FIRST_PAUSE
 

@@ -76,15 +76,17 @@ class SingleFlight(Generic[T]):
         if load is None or load.number <= ticket or load.has_failed():
             load = self._queued.get(key)
         if load is None:
-            operation = None if caller is None else Operation()
-            load = self._queued[key] = _Load(operation)  # before its task, which an eager event loop runs at once
+            # Both before its task, which an eager event loop runs at once, up to its first statement.
+            operation = None if caller is None else Operation([*caller.spans], callers=[caller])
+            load = self._queued[key] = _Load(operation)
             with no_call(), working_for(operation):  # the load serves other callers as well
                 load.task = start(self._run(key, work))
             load.task.add_done_callback(partial(self._forget, key, load))
+        elif caller is not None and load.operation is not None:
+            load.operation.serve(caller)
         if caller is None or load.operation is None:
             result = await asyncio.shield(load.task)
         else:
-            load.operation.spans += caller.spans
             result = await asyncio.shield(load.task)
             caller.add(load.operation)
         # A lone caller gets the object that was loaded: a copy of a large state takes long.

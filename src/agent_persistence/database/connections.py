@@ -326,6 +326,7 @@ class PinnedConnections:
         self._wait_seconds = wait_seconds
         self._reply_seconds = reply_seconds
         self._checked_out = 0
+        self._connecting = 0  # callers that wait for the pool, whose connections units of work may hold
         self._idle: list[PinnedConnection] = []
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._timer: asyncio.TimerHandle | None = None
@@ -447,7 +448,7 @@ class PinnedConnections:
             used=max(used - len(self._idle), 0),
             idle=free + len(self._idle),
             most=most,
-            waiting=len(self._waiting),
+            waiting=len(self._waiting) + self._connecting,
             timeouts=self._telemetry.counts.pool_timeouts,
             wait=NOTHING if timing is None else timing.wait.snapshot(),
         )
@@ -471,6 +472,7 @@ class PinnedConnections:
             raise
 
     async def _connect(self) -> PinnedConnection:
+        self._connecting += 1
         try:
             with (
                 translated(self._bind),
@@ -481,6 +483,8 @@ class PinnedConnections:
         except PoolTimeoutError:
             self._telemetry.counts.pool_timeouts += 1
             raise
+        finally:
+            self._connecting -= 1
         now, engine = asyncio.get_running_loop().time(), self._bind()
         return PinnedConnection(
             connection, driver, engine, now, reply_seconds=self._reply_seconds, telemetry=self._telemetry

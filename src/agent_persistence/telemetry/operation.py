@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from agent_persistence.telemetry.spans import Span
 
@@ -17,6 +17,7 @@ class Operation:
 
     Attributes:
         spans: its span, or those of all who share it; empty if they are not recorded.
+        callers: the operations that share it; ``None`` if it is one itself.
         is_block: whether code of the host runs in it, whose operations count by themselves.
         queue: seconds in which it waited for a batch.
         connection: seconds in which it waited for a connection.
@@ -24,6 +25,10 @@ class Operation:
         cache: seconds of calls of Redis.
         attempts: how often it was tried.
         batch: how many callers the largest of its statements had.
+        name: such as ``states.put``; empty for shared work.
+        thread_id: its thread; ``None`` if it has none. Shown by ``Identities`` only.
+        owner: its owner. Shown by ``Identities`` only.
+        began: when it was called, by the monotonic clock.
     """
 
     spans: list[Span] = field(default_factory=list)
@@ -34,6 +39,17 @@ class Operation:
     cache: float = 0.0
     attempts: int = 1
     batch: int = 1
+    callers: list[Operation | None] | None = None
+    name: str = ""
+    thread_id: Any = None
+    owner: Any = None
+    began: float = 0.0
+
+    def serve(self, caller: Operation) -> None:
+        """Let another operation share this work, before it is done."""
+        self.spans += caller.spans
+        self.callers = self.callers or []
+        self.callers.append(caller)
 
     def add(self, batch: Operation, waited: float = 0.0) -> None:
         """Add the times of shared work that this operation was part of, and how long it waited for it."""

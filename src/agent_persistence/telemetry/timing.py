@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
 
-from agent_persistence.errors import PersistenceError
+from agent_persistence.errors import InvalidInputError, PersistenceError
 from agent_persistence.telemetry.counts import BatchCounts
 from agent_persistence.telemetry.histogram import SECONDS, Histogram, Histograms
 from agent_persistence.telemetry.identities import Identities
@@ -65,6 +65,7 @@ class Timing:
         # No context managers here: with them, this took a third longer. It is on the way of every cache hit.
         operation, span = self._begin(name, is_block=False)
         error_type, began = "", self._clock()
+        operation.name, operation.thread_id, operation.owner, operation.began = name, thread_id, owner, began
         token = work_for(operation)
         try:
             return await work
@@ -81,6 +82,7 @@ class Timing:
         """Measure a block of the host, whose operations are measured, too."""
         operation, span = self._begin(name, is_block=True)
         error_type, began = "", self._clock()
+        operation.name, operation.owner, operation.began = name, owner, began
         try:
             with working_for(operation):
                 yield
@@ -149,7 +151,7 @@ class Timing:
         for seconds in waits:
             counts.wait.add(seconds)
         spans = [span for caller in callers if caller is not None for span in caller.spans]
-        batch = Operation(spans, batch=len(callers))
+        batch = Operation(spans, batch=len(callers), callers=[*callers])
         token = work_for(batch)
         try:
             return await work
@@ -173,6 +175,8 @@ class Timing:
         thread_id: Any,
         owner: Any,
     ) -> None:
+        if error_type == InvalidInputError.__name__:  # it may be anything, and no id
+            thread_id = owner = None
         self._operation_histogram(OperationKey(name, error_type)).add(seconds)
         if span is not None:
             self._describe(span, operation, thread_id)
@@ -216,8 +220,9 @@ def type_of(error: BaseException) -> str:
 
     Never its text: the driver's may quote a row. An error of the host has no name here, because a host may have many.
     """
-    if isinstance(error, PersistenceError) and type(error).__module__.startswith("agent_persistence."):
-        return type(error).__name__
+    if isinstance(error, PersistenceError):
+        # A private one, or one of the host's, by the public one that it derives from.
+        return next(base.__name__ for base in type(error).__mro__ if base.__module__ == PersistenceError.__module__)
     if isinstance(error, asyncio.CancelledError):
         return "CancelledError"
     sqlstate = getattr(getattr(error, "orig", error), "sqlstate", None)
