@@ -39,6 +39,18 @@ def test_they_ask_for_metrics_that_exist() -> None:
     assert asked <= exported
 
 
+def test_they_group_and_choose_by_labels_that_exist() -> None:
+    labels = {attribute.replace(".", "_") for family in FAMILIES for attribute in family.attributes}
+    asked = " ".join([*expressions(), ALERTS.read_text(encoding="utf-8")])
+
+    grouped = {label.strip() for found in re.findall(r"by \(([^)]+)\)", asked) for label in found.split(",")}
+    chosen = set(re.findall(r"[{,](\w+)[!=]~?=?\"", asked))
+
+    assert {"error_type", "kind"} <= grouped
+    assert {"error_type", "outcome", "operation"} <= chosen
+    assert grouped | chosen <= labels | {"job", "instance", "le"}
+
+
 def test_every_metric_is_on_the_dashboard() -> None:
     shown = " ".join(expressions())
 
