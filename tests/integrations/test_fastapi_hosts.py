@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
@@ -246,6 +247,22 @@ async def begin(store: Persistence[str, str]) -> None:
 async def bind(store: Persistence[str, str]) -> None:
     async with AsyncSession(store.engine) as session:
         await store.bind(session, user_id="alice").threads.create()
+
+
+@pytest.mark.parametrize("hosts_timeout", [0.05, 30])
+@pytest.mark.parametrize("work", [one_call, begin], ids=lambda work: work.__name__)
+async def test_a_wait_for_the_hosts_pool_ends_with_the_shorter_of_both_timeouts(
+    settings_for: Settings, work: Callable[[Persistence[str, str]], Awaitable[None]], hosts_timeout: float
+) -> None:
+    settings = await settings_for(pool_timeout=0.05)
+    engine = make_engine(settings, pool_size=1, max_overflow=1, pool_timeout=hosts_timeout)
+    async with Persistence[str, str](settings, engine=engine) as store, engine.connect(), engine.connect():
+        began = time.monotonic()
+        with pytest.raises(PoolTimeoutError, match="application's engine"):
+            await work(store)
+    await engine.dispose()
+
+    assert time.monotonic() - began < settings.call_seconds / 2
 
 
 @pytest.mark.parametrize("work", [one_call, begin, bind], ids=lambda work: work.__name__)
