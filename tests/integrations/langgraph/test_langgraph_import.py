@@ -115,7 +115,7 @@ def test_what_comes_later_is_added(database: str, command: Callable[..., Any]) -
         graph = logger(2).compile(checkpointer=theirs)
         graph.invoke({"lines": ["first"], "rare": [], "count": 0}, config_of("t-1"))
         first = command("--user", "u-1")
-        graph.invoke({"lines": ["second"]}, config_of("t-1"))
+        graph.invoke({"lines": ["second"]}, {**config_of("t-1"), "metadata": {"run_id": "r-2"}})
         latest = theirs.get_tuple(config_of("t-1"))
         theirs.put_writes(latest.config, [("rare", ["late"])], "00000000-0000-0000-0000-000000000001")  # type: ignore[union-attr]  # it is there
         theirs.put_writes(config_of("t-1", checkpoint_id="none"), [("rare", ["lost"])], "task")
@@ -129,8 +129,12 @@ def test_what_comes_later_is_added(database: str, command: Callable[..., Any]) -
     assert json.loads(third.stdout)["added"] == 0
     with PersistenceSaver(Persistence(settings), user_id="u-1") as ours:
         found = ours.get_tuple(config_of("t-1"))
+        ours.delete_for_runs(["r-2"])
+        left = ours.get_tuple(config_of("t-1"))
     assert found is not None
     assert expected is not None
+    assert left is not None
+    assert left.checkpoint["id"] < found.checkpoint["id"]
     assert (found.checkpoint, found.pending_writes) == (expected.checkpoint, expected.pending_writes)
 
 
