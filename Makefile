@@ -23,7 +23,7 @@ export PYTHONDONTWRITEBYTECODE =
 .DEFAULT_GOAL = help
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # two concurrent pips would break the virtualenv
-.PHONY: help demo test test-slow coverage test-matrix test-wheel test-agentflow torture torture-checker bench lint style type migration-lint \
+.PHONY: help demo test test-slow coverage test-matrix test-wheel test-agentflow torture torture-checker bench docs lint style type migration-lint \
     format migrate revision check-migrations build clean
 
 help: ## list all targets
@@ -70,6 +70,9 @@ test-agentflow: ## run the tests of the checkpointers for Agentflow and PyAgenit
 	done; \
 	echo "Skipped: Agentflow and PyAgenity need Python 3.12 or newer with its venv module; tried: $(PYTHON) $(BESIDE)."
 
+docs: $(VENV)/installed-dev ## build the documentation into site/, with every link checked
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 lint: style type migration-lint ## run every check that CI runs
 
 style: $(VENV)/installed-dev ## check style, layers and spelling
@@ -103,7 +106,7 @@ build: $(VENV)/installed-dev ## build the wheel and the source archive into dist
 	$(BIN)/python -m build
 
 clean: ## remove everything that the other targets created
-	rm -rf .venv .venv-* dist benchmarks/results .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .venv-* dist site benchmarks/results .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	find benchmarks src tests migrations -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/installed-demo: EXTRAS = cli,embedded

@@ -30,6 +30,7 @@ from agent_persistence.errors import (
     PersistenceError,
     PoolerError,
     PoolTimeoutError,
+    RunInProgressError,
     SchemaConflictError,
     SchemaError,
     SequenceBehindError,
@@ -49,6 +50,8 @@ from agent_persistence.errors import (
 from agent_persistence.ids import BIGINT, INT, STRING, UUID, IdType, IdTypes, uuid7
 from agent_persistence.models import MessageMixin, Models, StateMixin, ThreadMixin, build_models
 from agent_persistence.operations.cache_audit import CacheAudit
+from agent_persistence.operations.probes import Readiness
+from agent_persistence.operations.run_claims import RunClaim
 from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.persistence import Health, Persistence
 from agent_persistence.records import (
@@ -67,6 +70,7 @@ from agent_persistence.records import (
 from agent_persistence.repositories import PreparedThread
 from agent_persistence.settings import PersistenceSettings
 from agent_persistence.shared import close_shared_persistence, replaced_shared_persistence, shared_persistence
+from agent_persistence.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from agent_persistence import migrate as migrate
@@ -112,6 +116,7 @@ __all__ = [
     "MessageNotFoundError",
     "MessageRecord",
     "MessageRole",
+    "Metrics",
     "MigrationLockTimeoutError",
     "MissingExtraError",
     "MissingRightsError",
@@ -128,6 +133,9 @@ __all__ = [
     "PoolTimeoutError",
     "PoolerError",
     "PreparedThread",
+    "Readiness",
+    "RunClaim",
+    "RunInProgressError",
     "SchemaConflictError",
     "SchemaError",
     "SequenceBehindError",

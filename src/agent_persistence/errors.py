@@ -134,6 +134,14 @@ class ThreadExistsError(ConflictError):
         self.thread_id = thread_id
 
 
+class RunInProgressError(ConflictError):
+    """Another run is in progress in the thread; wait until it has ended."""
+
+    def __init__(self, thread_id: object) -> None:
+        super().__init__(f"a run is in progress in thread {thread_id!r}; wait until it has ended")
+        self.thread_id = thread_id
+
+
 class IdempotencyConflictError(ConflictError):
     """The thread already has a message with this id and different content."""
 

@@ -19,7 +19,9 @@ __all__ = ["Message", "State", "Thread", "metadata", "models"]
 # Read at import, because classes cannot wait for an application to start: their columns depend on the id types.
 _settings = PersistenceSettings()
 models: Models[Any, Any] = build_models(_settings.id_types, schema=_settings.db_schema)
+"""The three classes, to pass to ``Persistence(settings, models=models)``."""
 metadata = models.metadata
+"""Their tables, for joins and for Alembic."""
 
 if TYPE_CHECKING:
     # The id types are known at run time only; everything else is exact.

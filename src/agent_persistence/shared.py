@@ -79,7 +79,11 @@ async def close_shared_persistence() -> None:
 
 @contextmanager
 def replaced_shared_persistence(persistence: AnyPersistence) -> Iterator[None]:
-    """Let ``shared_persistence`` return another store within a block, for tests. The block does not close it."""
+    """Let ``shared_persistence`` return another store within a block, for tests. The block does not close it.
+
+    Args:
+        persistence: an open store.
+    """
     _replacements.append(persistence)
     try:
         yield

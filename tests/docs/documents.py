@@ -26,8 +26,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+from agent_persistence.embedded import postgres_binary
+
 ROOT = Path(__file__).parents[2]
-COMMANDS = {"agent-persistence", "alembic", "pytest", "python"}
+COMMANDS = {"agent-persistence", "alembic", "pg_dump", "pg_restore", "psql", "pytest", "python", "until"}
 
 _BLOCK = re.compile(
     r'(?P<skip><!-- not run: .+? -->\n+)?^```(?P<language>\w+)(?: title="(?P<title>.+?)")?\n(?P<text>.*?)^```$',
@@ -113,7 +115,8 @@ class Reader:
         return printed.getvalue()
 
     def _shell(self, block: Block, command: str) -> str:
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        clients = postgres_binary("psql").parent  # those of the server's version
+        path = os.pathsep.join([str(Path(sys.executable).parent), str(clients), os.environ["PATH"]])
         environment = {**os.environ, "PATH": path, "COLUMNS": "100"}
         done = subprocess.run(
             ["/bin/sh", "-c", command],

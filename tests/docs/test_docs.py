@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 import re
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ from agent_persistence.backends.dynamodb import DynamoDBCheckpointer
 from agent_persistence.backends.memory import MemoryCheckpointer
 from agent_persistence.backends.postgresql import PostgreSQLCheckpointer
 from agent_persistence.backends.redis import RedisCheckpointer
-from agent_persistence.embedded import EmbeddedServers
+from agent_persistence.embedded import EmbeddedServers, postgres_binary
 from agent_persistence.models.base import table_of
 from agent_persistence.operations.cached_states import CachedStates
 from agent_persistence.records import ANY_USER, UNSET
@@ -70,6 +72,8 @@ def test_what_a_document_shows_works(
     found = blocks(document)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
+    for limit in ("TIMEOUT", "BUDGET"):  # a busy machine is no cache that is down
+        monkeypatch.setenv(f"PERSISTENCE_CACHE_{limit}_MS", "2000")
     if any(block.title == ".env" for block in found):  # it says which servers
         monkeypatch.setenv("PERSISTENCE_EMBEDDED_DIR", str(tmp_path / "servers"))
         embedded.start(tmp_path / "servers", durable=False)
@@ -79,8 +83,35 @@ def test_what_a_document_shows_works(
         monkeypatch.setenv("PERSISTENCE_DATABASE_URL", asyncio.run(make_database()))
         monkeypatch.setenv("PERSISTENCE_REDIS_URL", servers.redis_url)
         monkeypatch.setenv("PERSISTENCE_CACHE_NAMESPACE", tmp_path.name)
+        set_addresses(document, monkeypatch, request)
 
     Reader(document, tmp_path).read(found)
+
+
+def set_addresses(document: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Give the variables that a document's commands name: other databases, and other roles in the same one."""
+    make_database = request.getfixturevalue("make_database")
+    named = set(re.findall(r'"\$([A-Z_]+)"', document.read_text(encoding="utf-8")))
+    url = os.environ["PERSISTENCE_DATABASE_URL"]
+    for variable, role in {"OWNER_URL": "agents_owner", "APP_URL": "agents_app"}.items():
+        monkeypatch.setenv(variable, url.replace("postgres@", f"{role}@"))
+    for variable in named & {"DIRECT_ADDRESS", "NEW_DATABASE_URL"}:
+        monkeypatch.setenv(variable, asyncio.run(make_database()))
+    if "OLD_DATABASE_URL" in named:
+        monkeypatch.setenv("OLD_DATABASE_URL", request.getfixturevalue("logical_server"))
+
+
+@pytest.fixture
+def logical_server(tmp_path: Path) -> Iterator[str]:
+    """The address of another server, from which rows can be replicated."""
+    folder = tmp_path / "old"
+    try:
+        url = embedded.start(folder, durable=False).database_url
+        subprocess.run([postgres_binary("psql"), "-c", "ALTER SYSTEM SET wal_level = logical", url], check=True)
+        embedded.stop(folder)
+        yield embedded.start(folder, durable=False).database_url
+    finally:
+        embedded.stop(folder)
 
 
 @pytest.mark.parametrize("document", [ROOT / "README.md", ROOT / "docs" / "tutorial.md"], ids=name_of)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import pytest_asyncio
 
 from agent_persistence import PersistenceSettings, migrate
 from agent_persistence.embedded import EmbeddedServers
+from served import served
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "fastapi_chat"
 ABSENT = "01a1fc1a-0000-7000-8000-000000000000"
@@ -37,29 +37,6 @@ END $$;
 CREATE CONSTRAINT TRIGGER mischief AFTER INSERT ON threads DEFERRABLE INITIALLY DEFERRED
 FOR EACH ROW EXECUTE FUNCTION mischief();
 """
-
-
-@contextmanager
-def served(folder: Path, **environment: str) -> Iterator[str]:
-    """Start the example on a free port, in a process of its own; give its address."""
-    process = subprocess.Popen(
-        [sys.executable, EXAMPLE / "run.py", "--port", "0", "--no-access-log"],
-        cwd=folder,
-        env={**os.environ, **environment},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stderr is not None
-    try:
-        said = ""
-        while not (running := re.search(r"Uvicorn running on (http://\S+)", said)):
-            line = process.stderr.readline()
-            assert line, f"it ended:\n{said}"
-            said += line
-        yield running[1]
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=30)
 
 
 class Person:
@@ -94,7 +71,7 @@ async def database_url(make_database: Callable[[], Awaitable[str]]) -> str:
 def address(tmp_path_factory: pytest.TempPathFactory, servers: EmbeddedServers, database_url: str) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("elsewhere")
     addresses = {"PERSISTENCE_DATABASE_URL": database_url, "PERSISTENCE_REDIS_URL": servers.redis_url}
-    with served(folder, **addresses) as address:
+    with served(EXAMPLE / "run.py", folder, **addresses) as address:
         yield address
 
 
@@ -340,7 +317,7 @@ def alembic(url: str, ini: Path, *command: str) -> str:
 
 @pytest.mark.slow
 def test_without_an_address_it_brings_its_own_servers_and_stops_them(tmp_path: Path) -> None:
-    with served(tmp_path, PERSISTENCE_EMBEDDED_DIR=str(tmp_path / "servers")) as address:
+    with served(EXAMPLE / "run.py", tmp_path, PERSISTENCE_EMBEDDED_DIR=str(tmp_path / "servers")) as address:
         health = httpx.get(f"{address}/health").json()
         running = list(tmp_path.rglob("postmaster.pid"))
 

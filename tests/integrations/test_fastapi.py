@@ -38,7 +38,7 @@ from agent_persistence import (
     UnavailableError,
     UnitOfWork,
 )
-from agent_persistence.integrations.fastapi import get_persistence, install, unit_of_work
+from agent_persistence.integrations.fastapi import get_persistence, install, problem_of, unit_of_work
 
 Settings = Callable[..., Awaitable[PersistenceSettings]]
 Client = httpx.AsyncClient
@@ -333,8 +333,18 @@ async def test_an_error_is_told_as_a_problem(
     assert response.status_code == status
     assert response.headers["content-type"] == "application/problem+json"
     problem = response.json()
+    assert problem == problem_of(error)
     assert problem.pop("title")
     assert problem == {"status": status, "detail": detail, "error": TOLD.get(type(error), type(error).__name__)}
+
+
+def test_of_other_errors_a_stream_tells_the_class_only() -> None:
+    assert problem_of(ValueError("canary")) == {
+        "title": "Internal Server Error",
+        "status": 500,
+        "detail": "the server failed",
+        "error": "ValueError",
+    }
 
 
 async def test_only_a_database_that_is_away_is_worth_another_try(app: FastAPI, client: Client) -> None:

@@ -32,6 +32,7 @@ from agent_persistence import (
     Page,
     Persistence,
     PersistenceSettings,
+    RunClaim,
     StateMixin,
     StateRecord,
     ThreadMixin,
@@ -57,6 +58,8 @@ async def a_store_knows_the_types_of_its_ids(persistence: Persistence[str, int],
     async with persistence.begin(user_id=7) as uow:
         assert_type(uow, UnitOfWork[str, int])
         assert_type(uow.session, AsyncSession)
+    async with persistence.claim_run("t-1", user_id=7) as claim:
+        assert_type(claim, RunClaim[str, int])
     assert_type(persistence.bind(session, user_id=ANY_USER), UnitOfWork[str, int])
 
 

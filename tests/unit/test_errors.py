@@ -24,6 +24,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "StateNotFoundError": ("t", 7),
     "ThreadExistsError": ("t",),
     "IdempotencyConflictError": ("t", "m"),
+    "RunInProgressError": ("t",),
     "StateConflictError": ("t", 1, 2),
     "UniqueConflictError": ("uq_titles",),
     "CorruptRowError": ("messages", ("t", "m"), "meta"),

@@ -67,6 +67,10 @@ async def upgrade(settings: PersistenceSettings, revision: str = "head", *, engi
 async def downgrade(settings: PersistenceSettings, revision: str) -> None:
     """Downgrade the database to a revision; ``"base"`` drops all tables with their rows.
 
+    Args:
+        settings: the address, and what the tables are like.
+        revision: a revision such as ``"ap0001"``, ``"-1"`` for the one before, or ``"base"``.
+
     Raises:
         SchemaError: there is no such revision, or an error of :func:`upgrade`.
     """
@@ -75,7 +79,16 @@ async def downgrade(settings: PersistenceSettings, revision: str) -> None:
 
 
 async def current(settings: PersistenceSettings, connection: AsyncConnection | None = None) -> str | None:
-    """Return the revision of the database, or ``None`` if it was not created."""
+    """Return the revision of the database, or ``None`` if it was not created.
+
+    Args:
+        settings: the address, and the names of the schema and the version table.
+        connection: ask on this one, whatever address the settings name.
+
+    Raises:
+        SettingsError: no address is set.
+        UnavailableError: the database cannot be reached.
+    """
     if connection is None:
         async with _connected(settings) as own:
             return await current(settings, own)
@@ -85,7 +98,15 @@ async def current(settings: PersistenceSettings, connection: AsyncConnection | N
 
 
 async def count_threads(settings: PersistenceSettings) -> int:
-    """Return how many threads the database has, of every owner; 0 if it has no tables."""
+    """Return how many threads the database has, of every owner; 0 if it has no tables.
+
+    Args:
+        settings: the address, and the name of the schema.
+
+    Raises:
+        SettingsError: no address is set.
+        UnavailableError: the database cannot be reached.
+    """
     async with _connected(settings) as connection:
         return await connection.run_sync(_threads, settings)
 

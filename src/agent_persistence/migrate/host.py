@@ -31,6 +31,9 @@ def context_options(settings: PersistenceSettings | None = None) -> dict[str, An
     A host that keeps one history for both adds our ``versions`` folder to its ``version_locations`` and passes these.
     Our revisions name no schema, so ``PERSISTENCE_DB_SCHEMA`` has no effect there: our tables are created where the
     host's are.
+
+    Args:
+        settings: the id types, and how long a revision waits for a lock; read from the environment if left out.
     """
     settings = settings or PersistenceSettings()
     options = RevisionOptions(settings.id_type, settings.user_id_type, settings.migration_ddl_lock_timeout_ms)
@@ -40,7 +43,14 @@ def context_options(settings: PersistenceSettings | None = None) -> dict[str, An
 
 
 def include_name(settings: PersistenceSettings | None = None) -> IncludeName:
-    """Return an ``include_name`` that keeps a host's autogenerate from dropping our tables."""
+    """Return an ``include_name`` that keeps a host's autogenerate from dropping our tables.
+
+    It is faster than ``include_object`` where there are many tables. Use it only if the host's metadata does not
+    hold our tables.
+
+    Args:
+        settings: the names of the schema and the version table; read from the environment if left out.
+    """
     is_ours = _is_our_table(settings or PersistenceSettings())
 
     def include(name: str | None, type_: str, parent_names: MutableMapping[Any, Any]) -> bool:
@@ -54,6 +64,9 @@ def include_object(settings: PersistenceSettings | None = None) -> IncludeObject
 
     Use it where the host's metadata holds our tables, because it maps the mixins on its ``Base``. Of our tables it
     shows only the foreign keys to the host's tables, which belong to the host's history.
+
+    Args:
+        settings: the names of the schema and the version table; read from the environment if left out.
     """
     is_ours = _is_our_table(settings or PersistenceSettings())
 

@@ -57,6 +57,10 @@ async def verify(database: AsyncEngine | AsyncConnection, settings: PersistenceS
     A newer schema passes with a warning: revisions keep the previous release running, and its last instances may be
     restarted after the upgrade.
 
+    Args:
+        database: an engine of the application, or a connection.
+        settings: the id types, and the names of the schema and the version table.
+
     Raises:
         NotMigratedError: the schema is older, or missing; the message names the command.
         IdTypeMismatchError: the database was created with other id types than the settings name.
@@ -168,6 +172,7 @@ def warn_ahead(found: list[str]) -> None:
         "the database is at revision %s, which this version (at %s) does not know; going on",
         ", ".join(found),
         config.head(),
+        extra={"event_name": "schema.newer"},
     )
 
 

@@ -12,6 +12,7 @@ try:
 except ImportError as error:
     raise MissingExtraError("langgraph") from error
 
+from agent_persistence.integrations.langgraph.branches import BranchMessage, branch_of, config_at
 from agent_persistence.integrations.langgraph.saver import PersistenceSaver
 
-__all__ = ["PersistenceSaver"]
+__all__ = ["BranchMessage", "PersistenceSaver", "branch_of", "config_at"]

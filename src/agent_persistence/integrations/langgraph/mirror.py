@@ -20,7 +20,11 @@ from agent_persistence.records import NewMessage
 logger: Final = logging.getLogger("agent_persistence")
 
 FOLLOWS: Final = "follows"
-"""The key of a mirrored message's ``meta``: the id of the message before it in the graph, so that branches show."""
+"""The key of a mirrored message's ``meta``: the id of the message before it in the graph, so that branches show.
+
+``None`` for the first message."""
+CHECKPOINT: Final = "checkpoint_id"
+"""The key of a mirrored message's ``meta``: the first checkpoint that has the message, to run the graph from there."""
 _NAMESPACE: Final = uuid.uuid5(uuid.NAMESPACE_URL, "https://langchain-ai.github.io/langgraph#messages")
 
 
@@ -41,20 +45,24 @@ class Mirror:
         self.channel = channel
         self._id_type = id_type
 
-    def messages(self, checkpoint_id: str, messages: Any, new_indexes: Sequence[int] | None) -> list[NewMessage[Any]]:
+    def messages(
+        self, checkpoint_id: str, messages: Any, new_indexes: Sequence[int] | None, *, is_whole: bool = True
+    ) -> list[NewMessage[Any]]:
         """Return a checkpoint's new and changed messages.
 
         Args:
             messages: the value of the channel, or only its new messages.
             new_indexes: the indexes of new and changed messages; ``None`` if all of them may be.
+            is_whole: whether ``messages`` begins with the conversation's first message.
         """
         if isinstance(messages, _DeltaSnapshot):
             messages, new_indexes = messages.value, None
         if not isinstance(messages, list):
             return []
         indexes = range(len(messages)) if new_indexes is None else new_indexes
+        meta = {CHECKPOINT: checkpoint_id}
         # Of two with the same id, which a reducer other than add_messages may keep, the last one counts.
-        new = {row.message_id: row for index in indexes for row in self._rows(messages, index, checkpoint_id)}
+        new = {row.message_id: row for index in indexes for row in self._rows(messages, index, meta, starts=is_whole)}
         return list(new.values())
 
     @staticmethod
@@ -67,8 +75,10 @@ class Mirror:
             for row in new:
                 await _put(uow, thread_id, row)
 
-    def _rows(self, messages: list[Any], index: int, checkpoint_id: str) -> Iterator[NewMessage[Any]]:
-        default_id = f"{checkpoint_id}/{index}"
+    def _rows(
+        self, messages: list[Any], index: int, meta: Mapping[str, str], *, starts: bool
+    ) -> Iterator[NewMessage[Any]]:
+        default_id = f"{meta[CHECKPOINT]}/{index}"
         message = message_of(messages[index])
         if message is None:
             _warn(default_id, "it is no message")
@@ -80,9 +90,13 @@ class Mirror:
         for number, chat in enumerate(chat_messages_of(message)):
             # Without an own id even the first is numbered, as it always was: stored ids depend on it.
             row_id = own_id if message.id and not number else f"{own_id}/{number}"
-            meta = {} if before is None else {FOLLOWS: str(self._message_id(before))}
+            place: dict[str, Any] = {}
+            if before is not None:
+                place = {FOLLOWS: str(self._message_id(before))}
+            elif starts and not index:
+                place = {FOLLOWS: None}  # said, so that a first message that was edited is a branch too
             usage = {} if number else usage_of(message)
-            yield NewMessage(message=chat, message_id=self._message_id(row_id), meta=meta, **usage)
+            yield NewMessage(message=chat, message_id=self._message_id(row_id), meta={**meta, **place}, **usage)
             before = row_id
 
     def _message_id(self, own_id: str) -> Any:
@@ -125,4 +139,5 @@ def _id_of(message: Any) -> str | None:
 
 def _warn(message_id: Any, reason: str) -> None:
     # No contents: only the id and the reason.
-    logger.warning("message %r of a graph is not mirrored whole: %s", message_id, reason)
+    fields = {"event_name": "graph.not_mirrored", "message_id": message_id}
+    logger.warning("message %r of a graph is not mirrored whole: %s", message_id, reason, extra=fields)

@@ -155,7 +155,8 @@ class SaverCalls(BaseCheckpointSaver[Any]):
         async def write(uow: UnitOfWork[Any, Any], changes: Changes) -> None:
             rows = messages(changes)
             if rows is None:
-                rows = mirror.messages(new.checkpoint_id, await self._written_before(uow, new, mirror.channel), None)
+                written = await self._written_before(uow, new, mirror.channel)
+                rows = mirror.messages(new.checkpoint_id, written, None, is_whole=False)
             await mirror.write(uow, address.thread_id, rows)
 
         return Mirrored(messages, write)

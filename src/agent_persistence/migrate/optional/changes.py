@@ -62,6 +62,9 @@ class _Target:
 async def list_optional(settings: PersistenceSettings) -> dict[str, bool]:
     """Return all optional objects, and whether this database has each.
 
+    Args:
+        settings: the address, and the name of the schema.
+
     Raises:
         SettingsError: no address is set.
         UnavailableError: the database cannot be reached.
@@ -74,6 +77,10 @@ async def list_optional(settings: PersistenceSettings) -> dict[str, bool]:
 async def add_optional(settings: PersistenceSettings, name: str) -> None:
     """Add an optional object, or update it. Traffic continues; an index is built concurrently.
 
+    Args:
+        settings: the address of the server itself, and the name of the schema.
+        name: one of those that ``list_optional`` returns.
+
     Raises:
         InvalidInputError: there is no optional object of this name.
         NotMigratedError: the schema is older than this version.
@@ -84,6 +91,10 @@ async def add_optional(settings: PersistenceSettings, name: str) -> None:
 
 async def remove_optional(settings: PersistenceSettings, name: str) -> None:
     """Remove an optional object, if the database has it. An extension stays: other programs may use it.
+
+    Args:
+        settings: the address of the server itself, and the name of the schema.
+        name: one of those that ``list_optional`` returns.
 
     Raises:
         InvalidInputError: there is no optional object of this name.

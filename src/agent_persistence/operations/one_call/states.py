@@ -100,6 +100,11 @@ class OneCallStates(OneCall[CachedStates[IdT, UserIdT], IdT, UserIdT]):
     async def get_version(self, thread_id: IdT, version: int, *, user_id: UserIdT | AnyUser) -> StateRecord[IdT] | None:
         """Return one version of a thread's state, or ``None`` if it does not exist.
 
+        Args:
+            thread_id: the thread.
+            version: ``version`` of a state that was saved or read.
+            user_id: the owner, or ``ANY_USER``.
+
         Raises:
             InvalidInputError: an argument cannot be valid.
             CorruptRowError: the stored state cannot be read.

@@ -1,0 +1,1 @@
+"""A chat with a LangGraph agent: FastAPI, server-sent events, and agent-persistence underneath."""

@@ -1,0 +1,58 @@
+"""A run of the graph as server-sent events."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, cast
+
+from fastapi.sse import ServerSentEvent
+from langchain_core.runnables import RunnableConfig
+
+from agent_persistence import RunClaim
+from agent_persistence.integrations.fastapi import problem_of
+
+from .dependencies import Graph
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the graph is called with, and the claim of its thread."""
+
+    input: Any
+    config: RunnableConfig
+    claim: RunClaim[str, str]
+
+
+async def events_of(graph: Graph, run: Run) -> AsyncIterator[ServerSentEvent]:
+    """Yield ``token`` and ``interrupt`` events, and at the end ``done`` or ``error``.
+
+    If the client goes away, the run ends. The user's message and the steps that are complete have been saved, and the
+    message can be answered again.
+    """
+    try:
+        # "sync": a step is saved before the next one begins, so what a client has seen as complete is in the database.
+        stream = graph.astream(run.input, run.config, stream_mode=["messages", "updates"], durability="sync")
+        # Closed here, and not when it is garbage-collected: the model must not go on for a client that went away.
+        async with aclosing(cast("AsyncGenerator[Any]", stream)) as parts:
+            async for mode, part in parts:
+                for event in _tokens(part) if mode == "messages" else _interrupts(part):
+                    yield event
+        last = ServerSentEvent(event="done", data={})
+    except Exception as error:  # noqa: BLE001 - whatever it was, the client must not see an answer that stops in the middle
+        last = ServerSentEvent(event="error", data=problem_of(error))
+    await run.claim.release()  # before the last event: its reader may say something at once
+    yield last
+
+
+def _tokens(part: Any) -> list[ServerSentEvent]:
+    message, _ = part
+    return [ServerSentEvent(event="token", data={"message_id": message.id, "text": message.text})]
+
+
+def _interrupts(part: dict[str, Any]) -> list[ServerSentEvent]:
+    return [
+        ServerSentEvent(event="interrupt", data={"interrupt_id": one.id, "value": one.value})
+        for one in part.get("__interrupt__", ())
+    ]

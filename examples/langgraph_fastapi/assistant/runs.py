@@ -1,0 +1,35 @@
+"""Endpoints that run the graph and stream what happens as server-sent events."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from fastapi import APIRouter
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+
+from .dependencies import GraphDep
+from .events import events_of
+from .turns import Again, NewTurn, Resumed
+
+router = APIRouter(prefix="/threads/{thread_id}/runs", tags=["runs"])
+
+
+@router.post("", response_class=EventSourceResponse)
+async def say(run: NewTurn, graph: GraphDep) -> AsyncIterator[ServerSentEvent]:
+    """Answer a message."""
+    async for event in events_of(graph, run):
+        yield event
+
+
+@router.post("/resume", response_class=EventSourceResponse)
+async def resume(run: Resumed, graph: GraphDep) -> AsyncIterator[ServerSentEvent]:
+    """Continue a run that waits for a decision."""
+    async for event in events_of(graph, run):
+        yield event
+
+
+@router.post("/regenerate", response_class=EventSourceResponse)
+async def regenerate(run: Again, graph: GraphDep) -> AsyncIterator[ServerSentEvent]:
+    """Answer a message again."""
+    async for event in events_of(graph, run):
+        yield event

@@ -1,0 +1,83 @@
+"""Claims of threads by runs: one run at a time in each thread, across processes."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Final, Generic, Self
+
+from agent_persistence.concurrency.periodic import PeriodicTasks
+from agent_persistence.concurrency.shielding import to_the_end
+from agent_persistence.errors import PersistenceError, RunInProgressError
+from agent_persistence.ids import IdT, UserIdT
+from agent_persistence.operations.transactions import Transactions
+from agent_persistence.records import AnyUser
+from agent_persistence.repositories import ThreadRepository
+from agent_persistence.repositories.maintenance.jobs import Job
+from agent_persistence.sessions.scope import Scope
+
+logger: Final = logging.getLogger("agent_persistence")
+
+HELD_FOR: Final = timedelta(seconds=30)
+"""How long the claim of a process that died keeps other runs out."""
+_RENEWED_EVERY: Final = HELD_FOR.total_seconds() / 3  # two renewals may fail before another run can begin
+_STOP_SECONDS: Final = 1.0
+
+
+class RunClaim(Generic[IdT, UserIdT]):
+    """A claim of a thread for one run of an agent, for an ``async with`` block; see ``Persistence.claim_run``.
+
+    A claim is a row with an end time, which the process renews. A lock of the database lost: it would hold a connection
+    for as long as the model talks, and 15 conversations would use up the pool.
+    """
+
+    def __init__(self, transactions: Transactions[IdT, UserIdT], thread_id: IdT, user_id: UserIdT | AnyUser) -> None:
+        self._transactions = transactions
+        self._thread_id = thread_id
+        self._user_id = user_id
+        self._job = Job(f"run/{thread_id}", uuid.uuid4().hex, held_for=HELD_FOR)
+        self._renewals = PeriodicTasks()
+        self._released = False
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._transactions.write_in_scope(self._take, user_id=self._user_id)
+        except BaseException:
+            await self.release()  # if the caller was cancelled, the row may have been written
+            raise
+        self._renewals.every(_RENEWED_EVERY, self._renew, "renewal of a run's claim")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.release()
+
+    async def release(self) -> None:
+        """End the claim before the block ends: before a stream's last event, whose reader may ask again at once."""
+        if not self._released:
+            self._released = True
+            # To the end although the caller is cancelled, as the client of a stream that goes away does: else the next
+            # run would have to wait until the claim expires.
+            await to_the_end(self._release())
+
+    async def _take(self, scope: Scope[Any, Any]) -> None:
+        # First: whether another owner's thread has a run is private.
+        await ThreadRepository(scope).require(self._thread_id)
+        if not await self._job.take(scope):
+            raise RunInProgressError(self._thread_id)
+
+    async def _renew(self) -> None:
+        if not await self._transactions.maintain(self._job.keep):
+            # The run goes on: its answer becomes a branch. Ending it would lose what the model has said already.
+            logger.warning("another run has begun in thread %r: this one could not renew its claim", self._thread_id)
+
+    async def _release(self) -> None:
+        await self._renewals.stop(_STOP_SECONDS)
+        try:
+            await self._transactions.maintain(self._job.remove)
+        except PersistenceError as error:
+            # Not raised: the run is done, and its result counts.
+            logger.warning("a run's claim could not be ended and expires by itself: %s", type(error).__name__)
