@@ -9,6 +9,7 @@ import pytest
 from agent_persistence.errors import InvalidInputError
 from agent_persistence.operations.store_options import store_options
 from agent_persistence.settings import PersistenceSettings
+from agent_persistence.telemetry.telemetry import Telemetry
 
 _numbers = itertools.count(1)
 
@@ -30,12 +31,12 @@ def new_id() -> object:
 def test_only_random_ids_are_taken_to_be_unused(id_type: str, generator: str | None, *, draws: bool) -> None:
     settings = PersistenceSettings(_env_file=None, id_type=id_type, id_generator=generator)
 
-    assert store_options(settings, is_cached=False).draws_ids is draws
+    assert store_options(settings, Telemetry(), is_cached=False).draws_ids is draws
 
 
 def test_an_id_of_another_type_than_that_of_the_settings_is_refused_with_the_name_of_its_setting() -> None:
     settings = PersistenceSettings(_env_file=None, id_type="string", id_generator=f"{__name__}:new_id")
-    make = store_options(settings, is_cached=False).new_id
+    make = store_options(settings, Telemetry(), is_cached=False).new_id
     assert make is not None
 
     with pytest.raises(InvalidInputError) as refusal:
