@@ -121,6 +121,26 @@ async def test_writes_of_another_user_that_wait_with_the_owners_are_refused(
 
 
 @pytest.mark.usefixtures("slow_saves")
+async def test_writes_of_another_user_do_not_pass_with_those_of_the_owner_in_another_thread(
+    persistence: Persistence[str, str], saver: PersistenceSaver, config: Any
+) -> None:
+    stored = await put(saver, config, {"notes": ["a" * 80]})
+    other = await put(saver, config_of(f"{config['configurable']['thread_id']}-2"), {"notes": ["b" * 80]})
+    stranger = PersistenceSaver(persistence, user_id="a stranger")
+
+    saved = await asyncio.gather(
+        stranger.aput_writes(stored, [("notes", ["forged"])], "task-1"),
+        saver.aput_writes(other, [("notes", ["of the owner"])], "task-2"),
+        return_exceptions=True,
+    )
+
+    assert [type(one) for one in saved] == [ThreadNotFoundError, type(None)]
+    found = await saver.aget_tuple(stored)
+    assert found is not None
+    assert found.pending_writes == []
+
+
+@pytest.mark.usefixtures("slow_saves")
 async def test_a_save_that_fails_or_goes_the_long_way_fails_no_other_that_waits_with_it(
     saver: PersistenceSaver, config: Any
 ) -> None:
