@@ -105,6 +105,23 @@ async def test_one_who_gives_up_waiting_takes_nothing_from_the_next(pinned: Pinn
     await pinned.aclose()
 
 
+async def test_no_more_connections_are_kept_than_the_limit_however_many_units_of_work_end(
+    settings_for: SettingsFor,
+) -> None:
+    async with Store(await settings_for(pool_size=2, redis_url=None)) as store:
+        pinned = PinnedConnections(store.engine, most=1, wait_seconds=0.2, reply_seconds=10)
+        for connection in [await pinned.take() for _ in range(2)]:
+            pinned.give_back(connection)
+
+        kept = await pinned.acquire()
+        with pytest.raises(PoolTimeoutError):
+            await pinned.acquire()
+
+        pinned.release(kept)
+        await pinned.aclose()
+        assert await all_are_back(store)
+
+
 async def test_a_connection_that_was_left_in_a_transaction_is_not_lent_again(
     store: Store, pinned: PinnedConnections
 ) -> None:

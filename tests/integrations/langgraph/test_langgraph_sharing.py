@@ -9,11 +9,11 @@ from typing import Any
 
 import asyncpg
 import pytest
-from checkpoints import checkpoint_with, put, values_of
+from checkpoints import checkpoint_with, config_of, put, values_of
 from langchain_core.messages import HumanMessage
 from sqlalchemy import event
 
-from agent_persistence import Persistence
+from agent_persistence import Persistence, ThreadNotFoundError
 from agent_persistence.database.compiled_statement import CompiledStatement
 from agent_persistence.database.connections import PinnedConnection
 from agent_persistence.integrations.langgraph import PersistenceSaver
@@ -79,6 +79,65 @@ async def test_writes_of_tasks_that_wait_for_one_another_are_saved_by_one_statem
     assert found is not None
     assert found.pending_writes == [(task, "notes", [task * 20]) for task in tasks]
     assert len(sent) == 1, sent
+
+
+@pytest.mark.usefixtures("slow_saves")
+async def test_writes_that_wait_together_are_each_saved_in_their_own_namespace(
+    saver: PersistenceSaver, config: Any
+) -> None:
+    thread_id = config["configurable"]["thread_id"]
+    root = await put(saver, config, {"notes": ["a" * 80]})
+    child = await put(saver, config_of(thread_id, checkpoint_ns="child:1"), {"notes": ["b" * 80]})
+
+    await asyncio.gather(
+        saver.aput_writes(root, [("notes", ["of the graph"])], "task-1"),
+        saver.aput_writes(child, [("notes", ["of its subgraph"])], "task-2"),
+    )
+
+    found = [await saver.aget_tuple(one) for one in (root, child)]
+    assert [one and one.pending_writes for one in found] == [
+        [("task-1", "notes", ["of the graph"])],
+        [("task-2", "notes", ["of its subgraph"])],
+    ]
+
+
+@pytest.mark.usefixtures("slow_saves")
+async def test_writes_of_another_user_that_wait_with_the_owners_are_refused(
+    persistence: Persistence[str, str], saver: PersistenceSaver, config: Any
+) -> None:
+    stored = await put(saver, config, {"notes": ["a" * 80]})
+    stranger = PersistenceSaver(persistence, user_id="a stranger")
+
+    saved = await asyncio.gather(
+        stranger.aput_writes(stored, [("notes", ["forged"])], "task-1"),
+        saver.aput_writes(stored, [("notes", ["of the owner"])], "task-2"),
+        return_exceptions=True,
+    )
+
+    assert [type(one) for one in saved] == [ThreadNotFoundError, type(None)]
+    found = await saver.aget_tuple(stored)
+    assert found is not None
+    assert found.pending_writes == [("task-2", "notes", ["of the owner"])]
+
+
+@pytest.mark.usefixtures("slow_saves")
+async def test_writes_of_another_user_do_not_pass_with_those_of_the_owner_in_another_thread(
+    persistence: Persistence[str, str], saver: PersistenceSaver, config: Any
+) -> None:
+    stored = await put(saver, config, {"notes": ["a" * 80]})
+    other = await put(saver, config_of(f"{config['configurable']['thread_id']}-2"), {"notes": ["b" * 80]})
+    stranger = PersistenceSaver(persistence, user_id="a stranger")
+
+    saved = await asyncio.gather(
+        stranger.aput_writes(stored, [("notes", ["forged"])], "task-1"),
+        saver.aput_writes(other, [("notes", ["of the owner"])], "task-2"),
+        return_exceptions=True,
+    )
+
+    assert [type(one) for one in saved] == [ThreadNotFoundError, type(None)]
+    found = await saver.aget_tuple(stored)
+    assert found is not None
+    assert found.pending_writes == []
 
 
 @pytest.mark.usefixtures("slow_saves")
