@@ -85,10 +85,10 @@ class SaverCalls(BaseCheckpointSaver[Any]):
         address = self._address(config)
         query = CheckpointQuery(address.thread_id, address.namespace, address.checkpoint_id)
         with one_call():
-            found = await self._persistence.checkpoints.page(query, user_id=address.user_id, limit=1)
-            if found:
+            found = await self._persistence.checkpoints.one(query, user_id=address.user_id)
+            if found is not None:
                 self._known.note(address.thread, exists=True)
-                [only] = await tuples_of(self.serde, found, address.echoed)
+                [only] = await tuples_of(self.serde, [found], address.echoed)
                 return only
             # A thread without checkpoints exists too: a save must be able to tell it from one that was deleted since.
             thread = await self._persistence.threads.get(address.thread_id, user_id=address.user_id)

@@ -66,8 +66,18 @@ class OneCallCheckpoints(OneCall[CheckpointRepository[IdT, UserIdT], IdT, UserId
         after: CheckpointRecord | None = None,
     ) -> list[CheckpointRecord]:
         """Read checkpoints, the latest first; see ``CheckpointRepository.page``."""
-        page, likely = CheckpointRepository[IdT, UserIdT].page, self._batched.graphs.likely_refs(query)
-        return await self._read(page, user_id, query, limit=limit, after=after, likely=likely)
+        return await self._read(CheckpointRepository[IdT, UserIdT].page, user_id, query, limit=limit, after=after)
+
+    async def one(self, query: CheckpointQuery, *, user_id: UserIdT | AnyUser) -> CheckpointRecord | None:
+        """Read one checkpoint of a namespace, the latest unless it is named; a save that follows need not read it."""
+        graphs = self._batched.graphs
+        found = await self._read(CheckpointRepository[IdT, UserIdT].one, user_id, query, graphs.known(query))
+        if found is None:
+            return None
+        record, touched_at, known = found
+        if query.checkpoint_id is None:
+            graphs.learn(record, known, touched_at)
+        return record
 
     async def history(
         self, query: CheckpointQuery, channels: Sequence[str], *, user_id: UserIdT | AnyUser

@@ -8,11 +8,13 @@ from typing import Any, Final
 from sqlalchemy import (
     ARRAY,
     BigInteger,
+    Boolean,
     Table,
     Text,
     and_,
     any_,
     bindparam,
+    case,
     cast,
     func,
     literal_column,
@@ -29,7 +31,7 @@ from agent_persistence.database.compiled_statement import MODELS_AT_ONCE, Compil
 from agent_persistence.models import Models
 from agent_persistence.models.base import table_of
 from agent_persistence.repositories.checkpoints.compression import DELTA
-from agent_persistence.repositories.checkpoints.statements import parameters
+from agent_persistence.repositories.checkpoints.statements import last_no, parameters
 from agent_persistence.repositories.checkpoints.value_rows import LIGHT
 
 _NAMES: Final = ("thread_id", "checkpoint_ns")
@@ -46,7 +48,12 @@ def read_checkpoint(models: Models[Any, Any], *, of_any_user: bool = False, late
     checkpoint, values = models.side_tables.graph.checkpoints, models.side_tables.graph.values
     thread, is_owned = _owned(models, checkpoint, of_any_user=of_any_user)
     chosen = (
-        select(*checkpoint.c, thread.c.user_id)
+        select(
+            *checkpoint.c,
+            thread.c.user_id,
+            thread.c.updated_at.label("touched_at"),
+            last_no(models, checkpoint).label("last_no"),
+        )
         .join(thread, is_owned)
         .where(
             checkpoint.c.thread_id == bindparam("thread_id", type_=checkpoint.c.thread_id.type),
@@ -104,6 +111,7 @@ def read_values(models: Models[Any, Any], *, of_any_user: bool) -> CompiledState
 def _in_ranges(models: Models[Any, Any], *, of_any_user: bool) -> Any:
     values = models.side_tables.graph.values
     kinds = {**_kinds(models), "channel": Text(), "first_no": BigInteger(), "last_no": BigInteger()}
+    kinds["is_whole"] = Boolean()
     spans = parameters("span", kinds)
     is_within = and_(
         *(values.c[name] == spans.c[name] for name in _NAMES),
@@ -111,7 +119,7 @@ def _in_ranges(models: Models[Any, Any], *, of_any_user: bool) -> Any:
         values.c.value_no.between(spans.c.first_no, spans.c.last_no),
     )
     return (
-        select(*_columns(values))
+        select(*_columns(values)[:-1], case((spans.c.is_whole, values.c.content)).label("content"))
         .select_from(spans.join(values, is_within).join(*_owned(models, values, of_any_user=of_any_user)))
         .add_columns(_constant("is_write", value=False))
     )

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from itertools import count
+from operator import attrgetter
 from typing import Any, Final
 
 from agent_persistence.frozen import frozen
@@ -103,6 +104,10 @@ class StoredItem:
     kind: str
     size: int
     fingerprint: str
+
+
+position_of: Final = attrgetter("position")
+"""Returns the position of a stored item."""
 
 
 @frozen

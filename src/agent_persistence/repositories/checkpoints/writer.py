@@ -167,7 +167,9 @@ class CheckpointWriter:
 
     async def _try_to_save(self, save: PreparedSave) -> Any | None:
         scope = self._scope
-        statement = save_graphs(scope.models, touch_seconds=scope.options.touch_interval, of_any_user=self._of_any_user)
+        statement = save_graphs(
+            scope.models, touch_seconds=scope.options.touch_interval, of_any_user=self._of_any_user, one=True
+        )
         rows = await scope.write(statement, partial(saved_evidence, scope.models), **columns_of_saves([save]))
         return rows[0] if rows else None
 
