@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -17,19 +16,19 @@ from agent_persistence.operations.transactions import Transactions
 from agent_persistence.operations.unit_of_work import Repositories, UnitOfWork
 from agent_persistence.records import ANY_USER, AnyUser, NewMessage
 from agent_persistence.repositories.checkpoints.changes import Changes
-from agent_persistence.repositories.checkpoints.known_graphs import KnownGraphs, KnownNamespace, KnownThread
+from agent_persistence.repositories.checkpoints.known_graphs import (
+    KnownGraphs,
+    KnownNamespace,
+    KnownThread,
+    ReadNamespace,
+)
 from agent_persistence.repositories.checkpoints.prepared_saves import (
     PreparedSave,
     columns_of_saves,
     known_checkpoint,
     known_writes,
 )
-from agent_persistence.repositories.checkpoints.records import (
-    CheckpointQuery,
-    CheckpointRecord,
-    NewCheckpoint,
-    NewWrites,
-)
+from agent_persistence.repositories.checkpoints.records import CheckpointQuery, NewCheckpoint, NewWrites
 from agent_persistence.repositories.checkpoints.statements import save_graphs
 from agent_persistence.repositories.messages.prepared import PreparedMessage, prepare_append
 from agent_persistence.repositories.messages.statements import columns_of_messages
@@ -121,9 +120,9 @@ class GraphCalls:
         place = None if thread is None else thread.namespaces.get(query.checkpoint_ns or "")
         return place if place is not None and query.checkpoint_id in (None, place.head) else None
 
-    def learn(self, record: CheckpointRecord, place: KnownNamespace, touched_at: datetime) -> None:
-        """Remember a namespace whose latest checkpoint was read, and its thread's ``updated_at``."""
-        self._known.learn(record.thread_id, record.checkpoint_ns, place, touched_at)
+    def learn(self, query: CheckpointQuery, found: ReadNamespace) -> None:
+        """Remember a namespace whose latest checkpoint was read."""
+        self._known.learn(query.thread_id, query.checkpoint_ns or "", found)
 
     async def after_saves(self, thread_id: Any, work: Callable[[], Awaitable[None]]) -> None:
         """Run work on a thread after the saves that were called before it, and before later ones."""

@@ -221,6 +221,26 @@ async def test_a_process_that_read_a_thread_saves_its_run_by_as_few_statements_a
     assert [one for one in found["messages"] if one.type == "human"] == said
 
 
+@pytest.mark.usefixtures("slow_saves")
+@pytest.mark.parametrize(("is_created", "most"), [(True, 4), (False, 9)])
+async def test_the_first_run_in_a_thread_takes_few_statements_too(
+    persistence: Persistence[str, str],
+    saver: PersistenceSaver,
+    config: Any,
+    user_id: str,
+    is_created: bool,
+    most: int,
+) -> None:
+    if is_created:
+        await persistence.threads.create(user_id=user_id, thread_id=config["configurable"]["thread_id"])
+    graph = talker(1).compile(checkpointer=saver)
+
+    with sent_by(persistence) as sent:
+        await graph.ainvoke(HELLO, config)
+
+    assert len(sent) <= most, sent
+
+
 async def test_the_first_save_after_a_read_tells_the_process_that_saved_before(
     persistence: Persistence[str, str], saver: PersistenceSaver, config: Any, user_id: str
 ) -> None:

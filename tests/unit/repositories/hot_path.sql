@@ -582,19 +582,21 @@ LEFT OUTER JOIN graph_checkpoints ON graph_checkpoints.thread_id = locked.thread
 
 -- graphs: read checkpoint
 WITH head AS
-(SELECT graph_checkpoints.thread_id AS thread_id, graph_checkpoints.checkpoint_ns AS checkpoint_ns, graph_checkpoints.checkpoint_id AS checkpoint_id, graph_checkpoints.parent_id AS parent_id, graph_checkpoints.run_id AS run_id, graph_checkpoints.created_at AS created_at, graph_checkpoints.metadata AS metadata, graph_checkpoints.exact_metadata AS exact_metadata, graph_checkpoints.body AS body, graph_checkpoints.refs AS refs, threads.user_id AS user_id, threads.updated_at AS touched_at, coalesce((SELECT max(row.value_no) AS max_1
+(SELECT one.thread_id AS thread_id, one.checkpoint_ns AS checkpoint_ns, one.checkpoint_id AS checkpoint_id, one.parent_id AS parent_id, one.run_id AS run_id, one.created_at AS created_at, one.metadata AS metadata, one.exact_metadata AS exact_metadata, one.body AS body, one.refs AS refs, threads.user_id AS user_id, threads.updated_at AS touched_at, coalesce((SELECT max(row.value_no) AS max_1
 FROM graph_values AS row
-WHERE row.thread_id = graph_checkpoints.thread_id AND row.checkpoint_ns = graph_checkpoints.checkpoint_ns), 0) AS last_no
+WHERE row.thread_id = threads.thread_id AND row.checkpoint_ns = $1::VARCHAR), 0) AS last_no
+FROM threads
+LEFT OUTER JOIN LATERAL (SELECT graph_checkpoints.thread_id AS thread_id, graph_checkpoints.checkpoint_ns AS checkpoint_ns, graph_checkpoints.checkpoint_id AS checkpoint_id, graph_checkpoints.parent_id AS parent_id, graph_checkpoints.run_id AS run_id, graph_checkpoints.created_at AS created_at, graph_checkpoints.metadata AS metadata, graph_checkpoints.exact_metadata AS exact_metadata, graph_checkpoints.body AS body, graph_checkpoints.refs AS refs
 FROM graph_checkpoints
-JOIN threads ON threads.thread_id = graph_checkpoints.thread_id AND threads.user_id = $1::VARCHAR
-WHERE graph_checkpoints.thread_id = $2::VARCHAR AND graph_checkpoints.checkpoint_ns = $3::VARCHAR
+WHERE graph_checkpoints.thread_id = threads.thread_id AND graph_checkpoints.checkpoint_ns = $1::VARCHAR
 ORDER BY graph_checkpoints.checkpoint_id DESC
-LIMIT 1),
+LIMIT 1) AS one ON true
+WHERE threads.thread_id = $2::VARCHAR AND threads.user_id = $3::VARCHAR),
 found AS
 (SELECT graph_values.thread_id AS thread_id, graph_values.checkpoint_ns AS checkpoint_ns, graph_values.value_no AS value_no, graph_values.checkpoint_id AS checkpoint_id, graph_values.channel AS channel, graph_values.cells AS cells, CASE WHEN span.is_whole THEN graph_values.content END AS content, false AS is_write
 FROM unnest($4::TEXT[], $5::TEXT[], $6::TEXT[], $7::BIGINT[], $8::BIGINT[], $9::BOOLEAN[]) AS span(thread_id, checkpoint_ns, channel, first_no, last_no, is_whole)
 JOIN graph_values ON graph_values.thread_id = span.thread_id AND graph_values.checkpoint_ns = span.checkpoint_ns AND (span.channel IS NULL OR graph_values.channel = span.channel) AND graph_values.value_no BETWEEN span.first_no AND span.last_no
-JOIN threads ON threads.thread_id = graph_values.thread_id AND threads.user_id = $1::VARCHAR UNION ALL SELECT graph_values.thread_id AS thread_id, graph_values.checkpoint_ns AS checkpoint_ns, graph_values.value_no AS value_no, graph_values.checkpoint_id AS checkpoint_id, graph_values.channel AS channel, graph_values.cells AS cells, graph_values.content AS content, true AS is_write
+JOIN threads ON threads.thread_id = graph_values.thread_id AND threads.user_id = $3::VARCHAR UNION ALL SELECT graph_values.thread_id AS thread_id, graph_values.checkpoint_ns AS checkpoint_ns, graph_values.value_no AS value_no, graph_values.checkpoint_id AS checkpoint_id, graph_values.channel AS channel, graph_values.cells AS cells, graph_values.content AS content, true AS is_write
 FROM head
 JOIN graph_values ON graph_values.thread_id = head.thread_id AND graph_values.checkpoint_ns = head.checkpoint_ns AND graph_values.checkpoint_id = head.checkpoint_id),
 rows AS

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
+from agent_persistence.repositories.checkpoints.records import CheckpointRecord
 from agent_persistence.repositories.checkpoints.refs import NO_REFS, Refs
 from agent_persistence.repositories.checkpoints.statements import NO_ROW
 from agent_persistence.repositories.checkpoints.value_rows import NewValueRow, StoredItem, position_of
@@ -77,6 +78,21 @@ NOTHING: Final = KnownNamespace(None, None, NO_REFS, {}, None, NO_ROW, None)
 
 
 @dataclass(frozen=True, slots=True)
+class ReadNamespace:
+    """A namespace that was read.
+
+    Attributes:
+        record: the checkpoint that was asked for; ``None`` if there is only the thread.
+        touched_at: the thread's ``updated_at``.
+        known: the namespace as it is, if that checkpoint is the latest.
+    """
+
+    record: CheckpointRecord | None
+    touched_at: datetime
+    known: KnownNamespace
+
+
+@dataclass(frozen=True, slots=True)
 class KnownThread:
     """A thread whose graph this process saved to or read last.
 
@@ -128,13 +144,9 @@ class KnownGraphs:
         kept = thread.namespaces if thread is not None and thread.touched_at == before else {}
         self._replace(thread_id, KnownThread(after, _with(kept, namespace, place)))
 
-    def learn(self, thread_id: Hashable, namespace: str, place: KnownNamespace, touched_at: datetime) -> None:
-        """Remember a namespace that was read, unless this process has saved to it since.
-
-        Args:
-            touched_at: the thread's ``updated_at`` as it was read.
-        """
-        thread = self._threads.get(thread_id)
+    def learn(self, thread_id: Hashable, namespace: str, found: ReadNamespace) -> None:
+        """Remember a namespace whose latest checkpoint was read, unless this process has saved to it since."""
+        thread, place, touched_at = self._threads.get(thread_id), found.known, found.touched_at
         if thread is None or thread.touched_at < touched_at:
             self._replace(thread_id, KnownThread(touched_at, {namespace: place}, is_shared=True))
         elif thread.touched_at == touched_at and (thread.is_shared or namespace not in thread.namespaces):

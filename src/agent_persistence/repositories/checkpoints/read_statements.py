@@ -43,28 +43,33 @@ def read_checkpoint(models: Models[Any, Any], *, of_any_user: bool = False, late
     """Return a checkpoint of a namespace, the latest one or ``checkpoint_id``, and rows of values.
 
     These are the rows that tasks wrote at it, the rows in ranges, and the rows that their deltas rest on. The row of
-    the checkpoint is the one without a ``value_no``.
+    the checkpoint is the one without a ``value_no``; if there is only the thread, it has no ``checkpoint_id``.
     """
     checkpoint, values = models.side_tables.graph.checkpoints, models.side_tables.graph.values
-    thread, is_owned = _owned(models, checkpoint, of_any_user=of_any_user)
-    chosen = (
-        select(
-            *checkpoint.c,
-            thread.c.user_id,
-            thread.c.updated_at.label("touched_at"),
-            last_no(models, checkpoint).label("last_no"),
-        )
-        .join(thread, is_owned)
-        .where(
-            checkpoint.c.thread_id == bindparam("thread_id", type_=checkpoint.c.thread_id.type),
-            checkpoint.c.checkpoint_ns == bindparam("checkpoint_ns", type_=Text()),
-        )
+    thread, namespace = table_of(models.Thread), bindparam("checkpoint_ns", type_=Text())
+    found = select(*checkpoint.c).where(
+        checkpoint.c.thread_id == thread.c.thread_id, checkpoint.c.checkpoint_ns == namespace
     )
     if latest:
-        chosen = chosen.order_by(checkpoint.c.checkpoint_id.desc()).limit(_ONE)
+        found = found.order_by(checkpoint.c.checkpoint_id.desc()).limit(_ONE)
     else:
-        chosen = chosen.where(checkpoint.c.checkpoint_id == bindparam("checkpoint_id", type_=Text()))
-    head = chosen.cte("head")
+        found = found.where(checkpoint.c.checkpoint_id == bindparam("checkpoint_id", type_=Text()))
+    # Lateral: of a plain outer join, all checkpoints of the namespace would be read and sorted.
+    one = found.lateral("one")
+    head = (
+        select(
+            *one.c,
+            thread.c.user_id,
+            thread.c.updated_at.label("touched_at"),
+            last_no(models, thread.c.thread_id, namespace).label("last_no"),
+        )
+        .select_from(thread.outerjoin(one, true()))
+        .where(
+            thread.c.thread_id == bindparam("thread_id", type_=thread.c.thread_id.type),
+            true() if of_any_user else _is_owned(thread),
+        )
+        .cte("head")
+    )
     written = (
         select(*_columns(values))
         .select_from(head.join(values, _is_written_at(values, head)))
@@ -160,4 +165,8 @@ def _constant(name: str, *, value: bool) -> Any:
 def _owned(models: Models[Any, Any], rows: Table, *, of_any_user: bool) -> tuple[Any, Any]:
     thread = table_of(models.Thread)
     same = thread.c.thread_id == rows.c.thread_id
-    return thread, same if of_any_user else same & (thread.c.user_id == bindparam("owner", type_=thread.c.user_id.type))
+    return thread, same if of_any_user else same & _is_owned(thread)
+
+
+def _is_owned(thread: Table) -> Any:
+    return thread.c.user_id == bindparam("owner", type_=thread.c.user_id.type)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
 from itertools import pairwise
 from typing import Any, Final
 
@@ -20,11 +19,12 @@ from agent_persistence.errors import CorruptRowError
 from agent_persistence.frozen import frozen
 from agent_persistence.records import ANY_USER
 from agent_persistence.repositories.checkpoints.compression import decompress_blob
-from agent_persistence.repositories.checkpoints.known_graphs import KnownNamespace
+from agent_persistence.repositories.checkpoints.known_graphs import KnownNamespace, ReadNamespace
 from agent_persistence.repositories.checkpoints.loaded_rows import GoneError, LoadedRows
 from agent_persistence.repositories.checkpoints.read_statements import read_checkpoint, read_values
 from agent_persistence.repositories.checkpoints.records import ChannelHistory, CheckpointQuery, CheckpointRecord
 from agent_persistence.repositories.checkpoints.refs import (
+    NO_REFS,
     History,
     InheritedWrite,
     ListRef,
@@ -102,35 +102,29 @@ class CheckpointReader:
                 continue
         raise CorruptRowError("graph_checkpoints", query.thread_id, "refs")
 
-    async def one(
-        self, query: CheckpointQuery, likely: KnownNamespace | None
-    ) -> tuple[CheckpointRecord, datetime, KnownNamespace] | None:
-        """Return the checkpoint of a namespace that each run of a graph begins with, or ``None``.
+    async def one(self, query: CheckpointQuery, likely: KnownNamespace | None) -> ReadNamespace | None:
+        """Read a checkpoint of a namespace, as each run of a graph begins; ``None`` if there is no such thread.
 
         Args:
             query: names the thread, the namespace, and perhaps the checkpoint.
             likely: what was known of the namespace before. Values that this does not lead to cost a second statement.
 
-        Returns:
-            The checkpoint, its thread's ``updated_at``, and what is known of the namespace now.
-
         Raises:
             CorruptRowError: the checkpoint cannot be read.
         """
         for _ in range(_ATTEMPTS):
-            head, rows = await self._one(query, likely)
+            head, refs, rows = await self._one(query, likely)
             if head is None:
                 return None
-            refs = read_refs(head.refs)
             try:
-                record = await offload(len(rows), _record, head, refs, rows)
+                record = None if head.checkpoint_id is None else await offload(len(rows), _record, head, refs, rows)
             except GoneError:
                 continue
             items = {channel: rows.items(channel, up_to=head.last_no) for channel, _ in refs.stored()}
             known = KnownNamespace(
                 head.checkpoint_id, head.created_at, refs, items, None, head.last_no, None, seam=head.last_no
             )
-            return record, head.touched_at, known
+            return ReadNamespace(record, head.touched_at, known)
         raise CorruptRowError("graph_checkpoints", query.thread_id, "refs")
 
     def _page(self, query: CheckpointQuery, limit: int, after: CheckpointRecord | None) -> Query:
@@ -141,8 +135,8 @@ class CheckpointReader:
         literals = [literal(one, column.type) for one, column in zip(position, columns, strict=True)]
         return statement.where(tuple_(*columns) < tuple_(*literals))
 
-    async def _one(self, query: CheckpointQuery, likely: KnownNamespace | None) -> tuple[Any | None, LoadedRows]:
-        """Return the row of a checkpoint and the rows of its values, from a second statement if they are not likely."""
+    async def _one(self, query: CheckpointQuery, likely: KnownNamespace | None) -> tuple[Any | None, Refs, LoadedRows]:
+        """Return a checkpoint's row, references and values, these from a second statement if they are not likely."""
         scope, namespace = self._scope, (query.thread_id, query.checkpoint_ns or "")
         asked = [] if likely is None else ranges_from_first_on(namespace, likely.refs, likely)
         rows = await scope.fetch(
@@ -156,11 +150,11 @@ class CheckpointReader:
         head = next((row for row in rows if row.value_no is None), None)
         loaded: defaultdict[Namespace, LoadedRows] = defaultdict(LoadedRows)
         _add(loaded, [row for row in rows if row.value_no is not None])
-        if head is not None:
-            needed = ranges_from_first_on(namespace, read_refs(head.refs))
-            await self._load_ranges(loaded, [one for one in needed if not any(map(one.is_within, asked))], (), None)
-            await self._load_bases(loaded)
-        return head, loaded[namespace]
+        refs = NO_REFS if head is None or head.checkpoint_id is None else read_refs(head.refs)
+        needed = ranges_from_first_on(namespace, refs)
+        await self._load_ranges(loaded, [one for one in needed if not any(map(one.is_within, asked))], (), None)
+        await self._load_bases(loaded)
+        return head, refs, loaded[namespace]
 
     async def history(self, query: CheckpointQuery, channels: Sequence[str]) -> dict[str, ChannelHistory]:
         """Return the writes to channels at the ancestors of a checkpoint, since each channel had a value.

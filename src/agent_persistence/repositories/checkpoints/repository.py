@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any, Generic
 
 from sqlalchemy import ARRAY, Text, any_, exists, insert, literal, select
 
 from agent_persistence.errors import ThreadExistsError
 from agent_persistence.ids import IdT, UserIdT
-from agent_persistence.repositories.checkpoints.known_graphs import KnownNamespace
+from agent_persistence.repositories.checkpoints.known_graphs import KnownNamespace, ReadNamespace
 from agent_persistence.repositories.checkpoints.pruner import CheckpointPruner
 from agent_persistence.repositories.checkpoints.reader import CheckpointReader
 from agent_persistence.repositories.checkpoints.records import (
@@ -75,10 +74,8 @@ class CheckpointRepository(Generic[IdT, UserIdT]):
         """
         return await CheckpointReader(self._scope).latest(query, limit=limit, after=after)
 
-    async def one(
-        self, query: CheckpointQuery, likely: KnownNamespace | None
-    ) -> tuple[CheckpointRecord, datetime, KnownNamespace] | None:
-        """Return one checkpoint of a namespace, the latest unless it is named; see ``CheckpointReader.one``."""
+    async def one(self, query: CheckpointQuery, likely: KnownNamespace | None) -> ReadNamespace | None:
+        """Read one checkpoint of a namespace, the latest unless it is named; see ``CheckpointReader.one``."""
         return await CheckpointReader(self._scope).one(query, likely)
 
     async def history(self, query: CheckpointQuery, channels: Sequence[str]) -> dict[str, ChannelHistory]:

@@ -113,7 +113,11 @@ def save_graphs(
     owns = true() if of_any_user else items.c.owner == locked.c.user_id
     messages, is_new = _messages(models, items) if mirrors else (None, true())
     chosen = (
-        select(*items.c, locked.c.updated_at.label("touched_before"), last_no(models, items).label("last_no"))
+        select(
+            *items.c,
+            locked.c.updated_at.label("touched_before"),
+            last_no(models, items.c.thread_id, items.c.checkpoint_ns).label("last_no"),
+        )
         .select_from(locked.join(items, (items.c.thread_id == locked.c.thread_id) & owns))
         .where(items.c.expected_touch.is_(None) | _is_as_expected(models, items, locked), is_new)
         .cte("chosen")
@@ -227,15 +231,16 @@ def _is_as_expected(models: Models[Any, Any], items: Any, locked: Any) -> Any:
     )
     return and_(
         items.c.expected_touch == locked.c.updated_at,
-        items.c.expected_last_no.is_(None) | (items.c.expected_last_no == last_no(models, items)),
+        items.c.expected_last_no.is_(None)
+        | (items.c.expected_last_no == last_no(models, items.c.thread_id, items.c.checkpoint_ns)),
         items.c.parent_created_at.is_(None) | (items.c.parent_created_at == created.scalar_subquery()),
     )
 
 
-def last_no(models: Models[Any, Any], items: Any) -> Any:
-    """Return the number of the last row of an item's namespace, or 0."""
+def last_no(models: Models[Any, Any], thread_id: Any, namespace: Any) -> Any:
+    """Return the number of the last row of a namespace, or 0."""
     row = models.side_tables.graph.values.alias("row")
-    here = (row.c.thread_id == items.c.thread_id, row.c.checkpoint_ns == items.c.checkpoint_ns)
+    here = (row.c.thread_id == thread_id, row.c.checkpoint_ns == namespace)
     return func.coalesce(select(func.max(row.c.value_no)).where(*here).scalar_subquery(), _NO_ROW)
 
 

@@ -81,7 +81,7 @@ class NewValueRow:
     def items(self, number: int) -> list[StoredItem]:
         """Return the items of the row's channel, as they are stored in a row of this number."""
         return [
-            replace(item, position=(number, item.position[1]))
+            StoredItem((number, item.position[1]), item.kind, item.size, item.fingerprint)
             for value in self.values
             if value.channel == self.channel
             for item in value.items
