@@ -16,6 +16,7 @@ import asyncpg
 import pytest
 import pytest_asyncio
 from connections import all_are_back
+from debian.debian_redis import RedisServer
 from hardening.hardening_servers import own_postgresql
 from leaks import watched_for_leaks, with_password
 from redis.asyncio import Redis
@@ -23,6 +24,7 @@ from torture.servers import PostgreSQL
 
 from agent_persistence import embedded, migrate
 from agent_persistence.embedded import EmbeddedServers
+from agent_persistence.embedded.binaries import valkey_binary
 from agent_persistence.ids import ID_TYPES, IdType, IdTypes, uuid7
 from agent_persistence.persistence import Persistence
 from agent_persistence.settings import PersistenceSettings
@@ -215,6 +217,16 @@ def any_ids(any_persistence: Persistence[Any, Any]) -> NewIds:
 def any_user(any_persistence: Persistence[Any, Any]) -> Any:
     """An owner of the configured kind who has nothing yet."""
     return NewIds(any_persistence.models.id_types).user()
+
+
+@pytest.fixture
+def valkey() -> Iterator[RedisServer]:
+    """A Valkey of the test's own, which it may treat as it likes."""
+    server = RedisServer(str(valkey_binary()), Path(tempfile.mkdtemp(prefix="ap-valkey-")), port=0)
+    server.start()
+    yield server
+    server.kill()
+    shutil.rmtree(server.folder)
 
 
 @pytest_asyncio.fixture

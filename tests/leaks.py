@@ -18,6 +18,7 @@ import pytest
 from agent_persistence.errors import PersistenceError
 
 CANARY = "canary-4711"
+_USUAL = {*vars(logging.makeLogRecord({})), "message", "asctime"}
 
 
 def with_password(url: str) -> str:
@@ -44,14 +45,24 @@ def watched_for_leaks() -> Iterator[list[str]]:
         super(PersistenceError, error).__init__(*args)
         look(type(error).__name__, f"{error} {error!r}")
 
+    class Fields(logging.Handler):
+        """Looks at what a record carries beside its text, which is there only once the record is complete."""
+
+        def emit(self, record: logging.LogRecord) -> None:
+            carried = {name: value for name, value in vars(record).items() if name not in _USUAL}
+            look(f"fields of a log of {record.name}", str(carried))
+
+    fields = Fields()
     root, usual_records = logging.getLogger(), logging.getLogRecordFactory()
     usual_level = root.level
     logging.setLogRecordFactory(make_record)
     root.setLevel(logging.DEBUG)
+    root.addHandler(fields)
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(PersistenceError, "__init__", initialize)
             yield found
     finally:
+        root.removeHandler(fields)
         root.setLevel(usual_level)
         logging.setLogRecordFactory(usual_records)

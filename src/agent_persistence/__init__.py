@@ -50,6 +50,7 @@ from agent_persistence.errors import (
 from agent_persistence.ids import BIGINT, INT, STRING, UUID, IdType, IdTypes, uuid7
 from agent_persistence.models import MessageMixin, Models, StateMixin, ThreadMixin, build_models
 from agent_persistence.operations.cache_audit import CacheAudit
+from agent_persistence.operations.probes import Readiness
 from agent_persistence.operations.run_claims import RunClaim
 from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.persistence import Health, Persistence
@@ -69,6 +70,7 @@ from agent_persistence.records import (
 from agent_persistence.repositories import PreparedThread
 from agent_persistence.settings import PersistenceSettings
 from agent_persistence.shared import close_shared_persistence, replaced_shared_persistence, shared_persistence
+from agent_persistence.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from agent_persistence import migrate as migrate
@@ -114,6 +116,7 @@ __all__ = [
     "MessageNotFoundError",
     "MessageRecord",
     "MessageRole",
+    "Metrics",
     "MigrationLockTimeoutError",
     "MissingExtraError",
     "MissingRightsError",
@@ -130,6 +133,7 @@ __all__ = [
     "PoolTimeoutError",
     "PoolerError",
     "PreparedThread",
+    "Readiness",
     "RunClaim",
     "RunInProgressError",
     "SchemaConflictError",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -30,6 +30,7 @@ from agent_persistence.models import Models, build_models
 from agent_persistence.operations.batched_calls import BatchedCalls
 from agent_persistence.operations.cache_audit import CacheAudit, audit
 from agent_persistence.operations.cache_sweep import SWEEP_SECONDS, sweep_batch
+from agent_persistence.operations.observed import observe
 from agent_persistence.operations.one_call import (
     OneCallCheckpoints,
     OneCallEntities,
@@ -38,8 +39,9 @@ from agent_persistence.operations.one_call import (
     OneCallThreads,
     OneCallToolResults,
 )
+from agent_persistence.operations.probes import NOT_READY, Readiness, ReadinessProbe
 from agent_persistence.operations.purging import Purging
-from agent_persistence.operations.run_claims import RunClaim
+from agent_persistence.operations.run_claims import RunClaim, RunClaims
 from agent_persistence.operations.session_factory import SessionFactory
 from agent_persistence.operations.store_options import store_options
 from agent_persistence.operations.transactions import Transactions
@@ -49,6 +51,10 @@ from agent_persistence.repositories.maintenance.latest_versions import latest_ve
 from agent_persistence.repositories.states.retention import MAX_KEPT
 from agent_persistence.sessions.commit_hooks import refuse_autocommit
 from agent_persistence.settings import PersistenceSettings
+from agent_persistence.telemetry.identities import Identities
+from agent_persistence.telemetry.metrics import Metrics
+from agent_persistence.telemetry.telemetry import Telemetry
+from agent_persistence.telemetry.timing import Timing
 from agent_persistence.validation import check_datetime, check_limit
 
 T = TypeVar("T")
@@ -89,6 +95,7 @@ class Persistence(Generic[IdT, UserIdT]):
     Attributes:
         threads, messages, states, checkpoints, tool_results: one-call operations, each in its own transaction.
         entities: rows as objects of the mapped classes, for code that uses SQLAlchemy's ORM.
+        telemetry: what exporters of metrics and spans attach to.
 
     Raises:
         SettingsError: the settings name no database, or other id types than the models.
@@ -112,6 +119,8 @@ class Persistence(Generic[IdT, UserIdT]):
         self._closing = AsyncExitStack()
         self._servers = ServerAddresses(settings, needs_database=engine is None, needs_redis=redis is None)
         self._closing.callback(self._servers.close)
+        self.telemetry = Telemetry(Identities(settings.trace_ids), slow_ms=settings.slow_operation_ms)
+        self._has_started = False
         self.cache = self._make_cache(redis or self._make_redis())
         # A host's engine keeps this: its connections serve the host as well, and are not cut when this store closes.
         self._cut_connections: Callable[[], None] = lambda: None
@@ -120,7 +129,7 @@ class Persistence(Generic[IdT, UserIdT]):
         self._sessions: SessionFactory[IdT, UserIdT] = SessionFactory(
             self.engine,
             self.models,
-            store_options(settings, is_cached=self.cache is not None),
+            store_options(settings, self.telemetry, is_cached=self.cache is not None),
             self.cache,
             # Other engines get the limit from each transaction that needs it, at the price of a round trip.
             limits_idling=engine is None and not settings.pgbouncer,
@@ -128,6 +137,7 @@ class Persistence(Generic[IdT, UserIdT]):
             pins_transactions=not settings.pgbouncer,
             identifies_connections=not settings.pgbouncer,
         )
+        self._readiness = ReadinessProbe(self._sessions)
         self._closing.callback(self._sessions.forget_engine)
         self._transactions = Transactions(
             self._sessions,
@@ -136,6 +146,7 @@ class Persistence(Generic[IdT, UserIdT]):
             call_seconds=settings.call_seconds,
         )
         batched = BatchedCalls(self._transactions)
+        self._claims = RunClaims(self._transactions)
         self._background = PeriodicTasks()
         self._purging = Purging(
             self._transactions,
@@ -150,6 +161,8 @@ class Persistence(Generic[IdT, UserIdT]):
         self.tool_results = OneCallToolResults(self._transactions, batched)
         if settings.sql_log_level is not None:
             logging.getLogger("sqlalchemy.engine").setLevel(settings.sql_log_level)
+        if settings.metrics:
+            self.measure()
 
     @classmethod
     def from_env(cls) -> Self:
@@ -175,6 +188,7 @@ class Persistence(Generic[IdT, UserIdT]):
         except BaseException:
             await self.aclose()
             raise
+        self._has_started = True
         # After the check: in a database without tables, background work would fail at every interval.
         if interval := self.settings.checkpoint_cleanup_interval:
             self._background.every(interval, self._purging.purge_in_turn, "purge of old states")
@@ -194,6 +208,45 @@ class Persistence(Generic[IdT, UserIdT]):
         """Whether the store is closed or closing: it cannot be used any more."""
         return self._sessions.affinity.is_closed
 
+    @property
+    def started(self) -> bool:
+        """Whether the store has opened: the schema was checked once. For a startup probe."""
+        return self._has_started
+
+    @property
+    def live(self) -> bool:
+        """Whether the store is open. For a liveness probe: no restart cures a database that is down.
+
+        That the caller runs at all shows that the event loop turns.
+        """
+        return self._has_started and not self.closed
+
+    async def readiness(self) -> Readiness:
+        """Return whether calls succeed. For a readiness probe: it takes a second at most, however busy the store is.
+
+        An answer of the database to any caller counts for a second, and so does the result, so frequent probes cost one
+        statement a second. None of them waits for a connection of the pool.
+        """
+        return await self._readiness.look() if self.live else NOT_READY
+
+    def metrics(self) -> Metrics:
+        """Return a snapshot of all counters since the store was made. It asks no server, and any thread may call it.
+
+        Durations are in it with ``PERSISTENCE_METRICS=true``, or after ``measure``.
+        """
+        return self.telemetry.metrics(
+            self._sessions.connections.metrics(), self._sessions.recent.memory, is_cached=self.cache is not None
+        )
+
+    def measure(self) -> Timing:
+        """Measure durations from now on, as ``PERSISTENCE_METRICS=true`` does from the start. Exporters call it."""
+        is_new = self.telemetry.timing is None
+        timing = self.telemetry.measure()
+        if is_new:
+            for name in ("threads", "messages", "states", "entities", "checkpoints", "tool_results"):
+                observe(getattr(self, name), name, timing)
+        return timing
+
     async def check(self) -> None:
         """Check the schema of the database, in 15 seconds at most; errors name the command that fixes it.
 
@@ -207,14 +260,17 @@ class Persistence(Generic[IdT, UserIdT]):
         async with self._check_limit():
             await self._check()
 
-    async def health(self) -> Health:
+    async def health(self, *, timeout_seconds: float | None = None) -> Health:
         """Return which servers answer; one that does not is no error.
 
-        It takes at most ``PERSISTENCE_CONNECT_TIMEOUT`` seconds. A busy pool does not count: the check then opens a
-        connection beside it.
+        A busy pool does not count: the check then opens a connection beside it.
+
+        Args:
+            timeout_seconds: how long to wait for the database; ``PERSISTENCE_CONNECT_TIMEOUT`` if left out.
         """
         self._sessions.affinity.check()
-        is_up = await answers(self.engine, timeout_seconds=self.settings.connect_timeout)
+        limit = self.settings.connect_timeout if timeout_seconds is None else timeout_seconds
+        is_up = await answers(self.engine, timeout_seconds=limit)
         database: Literal["up", "down"] = "up" if is_up else "down"
         if self.cache is None:
             return Health(database, "off")
@@ -241,7 +297,8 @@ class Persistence(Generic[IdT, UserIdT]):
             CommitUnknownError: the reply to COMMIT was lost, and the database cannot tell what became of it.
             DatabaseError: a statement failed and its error was caught in the block, so nothing was saved.
         """
-        return self._transactions.begin(user_id=user_id)
+        work, timing = self._transactions.begin(user_id=user_id), self.telemetry.timing
+        return work if timing is None else _measured_block("begin", work, timing, user_id)
 
     async def run(self, work: Callable[[UnitOfWork[IdT, UserIdT]], Awaitable[T]], *, user_id: UserIdT | AnyUser) -> T:
         """Run a function in a unit of work and commit it once, with retries.
@@ -262,7 +319,11 @@ class Persistence(Generic[IdT, UserIdT]):
             PersistenceError: the error of the last attempt.
             CommitUnknownError: the reply to COMMIT was lost, and the database cannot tell what became of it.
         """
-        return await self._transactions.run(work, user_id=user_id)
+        timing = self.telemetry.timing
+        if timing is None:
+            return await self._transactions.run(work, user_id=user_id)
+        async with timing.block("run", owner=user_id):
+            return await self._transactions.run(work, user_id=user_id)
 
     def bind(self, session: AsyncSession, *, user_id: UserIdT | AnyUser) -> UnitOfWork[IdT, UserIdT]:
         """Join a session of the host: the host commits, and the cache follows that commit.
@@ -286,8 +347,8 @@ class Persistence(Generic[IdT, UserIdT]):
     def claim_run(self, thread_id: IdT, *, user_id: UserIdT | AnyUser) -> RunClaim[IdT, UserIdT]:
         """Claim a thread for a run of an agent, for an ``async with`` block: one run at a time, across processes.
 
-        It holds no connection and no lock: other calls may read and write the thread. If the process dies, the claim
-        ends after 30 seconds.
+        It holds no connection and no lock: other calls may read and write the thread. Closing the store ends it; if the
+        process dies, it ends after 30 seconds.
 
         Args:
             thread_id: the thread, which must exist.
@@ -301,7 +362,7 @@ class Persistence(Generic[IdT, UserIdT]):
             RunInProgressError: another run has claimed the thread.
             InvalidInputError: an argument cannot be valid.
         """
-        return RunClaim(self._transactions, thread_id, user_id)
+        return self._claims.claim(thread_id, user_id)
 
     async def purge(
         self,
@@ -379,9 +440,11 @@ class Persistence(Generic[IdT, UserIdT]):
             await asyncio.sleep(self.settings.cache_sweep_interval + _GRACE_SECONDS)
             await self.sweep()
 
-        return await audit(
+        found = await audit(
             self.cache, self.models.id_types, sample=wanted, latest_versions=latest, let_bound_pass=let_bound_pass
         )
+        self.cache.counts.stale = found.stale
+        return found
 
     async def aclose(self) -> None:
         """Close the store: wait for running calls, then close what it opened.
@@ -403,6 +466,8 @@ class Persistence(Generic[IdT, UserIdT]):
             # First the work that would begin new transactions, then running calls, then what follows their commits; the
             # cache and the connections, which all of these use, come last.
             await self._background.stop(deadline - loop.time())
+            # Half of the time, if the database does not answer: the saves that run have results to lose.
+            await self._claims.release((deadline - loop.time()) / 2)
             await self._transactions.aclose(deadline - loop.time())
             await drain(max(deadline - loop.time(), 0))
             if self.cache is not None:
@@ -457,9 +522,19 @@ class Persistence(Generic[IdT, UserIdT]):
             self._servers.close()
             raise InvalidInputError("redis", "must return bytes: make the client without decode_responses")
         guard = CircuitBreaker(
-            call_seconds=settings.cache_timeout_ms / 1000, budget_seconds=settings.cache_budget_ms / 1000
+            call_seconds=settings.cache_timeout_ms / 1000,
+            budget_seconds=settings.cache_budget_ms / 1000,
+            telemetry=self.telemetry,
         )
         return StateCache(redis, guard, namespace=settings.cache_namespace, ttl_seconds=settings.cache_ttl_seconds)
+
+
+@asynccontextmanager
+async def _measured_block(
+    name: str, work: AbstractAsyncContextManager[T], timing: Timing, user_id: object
+) -> AsyncIterator[T]:
+    async with timing.block(name, owner=user_id), work as opened:
+        yield opened
 
 
 def _refuse_proxy(session: object) -> None:

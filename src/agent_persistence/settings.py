@@ -136,6 +136,10 @@ class PersistenceSettings(BaseSettings):
     auto_migrate: bool = False
 
     sql_log_level: Literal["INFO", "WARNING", "ERROR"] | None = None
+    # Durations cost a clock a statement and one an operation; counts are always on.
+    metrics: bool = False
+    slow_operation_ms: NonNegativeFloat = 1000.0
+    trace_ids: Literal["plain", "hashed", "none"] = "hashed"
 
     # Written out: the signature that type checkers derive from the fields accepts no plain string for a secret, and no
     # _env_file.

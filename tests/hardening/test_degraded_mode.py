@@ -184,7 +184,8 @@ async def test_states_that_another_process_overtook_are_set_aside_and_logged(
         (user_id, kept, StateConflictError),
         (user_id, after, StateConflictError),
     ]
-    assert [record.levelname for record in caplog.records] == ["ERROR", "CRITICAL"]
+    told = [record.levelname for record in caplog.records if record.levelno > logging.INFO]  # retries are INFO
+    assert told == ["ERROR", "CRITICAL"]
     assert await world.saved(thread_id, user_id) == ["first", "faster"]
     assert await world.saved(f"{thread_id}-other", user_id) == [other.state]
     world.proxy.go_away()

@@ -24,6 +24,9 @@ except ImportError as error:
         ("integrations.agentflow", "injectq", "agentflow"),
         ("integrations.fastapi", "fastapi", "fastapi"),
         ("integrations.langgraph", "langgraph", "langgraph"),
+        ("integrations.opentelemetry", "opentelemetry", "opentelemetry"),
+        ("integrations.probes", "fastapi", "fastapi"),
+        ("integrations.prometheus", "prometheus_client", "prometheus"),
         ("integrations.pyagenity", "injectq", "agentflow"),
     ],
 )

@@ -11,6 +11,7 @@ from contextvars import ContextVar
 from typing import Any, Final, TypeVar
 
 from agent_persistence.concurrency.shielding import start
+from agent_persistence.telemetry.telemetry import Telemetry
 
 logger = logging.getLogger("agent_persistence")
 
@@ -45,8 +46,10 @@ class CircuitBreaker:
         call_seconds: the longest time that one call may take.
         budget_seconds: the longest time that the calls of one request may take together.
         clock: a monotonic clock, in seconds.
+        telemetry: counts openings and refused calls, and measures the calls.
 
     Attributes:
+        telemetry: the same as the argument.
         recover: runs after a successful probe and before the breaker closes: invalidations that Redis missed must be
             delivered before its values are trusted. The answer to the probe is not trusted either.
     """
@@ -57,10 +60,12 @@ class CircuitBreaker:
         call_seconds: float,
         budget_seconds: float,
         clock: Callable[[], float] = time.monotonic,
+        telemetry: Telemetry | None = None,
     ) -> None:
         self._call_seconds = call_seconds
         self._budget_seconds = budget_seconds
         self._clock = clock
+        self.telemetry = telemetry or Telemetry()
         self._failures = 0
         self._pause = _FIRST_PAUSE
         self._closed_until = 0.0
@@ -96,7 +101,8 @@ class CircuitBreaker:
         self._calls += 1
         try:
             async with _TimeLimit(seconds):
-                result = await operation()
+                timing = self.telemetry.timing
+                result = await (operation() if timing is None else timing.cache(_step(operation), operation()))
         except Exception as error:
             # Not only RedisError: the time limit raises TimeoutError. A cancelled caller raises no Exception.
             self._failed(error, probe=probe, times=callers)
@@ -138,6 +144,7 @@ class CircuitBreaker:
         if self.available or _recovering.get():
             return False
         if self._probing or self._clock() < self._closed_until:
+            self.telemetry.counts.cache.refused += 1
             raise CacheUnavailableError
         self._probing = True
         return True
@@ -146,7 +153,10 @@ class CircuitBreaker:
         opens = self._failures < _FAILURES_TO_OPEN <= self._failures + times
         self._failures += times
         if opens:
-            logger.warning("state cache unavailable, reading from PostgreSQL: %s", type(error).__name__)
+            counts = self.telemetry.counts.cache
+            counts.openings, counts.is_open = counts.openings + 1, True
+            fields = {"event_name": "cache.unavailable", "error_type": type(error).__name__}
+            logger.warning("state cache unavailable, reading from PostgreSQL: %s", type(error).__name__, extra=fields)
         # A call that started before the breaker opened does not prolong the pause. The jitter keeps processes that lost
         # Redis at the same moment from probing it at the same moment.
         if opens or probe:
@@ -155,9 +165,15 @@ class CircuitBreaker:
 
     def _succeeded(self) -> None:
         if not self.available:
-            logger.info("state cache available again")
+            self.telemetry.counts.cache.is_open = False
+            logger.info("state cache available again", extra={"event_name": "cache.available"})
         self._failures = 0
         self._pause = _FIRST_PAUSE
+
+
+def _step(operation: Any) -> str:
+    """Return the name of a step of the cache protocol: that of its function."""
+    return str(getattr(getattr(operation, "func", operation), "__name__", "call"))
 
 
 class _TimeLimit:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import Any, Final, NamedTuple, TypeVar
@@ -29,21 +29,6 @@ Other = TypeVar("Other")
 _NOTHING_TTL_MS: Final = 30_000
 FORGETTING: Final = 0.9
 """How much of the usual size of values is left of it after a batch of smaller ones."""
-
-
-@dataclass(slots=True)
-class CacheCounts:
-    """Counters since the start of this process."""
-
-    hits: int = 0
-    misses: int = 0
-    fills: int = 0
-    unreadable: int = 0
-    unavailable: int = 0
-
-    def as_dict(self) -> dict[str, int]:
-        """Return the counters by name."""
-        return asdict(self)
 
 
 class Hit(NamedTuple):
@@ -96,9 +81,9 @@ class StateCache:
         self._prefix = self.namespace = namespace
         self._ttl_ms = ttl_seconds * 1000
         self.is_named = False
-        self.counts = CacheCounts()
+        self.counts = guard.telemetry.counts.cache
         # On one connection. If a GET is cut short it costs that connection, which the pool replaces.
-        self._reads = Batcher(self._read_together, one_at_a_time=True)
+        self._reads = Batcher(self._read_together, one_at_a_time=True, kind="look", telemetry=guard.telemetry)
         self._usual_size = 0
         self._answered = 0.0
         self.loads: SingleFlight[StateRecord[Any] | None] = SingleFlight()
@@ -141,6 +126,7 @@ class StateCache:
             held, *beside = await self._reads.submit(((key, *others), deadline), size=size)
         except CacheUnavailableError:
             self.counts.unavailable += 1
+            self.counts.unanswered += 1
             self.counts.misses += 1
             return Miss(absent=False), [None] * len(others)
         return await self._found(held, key, deadline, thread_id, user_id), beside
@@ -156,6 +142,10 @@ class StateCache:
             else:
                 self.counts.hits += 1
                 return hit
+        elif state is KeyState.ABSENT:
+            self.counts.absent += 1
+        else:
+            self.counts.busy += 1
         self.counts.misses += 1
         return Miss(absent=state is KeyState.ABSENT)
 
@@ -189,6 +179,7 @@ class StateCache:
         # could end, or another writer could replace it, before this one has the lock.
         begin = partial(self._register.begin_write, quarantine.tokens)
         quarantine.acknowledged = await self._try(begin, self._guard.budget(), self) is None
+        self.counts.unacknowledged += not quarantine.acknowledged
         return () if quarantine.acknowledged else [state for state, _ in quarantine.states.values()]
 
     async def after_commit(self, quarantine: Quarantine) -> None:
@@ -201,7 +192,9 @@ class StateCache:
             ]
             # Without a value, the thread may be gone: a draft of it must not outlive it. Any other loss is allowed.
             drafts = self._drafts(thread for thread, state in quarantine.states.values() if state is None)
-            await self._try(partial(self._register.publish, values, drafts), self._guard.budget(), None)
+            publish = partial(self._register.publish, values, drafts)
+            if await self._try(publish, self._guard.budget(), self) is not self:
+                self.counts.publishes += sum(value is not None for _, _, value, _ in values)
         else:
             # An older value may still be in Redis. The transaction has left a row in the outbox, so this single attempt
             # only shortens the wait for the sweep.

@@ -7,14 +7,17 @@ import sys
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
+from contextvars import Context
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
-from agent_persistence.concurrency.time_limit import NO_ANSWER, call_made_at, no_call
+from agent_persistence.concurrency.time_limit import NO_ANSWER, call_made_at
 from agent_persistence.errors import ClosedError, LockTimeoutError, PoolTimeoutError, UnavailableError
 from agent_persistence.frozen import frozen
+from agent_persistence.telemetry.operation import Operation, current_operation, working_for
+from agent_persistence.telemetry.telemetry import Telemetry
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
@@ -47,6 +50,7 @@ class _Entry(Generic[ItemT, ResultT]):
     joins: bool
     future: asyncio.Future[ResultT]
     made_at: float
+    operation: Operation | None  # of its caller, where durations are measured
 
 
 @frozen
@@ -93,6 +97,8 @@ class Batcher(Generic[ItemT, ResultT]):
         in_halves: let a crowd run as two half batches, so that the server works on one while this process works on the
             other. That pays where a batch costs both about the same: at 32 callers, a tenth more reads and a quarter
             more appends (docs/adr/0010).
+        kind: the name of its calls in metrics.
+        telemetry: counts the batches.
     """
 
     def __init__(
@@ -105,6 +111,8 @@ class Batcher(Generic[ItemT, ResultT]):
         turns: int = 1,
         one_at_a_time: bool = False,
         in_halves: bool = False,
+        kind: str = "other",
+        telemetry: Telemetry | None = None,
     ) -> None:
         self._together = together
         self._alone = alone
@@ -122,6 +130,8 @@ class Batcher(Generic[ItemT, ResultT]):
         self._timer: asyncio.TimerHandle | None = None
         self._is_crowded = True
         self._is_closed = False
+        self._telemetry = telemetry or Telemetry()
+        self._counts = self._telemetry.counts.batch(kind, self._waiting.__len__)
 
     async def submit(self, item: ItemT, *, key: Hashable = None, size: int = 0, joins: bool = True) -> ResultT:
         """Run an item in the next batch, and return its result.
@@ -142,7 +152,9 @@ class Batcher(Generic[ItemT, ResultT]):
             return await self._run_lone(item)
         # A future in place of a task: the batch runs in a task that all its callers share.
         future: asyncio.Future[ResultT] = asyncio.get_running_loop().create_future()
-        entry = _Entry(item, key, size, joins, future, time.monotonic())
+        # Here, in the caller's context: the batch runs in one of its own.
+        operation = None if self._telemetry.timing is None else current_operation()
+        entry = _Entry(item, key, size, joins, future, time.monotonic(), operation)
         if joins or not self._start_alone(entry, [*self._waiting]):
             self._waiting.append(entry)
             self._start_runner()
@@ -169,6 +181,7 @@ class Batcher(Generic[ItemT, ResultT]):
     async def _run_lone(self, item: ItemT) -> ResultT:
         """Run an item as a batch in the task of its caller; those that arrive meanwhile form the next batch."""
         self._runners += 1
+        self._counts.size.add(1)
         try:
             [result] = await self._together(Batch([item], _is_never_abandoned))
         finally:
@@ -245,7 +258,9 @@ class Batcher(Generic[ItemT, ResultT]):
         self._waiting.extendleft(reversed(left))  # to the front, so that items of one key keep their order
         self._in_flight += len(batch)
         self._busy_keys.update(entry.key for entry in batch if entry.key is not None)
-        self._is_crowded = len(batch) > 1 if batch else self._is_crowded
+        if batch:
+            self._is_crowded = len(batch) > 1
+            self._counts.size.add(len(batch))
         if self._waiting and batch:
             self._start_runner()
         return batch
@@ -255,13 +270,19 @@ class Batcher(Generic[ItemT, ResultT]):
         is_next = entry.key not in self._busy_keys and all(entry.key != other.key for other in earlier)
         if is_next and self._alone is not None:
             self._busy_keys.add(entry.key)
+            self._counts.ran_alone("unshareable")
             self._start(self._run_alone(self._alone, entry.key, [(entry, ALONE)]))
         return is_next
 
     async def _results(self, batch: list[_Entry[ItemT, ResultT]]) -> Sequence[ResultT | Exception | Alone]:
         try:
             with call_made_at(min(entry.made_at for entry in batch)):
-                return await self._together(Batch([entry.item for entry in batch], partial(_is_abandoned, batch)))
+                work = self._together(Batch([entry.item for entry in batch], partial(_is_abandoned, batch)))
+                timing = self._telemetry.timing
+                if timing is None:
+                    return await work
+                callers = [entry.operation for entry in batch]
+                return await timing.batch(self._counts, callers, [entry.made_at for entry in batch], work)
         except asyncio.CancelledError:
             for entry in batch:
                 _settle(entry, ClosedError())
@@ -284,6 +305,7 @@ class Batcher(Generic[ItemT, ResultT]):
                 # Without a key, a new object: these items wait for no other one.
                 key = object() if entry.key is None else entry.key
                 alone_by_key.setdefault(key, []).append((entry, result))
+                self._counts.ran_alone("in_doubt" if result is IN_DOUBT else "refused")
             elif entry not in again:
                 _settle(entry, result)
         self._busy_keys.difference_update(entry.key for entry in batch if entry.key not in alone_by_key)
@@ -321,7 +343,7 @@ class Batcher(Generic[ItemT, ResultT]):
     async def _run_one(
         self, alone: Callable[[ItemT, Alone], Awaitable[ResultT]], reason: Alone, entry: _Entry[ItemT, ResultT]
     ) -> None:
-        with call_made_at(entry.made_at):
+        with call_made_at(entry.made_at), working_for(entry.operation):
             work = asyncio.ensure_future(alone(entry.item, reason))
         entry.future.add_done_callback(partial(_cancel, work))  # done before the work is: its caller was cancelled
         try:
@@ -334,12 +356,13 @@ class Batcher(Generic[ItemT, ResultT]):
             _settle(entry, error)
 
     def _start(self, work: Coroutine[Any, Any, None], *, eagerly: bool = False) -> None:
-        loop = asyncio.get_running_loop()
-        with no_call():  # the task runs other callers' items as well
-            if eagerly and sys.version_info >= (3, 12):  # saves a turn of the event loop
-                task = asyncio.Task(work, loop=loop, eager_start=True)
-            else:
-                task = loop.create_task(work)
+        # In a context of its own: the task runs other callers' items as well. In that of the caller that starts it,
+        # the limits of that call would hold for all, and the spans of all would be below its span.
+        loop, context = asyncio.get_running_loop(), Context()
+        if eagerly and sys.version_info >= (3, 12):  # saves a turn of the event loop
+            task = asyncio.Task(work, loop=loop, context=context, eager_start=True)
+        else:
+            task = loop.create_task(work, context=context)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable
+from contextvars import Context
 from typing import Any, Final
 
 logger: Final = logging.getLogger("agent_persistence")
@@ -25,7 +26,11 @@ class PeriodicTasks:
             work: the function.
             name: its name in the log.
         """
-        self._tasks.append(asyncio.create_task(_repeat(seconds, work, name), name=f"agent-persistence {name}"))
+        # In a context of its own: otherwise each run would be traced as a part of the start of the application.
+        repeating = asyncio.get_running_loop().create_task(
+            _repeat(seconds, work, name), name=f"agent-persistence {name}", context=Context()
+        )
+        self._tasks.append(repeating)
 
     async def stop(self, timeout_seconds: float) -> None:
         """Cancel all tasks, and wait until they have ended or the timeout has passed."""
@@ -45,9 +50,10 @@ async def _repeat(seconds: float, work: Callable[[], Awaitable[Any]], name: str)
             await work()
         except Exception as error:  # noqa: BLE001 - whatever it was, the next run must follow
             if not failing:
-                logger.warning("%s failed and will be retried: %s", name, type(error).__name__)
+                fields = {"event_name": "job.failed", "job": name, "error_type": type(error).__name__}
+                logger.warning("%s failed and will be retried: %s", name, type(error).__name__, extra=fields)
             failing = True
         else:
             if failing:
-                logger.info("%s works again", name)
+                logger.info("%s works again", name, extra={"event_name": "job.recovered", "job": name})
             failing = False

@@ -18,6 +18,7 @@ from agent_persistence.errors import (
     PoolTimeoutError,
     UnavailableError,
 )
+from agent_persistence.telemetry.telemetry import Telemetry
 
 T = TypeVar("T")
 
@@ -41,6 +42,7 @@ class Retries:
         call_seconds: the longest time that a call may take; ``None`` leaves that to the attempts.
         before_retry: called with the error before each further attempt.
         clock: a monotonic clock, in seconds.
+        telemetry: counts the repeated attempts.
     """
 
     def __init__(
@@ -50,11 +52,13 @@ class Retries:
         call_seconds: float | None = None,
         before_retry: Callable[[PersistenceError], Awaitable[None]] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        telemetry: Telemetry | None = None,
     ) -> None:
         self.deadline_seconds = deadline_seconds
         self.call_seconds = call_seconds
         self._before_retry = before_retry
         self._clock = clock
+        self._telemetry = telemetry or Telemetry()
 
     async def run(
         self,
@@ -86,7 +90,7 @@ class Retries:
     async def _repeat(
         self, attempt: Attempt[T], started: float, is_wanted: Callable[[], bool] | None, *, waits_for_pool: bool
     ) -> T:
-        deadline, pause, lock_timeouts = started + self.deadline_seconds, _FIRST_PAUSE, 0
+        deadline, pause, lock_timeouts, attempts = started + self.deadline_seconds, _FIRST_PAUSE, 0, 1
         while True:
             try:
                 return await attempt()
@@ -104,6 +108,8 @@ class Retries:
             await asyncio.sleep(min(pause * random.uniform(0.5, 1.0), left / 2))
             if _is_abandoned(is_wanted):  # again: its caller may have been cancelled during the pause
                 raise failure
+            attempts += 1
+            self._telemetry.retried(failure, attempts)
             pause = min(pause * 2, _LONGEST_PAUSE)
 
 

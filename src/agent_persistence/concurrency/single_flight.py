@@ -11,6 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from agent_persistence.concurrency.shielding import start
 from agent_persistence.concurrency.time_limit import no_call
+from agent_persistence.telemetry.operation import Operation, current_operation, working_for
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -26,8 +27,9 @@ class Work(Protocol[T_co]):
 
 @dataclass(slots=True, eq=False)
 class _Load(Generic[T]):
-    """One load of a key; its number is drawn when it starts."""
+    """One load of a key; its number is drawn when it starts. Its times are added to those of all who share it."""
 
+    operation: Operation | None
     task: asyncio.Task[T] = field(init=False)
     number: int = 0
 
@@ -70,15 +72,21 @@ class SingleFlight(Generic[T]):
             work: loads the value.
             ticket: the result of ``register``.
         """
-        load = self._started.get(key)
+        load, caller = self._started.get(key), current_operation()
         if load is None or load.number <= ticket or load.has_failed():
             load = self._queued.get(key)
         if load is None:
-            load = self._queued[key] = _Load()  # before its task, which an eager event loop runs at once
-            with no_call():  # the load serves other callers as well
+            operation = None if caller is None else Operation()
+            load = self._queued[key] = _Load(operation)  # before its task, which an eager event loop runs at once
+            with no_call(), working_for(operation):  # the load serves other callers as well
                 load.task = start(self._run(key, work))
             load.task.add_done_callback(partial(self._forget, key, load))
-        result = await asyncio.shield(load.task)
+        if caller is None or load.operation is None:
+            result = await asyncio.shield(load.task)
+        else:
+            load.operation.spans += caller.spans
+            result = await asyncio.shield(load.task)
+            caller.add(load.operation)
         # A lone caller gets the object that was loaded: a copy of a large state takes long.
         return deepcopy(result) if self._callers[key] > 1 else result
 

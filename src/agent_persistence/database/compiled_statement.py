@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Final
 
-from sqlalchemy import ARRAY, ClauseElement, Insert, Update
+from sqlalchemy import ARRAY, ClauseElement, Delete, Insert, Table, Update
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.sql.visitors import iterate
 from sqlalchemy.types import TypeEngine
@@ -47,6 +47,11 @@ class CompiledStatement:
         readers = [_dialect_type(column.type).result_processor(_DIALECT, None) for column in columns]
         self._readers = [(index, read) for index, read in enumerate(readers) if read is not None]
 
+    @cached_property
+    def summary(self) -> tuple[str, str]:
+        """The SQL command and its table, as metrics name it."""
+        return summary_of(self.statement)
+
     def translated(self, schemas: Mapping[str | None, str]) -> str:
         """Return the SQL for other schemas, given as in SQLAlchemy's ``schema_translate_map``."""
         key = frozenset(schemas.items())
@@ -74,6 +79,19 @@ class CompiledStatement:
         for index, read in self._readers:
             columns[index] = [None if value is None else read(value) for value in columns[index]]
         return list(map(self._make_row, zip(*columns, strict=True)))
+
+
+def summary_of(statement: Any) -> tuple[str, str]:
+    """Return the SQL command and the table that a statement is about; the table is empty if there is none.
+
+    A statement may have several parts: an INSERT counts more than the lock, the touch and the query around it.
+    """
+    parts = list(iterate(statement))
+    for kind, command in ((Insert, "INSERT"), (Delete, "DELETE"), (Update, "UPDATE")):
+        for part in parts:
+            if isinstance(part, kind):
+                return command, getattr(part.table, "name", "")
+    return "SELECT", next((part.name for part in parts if isinstance(part, Table)), "")
 
 
 def _bind_processor(kind: TypeEngine[Any]) -> Callable[[Any], Any] | None:

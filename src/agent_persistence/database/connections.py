@@ -16,13 +16,16 @@ from typing import Any, Final, TypeVar
 import asyncpg
 from sqlalchemy import Connection, Engine, Executable, Result, Table
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.pool import QueuePool
 
 from agent_persistence.concurrency.shielding import start
 from agent_persistence.concurrency.time_limit import cut_in_time, no_call
-from agent_persistence.database.compiled_statement import CompiledStatement
+from agent_persistence.database.compiled_statement import CompiledStatement, summary_of
 from agent_persistence.database.driver_errors import DRIVER_ERRORS, translate, translated
 from agent_persistence.database.pool_timeouts import limited_by_pool, pool_timeout
-from agent_persistence.errors import DatabaseError, PersistenceError, UnavailableError
+from agent_persistence.errors import DatabaseError, PersistenceError, PoolTimeoutError, UnavailableError
+from agent_persistence.telemetry.metrics import PoolMetrics
+from agent_persistence.telemetry.telemetry import NOTHING, Telemetry
 
 T = TypeVar("T")
 
@@ -52,23 +55,65 @@ class PinnedConnection:
     """
 
     def __init__(
-        self, connection: AsyncConnection, driver: asyncpg.Connection, engine: Engine, now: float, reply_seconds: float
+        self,
+        connection: AsyncConnection,
+        driver: asyncpg.Connection,
+        engine: Engine,
+        now: float,
+        *,
+        reply_seconds: float,
+        telemetry: Telemetry,
     ) -> None:
         self.connection = connection
         # Given with each statement: on an engine of the host, nothing else may limit it.
         self._reply_seconds = reply_seconds
         self._driver = driver
         self._engine = engine
+        self._telemetry = telemetry
         self.checked_out_at = self.used_at = now
         self.pool = engine.pool
         self.is_handed_over = False
 
-    async def fetch(self, statement: CompiledStatement, **values: Any) -> list[Any]:
+    def fetch(self, statement: CompiledStatement, **values: Any) -> Awaitable[list[Any]]:
         """Run a compiled statement, and return its rows as named tuples.
 
         Raises:
             PersistenceError: the driver's error, translated.
         """
+        timing, work = self._telemetry.timing, self._fetch(statement, values)
+        return work if timing is None else timing.statement(*statement.summary, work)
+
+    def execute(self, statement: Executable, rows: Sequence[Mapping[str, Any]] | None = None) -> Awaitable[Result[Any]]:
+        """Run a statement that is not compiled, once for each row of parameters.
+
+        Raises:
+            PersistenceError: the driver's error, translated.
+        """
+        timing, work = self._telemetry.timing, self._execute(statement, rows)
+        return work if timing is None else timing.statement(*summary_of(statement), work)
+
+    def begin(self) -> Awaitable[None]:
+        """Begin a transaction.
+
+        Raises:
+            PersistenceError: the driver's error, translated.
+        """
+        return self._measured("BEGIN", self._begin())
+
+    def commit(self) -> Awaitable[None]:
+        """Commit the transaction. Driver errors pass unchanged, so that the caller can tell what became of it.
+
+        Raises:
+            UnavailableError: the connection was closed before COMMIT was sent.
+            DatabaseError: a statement had failed, so the server rolled back.
+        """
+        return self._measured("COMMIT", self._commit())
+
+    def _measured(self, command: str, work: Coroutine[Any, Any, T]) -> Awaitable[T]:
+        timing = self._telemetry.timing
+        return work if timing is None else timing.statement(command, "", work)
+
+    async def _fetch(self, statement: CompiledStatement, values: Mapping[str, Any]) -> list[Any]:
         arguments = statement.arguments(values)
         try:
             if is_observed(self._engine):
@@ -80,34 +125,18 @@ class PinnedConnection:
             raise self._translated(error) from error
         return statement.rows(rows)
 
-    async def execute(self, statement: Executable, rows: Sequence[Mapping[str, Any]] | None = None) -> Result[Any]:
-        """Run a statement that is not compiled, once for each row of parameters.
-
-        Raises:
-            PersistenceError: the driver's error, translated.
-        """
+    async def _execute(self, statement: Executable, rows: Sequence[Mapping[str, Any]] | None) -> Result[Any]:
         with translated():
             return await self._observed(self.connection.execute(statement, rows))
 
-    async def begin(self) -> None:
-        """Begin a transaction.
-
-        Raises:
-            PersistenceError: the driver's error, translated.
-        """
+    async def _begin(self) -> None:
         try:
             # Not by SQLAlchemy: its connection is in AUTOCOMMIT, where it sends no BEGIN.
             await self._driver.execute("BEGIN ISOLATION LEVEL READ COMMITTED;", timeout=self._reply_seconds)
         except DRIVER_ERRORS as error:
             raise self._translated(error) from error
 
-    async def commit(self) -> None:
-        """Commit the transaction. Driver errors pass unchanged, so that the caller can tell what became of it.
-
-        Raises:
-            UnavailableError: the connection was closed before COMMIT was sent.
-            DatabaseError: a statement had failed, so the server rolled back.
-        """
+    async def _commit(self) -> None:
         # For the listeners: in AUTOCOMMIT SQLAlchemy itself sends nothing.
         if is_observed(self._engine):
             if not self.connection.in_transaction():
@@ -139,7 +168,7 @@ class PinnedConnection:
             table.name, schema_name=table.schema, columns=columns, records=rows
         )
         try:
-            await run_on(self._driver, copying, timeout_seconds=self._reply_seconds)
+            await self._measured("COPY", run_on(self._driver, copying, timeout_seconds=self._reply_seconds))
         except DRIVER_ERRORS as error:
             raise self._translated(error) from error
 
@@ -273,10 +302,24 @@ class PinnedConnections:
         most: maximum number of connections taken from the pool.
         wait_seconds: the longest wait for one.
         reply_seconds: how long a statement, a COPY or a COMMIT may take.
+        telemetry: counts the connections, and measures what runs on them.
+
+    Attributes:
+        answered_at: when a connection was released last on which the server had answered, in the event loop's time.
     """
 
-    def __init__(self, engine: AsyncEngine, *, most: int, wait_seconds: float, reply_seconds: float) -> None:
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        *,
+        most: int,
+        wait_seconds: float,
+        reply_seconds: float,
+        telemetry: Telemetry | None = None,
+    ) -> None:
         self._engine = engine
+        self._telemetry = telemetry or Telemetry()
+        self.answered_at = float("-inf")
         # A statement alone is one round trip in AUTOCOMMIT; SQLAlchemy's BEGIN and ROLLBACK around it make three.
         self._committing = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._most = most
@@ -303,12 +346,28 @@ class PinnedConnections:
         finally:
             self.release(pinned)
 
-    async def acquire(self) -> PinnedConnection:
+    def acquire(self) -> Awaitable[PinnedConnection]:
         """Acquire a connection; ``release`` must follow.
 
         Raises:
             PoolTimeoutError: no connection was released in time.
         """
+        timing, work = self._telemetry.timing, self._acquire()
+        return work if timing is None else timing.connection(work)
+
+    def take(self) -> Awaitable[PinnedConnection]:
+        """Take a connection for a transaction of the caller's, which may last: an idle one, or a new one of the pool.
+
+        It does not count as pinned until ``give_back``, so transactions and single statements do not wait for each
+        other while the pool has connections.
+
+        Raises:
+            PersistenceError: the pool has no connection, or the database cannot be reached.
+        """
+        timing, work = self._telemetry.timing, self._take()
+        return work if timing is None else timing.connection(work)
+
+    async def _acquire(self) -> PinnedConnection:
         while True:
             if self._idle:
                 # The last one used, so that the others become idle for long enough to be returned.
@@ -325,7 +384,11 @@ class PinnedConnections:
     def release(self, pinned: PinnedConnection) -> None:
         """Release a connection to the next caller. Nothing is awaited, so a cancelled caller can do it too."""
         pinned.used_at = now = asyncio.get_running_loop().time()
-        if now - pinned.checked_out_at > _LONGEST_SECONDS or not self._may_serve(pinned):
+        if not self._may_serve(pinned):
+            self._return(pinned)
+            return
+        self.answered_at = now
+        if now - pinned.checked_out_at > _LONGEST_SECONDS:
             self._return(pinned)
             return
         self._idle.append(pinned)
@@ -333,15 +396,7 @@ class PinnedConnections:
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_IDLE_SECONDS, self._return_idle)
 
-    async def take(self) -> PinnedConnection:
-        """Take a connection for a transaction of the caller's, which may last: an idle one, or a new one of the pool.
-
-        It does not count as pinned until ``give_back``, so transactions and single statements do not wait for each
-        other while the pool has connections.
-
-        Raises:
-            PersistenceError: the pool has no connection, or the database cannot be reached.
-        """
+    async def _take(self) -> PinnedConnection:
         while self._idle:
             pinned = self._idle.pop()
             if self._may_serve(pinned):
@@ -381,6 +436,22 @@ class PinnedConnections:
         self._invalidated_at = asyncio.get_running_loop().time()
         await self.aclose()
 
+    def metrics(self) -> PoolMetrics:
+        """Return the numbers of connections: those of the pool, of which some are pinned and idle."""
+        pool, timing = self._engine.sync_engine.pool, self._telemetry.timing
+        # A pool of the host may be of a kind that counts nothing.
+        used, free, most = self._checked_out, 0, self._most
+        if isinstance(pool, QueuePool):
+            used, free, most = pool.checkedout(), pool.checkedin(), pool.size() + max(pool._max_overflow, 0)  # noqa: SLF001 - it has no public name
+        return PoolMetrics(
+            used=max(used - len(self._idle), 0),
+            idle=free + len(self._idle),
+            most=most,
+            waiting=len(self._waiting),
+            timeouts=self._telemetry.counts.pool_timeouts,
+            wait=NOTHING if timing is None else timing.wait.snapshot(),
+        )
+
     def _may_serve(self, pinned: PinnedConnection) -> bool:
         """Whether a connection may serve another caller, here or from the pool.
 
@@ -400,11 +471,20 @@ class PinnedConnections:
             raise
 
     async def _connect(self) -> PinnedConnection:
-        with translated(self._bind), no_call():  # it will serve other calls as well; each has it cut in its own time
-            connection = await self._committing.connect()
-            driver: Any = (await connection.get_raw_connection()).driver_connection
-        now = asyncio.get_running_loop().time()
-        return PinnedConnection(connection, driver, self._engine.sync_engine, now, self._reply_seconds)
+        try:
+            with (
+                translated(self._bind),
+                no_call(),
+            ):  # it will serve other calls as well; each has it cut in its own time
+                connection = await self._committing.connect()
+                driver: Any = (await connection.get_raw_connection()).driver_connection
+        except PoolTimeoutError:
+            self._telemetry.counts.pool_timeouts += 1
+            raise
+        now, engine = asyncio.get_running_loop().time(), self._bind()
+        return PinnedConnection(
+            connection, driver, engine, now, reply_seconds=self._reply_seconds, telemetry=self._telemetry
+        )
 
     def _bind(self) -> Engine:
         return self._engine.sync_engine
@@ -420,6 +500,7 @@ class PinnedConnections:
             if waiter.done() and not waiter.cancelled():
                 self._wake()
             if isinstance(error, TimeoutError):
+                self._telemetry.counts.pool_timeouts += 1
                 raise pool_timeout(self._bind()) from error
             raise
 

@@ -12,6 +12,7 @@ from agent_persistence.database.compiled_statement import CompiledStatement
 from agent_persistence.database.connections import PinnedConnections
 from agent_persistence.database.shared_statement import shared
 from agent_persistence.errors import PersistenceError, UnavailableError
+from agent_persistence.telemetry.telemetry import Telemetry
 
 Values = Mapping[str, Any]
 Rows = Sequence[Any]
@@ -23,9 +24,10 @@ _ROW_BYTES: Final = 1024
 class SharedReads:
     """Runs SELECTs outside of transactions, each with a snapshot that is not older than its call."""
 
-    def __init__(self, connections: PinnedConnections, retries: Retries) -> None:
+    def __init__(self, connections: PinnedConnections, retries: Retries, telemetry: Telemetry | None = None) -> None:
         self._connections = connections
         self._retries = retries
+        self._telemetry = telemetry
         self._reads: dict[str, _Read] = {}  # by their SQL, of which there are few
 
     async def fetch(self, statement: CompiledStatement, values: Values) -> Rows:
@@ -36,7 +38,7 @@ class SharedReads:
         """
         read = self._reads.get(statement.text)
         if read is None:
-            read = self._reads[statement.text] = _Read(statement, self._connections, self._retries)
+            read = self._reads[statement.text] = _Read(statement, self._connections, self._retries, self._telemetry)
         return await read.batcher.submit(values, size=_ROW_BYTES * values.get("limit", 1))
 
     @property
@@ -48,7 +50,13 @@ class SharedReads:
 class _Read:
     """One statement."""
 
-    def __init__(self, statement: CompiledStatement, connections: PinnedConnections, retries: Retries) -> None:
+    def __init__(
+        self,
+        statement: CompiledStatement,
+        connections: PinnedConnections,
+        retries: Retries,
+        telemetry: Telemetry | None,
+    ) -> None:
         self._one = statement
         self._many: CompiledStatement | None = None
         self._connections = connections
@@ -59,6 +67,8 @@ class _Read:
             retry_seconds=retries.deadline_seconds,
             call_seconds=retries.call_seconds,
             in_halves=True,
+            kind="query",
+            telemetry=telemetry,
         )
 
     async def _together(self, batch: Batch[Values]) -> Sequence[Rows | Alone]:

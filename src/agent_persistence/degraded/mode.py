@@ -24,6 +24,7 @@ from agent_persistence.errors import (
 )
 from agent_persistence.frozen import frozen
 from agent_persistence.persistence import Persistence
+from agent_persistence.telemetry.metrics import DegradedMetrics
 
 logger: Final = logging.getLogger("agent_persistence")
 
@@ -71,6 +72,7 @@ class DegradedMode:
         self._outage = Outage(most_bytes, self._recover)
         self._check_seconds = check_seconds
         self._unsaved: list[UnsavedState] = []
+        persistence.telemetry.degraded = self._metrics
 
     async def __aenter__(self) -> Self:
         return self
@@ -114,9 +116,11 @@ class DegradedMode:
             UnsavedStatesError: states are not in the database; the error holds them.
         """
         await self._outage.aclose(self.persistence.settings.checkpointer_cleanup_timeout)
+        self.persistence.telemetry.degraded = None
         left = [*self._unsaved, *(_unsaved(state, None) for state in self._outage.journal)]
         if left:
-            logger.critical("DEGRADED MODE ends with %d states that are not in the database", len(left))
+            fields = {"event_name": "degraded.unsaved", "states": len(left)}
+            logger.critical("DEGRADED MODE ends with %d states that are not in the database", len(left), extra=fields)
             raise UnsavedStatesError(left)
 
     async def _recover(self) -> None:
@@ -127,10 +131,13 @@ class DegradedMode:
             if time.monotonic() - reminded >= _REMIND:
                 reminded = time.monotonic()
                 seconds, waiting = reminded - began, len(self._outage.journal)
-                logger.error("DEGRADED MODE for %.0f s: %d states are in memory only", seconds, waiting)
+                fields = {"event_name": "degraded.lasts", "seconds": round(seconds, 1), "pending": waiting}
+                logger.error("DEGRADED MODE for %.0f s: %d states are in memory only", seconds, waiting, extra=fields)
             await self._pause()
         self._outage.end()  # no await since the journal was empty, so no state can have been added
-        logger.warning("DEGRADED MODE is over after %.1f s", time.monotonic() - began)
+        seconds = time.monotonic() - began
+        fields = {"event_name": "degraded.ended", "seconds": round(seconds, 1)}
+        logger.warning("DEGRADED MODE is over after %.1f s", seconds, extra=fields)
 
     async def _caught_up(self) -> bool:
         """Write the waiting states; return whether the database is up and has all of them."""
@@ -201,6 +208,7 @@ class DegradedMode:
             "DEGRADED MODE: the database refused %d states of a thread, see `unsaved`: %s",
             len(taken),
             type(error).__name__,
+            extra={"event_name": "degraded.refused", "states": len(taken), "error_type": type(error).__name__},
         )
 
     async def _pause(self) -> None:
@@ -210,6 +218,9 @@ class DegradedMode:
         else:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._outage.closing.wait(), self._check_seconds)
+
+    def _metrics(self) -> DegradedMetrics:
+        return DegradedMetrics(self.is_on, self.pending, len(self._unsaved))
 
     def _direct(self, user_id: str) -> PostgreSQLCheckpointer:
         return PostgreSQLCheckpointer(user_id=user_id, persistence=self.persistence)

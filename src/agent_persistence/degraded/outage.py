@@ -58,7 +58,9 @@ class Outage:
             raise cause
         self.is_down = True
         if self._recovery is None:
-            logger.error("DEGRADED MODE: the database is down, states are kept in memory: %s", type(cause).__name__)
+            kind = type(cause).__name__
+            fields = {"event_name": "degraded.began", "error_type": kind}
+            logger.error("DEGRADED MODE: the database is down, states are kept in memory: %s", kind, extra=fields)
             self._recovery = asyncio.create_task(self._recover(), name="agent-persistence degraded mode")
 
     def end(self) -> None:

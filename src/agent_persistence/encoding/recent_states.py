@@ -7,6 +7,7 @@ from collections.abc import Hashable
 from typing import Final, NamedTuple
 
 from agent_persistence.encoding.state_patches import Snapshot
+from agent_persistence.telemetry.counts import SavedStates
 
 # For all threads. Digests instead of the bytes take less memory, and five times the CPU for a state of 500 KB.
 MOST_BYTES: Final = 64 * 1024 * 1024
@@ -48,11 +49,19 @@ class RecentStates:
 
     None is used unproved: the statement that saves a change, or reads a latest state, compares version and mark with
     those of the row.
+
+    Args:
+        saved: counts all states that are saved, remembered or not.
+
+    Attributes:
+        saved: the same.
+        memory: the bytes that the states take.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, saved: SavedStates | None = None) -> None:
+        self.saved = saved or SavedStates()
         self._states: OrderedDict[Hashable, RecentState] = OrderedDict()
-        self._bytes = 0
+        self.memory = 0
 
     def get(self, thread_id: Hashable) -> RecentState | None:
         """Return the last saved state of a thread, or ``None``."""
@@ -64,15 +73,15 @@ class RecentStates:
         if _memory(state) > MOST_BYTES:
             return
         self._states[thread_id] = state
-        self._bytes += _memory(state)
-        while self._bytes > MOST_BYTES:
+        self.memory += _memory(state)
+        while self.memory > MOST_BYTES:
             _, oldest = self._states.popitem(last=False)
-            self._bytes -= _memory(oldest)
+            self.memory -= _memory(oldest)
 
     def forget(self, thread_id: Hashable) -> None:
         """Forget the state of a thread."""
         if (former := self._states.pop(thread_id, None)) is not None:
-            self._bytes -= _memory(former)
+            self.memory -= _memory(former)
 
 
 def _memory(state: RecentState) -> int:

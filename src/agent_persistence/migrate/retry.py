@@ -47,6 +47,7 @@ def run_patiently(connection: Connection, run_revisions: Callable[[], None], *, 
                     "a table was in use all the time; end the transactions that use it, "
                     "or raise PERSISTENCE_MIGRATION_LOCK_TIMEOUT"
                 ) from error
-        logger.info("a table is in use; trying again in %.1f s", pause_seconds)
+        fields = {"event_name": "migration.waits", "seconds": pause_seconds}
+        logger.info("a table is in use; trying again in %.1f s", pause_seconds, extra=fields)
         pause(connection, pause_seconds)
         paused, pause_seconds = paused + pause_seconds, min(2 * pause_seconds, _LONGEST_PAUSE_SECONDS)

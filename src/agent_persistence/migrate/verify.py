@@ -172,6 +172,7 @@ def warn_ahead(found: list[str]) -> None:
         "the database is at revision %s, which this version (at %s) does not know; going on",
         ", ".join(found),
         config.head(),
+        extra={"event_name": "schema.newer"},
     )
 
 

@@ -46,7 +46,7 @@ class BatchedCalls(Generic[IdT, UserIdT]):
         self._transactions = transactions
         self._sessions = sessions
         options = sessions.options
-        group = GroupCommit(sessions.connections, transactions.retries, transactions.commit)
+        group = GroupCommit(sessions.connections, transactions.retries, transactions.commit, sessions.telemetry)
         # With a limit of states per thread, each save also deletes, which the statement of a batch does not.
         self._groups_states = sessions.groups and not options.max_states
         states = StateGroupWriter(sessions.models, options, sessions.recent)
@@ -58,9 +58,10 @@ class BatchedCalls(Generic[IdT, UserIdT]):
             # With a cache, the quarantine of its keys must lie between the statement and its COMMIT.
             partial(group.run, write=states.write, find=None if sessions.cache else states.find),
             self._save_alone,
+            kind="save",
         )
         self._appends: Batcher[PreparedAppend[IdT], tuple[MessageRecord[IdT], ...]] = transactions.batcher(
-            partial(group.run, write=messages.write, is_repeatable=is_repeatable), self._append_alone
+            partial(group.run, write=messages.write, is_repeatable=is_repeatable), self._append_alone, kind="append"
         )
 
     async def latest_state(
@@ -77,6 +78,8 @@ class BatchedCalls(Generic[IdT, UserIdT]):
         thread_id, owner = ids.id.validate(thread_id, "thread_id"), ids.user.validate(user_id, "user_id")
         wanted = 0 if min_version is None else check_version(min_version, "min_version")
         if fresh or cache is None:
+            if cache is not None:
+                cache.counts.bypassed += 1
             return await reader.latest(thread_id, owner)
         state = await reader.through_cache(cache, thread_id, owner)
         # See CachedStates.get.

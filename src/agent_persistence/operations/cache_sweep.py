@@ -23,9 +23,13 @@ async def sweep_batch(scope: TransactionScope[Any, Any], *, cache: StateCache) -
     # those locks.
     if not await cache.ping():
         return 0
-    states = await take_from_outbox(scope)
+    states, ages = await take_from_outbox(scope)
     if states and not await cache.invalidate(states):
         with translated():
             await scope.session_scope().session.rollback()
         return 0
+    # Before the commit: if that fails, the rows are delivered, and counted, once more.
+    cache.counts.swept += len(states)
+    for age in ages:
+        cache.counts.outbox_age.add(age)
     return len(states)

@@ -52,6 +52,8 @@ class CachedStates(StreamedStates[IdT, UserIdT], Generic[IdT, UserIdT]):
         # host may have the search path of another tenant.
         reads_table = fresh or self._scope.may_be_elsewhere or self._scope.has_touched(thread_id)
         if cache is None or owner is ANY_USER or reads_table:
+            if cache is not None:
+                cache.counts.bypassed += 1
             return await self._from_table(thread_id)
         # A read in an open transaction holds a connection, and leaves filling to others.
         otherwise = partial(self._from_table, thread_id) if self._scope.has_snapshot else None

@@ -150,6 +150,7 @@ class Commit:
         if not isinstance(failure, CommitUnknownError):
             raise failure from error
         committed = await self._ask(evidence) if evidence else otherwise
+        self._sessions.telemetry.settled(committed=committed)
         if committed is None:
             raise failure from error
         if not committed:

@@ -102,6 +102,7 @@ class GraphCalls:
         self._saves: Batcher[_Item, None] = transactions.batcher(
             partial(group.run, write=self._write, is_repeatable=_is_repeatable),
             _run_alone,
+            kind="graph",
             # LangGraph saves a checkpoint in the second turn after it was told that the one before is saved.
             turns=2,
         )

@@ -25,6 +25,7 @@ from agent_persistence.errors import (
 from agent_persistence.operations.commit import Commit
 from agent_persistence.records import Touched
 from agent_persistence.sessions.commit_evidence import CommitEvidence
+from agent_persistence.telemetry.telemetry import Telemetry
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
@@ -122,8 +123,10 @@ class GroupCommit:
         connections: PinnedConnections,
         retries: Retries,
         commit: Commit,
+        telemetry: Telemetry | None = None,
     ) -> None:
         self._connections = connections
+        self._telemetry = telemetry or Telemetry()
         self._retries = retries
         self._commit = commit
 
@@ -205,9 +208,12 @@ class GroupCommit:
             # A crowd may be asking: this waits for the pool instead of answering that the outcome is unknown.
             found = await self._retries.run(attempt, waits_for_pool=True)
         except CommitUnknownError:
+            self._telemetry.settled(committed=None)
             raise
         except PersistenceError as error:
+            self._telemetry.settled(committed=None)
             raise CommitUnknownError(_NOT_ASKED) from error
+        self._telemetry.settled(committed=found is not None)
         if found is None:
             raise UnavailableError("the connection closed before anything was saved; try again") from lost.__cause__
         return found

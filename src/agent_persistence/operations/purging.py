@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from datetime import datetime, timedelta
@@ -58,12 +59,15 @@ class Purging:
         return removed
 
     async def _batches(self, keep_last: int, older_than: datetime | None, user_id: Any | AnyUser) -> AsyncIterator[int]:
+        counts = self._transactions.sessions.telemetry.counts
         # Yields after each transaction, so that the background purge renews its job between any two.
         if user_id is ANY_USER:
             while await self._transactions.maintain(sweep_abandoned):
                 yield 0
         async for deleted in self._walk((purge_states, purge_checkpoints), keep_last, older_than, user_id):
+            counts.purged += deleted
             yield deleted
+        counts.purge_ended_at = time.time()  # compared with the clock of who watches, not with our own
 
     async def _walk(
         self, steps: Iterable[_Step], keep_last: int, older_than: datetime | None, user_id: Any | AnyUser

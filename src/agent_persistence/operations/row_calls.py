@@ -118,7 +118,7 @@ class RowCalls:
         if batcher is None:
             write = partial(_write, statement, evidence, key_of)
             run = partial(self._group.run, write=write, is_repeatable=(lambda _row: True) if is_repeatable else None)
-            batcher = self._batchers[statement.text] = self._transactions.batcher(run, _run_alone)
+            batcher = self._batchers[statement.text] = self._transactions.batcher(run, _run_alone, kind="row")
         return await batcher.submit(row, key=row.values["thread_ids"])
 
 

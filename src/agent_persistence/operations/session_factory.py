@@ -62,6 +62,7 @@ class SessionFactory(Generic[IdT, UserIdT]):
         groups: whether concurrent operations share statements. Not under row-level security, where each transaction
             names one owner, and not where schemas are translated, which only SQLAlchemy can do.
         recent: states that this process saved last, to compute changes against.
+        telemetry: counts and measures.
     """
 
     def __init__(
@@ -77,18 +78,20 @@ class SessionFactory(Generic[IdT, UserIdT]):
         identifies_connections: bool = False,
     ) -> None:
         self.engine = engine
+        self.telemetry = options.telemetry
         obey_time_limits(engine)
         self.models = models
         self.options = options
         self.cache = cache
         self.limits_idling = limits_idling
         self.affinity = Affinity()
-        self.recent = RecentStates()
+        self.recent = RecentStates(self.telemetry.counts.states)
         self.connections = PinnedConnections(
             engine,
             most=_most_pinned(engine),
             wait_seconds=options.wait_seconds,
             reply_seconds=options.reply_seconds,
+            telemetry=self.telemetry,
         )
         translates = "schema_translate_map" in engine.get_execution_options()
         is_plain = not options.row_level_security and not translates
@@ -161,7 +164,10 @@ class SessionFactory(Generic[IdT, UserIdT]):
             # At once: a commit on this connection must not quarantine only keys of the old database.
             self.cache.forget_name()
             self._has_moved = True
-            logger.warning("the connections lead to another database than before; its states are cached apart")
+            logger.warning(
+                "the connections lead to another database than before; its states are cached apart",
+                extra={"event_name": "database.changed"},
+            )
         self._database = database
 
     @asynccontextmanager

@@ -57,6 +57,8 @@ class StateReader(Generic[IdT, UserIdT]):
             retry_seconds=retries.deadline_seconds,
             call_seconds=retries.call_seconds,
             in_halves=True,
+            kind="read",
+            telemetry=sessions.telemetry,
         )
 
     async def latest(self, thread_id: IdT, owner: UserIdT) -> StateRecord[IdT] | None:

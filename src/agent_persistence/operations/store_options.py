@@ -8,15 +8,17 @@ from typing import Any, Final
 from agent_persistence.ids import ID_TYPES
 from agent_persistence.sessions.scope import StoreOptions
 from agent_persistence.settings import PersistenceSettings
+from agent_persistence.telemetry.telemetry import Telemetry
 
 _DRAWN: Final = (None, "uuid7", "uuid4")
 
 
-def store_options(settings: PersistenceSettings, *, is_cached: bool) -> StoreOptions[Any]:
+def store_options(settings: PersistenceSettings, telemetry: Telemetry, *, is_cached: bool) -> StoreOptions[Any]:
     """Return the options of a store with these settings.
 
     Args:
         settings: the settings.
+        telemetry: what counts and measures the store's work.
         is_cached: whether the store has a cache of states.
     """
     new_id = _id_maker(settings)
@@ -35,6 +37,7 @@ def store_options(settings: PersistenceSettings, *, is_cached: bool) -> StoreOpt
         is_cached=is_cached,
         reply_seconds=settings.reply_seconds,
         wait_seconds=settings.pool_timeout,
+        telemetry=telemetry,
     )
 
 

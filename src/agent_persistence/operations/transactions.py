@@ -62,10 +62,15 @@ class Transactions(Generic[IdT, UserIdT]):
         call_seconds: float,
     ) -> None:
         self.sessions = sessions
-        self.retries = Retries(retry_seconds, call_seconds=call_seconds, before_retry=self._before_retry)
+        self.retries = Retries(
+            retry_seconds,
+            call_seconds=call_seconds,
+            before_retry=self._before_retry,
+            telemetry=sessions.telemetry,
+        )
         self.commit = Commit(sessions, self.retries, longest_transaction=longest_transaction)
         self.state_reader = StateReader(sessions, self.retries)
-        self._shared_reads = SharedReads(sessions.connections, self.retries)
+        self._shared_reads = SharedReads(sessions.connections, self.retries, sessions.telemetry)
         self._running: set[asyncio.Task[Any]] = set()
         self._batchers: list[Batcher[Any, Any]] = [self.state_reader.batcher]
 
@@ -74,9 +79,10 @@ class Transactions(Generic[IdT, UserIdT]):
         together: Callable[[Batch[ItemT]], Awaitable[Sequence[ResultT | Exception | Alone]]],
         alone: Callable[[ItemT, Alone], Awaitable[ResultT]],
         *,
+        kind: str,
         turns: int = 1,
     ) -> Batcher[ItemT, ResultT]:
-        """Make a batcher that ``aclose`` flushes and closes; see its class for ``turns``."""
+        """Make a batcher that ``aclose`` flushes and closes; see its class for ``kind`` and ``turns``."""
         batcher = Batcher(
             together,
             alone,
@@ -84,6 +90,8 @@ class Transactions(Generic[IdT, UserIdT]):
             call_seconds=self.retries.call_seconds,
             turns=turns,
             in_halves=True,
+            kind=kind,
+            telemetry=self.sessions.telemetry,
         )
         self._batchers.append(batcher)
         return batcher

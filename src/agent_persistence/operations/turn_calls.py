@@ -64,7 +64,7 @@ class TurnCalls:
         self._may_share = may_share
         writer = _TurnGroupWriter(self._sessions.models, states, messages)
         self._saves: Batcher[_Turn, StateRecord[Any]] = transactions.batcher(
-            partial(group.run, write=writer.write), _run_alone
+            partial(group.run, write=writer.write), _run_alone, kind="turn"
         )
 
     async def put(

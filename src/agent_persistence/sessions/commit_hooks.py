@@ -207,7 +207,10 @@ def _after_commit(session: Session) -> None:
         return
     if watch.connection is None:
         if watch.touched:  # SQLAlchemy announced only the savepoint, and has committed both
-            logger.warning("a transaction was committed with a savepoint open: cached states are withdrawn after it")
+            logger.warning(
+                "a transaction was committed with a savepoint open: cached states are withdrawn after it",
+                extra={"event_name": "cache.savepoint_open"},
+            )
             watch.ticket, watch.committed = watch.hooks.prepare(dict.fromkeys(watch.touched)), True
         return
     # A session that joined a transaction of its connection has committed nothing yet.
@@ -248,4 +251,5 @@ def _run_to_the_end(work: Coroutine[Any, Any, None]) -> None:
         await_only(asyncio.shield(start(work)))
     except Exception:
         # The rows are committed: commit() must not fail because of what follows it.
-        logger.warning("work after a commit failed", exc_info=True)
+        fields = {"event_name": "cache.after_commit_failed"}
+        logger.warning("work after a commit failed", exc_info=True, extra=fields)

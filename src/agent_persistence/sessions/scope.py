@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import field, replace
 from typing import Any, Final, Generic
 
 from sqlalchemy import Column, ColumnElement, Executable, Result, Table, cast, func, select, true
@@ -20,6 +20,7 @@ from agent_persistence.models import Models
 from agent_persistence.models.base import table_of
 from agent_persistence.records import ANY_USER, AnyUser, SavedState, TouchedState
 from agent_persistence.sessions.commit_evidence import RowEvidence
+from agent_persistence.telemetry.telemetry import Telemetry
 
 DRAWS: Final = 10
 """How often the database is asked for an id that is not taken; each time a run of taken ids is skipped."""
@@ -47,6 +48,7 @@ class StoreOptions(Generic[IdT]):
         is_cached: whether a cache must be told of changed states.
         reply_seconds: how long a statement, a COPY or a COMMIT may take.
         wait_seconds: how much longer the first statement of a transaction may take, which waits for a connection.
+        telemetry: counts and measures.
     """
 
     new_id: Callable[[], IdT] | None = None
@@ -61,6 +63,7 @@ class StoreOptions(Generic[IdT]):
     is_cached: bool = False
     reply_seconds: float = 12.0
     wait_seconds: float = 5.0
+    telemetry: Telemetry = field(default_factory=Telemetry)
 
 
 @frozen

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 from typing_extensions import override
 
-from agent_persistence.database.compiled_statement import CompiledStatement
+from agent_persistence.database.compiled_statement import CompiledStatement, summary_of
 from agent_persistence.database.connections import run_on
 from agent_persistence.database.driver_errors import translated
 from agent_persistence.database.pool_timeouts import limited_by_pool
@@ -87,17 +87,29 @@ class SessionScope(TransactionScope[IdT, UserIdT]):
 
     @override
     async def execute(self, statement: Executable) -> Result[Any]:
+        timing, work = self.options.telemetry.timing, self._execute(statement)
+        return await (work if timing is None else timing.statement(*summary_of(statement), work))
+
+    async def _execute(self, statement: Executable) -> Result[Any]:
         async with self._one_statement():
             # By SQLAlchemy's own method: SQLModel's sessions warn at each call of theirs.
             return await self.session.run_sync(lambda session: Session.execute(session, statement))
 
     async def entities(self, statement: Query, **values: Any) -> Sequence[Any]:
         """Run a query for objects of one mapped class, and return them; they are attached to the session."""
+        timing, work = self.options.telemetry.timing, self._entities(statement, values)
+        return await (work if timing is None else timing.statement(*summary_of(statement), work))
+
+    async def _entities(self, statement: Query, values: dict[str, Any]) -> Sequence[Any]:
         async with self._one_statement():
             return await self.session.run_sync(lambda session: Session.scalars(session, statement, values).all())
 
     @override
     async def fetch(self, statement: CompiledStatement, **values: Any) -> Sequence[Any]:
+        timing, work = self.options.telemetry.timing, self._fetch(statement, values)
+        return await (work if timing is None else timing.statement(*statement.summary, work))
+
+    async def _fetch(self, statement: CompiledStatement, values: dict[str, Any]) -> Sequence[Any]:
         session = self.session.sync_session
         async with self._one_statement():
             begun: BegunConnection | None = session.info.get(_BEGUN)

@@ -139,4 +139,5 @@ def _id_of(message: Any) -> str | None:
 
 def _warn(message_id: Any, reason: str) -> None:
     # No contents: only the id and the reason.
-    logger.warning("message %r of a graph is not mirrored whole: %s", message_id, reason)
+    fields = {"event_name": "graph.not_mirrored", "message_id": message_id}
+    logger.warning("message %r of a graph is not mirrored whole: %s", message_id, reason, extra=fields)

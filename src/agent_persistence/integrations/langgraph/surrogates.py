@@ -56,7 +56,9 @@ def _escaped(serde: SerializerProtocol, value: Any) -> Blob | None:
             return None
         kind, content = serde.dumps_typed(_with_texts(value, _escape))
     except Exception as error:  # noqa: BLE001 - of the value's own class, which may do anything
-        logger.debug("a value of a graph cannot be searched for lone surrogates: %s", type(error).__name__)
+        kind = type(error).__name__
+        fields = {"event_name": "graph.not_searched", "error_type": kind}
+        logger.debug("a value of a graph cannot be searched for lone surrogates: %s", kind, extra=fields)
         return None
     return _ESCAPED + kind, content
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import delete, extract, func, insert, select
 
 from agent_persistence.database.compiled_statement import MODELS_AT_ONCE, CompiledStatement
 from agent_persistence.models import Models
@@ -28,7 +28,19 @@ def add_to_outbox(models: Models[Any, Any]) -> CompiledStatement:
     )
 
 
-async def take_from_outbox(scope: Scope[Any, Any]) -> frozenset[TouchedState]:
+class TakenRows(NamedTuple):
+    """Rows that were taken from the outbox.
+
+    Attributes:
+        states: the states to invalidate.
+        ages: how long each row has waited, in seconds.
+    """
+
+    states: frozenset[TouchedState]
+    ages: list[float]
+
+
+async def take_from_outbox(scope: Scope[Any, Any]) -> TakenRows:
     """Delete the oldest rows of the outbox and return their states; roll back if they cannot be delivered.
 
     Concurrent callers take different rows.
@@ -39,5 +51,8 @@ async def take_from_outbox(scope: Scope[Any, Any]) -> frozenset[TouchedState]:
     # Redis.
     batch = oldest.with_for_update(skip_locked=True).cte("batch")
     taken = delete(outbox).where(outbox.c.outbox_id == batch.c.outbox_id)
-    statement = taken.returning(outbox.c.thread_id, outbox.c.user_id)
-    return frozenset(TouchedState(row.thread_id, row.user_id) for row in await scope.execute(statement))
+    # By the clock of the database, which has dated the rows.
+    age = extract("epoch", func.clock_timestamp() - outbox.c.created_at)
+    rows = (await scope.execute(taken.returning(outbox.c.thread_id, outbox.c.user_id, age.label("age")))).all()
+    states = frozenset(TouchedState(row.thread_id, row.user_id) for row in rows)
+    return TakenRows(states, [float(row.age) for row in rows])

@@ -97,6 +97,7 @@ class PreparedState(Generic[IdT]):
 
     def remember(self, recent: RecentStates, row: Any) -> None:
         """Remember this state, to compare the thread's next one to it. If its row is rolled back it is no base."""
+        recent.saved.add("change" if self.change else "whole", self.size)
         if self.snapshot is None:
             recent.forget(self.thread_id)
         else:

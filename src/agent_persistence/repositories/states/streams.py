@@ -205,6 +205,7 @@ class Upload(Generic[IdT]):
             raise ThreadNotFoundError(new.thread_id)
         [row] = rows
         await self._claim(scope, row.state_id)
+        scope.recent.saved.add("stream", stream.size)
         scope.touch(TouchedState(new.thread_id, row.owner))
         await keep_newest(scope, new.thread_id)
         return StateRecord(new.thread_id, row.state_id, None, new.meta, row.created_at, row.updated_at, stream)

@@ -1,0 +1,143 @@
+"""The snapshot says what the store did, and costs nothing where it was not asked for."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from agent_persistence import Persistence, ThreadNotFoundError
+from agent_persistence.telemetry import slow_operations, timing
+from agent_persistence.telemetry.metrics import OperationKey, StatementKey
+
+Store = Persistence[str, str]
+HELLO = {"role": "user", "content": "hello"}
+
+
+async def new_threads(store: Store, number: int, user_id: str) -> list[str]:
+    return [(await store.threads.create(user_id=user_id)).thread_id for _ in range(number)]
+
+
+async def test_look_ups_are_counted_by_their_result(unmeasured: Store, user_id: str) -> None:
+    [thread] = await new_threads(unmeasured, 1, user_id)
+
+    assert await unmeasured.states.get(thread, user_id=user_id) is None  # nothing is cached
+    await unmeasured.states.put(thread, {"n": 1}, user_id=user_id)
+    await unmeasured.states.get(thread, user_id=user_id)
+    await unmeasured.states.get(thread, user_id=user_id, fresh=True)
+
+    cache = unmeasured.metrics().cache
+    assert cache is not None
+    assert {result: count for result, count in cache.lookups.items() if count} == {"absent": 1, "hit": 1, "bypassed": 1}
+    assert (cache.fills, cache.publishes, cache.unacknowledged) == (1, 1, 0)
+
+
+async def test_concurrent_calls_are_counted_as_few_batches(unmeasured: Store, user_id: str) -> None:
+    threads = await new_threads(unmeasured, 16, user_id)
+
+    await asyncio.gather(*(unmeasured.messages.append(thread, HELLO, user_id=user_id) for thread in threads))
+
+    appends = unmeasured.metrics().batches["append"]
+    assert appends.size.total == 16
+    assert appends.size.count < 8
+    assert appends.waiting == 0
+
+
+async def test_states_are_counted_by_their_form(unmeasured: Store, user_id: str) -> None:
+    [thread] = await new_threads(unmeasured, 1, user_id)
+    large = {"steps": ["x" * 100 for _ in range(200)]}
+
+    await unmeasured.states.put(thread, large, user_id=user_id)
+    large["steps"].append("another step")
+    await unmeasured.states.put(thread, large, user_id=user_id)
+
+    metrics = unmeasured.metrics()
+    assert metrics.states_saved == {"whole": 1, "change": 1}
+    assert metrics.states_bytes["change"] < metrics.states_bytes["whole"] / 10
+    assert metrics.recent_bytes > 20_000
+
+
+async def test_connections_in_use_are_counted(unmeasured: Store, user_id: str) -> None:
+    async with unmeasured.begin(user_id=user_id) as uow:
+        await uow.threads.create()
+        during = unmeasured.metrics().pool
+
+    assert (during.used, during.most, during.waiting) == (1, 15, 0)
+
+
+async def test_a_purge_is_counted(unmeasured: Store, user_id: str) -> None:
+    [thread] = await new_threads(unmeasured, 1, user_id)
+    for n in range(3):
+        await unmeasured.states.put(thread, {"n": n}, user_id=user_id)
+
+    deleted = await unmeasured.purge(keep_last=1)
+
+    metrics = unmeasured.metrics()
+    assert metrics.purged == deleted >= 2
+    assert metrics.purge_ended_at is not None
+
+
+async def test_durations_are_counted_for_each_operation_and_statement(measured: Store, user_id: str) -> None:
+    [thread] = await new_threads(measured, 1, user_id)
+    await measured.messages.append(thread, HELLO, user_id=user_id)
+    with pytest.raises(ThreadNotFoundError):
+        await measured.messages.append("no thread", HELLO, user_id=user_id)
+
+    metrics = measured.metrics()
+    assert metrics.operations[OperationKey("messages.append", "")].count == 1
+    assert metrics.operations[OperationKey("messages.append", "ThreadNotFoundError")].count == 1
+    assert 0 < metrics.statements[StatementKey("INSERT", "messages", "")].total < 10
+    assert metrics.pool.wait.count > 0
+
+
+async def test_an_operation_inside_another_one_counts_once(measured: Store, user_id: str) -> None:
+    [thread] = await new_threads(measured, 1, user_id)
+    await measured.states.put(thread, {}, user_id=user_id)
+
+    await measured.states.require(thread, user_id=user_id)
+
+    counted = {key.operation for key in measured.metrics().operations}
+    assert "states.require" in counted
+    assert "states.get" not in counted
+
+
+async def test_a_unit_of_work_counts_and_so_do_the_calls_in_its_block(measured: Store, user_id: str) -> None:
+    async with measured.begin(user_id=user_id) as uow:
+        thread = await uow.threads.create()
+        await measured.threads.get(thread.thread_id, user_id=user_id)
+
+    operations = measured.metrics().operations
+    assert operations[OperationKey("begin", "")].count == 1
+    assert operations[OperationKey("threads.get", "")].count == 1
+
+
+async def test_an_error_of_the_host_has_no_name_of_its_own(measured: Store, user_id: str) -> None:
+    class HostError(Exception):
+        pass
+
+    with pytest.raises(HostError):
+        async with measured.begin(user_id=user_id):
+            raise HostError
+
+    assert OperationKey("begin", "_OTHER") in measured.metrics().operations
+
+
+async def test_no_clock_is_read_where_durations_are_off(
+    unmeasured: Store, user_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Clock:
+        def monotonic(self) -> Any:
+            raise AssertionError("a clock was read")
+
+    monkeypatch.setattr(timing, "time", Clock())
+    monkeypatch.setattr(slow_operations, "time", Clock())
+
+    [thread] = await new_threads(unmeasured, 1, user_id)
+    await unmeasured.states.put(thread, {}, user_id=user_id)
+    await unmeasured.states.get(thread, user_id=user_id)
+    await unmeasured.messages.append(thread, HELLO, user_id=user_id)
+
+    assert unmeasured.telemetry.timing is None
+    assert "get" not in vars(unmeasured.states)  # no method is wrapped
+    assert unmeasured.metrics().operations == {}
