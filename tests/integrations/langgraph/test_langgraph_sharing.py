@@ -65,6 +65,20 @@ async def test_a_run_takes_one_statement_to_read_and_one_a_checkpoint(
 
 
 @pytest.mark.usefixtures("slow_saves")
+async def test_a_run_whose_input_is_that_of_an_earlier_run_takes_as_few_statements(
+    persistence: Persistence[str, str], saver: PersistenceSaver, config: Any
+) -> None:
+    graph = talker(1).compile(checkpointer=saver)
+    for _ in range(2):
+        await graph.ainvoke({"messages": [HumanMessage("yes" * 30, id="1")]}, config)
+
+    with sent_by(persistence) as sent:
+        await graph.ainvoke({"messages": [HumanMessage("yes" * 30, id="1")]}, config)
+
+    assert len(sent) == 4, sent
+
+
+@pytest.mark.usefixtures("slow_saves")
 async def test_writes_of_tasks_that_wait_for_one_another_are_saved_by_one_statement(
     persistence: Persistence[str, str], saver: PersistenceSaver, config: Any
 ) -> None:

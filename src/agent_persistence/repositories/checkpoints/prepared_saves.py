@@ -242,9 +242,9 @@ async def known_writes(
         if place is None or place.head != new.checkpoint_id:
             return None
         ref = place.refs.channels.get(INPUT)
-        if isinstance(ref, WholeRef):
+        # Without a base if the input is that of an earlier run, which was not kept: storing a copy costs less than
+        # reading it.
+        if isinstance(ref, WholeRef) and place.input is not None and place.input[0] == ref.position[0]:
             base = place.input
-            if base is None or base[0] != ref.position[0]:
-                return None
     expected = None if thread is None else Expected(thread.touched_at, place, thread.is_shared)
     return (await writes_to_save(scope, new, base, expected)).after(before)
