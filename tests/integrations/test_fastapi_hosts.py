@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
@@ -17,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from agent_persistence import (
     CorruptRowError,
+    DatabaseError,
     InvalidInputError,
     MessageRecord,
     Page,
@@ -89,6 +91,9 @@ async def header_user_id(x_user_id: Annotated[str, Header()]) -> str:
 Joined = Annotated[UnitOfWork[str, str], joined_unit_of_work(SessionDep, current_user_id)]
 Apart = Annotated[UnitOfWork[str, str], unit_of_work(current_user_id)]
 BigIntWork = Annotated[UnitOfWork[int, str], unit_of_work(header_user_id)]
+JoinedToTheEnd = Annotated[
+    UnitOfWork[str, str], joined_unit_of_work(Annotated[AsyncSession, Depends(get_session)], header_user_id)
+]
 Claimed = Annotated[ThreadRecord[str, str], claim_thread(Joined)]
 Created = Annotated[ThreadRecord[str, str], claim_thread(Joined, create=True)]
 ClaimedApart = Annotated[ThreadRecord[int, str], claim_thread(BigIntWork)]
@@ -140,6 +145,26 @@ async def stream_in_a_new_one(thread: Created, persistence: PersistenceDep) -> S
 @router.get("/claimed-apart/{thread_id}")
 async def read(thread: ClaimedApart) -> ThreadRecord[int, str]:
     return thread
+
+
+@router.post("/late/{thread_id}")
+async def stream_with_the_unit_of_work(thread: Claimed, uow: Joined) -> StreamingResponse:
+    async def late() -> AsyncIterator[str]:
+        yield "begun"
+        try:
+            await uow.messages.append(thread.thread_id, {"role": "assistant", "content": "late"})
+        except DatabaseError as error:
+            yield f", {error}"
+
+    return StreamingResponse(late())
+
+
+@router.post("/to-the-end")
+async def stream_in_a_session_of_the_whole_request(uow: JoinedToTheEnd) -> StreamingResponse:
+    async def late() -> AsyncIterator[str]:
+        yield (await uow.threads.create()).thread_id
+
+    return StreamingResponse(late())
 
 
 async def tokens(persistence: Persistence[str, str], thread: ThreadRecord[str, str]) -> AsyncIterator[str]:
@@ -224,6 +249,22 @@ async def bind(store: Persistence[str, str]) -> None:
         await store.bind(session, user_id="alice").threads.create()
 
 
+@pytest.mark.parametrize("hosts_timeout", [0.05, 30])
+@pytest.mark.parametrize("work", [one_call, begin], ids=lambda work: work.__name__)
+async def test_a_wait_for_the_hosts_pool_ends_with_the_shorter_of_both_timeouts(
+    settings_for: Settings, work: Callable[[Persistence[str, str]], Awaitable[None]], hosts_timeout: float
+) -> None:
+    settings = await settings_for(pool_timeout=0.05)
+    engine = make_engine(settings, pool_size=1, max_overflow=1, pool_timeout=hosts_timeout)
+    async with Persistence[str, str](settings, engine=engine) as store, engine.connect(), engine.connect():
+        began = time.monotonic()
+        with pytest.raises(PoolTimeoutError, match="application's engine"):
+            await work(store)
+    await engine.dispose()
+
+    assert time.monotonic() - began < settings.call_seconds / 2
+
+
 @pytest.mark.parametrize("work", [one_call, begin, bind], ids=lambda work: work.__name__)
 async def test_the_error_of_an_exhausted_pool_names_the_hosts_setting(
     settings_for: Settings, work: Callable[[Persistence[str, str]], Awaitable[None]]
@@ -270,6 +311,23 @@ async def test_a_stream_in_a_thread_that_is_not_the_users_is_refused_before_its_
     assert (mine.status_code, mine.text) == (200, "0 in use")
     assert (absent.status_code, of_another.status_code) == (404, 404)
     assert (taken.status_code, taken.json()["error"]) == (409, "ThreadExistsError")
+
+
+async def test_a_stream_that_still_uses_the_unit_of_work_is_told_so_and_loses_nothing_silently(
+    client: httpx.AsyncClient, alice: dict[str, str]
+) -> None:
+    thread_id = (await client.post("/threads?name=mine", headers=alice)).json()["thread_id"]
+
+    streamed = await client.post(f"/late/{thread_id}", headers=alice)
+
+    assert streamed.text.startswith("begun, the unit of work has ended")
+    assert (await client.get(f"/threads/{thread_id}/messages", headers=alice)).json()["items"] == []
+
+
+async def test_a_unit_of_work_lasts_as_long_as_its_session(client: httpx.AsyncClient, alice: dict[str, str]) -> None:
+    made = (await client.post("/to-the-end", headers=alice)).text
+
+    assert [thread["thread_id"] for thread in (await client.get("/threads", headers=alice)).json()["items"]] == [made]
 
 
 def test_an_error_within_a_stream_is_told_as_the_response_would_have_been() -> None:
@@ -361,6 +419,8 @@ def test_openapi_lists_pages_parameters_and_problems(host: Host) -> None:
 
     assert {parameter["name"] for parameter in listing["parameters"]} >= {"limit", "after", "search", "archived"}
     assert set(page["properties"]) == {"items", "before", "after"}
+    assert "corrupt" not in page["description"]
+    assert all("description" in parameter for parameter in listing["parameters"] if parameter["in"] == "query")
     assert list(listing["responses"]["404"]["content"]) == ["application/problem+json"]
     assert set(listing["responses"]["422"]["content"]) == {"application/problem+json", "application/json"}
     assert set(listing["responses"]) == {"200", "404", "409", "422", "503"}
