@@ -55,6 +55,18 @@ async def test_reads_in_a_row_take_one_connection_once(store: Store, user_id: st
     assert await all_are_back(store)
 
 
+async def test_a_lone_caller_gets_the_connection_that_was_returned_last(persistence: Store) -> None:
+    """Of several that the pool keeps: it knows the statements, and was not idle long enough to be pinged."""
+    engine, used = persistence.engine, set()
+    async with engine.connect(), engine.connect(), engine.connect():
+        pass
+    for _ in range(3):
+        async with engine.connect() as connection:
+            used.add(await connection.scalar(text("SELECT pg_backend_pid()")))
+
+    assert len(used) == 1
+
+
 async def test_a_crowd_shares_the_connections_that_the_pool_keeps(settings_for: SettingsFor, user_id: str) -> None:
     async with Store(await settings_for(pool_size=2, max_overflow=5, redis_url=None)) as store:
         connects = counted(store, "connect")
