@@ -41,6 +41,7 @@ from agent_persistence.integrations.fastapi import (
     problems,
     unit_of_work,
 )
+from agent_persistence.repositories.threads.repository import ThreadRepository
 
 Settings = Callable[..., Awaitable[PersistenceSettings]]
 PersistenceDep = Annotated[Persistence[str, str], Depends(get_persistence)]
@@ -295,6 +296,13 @@ async def test_a_dependency_that_is_none_is_refused_where_it_is_declared() -> No
         joined_unit_of_work(Annotated[AsyncSession, "no dependency"], AsyncSession)
 
 
+def test_an_application_has_one_persistence(host: Host) -> None:
+    app = host.app()
+
+    with pytest.raises(InvalidInputError, match="call install once"):
+        install(app, lambda: Persistence(host.settings))
+
+
 # --- Before the first token -------------------------------------------------------------------------------------------
 
 
@@ -330,7 +338,9 @@ async def test_a_unit_of_work_lasts_as_long_as_its_session(client: httpx.AsyncCl
     assert [thread["thread_id"] for thread in (await client.get("/threads", headers=alice)).json()["items"]] == [made]
 
 
-def test_an_error_within_a_stream_is_told_as_the_response_would_have_been() -> None:
+def test_an_error_within_a_stream_is_told_and_logged_as_the_response_would_have_been(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     told = problem_of(ThreadNotFoundError("t-1"))
     other = problem_of(ValueError("canary"))
 
@@ -340,13 +350,22 @@ def test_an_error_within_a_stream_is_told_as_the_response_would_have_been() -> N
         "thread 't-1' does not exist",
     )
     assert (other["status"], other["error"], other["detail"]) == (500, "ValueError", "the server failed")
+    assert [record.getMessage().splitlines()[0] for record in caplog.records] == ["stream answered 500"]
 
 
 async def test_a_thread_that_a_client_names_is_created_once(
-    client: httpx.AsyncClient, alice: dict[str, str], user_id: str
+    client: httpx.AsyncClient, alice: dict[str, str], user_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = f"/created/named-{user_id}"
+    path, get, looked = f"/created/named-{user_id}", ThreadRepository.get, asyncio.Barrier(5)
 
+    async def get_before_it_is_there(threads: ThreadRepository[str, str], thread_id: str) -> Any:
+        found = await get(threads, thread_id)
+        if found is None:
+            async with asyncio.timeout(10):
+                await looked.wait()
+        return found
+
+    monkeypatch.setattr(ThreadRepository, "get", get_before_it_is_there)
     answers = await asyncio.gather(*[client.post(path, headers=alice) for _ in range(5)])
 
     assert [answer.status_code for answer in answers] == [200] * 5
@@ -391,6 +410,26 @@ async def test_a_list_is_filtered_and_continued_by_query_parameters(
     assert archived == {"items": [], "before": None, "after": None}
     assert (refused.status_code, no_cursor.status_code) == (422, 422)
     assert no_cursor.json()["error"] == "InvalidInput"
+
+
+async def test_messages_are_searched_and_read_in_both_directions_by_query_parameters(
+    client: httpx.AsyncClient, host: Host, alice: dict[str, str], user_id: str
+) -> None:
+    thread_id = (await client.post("/threads?name=mine", headers=alice)).json()["thread_id"]
+    async with Persistence[str, str](host.settings, engine=host.engine) as store:
+        said = [{"role": "user", "content": text} for text in ("one", "two", "three")]
+        await store.messages.append_many(thread_id, said, user_id=user_id)
+
+    async def ask(query: str) -> tuple[list[str], dict[str, str]]:
+        page = (await client.get(f"/threads/{thread_id}/messages?{query}", headers=alice)).json()
+        return [item["text"] for item in page["items"]], page
+
+    newest, page = await ask("limit=1")
+    older, page = await ask(f"limit=1&before={page['before']}")
+    newer, _ = await ask(f"after={page['after']}")
+    found, _ = await ask("search=O")
+
+    assert (newest, older, newer, found) == (["three"], ["two"], ["three"], ["one", "two"])
 
 
 async def test_a_page_leaves_out_what_cannot_be_read() -> None:
