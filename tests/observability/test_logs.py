@@ -111,10 +111,16 @@ def test_a_crowd_of_slow_operations_is_a_line_a_second(caplog: pytest.LogCapture
     assert "thread_id" not in fields_of(caplog.records[0])
 
 
+def block(seconds: float) -> Operation:
+    operation = Operation()
+    operation.is_block, operation.database = True, seconds
+    return operation
+
+
 def test_a_unit_of_work_is_slow_only_by_its_own_statements(caplog: pytest.LogCaptureFixture) -> None:
     slow = SlowOperations(100, Identities(), clock=lambda: 0.0)
 
-    slow.look("begin", 60.0, Operation(is_block=True, database=0.05), "", thread_id=None, owner="owner")
-    slow.look("run", 60.0, Operation(is_block=True, database=0.5), "", thread_id=None, owner="owner")
+    slow.look("begin", 60.0, block(0.05), "", thread_id=None, owner="owner")
+    slow.look("run", 60.0, block(0.5), "", thread_id=None, owner="owner")
 
     assert [fields_of(record)["operation"] for record in caplog.records] == ["run"]

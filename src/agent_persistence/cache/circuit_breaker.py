@@ -102,7 +102,7 @@ class CircuitBreaker:
         try:
             async with _TimeLimit(seconds):
                 timing = self.telemetry.timing
-                result = await (operation() if timing is None else timing.cache(_step(operation), operation()))
+                result = await (operation() if timing is None else timing.cache(operation))
         except Exception as error:
             # Not only RedisError: the time limit raises TimeoutError. A cancelled caller raises no Exception.
             self._failed(error, probe=probe, times=callers)
@@ -169,11 +169,6 @@ class CircuitBreaker:
             logger.info("state cache available again", extra={"event_name": "cache.available"})
         self._failures = 0
         self._pause = _FIRST_PAUSE
-
-
-def _step(operation: Any) -> str:
-    """Return the name of a step of the cache protocol: that of its function."""
-    return str(getattr(getattr(operation, "func", operation), "__name__", "call"))
 
 
 class _TimeLimit:

@@ -84,9 +84,9 @@ class SingleFlight(Generic[T]):
         if caller is None or load.operation is None:
             result = await asyncio.shield(load.task)
         else:
-            load.operation.spans += caller.spans
+            load.operation.spans = [*load.operation.spans, *caller.spans]
+            caller.shared += ((load.operation, 0.0),)
             result = await asyncio.shield(load.task)
-            caller.add(load.operation)
         # A lone caller gets the object that was loaded: a copy of a large state takes long.
         return deepcopy(result) if self._callers[key] > 1 else result
 

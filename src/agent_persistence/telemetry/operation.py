@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar, Token
-from dataclasses import dataclass, field
+from copy import copy
 from typing import Final
 
 from agent_persistence.telemetry.spans import Span
 
 
-@dataclass(slots=True, eq=False)
 class Operation:
     """An operation, or work that is shared by several: a batch, or a load.
 
@@ -24,25 +23,28 @@ class Operation:
         cache: seconds of calls of Redis.
         attempts: how often it was tried.
         batch: how many callers the largest of its statements had.
+        shared: shared work that it is part of, and how many seconds it waited for it.
     """
 
-    spans: list[Span] = field(default_factory=list)
-    is_block: bool = False
-    queue: float = 0.0
-    connection: float = 0.0
-    database: float = 0.0
-    cache: float = 0.0
-    attempts: int = 1
-    batch: int = 1
+    # Of the class: most operations end with these values, and setting them takes longer than all else that is measured.
+    spans: Sequence[Span] = ()
+    is_block = False
+    queue = connection = database = cache = 0.0
+    attempts = batch = 1
+    shared: tuple[tuple[Operation, float], ...] = ()
 
-    def add(self, batch: Operation, waited: float = 0.0) -> None:
-        """Add the times of shared work that this operation was part of, and how long it waited for it."""
-        self.queue += waited
-        self.connection += batch.connection
-        self.database += batch.database
-        self.cache += batch.cache
-        self.attempts = max(self.attempts, batch.attempts)
-        self.batch = max(self.batch, batch.batch)
+    def total(self) -> Operation:
+        """Return a copy with the times of shared work: for the few operations that are shown."""
+        total = copy(self)
+        for work, waited in self.shared:
+            part = work.total()
+            total.queue += waited
+            total.connection += part.connection
+            total.database += part.database
+            total.cache += part.cache
+            total.attempts = max(total.attempts, part.attempts)
+            total.batch = max(total.batch, part.batch)
+        return total
 
 
 _current: Final[ContextVar[Operation | None]] = ContextVar("agent_persistence_operation", default=None)
