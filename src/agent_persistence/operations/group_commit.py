@@ -37,12 +37,13 @@ class Written(Generic[ResultT]):
 
     Attributes:
         results: one for each item, in their order; ``ALONE`` for an item that could not be written with the others.
-        evidence: shows afterwards whether the transaction was committed; ``None`` if there is nothing to commit.
-        touched: the latest states that the transaction leaves.
+        evidence: makes what shows afterwards whether the transaction was committed; ``None`` if there is nothing to
+            commit. Not called for a statement in autocommit, which needs none.
+        touched: the latest states that the transaction leaves, for the cache.
     """
 
     results: Sequence[ResultT | Alone]
-    evidence: CommitEvidence | None
+    evidence: Callable[[], CommitEvidence] | None
     touched: Touched = field(default_factory=dict)
 
 
@@ -216,7 +217,7 @@ class GroupCommit:
                 with translated():
                     await connection.rollback()
             else:
-                await self._commit.pinned(connection, written.touched, written.evidence)
+                await self._commit.pinned(connection, written.touched, written.evidence())
         except BaseException:
             with suppress(*DRIVER_ERRORS, PersistenceError):
                 await connection.rollback()
