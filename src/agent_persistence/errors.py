@@ -135,10 +135,13 @@ class ThreadExistsError(ConflictError):
 
 
 class RunInProgressError(ConflictError):
-    """Another run is in progress in the thread; wait until it has ended."""
+    """Another run is in progress in the thread; wait until it has ended, or 30 seconds if its process has died."""
 
     def __init__(self, thread_id: object) -> None:
-        super().__init__(f"a run is in progress in thread {thread_id!r}; wait until it has ended")
+        super().__init__(
+            f"a run is in progress in thread {thread_id!r}; wait until it has ended, "
+            f"or 30 seconds if its process has died"
+        )
         self.thread_id = thread_id
 
 

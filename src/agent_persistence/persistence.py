@@ -41,7 +41,7 @@ from agent_persistence.operations.one_call import (
 )
 from agent_persistence.operations.probes import NOT_READY, Readiness, ReadinessProbe
 from agent_persistence.operations.purging import Purging
-from agent_persistence.operations.run_claims import RunClaim
+from agent_persistence.operations.run_claims import RunClaim, RunClaims
 from agent_persistence.operations.session_factory import SessionFactory
 from agent_persistence.operations.store_options import store_options
 from agent_persistence.operations.transactions import Transactions
@@ -146,6 +146,7 @@ class Persistence(Generic[IdT, UserIdT]):
             call_seconds=settings.call_seconds,
         )
         batched = BatchedCalls(self._transactions)
+        self._claims = RunClaims(self._transactions)
         self._background = PeriodicTasks()
         self._purging = Purging(
             self._transactions,
@@ -346,8 +347,8 @@ class Persistence(Generic[IdT, UserIdT]):
     def claim_run(self, thread_id: IdT, *, user_id: UserIdT | AnyUser) -> RunClaim[IdT, UserIdT]:
         """Claim a thread for a run of an agent, for an ``async with`` block: one run at a time, across processes.
 
-        It holds no connection and no lock: other calls may read and write the thread. If the process dies, the claim
-        ends after 30 seconds.
+        It holds no connection and no lock: other calls may read and write the thread. Closing the store ends it; if the
+        process dies, it ends after 30 seconds.
 
         Args:
             thread_id: the thread, which must exist.
@@ -361,7 +362,7 @@ class Persistence(Generic[IdT, UserIdT]):
             RunInProgressError: another run has claimed the thread.
             InvalidInputError: an argument cannot be valid.
         """
-        return RunClaim(self._transactions, thread_id, user_id)
+        return self._claims.claim(thread_id, user_id)
 
     async def purge(
         self,
@@ -465,6 +466,8 @@ class Persistence(Generic[IdT, UserIdT]):
             # First the work that would begin new transactions, then running calls, then what follows their commits; the
             # cache and the connections, which all of these use, come last.
             await self._background.stop(deadline - loop.time())
+            # Half of the time, if the database does not answer: the saves that run have results to lose.
+            await self._claims.release((deadline - loop.time()) / 2)
             await self._transactions.aclose(deadline - loop.time())
             await drain(max(deadline - loop.time(), 0))
             if self.cache is not None:

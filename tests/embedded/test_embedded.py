@@ -175,7 +175,7 @@ async def test_sqlalchemy_and_redis_py_take_the_addresses_as_they_are(folder: Pa
 
 
 def test_the_servers_are_postgresql_18_and_valkey_9(folder: Path) -> None:
-    with embedded_servers(folder, durable=False) as servers:
+    with embedded_servers(str(folder), durable=False) as servers:
         versions = psql(servers, "SHOW server_version"), str(valkey_info(servers)["valkey_version"])
 
     assert [version.split(".")[0] for version in versions] == ["18", "9"]

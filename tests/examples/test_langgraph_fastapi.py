@@ -142,6 +142,23 @@ async def test_an_answer_again_is_a_branch_beside_the_first_one(ada: Tab) -> Non
     assert await ada.said(last=answer["branches"][0]) == [("user", "hello"), ("assistant", first)]
 
 
+async def test_a_question_can_be_edited_also_the_first_one(ada: Tab) -> None:
+    first = text_of(await ada.run(content="hello"))
+    second = text_of(await ada.run(content="and then?"))
+    [hello, _, question, _] = (await ada.get("/messages"))["messages"]
+
+    edited = text_of(await ada.run("/regenerate", message_id=question["message_id"], content="and now?"))
+    after_second = await ada.said()
+    other = text_of(await ada.run("/regenerate", message_id=hello["message_id"], content="goodbye"))
+
+    assert after_second == [("user", "hello"), ("assistant", first), ("user", "and now?"), ("assistant", edited)]
+    assert await ada.said() == [("user", "goodbye"), ("assistant", other)]
+    [goodbye, _] = (await ada.get("/messages"))["messages"]
+    assert (goodbye["branch"], len(goodbye["branches"])) == (1, 2)
+    assert await ada.said(last=goodbye["branches"][0]) == after_second
+    assert second != edited
+
+
 async def test_an_older_branch_can_be_continued(ada: Tab) -> None:
     first = text_of(await ada.run(content="hello"))
     [question, answer] = (await ada.get("/messages"))["messages"]
@@ -170,6 +187,17 @@ async def test_a_run_that_asks_is_resumed_with_the_decision(ada: Tab) -> None:
     assert await ada.get("/pauses") == []
     again = await ada.ask("POST", "/runs/resume", value=True)
     assert again.status_code == 409
+
+
+async def test_a_new_message_does_not_drop_an_open_question(ada: Tab) -> None:
+    await ada.run(content="A refund, please.")
+
+    refused = await ada.ask("POST", "/runs", content="And where is my order?")
+    unfinished = await ada.ask("POST", "/runs/continue")
+
+    assert (refused.status_code, unfinished.status_code) == (409, 409)
+    assert len(await ada.get("/pauses")) == 1
+    assert text_of(await ada.run("/resume", value=True)) == "It is refunded."
 
 
 async def test_a_decision_can_be_asked_for_again(ada: Tab) -> None:
@@ -209,6 +237,7 @@ async def test_a_run_that_asks_is_resumed_after_a_restart(
     [
         ("POST", "/runs", {"content": "Let me in."}),
         ("POST", "/runs/resume", {"value": True}),
+        ("POST", "/runs/continue", {}),
         ("POST", "/runs/regenerate", {"message_id": "any"}),
         ("GET", "/messages", {}),
         ("GET", "/pauses", {}),
@@ -245,20 +274,23 @@ async def test_a_client_that_goes_away_leaves_its_message_and_the_thread_free(ad
     async with aclosing(ada.stream("", content="Answer me.")) as events:  # type: ignore[type-var]
         await anext(events)
 
-    async with asyncio.timeout(5):
-        again = await _when_free(ada)
+    message = (await ada.get("/messages"))["messages"][-1]
+    rest = text_of(await _when_free(ada, "/continue"))
+    again = text_of(await _when_free(ada, "/regenerate", message_id=message["message_id"]))
 
     assert [text for role, text in await ada.said() if role == "user"] == ["before", "Answer me."]
-    assert text_of(again).endswith("you said 'Answer me.'.")
+    assert rest.endswith("you said 'Answer me.'.")
+    assert again.endswith("you said 'Answer me.'.")
+    assert (await ada.ask("POST", "/runs/continue")).status_code == 409
 
 
-async def _when_free(tab: Tab) -> list[Event]:
-    """Answer the last message, as soon as the server has seen that the client went away."""
-    message = (await tab.get("/messages"))["messages"][-1]
-    while True:
-        with contextlib.suppress(httpx.HTTPStatusError):
-            return await tab.run("/regenerate", message_id=message["message_id"])
-        await asyncio.sleep(0.02)
+async def _when_free(tab: Tab, path: str, **json: Any) -> list[Event]:
+    """Run as soon as the server has seen that the client went away."""
+    async with asyncio.timeout(5):
+        while True:
+            with contextlib.suppress(httpx.HTTPStatusError):
+                return await tab.run(path, **json)
+            await asyncio.sleep(0.02)
 
 
 async def test_an_error_in_a_stream_is_an_event(ada: Tab) -> None:

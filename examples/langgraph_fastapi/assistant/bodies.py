@@ -81,6 +81,11 @@ class Decision(BaseModel):
 
 
 class Again(BaseModel):
-    """The user's message that is answered once more."""
+    """The user's message that is answered once more.
+
+    Attributes:
+        content: what the user says in its place, where the message was edited.
+    """
 
     message_id: str
+    content: str | None = Field(None, min_length=1)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from fastapi.sse import ServerSentEvent
+from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableConfig
 
 from agent_persistence import RunClaim
@@ -28,8 +29,8 @@ class Run:
 async def events_of(graph: Graph, run: Run) -> AsyncIterator[ServerSentEvent]:
     """Yield ``token`` and ``interrupt`` events, and at the end ``done`` or ``error``.
 
-    If the client goes away, the run ends. The user's message and the steps that are complete have been saved, and the
-    message can be answered again.
+    If the client goes away, the run ends. The user's message and the steps that are complete have been saved: the run
+    can be continued, or the message be answered again.
     """
     try:
         # "sync": a step is saved before the next one begins, so what a client has seen as complete is in the database.
@@ -48,6 +49,9 @@ async def events_of(graph: Graph, run: Run) -> AsyncIterator[ServerSentEvent]:
 
 def _tokens(part: Any) -> list[ServerSentEvent]:
     message, _ = part
+    # The graph's other messages are streamed as well, such as the results of tools. Calls of tools have no text.
+    if not isinstance(message, AIMessage) or not message.text:
+        return []
     return [ServerSentEvent(event="token", data={"message_id": message.id, "text": message.text})]
 
 

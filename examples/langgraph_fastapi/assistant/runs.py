@@ -9,7 +9,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from .dependencies import GraphDep
 from .events import events_of
-from .turns import Again, NewTurn, Resumed
+from .turns import CutOff, NewTurn, Repeated, Resumed
 
 router = APIRouter(prefix="/threads/{thread_id}/runs", tags=["runs"])
 
@@ -28,8 +28,15 @@ async def resume(run: Resumed, graph: GraphDep) -> AsyncIterator[ServerSentEvent
         yield event
 
 
+@router.post("/continue", response_class=EventSourceResponse)
+async def continue_run(run: CutOff, graph: GraphDep) -> AsyncIterator[ServerSentEvent]:
+    """Continue an answer that was stopped or cut off."""
+    async for event in events_of(graph, run):
+        yield event
+
+
 @router.post("/regenerate", response_class=EventSourceResponse)
-async def regenerate(run: Again, graph: GraphDep) -> AsyncIterator[ServerSentEvent]:
-    """Answer a message again."""
+async def regenerate(run: Repeated, graph: GraphDep) -> AsyncIterator[ServerSentEvent]:
+    """Answer a message again, or what is said in its place."""
     async for event in events_of(graph, run):
         yield event

@@ -19,9 +19,9 @@ from .dependencies import ClaimDep, ConfigDep, CurrentUserId, Graph, GraphDep, P
 from .events import Run
 
 
-async def existing(graph: Graph, config: RunnableConfig) -> RunnableConfig:
+async def existing(graph: Graph, config: RunnableConfig | None) -> RunnableConfig:
     """Refuse a checkpoint that was purged: LangGraph would begin with an empty state in its place."""
-    if (await graph.aget_state(config)).created_at is None:
+    if config is None or (await graph.aget_state(config)).created_at is None:
         raise HTTPException(410, "the conversation cannot go back that far any more")
     return config
 
@@ -37,12 +37,14 @@ async def new_turn(
     user_id: CurrentUserId,
 ) -> Run:
     """Prepare to answer a new message, and make the first one the thread's title."""
-    thread = await persistence.threads.require(thread_id, user_id=user_id)
-    if thread.name is None:
-        await persistence.threads.update(thread_id, name=turn.content[:60], user_id=user_id)
     if turn.after is not None:
         message = await persistence.messages.require(thread_id, turn.after, user_id=user_id)
         config = await existing(graph, config_at(config, message))
+    elif (await graph.aget_state(config)).interrupts:  # a new message would drop the question
+        raise HTTPException(409, "a question waits for a decision")
+    thread = await persistence.threads.require(thread_id, user_id=user_id)
+    if thread.name is None:
+        await persistence.threads.update(thread_id, name=turn.content[:60], user_id=user_id)
     return Run({"messages": [HumanMessage(turn.content)]}, config, claim)
 
 
@@ -53,23 +55,42 @@ async def resumed(decision: bodies.Decision, claim: ClaimDep, config: ConfigDep,
     return Run(Command(resume=decision.value), config, claim)
 
 
-async def again(
+async def cut_off(claim: ClaimDep, config: ConfigDep, graph: GraphDep) -> Run:
+    """Prepare to continue, after its last complete step, a run that was stopped or whose process died."""
+    state = await graph.aget_state(config)
+    if not state.next or state.interrupts:
+        raise HTTPException(409, "there is nothing to continue")
+    return Run(None, config, claim)
+
+
+async def asked(
     thread_id: str,
     *,
     again: bodies.Again,
-    claim: ClaimDep,
     config: ConfigDep,
     graph: GraphDep,
     persistence: PersistenceDep,
     user_id: CurrentUserId,
-) -> Run:
-    """Prepare to answer a user's message again: a new branch; the other answers stay."""
+) -> RunnableConfig:
+    """Return the config of the first checkpoint that has the user's message."""
     message = await persistence.messages.require(thread_id, again.message_id, user_id=user_id)
     if message.role != "user":
         raise HTTPException(422, "name the user's message, not its answer")
-    return Run(None, await existing(graph, config_at(config, message)), claim)
+    return await existing(graph, config_at(config, message))
+
+
+Asked = Annotated[RunnableConfig, Depends(asked)]
+
+
+async def repeated(again: bodies.Again, claim: ClaimDep, config: Asked, graph: GraphDep) -> Run:
+    """Prepare to answer a user's message again, or another one in its place: a new branch; the other answers stay."""
+    if again.content is None:
+        return Run(None, config, claim)
+    before = (await graph.aget_state(config)).parent_config
+    return Run({"messages": [HumanMessage(again.content)]}, await existing(graph, before), claim)
 
 
 NewTurn = Annotated[Run, Depends(new_turn)]
 Resumed = Annotated[Run, Depends(resumed)]
-Again = Annotated[Run, Depends(again)]
+CutOff = Annotated[Run, Depends(cut_off)]
+Repeated = Annotated[Run, Depends(repeated)]

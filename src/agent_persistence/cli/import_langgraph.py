@@ -94,7 +94,7 @@ async def _import(source: str, user: str | None, user_key: str | None, persisten
     total, started = _Total(), time.monotonic()
     async with open_tables(source) as tables:
         with progress_bar("Importing", None) as advance:
-            async for thread in import_threads(tables, persistence, owner_of=owner_of):
+            async for thread in import_threads(tables, persistence, owner_of=owner_of, owner_key=user_key):
                 advance(1)
                 total.count(thread)
                 if thread.refusal is not None:

@@ -32,7 +32,7 @@ _lock = threading.Lock()
 _memberships: dict[Path, Membership] = {}
 
 
-def start(folder: Path, *, durable: bool = True) -> EmbeddedServers:
+def start(folder: Path | str, *, durable: bool = True) -> EmbeddedServers:
     """Start the servers of a folder, or join them if they run; ``stop`` must follow.
 
     Args:
@@ -51,7 +51,7 @@ def start(folder: Path, *, durable: bool = True) -> EmbeddedServers:
         raise EmbeddedServerError(
             "embedded servers run on Linux and macOS; on Windows set PERSISTENCE_DATABASE_URL and PERSISTENCE_REDIS_URL"
         )
-    folder = folder.resolve()
+    folder = Path(folder).resolve()
     with _lock:
         if folder not in _memberships:
             _memberships[folder] = _join(folder, durable=durable)
@@ -60,12 +60,12 @@ def start(folder: Path, *, durable: bool = True) -> EmbeddedServers:
         return membership.addresses
 
 
-def stop(folder: Path) -> None:
+def stop(folder: Path | str) -> None:
     """Leave the servers of a folder; the last process that leaves stops them.
 
     Does nothing in a process that did not start or join them, such as a forked child.
     """
-    folder = folder.resolve()
+    folder = Path(folder).resolve()
     with _lock:
         membership = _memberships.get(folder)
         if membership is None:
@@ -77,7 +77,7 @@ def stop(folder: Path) -> None:
 
 
 @contextmanager
-def embedded_servers(folder: Path, *, durable: bool = True) -> Iterator[EmbeddedServers]:
+def embedded_servers(folder: Path | str, *, durable: bool = True) -> Iterator[EmbeddedServers]:
     """Use the servers of a folder within a block; see ``start``."""
     servers = start(folder, durable=durable)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import uuid
 from datetime import timedelta
@@ -9,7 +10,7 @@ from types import TracebackType
 from typing import Any, Final, Generic, Self
 
 from agent_persistence.concurrency.periodic import PeriodicTasks
-from agent_persistence.concurrency.shielding import to_the_end
+from agent_persistence.concurrency.shielding import start
 from agent_persistence.errors import PersistenceError, RunInProgressError
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.operations.transactions import Transactions
@@ -33,13 +34,20 @@ class RunClaim(Generic[IdT, UserIdT]):
     for as long as the model talks, and 15 conversations would use up the pool.
     """
 
-    def __init__(self, transactions: Transactions[IdT, UserIdT], thread_id: IdT, user_id: UserIdT | AnyUser) -> None:
+    def __init__(
+        self,
+        transactions: Transactions[IdT, UserIdT],
+        thread_id: IdT,
+        user_id: UserIdT | AnyUser,
+        held: set[RunClaim[IdT, UserIdT]],
+    ) -> None:
         self._transactions = transactions
         self._thread_id = thread_id
         self._user_id = user_id
+        self._held = held
         self._job = Job(f"run/{thread_id}", uuid.uuid4().hex, held_for=HELD_FOR)
         self._renewals = PeriodicTasks()
-        self._released = False
+        self._releasing: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         try:
@@ -47,6 +55,7 @@ class RunClaim(Generic[IdT, UserIdT]):
         except BaseException:
             await self.release()  # if the caller was cancelled, the row may have been written
             raise
+        self._held.add(self)
         self._renewals.every(_RENEWED_EVERY, self._renew, "renewal of a run's claim")
         return self
 
@@ -57,11 +66,11 @@ class RunClaim(Generic[IdT, UserIdT]):
 
     async def release(self) -> None:
         """End the claim before the block ends: before a stream's last event, whose reader may ask again at once."""
-        if not self._released:
-            self._released = True
+        if self._releasing is None:
             # To the end although the caller is cancelled, as the client of a stream that goes away does: else the next
             # run would have to wait until the claim expires.
-            await to_the_end(self._release())
+            self._releasing = start(self._release())
+        await asyncio.shield(self._releasing)
 
     async def _take(self, scope: Scope[Any, Any]) -> None:
         # First: whether another owner's thread has a run is private.
@@ -81,3 +90,26 @@ class RunClaim(Generic[IdT, UserIdT]):
         except PersistenceError as error:
             # Not raised: the run is done, and its result counts.
             logger.warning("a run's claim could not be ended and expires by itself: %s", type(error).__name__)
+        finally:
+            self._held.discard(self)
+
+
+class RunClaims(Generic[IdT, UserIdT]):
+    """The claims that runs of this store hold."""
+
+    def __init__(self, transactions: Transactions[IdT, UserIdT]) -> None:
+        self._transactions = transactions
+        self._held: set[RunClaim[IdT, UserIdT]] = set()
+
+    def claim(self, thread_id: IdT, user_id: UserIdT | AnyUser) -> RunClaim[IdT, UserIdT]:
+        """Return a claim, which is taken when its block begins."""
+        return RunClaim(self._transactions, thread_id, user_id, self._held)
+
+    async def release(self, timeout_seconds: float) -> None:
+        """End all claims, those whose end has begun included, or stop waiting for it when the timeout has passed.
+
+        A server that shuts down cancels its requests and closes the store at once: the claims' own ends would come too
+        late, and each user would wait until the claim expires before they can ask again.
+        """
+        if releases := [asyncio.ensure_future(claim.release()) for claim in self._held]:
+            await asyncio.wait(releases, timeout=timeout_seconds)

@@ -151,3 +151,30 @@ async def test_a_claim_ends_although_its_task_was_cancelled(persistence: Persist
     async with asyncio.timeout(5):
         while await rows_of(persistence, thread_id):  # noqa: ASYNC110  # nor has a table
             await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("is_cancelled", [True, False])
+async def test_closing_a_store_ends_the_claims_of_its_runs(
+    persistence: Persistence[str, str], user_id: str, caplog: pytest.LogCaptureFixture, is_cancelled: bool
+) -> None:
+    """A server that shuts down cancels its requests and closes the store at once; the threads are free then."""
+    thread_id = (await persistence.threads.create(user_id=user_id)).thread_id
+    claimed, ended = asyncio.Event(), asyncio.Event()
+    closing: Persistence[str, str] = Persistence(persistence.settings)
+
+    async def run() -> None:
+        async with closing.claim_run(thread_id, user_id=user_id):
+            claimed.set()
+            await ended.wait()
+
+    async with closing:
+        task = asyncio.create_task(run())
+        await claimed.wait()
+        if is_cancelled:
+            task.cancel()
+
+    assert await rows_of(persistence, thread_id) == []
+    ended.set()
+    await asyncio.wait([task])
+    assert task.cancelled() == is_cancelled
+    assert not caplog.messages

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from typing import Any
 
 import asyncpg
@@ -17,7 +18,7 @@ from test_langgraph_deleting import logger
 from test_langgraph_graphs import shop
 from typer.testing import CliRunner
 
-from agent_persistence import Persistence, PersistenceSettings, migrate
+from agent_persistence import Persistence, PersistenceSettings, ThreadRecord, migrate
 from agent_persistence.cli.app import app
 from agent_persistence.integrations.langgraph import PersistenceSaver
 from agent_persistence.transfer.langgraph import import_threads, open_tables
@@ -90,6 +91,52 @@ def test_a_graph_goes_on_from_what_was_imported(database: str, command: Callable
         assert mine[4] == theirs[4]
     assert result["notes"][-1] == "label: Rome"
     assert state == before["delta"]
+
+
+def test_threads_keep_their_owners_and_times(database: str, command: Callable[..., Any]) -> None:
+    """Also where the latest run began with a config that LangGraph made, which has no keys of the application."""
+    settings = PersistenceSettings(_env_file=None, database_url=database)  # type: ignore[call-arg]  # pydantic-settings' own keyword
+    asyncio.run(migrate.upgrade(settings))
+    with PostgresSaver.from_conn_string(database) as theirs:
+        theirs.setup()
+        graph = shop().compile(checkpointer=theirs)
+        for thread_id in ("t-2", "t-1"):  # not in the order of their ids, in which they are imported
+            config: Any = {"configurable": {"thread_id": thread_id, "user_id": "ada"}}
+            graph.invoke({"messages": [HumanMessage("a bike")]}, config)
+        graph.invoke(None, graph.get_state({"configurable": {"thread_id": "t-1"}}).config)
+        listed = {name: list(theirs.list(config_of(name))) for name in ("t-1", "t-2")}
+    assert "user_id" not in listed["t-1"][0].metadata
+
+    assert command("--user", "import", "--user-key", "user_id").exit_code == 0
+    sidebar = asyncio.run(_threads_of(settings, "ada"))
+    times = {name: [datetime.fromisoformat(one.checkpoint["ts"]) for one in found] for name, found in listed.items()}
+
+    assert [one.thread_id for one in sidebar] == ["t-1", "t-2"]
+    for thread in sidebar:
+        assert (thread.created_at, thread.updated_at) == (min(times[thread.thread_id]), max(times[thread.thread_id]))
+
+
+def test_a_thread_that_is_active_here_stays_the_latest_one(database: str, command: Callable[..., Any]) -> None:
+    settings = PersistenceSettings(_env_file=None, database_url=database)  # type: ignore[call-arg]  # pydantic-settings' own keyword
+    asyncio.run(migrate.upgrade(settings))
+    fill(database)
+    command("--user", "u-1")
+    with PersistenceSaver(Persistence(settings), user_id="u-1") as ours:
+        shop().compile(checkpointer=ours).invoke(Command(resume="Rome"), config_of("t-shop"))
+    with PostgresSaver.from_conn_string(database) as theirs:
+        shop().compile(checkpointer=theirs).invoke(Command(resume="Paris"), config_of("t-shop"))
+    before = {one.thread_id: one.updated_at for one in asyncio.run(_threads_of(settings, "u-1"))}
+
+    assert json.loads(command("--user", "u-1", "--json").stdout)["added"] > 0
+
+    after = {one.thread_id: one.updated_at for one in asyncio.run(_threads_of(settings, "u-1"))}
+    assert after["t-delta"] == before["t-delta"]
+    assert after["t-shop"] > before["t-shop"]  # never back to a time that a process has seen
+
+
+async def _threads_of(settings: PersistenceSettings, user_id: str) -> tuple[ThreadRecord[str, str], ...]:
+    async with Persistence(settings) as persistence:
+        return (await persistence.threads.page(user_id=user_id)).items
 
 
 @pytest.mark.parametrize(

@@ -321,6 +321,14 @@ async def test_a_given_owner_counts_whatever_configs_name(saver: PersistenceSave
     assert await values_of(saver, config_of(thread_id, user_id=sent)) is None
 
 
+@pytest.mark.parametrize(
+    ("given", "named"), [("postgresql://app@localhost/app", "a str"), (Persistence, "the class"), (None, "a NoneType")]
+)
+def test_only_a_store_makes_a_saver(given: Any, named: str) -> None:
+    with pytest.raises(InvalidInputError, match=f"must be a Persistence.*not {named}"):
+        PersistenceSaver(given)
+
+
 @pytest.mark.parametrize(("sent", "reason"), [({"user_id": ""}, "must not be empty"), ({}, "must be given")])
 async def test_an_empty_owner_is_none(persistence: Persistence[str, str], sent: Any, reason: str) -> None:
     saver = PersistenceSaver(persistence)

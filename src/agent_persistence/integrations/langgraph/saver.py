@@ -39,7 +39,7 @@ class PersistenceSaver(SaverCalls):
         mirror: a channel of messages to write to ``messages`` too; ``None`` for none.
 
     Raises:
-        InvalidInputError: ``mirror`` is given, and ids are numbers.
+        InvalidInputError: ``mirror`` is given, and ids are numbers; or ``persistence`` is none, such as a URL.
     """
 
     def for_user(self, user_id: Any) -> Self:

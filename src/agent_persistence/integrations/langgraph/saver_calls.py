@@ -73,6 +73,7 @@ class SaverCalls(BaseCheckpointSaver[Any]):
         mirror: str | None = None,
     ) -> None:
         super().__init__(serde=serde)
+        _refuse_other_kind(persistence)
         self._persistence = persistence
         self._id_types = persistence.models.id_types
         self._owner = user_id
@@ -287,3 +288,10 @@ class SaverCalls(BaseCheckpointSaver[Any]):
 
     def _one_owner(self) -> Any:
         return owner_of({}, self._id_types, self._owner)
+
+
+def _refuse_other_kind(persistence: object) -> None:
+    # LangGraph's own checkpointers take an address or a connection.
+    if not isinstance(persistence, Persistence):
+        given = "the class" if persistence is Persistence else f"a {type(persistence).__name__}"
+        raise InvalidInputError("persistence", f"must be a Persistence, such as Persistence.from_env(), not {given}")

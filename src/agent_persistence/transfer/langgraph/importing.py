@@ -8,8 +8,12 @@ from functools import partial
 from itertools import groupby
 from typing import Any, Final
 
+from sqlalchemy import update
+
+from agent_persistence.database.driver_errors import translated
 from agent_persistence.encoding.exact_json import encode_json
 from agent_persistence.errors import PersistenceError, UnavailableError
+from agent_persistence.models.base import table_of
 from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.persistence import Persistence
 from agent_persistence.repositories.checkpoints.records import (
@@ -46,17 +50,23 @@ class ImportedThread:
 
 
 async def import_threads(
-    tables: Tables, persistence: Persistence[Any, Any], *, owner_of: Callable[[Mapping[str, Any]], Any]
+    tables: Tables,
+    persistence: Persistence[Any, Any],
+    *,
+    owner_of: Callable[[Mapping[str, Any]], Any],
+    owner_key: str | None = None,
 ) -> AsyncIterator[ImportedThread]:
     """Copy threads with their checkpoints and writes, and compare each checkpoint with its source.
 
-    Twenty checkpoints at a time are held in memory. A second run adds missing checkpoints and compares all.
+    Twenty checkpoints at a time are held in memory. A second run adds missing checkpoints and compares all. Threads
+    have the times of their first and last checkpoints.
 
     Args:
         tables: the source.
         persistence: the target.
         owner_of: called with the metadata of a thread's latest checkpoint; returns the owner of the thread, or raises
             ``InvalidInputError``, which becomes the thread's ``refusal``.
+        owner_key: a key of the metadata; the latest checkpoint that has it is asked before later ones without it.
 
     Yields:
         The result of each thread.
@@ -68,7 +78,7 @@ async def import_threads(
         found = ImportedThread(thread_id)
         try:
             own_id = persistence.models.id_types.id.parse_exact(thread_id, "thread_id")
-            owner = owner_of(await tables.latest_metadata(thread_id))
+            owner = owner_of(await tables.latest_metadata(thread_id, key=owner_key))
             await _Importing(persistence, own_id, owner, found).all_of(tables)
         except UnavailableError:  # no other thread could be imported either
             raise
@@ -111,9 +121,19 @@ class _Importing:
         return found
 
     async def _add(self, batch: Sequence[SourceCheckpoint], uow: UnitOfWork[Any, Any]) -> None:
+        before = await uow.threads.get(self._thread_id)
         for one in batch:
             await uow.checkpoints.put(self._new(one))
             await _put_writes(uow, self._thread_id, one.writes)
+        times = [one.saved_at for one in batch if one.saved_at is not None]
+        # Saving has set them to now: all threads would have been active last at the import, in the order of their ids.
+        # A thread that was active here since keeps that: who saves to it compares this time (decision 0018).
+        if times and (before is None or before.updated_at < max(times)):
+            thread = table_of(self._persistence.models.Thread)
+            values = {"updated_at": max(times)} | ({"created_at": min(times)} if before is None else {})
+            with translated():
+                is_it = thread.c.thread_id == self._thread_id
+                await uow.session.execute(update(thread).where(is_it).values(values))
 
     def _new(self, one: SourceCheckpoint) -> NewCheckpoint:
         run_id = one.metadata.get("run_id")

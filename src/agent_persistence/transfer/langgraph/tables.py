@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import field
+from datetime import datetime
 from typing import Any, Final
 
 from sqlalchemy import Row, TextClause, text
@@ -29,8 +30,12 @@ _THREADS: Final = text(
     ORDER BY 1 LIMIT 500
     """
 )
+# A run from a config that LangGraph made, such as that of a checkpoint in a history, has no keys of the application.
 _LATEST: Final = text(
-    "SELECT CAST(metadata AS text) FROM checkpoints WHERE thread_id = :thread_id ORDER BY checkpoint_id DESC LIMIT 1"
+    """
+    SELECT CAST(metadata AS text) FROM checkpoints WHERE thread_id = :thread_id
+    ORDER BY metadata ->> CAST(:key AS text) IS NULL, checkpoint_id DESC LIMIT 1
+    """
 )
 # The collation "C" is Python's order of text, in which parents come before their children. Pages by key, not by OFFSET,
 # which would read all earlier checkpoints again.
@@ -90,6 +95,7 @@ class SourceCheckpoint:
         changed: the values of channels whose version is not the parent's.
         versions: the versions of all channels.
         writes: the writes of tasks that started from it.
+        saved_at: its time, if it has one that can be read.
     """
 
     checkpoint_ns: str
@@ -100,6 +106,7 @@ class SourceCheckpoint:
     changed: Mapping[str, ChannelValue | None] = field(repr=False)
     versions: Mapping[str, Any] = field(repr=False)
     writes: Sequence[SourceWrite] = field(repr=False)
+    saved_at: datetime | None
 
 
 class Tables:
@@ -119,13 +126,13 @@ class Tables:
                 yield row.thread_id
             after = rows[-1].thread_id
 
-    async def latest_metadata(self, thread_id: str) -> dict[str, Any]:
-        """Return the metadata of a thread's latest checkpoint.
+    async def latest_metadata(self, thread_id: str, *, key: str | None = None) -> dict[str, Any]:
+        """Return the metadata of a thread's latest checkpoint: of those that have ``key``, if any does.
 
         Raises:
             InvalidInputError: the thread was deleted since ``threads`` yielded it.
         """
-        rows = await self._rows(_LATEST, thread_id=thread_id)
+        rows = await self._rows(_LATEST, thread_id=thread_id, key=key)
         if not rows:
             raise InvalidInputError("thread_id", "was deleted from the source during the import")
         return _object(rows[0][0], "metadata")
@@ -166,6 +173,7 @@ class Tables:
             changed=changed,
             versions=versions,
             writes=_read_writes(await self._rows(self._writes_of_checkpoint, **here, checkpoint_id=row.checkpoint_id)),
+            saved_at=_time_of(checkpoint),
         )
 
     async def _move_sends(
@@ -234,6 +242,14 @@ def _format_of(checkpoint: Mapping[str, Any]) -> float:
     if isinstance(version, bool) or not isinstance(version, int | float):
         raise InvalidInputError("checkpoint.v", "is not a number, as LangGraph writes it")
     return version
+
+
+def _time_of(checkpoint: Mapping[str, Any]) -> datetime | None:
+    try:
+        time = datetime.fromisoformat(checkpoint["ts"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    return time if time.tzinfo is not None else None
 
 
 def _as_text(version: Any) -> str:
