@@ -154,7 +154,8 @@ class Batcher(Generic[ItemT, ResultT]):
         if joins or not self._start_alone(entry, [*self._waiting]):
             self._waiting.append(entry)
             self._start_runner()
-            self._start_timer()
+            if self._waiting:
+                self._start_timer()
         return await future
 
     async def flush(self) -> None:
@@ -253,7 +254,7 @@ class Batcher(Generic[ItemT, ResultT]):
             batch.append(entry)
         self._waiting.extendleft(reversed(left))  # to the front, so that items of one key keep their order
         self._in_flight += len(batch)
-        self._busy_keys.update(entry.key for entry in batch if entry.key is not None)
+        self._busy_keys.update([entry.key for entry in batch if entry.key is not None])
         if batch:
             self._is_crowded = len(batch) > 1
             self._counts.size.add(len(batch))
@@ -293,7 +294,7 @@ class Batcher(Generic[ItemT, ResultT]):
         alone_by_key: dict[Hashable, list[tuple[_Entry[ItemT, ResultT], Alone]]] = {}
         alone = self._alone
         for entry, result in zip(batch, results, strict=True):
-            if self._may_run_again(entry, result):
+            if result is LATER or (isinstance(result, UnavailableError) and self._may_run_again(entry, result)):
                 again.append(entry)
             elif isinstance(result, Alone) and alone is not None:
                 # Without a key, a new object: these items wait for no other one.
@@ -303,20 +304,17 @@ class Batcher(Generic[ItemT, ResultT]):
             else:
                 _settle(entry, result)
         self._waiting.extendleft(reversed(again))
-        self._start_timer()
-        self._busy_keys.difference_update(entry.key for entry in batch if entry.key not in alone_by_key)
+        if self._waiting:
+            self._start_timer()
+        self._busy_keys.difference_update([entry.key for entry in batch if entry.key not in alone_by_key])
         if alone is not None:
             for key, entries in alone_by_key.items():
                 self._busy_keys.add(key)  # until they have run: later items of the key must not overtake them
                 self._start(self._run_alone(alone, key, entries))
 
-    def _may_run_again(self, entry: _Entry[ItemT, ResultT], result: object) -> bool:
-        if result is LATER:
-            return True
+    def _may_run_again(self, entry: _Entry[ItemT, ResultT], error: UnavailableError) -> bool:
         # A pool timeout is final: the caller has waited long enough for a connection.
-        if not isinstance(result, UnavailableError) or isinstance(result, PoolTimeoutError):
-            return False
-        return time.monotonic() < entry.made_at + self._retry_seconds
+        return not isinstance(error, PoolTimeoutError) and time.monotonic() < entry.made_at + self._retry_seconds
 
     async def _run_alone(
         self,

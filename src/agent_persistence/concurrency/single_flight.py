@@ -85,7 +85,7 @@ class SingleFlight(Generic[T]):
             result = await asyncio.shield(load.task)
         else:
             load.operation.spans = [*load.operation.spans, *caller.spans]
-            caller.shared += ((load.operation, 0.0),)
+            caller.shared += (load.operation,)
             result = await asyncio.shield(load.task)
         # A lone caller gets the object that was loaded: a copy of a large state takes long.
         return deepcopy(result) if self._callers[key] > 1 else result

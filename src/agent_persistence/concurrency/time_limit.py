@@ -84,10 +84,11 @@ class EndsBy:
     Attributes:
         end: when it is cancelled.
         cut: when its connections are cut.
+        cuts: what cuts those that it uses.
         in_doubt: whether a write was sent whose outcome is not known.
     """
 
-    __slots__ = ("_cuts", "_timeout", "_timer", "_token", "cut", "end", "in_doubt")
+    __slots__ = ("_timeout", "_timer", "_token", "cut", "cuts", "end", "in_doubt")
 
     def __init__(self, end: float) -> None:
         call = _limit.get()
@@ -95,7 +96,7 @@ class EndsBy:
         self.end: float = end if call is None else call.end - _GRACE_SECONDS
         self.cut: float = end - SETTLE_SECONDS if call is None else call.end
         self.in_doubt = False
-        self._cuts: list[Callable[[], None]] = []
+        self.cuts: list[Callable[[], None]] = []
         self._timeout = asyncio.timeout(None)
 
     async def __aenter__(self) -> None:
@@ -119,13 +120,8 @@ class EndsBy:
         if self.in_doubt and isinstance(error, UnavailableError):
             raise CommitUnknownError(_IN_DOUBT) from error.__cause__
 
-    def cut_when_due(self, cut: Callable[[], None]) -> Callable[[], None]:
-        """Call ``cut`` when the connections are to be cut; return the function that calls that off."""
-        self._cuts.append(cut)
-        return partial(self._cuts.remove, cut)
-
     def _due(self) -> None:
-        for cut in [*self._cuts]:
+        for cut in [*self.cuts]:
             cut()
         loop, left = asyncio.get_running_loop(), self.end - time.monotonic()
         if left > 0:
@@ -172,4 +168,7 @@ def cut_when_due(cut: Callable[[], None]) -> Callable[[], None] | None:
     ``None`` if they are not to be cut.
     """
     limit = _limit.get()
-    return None if limit is None else limit.cut_when_due(cut)
+    if limit is None:
+        return None
+    limit.cuts.append(cut)
+    return partial(limit.cuts.remove, cut)

@@ -362,8 +362,7 @@ class PinnedConnections:
         Raises:
             PoolTimeoutError: no connection was released in time.
         """
-        timing, work = self._telemetry.timing, self._acquire()
-        return work if timing is None else timing.connection(work)
+        return self._waited_for(self._acquire())
 
     def take(self) -> Awaitable[PinnedConnection]:
         """Take a connection for a transaction of the caller's, which may last: an idle one, or a new one of the pool.
@@ -374,8 +373,16 @@ class PinnedConnections:
         Raises:
             PersistenceError: the pool has no connection, or the database cannot be reached.
         """
-        timing, work = self._telemetry.timing, self._take()
-        return work if timing is None else timing.connection(work)
+        return self._waited_for(self._take())
+
+    def _waited_for(self, work: Coroutine[Any, Any, PinnedConnection]) -> Awaitable[PinnedConnection]:
+        timing = self._telemetry.timing
+        if timing is None:
+            return work
+        if self._idle:  # nothing to wait for: not worth a coroutine and two looks at the clock
+            timing.wait.add(0.0)
+            return work
+        return timing.connection(work)
 
     async def _acquire(self) -> PinnedConnection:
         while True:

@@ -23,7 +23,7 @@ class Operation:
         cache: seconds of calls of Redis.
         attempts: how often it was tried.
         batch: how many callers the largest of its statements had.
-        shared: shared work that it is part of, and how many seconds it waited for it.
+        shared: shared work that it is part of.
     """
 
     # Of the class: most operations end with these values, and setting them takes longer than all else that is measured.
@@ -31,14 +31,14 @@ class Operation:
     is_block = False
     queue = connection = database = cache = 0.0
     attempts = batch = 1
-    shared: tuple[tuple[Operation, float], ...] = ()
+    shared: tuple[Operation, ...] = ()
 
     def total(self) -> Operation:
         """Return a copy with the times of shared work: for the few operations that are shown."""
         total = copy(self)
-        for work, waited in self.shared:
+        for work in self.shared:
             part = work.total()
-            total.queue += waited
+            total.queue += part.queue
             total.connection += part.connection
             total.database += part.database
             total.cache += part.cache

@@ -80,8 +80,10 @@ class Timing:
             finally:
                 seconds = clock() - began
                 token.var.reset(token)
-                thread_id = args[0] if takes_thread and args else kwargs.get("thread_id")
-                self._end(name, seconds, made, error_type, thread_id, kwargs.get("user_id"))
+                self._operation_histogram(name, error_type).add(seconds)
+                if made.spans or seconds >= self._slow.limit:
+                    thread_id = args[0] if takes_thread and args else kwargs.get("thread_id")
+                    self._show(name, seconds, made, error_type, thread_id, kwargs.get("user_id"))
 
         return operation
 
@@ -98,7 +100,9 @@ class Timing:
             error_type = type_of(error)
             raise
         finally:
-            self._end(name, self._clock() - began, made, error_type, None, owner)
+            seconds = self._clock() - began
+            self._operation_histogram(name, error_type).add(seconds)
+            self._show(name, seconds, made, error_type, None, owner)
 
     async def statement(self, operation: str, collection: str, work: Awaitable[T]) -> T:
         """Measure a statement, for the operation or the batch that sent it."""
@@ -161,11 +165,12 @@ class Timing:
         batch.batch = len(callers)
         if self.tracer is not None:
             batch.spans = [span for caller in callers if caller is not None for span in caller.spans]
-        waits = [began - arrival for arrival in arrivals]
+        waits, shared = [began - arrival for arrival in arrivals], (batch,)
         counts.wait.add_all(waits)
         for caller, waited in zip(callers, waits, strict=True):
             if caller is not None:
-                caller.shared += ((batch, waited),)
+                caller.queue += waited
+                caller.shared += shared
         work_for(batch)
 
     def _traced(self, name: str) -> Operation:
@@ -175,12 +180,9 @@ class Timing:
             made.spans = [span]
         return made
 
-    def _end(  # noqa: PLR0917 - keywords cost a tenth of it
+    def _show(  # noqa: PLR0917 - keywords cost a tenth of it
         self, name: str, seconds: float, operation: Operation, error_type: str, thread_id: Any, owner: Any
     ) -> None:
-        self._operation_histogram(name, error_type).add(seconds)
-        if not operation.spans and seconds < self._slow.limit:
-            return
         operation = operation.total()
         for span in operation.spans:
             self._describe(span, operation, thread_id)
