@@ -101,14 +101,18 @@ async def test_a_line_of_a_retry_says_which_operation_it_is_about(
 
 
 def test_a_line_about_a_shared_statement_has_what_its_callers_have_in_common() -> None:
-    callers = [Operation(name="states.put", thread_id=number, owner="ada", began=float(number)) for number in (1, 2)]
-    load = Operation(callers=[callers[1]])
+    callers, load, batch = [Operation(), Operation()], Operation(), Operation()
+    for number, caller in enumerate(callers, 1):
+        caller.call = "states.put", float(number), True, (number, {}), {"user_id": "ada"}
+    load.serve(callers[1])
+    batch.callers = [callers[0], None, load]
 
-    shared = fields_of_operation(Operation(callers=[callers[0], None, load]), Identities("plain"), lambda: 5.0)
+    shared = fields_of_operation(batch, Identities("plain"), lambda: 5.0)
 
     assert shared == {"operation": "states.put", "owner": hashed("ada"), "duration_ms": 4_000, "batch": 2}
     assert fields_of_operation(callers[0], Identities("plain"), lambda: 5.0)["thread_id"] == "1"
-    assert fields_of_operation(Operation(callers=[None]), Identities()) == {}
+    batch.callers = [None]
+    assert fields_of_operation(batch, Identities()) == {}
     assert fields_of_operation(None, Identities()) == {}
 
 
@@ -149,10 +153,16 @@ def test_a_crowd_of_slow_operations_is_a_line_a_second(caplog: pytest.LogCapture
     assert "thread_id" not in fields_of(caplog.records[0])
 
 
+def block(seconds: float) -> Operation:
+    operation = Operation()
+    operation.is_block, operation.database = True, seconds
+    return operation
+
+
 def test_a_unit_of_work_is_slow_only_by_its_own_statements(caplog: pytest.LogCaptureFixture) -> None:
     slow = SlowOperations(100, Identities(), clock=lambda: 0.0)
 
-    slow.look("begin", 60.0, Operation(is_block=True, database=0.05), "", thread_id=None, owner="owner")
-    slow.look("run", 60.0, Operation(is_block=True, database=0.5), "", thread_id=None, owner="owner")
+    slow.look("begin", 60.0, block(0.05), "", thread_id=None, owner="owner")
+    slow.look("run", 60.0, block(0.5), "", thread_id=None, owner="owner")
 
     assert [fields_of(record)["operation"] for record in caplog.records] == ["run"]

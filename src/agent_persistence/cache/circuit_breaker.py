@@ -98,12 +98,12 @@ class CircuitBreaker:
         # Not counted as a failure: a spent budget or a crowd of callers says nothing about Redis.
         if seconds <= 0 or self._calls >= CALLS_AT_ONCE:
             raise CacheUnavailableError
-        probe = self._admit()
+        probe = self._failures >= _FAILURES_TO_OPEN and self._admit()
         self._calls += 1
         try:
             async with _TimeLimit(seconds):
                 timing = self.telemetry.timing
-                result = await (operation() if timing is None else timing.cache(_step(operation), operation()))
+                result = await (operation() if timing is None else timing.cache(operation))
         except Exception as error:
             # Not only RedisError: the time limit raises TimeoutError. A cancelled caller raises no Exception.
             self._failed(error, probe=probe, times=callers)
@@ -118,7 +118,7 @@ class CircuitBreaker:
             start(self._recover(self.recover))
             raise CacheUnavailableError
         # A call that started before the breaker opened does not close it.
-        if probe or self.available:
+        if self._failures and (probe or self.available):
             self._succeeded()
         return result
 
@@ -137,12 +137,12 @@ class CircuitBreaker:
             self._probing = False
 
     def _admit(self) -> bool:
-        """Admit a call, and return whether it is the probe.
+        """Admit a call although the breaker is open, and return whether it is the probe.
 
         Raises:
-            CacheUnavailableError: the breaker is open.
+            CacheUnavailableError: it is not admitted.
         """
-        if self.available or _recovering.get():
+        if _recovering.get():
             return False
         if self._probing or self._clock() < self._closed_until:
             self.telemetry.counts.cache.refused += 1
@@ -175,11 +175,6 @@ class CircuitBreaker:
             logger.info("state cache available again", extra=fields)
         self._failures = 0
         self._pause = _FIRST_PAUSE
-
-
-def _step(operation: Any) -> str:
-    """Return the name of a step of the cache protocol: that of its function."""
-    return str(getattr(getattr(operation, "func", operation), "__name__", "call"))
 
 
 class _TimeLimit:

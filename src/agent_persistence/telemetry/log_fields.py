@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from agent_persistence.telemetry.identities import Identities
-from agent_persistence.telemetry.operation import Operation
+from agent_persistence.telemetry.operation import Called, Operation
 
 
 def fields_of(
@@ -23,7 +23,7 @@ def fields_of(
         identities: shows ids.
         clock: the monotonic clock by which operations are measured.
     """
-    served = [] if operation is None else [one for one in _served(operation) if one.name]
+    served = [] if operation is None else [*_served(operation)]
     if not served:
         return {}
     fields = {
@@ -36,11 +36,13 @@ def fields_of(
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _served(operation: Operation) -> list[Operation]:
-    """Return the operations of all callers: a batch may serve a load, which serves several."""
-    if operation.callers is None:
-        return [operation]
-    return [one for caller in operation.callers if caller is not None for one in _served(caller)]
+def _served(operation: Operation) -> Iterator[Called]:
+    """Yield the calls of all callers: a batch may serve a load, which serves several."""
+    if (called := operation.called()) is not None:
+        yield called
+    for caller in operation.callers or ():
+        if caller is not None:
+            yield from _served(caller)
 
 
 def _common(values: Iterable[Any]) -> Any:
