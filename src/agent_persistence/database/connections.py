@@ -22,7 +22,7 @@ from agent_persistence.concurrency.shielding import start
 from agent_persistence.concurrency.time_limit import cut_in_time, no_call
 from agent_persistence.database.compiled_statement import CompiledStatement, summary_of
 from agent_persistence.database.driver_errors import DRIVER_ERRORS, translate, translated
-from agent_persistence.database.pool_timeouts import limited_by_pool, pool_timeout
+from agent_persistence.database.pool_timeouts import has_free_connection, limited_by_pool, pool_timeout
 from agent_persistence.errors import DatabaseError, PersistenceError, PoolTimeoutError, UnavailableError
 from agent_persistence.telemetry.metrics import PoolMetrics
 from agent_persistence.telemetry.telemetry import NOTHING, Telemetry
@@ -471,12 +471,13 @@ class PinnedConnections:
             raise
 
     async def _connect(self) -> PinnedConnection:
+        # A pool of the host may let callers wait for longer than a call lasts; the call could not tell why it ended.
+        waits = None if has_free_connection(self._bind()) else self._wait_seconds
         try:
-            with (
-                translated(self._bind),
-                no_call(),
-            ):  # it will serve other calls as well; each has it cut in its own time
-                connection = await self._committing.connect()
+            # It will serve other calls as well; each has it cut in its own time.
+            with translated(self._bind), limited_by_pool(self._bind), no_call():
+                async with asyncio.timeout(waits):
+                    connection = await self._committing.connect()
                 driver: Any = (await connection.get_raw_connection()).driver_connection
         except PoolTimeoutError:
             self._telemetry.counts.pool_timeouts += 1

@@ -45,6 +45,9 @@ def make_engine(url: DatabaseUrl, settings: PersistenceSettings, *, keeps_cache:
         max_overflow=settings.max_overflow,
         pool_timeout=settings.pool_timeout,
         pool_recycle=settings.pool_recycle,
+        # The connection that was returned last: it knows the prepared statements and their plans, and need not be
+        # pinged. In turns, a lone caller would ping and prepare on each of the pool's.
+        pool_use_lifo=True,
         # Parameters are message contents, which must not reach exceptions and logs.
         hide_parameters=True,
         execution_options=OWN_POOL,

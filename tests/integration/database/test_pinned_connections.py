@@ -55,6 +55,18 @@ async def test_reads_in_a_row_take_one_connection_once(store: Store, user_id: st
     assert await all_are_back(store)
 
 
+async def test_a_lone_caller_gets_the_connection_that_was_returned_last(persistence: Store) -> None:
+    """Of several that the pool keeps: it knows the statements, and was not idle long enough to be pinged."""
+    engine, used = persistence.engine, set()
+    async with engine.connect(), engine.connect(), engine.connect():
+        pass
+    for _ in range(3):
+        async with engine.connect() as connection:
+            used.add(await connection.scalar(text("SELECT pg_backend_pid()")))
+
+    assert len(used) == 1
+
+
 async def test_a_crowd_shares_the_connections_that_the_pool_keeps(settings_for: SettingsFor, user_id: str) -> None:
     async with Store(await settings_for(pool_size=2, max_overflow=5, redis_url=None)) as store:
         connects = counted(store, "connect")
@@ -103,6 +115,23 @@ async def test_one_who_gives_up_waiting_takes_nothing_from_the_next(pinned: Pinn
     assert await second is connection
     pinned.release(connection)
     await pinned.aclose()
+
+
+async def test_no_more_connections_are_kept_than_the_limit_however_many_units_of_work_end(
+    settings_for: SettingsFor,
+) -> None:
+    async with Store(await settings_for(pool_size=2, redis_url=None)) as store:
+        pinned = PinnedConnections(store.engine, most=1, wait_seconds=0.2, reply_seconds=10)
+        for connection in [await pinned.take() for _ in range(2)]:
+            pinned.give_back(connection)
+
+        kept = await pinned.acquire()
+        with pytest.raises(PoolTimeoutError):
+            await pinned.acquire()
+
+        pinned.release(kept)
+        await pinned.aclose()
+        assert await all_are_back(store)
 
 
 async def test_a_connection_that_was_left_in_a_transaction_is_not_lent_again(
