@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from agent_persistence.cache import CircuitBreaker, StateCache, make_redis
 from agent_persistence.concurrency.periodic import PeriodicTasks
 from agent_persistence.concurrency.shielding import drain
-from agent_persistence.concurrency.time_limit import call_made_at, ends_by
+from agent_persistence.concurrency.time_limit import EndsBy, call_made_at
 from agent_persistence.database.driver_errors import translated
 from agent_persistence.database.engine import make_engine, terminator_of
 from agent_persistence.database.probe import answers
@@ -477,13 +477,13 @@ class Persistence(Generic[IdT, UserIdT]):
         finally:
             cutting.cancel()
 
-    def _check_limit(self) -> AbstractAsyncContextManager[None]:
+    def _check_limit(self) -> EndsBy:
         # Not that of a call: a check has a dozen statements, and a program may allow its calls less than a second.
-        return ends_by(time.monotonic() + max(CHECK_SECONDS, self.settings.call_seconds))
+        return EndsBy(time.monotonic() + max(CHECK_SECONDS, self.settings.call_seconds))
 
     async def _tend_cache(self) -> None:
         end = time.monotonic() + min(SWEEP_SECONDS, self.settings.call_seconds)
-        async with ends_by(end):
+        async with EndsBy(end):
             await self._sessions.identify()
         with call_made_at(end - self.settings.call_seconds):
             await self.sweep()

@@ -15,7 +15,7 @@ from sqlalchemy import event, text
 
 from agent_persistence.concurrency import time_limit
 from agent_persistence.concurrency.shielding import drain
-from agent_persistence.concurrency.time_limit import ends_by
+from agent_persistence.concurrency.time_limit import EndsBy
 from agent_persistence.database.connections import PinnedConnections
 from agent_persistence.errors import PoolTimeoutError, UnavailableError
 from agent_persistence.persistence import Persistence
@@ -208,7 +208,7 @@ async def test_a_connection_is_cut_at_the_limit_of_the_call_that_uses_it_not_of_
     pinned: PinnedConnections, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(time_limit, "SETTLE_SECONDS", 0.0)
-    async with ends_by(time.monotonic() + 0.3), pinned.use() as connection:
+    async with EndsBy(time.monotonic() + 0.3), pinned.use() as connection:
         opened = connection.connection
 
     async with pinned.use() as connection:
@@ -216,7 +216,7 @@ async def test_a_connection_is_cut_at_the_limit_of_the_call_that_uses_it_not_of_
         await connection.execute(text("SELECT pg_sleep(0.6)"))
 
     with pytest.raises(UnavailableError):
-        async with ends_by(time.monotonic() + 0.3), pinned.use() as connection:
+        async with EndsBy(time.monotonic() + 0.3), pinned.use() as connection:
             await connection.execute(text("SELECT pg_sleep(5)"))
 
 
