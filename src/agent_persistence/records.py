@@ -151,6 +151,8 @@ class MessageRecord(Generic[IdT]):
         meta: a JSON object of the application.
         created_at: when it was added, by the database's clock.
         updated_at: when it was last changed.
+        aside: ``None`` for a message of the conversation; otherwise who keeps this row between the messages:
+            a framework's record of a search, or of a compaction.
     """
 
     thread_id: IdT
@@ -164,6 +166,7 @@ class MessageRecord(Generic[IdT]):
     meta: dict[str, Any] = field(repr=False)
     created_at: datetime
     updated_at: datetime
+    aside: str | None = None
 
     @property
     def content(self) -> Any:
@@ -193,6 +196,8 @@ class NewMessage(Generic[IdT]):
         total_tokens: 0 to 2,147,483,647.
         usages: a JSON object.
         meta: a JSON object.
+        aside: for a row that has its place between the messages and is none of the conversation: the name of who keeps
+            it, 1 to 64 letters, digits, ``_``, ``.`` and ``-``. Pages show it only if they are asked for asides.
     """
 
     message: Mapping[str, Any] = field(repr=False)
@@ -200,6 +205,7 @@ class NewMessage(Generic[IdT]):
     total_tokens: int = 0
     usages: Mapping[str, Any] = field(default_factory=dict, repr=False)
     meta: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    aside: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)  # with slots, `NewThread[str](...)` is a TypeError

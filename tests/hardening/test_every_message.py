@@ -117,6 +117,9 @@ CALLS = {
     "messages.delete": Call(
         lambda store, at: store.messages.delete(at, f"{at}-m", user_id=USER), "messages", -1, prepare=with_a_message
     ),
+    "messages.pop": Call(
+        lambda store, at: store.messages.pop(at, user_id=USER), "messages", -1, prepare=with_a_message
+    ),
     "threads.page": Call(lambda store, _: store.threads.page(user_id=USER)),
     "threads.archive": Call(lambda store, at: store.threads.archive(at, user_id=USER)),
     "entities.get_latest_state": Call(lambda store, at: store.entities.get_latest_state(at, user_id=USER)),

@@ -61,6 +61,8 @@ CALLS: dict[str, Call] = {
         place.thread_id, place.message_id, message={"role": "user", "content": "forged"}, **owner
     ),
     "messages.delete": lambda store, place, **owner: store.messages.delete(place.thread_id, place.message_id, **owner),
+    "messages.pop": lambda store, place, **owner: store.messages.pop(place.thread_id, **owner),
+    "messages.clear": lambda store, place, **owner: store.messages.clear(place.thread_id, **owner),
     "entities.get_thread": lambda store, place, **owner: store.entities.get_thread(place.thread_id, **owner),
     "entities.get_latest_state": lambda store, place, **owner: store.entities.get_latest_state(
         place.thread_id, **owner

@@ -95,6 +95,8 @@ async def test_an_id_of_a_thread_that_is_none_is_refused_by_every_call(
             "messages.require": lambda uow, bad: uow.messages.require(bad, made.message_id),
             "messages.update": lambda uow, bad: uow.messages.update(bad, made.message_id, meta={}),
             "messages.delete": lambda uow, bad: uow.messages.delete(bad, made.message_id),
+            "messages.pop": lambda uow, bad: uow.messages.pop(bad),
+            "messages.clear": lambda uow, bad: uow.messages.clear(bad),
         }
         for name, call in calls.items():
             for bad in BAD_IDS[kind]:

@@ -29,6 +29,22 @@ async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
     return await asyncio.shield(start(work))
 
 
+async def settled(work: Coroutine[Any, Any, T]) -> T:
+    """Await the outcome of work even if the caller is cancelled meanwhile; the cancellation is raised then.
+
+    For callers who must know, when they are cancelled, that nothing of them is still being written.
+    """
+    task, cancellation = start(work), None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancellation = cancellation or error
+    if cancellation is not None:
+        raise cancellation
+    return task.result()
+
+
 async def drain(timeout_seconds: float) -> None:
     """Wait until the shielded tasks of this event loop are done, or the timeout has passed."""
     mine = [task for task in _running if task.get_loop() is asyncio.get_running_loop()]

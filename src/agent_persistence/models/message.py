@@ -52,6 +52,8 @@ class MessageMixin(OfThreadMixin[IdT], TimestampMixin, MetaMixin, Generic[IdT]):
     # What the columns cannot carry of the message as it was given (content that is null or a list of parts,
     # provider fields), so that it comes back equal. NULL for most messages.
     extra: Mapped[Any | None] = mapped_column(ExactJSON())
+    # Who keeps this row among the messages although it is none of the conversation; NULL for a message.
+    aside: Mapped[str | None] = mapped_column(String(64))
 
 
 @event.listens_for(MessageMixin, "instrument_class", propagate=True)

@@ -28,10 +28,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from agent_persistence.addresses.database_url import DatabaseUrl
 from agent_persistence.database.driver_errors import translated
 from agent_persistence.encoding.exact_json import decode_json
+from agent_persistence.encoding.json_escapes import to_storable
 from agent_persistence.errors import ConflictError, InvalidInputError, ThreadExistsError
 from agent_persistence.ids import IdTypes
 from agent_persistence.integrations.checkpointing.conversion import thread_meta, to_new_message
-from agent_persistence.integrations.checkpointing.json_escapes import to_storable
 from agent_persistence.integrations.checkpointing.run_config import exact_id, message_key
 from agent_persistence.models import Models
 from agent_persistence.models.base import table_of

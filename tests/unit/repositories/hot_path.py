@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from agent_persistence.database.compiled_statement import CompiledStatement
 from agent_persistence.database.shared_statement import shared
 from agent_persistence.ids import STRING, IdTypes
-from agent_persistence.models import build_models
+from agent_persistence.models import Models, build_models
 from agent_persistence.repositories import locks, tool_results
 from agent_persistence.repositories.checkpoints import read_statements
 from agent_persistence.repositories.checkpoints import statements as checkpoints
@@ -42,9 +43,6 @@ def hot_path() -> Iterator[tuple[str, CompiledStatement]]:
     together = messages.append_messages(models, with_ids=True, touch_seconds=10.0, waits=False)
     yield "append messages of several callers, without waiting for locks", together
     yield "read back copied messages", copy.last_messages(models)
-    yield "page of messages after a cursor", messages.page_of_messages(models, backwards=False)
-    yield "page of messages before a cursor", messages.page_of_messages(models, backwards=True)
-    yield "page of messages that contain a text", messages.page_of_messages(models, backwards=True, searches=True)
     yield "latest state", states.latest_state(models, of_any_user=False, knows=False)
     yield "latest state, for administration", states.latest_state(models, of_any_user=True, knows=False)
     yield (
@@ -59,18 +57,12 @@ def hot_path() -> Iterator[tuple[str, CompiledStatement]]:
     yield "lock a thread to compare versions", states.lock_to_compare(models, of_any_user=False)
     yield "latest version", states.latest_version(models)
     yield "latest versions of several threads", shared(states.latest_version(models))
-    yield "messages by their ids", messages.chosen_messages(models, of_any_user=False)
-    yield "message", messages.chosen_messages(models, of_any_user=False, one=True)
-    yield "change a message", messages.change_message(models, ("role", "content", "meta"), of_any_user=False)
-    yield "delete a message", messages.delete_message(models, of_any_user=False)
-    yield "delete messages of several threads", messages.delete_messages(models)
     yield "delete all states of a locked thread", states.delete_due(models, keeps=False)
     yield "delete old states of a locked thread", states.delete_due(models, keeps=True, ages=True)
     yield "lock a thread", locks.lock_one(models, of_any_user=False)
     yield "lock several threads, without waiting", locks.lock_several(models)
     yield "thread", threads.one_thread(models, of_any_user=False)
     yield "threads of several callers", shared(threads.one_thread(models, of_any_user=False))
-    yield "pages of messages of several callers", shared(messages.page_of_messages(models, backwards=True))
     yield "first page of threads", threads.page_of_threads(models, of_any_user=False)
     further = threads.page_of_threads(models, of_any_user=False, continues=True, searches=True, filters=True)
     yield "further page of threads, with every filter", further
@@ -83,7 +75,23 @@ def hot_path() -> Iterator[tuple[str, CompiledStatement]]:
     yield "recorded result of a tool call", tool_results.recorded_result(models, of_any_user=False)
     yield "record the result of a tool call", tool_results.record_result(models, of_any_user=False)
     yield "add threads", bulk.insert_threads(models)
+    yield from _of_messages(models)
     yield from _of_graphs()
+
+
+def _of_messages(models: Models[Any, Any]) -> Iterator[tuple[str, CompiledStatement]]:
+    yield "page of messages after a cursor", messages.page_of_messages(models, backwards=False)
+    yield "page of messages before a cursor", messages.page_of_messages(models, backwards=True)
+    every = messages.page_of_messages(models, backwards=True, asides="all")
+    yield "page of messages and asides before a cursor", every
+    yield "page of messages that contain a text", messages.page_of_messages(models, backwards=True, searches=True)
+    yield "messages by their ids", messages.chosen_messages(models, of_any_user=False)
+    yield "message", messages.chosen_messages(models, of_any_user=False, one=True)
+    yield "change a message", messages.change_message(models, ("role", "content", "meta"), of_any_user=False)
+    yield "delete a message", messages.delete_message(models, of_any_user=False)
+    yield "delete all messages of a locked thread", messages.clear_messages(models)
+    yield "delete messages of several threads", messages.delete_messages(models)
+    yield "pages of messages of several callers", shared(messages.page_of_messages(models, backwards=True))
 
 
 def _of_graphs() -> Iterator[tuple[str, CompiledStatement]]:

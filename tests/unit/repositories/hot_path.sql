@@ -27,9 +27,9 @@ FROM threads AS other
 WHERE other.user_id = threads.user_id AND other.archived_at IS NULL
 ORDER BY other.updated_at DESC, other.thread_id DESC
 LIMIT $4::INTEGER)))
-INSERT INTO messages (thread_id, message_id, role, content, tool_calls, tool_call_id, reasoning, total_tokens, usages, meta, extra) SELECT locked.thread_id, "new".message_id, CAST("new".role AS message_role) AS role, "new".content, "new".tool_calls, "new".tool_call_id, "new".reasoning, "new".total_tokens, "new".usages, "new".meta, "new".extra
+INSERT INTO messages (thread_id, message_id, role, content, tool_calls, tool_call_id, reasoning, total_tokens, usages, meta, extra, aside) SELECT locked.thread_id, "new".message_id, CAST("new".role AS message_role) AS role, "new".content, "new".tool_calls, "new".tool_call_id, "new".reasoning, "new".total_tokens, "new".usages, "new".meta, "new".extra, "new".aside
 FROM locked
-JOIN (SELECT $1::VARCHAR AS thread_id, $2::VARCHAR AS owner, $5::VARCHAR AS message_id, $6::VARCHAR AS role, $7::VARCHAR AS content, $8::JSONB AS tool_calls, $9::VARCHAR AS tool_call_id, $10::VARCHAR AS reasoning, $11::INTEGER AS total_tokens, $12::JSONB AS usages, $13::JSONB AS meta, $14::JSONB AS extra, 1 AS ordinal) AS "new" ON locked.thread_id = "new".thread_id AND locked.user_id = "new".owner
+JOIN (SELECT $1::VARCHAR AS thread_id, $2::VARCHAR AS owner, $5::VARCHAR AS message_id, $6::VARCHAR AS role, $7::VARCHAR AS content, $8::JSONB AS tool_calls, $9::VARCHAR AS tool_call_id, $10::VARCHAR AS reasoning, $11::INTEGER AS total_tokens, $12::JSONB AS usages, $13::JSONB AS meta, $14::JSONB AS extra, $15::VARCHAR AS aside, 1 AS ordinal) AS "new" ON locked.thread_id = "new".thread_id AND locked.user_id = "new".owner
 ORDER BY "new".ordinal
 ON CONFLICT (thread_id, message_id) DO NOTHING
 RETURNING messages.thread_id, messages.message_id, messages.seq, messages.created_at, messages.updated_at, width_bucket(0, 0, 1, CAST((messages.seq > (SELECT max(earlier.seq) AS max_1
@@ -49,9 +49,9 @@ FROM threads AS other
 WHERE other.user_id = threads.user_id AND other.archived_at IS NULL
 ORDER BY other.updated_at DESC, other.thread_id DESC
 LIMIT $4::INTEGER)))
-INSERT INTO messages (thread_id, role, content, tool_calls, tool_call_id, reasoning, total_tokens, usages, meta, extra) SELECT locked.thread_id, CAST("new".role AS message_role) AS role, "new".content, "new".tool_calls, "new".tool_call_id, "new".reasoning, "new".total_tokens, "new".usages, "new".meta, "new".extra
+INSERT INTO messages (thread_id, role, content, tool_calls, tool_call_id, reasoning, total_tokens, usages, meta, extra, aside) SELECT locked.thread_id, CAST("new".role AS message_role) AS role, "new".content, "new".tool_calls, "new".tool_call_id, "new".reasoning, "new".total_tokens, "new".usages, "new".meta, "new".extra, "new".aside
 FROM locked
-JOIN (SELECT $1::VARCHAR AS thread_id, $2::VARCHAR AS owner, $5::VARCHAR AS role, $6::VARCHAR AS content, $7::JSONB AS tool_calls, $8::VARCHAR AS tool_call_id, $9::VARCHAR AS reasoning, $10::INTEGER AS total_tokens, $11::JSONB AS usages, $12::JSONB AS meta, $13::JSONB AS extra, 1 AS ordinal) AS "new" ON locked.thread_id = "new".thread_id AND locked.user_id = "new".owner
+JOIN (SELECT $1::VARCHAR AS thread_id, $2::VARCHAR AS owner, $5::VARCHAR AS role, $6::VARCHAR AS content, $7::JSONB AS tool_calls, $8::VARCHAR AS tool_call_id, $9::VARCHAR AS reasoning, $10::INTEGER AS total_tokens, $11::JSONB AS usages, $12::JSONB AS meta, $13::JSONB AS extra, $14::VARCHAR AS aside, 1 AS ordinal) AS "new" ON locked.thread_id = "new".thread_id AND locked.user_id = "new".owner
 ORDER BY "new".ordinal
 ON CONFLICT (thread_id, message_id) DO NOTHING
 RETURNING messages.thread_id, messages.message_id, messages.seq, messages.created_at, messages.updated_at, width_bucket(0, 0, 1, CAST((messages.seq > (SELECT max(earlier.seq) AS max_1
@@ -119,9 +119,9 @@ FROM threads AS other
 WHERE other.user_id = threads.user_id AND other.archived_at IS NULL
 ORDER BY other.updated_at DESC, other.thread_id DESC
 LIMIT $4::INTEGER)))
-INSERT INTO messages (thread_id, message_id, role, content, tool_calls, tool_call_id, reasoning, total_tokens, usages, meta, extra) SELECT locked.thread_id, "new".message_id, CAST("new".role AS message_role) AS role, "new".content, "new".tool_calls, "new".tool_call_id, "new".reasoning, "new".total_tokens, "new".usages, "new".meta, "new".extra
+INSERT INTO messages (thread_id, message_id, role, content, tool_calls, tool_call_id, reasoning, total_tokens, usages, meta, extra, aside) SELECT locked.thread_id, "new".message_id, CAST("new".role AS message_role) AS role, "new".content, "new".tool_calls, "new".tool_call_id, "new".reasoning, "new".total_tokens, "new".usages, "new".meta, "new".extra, "new".aside
 FROM locked
-JOIN unnest($1::TEXT[], $2::TEXT[], $5::TEXT[], $6::TEXT[], $7::TEXT[], $8::JSONB[], $9::TEXT[], $10::TEXT[], $11::INTEGER[], $12::JSONB[], $13::JSONB[], $14::JSONB[]) WITH ORDINALITY AS "new"(thread_id, owner, message_id, role, content, tool_calls, tool_call_id, reasoning, total_tokens, usages, meta, extra, ordinal) ON locked.thread_id = "new".thread_id AND locked.user_id = "new".owner
+JOIN unnest($1::TEXT[], $2::TEXT[], $5::TEXT[], $6::TEXT[], $7::TEXT[], $8::JSONB[], $9::TEXT[], $10::TEXT[], $11::INTEGER[], $12::JSONB[], $13::JSONB[], $14::JSONB[], $15::TEXT[]) WITH ORDINALITY AS "new"(thread_id, owner, message_id, role, content, tool_calls, tool_call_id, reasoning, total_tokens, usages, meta, extra, aside, ordinal) ON locked.thread_id = "new".thread_id AND locked.user_id = "new".owner
 ORDER BY "new".ordinal
 ON CONFLICT (thread_id, message_id) DO NOTHING
 RETURNING messages.thread_id, messages.message_id, messages.seq, messages.created_at, messages.updated_at, width_bucket(0, 0, 1, CAST((messages.seq > (SELECT max(earlier.seq) AS max_1
@@ -141,9 +141,9 @@ FROM threads AS other
 WHERE other.user_id = threads.user_id AND other.archived_at IS NULL
 ORDER BY other.updated_at DESC, other.thread_id DESC
 LIMIT $4::INTEGER)))
-INSERT INTO messages (thread_id, role, content, tool_calls, tool_call_id, reasoning, total_tokens, usages, meta, extra) SELECT locked.thread_id, CAST("new".role AS message_role) AS role, "new".content, "new".tool_calls, "new".tool_call_id, "new".reasoning, "new".total_tokens, "new".usages, "new".meta, "new".extra
+INSERT INTO messages (thread_id, role, content, tool_calls, tool_call_id, reasoning, total_tokens, usages, meta, extra, aside) SELECT locked.thread_id, CAST("new".role AS message_role) AS role, "new".content, "new".tool_calls, "new".tool_call_id, "new".reasoning, "new".total_tokens, "new".usages, "new".meta, "new".extra, "new".aside
 FROM locked
-JOIN unnest($1::TEXT[], $2::TEXT[], $5::TEXT[], $6::TEXT[], $7::JSONB[], $8::TEXT[], $9::TEXT[], $10::INTEGER[], $11::JSONB[], $12::JSONB[], $13::JSONB[]) WITH ORDINALITY AS "new"(thread_id, owner, role, content, tool_calls, tool_call_id, reasoning, total_tokens, usages, meta, extra, ordinal) ON locked.thread_id = "new".thread_id AND locked.user_id = "new".owner
+JOIN unnest($1::TEXT[], $2::TEXT[], $5::TEXT[], $6::TEXT[], $7::JSONB[], $8::TEXT[], $9::TEXT[], $10::INTEGER[], $11::JSONB[], $12::JSONB[], $13::JSONB[], $14::TEXT[]) WITH ORDINALITY AS "new"(thread_id, owner, role, content, tool_calls, tool_call_id, reasoning, total_tokens, usages, meta, extra, aside, ordinal) ON locked.thread_id = "new".thread_id AND locked.user_id = "new".owner
 ORDER BY "new".ordinal
 ON CONFLICT (thread_id, message_id) DO NOTHING
 RETURNING messages.thread_id, messages.message_id, messages.seq, messages.created_at, messages.updated_at, width_bucket(0, 0, 1, CAST((messages.seq > (SELECT max(earlier.seq) AS max_1
@@ -211,9 +211,9 @@ FROM threads AS other
 WHERE other.user_id = threads.user_id AND other.archived_at IS NULL
 ORDER BY other.updated_at DESC, other.thread_id DESC
 LIMIT $4::INTEGER)))
-INSERT INTO messages (thread_id, message_id, role, content, tool_calls, tool_call_id, reasoning, total_tokens, usages, meta, extra) SELECT locked.thread_id, "new".message_id, CAST("new".role AS message_role) AS role, "new".content, "new".tool_calls, "new".tool_call_id, "new".reasoning, "new".total_tokens, "new".usages, "new".meta, "new".extra
+INSERT INTO messages (thread_id, message_id, role, content, tool_calls, tool_call_id, reasoning, total_tokens, usages, meta, extra, aside) SELECT locked.thread_id, "new".message_id, CAST("new".role AS message_role) AS role, "new".content, "new".tool_calls, "new".tool_call_id, "new".reasoning, "new".total_tokens, "new".usages, "new".meta, "new".extra, "new".aside
 FROM locked
-JOIN unnest($1::TEXT[], $2::TEXT[], $5::TEXT[], $6::TEXT[], $7::TEXT[], $8::JSONB[], $9::TEXT[], $10::TEXT[], $11::INTEGER[], $12::JSONB[], $13::JSONB[], $14::JSONB[]) WITH ORDINALITY AS "new"(thread_id, owner, message_id, role, content, tool_calls, tool_call_id, reasoning, total_tokens, usages, meta, extra, ordinal) ON locked.thread_id = "new".thread_id AND locked.user_id = "new".owner
+JOIN unnest($1::TEXT[], $2::TEXT[], $5::TEXT[], $6::TEXT[], $7::TEXT[], $8::JSONB[], $9::TEXT[], $10::TEXT[], $11::INTEGER[], $12::JSONB[], $13::JSONB[], $14::JSONB[], $15::TEXT[]) WITH ORDINALITY AS "new"(thread_id, owner, message_id, role, content, tool_calls, tool_call_id, reasoning, total_tokens, usages, meta, extra, aside, ordinal) ON locked.thread_id = "new".thread_id AND locked.user_id = "new".owner
 ORDER BY "new".ordinal
 ON CONFLICT (thread_id, message_id) DO NOTHING
 RETURNING messages.thread_id, messages.message_id, messages.seq, messages.created_at, messages.updated_at, width_bucket(0, 0, 1, CAST((messages.seq > (SELECT max(earlier.seq) AS max_1
@@ -229,30 +229,6 @@ FROM messages
 WHERE messages.thread_id = $2::VARCHAR
 ORDER BY messages.seq DESC
 LIMIT $3::INTEGER) AS last GROUP BY last.thread_id;
-
--- page of messages after a cursor
-SELECT messages.thread_id, messages.message_id, messages.seq, messages.role, messages.content, CAST(messages.tool_calls AS TEXT) AS tool_calls, messages.tool_call_id, messages.reasoning, CAST(messages.extra AS TEXT) AS extra, messages.total_tokens, CAST(messages.usages AS TEXT) AS usages, CAST(messages.meta AS TEXT) AS meta, CASE WHEN (messages.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE messages.created_at END AS created_at, CASE WHEN (messages.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE messages.updated_at END AS updated_at
-FROM messages
-JOIN threads ON threads.thread_id = messages.thread_id
-WHERE messages.thread_id = $1::VARCHAR AND messages.seq > $2::BIGINT AND threads.user_id = $3::VARCHAR
-ORDER BY messages.seq
-LIMIT $4::INTEGER;
-
--- page of messages before a cursor
-SELECT messages.thread_id, messages.message_id, messages.seq, messages.role, messages.content, CAST(messages.tool_calls AS TEXT) AS tool_calls, messages.tool_call_id, messages.reasoning, CAST(messages.extra AS TEXT) AS extra, messages.total_tokens, CAST(messages.usages AS TEXT) AS usages, CAST(messages.meta AS TEXT) AS meta, CASE WHEN (messages.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE messages.created_at END AS created_at, CASE WHEN (messages.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE messages.updated_at END AS updated_at
-FROM messages
-JOIN threads ON threads.thread_id = messages.thread_id
-WHERE messages.thread_id = $1::VARCHAR AND messages.seq < $2::BIGINT AND threads.user_id = $3::VARCHAR
-ORDER BY messages.seq DESC
-LIMIT $4::INTEGER;
-
--- page of messages that contain a text
-SELECT messages.thread_id, messages.message_id, messages.seq, messages.role, messages.content, CAST(messages.tool_calls AS TEXT) AS tool_calls, messages.tool_call_id, messages.reasoning, CAST(messages.extra AS TEXT) AS extra, messages.total_tokens, CAST(messages.usages AS TEXT) AS usages, CAST(messages.meta AS TEXT) AS meta, CASE WHEN (messages.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE messages.created_at END AS created_at, CASE WHEN (messages.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE messages.updated_at END AS updated_at
-FROM messages
-JOIN threads ON threads.thread_id = messages.thread_id
-WHERE messages.thread_id = $1::VARCHAR AND messages.seq < $2::BIGINT AND threads.user_id = $3::VARCHAR AND (messages.content ILIKE '%' || $4::VARCHAR || '%' ESCAPE '/')
-ORDER BY messages.seq DESC
-LIMIT $5::INTEGER;
 
 -- latest state
 SELECT states.thread_id, states.state_id, convert_to(CAST(states.state_data AS TEXT), $1::VARCHAR) AS state_data, states.base_id, states.stream_id, CAST(states.meta AS TEXT) AS meta, CASE WHEN (states.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE states.created_at END AS created_at, CASE WHEN (states.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE states.updated_at END AS updated_at
@@ -358,50 +334,6 @@ JOIN LATERAL (SELECT coalesce(max(states.state_id), $2::INTEGER) AS version
 FROM states
 WHERE states.thread_id = callers.thread_id) AS found ON true;
 
--- messages by their ids
-SELECT messages.thread_id, messages.message_id, messages.seq, messages.role, messages.content, CAST(messages.tool_calls AS TEXT) AS tool_calls, messages.tool_call_id, messages.reasoning, CAST(messages.extra AS TEXT) AS extra, messages.total_tokens, CAST(messages.usages AS TEXT) AS usages, CAST(messages.meta AS TEXT) AS meta, CASE WHEN (messages.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE messages.created_at END AS created_at, CASE WHEN (messages.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE messages.updated_at END AS updated_at
-FROM messages
-JOIN threads ON threads.thread_id = messages.thread_id
-WHERE messages.thread_id = $1::VARCHAR AND messages.message_id = ANY ($2::TEXT[]) AND threads.user_id = $3::VARCHAR;
-
--- message
-SELECT messages.thread_id, messages.message_id, messages.seq, messages.role, messages.content, CAST(messages.tool_calls AS TEXT) AS tool_calls, messages.tool_call_id, messages.reasoning, CAST(messages.extra AS TEXT) AS extra, messages.total_tokens, CAST(messages.usages AS TEXT) AS usages, CAST(messages.meta AS TEXT) AS meta, CASE WHEN (messages.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE messages.created_at END AS created_at, CASE WHEN (messages.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE messages.updated_at END AS updated_at
-FROM messages
-JOIN threads ON threads.thread_id = messages.thread_id
-WHERE messages.thread_id = $1::VARCHAR AND messages.message_id = $2::VARCHAR AND threads.user_id = $3::VARCHAR;
-
--- change a message
-WITH locked AS
-(SELECT threads.thread_id AS thread_id, threads.user_id AS user_id
-FROM threads
-WHERE threads.thread_id = $4::VARCHAR AND threads.user_id = $5::VARCHAR FOR NO KEY UPDATE)
-UPDATE messages SET content=$1::VARCHAR, role=CAST($2::VARCHAR AS message_role), updated_at=now(), meta=$3::JSONB
-FROM locked
-WHERE messages.thread_id = locked.thread_id AND messages.message_id = $6::VARCHAR
-RETURNING messages.thread_id, messages.message_id, messages.seq, messages.role, messages.content, CAST(messages.tool_calls AS TEXT) AS tool_calls, messages.tool_call_id, messages.reasoning, CAST(messages.extra AS TEXT) AS extra, messages.total_tokens, CAST(messages.usages AS TEXT) AS usages, CAST(messages.meta AS TEXT) AS meta, CASE WHEN (messages.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE messages.created_at END AS created_at, CASE WHEN (messages.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE messages.updated_at END AS updated_at, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
-
--- delete a message
-WITH locked AS
-(SELECT threads.thread_id AS thread_id, threads.user_id AS user_id
-FROM threads
-WHERE threads.thread_id = $1::VARCHAR AND threads.user_id = $2::VARCHAR FOR NO KEY UPDATE)
-DELETE
-FROM messages USING locked
-WHERE messages.thread_id = locked.thread_id AND messages.message_id = $3::VARCHAR
-RETURNING messages.thread_id, messages.seq, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
-
--- delete messages of several threads
-WITH locked AS
-(SELECT threads.thread_id AS thread_id, threads.user_id AS user_id
-FROM threads
-WHERE threads.thread_id = ANY ($1::TEXT[]) AND threads.user_id = ANY ($2::TEXT[]) FOR NO KEY UPDATE SKIP LOCKED)
-DELETE
-FROM messages USING (SELECT "new".thread_id AS thread_id, "new".message_id AS message_id
-FROM locked
-JOIN unnest($1::TEXT[], $2::TEXT[], $3::TEXT[]) WITH ORDINALITY AS "new"(thread_id, owner, message_id, ordinal) ON locked.thread_id = "new".thread_id AND locked.user_id = "new".owner) AS due
-WHERE messages.thread_id = due.thread_id AND messages.message_id = due.message_id
-RETURNING messages.thread_id, messages.message_id, messages.seq, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
-
 -- delete all states of a locked thread
 WITH doomed AS
 (SELECT states.thread_id AS thread_id, states.state_id AS state_id
@@ -475,16 +407,6 @@ FROM unnest($1::TEXT[], $2::TEXT[]) WITH ORDINALITY AS callers(thread_id, owner,
 JOIN LATERAL (SELECT threads.thread_id AS thread_id, threads.user_id AS user_id, threads.thread_name AS thread_name, threads.meta AS meta, CASE WHEN (threads.archived_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.archived_at END AS archived_at, CASE WHEN (threads.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.created_at END AS created_at, CASE WHEN (threads.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.updated_at END AS updated_at
 FROM threads
 WHERE threads.thread_id = callers.thread_id AND threads.user_id = callers.owner) AS found ON true;
-
--- pages of messages of several callers
-SELECT found.thread_id, found.message_id, found.seq, found.role, found.content, CAST(found.tool_calls AS TEXT) AS tool_calls, found.tool_call_id, found.reasoning, CAST(found.extra AS TEXT) AS extra, found.total_tokens, CAST(found.usages AS TEXT) AS usages, CAST(found.meta AS TEXT) AS meta, found.created_at, found.updated_at, callers.ordinal
-FROM unnest($1::INTEGER[], $2::TEXT[], $3::BIGINT[], $4::TEXT[]) WITH ORDINALITY AS callers("limit", thread_id, seq, owner, ordinal)
-JOIN LATERAL (SELECT messages.thread_id AS thread_id, messages.message_id AS message_id, messages.seq AS seq, messages.role AS role, messages.content AS content, messages.tool_calls AS tool_calls, messages.tool_call_id AS tool_call_id, messages.reasoning AS reasoning, messages.extra AS extra, messages.total_tokens AS total_tokens, messages.usages AS usages, messages.meta AS meta, CASE WHEN (messages.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE messages.created_at END AS created_at, CASE WHEN (messages.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE messages.updated_at END AS updated_at
-FROM messages
-JOIN threads ON threads.thread_id = messages.thread_id
-WHERE messages.thread_id = callers.thread_id AND messages.seq < callers.seq AND threads.user_id = callers.owner
-ORDER BY messages.seq DESC
-LIMIT callers."limit") AS found ON true;
 
 -- first page of threads
 SELECT threads.thread_id, threads.user_id, threads.thread_name, CAST(threads.meta AS TEXT) AS meta, CASE WHEN (threads.archived_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.archived_at END AS archived_at, CASE WHEN (threads.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.created_at END AS created_at, CASE WHEN (threads.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.updated_at END AS updated_at
@@ -563,6 +485,101 @@ INSERT INTO threads (thread_id, user_id, thread_name, meta, created_at, updated_
 FROM unnest($1::TEXT[], $2::TEXT[], $3::TEXT[], $4::JSONB[]) WITH ORDINALITY AS "new"(thread_id, owner, thread_name, meta, ordinal)
 ON CONFLICT (thread_id) DO NOTHING
 RETURNING threads.thread_id, threads.created_at, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
+
+-- page of messages after a cursor
+SELECT messages.thread_id, messages.message_id, messages.seq, messages.role, messages.content, CAST(messages.tool_calls AS TEXT) AS tool_calls, messages.tool_call_id, messages.reasoning, CAST(messages.extra AS TEXT) AS extra, messages.total_tokens, CAST(messages.usages AS TEXT) AS usages, CAST(messages.meta AS TEXT) AS meta, CASE WHEN (messages.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE messages.created_at END AS created_at, CASE WHEN (messages.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE messages.updated_at END AS updated_at, messages.aside
+FROM messages
+JOIN threads ON threads.thread_id = messages.thread_id
+WHERE messages.thread_id = $1::VARCHAR AND messages.seq > $2::BIGINT AND threads.user_id = $3::VARCHAR AND messages.aside IS NULL
+ORDER BY messages.seq
+LIMIT $4::INTEGER;
+
+-- page of messages before a cursor
+SELECT messages.thread_id, messages.message_id, messages.seq, messages.role, messages.content, CAST(messages.tool_calls AS TEXT) AS tool_calls, messages.tool_call_id, messages.reasoning, CAST(messages.extra AS TEXT) AS extra, messages.total_tokens, CAST(messages.usages AS TEXT) AS usages, CAST(messages.meta AS TEXT) AS meta, CASE WHEN (messages.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE messages.created_at END AS created_at, CASE WHEN (messages.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE messages.updated_at END AS updated_at, messages.aside
+FROM messages
+JOIN threads ON threads.thread_id = messages.thread_id
+WHERE messages.thread_id = $1::VARCHAR AND messages.seq < $2::BIGINT AND threads.user_id = $3::VARCHAR AND messages.aside IS NULL
+ORDER BY messages.seq DESC
+LIMIT $4::INTEGER;
+
+-- page of messages and asides before a cursor
+SELECT messages.thread_id, messages.message_id, messages.seq, messages.role, messages.content, CAST(messages.tool_calls AS TEXT) AS tool_calls, messages.tool_call_id, messages.reasoning, CAST(messages.extra AS TEXT) AS extra, messages.total_tokens, CAST(messages.usages AS TEXT) AS usages, CAST(messages.meta AS TEXT) AS meta, CASE WHEN (messages.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE messages.created_at END AS created_at, CASE WHEN (messages.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE messages.updated_at END AS updated_at, messages.aside
+FROM messages
+JOIN threads ON threads.thread_id = messages.thread_id
+WHERE messages.thread_id = $1::VARCHAR AND messages.seq < $2::BIGINT AND threads.user_id = $3::VARCHAR
+ORDER BY messages.seq DESC
+LIMIT $4::INTEGER;
+
+-- page of messages that contain a text
+SELECT messages.thread_id, messages.message_id, messages.seq, messages.role, messages.content, CAST(messages.tool_calls AS TEXT) AS tool_calls, messages.tool_call_id, messages.reasoning, CAST(messages.extra AS TEXT) AS extra, messages.total_tokens, CAST(messages.usages AS TEXT) AS usages, CAST(messages.meta AS TEXT) AS meta, CASE WHEN (messages.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE messages.created_at END AS created_at, CASE WHEN (messages.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE messages.updated_at END AS updated_at, messages.aside
+FROM messages
+JOIN threads ON threads.thread_id = messages.thread_id
+WHERE messages.thread_id = $1::VARCHAR AND messages.seq < $2::BIGINT AND threads.user_id = $3::VARCHAR AND messages.aside IS NULL AND (messages.content ILIKE '%' || $4::VARCHAR || '%' ESCAPE '/')
+ORDER BY messages.seq DESC
+LIMIT $5::INTEGER;
+
+-- messages by their ids
+SELECT messages.thread_id, messages.message_id, messages.seq, messages.role, messages.content, CAST(messages.tool_calls AS TEXT) AS tool_calls, messages.tool_call_id, messages.reasoning, CAST(messages.extra AS TEXT) AS extra, messages.total_tokens, CAST(messages.usages AS TEXT) AS usages, CAST(messages.meta AS TEXT) AS meta, CASE WHEN (messages.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE messages.created_at END AS created_at, CASE WHEN (messages.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE messages.updated_at END AS updated_at, messages.aside
+FROM messages
+JOIN threads ON threads.thread_id = messages.thread_id
+WHERE messages.thread_id = $1::VARCHAR AND messages.message_id = ANY ($2::TEXT[]) AND threads.user_id = $3::VARCHAR;
+
+-- message
+SELECT messages.thread_id, messages.message_id, messages.seq, messages.role, messages.content, CAST(messages.tool_calls AS TEXT) AS tool_calls, messages.tool_call_id, messages.reasoning, CAST(messages.extra AS TEXT) AS extra, messages.total_tokens, CAST(messages.usages AS TEXT) AS usages, CAST(messages.meta AS TEXT) AS meta, CASE WHEN (messages.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE messages.created_at END AS created_at, CASE WHEN (messages.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE messages.updated_at END AS updated_at, messages.aside
+FROM messages
+JOIN threads ON threads.thread_id = messages.thread_id
+WHERE messages.thread_id = $1::VARCHAR AND messages.message_id = $2::VARCHAR AND threads.user_id = $3::VARCHAR;
+
+-- change a message
+WITH locked AS
+(SELECT threads.thread_id AS thread_id, threads.user_id AS user_id
+FROM threads
+WHERE threads.thread_id = $4::VARCHAR AND threads.user_id = $5::VARCHAR FOR NO KEY UPDATE)
+UPDATE messages SET content=$1::VARCHAR, role=CAST($2::VARCHAR AS message_role), updated_at=now(), meta=$3::JSONB
+FROM locked
+WHERE messages.thread_id = locked.thread_id AND messages.message_id = $6::VARCHAR
+RETURNING messages.thread_id, messages.message_id, messages.seq, messages.role, messages.content, CAST(messages.tool_calls AS TEXT) AS tool_calls, messages.tool_call_id, messages.reasoning, CAST(messages.extra AS TEXT) AS extra, messages.total_tokens, CAST(messages.usages AS TEXT) AS usages, CAST(messages.meta AS TEXT) AS meta, CASE WHEN (messages.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE messages.created_at END AS created_at, CASE WHEN (messages.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE messages.updated_at END AS updated_at, messages.aside, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
+
+-- delete a message
+WITH locked AS
+(SELECT threads.thread_id AS thread_id, threads.user_id AS user_id
+FROM threads
+WHERE threads.thread_id = $1::VARCHAR AND threads.user_id = $2::VARCHAR FOR NO KEY UPDATE)
+DELETE
+FROM messages USING locked
+WHERE messages.thread_id = locked.thread_id AND messages.message_id = $3::VARCHAR
+RETURNING messages.thread_id, messages.seq, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
+
+-- delete all messages of a locked thread
+WITH gone AS
+(DELETE
+FROM messages
+WHERE messages.thread_id = $1::VARCHAR
+RETURNING messages.thread_id, messages.seq)
+SELECT gone.thread_id, max(gone.seq) AS seq, count(*) AS deleted, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started
+FROM gone GROUP BY gone.thread_id;
+
+-- delete messages of several threads
+WITH locked AS
+(SELECT threads.thread_id AS thread_id, threads.user_id AS user_id
+FROM threads
+WHERE threads.thread_id = ANY ($1::TEXT[]) AND threads.user_id = ANY ($2::TEXT[]) FOR NO KEY UPDATE SKIP LOCKED)
+DELETE
+FROM messages USING (SELECT "new".thread_id AS thread_id, "new".message_id AS message_id
+FROM locked
+JOIN unnest($1::TEXT[], $2::TEXT[], $3::TEXT[]) WITH ORDINALITY AS "new"(thread_id, owner, message_id, ordinal) ON locked.thread_id = "new".thread_id AND locked.user_id = "new".owner) AS due
+WHERE messages.thread_id = due.thread_id AND messages.message_id = due.message_id
+RETURNING messages.thread_id, messages.message_id, messages.seq, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
+
+-- pages of messages of several callers
+SELECT found.thread_id, found.message_id, found.seq, found.role, found.content, CAST(found.tool_calls AS TEXT) AS tool_calls, found.tool_call_id, found.reasoning, CAST(found.extra AS TEXT) AS extra, found.total_tokens, CAST(found.usages AS TEXT) AS usages, CAST(found.meta AS TEXT) AS meta, found.created_at, found.updated_at, found.aside, callers.ordinal
+FROM unnest($1::INTEGER[], $2::TEXT[], $3::BIGINT[], $4::TEXT[]) WITH ORDINALITY AS callers("limit", thread_id, seq, owner, ordinal)
+JOIN LATERAL (SELECT messages.thread_id AS thread_id, messages.message_id AS message_id, messages.seq AS seq, messages.role AS role, messages.content AS content, messages.tool_calls AS tool_calls, messages.tool_call_id AS tool_call_id, messages.reasoning AS reasoning, messages.extra AS extra, messages.total_tokens AS total_tokens, messages.usages AS usages, messages.meta AS meta, CASE WHEN (messages.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE messages.created_at END AS created_at, CASE WHEN (messages.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE messages.updated_at END AS updated_at, messages.aside AS aside
+FROM messages
+JOIN threads ON threads.thread_id = messages.thread_id
+WHERE messages.thread_id = callers.thread_id AND messages.seq < callers.seq AND threads.user_id = callers.owner AND messages.aside IS NULL
+ORDER BY messages.seq DESC
+LIMIT callers."limit") AS found ON true;
 
 -- graphs: known values
 SELECT graph_values.value_no, graph_values.channel, graph_values.cells

@@ -9,18 +9,12 @@ from functools import partial
 from typing import Any, ClassVar, Concatenate, Final, ParamSpec, TypeVar
 
 from agent_persistence.cache.named_values import Name
+from agent_persistence.encoding.json_escapes import from_storable, to_storable
 from agent_persistence.errors import InvalidInputError, MessageNotFoundError
 from agent_persistence.ids import IdTypes
 from agent_persistence.integrations.checkpointing.arguments import Arguments
-from agent_persistence.integrations.checkpointing.conversion import (
-    json_errors,
-    jsonable,
-    new_messages,
-    storable,
-    thread_meta,
-)
+from agent_persistence.integrations.checkpointing.conversion import new_messages, storable, thread_meta
 from agent_persistence.integrations.checkpointing.framework import Framework
-from agent_persistence.integrations.checkpointing.json_escapes import from_storable, to_storable
 from agent_persistence.integrations.checkpointing.run_config import (
     ThreadRef,
     exact_id,
@@ -32,6 +26,7 @@ from agent_persistence.integrations.checkpointing.run_config import (
 )
 from agent_persistence.integrations.checkpointing.store import CheckpointStore, VersionedState
 from agent_persistence.integrations.checkpointing.stores import Stores
+from agent_persistence.integrations.json_values import json_errors, jsonable
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import ANY_USER, NewMessage, ThreadRecord
 from agent_persistence.validation import check_ttl

@@ -10,18 +10,16 @@ read with the original in ``raw``, from which it is written back unchanged, unle
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import orjson
-from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from agent_persistence.encoding.exact_json import sanitize
-from agent_persistence.errors import InvalidInputError
+from agent_persistence.encoding.json_escapes import from_storable, to_storable
 from agent_persistence.ids import IdType
-from agent_persistence.integrations.checkpointing.json_escapes import from_storable, to_storable
 from agent_persistence.integrations.checkpointing.run_config import message_key
+from agent_persistence.integrations.json_values import json_errors, jsonable
 from agent_persistence.records import MessageRecord, NewMessage
 
 META_KEY: Final = "agentflow"
@@ -38,28 +36,6 @@ _MORE_USAGES: Final = ("reasoning_tokens", "cache_creation_input_tokens", "cache
 _OPTIONAL_USAGES: Final = ("image_tokens", "audio_tokens")
 _USAGES: Final = {"prompt_tokens", "completion_tokens", "total_tokens", *_MORE_USAGES, *_OPTIONAL_USAGES}
 _MAX_TOKENS: Final = 2**31 - 1  # the column is an int
-
-
-@contextmanager
-def json_errors(field: str) -> Iterator[None]:
-    """Raise ``InvalidInputError`` for ``field`` if pydantic or an encoder meets a value that has no JSON form."""
-    try:
-        yield
-    except InvalidInputError:
-        raise
-    # Values that hold themselves, bytes that are no text, ints of more than 4,300 digits, and depth.
-    except (PydanticSerializationError, ValueError, TypeError, RecursionError) as error:
-        raise InvalidInputError(field, "cannot be written as JSON") from error
-
-
-def jsonable(value: Any, field: str) -> Any:
-    """Convert a value to JSON types.
-
-    Raises:
-        InvalidInputError: a part of it has no JSON form; ``field`` names the value.
-    """
-    with json_errors(field):
-        return to_jsonable_python(value, inf_nan_mode="constants")
 
 
 def storable(value: Any, field: str) -> Any:

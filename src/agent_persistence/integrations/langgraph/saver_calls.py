@@ -19,6 +19,7 @@ from langgraph.checkpoint.base import (
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from agent_persistence.errors import InvalidInputError
+from agent_persistence.integrations.bridge import Bridge
 from agent_persistence.integrations.langgraph.addresses import (
     Address,
     address_of,
@@ -26,7 +27,6 @@ from agent_persistence.integrations.langgraph.addresses import (
     owner_of,
     thread_id_of,
 )
-from agent_persistence.integrations.langgraph.bridge import Bridge
 from agent_persistence.integrations.langgraph.known_threads import KnownThreads
 from agent_persistence.integrations.langgraph.mirror import Mirror
 from agent_persistence.integrations.langgraph.seen_messages import SeenMessages

@@ -100,6 +100,7 @@ class OneCallMessages(OneCall[MessageRepository[IdT, UserIdT], IdT, UserIdT]):
         before: str | None = None,
         after: str | None = None,
         search: str | None = None,
+        asides: bool | str = False,
     ) -> Page[MessageRecord[IdT]]:
         """Read messages in the order of the thread: the newest, or those before or after a cursor.
 
@@ -113,6 +114,8 @@ class OneCallMessages(OneCall[MessageRepository[IdT, UserIdT], IdT, UserIdT]):
             after: ``after`` of another page: read the messages that follow it. Keep it to poll for new ones.
             search: text that the message must contain, in any case, at most 255 characters; ``%`` and ``_`` mean
                 themselves. Normalise it like the stored text: NFD does not match NFC.
+            asides: whether to show rows that frameworks keep between the messages, too: all, or those of a name. See
+                ``MessageRecord.aside``.
 
         Returns:
             A page; rows that cannot be read are in its ``corrupt``.
@@ -130,6 +133,7 @@ class OneCallMessages(OneCall[MessageRepository[IdT, UserIdT], IdT, UserIdT]):
             before=before,
             after=after,
             search=search,
+            asides=asides,
         )
 
     async def update(
@@ -142,6 +146,7 @@ class OneCallMessages(OneCall[MessageRepository[IdT, UserIdT], IdT, UserIdT]):
         total_tokens: int | Unchanged = UNSET,
         usages: Mapping[str, Any] | Unchanged = UNSET,
         meta: Mapping[str, Any] | Unchanged = UNSET,
+        aside: str | Unchanged | None = UNSET,
     ) -> MessageRecord[IdT]:
         """Replace parts of a message; omitted parts and its position stay.
 
@@ -153,6 +158,7 @@ class OneCallMessages(OneCall[MessageRepository[IdT, UserIdT], IdT, UserIdT]):
             total_tokens: 0 to 2,147,483,647.
             usages: a JSON object.
             meta: a JSON object.
+            aside: ``None`` makes the row a message of the conversation; a name takes it out. See ``NewMessage``.
 
         Returns:
             The message as it is stored now.
@@ -170,6 +176,7 @@ class OneCallMessages(OneCall[MessageRepository[IdT, UserIdT], IdT, UserIdT]):
             total_tokens=total_tokens,
             usages=usages,
             meta=meta,
+            aside=aside,
         )
 
     async def delete(self, thread_id: IdT, message_id: IdT, *, user_id: UserIdT | AnyUser) -> bool:
@@ -184,6 +191,32 @@ class OneCallMessages(OneCall[MessageRepository[IdT, UserIdT], IdT, UserIdT]):
             user_id=user_id,
             alone=lambda: self._write(MessageRepository[IdT, UserIdT].delete, user_id, thread_id, message_id),
         )
+
+    async def pop(
+        self, thread_id: IdT, *, user_id: UserIdT | AnyUser, asides: bool | str = False
+    ) -> MessageRecord[IdT] | None:
+        """Remove the last message of a thread and return it; ``None`` if there is none.
+
+        Concurrent calls remove different messages. A message that cannot be read is not removed.
+
+        Args:
+            thread_id: the thread.
+            user_id: the owner, or ``ANY_USER``.
+            asides: whether the last row may be an aside: any, or one of this name. Others are passed by, and stay.
+
+        Raises:
+            InvalidInputError: the id is not of the configured type.
+            CorruptRowError: the last message cannot be read.
+        """
+        return await self._write(MessageRepository[IdT, UserIdT].pop, user_id, thread_id, asides=asides)
+
+    async def clear(self, thread_id: IdT, *, user_id: UserIdT | AnyUser) -> int:
+        """Delete all messages of a thread, asides included; return how many there were. The thread and its states stay.
+
+        Raises:
+            InvalidInputError: the id is not of the configured type.
+        """
+        return await self._write(MessageRepository[IdT, UserIdT].clear, user_id, thread_id)
 
     def _repository(self, repositories: Repositories[IdT, UserIdT]) -> MessageRepository[IdT, UserIdT]:
         return repositories.messages

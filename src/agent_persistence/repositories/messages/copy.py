@@ -22,6 +22,7 @@ _DEFAULTS: Final[dict[str, Any]] = {
     "tool_calls": None,
     "tool_call_id": None,
     "reasoning": None,
+    "aside": None,
     "extra": None,
     "total_tokens": 0,
     "usages": EMPTY_OBJECT,

@@ -14,7 +14,7 @@ from agent_persistence.ids import IdT
 from agent_persistence.records import NewMessage
 from agent_persistence.repositories.rows import json_object
 from agent_persistence.sessions.scope import Scope
-from agent_persistence.validation import check_text, text_refusal
+from agent_persistence.validation import check_namespace, check_text, text_refusal
 
 _MAX_TOKENS: Final = 2**31 - 1
 EMPTY_OBJECT: Final = EncodedJSON(b"{}")
@@ -37,6 +37,7 @@ class PreparedMessage(Generic[IdT]):
     total_tokens: int
     usages: dict[str, Any]
     meta: dict[str, Any]
+    aside: str | None
     encoded: Mapping[str, EncodedJSON | None]
 
     @property
@@ -61,9 +62,10 @@ def prepare(
         message_id = scope.make_id() if new.message_id is None else scope.message_id(new.message_id)
         tokens = _tokens(new.total_tokens, field)
         json = {**encoded, "usages": encoded_usages, "meta": encoded_meta}
-        return PreparedMessage(message_id, message, columns, tokens, usages, meta, json)
+        aside = None if new.aside is None else check_namespace(new.aside, f"{field}.aside")
+        return PreparedMessage(message_id, message, columns, tokens, usages, meta, aside, json)
     message, columns, encoded = _prepare_message(scope, new, field)
-    return PreparedMessage(scope.make_id(), message, columns, 0, {}, {}, encoded)
+    return PreparedMessage(scope.make_id(), message, columns, 0, {}, {}, None, encoded)
 
 
 def _prepare_message(

@@ -21,7 +21,8 @@ def message_record(row: Any) -> MessageRecord[Any]:
     """
     # Unpacked by position, in the order of message_columns: access by name takes twice as long, and a starred
     # rest, which is a list, a third more. A write returns more columns after these.
-    thread_id, message_id, seq, role, text, calls, call_id, reason, extra, tokens, usages, meta, made, edited = row[:14]
+    thread_id, message_id, seq, role, text, calls, call_id = row[:7]
+    reason, extra, tokens, usages, meta, made, edited, aside = row[7:15]
     # Looked for in the JSON columns only: in the whole row it would be compared with every text.
     if UNDECODABLE in (calls, extra, usages, meta) or made.tzinfo is None or edited.tzinfo is None:
         check_readable("messages", (thread_id, message_id), row, made, edited)
@@ -29,7 +30,7 @@ def message_record(row: Any) -> MessageRecord[Any]:
         message = message_of(role, text, calls, call_id, reason, extra)
     except (AttributeError, TypeError, ValueError):  # valid JSON that encodes no message
         raise CorruptRowError("messages", (thread_id, message_id), "extra") from None
-    return MessageRecord(thread_id, message_id, seq, role, message, text, tokens, usages, meta, made, edited)
+    return MessageRecord(thread_id, message_id, seq, role, message, text, tokens, usages, meta, made, edited, aside)
 
 
 def appended(new: PreparedMessage[IdT], *made: Any) -> MessageRecord[IdT]:
@@ -53,4 +54,5 @@ def appended(new: PreparedMessage[IdT], *made: Any) -> MessageRecord[IdT]:
         new.meta,
         created_at,
         updated_at,
+        new.aside,
     )

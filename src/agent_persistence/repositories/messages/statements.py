@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, Literal
 
-from sqlalchemy import ARRAY, Integer, Table, Text, any_, bindparam, cast, delete, select, true, update
+from sqlalchemy import ARRAY, Integer, Table, Text, any_, bindparam, cast, delete, func, select, true, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.types import TypeEngine
 
@@ -47,6 +47,7 @@ def message_columns(message: Table) -> list[Any]:
         message.c.meta,
         readable(message.c.created_at),
         readable(message.c.updated_at),
+        message.c.aside,
     ]
 
 
@@ -114,6 +115,7 @@ def columns_of_messages(
         "tool_call_id": [message.columns.tool_call_id for message in new],
         "reasoning": [message.columns.reasoning for message in new],
         "total_tokens": [message.total_tokens for message in new],
+        "aside": [message.aside for message in new],
     }
     for name in ("tool_calls", "usages", "meta", "extra"):
         columns[name] = [message.encoded[name] for message in new]
@@ -134,19 +136,26 @@ def kinds_of_messages(models: Models[Any, Any], *, with_ids: bool) -> dict[str, 
         "usages": ExactJSON(),
         "meta": ExactJSON(),
         "extra": ExactJSON(),
+        "aside": Text(),
     }
     return {"message_id": models.id_types.id.array_type().item_type, **kinds} if with_ids else kinds
 
 
 @lru_cache(MODELS_AT_ONCE)
 def page_of_messages(
-    models: Models[Any, Any], *, backwards: bool, of_any_user: bool = False, searches: bool = False
+    models: Models[Any, Any],
+    *,
+    backwards: bool,
+    of_any_user: bool = False,
+    searches: bool = False,
+    asides: Literal["none", "named", "all"] = "none",
 ) -> CompiledStatement:
     """Read at most ``limit`` messages of the thread ``thread_id`` of ``owner`` that follow the position ``seq``.
 
     Args:
         backwards: read those before it, the nearest first.
         searches: only messages that contain ``text``, in any case.
+        asides: also rows that are none of the conversation: those of the name ``aside``, or all.
     """
     message, thread = table_of(models.Message), table_of(models.Thread)
     position = bindparam("seq", type_=message.c.seq.type)
@@ -158,6 +167,10 @@ def page_of_messages(
     ]
     if not of_any_user:
         conditions.append(thread.c.user_id == bindparam("owner"))
+    if asides == "none":
+        conditions.append(message.c.aside.is_(None))
+    elif asides == "named":
+        conditions.append(message.c.aside.is_(None) | (message.c.aside == bindparam("aside", type_=Text())))
     if searches:
         conditions.append(message.c.content.icontains(bindparam("text", type_=Text()), escape=LIKE_ESCAPE))
     return CompiledStatement(
@@ -229,6 +242,18 @@ def delete_message(models: Models[Any, Any], *, of_any_user: bool) -> CompiledSt
         .where(table.c.thread_id == locked.c.thread_id, table.c.message_id == _message_ids(models, one=True))
         .returning(table.c.thread_id, table.c.seq, *TRANSACTION_MARKS)
     )
+
+
+@lru_cache(MODELS_AT_ONCE)
+def clear_messages(models: Models[Any, Any]) -> CompiledStatement:
+    """Delete all messages of the locked thread ``thread_id``; one row with their number, if there were any."""
+    table = table_of(models.Message)
+    gone = delete(table).where(table.c.thread_id == bindparam("thread_id")).returning(table.c.thread_id, table.c.seq)
+    rows = gone.cte("gone")
+    counted = select(
+        rows.c.thread_id, func.max(rows.c.seq).label("seq"), func.count().label("deleted"), *TRANSACTION_MARKS
+    )
+    return CompiledStatement(counted.group_by(rows.c.thread_id))
 
 
 @lru_cache(MODELS_AT_ONCE)

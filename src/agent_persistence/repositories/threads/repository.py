@@ -14,6 +14,7 @@ from agent_persistence.encoding.timestamps import microseconds, moment
 from agent_persistence.errors import InvalidInputError, ThreadExistsError, ThreadNotFoundError
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.records import ANY_USER, UNSET, NewThread, Page, ThreadRecord, TouchedState, Unchanged
+from agent_persistence.repositories.locks import lock_thread
 from agent_persistence.repositories.messages.statements import escaped
 from agent_persistence.repositories.rows import check_readable, json_object, readable_records
 from agent_persistence.repositories.threads.bulk import PreparedThread, add_threads, fill_threads, prepare_thread
@@ -180,6 +181,17 @@ class ThreadRepository(Generic[IdT, UserIdT]):
             ThreadNotFoundError: the thread does not exist.
         """
         return await self._change(thread_id, thread_changes(self._scope, name, meta))
+
+    async def lock(self, thread_id: IdT) -> None:
+        """Lock a thread until the transaction ends: other writers of the thread wait, readers do not.
+
+        Read what you change after this call, not before it.
+
+        Raises:
+            InvalidInputError: the id is not of the configured type.
+            ThreadNotFoundError: the thread does not exist.
+        """
+        await lock_thread(self._scope, self._scope.thread_id(thread_id))
 
     async def archive(self, thread_id: IdT) -> ThreadRecord[IdT, UserIdT]:
         """Archive a thread: it leaves the list, and can still be read and written. A second call changes nothing.

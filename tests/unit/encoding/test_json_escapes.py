@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent_persistence.encoding.exact_json import encode_json
-from agent_persistence.integrations.checkpointing.json_escapes import from_storable, to_storable
+from agent_persistence.encoding.json_escapes import from_storable, to_storable
 
 ODD = ["\0", "a\0b", "\ud800", "\ue000", "\ue000f", "\ue0000000", 2**63, -(2**64), math.inf, -math.inf]
 TEXTS = st.text(st.characters() | st.sampled_from("\0\ue000\ud800fi0"), max_size=6)

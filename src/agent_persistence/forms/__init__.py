@@ -1,0 +1,1 @@
+"""Forms: a framework's items as messages that every other framework reads."""
