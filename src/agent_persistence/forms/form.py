@@ -75,10 +75,12 @@ class Found(NamedTuple):
     Attributes:
         item: the item.
         records: the rows that hold it. A row of another framework may hold several items.
+        is_own: whether its rows say that it was written in this form; otherwise it says what a message says.
     """
 
     item: Item
     records: Sequence[MessageRecord[Any]]
+    is_own: bool
 
 
 def written(form: Form, item: Item, field: str = "item") -> list[NewMessage[Any]]:
@@ -110,8 +112,10 @@ def read(form: Form, records: Sequence[MessageRecord[Any]]) -> list[Found]:
     while place < len(records):
         group = records[place : place + _number_of_parts(form, records, place)]
         item = _own_item(form, group)
-        items = [item] if item is not None else [one for row in group for one in form.items(row.message)]
-        found += [Found(one, group) for one in items]
+        if item is not None:
+            found.append(Found(item, group, is_own=True))
+        else:
+            found += [Found(one, [row], is_own=False) for row in group for one in form.items(row.message)]
         place += len(group)
     return found
 
