@@ -39,7 +39,7 @@ def chained(found: Sequence[Found], session_id: str) -> list[Item]:
     for one in found:
         entry = one.item
         if not one.is_own:
-            last = entry = _entry(one, last)
+            last = entry = _entry(one, last, reply=None if last is last_own else _reply_of(last))
         elif entry.get("type") in _LINKED and isinstance(entry.get("uuid"), str):
             is_interrupted = last is not last_own and entry.get("parentUuid") == last_own.get("uuid")
             if is_interrupted and _is_prompt(entry):
@@ -49,12 +49,12 @@ def chained(found: Sequence[Found], session_id: str) -> list[Item]:
     return entries
 
 
-def _entry(one: Found, last: Item) -> Item:
+def _entry(one: Found, last: Item, reply: str | None) -> Item:
     record = one.records[0]
     own_id = _uuid_of(record)
     message = dict(one.item["message"])
     if message["role"] == "assistant":
-        message |= {"id": _reply_of(last) or f"msg_{own_id}", "type": "message", "model": _NO_MODEL}
+        message |= {"id": reply or f"msg_{own_id}", "type": "message", "model": _NO_MODEL}
         message |= {"stop_reason": "end_turn", "usage": _NO_USAGE}
     return {
         **{name: last[name] for name in _CONTEXT if name in last},
@@ -67,16 +67,13 @@ def _entry(one: Found, last: Item) -> Item:
 
 
 def _reply_of(last: Item) -> str | None:
-    """Return the id of the reply that a reply of another program continues.
+    """Return the id of the reply that a reply of another program continues; ``None`` after a message of the user.
 
     Some programs keep each call of a reply as a message. The CLI sends entries with the same id as one message; others
     it sends one by one, and then it misses the answers of all calls but the last.
     """
-    message = last.get("message")
-    if last.get("type") != "assistant" or not isinstance(message, dict) or message.get("model") != _NO_MODEL:
-        return None
-    found = message.get("id")
-    return found if isinstance(found, str) else None
+    found: str | None = last["message"].get("id")
+    return found
 
 
 def _uuid_of(record: MessageRecord[Any]) -> str:

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final, NamedTuple
 
 from agent_persistence.encoding.chat_messages import check_shape
-from agent_persistence.encoding.exact_json import sanitize
+from agent_persistence.encoding.exact_json import encode_json, sanitize
 from agent_persistence.encoding.json_escapes import from_storable, to_storable
 from agent_persistence.errors import InvalidInputError
 from agent_persistence.forms.differences import changed, difference, is_same
@@ -201,9 +201,13 @@ def _number_of_parts(form: Form, records: Sequence[MessageRecord[Any]], place: i
 def _is_chat(chat: Chat) -> bool:
     try:
         check_shape(chat)
+        if to_storable(chat) is not chat:
+            encode_json(
+                chat, "message"
+            )  # refuses a number of more than 64 bits, and takes what is escaped only in meta
     except InvalidInputError:
         return False
-    return to_storable(chat) is chat  # a number of more than 64 bits is not
+    return True
 
 
 def _storable(chat: Chat) -> Chat:
