@@ -317,8 +317,28 @@ async def test_concurrent_writers_lose_and_double_nothing(
     for writer in range(8):
         assert [one["n"] for one in loaded if one["type"] == f"{writer}"] == list(range(5))
     assert len(loaded) == 8 * 5 * 2
-    [summary] = await store.list_session_summaries("shop")
-    assert summary["data"]["tag"] == loaded[-1].get("tag", loaded[-2].get("tag"))
+
+
+async def test_concurrent_appends_are_all_in_the_summary(
+    persistence: Persistence, store: PersistenceSessionStore
+) -> None:
+    fields = {
+        "customTitle": "custom_title",
+        "aiTitle": "ai_title",
+        "lastPrompt": "last_prompt",
+        "summary": "summary_hint",
+        "gitBranch": "git_branch",
+    }
+    await store.append(KEY, [{"type": "x"}])
+
+    for number in range(4):
+        entries: list[Any] = [{"type": "x", name: f"{number}"} for name in fields]
+        await asyncio.gather(*(store.append(KEY, [entry]) for entry in entries))
+
+        [summary] = await store.list_session_summaries("shop")
+        assert {name: summary["data"].get(name) for name in fields.values()} == dict.fromkeys(
+            fields.values(), f"{number}"
+        )
 
 
 async def test_times_grow_with_each_append(store: PersistenceSessionStore) -> None:
@@ -330,3 +350,17 @@ async def test_times_grow_with_each_append(store: PersistenceSessionStore) -> No
         times.append(listed["mtime"])
 
     assert times == sorted(set(times))
+
+
+async def test_a_clock_that_was_set_back_leaves_times_growing(
+    persistence: Persistence, store: PersistenceSessionStore
+) -> None:
+    await store.append(KEY, [{"type": "x"}])
+    thread_id, owner, ahead = await store.thread_id(KEY), store._user_id, 10**13  # noqa: SLF001
+    meta = (await persistence.threads.require(thread_id, user_id=owner)).meta
+    meta["claude"]["mtime"] = ahead
+    await persistence.threads.update(thread_id, meta=meta, user_id=owner)
+
+    await store.append(KEY, [{"type": "x"}])
+
+    assert [one["mtime"] for one in await store.list_sessions("shop")] == [ahead + 1]
