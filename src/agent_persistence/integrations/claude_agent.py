@@ -125,11 +125,12 @@ class PersistenceSessionStore(SessionStore):
         owner = id_types.user.validate(self._user_id, "user_id")
         project, session = _text(key, "project_key"), _text(key, "session_id")
         subpath = _text(key, "subpath") if "subpath" in key else None
-        parts = [part for part in (session, subpath) if part is not None]
         if self._scoped:
-            thread_id = scoped_thread_id([str(owner), project, *parts], id_types.id, "key")
+            thread_id = scoped_thread_id([str(owner), project, session, subpath], id_types.id, "key")
+        elif subpath is not None:
+            thread_id = scoped_thread_id([session, subpath], id_types.id, "key")
         else:
-            thread_id = thread_id_of("/".join(parts), id_types.id, "key")
+            thread_id = thread_id_of(session, id_types.id, "session_id")
         return Place(thread_id, project, session, subpath)
 
     async def _append(self, persistence: Persistence[Any, Any], *, key: SessionKey, items: list[Item]) -> None:

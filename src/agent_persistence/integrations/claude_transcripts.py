@@ -109,9 +109,8 @@ async def append(
     if added:
         time = max(record.created_at for _, record in rows)
         kept = about(thread)
-        mtime = max(
-            _milliseconds(time), kept.get("mtime", 0) + 1
-        )  # PostgreSQL's clock is read before the lock is given
+        # PostgreSQL reads its clock before it gives the lock, and a clock may be set back.
+        mtime = max(_milliseconds(time), kept.get("mtime", 0) + 1)
         data = {}
         if place.subpath is None:
             if "data" not in kept and end:  # another framework began it, or somebody replaced meta
@@ -170,7 +169,7 @@ async def threads_of(list_page: ListPage, **parts: str | None) -> list[ThreadRec
             # A thread that became active has moved to the top meanwhile, past the pages that were read.
             is_first_pass = False
         elif after is None or (is_known and not is_first_pass):
-            return list(found.values())
+            return [thread for thread in found.values() if about(thread)]  # others are the application's
 
 
 def about(thread: ThreadRecord[Any, Any]) -> dict[str, Any]:

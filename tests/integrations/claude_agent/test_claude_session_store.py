@@ -37,7 +37,14 @@ def store(persistence: Persistence, user_id: str) -> PersistenceSessionStore:
     return PersistenceSessionStore(persistence=persistence, user_id=user_id)
 
 
-@pytest.mark.parametrize("pair", [("string", "string"), ("uuid", "uuid"), ("uuid", "bigint")])
+@pytest.mark.parametrize(
+    "pair",
+    [
+        ("string", "string"),
+        pytest.param(("uuid", "uuid"), marks=pytest.mark.slow),
+        pytest.param(("uuid", "bigint"), marks=pytest.mark.slow),
+    ],
+)
 async def test_it_keeps_all_contracts_of_the_sdk(open_store: Any, pair: tuple[str, str]) -> None:
     persistence = await open_store(pair)
 
@@ -176,15 +183,18 @@ async def test_an_unscoped_session_of_another_owner_is_neither_read_nor_written(
     ada, eve = (
         PersistenceSessionStore(persistence=persistence, user_id=new_ids.user(), scoped=False) for _ in range(2)
     )
+    subagent: Any = {**key, "subpath": "subagents/agent-1"}
     await ada.append(key, [{"type": "x"}])
+    await ada.append(subagent, [{"type": "s"}])
 
     await eve.delete(key)
     assert (await eve.load(key), await eve.list_sessions("shop")) == (None, [])
     with pytest.raises(ThreadExistsError):
         await eve.append(key, [{"type": "y"}])
 
-    assert await ada.load(key) == [{"type": "x"}]
+    assert (await ada.load(key), await ada.load(subagent)) == ([{"type": "x"}], [{"type": "s"}])
     assert await ada.thread_id(key) == key["session_id"]
+    assert await ada.load({**key, "session_id": f"{key['session_id']}/{subagent['subpath']}"}) is None
 
 
 async def test_a_deleted_session_is_not_brought_back_by_a_late_run(store: PersistenceSessionStore) -> None:
@@ -319,9 +329,7 @@ async def test_concurrent_writers_lose_and_double_nothing(
     assert len(loaded) == 8 * 5 * 2
 
 
-async def test_concurrent_appends_are_all_in_the_summary(
-    persistence: Persistence, store: PersistenceSessionStore
-) -> None:
+async def test_concurrent_appends_are_all_in_the_summary(store: PersistenceSessionStore) -> None:
     fields = {
         "customTitle": "custom_title",
         "aiTitle": "ai_title",
@@ -364,3 +372,12 @@ async def test_a_clock_that_was_set_back_leaves_times_growing(
     await store.append(KEY, [{"type": "x"}])
 
     assert [one["mtime"] for one in await store.list_sessions("shop")] == [ahead + 1]
+
+
+async def test_meta_of_the_application_that_looks_alike_is_no_session(
+    persistence: Persistence, store: PersistenceSessionStore
+) -> None:
+    meta = {"claude": {"project": "shop", "session": "s-1", "subpath": None}}
+    await persistence.threads.create(meta=meta, user_id=store._user_id)  # noqa: SLF001
+
+    assert (await store.list_session_summaries("shop"), await store.list_subkeys(KEY)) == ([], [])

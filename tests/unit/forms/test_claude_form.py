@@ -287,15 +287,11 @@ items = st.fixed_dictionaries(
 )
 
 
-@given(st.lists(items | st.dictionaries(texts, json_values, max_size=3), max_size=4))
+said = st.builds(entry, st.sampled_from(["user", "assistant"]), st.lists(blocks, max_size=4))
+
+
+@given(st.lists(said | items | st.dictionaries(texts, json_values, max_size=3), max_size=4))
 def test_every_entry_comes_back_equal(given_items: list[dict[str, Any]]) -> None:
     records = stored([row for item in given_items for row in written(FORM, item)])
 
     assert is_same(chained(read(FORM, records), "s"), given_items)
-
-
-@given(st.lists(messages.filter(lambda one: one.get("role") in ("user", "assistant")), max_size=4))
-def test_every_message_of_a_user_or_assistant_comes_back_equal(given_messages: list[dict[str, Any]]) -> None:
-    test_every_entry_comes_back_equal.hypothesis.inner_test(  # type: ignore[attr-defined]
-        [{"type": message["role"], "message": message} for message in given_messages]
-    )
