@@ -22,6 +22,7 @@ from sqlalchemy import update
 
 from agent_persistence.errors import CorruptRowError, InvalidInputError, ThreadExistsError, ThreadNotFoundError
 from agent_persistence.forms.differences import is_same
+from agent_persistence.integrations import claude_transcripts
 from agent_persistence.integrations.claude_agent import PersistenceSessionStore
 from agent_persistence.models.base import table_of
 from agent_persistence.persistence import Persistence
@@ -64,6 +65,17 @@ async def test_entries_come_back_equal_and_in_their_order(store: PersistenceSess
     loaded = await store.load(KEY)
     assert loaded is not None
     assert is_same(loaded, entries)
+
+
+async def test_a_transcript_of_several_pages_is_read_whole(
+    store: PersistenceSessionStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries: Any = a_transcript()
+    await store.append(KEY, entries)
+
+    for size in (1, 2, len(entries) + 1):  # the last one: an answer of two tools is two rows
+        monkeypatch.setattr(claude_transcripts, "_PAGE", size)
+        assert await store.load(KEY) == entries
 
 
 async def test_every_program_reads_what_was_said(persistence: Persistence, store: PersistenceSessionStore) -> None:
