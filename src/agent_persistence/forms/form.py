@@ -204,7 +204,7 @@ def _is_chat(chat: Chat) -> bool:
         if to_storable(chat) is not chat:
             encode_json(
                 chat, "message"
-            )  # refuses a number of more than 64 bits, and takes what is escaped only in meta
+            )  # takes what is escaped in meta only, and refuses a number of more than 64 bits
     except InvalidInputError:
         return False
     return True
