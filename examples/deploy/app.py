@@ -2,27 +2,17 @@
 
 from typing import Annotated
 
-from fastapi import Depends, FastAPI, Header, Response
+from fastapi import Depends, FastAPI, Header
 
 from agent_persistence import Persistence, ThreadRecord
 from agent_persistence.integrations.fastapi import get_persistence, install
+from agent_persistence.integrations.probes import probes
 
 PersistenceDep = Annotated[Persistence, Depends(get_persistence)]
 
 app = FastAPI()
 install(app, Persistence.from_env)
-
-
-@app.get("/livez", status_code=204)
-async def alive() -> None:
-    """Answer as long as the event loop runs; a restart of this process mends no other server."""
-
-
-@app.get("/readyz", status_code=204)
-async def ready(persistence: PersistenceDep, response: Response) -> None:
-    """Answer 503 without the database. Without the cache the application is slower, and works."""
-    if (await persistence.health()).database == "down":
-        response.status_code = 503
+probes(app)  # /livez, /readyz, /startupz
 
 
 @app.post("/threads", status_code=201)

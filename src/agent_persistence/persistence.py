@@ -14,12 +14,13 @@ from types import TracebackType
 from typing import Any, Final, Generic, Literal, Self, TypeVar
 
 from redis.asyncio import Redis
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from agent_persistence.cache import CircuitBreaker, StateCache, make_redis
 from agent_persistence.concurrency.periodic import PeriodicTasks
 from agent_persistence.concurrency.shielding import drain
-from agent_persistence.concurrency.time_limit import call_made_at, ends_by
+from agent_persistence.concurrency.time_limit import EndsBy, call_made_at
 from agent_persistence.database.driver_errors import translated
 from agent_persistence.database.engine import make_engine, terminator_of
 from agent_persistence.database.probe import answers
@@ -478,13 +479,13 @@ class Persistence(Generic[IdT, UserIdT]):
         finally:
             cutting.cancel()
 
-    def _check_limit(self) -> AbstractAsyncContextManager[None]:
+    def _check_limit(self) -> EndsBy:
         # Not that of a call: a check has a dozen statements, and a program may allow its calls less than a second.
-        return ends_by(time.monotonic() + max(CHECK_SECONDS, self.settings.call_seconds))
+        return EndsBy(time.monotonic() + max(CHECK_SECONDS, self.settings.call_seconds))
 
     async def _tend_cache(self) -> None:
         end = time.monotonic() + min(SWEEP_SECONDS, self.settings.call_seconds)
-        async with ends_by(end):
+        async with EndsBy(end):
             await self._sessions.identify()
         with call_made_at(end - self.settings.call_seconds):
             await self.sweep()
@@ -501,6 +502,13 @@ class Persistence(Generic[IdT, UserIdT]):
 
         with translated():
             await migrate.verify(self.engine, self.settings)
+            mapped = self.models.metadata.schema
+            if self.settings.db_schema is None and mapped is not None and not _translates_schemas(self.engine):
+                # The tables that were checked are the first of the search path; statements go to those of the models.
+                async with self.engine.connect() as connection:
+                    checked = await connection.scalar(text("SELECT current_schema()"))
+                if checked != mapped:
+                    raise SettingsError("PERSISTENCE_DB_SCHEMA", _unset_schema(mapped, checked))
 
     def _make_engine(self) -> AsyncEngine:
         engine = make_engine(self._servers.database, self.settings, keeps_cache=self.cache is not None)
@@ -571,10 +579,21 @@ def _refuse_other_id_types(models: Models[Any, Any], settings: PersistenceSettin
 def _refuse_other_schema(models: Models[Any, Any], settings: PersistenceSettings, engine: AsyncEngine | None) -> None:
     """Refuse models that are not in the schema that the settings name; statements would look for other tables."""
     mapped = models.metadata.schema
-    translates = engine is not None and "schema_translate_map" in engine.get_execution_options()
+    translates = engine is not None and _translates_schemas(engine)
     if settings.db_schema is not None and mapped != settings.db_schema and not translates:
         raise SettingsError(
             "PERSISTENCE_DB_SCHEMA",
             f"is {settings.db_schema}, but the models are mapped in {mapped or 'no schema'}: "
             f"metadata = MetaData(schema={settings.db_schema!r})",
         )
+
+
+def _translates_schemas(engine: AsyncEngine) -> bool:
+    return "schema_translate_map" in engine.get_execution_options()
+
+
+def _unset_schema(mapped: str, checked: str) -> str:
+    return (
+        f"is not set, and the models are mapped in {mapped}, but the tables are in {checked}; set it to {mapped} for "
+        "the application and for agent-persistence upgrade, or map the models with metadata = MetaData()"
+    )

@@ -281,6 +281,9 @@ class NewThread(Generic[IdT]):
     states: Sequence[Any] = field(default=(), repr=False)
 
 
+_PAGE: Final = "A page of a list, with cursors to the pages around it."
+
+
 @frozen
 class Page(Generic[T]):
     """A page of a list, with cursors to the pages around it.
@@ -294,11 +297,14 @@ class Page(Generic[T]):
 
     # For responses in a model of the application, Page[ThreadOut]: pydantic would otherwise take this page as one and
     # send the records whole, with the fields that the model leaves out.
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(revalidate_instances="always")
+    # OpenAPI describes what is sent, without the last attribute.
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(
+        revalidate_instances="always", json_schema_extra={"description": _PAGE}
+    )
 
     items: tuple[T, ...]
-    before: str | None = None
-    after: str | None = None
+    before: Annotated[str | None, Field(description="cursor of the page before this one; null if there is none")] = None
+    after: Annotated[str | None, Field(description="cursor of the page after this one; null if there is none")] = None
     # Marked for pydantic, so that a page is the response of an endpoint as it is; the errors are for the server.
     corrupt: Annotated[tuple[InstanceOf[CorruptRowError], ...], Field(exclude=True)] = ()
 

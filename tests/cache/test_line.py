@@ -62,9 +62,11 @@ async def test_a_connection_that_the_server_has_closed_costs_nothing(redis: Redi
     await redis.client_kill_filter(_id=str(number))
 
     held, other = await line.send([("GET", "closed"), ("CLIENT", "ID")])
+    [kept] = await line.send([("CLIENT", "ID")])
 
     assert held == b"1"
     assert other != number
+    assert kept == other  # not the closed one, connected again in the time of a call
     await line.aclose()
 
 

@@ -3,13 +3,17 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from contract.valkey_cluster import valkey_cluster
 from redis.asyncio import Redis
+from sqlalchemy import text
 
+from agent_persistence.cache.register import StateRegister
+from agent_persistence.cli import checkup_sweeper
 from agent_persistence.embedded import EmbeddedServers
 from agent_persistence.operations.purging import Purging
 from agent_persistence.persistence import Persistence
@@ -93,6 +97,27 @@ def test_the_purge_is_seen_with_what_it_removed_and_what_is_due(command_line: Co
     assert after["level"] == "OK"
     assert re.fullmatch(r"last ended \d+ s ago, and removed 3 states; 0 old states are due", after["detail"])
     assert late["level"] == "WARN"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "due"),
+    [
+        ("_COUNTED", 2, "more than 2 old states are due"),
+        # As the server ends a count that takes too long.
+        ("_TIME_TO_COUNT", text("DO 'BEGIN RAISE query_canceled; END'"), "an unknown number of old states are due"),
+    ],
+)
+def test_a_count_of_old_states_that_would_take_long_is_given_up(
+    command_line: CommandLine, monkeypatch: pytest.MonkeyPatch, name: str, value: Any, due: str
+) -> None:
+    command_line.sql("INSERT INTO threads (thread_id, user_id) VALUES ('t', 'ann')")
+    command_line.sql("INSERT INTO states (thread_id, state_data) SELECT 't', '1' FROM generate_series(1, 5)")
+    command_line.sql("INSERT INTO state_streams (thread_id, created_at) VALUES ('t', now() - interval '2 days')")
+    monkeypatch.setattr(checkup_sweeper, name, value)
+
+    result = command_line.with_variables(PERSISTENCE_MAX_CHECKPOINT_HISTORY="2")("doctor", "--json")
+
+    assert _finding(result.stdout, "purge")["detail"].split("; ")[1:] == [due, "1 abandoned streams are due"]
 
 
 def test_an_abandoned_stream_is_seen_where_nobody_purges(command_line: CommandLine) -> None:
@@ -312,6 +337,24 @@ def test_a_slow_cache_is_a_warning(command_line: CommandLine) -> None:
     (speed,) = [finding for finding in _findings(result.stdout) if finding["subject"] == "cache"]
     took_ms = float(speed["detail"].removeprefix("answers in ").partition(" ms")[0])
     assert took_ms == 1.0 or speed["level"] == ("WARN" if took_ms > 1 else "OK")  # 1.0 is a rounded number
+
+
+def test_cached_states_are_compared_however_slow_the_cache_is(
+    command_line: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asyncio.run(_save_a_state(command_line))
+    heads = StateRegister.heads
+
+    async def late(register: StateRegister, keys: Sequence[bytes]) -> list[bytes]:
+        await asyncio.sleep(0.02)
+        return await heads(register, keys)
+
+    monkeypatch.setattr(StateRegister, "heads", late)
+    limited = {"PERSISTENCE_CACHE_TIMEOUT_MS": "5", "PERSISTENCE_CACHE_BUDGET_MS": "5"}
+    result = command_line.with_variables(**limited)("doctor", "--json")
+
+    assert _levels(result.stdout)["cache"] == "WARN"
+    assert _details(result.stdout)["cache values"] == "1 are what the database holds"
 
 
 def test_an_unreachable_database_fails_with_its_reason_and_without_its_password(command_line: CommandLine) -> None:

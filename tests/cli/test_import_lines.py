@@ -200,6 +200,28 @@ def test_an_import_finds_its_threads_whatever_the_application_did_to_their_meta(
     assert {row["meta"] for row in command_line.sql("SELECT meta::text FROM threads")} == {json.dumps(json.loads(meta))}
 
 
+@pytest.mark.parametrize("id_types", [("bigint", "string")], ids="-".join)
+def test_two_owners_import_the_same_conversation_once_each(command_line: CommandLine) -> None:
+    runs = [("import", "-", "--json", "--user", owner) for owner in ("ann", "bob", "bob")]
+
+    done = [json.loads(command_line(*run, stdin=as_line(WEATHER)).stdout) for run in runs]
+
+    assert [one["added"] for one in done] == [1, 1, 0]
+    assert [one["unchanged"] for one in done] == [0, 0, 1]
+
+
+@pytest.mark.parametrize("id_types", [("bigint", "string")], ids="-".join)
+def test_an_import_goes_on_in_its_thread_and_not_in_a_copy_of_its_meta(command_line: CommandLine) -> None:
+    command_line("import", "-", stdin=as_line(WEATHER))
+    command_line.sql("INSERT INTO threads (user_id, meta) SELECT user_id, meta FROM threads")
+    [copied] = command_line.sql("UPDATE threads SET thread_id = -1 WHERE thread_id = 2 RETURNING thread_id")
+
+    again = json.loads(command_line("import", "-", "--json", stdin=as_line(WEATHER)).stdout)
+
+    assert (again["unchanged"], again["updated"], again["added"]) == (1, 0, 0)
+    assert command_line.sql(f"SELECT FROM messages WHERE thread_id = {copied[0]}") == []
+
+
 @pytest.mark.parametrize("id_types", [("string", "string"), ("bigint", "string")], ids="-".join)
 def test_threads_that_version_0_1_0_imported_are_found(command_line: CommandLine) -> None:
     command_line("import", "-", stdin=as_line(WEATHER))

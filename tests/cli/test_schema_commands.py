@@ -42,6 +42,14 @@ def test_a_downgrade_with_data_asks(command_line: CommandLine) -> None:
     assert done.stdout == f"{migrate.head()} -> base\n"
 
 
+def test_a_downgrade_that_undoes_nothing_does_not_ask(command_line: CommandLine) -> None:
+    command_line.sql("INSERT INTO threads (thread_id, user_id) VALUES ('t', 'ann')")
+
+    result = command_line("downgrade", migrate.head())
+
+    assert (result.exit_code, result.stdout) == (0, f"already at {migrate.head()}\n")
+
+
 def test_tables_that_are_empty_get_other_id_types_as_the_error_says(command_line: CommandLine) -> None:
     other = command_line.with_variables(PERSISTENCE_USER_ID_TYPE="uuid")
 

@@ -95,7 +95,7 @@ async def test_the_probes_ask_paths_that_the_application_answers(
         answers = {path: (await client.get(path)).status_code for path in probes}
         created = await client.post("/threads?name=Refund", headers={"X-User-Id": "ada"})
 
-    assert answers == {"/livez": 204, "/readyz": 204}
+    assert answers == {"/livez": 200, "/readyz": 200, "/startupz": 200}
     assert created.json()["name"] == "Refund"
 
 

@@ -15,13 +15,16 @@ from torture.servers import PostgreSQL
 
 from agent_persistence import (
     Checkpoint,
+    CommitUnknownError,
     InvalidInputError,
     StateConflictError,
     ThreadExistsError,
     UnavailableError,
     UnsavedStatesError,
 )
+from agent_persistence.backends.postgresql import PostgreSQLCheckpointer
 from agent_persistence.degraded import DegradedCheckpointer, DegradedMode
+from agent_persistence.degraded import mode as degraded_mode
 from agent_persistence.testing import CheckpointerContract
 
 FAST = {
@@ -257,6 +260,50 @@ async def test_states_beyond_the_limit_of_memory_are_refused_as_without_degraded
     assert await world.saved(f"t-{user_id}", user_id) == ["x" * 80, "y" * 200]
 
 
+async def test_a_state_in_doubt_beyond_the_limit_of_memory_is_not_said_to_be_unsaved(
+    world: World, user_id: str
+) -> None:
+    async with DegradedMode(world.store, most_bytes=100, check_seconds=0.05) as mode:
+        async with world.proxy.losing_a_commit(REPLY_LOST, of=b"in doubt", then_away=True):
+            with pytest.raises(CommitUnknownError):
+                await mode.checkpointer(user_id).save_state(f"t-{user_id}", "in doubt" * 20)
+        assert mode.pending == 0
+        await world.proxy.come_back()
+
+
+async def test_a_database_that_answers_that_it_cannot_tell_is_not_taken_to_be_down(
+    mode: DegradedMode, ada: DegradedCheckpointer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def answer(*_: Any, **__: Any) -> Checkpoint:
+        raise CommitUnknownError("states of the thread were deleted meanwhile")
+
+    monkeypatch.setattr(PostgreSQLCheckpointer, "save_state", answer)
+
+    with pytest.raises(CommitUnknownError, match="deleted meanwhile"):
+        await ada.save_state("t", "in doubt")
+
+    assert not mode.is_on
+
+
+async def test_a_long_outage_is_logged_again_with_the_number_of_waiting_states(
+    world: World,
+    mode: DegradedMode,
+    ada: DegradedCheckpointer,
+    user_id: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(degraded_mode, "_REMIND", 0.0)
+    world.proxy.go_away()
+    await ada.save_state(f"t-{user_id}", "waits")
+
+    async with asyncio.timeout(10):
+        while "DEGRADED MODE for 0 s: 1 states are in memory only" not in caplog.text:  # noqa: ASYNC110 - a log has no event
+            await asyncio.sleep(0.01)
+    await world.proxy.come_back()
+    await mode.until_over()
+
+
 async def test_nothing_is_accepted_that_the_database_would_refuse(
     world: World, ada: DegradedCheckpointer, user_id: str
 ) -> None:
@@ -325,6 +372,18 @@ async def test_a_deleted_thread_is_not_remembered(
     for thread_id in thread_ids:
         with pytest.raises(UnavailableError):
             await ada.load_state(thread_id)
+
+
+async def test_a_thread_whose_deletion_failed_is_not_remembered_either(
+    world: World, ada: DegradedCheckpointer, user_id: str
+) -> None:
+    await ada.save_state(f"t-{user_id}", "old")
+    world.proxy.go_away()
+
+    with pytest.raises(UnavailableError):
+        await ada.delete_thread(f"t-{user_id}")
+    with pytest.raises(UnavailableError):
+        await ada.load_state(f"t-{user_id}")
 
 
 async def test_a_lost_reply_during_the_recovery_saves_no_state_twice(

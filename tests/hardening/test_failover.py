@@ -13,6 +13,7 @@ from hardening.hardening_servers import Store, ask, proven, settings_of
 from torture.servers import PostgreSQL, stop_all
 
 from agent_persistence import migrate
+from agent_persistence.cli.checkup import Level, examine_database
 from agent_persistence.embedded.server_user import server_user
 from agent_persistence.errors import UnavailableError
 
@@ -70,3 +71,16 @@ async def test_a_standby_does_not_say_what_became_of_a_transaction_before_it_is_
         await standby.fetch("SELECT pg_promote()")
 
         assert await ask(promoted, proof) is True
+
+
+@pytest.mark.slow
+async def test_the_doctor_names_a_standby_and_the_way_to_its_primary(pair: tuple[PostgreSQL, PostgreSQL]) -> None:
+    primary, standby = pair
+    await migrate.upgrade(settings_of(primary.port, "postgres"))
+    settings = settings_of(standby.port, "postgres")
+
+    async with Store(settings) as store:
+        failures = [one for one in await examine_database(store.engine, settings) if one.level is Level.FAIL]
+
+    assert [(one.subject, one.detail) for one in failures] == [("database", "this is a standby, which takes no writes")]
+    assert "target_session_attrs=primary" in str(failures[0].remedy)

@@ -191,6 +191,27 @@ async def test_a_write_whose_reply_is_lost_on_an_open_connection_is_settled_with
         assert stored == [done]
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("short_limits")
+async def test_a_call_of_several_statements_whose_commit_gets_no_reply_late_in_its_call_is_settled_within_it(
+    open_store: Open, proxy: Proxy
+) -> None:
+    """The wait for a reply alone would end after the call."""
+    async with open_store(statement_timeout=2.0, retry_deadline=3.0) as store:
+        thread_id = (await store.threads.create(user_id=USER)).thread_id
+        loss = asyncio.create_task(proxy.lose_a_reply(10, silently=True))
+
+        async def save_late(uow: Any) -> Any:
+            saved = await uow.states.put(thread_id, {"step": 1})
+            await asyncio.sleep(1.3)
+            return saved
+
+        done = await store._transactions.write(save_late, user_id=USER)  # noqa: SLF001 - as a graph is saved alone
+
+        assert await loss
+        assert [*(await store.states.page(thread_id, user_id=USER))] == [done]
+
+
 @pytest.mark.parametrize("call", WRITES)
 async def test_a_write_without_time_to_ask_for_its_outcome_is_unknown(
     call: Callable[[Store, str], Any], open_store: Open, proxy: Proxy, monkeypatch: pytest.MonkeyPatch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
@@ -17,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from agent_persistence import (
     CorruptRowError,
+    DatabaseError,
     InvalidInputError,
     MessageRecord,
     Page,
@@ -39,6 +41,7 @@ from agent_persistence.integrations.fastapi import (
     problems,
     unit_of_work,
 )
+from agent_persistence.repositories.threads.repository import ThreadRepository
 
 Settings = Callable[..., Awaitable[PersistenceSettings]]
 PersistenceDep = Annotated[Persistence[str, str], Depends(get_persistence)]
@@ -89,6 +92,9 @@ async def header_user_id(x_user_id: Annotated[str, Header()]) -> str:
 Joined = Annotated[UnitOfWork[str, str], joined_unit_of_work(SessionDep, current_user_id)]
 Apart = Annotated[UnitOfWork[str, str], unit_of_work(current_user_id)]
 BigIntWork = Annotated[UnitOfWork[int, str], unit_of_work(header_user_id)]
+JoinedToTheEnd = Annotated[
+    UnitOfWork[str, str], joined_unit_of_work(Annotated[AsyncSession, Depends(get_session)], header_user_id)
+]
 Claimed = Annotated[ThreadRecord[str, str], claim_thread(Joined)]
 Created = Annotated[ThreadRecord[str, str], claim_thread(Joined, create=True)]
 ClaimedApart = Annotated[ThreadRecord[int, str], claim_thread(BigIntWork)]
@@ -140,6 +146,26 @@ async def stream_in_a_new_one(thread: Created, persistence: PersistenceDep) -> S
 @router.get("/claimed-apart/{thread_id}")
 async def read(thread: ClaimedApart) -> ThreadRecord[int, str]:
     return thread
+
+
+@router.post("/late/{thread_id}")
+async def stream_with_the_unit_of_work(thread: Claimed, uow: Joined) -> StreamingResponse:
+    async def late() -> AsyncIterator[str]:
+        yield "begun"
+        try:
+            await uow.messages.append(thread.thread_id, {"role": "assistant", "content": "late"})
+        except DatabaseError as error:
+            yield f", {error}"
+
+    return StreamingResponse(late())
+
+
+@router.post("/to-the-end")
+async def stream_in_a_session_of_the_whole_request(uow: JoinedToTheEnd) -> StreamingResponse:
+    async def late() -> AsyncIterator[str]:
+        yield (await uow.threads.create()).thread_id
+
+    return StreamingResponse(late())
 
 
 async def tokens(persistence: Persistence[str, str], thread: ThreadRecord[str, str]) -> AsyncIterator[str]:
@@ -224,6 +250,22 @@ async def bind(store: Persistence[str, str]) -> None:
         await store.bind(session, user_id="alice").threads.create()
 
 
+@pytest.mark.parametrize("hosts_timeout", [0.05, 30])
+@pytest.mark.parametrize("work", [one_call, begin], ids=lambda work: work.__name__)
+async def test_a_wait_for_the_hosts_pool_ends_with_the_shorter_of_both_timeouts(
+    settings_for: Settings, work: Callable[[Persistence[str, str]], Awaitable[None]], hosts_timeout: float
+) -> None:
+    settings = await settings_for(pool_timeout=0.05)
+    engine = make_engine(settings, pool_size=1, max_overflow=1, pool_timeout=hosts_timeout)
+    async with Persistence[str, str](settings, engine=engine) as store, engine.connect(), engine.connect():
+        began = time.monotonic()
+        with pytest.raises(PoolTimeoutError, match="application's engine"):
+            await work(store)
+    await engine.dispose()
+
+    assert time.monotonic() - began < settings.call_seconds / 2
+
+
 @pytest.mark.parametrize("work", [one_call, begin, bind], ids=lambda work: work.__name__)
 async def test_the_error_of_an_exhausted_pool_names_the_hosts_setting(
     settings_for: Settings, work: Callable[[Persistence[str, str]], Awaitable[None]]
@@ -254,6 +296,13 @@ async def test_a_dependency_that_is_none_is_refused_where_it_is_declared() -> No
         joined_unit_of_work(Annotated[AsyncSession, "no dependency"], AsyncSession)
 
 
+def test_an_application_has_one_persistence(host: Host) -> None:
+    app = host.app()
+
+    with pytest.raises(InvalidInputError, match="call install once"):
+        install(app, lambda: Persistence(host.settings))
+
+
 # --- Before the first token -------------------------------------------------------------------------------------------
 
 
@@ -272,7 +321,26 @@ async def test_a_stream_in_a_thread_that_is_not_the_users_is_refused_before_its_
     assert (taken.status_code, taken.json()["error"]) == (409, "ThreadExistsError")
 
 
-def test_an_error_within_a_stream_is_told_as_the_response_would_have_been() -> None:
+async def test_a_stream_that_still_uses_the_unit_of_work_is_told_so_and_loses_nothing_silently(
+    client: httpx.AsyncClient, alice: dict[str, str]
+) -> None:
+    thread_id = (await client.post("/threads?name=mine", headers=alice)).json()["thread_id"]
+
+    streamed = await client.post(f"/late/{thread_id}", headers=alice)
+
+    assert streamed.text.startswith("begun, the unit of work has ended")
+    assert (await client.get(f"/threads/{thread_id}/messages", headers=alice)).json()["items"] == []
+
+
+async def test_a_unit_of_work_lasts_as_long_as_its_session(client: httpx.AsyncClient, alice: dict[str, str]) -> None:
+    made = (await client.post("/to-the-end", headers=alice)).text
+
+    assert [thread["thread_id"] for thread in (await client.get("/threads", headers=alice)).json()["items"]] == [made]
+
+
+def test_an_error_within_a_stream_is_told_and_logged_as_the_response_would_have_been(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     told = problem_of(ThreadNotFoundError("t-1"))
     other = problem_of(ValueError("canary"))
 
@@ -282,13 +350,22 @@ def test_an_error_within_a_stream_is_told_as_the_response_would_have_been() -> N
         "thread 't-1' does not exist",
     )
     assert (other["status"], other["error"], other["detail"]) == (500, "ValueError", "the server failed")
+    assert [record.getMessage().splitlines()[0] for record in caplog.records] == ["stream answered 500"]
 
 
 async def test_a_thread_that_a_client_names_is_created_once(
-    client: httpx.AsyncClient, alice: dict[str, str], user_id: str
+    client: httpx.AsyncClient, alice: dict[str, str], user_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = f"/created/named-{user_id}"
+    path, get, looked = f"/created/named-{user_id}", ThreadRepository.get, asyncio.Barrier(5)
 
+    async def get_before_it_is_there(threads: ThreadRepository[str, str], thread_id: str) -> Any:
+        found = await get(threads, thread_id)
+        if found is None:
+            async with asyncio.timeout(10):
+                await looked.wait()
+        return found
+
+    monkeypatch.setattr(ThreadRepository, "get", get_before_it_is_there)
     answers = await asyncio.gather(*[client.post(path, headers=alice) for _ in range(5)])
 
     assert [answer.status_code for answer in answers] == [200] * 5
@@ -335,6 +412,26 @@ async def test_a_list_is_filtered_and_continued_by_query_parameters(
     assert no_cursor.json()["error"] == "InvalidInput"
 
 
+async def test_messages_are_searched_and_read_in_both_directions_by_query_parameters(
+    client: httpx.AsyncClient, host: Host, alice: dict[str, str], user_id: str
+) -> None:
+    thread_id = (await client.post("/threads?name=mine", headers=alice)).json()["thread_id"]
+    async with Persistence[str, str](host.settings, engine=host.engine) as store:
+        said = [{"role": "user", "content": text} for text in ("one", "two", "three")]
+        await store.messages.append_many(thread_id, said, user_id=user_id)
+
+    async def ask(query: str) -> tuple[list[str], dict[str, str]]:
+        page = (await client.get(f"/threads/{thread_id}/messages?{query}", headers=alice)).json()
+        return [item["text"] for item in page["items"]], page
+
+    newest, page = await ask("limit=1")
+    older, page = await ask(f"limit=1&before={page['before']}")
+    newer, _ = await ask(f"after={page['after']}")
+    found, _ = await ask("search=O")
+
+    assert (newest, older, newer, found) == (["three"], ["two"], ["three"], ["one", "two"])
+
+
 async def test_a_page_leaves_out_what_cannot_be_read() -> None:
     app = FastAPI()
 
@@ -361,6 +458,8 @@ def test_openapi_lists_pages_parameters_and_problems(host: Host) -> None:
 
     assert {parameter["name"] for parameter in listing["parameters"]} >= {"limit", "after", "search", "archived"}
     assert set(page["properties"]) == {"items", "before", "after"}
+    assert "corrupt" not in page["description"]
+    assert all("description" in parameter for parameter in listing["parameters"] if parameter["in"] == "query")
     assert list(listing["responses"]["404"]["content"]) == ["application/problem+json"]
     assert set(listing["responses"]["422"]["content"]) == {"application/problem+json", "application/json"}
     assert set(listing["responses"]) == {"200", "404", "409", "422", "503"}

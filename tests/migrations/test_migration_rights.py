@@ -84,6 +84,19 @@ async def test_a_right_that_only_an_integration_needs_is_a_warning(database: Dat
     assert (await doctor(settings))["rights"] == (Level.WARN, f'psql: GRANT DELETE ON "public"."{table}" TO "{role}";')
 
 
+async def test_sequences_that_the_role_may_not_read_are_a_warning(database: Database, role: str) -> None:
+    await migrate.upgrade(database.settings())
+    await database.execute(*documented_grants(role), f"REVOKE ALL ON ALL SEQUENCES IN SCHEMA public FROM {role}")
+    settings = database.as_role(role).settings()
+
+    level, remedy = (await doctor(settings))["sequences"]
+    assert level is Level.WARN
+    assert remedy is not None
+    await database.execute(remedy.removeprefix("psql: "))
+
+    assert (await doctor(settings))["sequences"] == (Level.OK, None)
+
+
 async def test_a_role_that_only_reads_may_open_a_store(database: Database, role: str) -> None:
     await migrate.upgrade(database.settings())
     await database.execute(

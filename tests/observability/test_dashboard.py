@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +14,10 @@ from prometheus_client import CollectorRegistry, generate_latest
 from agent_persistence import Persistence
 from agent_persistence.integrations.prometheus import PersistenceCollector, prometheus_name
 from agent_persistence.telemetry.names import FAMILIES
+from promtool import ALERTS, has_promtool, promtool
 
-ALERTS = ROOT / "docs" / "monitoring" / "alerts.yaml"
 DASHBOARD = ROOT / "docs" / "monitoring" / "grafana.json"
 SUFFIXES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_count", "_sum")}
-
-has_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool: apt-get install prometheus")
-
-
-def promtool(*arguments: str | Path, given: str | None = None, complaints: str = "") -> None:
-    done = subprocess.run(
-        [shutil.which("promtool") or "promtool", *map(str, arguments)],
-        input=given,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    assert done.stdout == complaints if complaints else done.returncode == 0, done.stdout
 
 
 def panels() -> list[dict[str, Any]]:
@@ -53,6 +37,31 @@ def test_they_ask_for_metrics_that_exist() -> None:
 
     assert len(asked) > 20
     assert asked <= exported
+
+
+def test_they_group_and_choose_by_labels_that_exist() -> None:
+    labels = {attribute.replace(".", "_") for family in FAMILIES for attribute in family.attributes}
+    asked = " ".join([*expressions(), ALERTS.read_text(encoding="utf-8")])
+
+    grouped = {label.strip() for found in re.findall(r"by \(([^)]+)\)", asked) for label in found.split(",")}
+    chosen = set(re.findall(r"[{,](\w+)[!=]~?=?\"", asked))
+
+    assert {"error_type", "kind"} <= grouped
+    assert {"error_type", "outcome", "operation"} <= chosen
+    assert grouped | chosen <= labels | {"job", "instance", "le"}
+
+
+def test_every_metric_is_on_the_dashboard() -> None:
+    shown = " ".join(expressions())
+
+    assert [family.name for family in FAMILIES if not re.search(rf"\b{prometheus_name(family)}_?\w*{{", shown)] == []
+
+
+def test_the_page_for_operators_says_of_every_alert_what_to_do() -> None:
+    page = (ROOT / "docs" / "operations" / "monitoring.md").read_text(encoding="utf-8")
+    described = re.findall(r"^\| `(AgentPersistence\w+)` \| [^|]+ \| [^|]+ \|$", page, re.MULTILINE)
+
+    assert described == re.findall(r"alert: (\w+)", ALERTS.read_text(encoding="utf-8"))
 
 
 def test_every_panel_says_what_it_shows_in_a_place_of_its_own() -> None:

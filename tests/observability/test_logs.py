@@ -14,8 +14,10 @@ from leaks import CANARY
 
 from agent_persistence import Persistence
 from agent_persistence.concurrency.retries import Retries
+from agent_persistence.database.connections import PinnedConnection
 from agent_persistence.errors import UnavailableError
 from agent_persistence.telemetry.identities import Identities, hashed
+from agent_persistence.telemetry.log_fields import fields_of as fields_of_operation
 from agent_persistence.telemetry.operation import Operation
 from agent_persistence.telemetry.slow_operations import SlowOperations
 from agent_persistence.telemetry.telemetry import Telemetry
@@ -74,6 +76,46 @@ async def test_a_retry_is_one_line_and_one_count(caplog: pytest.LogCaptureFixtur
     assert CANARY.swapcase() not in caplog.text
 
 
+async def test_a_line_of_a_retry_says_which_operation_it_is_about(
+    measured: Store, user_id: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    thread = await measured.threads.create(user_id=user_id)
+    fetch, failures = PinnedConnection._fetch, [UnavailableError(), UnavailableError()]  # noqa: SLF001 - the way of every statement
+
+    async def fail_first(connection: PinnedConnection, *arguments: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return await fetch(connection, *arguments)
+
+    monkeypatch.setattr(PinnedConnection, "_fetch", fail_first)
+    with caplog.at_level(logging.INFO, "agent_persistence"):
+        await measured.states.get(thread.thread_id, user_id=user_id)
+
+    fields = [fields_of(record) for record in caplog.records if record.name == "agent_persistence"]
+    about = {"operation": "states.get", "thread_id": hashed(thread.thread_id), "owner": hashed(user_id), "batch": 1}
+    assert [{name: value for name, value in one.items() if name != "duration_ms"} for one in fields] == [
+        {"event_name": "operation.retried", "error_type": "UnavailableError", "attempt": attempt, **about}
+        for attempt in (2, 3)
+    ]
+    assert 0 < fields[0]["duration_ms"] < fields[1]["duration_ms"] < 5_000
+
+
+def test_a_line_about_a_shared_statement_has_what_its_callers_have_in_common() -> None:
+    callers, load, batch = [Operation(), Operation()], Operation(), Operation()
+    for number, caller in enumerate(callers, 1):
+        caller.call = "states.put", float(number), True, (number, {}), {"user_id": "ada"}
+    load.serve(callers[1])
+    batch.callers = [callers[0], None, load]
+
+    shared = fields_of_operation(batch, Identities("plain"), lambda: 5.0)
+
+    assert shared == {"operation": "states.put", "owner": hashed("ada"), "duration_ms": 4_000, "batch": 2}
+    assert fields_of_operation(callers[0], Identities("plain"), lambda: 5.0)["thread_id"] == "1"
+    batch.callers = [None]
+    assert fields_of_operation(batch, Identities()) == {}
+    assert fields_of_operation(None, Identities()) == {}
+
+
 async def test_a_slow_operation_says_what_it_waited_for(
     measured: Store, user_id: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -111,10 +153,16 @@ def test_a_crowd_of_slow_operations_is_a_line_a_second(caplog: pytest.LogCapture
     assert "thread_id" not in fields_of(caplog.records[0])
 
 
+def block(seconds: float) -> Operation:
+    operation = Operation()
+    operation.is_block, operation.database = True, seconds
+    return operation
+
+
 def test_a_unit_of_work_is_slow_only_by_its_own_statements(caplog: pytest.LogCaptureFixture) -> None:
     slow = SlowOperations(100, Identities(), clock=lambda: 0.0)
 
-    slow.look("begin", 60.0, Operation(is_block=True, database=0.05), "", thread_id=None, owner="owner")
-    slow.look("run", 60.0, Operation(is_block=True, database=0.5), "", thread_id=None, owner="owner")
+    slow.look("begin", 60.0, block(0.05), "", thread_id=None, owner="owner")
+    slow.look("run", 60.0, block(0.5), "", thread_id=None, owner="owner")
 
     assert [fields_of(record)["operation"] for record in caplog.records] == ["run"]

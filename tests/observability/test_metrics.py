@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from agent_persistence import Persistence, ThreadNotFoundError
+from agent_persistence import Persistence, ThreadNotFoundError, UnavailableError
+from agent_persistence.concurrency.retries import LostReplyError
 from agent_persistence.telemetry import slow_operations, timing
 from agent_persistence.telemetry.metrics import OperationKey, StatementKey
 
@@ -66,6 +67,24 @@ async def test_connections_in_use_are_counted(unmeasured: Store, user_id: str) -
     assert (during.used, during.most, during.waiting) == (1, 15, 0)
 
 
+@pytest.mark.parametrize("kind", ["call", "unit of work"])
+async def test_whoever_waits_for_a_unit_of_work_to_end_is_counted(settings_for: Any, user_id: str, kind: str) -> None:
+    async with Store(await settings_for(pool_size=1, max_overflow=0)) as store:
+        async with store.begin(user_id=user_id) as uow:
+            await uow.threads.create()
+            calls = {
+                "call": lambda: store.threads.get("none", user_id=user_id),
+                "unit of work": lambda: store.run(lambda other: other.threads.get("none"), user_id=user_id),
+            }
+            waiting = asyncio.ensure_future(calls[kind]())
+            await asyncio.sleep(0.05)
+            during = store.metrics().pool
+        await waiting
+
+        assert (during.used, during.most, during.waiting) == (1, 1, 1)
+        assert store.metrics().pool.waiting == 0
+
+
 async def test_a_purge_is_counted(unmeasured: Store, user_id: str) -> None:
     [thread] = await new_threads(unmeasured, 1, user_id)
     for n in range(3):
@@ -121,6 +140,20 @@ async def test_an_error_of_the_host_has_no_name_of_its_own(measured: Store, user
             raise HostError
 
     assert OperationKey("begin", "_OTHER") in measured.metrics().operations
+
+
+def test_an_error_has_the_name_of_a_public_class() -> None:
+    class HostError(UnavailableError):
+        pass
+
+    errors = (ThreadNotFoundError("t"), LostReplyError(), HostError(), TimeoutError(), ValueError())
+    assert [timing.type_of(error) for error in errors] == [
+        "ThreadNotFoundError",
+        "UnavailableError",
+        "UnavailableError",
+        "ConnectionError",
+        "_OTHER",
+    ]
 
 
 async def test_no_clock_is_read_where_durations_are_off(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from typing import Any
@@ -25,6 +26,7 @@ Store = Persistence[str, str]
 Settings = Callable[..., Awaitable[PersistenceSettings]]
 HELLO = {"role": "user", "content": CANARY}
 CALLERS = 32
+OPERATIONS = ("states.get", "cached states.get", "states.put", "messages.append")
 
 
 class Traced:
@@ -62,6 +64,16 @@ def trace_of(span: ReadableSpan) -> int:
 
 
 @pytest_asyncio.fixture
+async def eager_tasks() -> AsyncIterator[None]:
+    """Tasks that start in the step that makes them, in the context of their maker."""
+    loop = asyncio.get_running_loop()
+    usual = loop.get_task_factory()
+    loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined]  # since Python 3.12
+    yield
+    loop.set_task_factory(usual)
+
+
+@pytest_asyncio.fixture
 async def traced(settings_for: Settings) -> AsyncIterator[Traced]:
     async with Store(await settings_for(trace_ids="plain")) as store:
         yield Traced(store)
@@ -80,7 +92,7 @@ def call_of(store: Store, operation: str, thread: str, user_id: str) -> Callable
     }[operation]
 
 
-@pytest.mark.parametrize("operation", ["states.get", "cached states.get", "states.put", "messages.append"])
+@pytest.mark.parametrize("operation", OPERATIONS)
 async def test_a_shared_statement_is_linked_to_all_of_its_callers(traced: Traced, user_id: str, operation: str) -> None:
     threads = await new_threads(traced.store, user_id)
     for thread in threads:
@@ -149,6 +161,17 @@ async def test_a_cancelled_caller_has_a_span_that_ended(traced: Traced, user_id:
     operations = traced.spans(SpanKind.INTERNAL)
     assert len(operations) == CALLERS
     assert [span.attributes.get("error.type") for span in operations].count("CancelledError") == 1
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks need Python 3.12")
+@pytest.mark.usefixtures("eager_tasks")
+async def test_all_of_this_holds_for_tasks_that_start_at_once(traced: Traced, user_id: str) -> None:
+    for operation in OPERATIONS:
+        await test_a_shared_statement_is_linked_to_all_of_its_callers(traced, user_id, operation)
+        traced.exporter.clear()
+    await test_readers_of_one_state_share_a_load_that_is_linked_to_all_of_them(traced, user_id)
+    traced.exporter.clear()
+    await test_a_cancelled_caller_has_a_span_that_ended(traced, user_id)
 
 
 async def test_a_call_whose_trace_is_not_sampled_has_no_span(settings_for: Settings, user_id: str) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torture import graphs, outages
+from torture.counted import find_miscounts
 from torture.history import SECOND, STATE_READS, Call, Event, History, Tables, exact, state_of, token_of
 from torture.limits import CLOCK, DISK_FULL, REDIS_SECONDS, is_too_long, silences
 from torture.order import find_disorder
@@ -141,6 +142,12 @@ def broken_graphs(history: History, tables: Tables) -> Iterator[Finding]:
         yield Finding(broken.kind, broken.text, broken.calls)
 
 
+def miscounted(history: History, _tables: Tables) -> Iterator[Finding]:
+    """Metrics that do not say what happened."""
+    for broken in find_miscounts(history):
+        yield Finding(broken.kind, broken.text, broken.calls)
+
+
 def torn(history: History, tables: Tables) -> Iterator[Finding]:
     """Something that was written together, of which only a part is there."""
     rows = Rows.of(history, tables)
@@ -253,7 +260,7 @@ def stale_beyond_bound(history: History, _tables: Tables) -> Iterator[Finding]:
 
 CHECKS: tuple[Check, ...] = (
     lost, duplicated, disordered, broken_graphs, torn, overwritten, denied_but_stored, wrong_states, wrong_tool_results,
-    crossed_owners, wrong_answers, errors_to_callers, too_long, stale_beyond_bound,
+    crossed_owners, wrong_answers, errors_to_callers, too_long, stale_beyond_bound, miscounted,
 )  # fmt: skip
 
 

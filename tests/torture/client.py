@@ -18,6 +18,7 @@ from random import Random
 from agent_persistence import Persistence, PersistenceSettings
 from torture.calls import Caller
 from torture.clocks import Clock
+from torture.counted import counts_of, operations_of
 from torture.graphs import Graphs
 from torture.history import Recorder
 from torture.hostile import Hostile
@@ -45,6 +46,7 @@ class Client:
 
     def __init__(self, store: Store, uncached: Store, caller: Caller, random: Random, outages: Outages | None) -> None:
         self._store = store
+        self._stores = [store, uncached, *([outages.store] if outages else [])]
         self._recorder = caller.recorder
         self._random = random
         self._caller = caller
@@ -76,6 +78,8 @@ class Client:
             self._ending = True
         sampler.cancel()
         self._sample()
+        if self._store.settings.metrics:
+            self._recorder.write("measured", operations=operations_of([one.metrics() for one in self._stores]))
 
     async def _repeat(self, act: Callable[[], Awaitable[None]], pause_seconds: float) -> None:
         while not self._ending:
@@ -101,7 +105,8 @@ class Client:
     def _sample(self) -> None:
         cache = self._store.cache
         counts = {"hits": 0, "unavailable": 0} if cache is None else cache.counts.as_dict()
-        self._recorder.write("sample", cache=counts, bad_inputs=self._hostile.counts)
+        counted = counts_of([one.metrics() for one in self._stores])
+        self._recorder.write("sample", cache=counts, bad_inputs=self._hostile.counts, counts=counted)
 
 
 async def main(client: str, folder: str, seed: str, role: str, plants: str = "") -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 Event = dict[str, Any]
+Counts = dict[str, int]
 Outcome = Literal["ok", "error", "cancelled", "unknown"]
 STATE_READS = ("get", "load", "recall")
 SECOND = 1_000_000_000
@@ -137,6 +138,9 @@ class History:
         roles: of each process.
         unsaved: tokens of states that degraded mode returned.
         hits, bad_inputs: counted by the clients.
+        counts: by process, what its metrics said, and when.
+        measured: by process, the operations that its metrics had in the end, by name and error.
+        commits_lost: how many replies to COMMIT were swallowed.
         errors: what left the API outside the recorded calls.
     """
 
@@ -148,6 +152,9 @@ class History:
     roles: dict[str, str] = field(default_factory=dict)
     unsaved: set[str] = field(default_factory=set)
     hits: int = 0
+    counts: dict[str, list[tuple[int, Counts]]] = field(default_factory=dict)
+    measured: dict[str, Counter[tuple[str, str]]] = field(default_factory=dict)
+    commits_lost: int = 0
     bad_inputs: Counter[str] = field(default_factory=Counter)
     wrong_answers: list[Event] = field(default_factory=list)
     errors: list[Event] = field(default_factory=list)
@@ -190,6 +197,10 @@ def _add(history: History, process: str, events: Iterable[Event]) -> None:
             case "sample":
                 _add_sample(history, last_sample, event, process)
                 last_sample = event
+            case "measured":
+                history.measured[process] = Counter(
+                    {(name, error): count for name, error, count in event["operations"]}
+                )
             case "fault":
                 history.faults.append(Span(event["start"], event["t"], event["kind"]))
             case "role":
@@ -211,6 +222,7 @@ def _add(history: History, process: str, events: Iterable[Event]) -> None:
 
 
 def _add_sample(history: History, before: Event | None, sample: Event, process: str) -> None:
+    history.counts.setdefault(process, []).append((sample["t"], sample["counts"]))
     if before is not None and sample["t"] - before["t"] > LONGEST_SAMPLE:
         history.stalls.setdefault(process, []).append(Span(before["t"], sample["t"]))
     if before is not None and sample["cache"]["unavailable"] > before["cache"]["unavailable"]:

@@ -22,10 +22,15 @@ CHECK_SECONDS = 0.2
 
 
 class Outages:
-    """Saves and loads states in degraded mode, and asks after each outage what became of those that waited."""
+    """Saves and loads states in degraded mode, and asks after each outage what became of those that waited.
+
+    Attributes:
+        store: a store of its own.
+    """
 
     def __init__(self, degraded: DegradedMode, caller: Caller, random: Random) -> None:
         self._degraded = degraded
+        self.store = degraded.persistence
         self._caller = caller
         self._random = random
         self._known: dict[str, int] = {}

@@ -372,6 +372,11 @@ def old_checkpoint(_store: Store, random: Random) -> None:
     PersistenceSaver.aget_tuple = remember  # type: ignore[method-assign]
 
 
+def unmeasured_results(store: Store, _random: Random) -> None:
+    """Forget to measure the records of tool results."""
+    vars(store.tool_results).pop("record", None)  # what measures hides the method itself
+
+
 def no_policies(store: Store, _random: Random) -> None:
     """Name nobody to the policies of PostgreSQL, and everybody instead."""
     run = store.run
@@ -483,6 +488,7 @@ PLANTS: dict[str, Planted] = {
     "doubled-item": Planted(doubled_item, "wrong checkpoint", (1,)),
     "old-checkpoint": Planted(old_checkpoint, "stale checkpoint", (4,)),
     "unsaved-checkpoint": Planted(unsaved_checkpoint, "lost", (3,)),
+    "unmeasured-results": Planted(unmeasured_results, "miscounted tool_results.record", (2,)),
     "no-policies": Planted(no_policies, "cross-owner", (2,)),
     "blind-retry": Planted(
         _spoiled_messages(BlindRetry, "store"), "duplicated", (5, 6), "postgresql COMMIT replies lost"

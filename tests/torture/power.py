@@ -5,6 +5,7 @@ The least numbers are a small part of what a run of 30 s sees on two loaded core
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -31,7 +32,7 @@ class Seen:
         return self.count < self.least
 
 
-def observations(history: History, staleness: Staleness, commits_lost: int) -> list[Seen]:
+def observations(history: History, staleness: Staleness) -> list[Seen]:
     """What was seen of the guarantees in README's table, in its order."""
     done = [call for call in history.calls if call.acknowledged]
     redis = Troubles(fault for fault in history.faults if fault.kind.startswith("redis"))
@@ -43,7 +44,8 @@ def observations(history: History, staleness: Staleness, commits_lost: int) -> l
         Seen("reads held to a bound of 0", staleness.reads_without_redis_fault, 50),
         Seen("reads held to the period of the sweep", staleness.reads - staleness.reads_without_redis_fault, 100),
         Seen("states read during a fault of Redis", _during(redis, [one for one in done if one.kind == "get"]), 50),
-        Seen("replies to COMMIT lost", commits_lost, 2),
+        Seen("replies to COMMIT lost", history.commits_lost, 2),
+        Seen("calls that were measured", sum(map(Counter.total, history.measured.values())), 200),
         Seen("calls answered during a fault of the database", _during(database, done), 100),
         Seen("calls that met the black hole", _during(hole, history.calls), 10),
         Seen("messages appended", sum(len(call.seqs) for call in done if call.kind in APPENDS), 500),

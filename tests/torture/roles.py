@@ -6,6 +6,8 @@ from torture.servers import PostgreSQL
 
 LIMITED_ROLE = "application"
 """The role of PostgreSQL that row-level security holds for: neither superuser nor owner of the tables."""
+MEASURED = {"PERSISTENCE_METRICS": "true"}
+"""Not for all: where durations are off, calls go another way."""
 SECURED, POOLED, DEGRADED = "row-level security", "PgBouncer", "degraded mode"
 
 
@@ -23,10 +25,12 @@ def roles(hosts: str, pooler_port: int | None) -> dict[str, dict[str, str]]:
     secured = {
         "PERSISTENCE_DATABASE_URL": address_of(LIMITED_ROLE, hosts),
         "PERSISTENCE_ROW_LEVEL_SECURITY": "true",
+        **MEASURED,
     }
     pooled = {
         "PERSISTENCE_DATABASE_URL": f"postgresql://postgres@127.0.0.1:{pooler_port}/postgres",
         "PERSISTENCE_PGBOUNCER": "true",
+        **MEASURED,
     }
     return {DEGRADED: {}, SECURED: secured, **({} if pooler_port is None else {POOLED: pooled})}
 

@@ -104,8 +104,9 @@ async def run(plan: Plan) -> Result:
         await _look_again(world, histories, plan.seed, tables)
         versions = await _versions(world)
     history = await asyncio.to_thread(read_folder, histories)
+    history.commits_lost = world.commits_lost
     findings, staleness = check(history, tables), find_stale_reads(history)
-    seen = observations(history, staleness, world.commits_lost)
+    seen = observations(history, staleness)
     skipped += [] if PgBouncer.program else [POOLED]
     return Result(
         plan, histories, seconds, injector.injected, history, tables, findings, staleness, seen, skipped, versions

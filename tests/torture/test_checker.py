@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from typing import Any
 
 import pytest
 
-from torture.checker import check
+from torture.checker import check, miscounted
 from torture.history import NEVER, SECOND, Call, History, Span, Tables, state_of
 from torture.staleness import find_stale_reads
 
@@ -316,3 +317,35 @@ def test_the_time_in_which_a_process_had_no_turn_is_not_that_of_its_calls() -> N
     assert kinds([slow], tables("a")) == ["too long"]
     assert kinds([slow], tables("a"), stalls={"client": [span(1, 18, "")]}) == []
     assert kinds([slow], tables("a"), stalls={"another": [span(1, 18, "")]}) == ["too long"]
+
+
+def test_calls_that_were_not_measured_are_miscounted() -> None:
+    calls = [
+        append(1, 2, "a"),
+        append(1, 2, "b"),
+        append(1, 2, "cancelled", outcome="cancelled"),
+        call("append", 1, 2, tokens=["c"], outcome="error", error="IdempotencyConflictError", committed="no"),
+    ]
+    refused = {"IdempotencyConflictError": 1, "InvalidInputError": 7, "CancelledError": 1}
+
+    def found(ok: int) -> list[str]:
+        counted = {("messages.append", ""): ok, **{("messages.append", name): n for name, n in refused.items()}}
+        history = History(calls=calls, killed={"client"}, measured={"client": Counter(counted)})
+        return [finding.kind for finding in miscounted(history, Tables())]
+
+    assert found(2) == []
+    assert found(1) == found(3) == ["miscounted messages.append"]
+
+
+def test_a_lost_commit_and_a_fault_that_nobody_counted_are_miscounted() -> None:
+    before, after = ({"retries": n, "settled": n, "openings": n} for n in (0, 2))
+    faults = [span(1, 2, "postgresql restart -m immediate"), span(1, 2, "redis kill -9")]
+
+    def found(last: dict[str, int], lost: int) -> list[str]:
+        counts = {"client": [(round(0.5 * SECOND), before), (round(2.5 * SECOND), last)]}
+        history = History(faults=faults, counts=counts, commits_lost=lost)
+        return [finding.kind for finding in miscounted(history, Tables())]
+
+    assert found(after, 2) == []
+    assert found(after, 3) == ["miscounted commits"]
+    assert found(before, 0) == ["miscounted retries", "miscounted openings"]

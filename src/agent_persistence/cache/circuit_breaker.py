@@ -69,6 +69,7 @@ class CircuitBreaker:
         self._failures = 0
         self._pause = _FIRST_PAUSE
         self._closed_until = 0.0
+        self._opened_at = 0.0
         self._probing = False
         self._calls = 0
         self.recover: Callable[[], Awaitable[object]] | None = None
@@ -97,12 +98,12 @@ class CircuitBreaker:
         # Not counted as a failure: a spent budget or a crowd of callers says nothing about Redis.
         if seconds <= 0 or self._calls >= CALLS_AT_ONCE:
             raise CacheUnavailableError
-        probe = self._admit()
+        probe = self._failures >= _FAILURES_TO_OPEN and self._admit()
         self._calls += 1
         try:
             async with _TimeLimit(seconds):
                 timing = self.telemetry.timing
-                result = await (operation() if timing is None else timing.cache(_step(operation), operation()))
+                result = await (operation() if timing is None else timing.cache(operation))
         except Exception as error:
             # Not only RedisError: the time limit raises TimeoutError. A cancelled caller raises no Exception.
             self._failed(error, probe=probe, times=callers)
@@ -117,7 +118,7 @@ class CircuitBreaker:
             start(self._recover(self.recover))
             raise CacheUnavailableError
         # A call that started before the breaker opened does not close it.
-        if probe or self.available:
+        if self._failures and (probe or self.available):
             self._succeeded()
         return result
 
@@ -136,12 +137,12 @@ class CircuitBreaker:
             self._probing = False
 
     def _admit(self) -> bool:
-        """Admit a call, and return whether it is the probe.
+        """Admit a call although the breaker is open, and return whether it is the probe.
 
         Raises:
-            CacheUnavailableError: the breaker is open.
+            CacheUnavailableError: it is not admitted.
         """
-        if self.available or _recovering.get():
+        if _recovering.get():
             return False
         if self._probing or self._clock() < self._closed_until:
             self.telemetry.counts.cache.refused += 1
@@ -154,8 +155,12 @@ class CircuitBreaker:
         self._failures += times
         if opens:
             counts = self.telemetry.counts.cache
-            counts.openings, counts.is_open = counts.openings + 1, True
-            fields = {"event_name": "cache.unavailable", "error_type": type(error).__name__}
+            counts.openings, counts.is_open, self._opened_at = counts.openings + 1, True, self._clock()
+            fields = {
+                "event_name": "cache.unavailable",
+                "error_type": type(error).__name__,
+                **self.telemetry.about(),
+            }
             logger.warning("state cache unavailable, reading from PostgreSQL: %s", type(error).__name__, extra=fields)
         # A call that started before the breaker opened does not prolong the pause. The jitter keeps processes that lost
         # Redis at the same moment from probing it at the same moment.
@@ -166,14 +171,10 @@ class CircuitBreaker:
     def _succeeded(self) -> None:
         if not self.available:
             self.telemetry.counts.cache.is_open = False
-            logger.info("state cache available again", extra={"event_name": "cache.available"})
+            fields = {"event_name": "cache.available", "seconds": round(self._clock() - self._opened_at, 1)}
+            logger.info("state cache available again", extra=fields)
         self._failures = 0
         self._pause = _FIRST_PAUSE
-
-
-def _step(operation: Any) -> str:
-    """Return the name of a step of the cache protocol: that of its function."""
-    return str(getattr(getattr(operation, "func", operation), "__name__", "call"))
 
 
 class _TimeLimit:

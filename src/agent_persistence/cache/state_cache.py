@@ -235,12 +235,12 @@ class StateCache:
             raise CacheUnavailableError
         keys = [key for keys, _ in batch.items for key in keys]
         # What waited while Redis answered others has waited for this process: its time counts from that answer on.
-        deadline = max(self._answered, min(deadline for _, deadline in batch.items))
+        deadline = max(self._answered, min([deadline for _, deadline in batch.items]))
         found = await self._guard.call(partial(self._register.held, keys), deadline, callers=len(batch.items))
         self._answered = self._guard.budget()
         # Large values are read a few at a time, because all must arrive within the time limit of one call. The estimate
         # falls by at most a tenth a batch, so that a single small value does not undo it.
-        self._usual_size = max(*(len(held or b"") for held in found), int(self._usual_size * FORGETTING))
+        self._usual_size = max([*map(len, filter(None, found)), int(self._usual_size * FORGETTING)])
         rest = iter(found)
         return [list(islice(rest, len(keys))) for keys, _ in batch.items]
 

@@ -175,7 +175,8 @@ def _sequences(connection: Connection, schema: str) -> Iterator[Finding]:
             yield Finding(Level.FAIL, "sequences", detail, remedy)
     if unread := [table for table, is_behind in found.items() if is_behind is None]:
         detail = f"this role may not read the sequences of {', '.join(unread)}, to compare them with the rows"
-        remedy = f'psql: GRANT SELECT ON ALL SEQUENCES IN SCHEMA "{schema}" TO the role;'
+        role = catalog.role_of(connection)
+        remedy = f'psql: GRANT SELECT ON ALL SEQUENCES IN SCHEMA "{schema}" TO "{role}";'
         yield Finding(Level.WARN, "sequences", detail, remedy)
     elif not any(found.values()):
         yield Finding(Level.OK, "sequences", f"all {len(found)} are ahead of the rows")

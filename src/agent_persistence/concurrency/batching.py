@@ -13,7 +13,7 @@ from enum import Enum
 from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
-from agent_persistence.concurrency.time_limit import NO_ANSWER, call_made_at
+from agent_persistence.concurrency.time_limit import NO_ANSWER, call_made_at, count_from
 from agent_persistence.errors import ClosedError, LockTimeoutError, PoolTimeoutError, UnavailableError
 from agent_persistence.frozen import frozen
 from agent_persistence.telemetry.operation import Operation, current_operation, working_for
@@ -58,23 +58,19 @@ class Batch(Generic[ItemT]):
     """Items that run together.
 
     Attributes:
-        is_abandoned: whether the caller of the item at an index no longer waits: then no further attempt may start.
+        callers: those who wait for the items; one that was cancelled is done. No further attempt may start for it.
     """
 
     items: list[ItemT]
-    is_abandoned: Callable[[int], bool]
+    callers: Sequence[asyncio.Future[Any]]
 
     def wanted(self) -> list[int]:
         """Return the indexes of the items whose callers still wait."""
-        return [index for index in range(len(self.items)) if not self.is_abandoned(index)]
+        return [index for index, caller in enumerate(self.callers) if not caller.done()]
 
     def is_wanted(self) -> bool:
         """Whether any caller still waits."""
         return bool(self.wanted())
-
-    def chosen(self, indexes: list[int]) -> list[ItemT]:
-        """Return the items at these indexes."""
-        return [self.items[index] for index in indexes]
 
 
 class Batcher(Generic[ItemT, ResultT]):
@@ -158,7 +154,8 @@ class Batcher(Generic[ItemT, ResultT]):
         if joins or not self._start_alone(entry, [*self._waiting]):
             self._waiting.append(entry)
             self._start_runner()
-            self._start_timer()
+            if self._waiting:
+                self._start_timer()
         return await future
 
     async def flush(self) -> None:
@@ -183,7 +180,7 @@ class Batcher(Generic[ItemT, ResultT]):
         self._runners += 1
         self._counts.size.add(1)
         try:
-            [result] = await self._together(Batch([item], _is_never_abandoned))
+            [result] = await self._together(Batch([item], ()))
         finally:
             self._runners -= 1
             self._start_runner()
@@ -257,7 +254,7 @@ class Batcher(Generic[ItemT, ResultT]):
             batch.append(entry)
         self._waiting.extendleft(reversed(left))  # to the front, so that items of one key keep their order
         self._in_flight += len(batch)
-        self._busy_keys.update(entry.key for entry in batch if entry.key is not None)
+        self._busy_keys.update([entry.key for entry in batch if entry.key is not None])
         if batch:
             self._is_crowded = len(batch) > 1
             self._counts.size.add(len(batch))
@@ -276,13 +273,11 @@ class Batcher(Generic[ItemT, ResultT]):
 
     async def _results(self, batch: list[_Entry[ItemT, ResultT]]) -> Sequence[ResultT | Exception | Alone]:
         try:
-            with call_made_at(min(entry.made_at for entry in batch)):
-                work = self._together(Batch([entry.item for entry in batch], partial(_is_abandoned, batch)))
-                timing = self._telemetry.timing
-                if timing is None:
-                    return await work
-                callers = [entry.operation for entry in batch]
-                return await timing.batch(self._counts, callers, [entry.made_at for entry in batch], work)
+            made_at = [entry.made_at for entry in batch]
+            count_from(min(made_at))
+            if (timing := self._telemetry.timing) is not None:
+                timing.start_batch(self._counts, [entry.operation for entry in batch], made_at)
+            return await self._together(Batch([entry.item for entry in batch], [entry.future for entry in batch]))
         except asyncio.CancelledError:
             for entry in batch:
                 _settle(entry, ClosedError())
@@ -295,32 +290,31 @@ class Batcher(Generic[ItemT, ResultT]):
     ) -> None:
         """Answer the callers of a batch; start items that are to run alone, those of one key one after the other."""
         self._in_flight -= len(batch)
-        again = [entry for entry, result in zip(batch, results, strict=True) if self._may_run_again(entry, result)]
-        self._waiting.extendleft(reversed(again))
-        self._start_timer()
+        again: list[_Entry[ItemT, ResultT]] = []
         alone_by_key: dict[Hashable, list[tuple[_Entry[ItemT, ResultT], Alone]]] = {}
         alone = self._alone
         for entry, result in zip(batch, results, strict=True):
-            if isinstance(result, Alone) and result is not LATER and alone is not None:
+            if result is LATER or (isinstance(result, UnavailableError) and self._may_run_again(entry, result)):
+                again.append(entry)
+            elif isinstance(result, Alone) and alone is not None:
                 # Without a key, a new object: these items wait for no other one.
                 key = object() if entry.key is None else entry.key
                 alone_by_key.setdefault(key, []).append((entry, result))
                 self._counts.ran_alone("in_doubt" if result is IN_DOUBT else "refused")
-            elif entry not in again:
+            else:
                 _settle(entry, result)
-        self._busy_keys.difference_update(entry.key for entry in batch if entry.key not in alone_by_key)
+        self._waiting.extendleft(reversed(again))
+        if self._waiting:
+            self._start_timer()
+        self._busy_keys.difference_update([entry.key for entry in batch if entry.key not in alone_by_key])
         if alone is not None:
             for key, entries in alone_by_key.items():
                 self._busy_keys.add(key)  # until they have run: later items of the key must not overtake them
                 self._start(self._run_alone(alone, key, entries))
 
-    def _may_run_again(self, entry: _Entry[ItemT, ResultT], result: object) -> bool:
-        if result is LATER:
-            return True
+    def _may_run_again(self, entry: _Entry[ItemT, ResultT], error: UnavailableError) -> bool:
         # A pool timeout is final: the caller has waited long enough for a connection.
-        if not isinstance(result, UnavailableError) or isinstance(result, PoolTimeoutError):
-            return False
-        return time.monotonic() < entry.made_at + self._retry_seconds
+        return not isinstance(error, PoolTimeoutError) and time.monotonic() < entry.made_at + self._retry_seconds
 
     async def _run_alone(
         self,
@@ -369,14 +363,6 @@ class Batcher(Generic[ItemT, ResultT]):
 
 def _failure(entry: _Entry[Any, Any]) -> BaseException | None:
     return None if entry.future.cancelled() else entry.future.exception()
-
-
-def _is_never_abandoned(_index: int) -> bool:
-    return False
-
-
-def _is_abandoned(batch: list[_Entry[Any, Any]], index: int) -> bool:
-    return batch[index].future.done()
 
 
 def _cancel(work: asyncio.Future[Any], _future: asyncio.Future[Any]) -> None:

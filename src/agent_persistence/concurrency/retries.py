@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Final, TypeVar
 
-from agent_persistence.concurrency.time_limit import ends_by, made_at
+from agent_persistence.concurrency.time_limit import EndsBy, made_at
 from agent_persistence.errors import (
     CommitUnknownError,
     LockTimeoutError,
@@ -84,7 +84,7 @@ class Retries:
         started = self._clock() if made is None else made
         if self.call_seconds is None or not is_limited:
             return await self._repeat(attempt, started, is_wanted, waits_for_pool=waits_for_pool)
-        async with ends_by(started + self.call_seconds):
+        async with EndsBy(started + self.call_seconds):
             return await self._repeat(attempt, started, is_wanted, waits_for_pool=waits_for_pool)
 
     async def _repeat(

@@ -33,6 +33,10 @@ class _Load(Generic[T]):
     task: asyncio.Task[T] = field(init=False)
     number: int = 0
 
+    def serve(self, caller: Operation | None) -> None:
+        if caller is not None and self.operation is not None:
+            self.operation.serve(caller)
+
     def has_failed(self) -> bool:
         return self.task.done() and (self.task.cancelled() or self.task.exception() is not None)
 
@@ -76,17 +80,16 @@ class SingleFlight(Generic[T]):
         if load is None or load.number <= ticket or load.has_failed():
             load = self._queued.get(key)
         if load is None:
+            # Both before its task, which an eager event loop runs at once, up to its first statement.
             operation = None if caller is None else Operation()
-            load = self._queued[key] = _Load(operation)  # before its task, which an eager event loop runs at once
+            load = self._queued[key] = _Load(operation)
+            load.serve(caller)
             with no_call(), working_for(operation):  # the load serves other callers as well
                 load.task = start(self._run(key, work))
             load.task.add_done_callback(partial(self._forget, key, load))
-        if caller is None or load.operation is None:
-            result = await asyncio.shield(load.task)
         else:
-            load.operation.spans += caller.spans
-            result = await asyncio.shield(load.task)
-            caller.add(load.operation)
+            load.serve(caller)
+        result = await asyncio.shield(load.task)
         # A lone caller gets the object that was loaded: a copy of a large state takes long.
         return deepcopy(result) if self._callers[key] > 1 else result
 

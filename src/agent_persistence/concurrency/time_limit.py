@@ -11,7 +11,8 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from functools import partial
+from types import TracebackType
 from typing import Final
 
 from agent_persistence.errors import CommitUnknownError, UnavailableError
@@ -19,26 +20,11 @@ from agent_persistence.errors import CommitUnknownError, UnavailableError
 SETTLE_SECONDS: Final = 2.0
 """How much of a call's time is left, when its connections are cut, to ask what became of a COMMIT."""
 _GRACE_SECONDS: Final = 0.5
+_IN_DOUBT: Final = "the call ended during COMMIT; read before writing again"
 NO_ANSWER: Final = "the database did not answer within the time limit of the call; try again"
 
-
-@dataclass(slots=True)
-class _Limits:
-    """The limits of a block, as moments of the monotonic clock.
-
-    Attributes:
-        end: when it is cancelled.
-        cut: when its connections are cut.
-        in_doubt: whether a write was sent whose outcome is not known.
-    """
-
-    end: float
-    cut: float
-    in_doubt: bool = False
-
-
 _made_at: Final[ContextVar[float | None]] = ContextVar("agent_persistence_call_made_at", default=None)
-_limits: Final[ContextVar[_Limits | None]] = ContextVar("agent_persistence_call_limits", default=None)
+_limit: Final[ContextVar[EndsBy | None]] = ContextVar("agent_persistence_call_limit", default=None)
 
 
 def made_at() -> float | None:
@@ -48,8 +34,8 @@ def made_at() -> float | None:
 
 def is_cut() -> bool:
     """Whether the connections of the current call have been cut."""
-    limits = _limits.get()
-    return limits is not None and limits.cut <= time.monotonic()
+    limit = _limit.get()
+    return limit is not None and limit.cut <= time.monotonic()
 
 
 @contextmanager
@@ -60,6 +46,11 @@ def call_made_at(moment: float) -> Iterator[None]:
         yield
     finally:
         _made_at.reset(token)
+
+
+def count_from(moment: float) -> None:
+    """Count the time of all calls in the current task's context, which is its own, from a moment."""
+    _made_at.set(moment)
 
 
 @contextmanager
@@ -73,35 +64,70 @@ def one_call() -> Iterator[None]:
 @contextmanager
 def no_call() -> Iterator[None]:
     """Run a block for no call in particular: what it starts outlives the call that happens to start it."""
-    made, limits = _made_at.set(None), _limits.set(None)
+    made, limit = _made_at.set(None), _limit.set(None)
     try:
         yield
     finally:
-        _limits.reset(limits)
+        _limit.reset(limit)
         _made_at.reset(made)
 
 
-@asynccontextmanager
-async def ends_by(end: float) -> AsyncIterator[None]:
-    """End the block by a moment of the monotonic clock. A block inside another one settles a COMMIT of that one.
+class EndsBy:
+    """Ends the block by a moment of the monotonic clock. A block inside another one settles a COMMIT of that one.
+
+    One timer for the whole call: first it cuts the connections that the block uses, then it cancels the block.
 
     Raises:
-        UnavailableError: the block still waited then, for a connection.
-        CommitUnknownError: it waited for the outcome of a write.
+        UnavailableError: (at the end of the block) it still waited then, for a connection.
+        CommitUnknownError: (at the end of the block) it waited for the outcome of a write.
+
+    Attributes:
+        end: when it is cancelled.
+        cut: when its connections are cut.
+        cuts: what cuts those that it uses.
+        in_doubt: whether a write was sent whose outcome is not known.
     """
-    call = _limits.get()
-    # A settlement ends first, so that the call can still say that the outcome is unknown.
-    own = _Limits(end, end - SETTLE_SECONDS) if call is None else _Limits(call.end - _GRACE_SECONDS, call.end)
-    token = _limits.set(own)
-    try:
-        async with waits_until(own.end):
-            yield
-    except UnavailableError as error:
-        if own.in_doubt:
-            raise CommitUnknownError("the call ended during COMMIT; read before writing again") from error.__cause__
-        raise
-    finally:
-        _limits.reset(token)
+
+    __slots__ = ("_timeout", "_timer", "_token", "cut", "cuts", "end", "in_doubt")
+
+    def __init__(self, end: float) -> None:
+        call = _limit.get()
+        # A settlement ends first, so that the call can still say that the outcome is unknown.
+        self.end: float = end if call is None else call.end - _GRACE_SECONDS
+        self.cut: float = end - SETTLE_SECONDS if call is None else call.end
+        self.in_doubt = False
+        self.cuts: list[Callable[[], None]] = []
+        self._timeout = asyncio.timeout(None)
+
+    async def __aenter__(self) -> None:
+        await self._timeout.__aenter__()
+        self._token, now = _limit.set(self), time.monotonic()
+        # An attempt that starts after the cut has the rest of the call: an outage may end in its last seconds.
+        moment = self.cut if now < self.cut <= self.end else self.end
+        self._timer = asyncio.get_running_loop().call_later(moment - now, self._due)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._timer.cancel()
+        _limit.reset(self._token)
+        try:
+            await self._timeout.__aexit__(kind, error, trace)
+        except TimeoutError as timeout:
+            if self.in_doubt:
+                raise CommitUnknownError(_IN_DOUBT) from timeout
+            raise UnavailableError(NO_ANSWER) from timeout
+        if self.in_doubt and isinstance(error, UnavailableError):
+            raise CommitUnknownError(_IN_DOUBT) from error.__cause__
+
+    def _due(self) -> None:
+        for cut in [*self.cuts]:
+            cut()
+        loop, left = asyncio.get_running_loop(), self.end - time.monotonic()
+        if left > 0:
+            self._timer = loop.call_later(left, self._due)
+        else:
+            self._timeout.reschedule(loop.time())
 
 
 @asynccontextmanager
@@ -121,40 +147,28 @@ async def waits_until(end: float) -> AsyncIterator[None]:
         raise UnavailableError(NO_ANSWER) from error
 
 
-@contextmanager
-def outcome_unknown() -> Iterator[None]:
-    """Mark a block that sends a write and gets to know its outcome: a call that is ended in between cannot tell it."""
-    limits = _limits.get()
-    if limits is not None:
-        limits.in_doubt = True
-    try:
-        yield
-    except asyncio.CancelledError:
-        raise
-    except BaseException:
-        if limits is not None:
-            limits.in_doubt = False
-        raise
-    if limits is not None:
-        limits.in_doubt = False
+class OutcomeUnknown:
+    """Marks a block that sends a write and gets to know its outcome: a call that is ended in between cannot tell it."""
+
+    __slots__ = ("_limit",)
+
+    def __enter__(self) -> None:
+        self._limit = _limit.get()
+        if self._limit is not None:
+            self._limit.in_doubt = True
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if self._limit is not None and not isinstance(error, asyncio.CancelledError):
+            self._limit.in_doubt = False
 
 
-@contextmanager
-def cut_in_time(cut: Callable[[], None]) -> Iterator[None]:
-    """Call ``cut`` if the block still runs when the connections of the current call are to be cut."""
-    handle = call_when_due(cut)
-    try:
-        yield
-    finally:
-        if handle is not None:
-            handle.cancel()
+def cut_when_due(cut: Callable[[], None]) -> Callable[[], None] | None:
+    """Call ``cut`` when the connections of the current call are to be cut, and return the function that calls that off.
 
-
-def call_when_due(cut: Callable[[], None]) -> asyncio.TimerHandle | None:
-    """Schedule ``cut`` for when the connections of the current call are to be cut; ``None`` if they are not."""
-    limits, now = _limits.get(), time.monotonic()
-    if limits is None:
+    ``None`` if they are not to be cut.
+    """
+    limit = _limit.get()
+    if limit is None:
         return None
-    # An attempt that starts later has the rest of the call: an outage may end in its last seconds.
-    moment = limits.cut if now < limits.cut else limits.end
-    return asyncio.get_running_loop().call_later(moment - now, cut)
+    limit.cuts.append(cut)
+    return partial(limit.cuts.remove, cut)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 import asyncpg
@@ -19,10 +19,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import QueuePool
 
 from agent_persistence.concurrency.shielding import start
-from agent_persistence.concurrency.time_limit import cut_in_time, no_call
+from agent_persistence.concurrency.time_limit import cut_when_due, no_call
 from agent_persistence.database.compiled_statement import CompiledStatement, summary_of
 from agent_persistence.database.driver_errors import DRIVER_ERRORS, translate, translated
-from agent_persistence.database.pool_timeouts import limited_by_pool, pool_timeout
+from agent_persistence.database.pool_timeouts import has_free_connection, limited_by_pool, pool_timeout
 from agent_persistence.errors import DatabaseError, PersistenceError, PoolTimeoutError, UnavailableError
 from agent_persistence.telemetry.metrics import PoolMetrics
 from agent_persistence.telemetry.telemetry import NOTHING, Telemetry
@@ -52,6 +52,7 @@ class PinnedConnection:
         used_at: when it was last released.
         pool: the pool that it came from; the engine has another one once it was disposed of.
         is_handed_over: whether a session of SQLAlchemy uses it.
+        info: notes on the connection, kept until it is closed, whichever caller uses it.
     """
 
     def __init__(
@@ -72,6 +73,8 @@ class PinnedConnection:
         self._telemetry = telemetry
         self.checked_out_at = self.used_at = now
         self.pool = engine.pool
+        assert connection.sync_connection is not None  # noqa: S101 - it is connected; for the type checker
+        self.info = connection.sync_connection.info
         self.is_handed_over = False
 
     def fetch(self, statement: CompiledStatement, **values: Any) -> Awaitable[list[Any]]:
@@ -201,12 +204,6 @@ class PinnedConnection:
         self._driver.terminate()
 
     @property
-    def info(self) -> dict[Any, Any]:
-        """Notes on the connection, kept until it is closed, whichever caller uses it."""
-        assert self.connection.sync_connection is not None  # noqa: S101 - it is connected; for the type checker
-        return self.connection.sync_connection.info
-
-    @property
     def server_pid(self) -> int:
         """The number of the server process, as the driver was told."""
         pid: int = self._driver.get_server_pid()
@@ -295,6 +292,25 @@ def is_observed(target: Engine | Connection) -> bool:
     return bool(told or _statement_log.isEnabledFor(logging.INFO))
 
 
+class _Use:
+    """The block of ``PinnedConnections.use``."""
+
+    __slots__ = ("_connections", "_pinned", "_spare")
+
+    def __init__(self, connections: PinnedConnections) -> None:
+        self._connections = connections
+
+    async def __aenter__(self) -> PinnedConnection:
+        self._pinned = pinned = await self._connections.acquire()
+        self._spare = cut_when_due(pinned.terminate)
+        return pinned
+
+    async def __aexit__(self, *_error: object) -> None:
+        if self._spare is not None:
+            self._spare()
+        self._connections.release(self._pinned)
+
+
 class PinnedConnections:
     """Pins connections of the pool for one caller at a time; callers beyond their number wait for a release.
 
@@ -326,25 +342,20 @@ class PinnedConnections:
         self._wait_seconds = wait_seconds
         self._reply_seconds = reply_seconds
         self._checked_out = 0
+        self._connecting = 0  # callers that wait for the pool, whose connections units of work may hold
         self._idle: list[PinnedConnection] = []
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._returning: set[asyncio.Task[None]] = set()
         self._invalidated_at = 0.0
 
-    @asynccontextmanager
-    async def use(self) -> AsyncIterator[PinnedConnection]:
-        """Acquire a connection for the length of a block.
+    def use(self) -> _Use:
+        """Acquire a connection for the length of a block, which ends with it when the current call takes too long.
 
         Raises:
             PoolTimeoutError: no connection was released in time.
         """
-        pinned = await self.acquire()
-        try:
-            with cut_in_time(pinned.terminate):
-                yield pinned
-        finally:
-            self.release(pinned)
+        return _Use(self)
 
     def acquire(self) -> Awaitable[PinnedConnection]:
         """Acquire a connection; ``release`` must follow.
@@ -352,8 +363,7 @@ class PinnedConnections:
         Raises:
             PoolTimeoutError: no connection was released in time.
         """
-        timing, work = self._telemetry.timing, self._acquire()
-        return work if timing is None else timing.connection(work)
+        return self._waited_for(self._acquire())
 
     def take(self) -> Awaitable[PinnedConnection]:
         """Take a connection for a transaction of the caller's, which may last: an idle one, or a new one of the pool.
@@ -364,8 +374,16 @@ class PinnedConnections:
         Raises:
             PersistenceError: the pool has no connection, or the database cannot be reached.
         """
-        timing, work = self._telemetry.timing, self._take()
-        return work if timing is None else timing.connection(work)
+        return self._waited_for(self._take())
+
+    def _waited_for(self, work: Coroutine[Any, Any, PinnedConnection]) -> Awaitable[PinnedConnection]:
+        timing = self._telemetry.timing
+        if timing is None:
+            return work
+        if self._idle:  # nothing to wait for: not worth a coroutine and two looks at the clock
+            timing.wait.add(0.0)
+            return work
+        return timing.connection(work)
 
     async def _acquire(self) -> PinnedConnection:
         while True:
@@ -447,7 +465,7 @@ class PinnedConnections:
             used=max(used - len(self._idle), 0),
             idle=free + len(self._idle),
             most=most,
-            waiting=len(self._waiting),
+            waiting=len(self._waiting) + self._connecting,
             timeouts=self._telemetry.counts.pool_timeouts,
             wait=NOTHING if timing is None else timing.wait.snapshot(),
         )
@@ -471,16 +489,20 @@ class PinnedConnections:
             raise
 
     async def _connect(self) -> PinnedConnection:
+        # A pool of the host may let callers wait for longer than a call lasts; the call could not tell why it ended.
+        waits = None if has_free_connection(self._bind()) else self._wait_seconds
+        self._connecting += 1
         try:
-            with (
-                translated(self._bind),
-                no_call(),
-            ):  # it will serve other calls as well; each has it cut in its own time
-                connection = await self._committing.connect()
+            # It will serve other calls as well; each has it cut in its own time.
+            with translated(self._bind), limited_by_pool(self._bind), no_call():
+                async with asyncio.timeout(waits):
+                    connection = await self._committing.connect()
                 driver: Any = (await connection.get_raw_connection()).driver_connection
         except PoolTimeoutError:
             self._telemetry.counts.pool_timeouts += 1
             raise
+        finally:
+            self._connecting -= 1
         now, engine = asyncio.get_running_loop().time(), self._bind()
         return PinnedConnection(
             connection, driver, engine, now, reply_seconds=self._reply_seconds, telemetry=self._telemetry

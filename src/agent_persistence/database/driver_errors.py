@@ -213,8 +213,10 @@ def _fatal(error: BaseException) -> PersistenceError:
         return DatabaseError(
             f"{refused} (sqlstate {sqlstate}); agent-persistence doctor names the GRANT", sqlstate=sqlstate
         )
-    reason = f"PostgreSQL refused the statement (sqlstate {sqlstate}){_advice(error)}"
-    return DatabaseError(reason, sqlstate=sqlstate, constraint=constraint_of(error))
+    constraint = constraint_of(error)
+    broken = f": it violates the constraint {constraint}" if constraint else ""
+    reason = f"PostgreSQL refused the statement (sqlstate {sqlstate}){broken}{_advice(error)}"
+    return DatabaseError(reason, sqlstate=sqlstate, constraint=constraint)
 
 
 def _advice(error: BaseException) -> str:

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from agent_persistence.addresses.database_url import DatabaseUrl
-from agent_persistence.concurrency.time_limit import call_when_due
+from agent_persistence.concurrency.time_limit import cut_when_due
 from agent_persistence.database.connections import is_observed
 from agent_persistence.database.driver_errors import DRIVER_ERRORS
 from agent_persistence.database.pool_timeouts import OWN_POOL
@@ -27,7 +27,7 @@ _TRANSACTION_TIMEOUT_SINCE: Final = 17
 _PING_AFTER_SECONDS: Final = 10.0
 _PING_SECONDS: Final = 2.0
 _RETURNED_AT: Final = "agent_persistence.returned_at"
-_CUT: Final = "agent_persistence.cut"
+_SPARE: Final = "agent_persistence.spare"
 
 
 def make_engine(url: DatabaseUrl, settings: PersistenceSettings, *, keeps_cache: bool) -> AsyncEngine:
@@ -45,6 +45,9 @@ def make_engine(url: DatabaseUrl, settings: PersistenceSettings, *, keeps_cache:
         max_overflow=settings.max_overflow,
         pool_timeout=settings.pool_timeout,
         pool_recycle=settings.pool_recycle,
+        # The connection that was returned last: it knows the prepared statements and their plans, and need not be
+        # pinged. In turns, a lone caller would ping and prepare on each of the pool's.
+        pool_use_lifo=True,
         # Parameters are message contents, which must not reach exceptions and logs.
         hide_parameters=True,
         execution_options=OWN_POOL,
@@ -73,12 +76,12 @@ def wants_sessions(engine: Engine) -> bool:
 
 
 def _arm(connection: Any, record: ConnectionPoolEntry, _proxy: object) -> None:
-    record.info[_CUT] = call_when_due(connection.driver_connection.terminate)
+    record.info[_SPARE] = cut_when_due(connection.driver_connection.terminate)
 
 
 def _disarm(_connection: Any, record: ConnectionPoolEntry) -> None:
-    if (handle := record.info.pop(_CUT, None)) is not None:
-        handle.cancel()
+    if (spare := record.info.pop(_SPARE, None)) is not None:
+        spare()
 
 
 def give_up_silent_connections(engine: AsyncEngine) -> None:

@@ -17,8 +17,8 @@ OWN_POOL: Final[dict[str, Any]] = {"agent_persistence_own_pool": True}
 _OURS: Final = "every connection of the pool is in use; raise PERSISTENCE_POOL_SIZE or release connections sooner"
 _OF_THE_HOST: Final = (
     "every connection of the application's engine is in use; release connections sooner, or raise pool_size of its "
-    "create_async_engine. A task that holds a session of that engine needs no second connection: join the session with "
-    "Persistence.bind"
+    "create_async_engine. A task that holds a session of that engine needs no second connection: join that session "
+    "with Persistence.bind, or end it first"
 )
 
 
@@ -39,7 +39,7 @@ def limited_by_pool(bind: Callable[[], Engine | Connection]) -> Iterator[None]:
     The application's pool may let callers wait for longer than this package does, so its own error comes too late.
     """
     # Asked before the wait: callers that give up together see the connections that the first of them releases.
-    was_free = _has_free_connection(bind().engine)
+    was_free = has_free_connection(bind().engine)
     try:
         yield
     except TimeoutError as error:
@@ -48,8 +48,10 @@ def limited_by_pool(bind: Callable[[], Engine | Connection]) -> Iterator[None]:
         raise pool_timeout(bind()) from error
 
 
-def _has_free_connection(engine: Engine) -> bool:
+def has_free_connection(engine: Engine) -> bool:
+    """Return whether the pool of an engine would give or make a connection now, without waiting for a release."""
     pool = engine.pool
     if not isinstance(pool, QueuePool) or not pool.size():  # a size of 0 is no limit
         return True
-    return pool.checkedin() > 0 or pool.checkedout() < pool.size()
+    most_over = pool._max_overflow  # noqa: SLF001 - it has no public name; -1 is no limit
+    return pool.checkedin() > 0 or most_over < 0 or pool.checkedout() < pool.size() + most_over

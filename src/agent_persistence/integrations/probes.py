@@ -63,6 +63,6 @@ def probes(
 
 
 def _answer(*, ok: bool, **details: Any) -> JSONResponse:
-    status = HTTPStatus.OK if ok else HTTPStatus.SERVICE_UNAVAILABLE
+    status = int(HTTPStatus.OK if ok else HTTPStatus.SERVICE_UNAVAILABLE)  # a server's log would show the enum's name
     # An answer that a proxy has stored would outlive the outage, or hide it.
     return JSONResponse({"ok": ok, **details}, status, headers={"Cache-Control": "no-store"})

@@ -10,7 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from agent_persistence.concurrency.retries import Retries
-from agent_persistence.concurrency.time_limit import is_cut, outcome_unknown
+from agent_persistence.concurrency.time_limit import OutcomeUnknown, is_cut
 from agent_persistence.database.compiled_statement import CompiledStatement
 from agent_persistence.database.connections import PinnedConnection
 from agent_persistence.database.driver_errors import DRIVER_ERRORS, translate, translated
@@ -102,7 +102,7 @@ class Commit:
         await cache.after_commit(quarantine)
 
     async def _send(self, connection: PinnedConnection, evidence: CommitEvidence | None) -> None:
-        with outcome_unknown():
+        with OutcomeUnknown():
             try:
                 await connection.commit()
             except DRIVER_ERRORS as error:
@@ -123,7 +123,7 @@ class Commit:
         if shared:
             with translated():
                 await session.flush()  # apart from COMMIT, so that its errors are known to mean a rollback
-        with outcome_unknown():
+        with OutcomeUnknown():
             try:
                 # On an engine of the host, nothing else limits it.
                 async with asyncio.timeout(self._sessions.options.reply_seconds):

@@ -16,7 +16,12 @@ from agent_persistence.operations.transactions import Transactions
 from agent_persistence.operations.unit_of_work import Repositories, UnitOfWork
 from agent_persistence.records import ANY_USER, AnyUser, NewMessage
 from agent_persistence.repositories.checkpoints.changes import Changes
-from agent_persistence.repositories.checkpoints.known_graphs import KnownGraphs, KnownNamespace, KnownThread
+from agent_persistence.repositories.checkpoints.known_graphs import (
+    KnownGraphs,
+    KnownNamespace,
+    KnownThread,
+    ReadNamespace,
+)
 from agent_persistence.repositories.checkpoints.prepared_saves import (
     PreparedSave,
     columns_of_saves,
@@ -24,7 +29,6 @@ from agent_persistence.repositories.checkpoints.prepared_saves import (
     known_writes,
 )
 from agent_persistence.repositories.checkpoints.records import CheckpointQuery, NewCheckpoint, NewWrites
-from agent_persistence.repositories.checkpoints.refs import NO_REFS, Refs
 from agent_persistence.repositories.checkpoints.statements import save_graphs
 from agent_persistence.repositories.messages.prepared import PreparedMessage, prepare_append
 from agent_persistence.repositories.messages.statements import columns_of_messages
@@ -85,13 +89,15 @@ class GraphCalls:
         self._sessions = transactions.sessions
         self._known = KnownGraphs()
         self._statements = {
-            mirrors: save_graphs(
+            (mirrors, one): save_graphs(
                 self._sessions.models,
                 touch_seconds=self._sessions.options.touch_interval,
                 waits=False,
                 mirrors=mirrors,
+                one=one,
             )
             for mirrors in (False, True)
+            for one in (False, True)
         }
         self._saves: Batcher[_Item, None] = transactions.batcher(
             partial(group.run, write=self._write, is_repeatable=_is_repeatable),
@@ -109,11 +115,15 @@ class GraphCalls:
         """Save the writes of a task; see ``CheckpointRepository.put_writes``."""
         await self._save(_Item(new, user_id, None, partial(self._put_writes_alone, new, user_id)), new)
 
-    def likely_refs(self, query: CheckpointQuery) -> Refs:
-        """Return the references that a checkpoint has if this process was the last to save to its namespace."""
+    def known(self, query: CheckpointQuery) -> KnownNamespace | None:
+        """Return what is known of a namespace whose latest checkpoint is asked for, or the one that was the latest."""
         thread = self._known.get(query.thread_id)
         place = None if thread is None else thread.namespaces.get(query.checkpoint_ns or "")
-        return place.refs if place is not None and query.checkpoint_id in (None, place.head) else NO_REFS
+        return place if place is not None and query.checkpoint_id in (None, place.head) else None
+
+    def learn(self, query: CheckpointQuery, found: ReadNamespace) -> None:
+        """Remember a namespace whose latest checkpoint was read."""
+        self._known.learn(query.thread_id, query.checkpoint_ns or "", found)
 
     async def after_saves(self, thread_id: Any, work: Callable[[], Awaitable[None]]) -> None:
         """Run work on a thread after the saves that were called before it, and before later ones."""
@@ -192,7 +202,7 @@ class GraphCalls:
             given = columns_of_messages(messages, with_ids=True)
             columns |= {f"message_{name}": values for name, values in given.items()}
         try:
-            return await connection.fetch(self._statements[bool(messages)], **columns)
+            return await connection.fetch(self._statements[bool(messages), len(joints) == 1], **columns)
         except BaseException:
             for thread_id in joints:
                 self._known.forget(thread_id)  # they may be saved all the same

@@ -11,7 +11,7 @@ from typing import Final, Generic, TypeVar
 
 from agent_persistence.concurrency.batching import ALONE, IN_DOUBT, LATER, Alone, Batch
 from agent_persistence.concurrency.retries import Retries
-from agent_persistence.concurrency.time_limit import outcome_unknown
+from agent_persistence.concurrency.time_limit import OutcomeUnknown
 from agent_persistence.database.connections import PinnedConnection, PinnedConnections
 from agent_persistence.database.driver_errors import DRIVER_ERRORS, Verdict, classify, translated
 from agent_persistence.database.server_process import ServerProcess, has_ended, process_behind
@@ -37,12 +37,13 @@ class Written(Generic[ResultT]):
 
     Attributes:
         results: one for each item, in their order; ``ALONE`` for an item that could not be written with the others.
-        evidence: shows afterwards whether the transaction was committed; ``None`` if there is nothing to commit.
-        touched: the latest states that the transaction leaves.
+        evidence: makes what shows afterwards whether the transaction was committed; ``None`` if there is nothing to
+            commit. Not called for a statement in autocommit, which needs none.
+        touched: the latest states that the transaction leaves, for the cache.
     """
 
     results: Sequence[ResultT | Alone]
-    evidence: CommitEvidence | None
+    evidence: Callable[[], CommitEvidence] | None
     touched: Touched = field(default_factory=dict)
 
 
@@ -50,7 +51,6 @@ Results = Sequence[ResultT | Exception | Alone]
 """One for each item, in their order."""
 Write = Callable[[PinnedConnection, list[ItemT]], Awaitable[Written[ResultT]]]
 Find = Callable[[PinnedConnection, list[ItemT], float], Awaitable[Results[ResultT] | None]]
-Execute = Callable[[list[ItemT], Write[ItemT, ResultT]], Awaitable[Results[ResultT]]]
 
 _NOT_ASKED: Final = "the connection closed before the reply, and the outcome is unknown; read before you write again"
 _NO_REPLY: Final = "the connection closed before the reply; with the same id it can be sent again"
@@ -58,42 +58,6 @@ _NO_REPLY: Final = "the connection closed before the reply; with the same id it 
 
 class _ReplyLostError(UnavailableError):
     """The connection was lost during a statement in autocommit, which may have been committed."""
-
-
-@dataclass(slots=True)
-class _GroupWrite(Generic[ItemT, ResultT]):
-    """A batch over all of its attempts.
-
-    Attributes:
-        alone: what items without a result get: ``IN_DOUBT`` once the reply to an attempt was lost.
-    """
-
-    batch: Batch[ItemT]
-    write: Write[ItemT, ResultT]
-    execute: Execute[ItemT, ResultT]
-    alone: Alone = ALONE
-
-    async def attempt(self) -> Results[ResultT]:
-        """Write the items whose callers still wait."""
-        # Asked at each attempt: a caller that was cancelled may have asked for something else since, which a late write
-        # would undo.
-        wanted = self.batch.wanted()
-        results = self.all_alone()
-        if not wanted:
-            return results
-        try:
-            done = await self.execute(self.batch.chosen(wanted), self.write)
-        except _ReplyLostError:
-            self.alone = IN_DOUBT
-            raise
-        for index, result in zip(wanted, done, strict=True):
-            # In doubt, an item must not run as if it had not been sent.
-            results[index] = self.alone if result is ALONE or (result is LATER and self.alone is IN_DOUBT) else result
-        return results
-
-    def all_alone(self) -> list[ResultT | Exception | Alone]:
-        """Return the result that lets each item run alone."""
-        return [self.alone] * len(self.batch.items)
 
 
 @contextmanager
@@ -154,51 +118,66 @@ class GroupCommit:
             UnavailableError: no item was written.
             CommitUnknownError: it is unknown whether the items were written.
         """
-        # In autocommit it is one round trip instead of three (BEGIN, the statement, COMMIT).
-        execute: Execute[ItemT, ResultT] = self._in_transaction
-        if is_repeatable is not None and all(map(is_repeatable, batch.items)):
-            execute = self._in_statement
-        elif find is not None:
-            execute = partial(self._in_findable_statement, find)
-        group = _GroupWrite(batch, write, execute)
+        repeatable = is_repeatable is not None and all(map(is_repeatable, batch.items))
+        alone = ALONE
+
+        async def attempt() -> Results[ResultT]:
+            nonlocal alone
+            # Asked at each attempt: a caller that was cancelled may have asked for something else since, which a late
+            # write would undo.
+            wanted = batch.wanted()
+            results: list[ResultT | Exception | Alone] = [alone] * len(batch.items)
+            if not wanted:
+                return results
+            try:
+                done = await self._execute([batch.items[index] for index in wanted], write, find, repeatable=repeatable)
+            except _ReplyLostError:
+                alone = IN_DOUBT
+                raise
+            for index, result in zip(wanted, done, strict=True):
+                # In doubt, an item must not run as if it had not been sent.
+                results[index] = alone if result is ALONE or (result is LATER and alone is IN_DOUBT) else result
+            return results
+
         try:
-            return await self._retries.run(group.attempt)
+            return await self._retries.run(attempt)
         except UnavailableError as error:
-            if group.alone is IN_DOUBT:
+            if alone is IN_DOUBT:
                 raise CommitUnknownError(_NO_REPLY) from error
             raise
         except CommitUnknownError:
             raise
         except PersistenceError:
-            return group.all_alone()
+            return [alone] * len(batch.items)
 
-    async def _in_statement(self, items: list[ItemT], write: Write[ItemT, ResultT]) -> Results[ResultT]:
-        async with self._connections.use() as connection:
-            try:
-                with outcome_unknown():
-                    return (await write(connection, items)).results
-            except UnavailableError as error:
-                if not _is_reply_lost(error):
-                    raise
-                raise _ReplyLostError("the connection closed before the reply; try again") from error.__cause__
-
-    async def _in_findable_statement(
-        self, find: Find[ItemT, ResultT], items: list[ItemT], write: Write[ItemT, ResultT]
+    async def _execute(
+        self,
+        items: list[ItemT],
+        write: Write[ItemT, ResultT],
+        find: Find[ItemT, ResultT] | None,
+        *,
+        repeatable: bool,
     ) -> Results[ResultT]:
+        """Write the items: in autocommit, one round trip, if a lost reply does no harm or can be found out.
+
+        Otherwise in a transaction, which is three: BEGIN, the statement, COMMIT.
+        """
         async with self._connections.use() as connection:
-            process = await process_behind(connection)
-            if process is None:
+            process = None if repeatable or find is None else await process_behind(connection)
+            if process is None and not repeatable:
                 return await self._transact(connection, items, write)
             sent_at = time.monotonic()
             try:
-                with outcome_unknown():
+                with OutcomeUnknown():
                     return (await write(connection, items)).results
             except UnavailableError as error:
                 if not _is_reply_lost(error):
                     raise
                 lost = error
+        if process is None or find is None:
+            raise _ReplyLostError("the connection closed before the reply; try again") from lost.__cause__
         # Without the connection, which was closed: there may be no other one.
-        with outcome_unknown():
+        with OutcomeUnknown():
             return await self._find(partial(self._find_once, process, find, items, sent_at), lost)
 
     async def _find(
@@ -227,10 +206,6 @@ class GroupCommit:
                 raise UnavailableError("the statement may still run; ask again")
             return await find(connection, items, time.monotonic() - sent_at)
 
-    async def _in_transaction(self, items: list[ItemT], write: Write[ItemT, ResultT]) -> Results[ResultT]:
-        async with self._connections.use() as connection:
-            return await self._transact(connection, items, write)
-
     async def _transact(
         self, connection: PinnedConnection, items: list[ItemT], write: Write[ItemT, ResultT]
     ) -> Results[ResultT]:
@@ -242,7 +217,7 @@ class GroupCommit:
                 with translated():
                     await connection.rollback()
             else:
-                await self._commit.pinned(connection, written.touched, written.evidence)
+                await self._commit.pinned(connection, written.touched, written.evidence())
         except BaseException:
             with suppress(*DRIVER_ERRORS, PersistenceError):
                 await connection.rollback()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from operator import attrgetter
 from typing import Any, Final
 
@@ -95,7 +96,7 @@ class StateGroupWriter:
         ]
 
     def _written(
-        self, states: list[PreparedState[Any]], rows: Sequence[Any], evidence: CommitEvidence | None
+        self, states: list[PreparedState[Any]], rows: Sequence[Any], evidence: Callable[[], CommitEvidence] | None
     ) -> Written[StateRecord[Any]]:
         row_of = {row.mark: row for row in rows}
         self._latest_seen = max(self._latest_seen, *(row.state_id for row in rows), 0)
@@ -105,8 +106,8 @@ class StateGroupWriter:
             row = row_of.get(state.mark)
             if row is not None:
                 state.remember(self._recent, row)
-                thread = TouchedState(state.thread_id, state.owner)
-                touched[thread] = state.saved(row) if self._options.is_cached else None
+                if self._options.is_cached:
+                    touched[TouchedState(state.thread_id, state.owner)] = state.saved(row)
             results.append(ALONE if row is None else state.record(row))
         return Written(results, evidence, touched)
 
@@ -223,9 +224,11 @@ def _records(item: PreparedAppend[Any], rows: Sequence[Any]) -> Appended | Alone
     return tuple(appended(message, *row[:5]) for message, row in zip(item.messages, rows, strict=True))
 
 
-def _evidence(rows: Sequence[Any], evidence: Evidence) -> CommitEvidence | None:
-    if not rows:
-        return None
+def _evidence(rows: Sequence[Any], evidence: Evidence) -> Callable[[], CommitEvidence] | None:
+    return partial(_evidence_of, rows, evidence) if rows else None
+
+
+def _evidence_of(rows: Sequence[Any], evidence: Evidence) -> CommitEvidence:
     # One row proves the transaction for all: they commit together.
     last = max(rows, key=attrgetter("created_at"))
     return CommitEvidence(None, last, made=[evidence(last)])

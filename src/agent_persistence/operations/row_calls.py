@@ -145,4 +145,4 @@ async def _write(
         index = first[key_of(one)]
         results[index] = rows[index].answer(one)
     # One row proves the transaction for all: they commit together.
-    return Written(results, CommitEvidence(None, found[-1], made=[evidence(found[-1])]) if found else None)
+    return Written(results, (lambda: CommitEvidence(None, found[-1], made=[evidence(found[-1])])) if found else None)

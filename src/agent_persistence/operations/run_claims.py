@@ -52,8 +52,11 @@ class RunClaim(Generic[IdT, UserIdT]):
     async def __aenter__(self) -> Self:
         try:
             await self._transactions.write_in_scope(self._take, user_id=self._user_id)
-        except BaseException:
-            await self.release()  # if the caller was cancelled, the row may have been written
+        except BaseException as error:
+            # Not taken, unless the caller was cancelled or the reply to COMMIT was lost. Where the pool is exhausted, a
+            # release would only wait for a connection once more.
+            if not isinstance(error, PersistenceError) or error.committed != "no":
+                await self.release()
             raise
         self._held.add(self)
         self._renewals.every(_RENEWED_EVERY, self._renew, "renewal of a run's claim")
@@ -81,7 +84,10 @@ class RunClaim(Generic[IdT, UserIdT]):
     async def _renew(self) -> None:
         if not await self._transactions.maintain(self._job.keep):
             # The run goes on: its answer becomes a branch. Ending it would lose what the model has said already.
-            logger.warning("another run has begun in thread %r: this one could not renew its claim", self._thread_id)
+            logger.warning(
+                "another run has begun in a thread: the one before could not renew its claim",
+                extra={"event_name": "run.overtaken", **self._about()},
+            )
 
     async def _release(self) -> None:
         await self._renewals.stop(_STOP_SECONDS)
@@ -89,9 +95,17 @@ class RunClaim(Generic[IdT, UserIdT]):
             await self._transactions.maintain(self._job.remove)
         except PersistenceError as error:
             # Not raised: the run is done, and its result counts.
-            logger.warning("a run's claim could not be ended and expires by itself: %s", type(error).__name__)
+            logger.warning(
+                "a run's claim could not be ended and expires by itself: %s",
+                type(error).__name__,
+                extra={"event_name": "run.not_released", "error_type": type(error).__name__, **self._about()},
+            )
         finally:
             self._held.discard(self)
+
+    def _about(self) -> dict[str, str | None]:
+        identities = self._transactions.sessions.telemetry.identities
+        return {"thread_id": identities.thread(self._thread_id), "owner": identities.owner(self._user_id)}
 
 
 class RunClaims(Generic[IdT, UserIdT]):

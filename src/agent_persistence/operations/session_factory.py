@@ -30,7 +30,7 @@ from agent_persistence.sessions.orm_writes import WatchedSession, observes_sessi
 from agent_persistence.sessions.pinned_scope import PinnedScope, PinnedTransaction
 from agent_persistence.sessions.pooled_scope import PooledScope
 from agent_persistence.sessions.scope import StoreOptions
-from agent_persistence.sessions.session_scope import SessionScope, TransactionScope
+from agent_persistence.sessions.session_scope import Lifetime, SessionScope, TransactionScope
 from agent_persistence.sessions.shared_scope import SharedScope
 from agent_persistence.settings import QUARANTINE_SECONDS
 
@@ -234,7 +234,7 @@ class SessionFactory(Generic[IdT, UserIdT]):
         self.affinity.check_open()
         share(session.sync_session)
         self._watch(session)
-        return self._scope(session, user_id)
+        return SessionScope(self.models, self._owner(user_id), self.options, self.recent, session, Lifetime())
 
     def cache_for(self, session: AsyncSession) -> StateCache | None:
         """Return the cache if it holds what this session would read, else ``None``.

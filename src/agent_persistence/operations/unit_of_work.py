@@ -83,3 +83,14 @@ class UnitOfWork(Repositories[IdT, UserIdT], Generic[IdT, UserIdT]):
         session = self._transaction.session_scope().session
         share(session.sync_session)
         return session
+
+
+def end(uow: UnitOfWork[IdT, UserIdT]) -> None:
+    """Refuse later calls of a unit of work in a session of the host, which is about to end that session.
+
+    It says nothing to the session, which the host commits. Not a method: a caller of ``bind`` knows when its own
+    session ends, and ``begin`` ends its unit of work itself.
+    """
+    lifetime = uow._transaction.session_scope().lifetime  # noqa: SLF001 - of the class above
+    if lifetime is not None:
+        lifetime.has_ended = True

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from typing_extensions import override
 
 from agent_persistence.concurrency.shielding import to_the_end
-from agent_persistence.concurrency.time_limit import call_when_due
+from agent_persistence.concurrency.time_limit import cut_when_due
 from agent_persistence.database.compiled_statement import CompiledStatement
 from agent_persistence.database.connections import PinnedConnection, PinnedConnections
 from agent_persistence.database.driver_errors import DRIVER_ERRORS
@@ -54,7 +54,7 @@ class PinnedTransaction:
         self._connections = connections
         self._open_session = open_session
         self._is_busy = self._has_ended = False
-        self._cut: asyncio.TimerHandle | None = None
+        self._spare: Callable[[], None] | None = None
         self.connection: PinnedConnection | None = None
         self.evidence: CommitEvidence | None = None
         self.touched: Touched = {}
@@ -91,7 +91,7 @@ class PinnedTransaction:
         self._refuse_end()
         if self.connection is None:
             self.connection = await self._connections.take()
-            self._cut = call_when_due(self.connection.terminate)
+            self._spare = cut_when_due(self.connection.terminate)
             try:
                 await self.connection.begin()
             except PersistenceError:
@@ -153,8 +153,8 @@ class PinnedTransaction:
             raise DatabaseError(_ENDED)
 
     def _give_back(self, connection: PinnedConnection) -> None:
-        if self._cut is not None:
-            self._cut.cancel()
+        if self._spare is not None:
+            self._spare()
         self._connections.give_back(connection)
 
     async def _roll_back(self, connection: PinnedConnection) -> None:

@@ -6,6 +6,7 @@ import asyncio
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, Executable, Result, Table
@@ -17,7 +18,7 @@ from agent_persistence.database.compiled_statement import CompiledStatement, sum
 from agent_persistence.database.connections import run_on
 from agent_persistence.database.driver_errors import translated
 from agent_persistence.database.pool_timeouts import limited_by_pool
-from agent_persistence.errors import UnitOfWorkInUseError
+from agent_persistence.errors import DatabaseError, UnitOfWorkInUseError
 from agent_persistence.frozen import frozen
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.records import SavedState, TouchedState
@@ -29,6 +30,16 @@ from agent_persistence.sessions.scope import Query, Scope
 
 _BUSY: Final = "agent_persistence.busy"
 _BEGUN: Final = "agent_persistence.begun"
+_ENDED: Final = (
+    "the unit of work has ended, and its session with it; in a stream or a background task use the Persistence"
+)
+
+
+@dataclass(slots=True)
+class Lifetime:
+    """Whether a unit of work may still be used, where its session does not tell."""
+
+    has_ended: bool = False
 
 
 @frozen
@@ -77,9 +88,11 @@ class SessionScope(TransactionScope[IdT, UserIdT]):
 
     Raises:
         UnitOfWorkInUseError: (every statement) another task is running a statement in the session.
+        DatabaseError: (every statement) the unit of work has ended.
     """
 
     session: AsyncSession
+    lifetime: Lifetime | None = None
 
     @override
     def session_scope(self) -> SessionScope[IdT, UserIdT]:
@@ -166,6 +179,9 @@ class SessionScope(TransactionScope[IdT, UserIdT]):
     @asynccontextmanager
     async def _one_statement(self) -> AsyncIterator[None]:
         """Prepare a statement, and limit its time: on an engine of the host, nothing else may do so."""
+        if self.lifetime is not None and self.lifetime.has_ended:
+            # A session of the host reopens when it is used after its end, and nobody commits what is written then.
+            raise DatabaseError(_ENDED)
         seconds, takes_connection = self.options.reply_seconds, not self.session.in_transaction()
         if takes_connection:
             seconds += self.options.wait_seconds

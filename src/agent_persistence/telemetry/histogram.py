@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -55,6 +55,15 @@ class Histogram:
         self.total += value
         if self.sink is not None:
             self.sink(value)
+
+    def add_all(self, values: Iterable[float]) -> None:
+        """Count several values."""
+        bounds, counts = self.bounds, self.counts
+        for value in values:
+            counts[bisect_left(bounds, value)] += 1
+            self.total += value
+            if self.sink is not None:
+                self.sink(value)
 
     def snapshot(self) -> Distribution:
         """Return the present counts."""

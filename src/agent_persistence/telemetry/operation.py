@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar, Token
-from dataclasses import dataclass, field
-from typing import Final
+from copy import copy
+from typing import Any, Final, NamedTuple
 
 from agent_persistence.telemetry.spans import Span
 
 
-@dataclass(slots=True, eq=False)
+class Called(NamedTuple):
+    """A call of an operation.
+
+    Attributes:
+        name: such as ``states.put``.
+        began: when, by the monotonic clock.
+        thread_id: its thread; ``None`` if it has none. Shown by ``Identities`` only.
+        owner: its owner. Shown by ``Identities`` only.
+    """
+
+    name: str
+    began: float
+    thread_id: Any
+    owner: Any
+
+
 class Operation:
     """An operation, or work that is shared by several: a batch, or a load.
 
@@ -24,25 +39,47 @@ class Operation:
         cache: seconds of calls of Redis.
         attempts: how often it was tried.
         batch: how many callers the largest of its statements had.
+        shared: shared work that it is part of.
+        callers: of shared work, the operation of each caller, if it is measured; ``None`` if it is one itself.
+        call: how it was called, until ``called`` takes it apart: its name, the time by the monotonic clock, whether its
+            first argument is a thread, and its arguments.
     """
 
-    spans: list[Span] = field(default_factory=list)
-    is_block: bool = False
-    queue: float = 0.0
-    connection: float = 0.0
-    database: float = 0.0
-    cache: float = 0.0
-    attempts: int = 1
-    batch: int = 1
+    # Of the class: most operations end with these values, and setting them takes longer than all else that is measured.
+    spans: Sequence[Span] = ()
+    is_block = False
+    queue = connection = database = cache = 0.0
+    attempts = batch = 1
+    shared: tuple[Operation, ...] = ()
+    callers: Sequence[Operation | None] | None = None
+    call: tuple[str, float, bool, Sequence[Any], Mapping[str, Any]] | None = None
 
-    def add(self, batch: Operation, waited: float = 0.0) -> None:
-        """Add the times of shared work that this operation was part of, and how long it waited for it."""
-        self.queue += waited
-        self.connection += batch.connection
-        self.database += batch.database
-        self.cache += batch.cache
-        self.attempts = max(self.attempts, batch.attempts)
-        self.batch = max(self.batch, batch.batch)
+    def serve(self, caller: Operation) -> None:
+        """Let another operation share this work, before it is done."""
+        self.spans = [*self.spans, *caller.spans]
+        self.callers = [*(self.callers or ()), caller]
+        caller.shared += (self,)
+
+    def called(self) -> Called | None:
+        """Return what was called; ``None`` for shared work."""
+        if self.call is None:
+            return None
+        name, began, takes_thread, args, kwargs = self.call
+        thread_id = args[0] if takes_thread and args else kwargs.get("thread_id")
+        return Called(name, began, thread_id, kwargs.get("user_id"))
+
+    def total(self) -> Operation:
+        """Return a copy with the times of shared work: for the few operations that are shown."""
+        total = copy(self)
+        for work in self.shared:
+            part = work.total()
+            total.queue += part.queue
+            total.connection += part.connection
+            total.database += part.database
+            total.cache += part.cache
+            total.attempts = max(total.attempts, part.attempts)
+            total.batch = max(total.batch, part.batch)
+        return total
 
 
 _current: Final[ContextVar[Operation | None]] = ContextVar("agent_persistence_operation", default=None)

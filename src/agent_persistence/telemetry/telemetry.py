@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from agent_persistence.telemetry.counts import Counts
 from agent_persistence.telemetry.histogram import SECONDS, Distribution, Histogram
 from agent_persistence.telemetry.identities import Identities
+from agent_persistence.telemetry.log_fields import fields_of
 from agent_persistence.telemetry.metrics import DegradedMetrics, Metrics, PoolMetrics, batch_metrics, cache_metrics
 from agent_persistence.telemetry.operation import current_operation
 from agent_persistence.telemetry.slow_operations import SlowOperations
@@ -29,15 +30,16 @@ class Telemetry:
         slow_ms: operations that take longer are logged, if durations are measured.
 
     Attributes:
+        identities: the same as the argument.
         counts: always.
         timing: durations and spans; ``None`` while nobody wants them, so that the hot path compares one attribute.
         degraded: returns the numbers of degraded mode; ``None`` if it is not used.
     """
 
-    __slots__ = ("_identities", "_slow_ms", "counts", "degraded", "timing")
+    __slots__ = ("_slow_ms", "counts", "degraded", "identities", "timing")
 
     def __init__(self, identities: Identities | None = None, *, slow_ms: float = 0.0) -> None:
-        self._identities = identities or Identities()
+        self.identities = identities or Identities()
         self._slow_ms = slow_ms
         self.counts = Counts()
         self.timing: Timing | None = None
@@ -46,9 +48,13 @@ class Telemetry:
     def measure(self) -> Timing:
         """Measure durations from now on."""
         if self.timing is None:
-            slow = SlowOperations(self._slow_ms, self._identities)
-            self.timing = Timing(self.counts.histograms, slow, self._identities)
+            slow = SlowOperations(self._slow_ms, self.identities)
+            self.timing = Timing(self.counts.histograms, slow, self.identities)
         return self.timing
+
+    def about(self) -> dict[str, Any]:
+        """Return the fields of a log line that say which operation it is about; none while durations are off."""
+        return fields_of(current_operation(), self.identities)
 
     def retried(self, error: BaseException, attempt: int) -> None:
         """Count an attempt that follows an error, and log it."""
@@ -56,14 +62,14 @@ class Telemetry:
         counts[kind] = counts.get(kind, 0) + 1
         if (operation := current_operation()) is not None:
             operation.attempts += 1
-        fields = {"event_name": "operation.retried", "error_type": kind, "attempt": attempt}
+        fields = {"event_name": "operation.retried", "error_type": kind, "attempt": attempt, **self.about()}
         logger.info("an attempt failed and is repeated: %s", kind, extra=fields)
 
     def settled(self, *, committed: bool | None) -> None:
         """Count a commit whose reply was lost, and log what became of it."""
         outcome = {True: "committed", False: "not committed", None: "unknown"}[committed]
         self.counts.settled[outcome] += 1
-        fields = {"event_name": "commit.settled", "outcome": outcome}
+        fields = {"event_name": "commit.settled", "outcome": outcome, **self.about()}
         logger.warning("the reply to COMMIT was lost; the database says: %s", outcome, extra=fields)
 
     def metrics(self, pool: PoolMetrics, recent_bytes: int, *, is_cached: bool) -> Metrics:

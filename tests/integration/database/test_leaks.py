@@ -31,8 +31,8 @@ META = {"note": [CANARY]}
 class Spoiled:
     """A store of a database whose host has added what refuses our writes; some of the rows in it hold the canary."""
 
-    def __init__(self, url: str, redis_url: str) -> None:
-        self._values: dict[str, Any] = {"database_url": url, "redis_url": redis_url, "retry_deadline": 0}
+    def __init__(self, url: str, redis_url: str, **values: Any) -> None:
+        self._values: dict[str, Any] = {"database_url": url, "redis_url": redis_url, "retry_deadline": 0, **values}
         self._opened = AsyncExitStack()
 
     async def open(self) -> None:

@@ -15,7 +15,7 @@ from sqlalchemy import event, text
 
 from agent_persistence.concurrency import time_limit
 from agent_persistence.concurrency.shielding import drain
-from agent_persistence.concurrency.time_limit import ends_by
+from agent_persistence.concurrency.time_limit import EndsBy
 from agent_persistence.database.connections import PinnedConnections
 from agent_persistence.errors import PoolTimeoutError, UnavailableError
 from agent_persistence.persistence import Persistence
@@ -53,6 +53,18 @@ async def test_reads_in_a_row_take_one_connection_once(store: Store, user_id: st
 
     assert len(checkouts) < 5  # a machine under load may take longer than a connection is kept
     assert await all_are_back(store)
+
+
+async def test_a_lone_caller_gets_the_connection_that_was_returned_last(persistence: Store) -> None:
+    """Of several that the pool keeps: it knows the statements, and was not idle long enough to be pinged."""
+    engine, used = persistence.engine, set()
+    async with engine.connect(), engine.connect(), engine.connect():
+        pass
+    for _ in range(3):
+        async with engine.connect() as connection:
+            used.add(await connection.scalar(text("SELECT pg_backend_pid()")))
+
+    assert len(used) == 1
 
 
 async def test_a_crowd_shares_the_connections_that_the_pool_keeps(settings_for: SettingsFor, user_id: str) -> None:
@@ -103,6 +115,23 @@ async def test_one_who_gives_up_waiting_takes_nothing_from_the_next(pinned: Pinn
     assert await second is connection
     pinned.release(connection)
     await pinned.aclose()
+
+
+async def test_no_more_connections_are_kept_than_the_limit_however_many_units_of_work_end(
+    settings_for: SettingsFor,
+) -> None:
+    async with Store(await settings_for(pool_size=2, redis_url=None)) as store:
+        pinned = PinnedConnections(store.engine, most=1, wait_seconds=0.2, reply_seconds=10)
+        for connection in [await pinned.take() for _ in range(2)]:
+            pinned.give_back(connection)
+
+        kept = await pinned.acquire()
+        with pytest.raises(PoolTimeoutError):
+            await pinned.acquire()
+
+        pinned.release(kept)
+        await pinned.aclose()
+        assert await all_are_back(store)
 
 
 async def test_a_connection_that_was_left_in_a_transaction_is_not_lent_again(
@@ -179,7 +208,7 @@ async def test_a_connection_is_cut_at_the_limit_of_the_call_that_uses_it_not_of_
     pinned: PinnedConnections, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(time_limit, "SETTLE_SECONDS", 0.0)
-    async with ends_by(time.monotonic() + 0.3), pinned.use() as connection:
+    async with EndsBy(time.monotonic() + 0.3), pinned.use() as connection:
         opened = connection.connection
 
     async with pinned.use() as connection:
@@ -187,7 +216,7 @@ async def test_a_connection_is_cut_at_the_limit_of_the_call_that_uses_it_not_of_
         await connection.execute(text("SELECT pg_sleep(0.6)"))
 
     with pytest.raises(UnavailableError):
-        async with ends_by(time.monotonic() + 0.3), pinned.use() as connection:
+        async with EndsBy(time.monotonic() + 0.3), pinned.use() as connection:
             await connection.execute(text("SELECT pg_sleep(5)"))
 
 

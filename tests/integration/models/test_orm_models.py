@@ -15,12 +15,13 @@ import asyncpg
 import pytest
 import pytest_asyncio
 from integration.repository_testing import HELLO, run_sql
+from pydantic import SecretStr
 from sqlalchemy import BigInteger, ForeignKeyConstraint, Identity, MetaData, String, Uuid, func, inspect, select
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import DeclarativeBase, Mapped, configure_mappers, mapped_column, relationship, selectinload
 
 from agent_persistence import migrate
-from agent_persistence.errors import DatabaseError, InvalidInputError
+from agent_persistence.errors import DatabaseError, InvalidInputError, SettingsError
 from agent_persistence.ids import BIGINT, ID_TYPES, INT, STRING, UUID, IdTypes
 from agent_persistence.models import (
     NAMING_CONVENTION,
@@ -233,6 +234,25 @@ async def test_a_schema_of_its_own_holds_everything(make_database: Any, user_id:
             "SELECT array_agg(DISTINCT schemaname) FROM pg_tables WHERE tablename IN ('threads', 'states', 'messages')",
         )
         assert schemas == ["Agents"]
+
+
+async def test_models_in_a_schema_that_the_settings_do_not_name_are_refused_when_the_store_opens(
+    make_database: Any, user_id: str
+) -> None:
+    url = await make_database()
+    settings = PersistenceSettings(_env_file=None, database_url=url)
+    await migrate.upgrade(settings)
+    models = build_models(settings.id_types, schema="crm")
+
+    with pytest.raises(SettingsError, match="mapped in crm, but the tables are in public; set it to crm") as refusal:
+        async with Persistence(settings, models=models):
+            pass
+
+    assert refusal.value.variable == "PERSISTENCE_DB_SCHEMA"
+    await migrate.upgrade(settings.model_copy(update={"db_schema": "crm"}))
+    role = settings.model_copy(update={"database_url": SecretStr(f"{url}&options=-csearch_path%3Dcrm")})
+    async with Persistence(role, models=models) as store:
+        assert (await store.threads.create(user_id=user_id)).user_id == user_id
 
 
 class Base(DeclarativeBase):

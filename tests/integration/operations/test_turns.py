@@ -6,6 +6,7 @@ import asyncio
 from functools import partial
 from typing import Any
 
+import pytest
 from integration.repository_testing import counted_statements
 
 from agent_persistence.errors import StateConflictError
@@ -114,6 +115,19 @@ async def test_of_two_turns_that_expect_the_same_version_one_is_saved(persistenc
     assert [isinstance(one, StateConflictError) for one in found] == [False, True] * 4
     assert [await contents(persistence, one, user_id) for one in threads] == [({"step": 1}, ["said 0", "said 1"])] * 4
     assert 1 not in alone
+
+
+async def test_a_turn_that_expects_a_version_that_has_passed_saves_neither_state_nor_message(
+    persistence: Store, user_id: str
+) -> None:
+    thread_id = (await persistence.threads.create(user_id=user_id)).thread_id
+    first = await put(persistence, thread_id, 0, user_id=user_id)
+    await put(persistence, thread_id, 1, user_id=user_id)
+
+    with pytest.raises(StateConflictError):
+        await put(persistence, thread_id, 2, user_id=user_id, expected=first.version)
+
+    assert await contents(persistence, thread_id, user_id) == ({"step": 1}, ["said 0", "said 1"])
 
 
 async def test_a_thread_of_another_user_is_not_written(persistence: Store, user_id: str) -> None:

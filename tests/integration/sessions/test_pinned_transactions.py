@@ -97,6 +97,9 @@ async def test_the_session_sees_what_the_repositories_did_and_commits_with_it(
 async def test_a_commit_of_the_host_keeps_what_came_before_it_whatever_follows(
     store: Store, user_id: str, thread_id: Any, *, statements_between: bool
 ) -> None:
+    await store.states.put(thread_id, "cached", user_id=user_id)
+    assert (await store.states.require(thread_id, user_id=user_id)).data == "cached"
+
     async def work() -> None:
         async with store.begin(user_id=user_id) as uow:
             await uow.states.put(thread_id, "committed")
@@ -113,6 +116,24 @@ async def test_a_commit_of_the_host_keeps_what_came_before_it_whatever_follows(
     states = [await store.states.require(thread_id, user_id=user_id, fresh=fresh) for fresh in (False, True)]
     assert [state.data for state in states] == ["committed", "committed"]
     assert len(await store.messages.page(thread_id, user_id=user_id)) == 1
+
+
+async def test_a_connection_that_a_session_had_runs_no_later_unit_of_work_without_one(
+    settings_for: Callable[..., Awaitable[PersistenceSettings]], user_id: str
+) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"streamed"
+
+    async with Store(await settings_for(pool_size=1, max_overflow=0)) as store:
+        thread_id = (await store.threads.create(user_id=user_id)).thread_id
+        async with store.begin(user_id=user_id) as uow:
+            await uow.threads.require(thread_id)
+            await uow.session.execute(text("SELECT 1"))
+        async with store.begin(user_id=user_id) as uow:
+            await uow.threads.require(thread_id)
+            await uow.states.put_stream(thread_id, pieces())  # by statements that SQLAlchemy sends
+
+        assert await store.states.get(thread_id, user_id=user_id) is not None
 
 
 async def test_a_rollback_of_the_host_takes_back_what_came_before_the_session(

@@ -241,13 +241,16 @@ async def a_kilobyte() -> AsyncIterator[bytes]:
     yield bytes(1000)
 
 
-async def test_a_thread_with_nothing_to_go_is_not_locked(persistence: Persistence[str, str], user_id: str) -> None:
+@pytest.mark.parametrize("limit", [{"keep_last": 2}, {"older_than": datetime(2001, 1, 1, tzinfo=UTC)}], ids=str)
+async def test_a_thread_with_nothing_to_go_is_not_locked(
+    persistence: Persistence[str, str], user_id: str, limit: dict[str, Any]
+) -> None:
     thread_id = await thread_with_states(persistence, user_id, 2)
     query = text("SELECT xmin::text || ' ' || xmax::text || ' ' || ctid::text FROM threads WHERE thread_id = :id")
     async with persistence.engine.connect() as connection:
         before = (await connection.execute(query, {"id": thread_id})).scalar_one()
 
-    await persistence.purge(keep_last=2)
+    await persistence.purge(**limit)
 
     async with persistence.engine.connect() as connection:
         assert (await connection.execute(query, {"id": thread_id})).scalar_one() == before

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
+from integration.repository_testing import until_somebody_waits_for_a_lock
 from sqlalchemy import text
 
 from agent_persistence.concurrency.shielding import drain
@@ -462,6 +463,59 @@ async def test_a_stream_that_was_swept_meanwhile_becomes_no_state(
     with pytest.raises(StatementTimeoutError, match="longer than a day"):
         await persistence.states.put_stream(thread_id, slow(), user_id=user_id)
     assert await persistence.states.get(thread_id, user_id=user_id) is None
+
+
+async def test_a_chunk_that_is_written_again_is_kept_once(persistence: Store, user_id: str) -> None:
+    thread_id = await a_thread(persistence, user_id)
+    upload = persistence.states._upload(  # noqa: SLF001 - what put_stream does, step by step
+        thread_id, source(), user_id
+    )
+    run = upload._run  # noqa: SLF001 - as after the reply to the first attempt was lost
+
+    async def run_twice(work: Any) -> Any:
+        await run(work)
+        return await run(work)
+
+    await upload.begin()
+    upload._run = run_twice  # noqa: SLF001
+    await upload.receive()
+    upload._run = run  # noqa: SLF001
+    await upload.publish()
+
+    assert await rows_of(persistence, thread_id) == (1, 3)
+    assert await read(persistence, thread_id, user_id) == CONTENT
+
+
+async def test_a_chunk_that_is_written_while_its_stream_is_swept_is_told_of_the_sweep(
+    persistence: Store, user_id: str
+) -> None:
+    thread_id = await a_thread(persistence, user_id)
+    upload = persistence.states._upload(  # noqa: SLF001 - what put_stream does, step by step
+        thread_id, source(), user_id
+    )
+    await upload.begin()
+    async with persistence.engine.begin() as sweep:
+        await sweep.execute(text("DELETE FROM state_streams WHERE thread_id = :id"), {"id": thread_id})
+        receiving = asyncio.create_task(upload.receive())
+        await until_somebody_waits_for_a_lock(persistence)
+
+    with pytest.raises(StatementTimeoutError, match="longer than a day"):
+        await receiving
+
+
+async def test_a_sweep_passes_over_a_stream_that_another_transaction_has_locked(
+    persistence: Store, user_id: str
+) -> None:
+    locked, free = [await a_thread(persistence, user_id) for _ in range(2)]
+    for one in (locked, free):
+        age = "now() - interval '25 hours'"
+        await change(persistence, f"INSERT INTO state_streams (thread_id, created_at) VALUES (:id, {age})", id=one)
+
+    async with persistence.engine.begin() as other, asyncio.timeout(2):
+        await other.execute(text("SELECT FROM state_streams WHERE thread_id = :id FOR KEY SHARE"), {"id": locked})
+        await persistence._transactions.maintain(sweep_abandoned)  # noqa: SLF001 - as a purge does
+
+    assert [(await rows_of(persistence, one))[0] for one in (locked, free)] == [1, 0]
 
 
 async def test_abandoned_streams_are_swept_by_their_size(make_database: Any, monkeypatch: pytest.MonkeyPatch) -> None:

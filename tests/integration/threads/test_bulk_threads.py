@@ -52,13 +52,18 @@ async def test_what_is_said_about_single_messages_is_kept(any_persistence: Store
         message=MESSAGES[0], message_id=message_id, total_tokens=7, usages={"in": 3}, meta={"from": "web"}
     )
 
-    threads: list[NewThread[Any]] = [NewThread(messages=[told, MESSAGES[1]]), NewThread(messages=[told])]
+    threads: list[NewThread[Any]] = [
+        NewThread(messages=[told, MESSAGES[1]]),
+        NewThread(messages=[MESSAGES[1], told]),
+        NewThread(messages=[told]),
+    ]
     ids = await any_persistence.threads.create_many(threads, user_id=user_id)
 
     for thread_id in ids:
         found = await any_persistence.messages.require(thread_id, message_id, user_id=user_id)
         assert (found.total_tokens, found.usages, found.meta) == (7, {"in": 3}, {"from": "web"})
     assert (await contents(any_persistence, ids[0], user_id))[0] == MESSAGES[:2]
+    assert (await contents(any_persistence, ids[1], user_id))[0] == MESSAGES[1::-1]
 
 
 async def test_many_threads_take_a_few_statements(persistence: Persistence[str, str], user_id: str) -> None:
@@ -66,6 +71,24 @@ async def test_many_threads_take_a_few_statements(persistence: Persistence[str, 
         await persistence.threads.create_many([NewThread(messages=MESSAGES) for _ in range(50)], user_id=user_id)
 
     assert len(statements) == 1  # and a COPY, which SQLAlchemy does not see
+
+
+async def test_threads_with_ids_of_the_caller_are_listed_in_their_order_whatever_the_ids_are(
+    persistence: Persistence[str, str], user_id: str
+) -> None:
+    ids = [f"{letter}-{user_id}" for letter in "cab"]
+
+    await persistence.threads.create_many([NewThread(thread_id=one) for one in ids], user_id=user_id)
+
+    assert [thread.thread_id for thread in await persistence.threads.page(user_id=user_id)] == ids[::-1]
+
+
+async def test_a_cached_absence_ends_with_a_whole_thread(persistence: Persistence[str, str], user_id: str) -> None:
+    assert await persistence.states.get(user_id, user_id=user_id) is None
+
+    await persistence.threads.create_many([NewThread(thread_id=user_id, states=STATES)], user_id=user_id)
+
+    assert (await persistence.states.require(user_id, user_id=user_id)).data == STATES[-1]
 
 
 async def test_an_id_that_is_taken_adds_none_of_them_even_if_the_error_is_caught(

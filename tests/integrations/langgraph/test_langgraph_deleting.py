@@ -6,6 +6,7 @@ import asyncio
 import json
 import struct
 import zlib
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 import pytest
@@ -20,6 +21,7 @@ from typing_extensions import TypedDict
 from agent_persistence import Persistence, ThreadExistsError, ThreadNotFoundError
 from agent_persistence.ids import uuid7
 from agent_persistence.integrations.langgraph import PersistenceSaver
+from agent_persistence.repositories.checkpoints import pruner, retention
 from agent_persistence.repositories.checkpoints.compression import decompress
 from agent_persistence.repositories.checkpoints.reader import CheckpointReader
 from graphs import HELLO, letters, talker
@@ -470,3 +472,56 @@ async def test_a_purge_keeps_the_newest_checkpoints_and_the_calls_that_they_made
     assert found.checkpoint["channel_values"] == {"notes": ["4" * 80]}
     assert found.pending_writes == [("task", "notes", ["pending"])]
     assert await count_of(persistence, "graph_values", thread_id) == 3
+
+
+async def put_several(saver: PersistenceSaver, config: Any, count: int) -> list[str]:
+    """Put checkpoints one after the other; return their ids."""
+    ids = []
+    for number in range(count):
+        config = await put(saver, config, {"n": number}, versions={"n": number + 1})
+        ids.append(config["configurable"]["checkpoint_id"])
+    return ids
+
+
+async def test_a_purge_by_age_keeps_young_checkpoints_and_locks_no_thread_that_has_only_these(
+    persistence: Persistence[str, str], saver: PersistenceSaver, config: Any, user_id: str
+) -> None:
+    young, row = config_of(f"{user_id}-young"), "SELECT xmax::text, ctid::text FROM threads WHERE thread_id = :id"
+    ids = await put_several(saver, config, 4)
+    await put_several(saver, young, 2)
+    aged = "UPDATE graph_checkpoints SET created_at = now() - interval '40 days' WHERE checkpoint_id = ANY(:ids)"
+    await run_sql(persistence, f"{aged} RETURNING 1", ids=ids[:2])
+    before = await run_sql(persistence, row, id=f"{user_id}-young")
+
+    deleted = await persistence.purge(older_than=datetime.now(UTC) - timedelta(days=30), user_id=user_id)
+
+    assert deleted == 2
+    assert [one.checkpoint["id"] async for one in saver.alist(config)] == ids[:1:-1]
+    assert await run_sql(persistence, row, id=f"{user_id}-young") == before
+
+
+async def test_a_purge_of_more_checkpoints_than_a_batch_deletes_all(
+    persistence: Persistence[str, str],
+    saver: PersistenceSaver,
+    config: Any,
+    user_id: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for module in (pruner, retention):
+        monkeypatch.setattr(module, "CHECKPOINTS_A_BATCH", 2)
+    ids = await put_several(saver, config, 6)
+
+    assert await persistence.purge(keep_last=1, user_id=user_id) == 5
+    assert [one.checkpoint["id"] async for one in saver.alist(config)] == ids[-1:]
+
+
+async def test_a_purge_passes_over_checkpoints_of_a_thread_that_a_writer_holds(
+    persistence: Persistence[str, str], saver: PersistenceSaver, config: Any, user_id: str
+) -> None:
+    await put_several(saver, config, 3)
+    async with persistence.begin(user_id=user_id) as uow, asyncio.timeout(2):
+        await uow.states.touch(config["configurable"]["thread_id"])  # locks it
+        skipped = await persistence.purge(keep_last=1, user_id=user_id)
+
+    assert skipped == 0
+    assert await persistence.purge(keep_last=1, user_id=user_id) == 2

@@ -69,9 +69,9 @@ class Endless:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, persistence: Persistence[Any, Any]) -> None:
         self._started = threading.Semaphore(0)
-        monkeypatch.setattr(persistence.checkpoints, "page", self._page)
+        monkeypatch.setattr(persistence.checkpoints, "one", self._one)
 
-    async def _page(self, _: CheckpointQuery, **__: Any) -> None:
+    async def _one(self, _: CheckpointQuery, **__: Any) -> None:
         self._started.release()
         await asyncio.Event().wait()
 
@@ -153,14 +153,14 @@ async def test_a_cancelled_call_from_another_event_loop_cancels_its_work(
 ) -> None:
     ended = asyncio.Event()
 
-    async def page(_: CheckpointQuery, **__: Any) -> None:
+    async def one(_: CheckpointQuery, **__: Any) -> None:
         try:
             await asyncio.Event().wait()
         finally:
             ended.set()
 
     await persistence.check()
-    monkeypatch.setattr(persistence.checkpoints, "page", page)
+    monkeypatch.setattr(persistence.checkpoints, "one", one)
 
     async def cancelled() -> None:
         call = asyncio.create_task(saver.aget_tuple(config))

@@ -162,7 +162,7 @@ def test_what_comes_later_is_added(database: str, command: Callable[..., Any]) -
         graph = logger(2).compile(checkpointer=theirs)
         graph.invoke({"lines": ["first"], "rare": [], "count": 0}, config_of("t-1"))
         first = command("--user", "u-1")
-        graph.invoke({"lines": ["second"]}, config_of("t-1"))
+        graph.invoke({"lines": ["second"]}, {**config_of("t-1"), "metadata": {"run_id": "r-2"}})
         latest = theirs.get_tuple(config_of("t-1"))
         theirs.put_writes(latest.config, [("rare", ["late"])], "00000000-0000-0000-0000-000000000001")  # type: ignore[union-attr]  # it is there
         theirs.put_writes(config_of("t-1", checkpoint_id="none"), [("rare", ["lost"])], "task")
@@ -176,8 +176,12 @@ def test_what_comes_later_is_added(database: str, command: Callable[..., Any]) -
     assert json.loads(third.stdout)["added"] == 0
     with PersistenceSaver(Persistence(settings), user_id="u-1") as ours:
         found = ours.get_tuple(config_of("t-1"))
+        ours.delete_for_runs(["r-2"])
+        left = ours.get_tuple(config_of("t-1"))
     assert found is not None
     assert expected is not None
+    assert left is not None
+    assert left.checkpoint["id"] < found.checkpoint["id"]
     assert (found.checkpoint, found.pending_writes) == (expected.checkpoint, expected.pending_writes)
 
 
@@ -211,17 +215,32 @@ def test_a_thread_that_cannot_be_imported_is_named_and_the_others_go_on(
     assert command().exit_code == 2
 
 
-def test_a_difference_is_counted_and_left_alone(database: str, command: Callable[..., Any]) -> None:
+SLOW_DIFFERENCES = {
+    "parent": "UPDATE checkpoints SET parent_checkpoint_id = 'another' WHERE parent_checkpoint_id IS NOT NULL",
+    "body": "UPDATE checkpoints SET checkpoint = jsonb_set(checkpoint, '{ts}', '\"another\"')",
+    "value": "UPDATE checkpoints SET checkpoint = jsonb_set(checkpoint, '{channel_values,count}', '99')",
+    "write": "UPDATE checkpoint_writes SET blob = '\\xa178' WHERE type = 'msgpack'",
+}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param("UPDATE checkpoints SET metadata = '{\"step\": 99}'", id="metadata"),
+        *(pytest.param(change, id=name, marks=pytest.mark.slow) for name, change in SLOW_DIFFERENCES.items()),
+    ],
+)
+def test_a_difference_is_counted_and_left_alone(database: str, command: Callable[..., Any], change: str) -> None:
     fill(database)
     asyncio.run(migrate.upgrade(PersistenceSettings(_env_file=None, database_url=database)))  # type: ignore[call-arg]  # pydantic-settings' own keyword
     command("--user", "u-1")
 
-    async def change() -> None:
+    async def execute() -> None:
         connection = await asyncpg.connect(database)
-        await connection.execute("UPDATE checkpoints SET metadata = '{\"step\": 99}' WHERE thread_id = 't-delta'")
+        await connection.execute(change)
         await connection.close()
 
-    asyncio.run(change())
+    asyncio.run(execute())
     result = command("--user", "u-1", "--json")
 
     assert result.exit_code == 1

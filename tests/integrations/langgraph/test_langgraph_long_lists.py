@@ -183,6 +183,19 @@ async def ticking() -> Any:
     task.cancel()
 
 
+def test_items_that_are_read_in_one_call_come_back_equal_even_if_they_are_nested_as_deeply_as_can_be() -> None:
+    deepest: list[Any] = []
+    for _ in range(254):
+        deepest = [deepest]
+    with pytest.raises(TypeError, match="Recursion"):
+        SERDE.dumps_typed([deepest])
+    items = [HumanMessage(letters(80, seed=seed), id=str(seed)) for seed in range(300)]
+    mixed = [deepest, *items, None, b"bytes", 1.5, "text", {"a": [1, 2]}, *items]
+
+    assert load(SERDE, [SERDE.dumps_typed(item) for item in items]) == items
+    assert load(SERDE, [SERDE.dumps_typed(item) for item in mixed]) == mixed
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["texts", "questions", "equal"])
 async def test_a_list_of_100_000_short_items_does_not_stall_the_loop(

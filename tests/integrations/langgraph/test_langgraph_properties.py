@@ -223,6 +223,20 @@ def test_spans_lead_from_what_is_stored_to_each_version_of_a_list(versions: list
         assert read == wanted
 
 
+@given(st.lists(st.sampled_from("abc")), st.lists(st.sampled_from("abc")), st.lists(st.sampled_from("abc")))
+def test_no_span_crosses_a_seam_behind_which_another_process_may_have_added_rows(
+    known: list[str], unknown: list[str], wanted: list[str]
+) -> None:
+    items = [StoredItem((number, 0), "", 1, print_) for number, print_ in enumerate(known, 1)]
+
+    layout = lay_out(wanted, items, seam=len(known))
+
+    stored = [*known, *unknown, *(wanted[place] for place in layout.added)]
+    first_new = len(known) + len(unknown) + 1
+    spans = layout.spans(items, [(place, 0) for place in range(first_new, len(stored) + 1)])
+    assert [stored[place - 1] for span in spans for place in range(span.first[0], span.last[0] + 1)] == wanted
+
+
 positions = st.tuples(st.integers(0, 2**62), st.integers(0, 2**31))
 
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import asyncpg
 import pytest
-from checkpoints import checkpoint_with, put, values_of
+from checkpoints import checkpoint_with, config_of, put, values_of
 from langchain_core.messages import HumanMessage
 from sqlalchemy import event
 
-from agent_persistence import Persistence
+from agent_persistence import Persistence, ThreadNotFoundError
 from agent_persistence.database.compiled_statement import CompiledStatement
 from agent_persistence.database.connections import PinnedConnection
 from agent_persistence.integrations.langgraph import PersistenceSaver
@@ -65,6 +65,20 @@ async def test_a_run_takes_one_statement_to_read_and_one_a_checkpoint(
 
 
 @pytest.mark.usefixtures("slow_saves")
+async def test_a_run_whose_input_is_that_of_an_earlier_run_takes_as_few_statements(
+    persistence: Persistence[str, str], saver: PersistenceSaver, config: Any
+) -> None:
+    graph = talker(1).compile(checkpointer=saver)
+    for _ in range(2):
+        await graph.ainvoke({"messages": [HumanMessage("yes" * 30, id="1")]}, config)
+
+    with sent_by(persistence) as sent:
+        await graph.ainvoke({"messages": [HumanMessage("yes" * 30, id="1")]}, config)
+
+    assert len(sent) == 4, sent
+
+
+@pytest.mark.usefixtures("slow_saves")
 async def test_writes_of_tasks_that_wait_for_one_another_are_saved_by_one_statement(
     persistence: Persistence[str, str], saver: PersistenceSaver, config: Any
 ) -> None:
@@ -79,6 +93,65 @@ async def test_writes_of_tasks_that_wait_for_one_another_are_saved_by_one_statem
     assert found is not None
     assert found.pending_writes == [(task, "notes", [task * 20]) for task in tasks]
     assert len(sent) == 1, sent
+
+
+@pytest.mark.usefixtures("slow_saves")
+async def test_writes_that_wait_together_are_each_saved_in_their_own_namespace(
+    saver: PersistenceSaver, config: Any
+) -> None:
+    thread_id = config["configurable"]["thread_id"]
+    root = await put(saver, config, {"notes": ["a" * 80]})
+    child = await put(saver, config_of(thread_id, checkpoint_ns="child:1"), {"notes": ["b" * 80]})
+
+    await asyncio.gather(
+        saver.aput_writes(root, [("notes", ["of the graph"])], "task-1"),
+        saver.aput_writes(child, [("notes", ["of its subgraph"])], "task-2"),
+    )
+
+    found = [await saver.aget_tuple(one) for one in (root, child)]
+    assert [one and one.pending_writes for one in found] == [
+        [("task-1", "notes", ["of the graph"])],
+        [("task-2", "notes", ["of its subgraph"])],
+    ]
+
+
+@pytest.mark.usefixtures("slow_saves")
+async def test_writes_of_another_user_that_wait_with_the_owners_are_refused(
+    persistence: Persistence[str, str], saver: PersistenceSaver, config: Any
+) -> None:
+    stored = await put(saver, config, {"notes": ["a" * 80]})
+    stranger = PersistenceSaver(persistence, user_id="a stranger")
+
+    saved = await asyncio.gather(
+        stranger.aput_writes(stored, [("notes", ["forged"])], "task-1"),
+        saver.aput_writes(stored, [("notes", ["of the owner"])], "task-2"),
+        return_exceptions=True,
+    )
+
+    assert [type(one) for one in saved] == [ThreadNotFoundError, type(None)]
+    found = await saver.aget_tuple(stored)
+    assert found is not None
+    assert found.pending_writes == [("task-2", "notes", ["of the owner"])]
+
+
+@pytest.mark.usefixtures("slow_saves")
+async def test_writes_of_another_user_do_not_pass_with_those_of_the_owner_in_another_thread(
+    persistence: Persistence[str, str], saver: PersistenceSaver, config: Any
+) -> None:
+    stored = await put(saver, config, {"notes": ["a" * 80]})
+    other = await put(saver, config_of(f"{config['configurable']['thread_id']}-2"), {"notes": ["b" * 80]})
+    stranger = PersistenceSaver(persistence, user_id="a stranger")
+
+    saved = await asyncio.gather(
+        stranger.aput_writes(stored, [("notes", ["forged"])], "task-1"),
+        saver.aput_writes(other, [("notes", ["of the owner"])], "task-2"),
+        return_exceptions=True,
+    )
+
+    assert [type(one) for one in saved] == [ThreadNotFoundError, type(None)]
+    found = await saver.aget_tuple(stored)
+    assert found is not None
+    assert found.pending_writes == []
 
 
 @pytest.mark.usefixtures("slow_saves")
@@ -124,7 +197,7 @@ async def test_a_save_that_waited_for_another_process_is_not_made_of_what_was_kn
     """The statement sees the rows as they were when it began, so that only the locked thread can tell it."""
     thread_id = config["configurable"]["thread_id"]
     first = await put(saver, config, {"notes": ["a" * 80]})
-    waiting = save_graphs(persistence.models, touch_seconds=3600.0, waits=True)
+    waiting = save_graphs(persistence.models, touch_seconds=3600.0, waits=True, one=True)
     results: list[Any] = []
     fetch = PinnedConnection.fetch
 
@@ -197,3 +270,106 @@ async def test_two_checkpointers_that_save_to_one_thread_at_once_lose_nothing(
 
     read = {one.checkpoint["id"]: one.checkpoint["channel_values"] async for one in savers[0].alist(config)}
     assert {key: read[key] for key in expected} == expected
+
+
+@pytest.mark.usefixtures("slow_saves")
+async def test_a_process_that_read_a_thread_saves_its_run_by_as_few_statements_as_the_one_that_saved_to_it(
+    persistence: Persistence[str, str], user_id: str, config: Any
+) -> None:
+    async with Persistence(persistence.settings) as other:
+        graphs = {
+            process: talker(1).compile(checkpointer=PersistenceSaver(process, user_id=user_id))
+            for process in (persistence, other)
+        }
+        counts: list[int] = []
+        said = []
+        for process in (other, persistence, other, persistence, persistence):
+            said.append(HumanMessage("x" * len(said), id=str(len(said))))
+            with sent_by(process) as sent:
+                found = await graphs[process].ainvoke({"messages": said[-1:]}, config)
+            counts.append(len(sent))
+
+    # The first one creates the thread. The next one does not know yet which values the checkpoint refers to.
+    assert counts[1:] == [5, 4, 4, 4]
+    assert [one for one in found["messages"] if one.type == "human"] == said
+
+
+@pytest.mark.usefixtures("slow_saves")
+@pytest.mark.parametrize(("is_created", "most"), [(True, 4), (False, 9)])
+async def test_the_first_run_in_a_thread_takes_few_statements_too(
+    persistence: Persistence[str, str],
+    saver: PersistenceSaver,
+    config: Any,
+    user_id: str,
+    is_created: bool,
+    most: int,
+) -> None:
+    if is_created:
+        await persistence.threads.create(user_id=user_id, thread_id=config["configurable"]["thread_id"])
+    graph = talker(1).compile(checkpointer=saver)
+
+    with sent_by(persistence) as sent:
+        await graph.ainvoke(HELLO, config)
+
+    assert len(sent) <= most, sent
+
+
+async def test_the_first_save_after_a_read_tells_the_process_that_saved_before(
+    persistence: Persistence[str, str], saver: PersistenceSaver, config: Any, user_id: str
+) -> None:
+    """That process saves without moving the thread, as long as nobody else does."""
+    async with Persistence(persistence.settings) as other:
+        first = await put(PersistenceSaver(other, user_id=user_id), config, {"notes": ["a" * 80]})
+        before = await persistence.threads.get(config["configurable"]["thread_id"], user_id=user_id)
+        await saver.aget_tuple(config)
+        with sent_by(persistence) as sent:
+            await put(saver, first, {"notes": ["a" * 80, "b" * 80]}, versions={"notes": 2})
+        after = await persistence.threads.get(config["configurable"]["thread_id"], user_id=user_id)
+
+    assert len(sent) == 1, sent
+    assert before is not None
+    assert after is not None
+    assert before.updated_at < after.updated_at
+
+
+async def test_a_list_does_not_take_in_rows_that_were_added_between_the_statement_and_its_lock(
+    persistence: Persistence[str, str],
+    saver: PersistenceSaver,
+    config: Any,
+    user_id: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By the process that knows the thread, whose save changes nothing that the statement can see."""
+    thread_id, notes = config["configurable"]["thread_id"], [letter * 80 for letter in "abc"]
+    waiting = save_graphs(persistence.models, touch_seconds=3600.0, waits=True, one=True)
+    fetch, waited = PinnedConnection.fetch, asyncio.Event()
+
+    async def wait(connection: PinnedConnection, statement: CompiledStatement, **values: Any) -> list[Any]:
+        if "SKIP LOCKED" not in statement.text or "graph_values" not in statement.text or waited.is_set():
+            return await fetch(connection, statement, **values)
+        waited.set()
+        return list(await fetch(connection, waiting, **values))
+
+    async with persistence.engine.connect() as connection, Persistence(persistence.settings) as other:
+        first = await put(PersistenceSaver(other, user_id=user_id), config, {"notes": notes[:1]})
+        await saver.aget_tuple(config)
+        monkeypatch.setattr(PinnedConnection, "fetch", wait)
+        driver: asyncpg.Connection = (await connection.get_raw_connection()).driver_connection  # type: ignore[assignment]
+        async with driver.transaction():
+            await driver.execute("SELECT FROM threads WHERE thread_id = $1 FOR NO KEY UPDATE", thread_id)
+            late = asyncio.create_task(put(saver, first, {"notes": notes[:2]}, versions={"notes": 2}))
+            while not await driver.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):  # noqa: ASYNC110 - the server's state
+                await asyncio.sleep(0.01)
+            await driver.execute(
+                "INSERT INTO graph_values (thread_id, checkpoint_ns, checkpoint_id, channel, cells, content)"
+                " SELECT thread_id, checkpoint_ns, checkpoint_id, channel, cells, content FROM graph_values"
+                " WHERE thread_id = $1",
+                thread_id,
+            )
+        second = await late
+        await put(saver, second, {"notes": notes}, versions={"notes": 3})
+
+        reader = PersistenceSaver(other, user_id=user_id)
+        assert waited.is_set()
+        assert await values_of(reader, second) == {"notes": notes[:2]}
+        assert await values_of(reader, config) == {"notes": notes}

@@ -14,7 +14,7 @@ import pytest
 from agent_persistence.concurrency import batching
 from agent_persistence.concurrency.batching import ALONE, IN_DOUBT, LATER, Alone, Batch, Batcher
 from agent_persistence.concurrency.retries import Retries
-from agent_persistence.concurrency.time_limit import ends_by
+from agent_persistence.concurrency.time_limit import EndsBy
 from agent_persistence.errors import ClosedError, CommitUnknownError, PoolTimeoutError, UnavailableError
 
 Result = str | Exception | Alone
@@ -29,12 +29,12 @@ class Work:
         self.said: list[Alone] = []
         self.proceed = asyncio.Event()
         self.proceed_alone = asyncio.Event()
-        self.is_abandoned: Callable[[int], bool] = bool
+        self.batch: Batch[str] | None = None
         self._answer = answer
 
     async def together(self, batch: Batch[str]) -> Sequence[Result]:
         self.batches.append(batch.items)
-        self.is_abandoned = batch.is_abandoned
+        self.batch = batch
         await self.proceed.wait()
         return [self._answer(item) for item in batch.items]
 
@@ -240,11 +240,11 @@ async def test_a_caller_cancelled_later_is_known_to_the_batch_and_costs_the_othe
     [given_up, stayed] = await ask(batcher, "a", "b")
     given_up.cancel()
     await turns()
-    known = [work.is_abandoned(0), work.is_abandoned(1)]
+    wanted = work.batch.wanted() if work.batch else None
     work.proceed.set()
 
     assert await stayed == "b"
-    assert known == [True, False]
+    assert wanted == [1]
 
 
 async def test_cancelling_an_item_that_runs_alone_lets_the_next_one_of_the_key_start() -> None:
@@ -344,7 +344,7 @@ async def test_the_limit_of_the_call_that_started_a_runner_does_not_end_the_batc
     batcher: Batcher[str, str] = Batcher(together)
 
     async def short_call() -> str:
-        async with ends_by(time.monotonic() + 0.7):
+        async with EndsBy(time.monotonic() + 0.7):
             return await batcher.submit("first")
 
     first = asyncio.create_task(short_call())

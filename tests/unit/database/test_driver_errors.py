@@ -250,6 +250,7 @@ def test_a_refusal_of_the_server_carries_code_and_constraint() -> None:
 
     assert isinstance(answer, DatabaseError)
     assert (answer.sqlstate, answer.constraint) == ("23503", "fk_threads_user_id_users")
+    assert str(answer).endswith("(sqlstate 23503): it violates the constraint fk_threads_user_id_users")
 
 
 def test_an_error_without_code_and_constraint_has_neither() -> None:

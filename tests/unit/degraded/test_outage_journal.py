@@ -11,6 +11,7 @@ import orjson
 import pytest
 from memory import measured
 
+from agent_persistence.degraded import journal as journals
 from agent_persistence.degraded.journal import FIRST_PROVISIONAL, Journal, KnownStates, StateKey
 from agent_persistence.degraded.outage import Outage
 from agent_persistence.errors import UnavailableError
@@ -36,6 +37,16 @@ def test_states_are_kept_in_order_until_they_are_settled_or_taken() -> None:
     assert journal.size == 3
     journal.settle(THERE, 8)
     assert (len(journal), journal.size, journal.threads) == (0, 0, [])
+
+
+def test_of_saved_states_the_latest_provisional_versions_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journals, "_MOST_SETTLED", 2)
+    journal = Journal()
+    versions = [journal.add(HERE, b"1", None).version for _ in range(3)]
+    for number in range(3):
+        journal.settle(HERE, number)
+
+    assert [journal.settled(version) for version in versions] == [versions[0], 1, 2]
 
 
 def test_provisional_versions_grow_from_process_to_process_and_fit_into_a_double() -> None:

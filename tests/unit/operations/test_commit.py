@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from agent_persistence.concurrency.retries import Retries
-from agent_persistence.concurrency.time_limit import ends_by, outcome_unknown
+from agent_persistence.concurrency.time_limit import EndsBy, OutcomeUnknown
 from agent_persistence.errors import CommitUnknownError
 from agent_persistence.operations.commit import Commit
 from agent_persistence.sessions.commit_evidence import CommitEvidence
@@ -36,8 +36,8 @@ async def test_a_settlement_that_outlasts_the_call_leaves_the_outcome_unknown() 
     commit = Commit(sessions, Retries(0.6, call_seconds=0.6), longest_transaction=8.0)
 
     async def call() -> None:
-        async with ends_by(time.monotonic() + 0.6):
-            with outcome_unknown():
+        async with EndsBy(time.monotonic() + 0.6):
+            with OutcomeUnknown():
                 await commit.settle(ConnectionResetError(), cast("CommitEvidence", object()), otherwise=None)
 
     with pytest.raises(CommitUnknownError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
@@ -55,7 +56,7 @@ async def run(*outcomes: PersistenceError | list[Any]) -> Any:
     retries = Retries(0.5 if left[1:] else 0, before_retry=nothing)
     commit: Any = SimpleNamespace(settle=nothing)
     together = GroupCommit(connections, retries, commit)
-    return await together.run(Batch(["a", "b"], lambda _: False), write=write, is_repeatable=bool)
+    return await together.run(Batch(["a", "b"], [asyncio.Future(), asyncio.Future()]), write=write, is_repeatable=bool)
 
 
 @pytest.mark.parametrize(("first", "said"), [([], ALONE), ([lost_reply()], IN_DOUBT)])

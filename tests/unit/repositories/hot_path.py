@@ -120,6 +120,8 @@ def _of_graphs() -> Iterator[tuple[str, CompiledStatement]]:
         options = {"touch_seconds": 10.0} if "touch_seconds" in builder.__annotations__ else {}
         options |= {"of_any_user": False} if "of_any_user" in builder.__annotations__ else {}
         yield f"graphs: {name.replace('_', ' ')}", builder(models, **options)
+        if "one" in builder.__annotations__:
+            yield f"graphs: {name.replace('_', ' ')}, one", builder(models, one=True, **options)
 
 
 def builds_a_statement(found: object) -> bool:

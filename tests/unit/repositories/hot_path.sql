@@ -701,17 +701,21 @@ LEFT OUTER JOIN graph_checkpoints ON graph_checkpoints.thread_id = locked.thread
 
 -- graphs: read checkpoint
 WITH head AS
-(SELECT graph_checkpoints.thread_id AS thread_id, graph_checkpoints.checkpoint_ns AS checkpoint_ns, graph_checkpoints.checkpoint_id AS checkpoint_id, graph_checkpoints.parent_id AS parent_id, graph_checkpoints.run_id AS run_id, graph_checkpoints.created_at AS created_at, graph_checkpoints.metadata AS metadata, graph_checkpoints.exact_metadata AS exact_metadata, graph_checkpoints.body AS body, graph_checkpoints.refs AS refs, threads.user_id AS user_id
+(SELECT one.thread_id AS thread_id, one.checkpoint_ns AS checkpoint_ns, one.checkpoint_id AS checkpoint_id, one.parent_id AS parent_id, one.run_id AS run_id, one.created_at AS created_at, one.metadata AS metadata, one.exact_metadata AS exact_metadata, one.body AS body, one.refs AS refs, threads.user_id AS user_id, threads.updated_at AS touched_at, coalesce((SELECT max(row.value_no) AS max_1
+FROM graph_values AS row
+WHERE row.thread_id = threads.thread_id AND row.checkpoint_ns = $1::VARCHAR), 0) AS last_no
+FROM threads
+LEFT OUTER JOIN LATERAL (SELECT graph_checkpoints.thread_id AS thread_id, graph_checkpoints.checkpoint_ns AS checkpoint_ns, graph_checkpoints.checkpoint_id AS checkpoint_id, graph_checkpoints.parent_id AS parent_id, graph_checkpoints.run_id AS run_id, graph_checkpoints.created_at AS created_at, graph_checkpoints.metadata AS metadata, graph_checkpoints.exact_metadata AS exact_metadata, graph_checkpoints.body AS body, graph_checkpoints.refs AS refs
 FROM graph_checkpoints
-JOIN threads ON threads.thread_id = graph_checkpoints.thread_id AND threads.user_id = $1::VARCHAR
-WHERE graph_checkpoints.thread_id = $2::VARCHAR AND graph_checkpoints.checkpoint_ns = $3::VARCHAR
+WHERE graph_checkpoints.thread_id = threads.thread_id AND graph_checkpoints.checkpoint_ns = $1::VARCHAR
 ORDER BY graph_checkpoints.checkpoint_id DESC
-LIMIT 1),
+LIMIT 1) AS one ON true
+WHERE threads.thread_id = $2::VARCHAR AND threads.user_id = $3::VARCHAR),
 found AS
-(SELECT graph_values.thread_id AS thread_id, graph_values.checkpoint_ns AS checkpoint_ns, graph_values.value_no AS value_no, graph_values.checkpoint_id AS checkpoint_id, graph_values.channel AS channel, graph_values.cells AS cells, graph_values.content AS content, false AS is_write
-FROM unnest($4::TEXT[], $5::TEXT[], $6::TEXT[], $7::BIGINT[], $8::BIGINT[]) AS span(thread_id, checkpoint_ns, channel, first_no, last_no)
+(SELECT graph_values.thread_id AS thread_id, graph_values.checkpoint_ns AS checkpoint_ns, graph_values.value_no AS value_no, graph_values.checkpoint_id AS checkpoint_id, graph_values.channel AS channel, graph_values.cells AS cells, CASE WHEN span.is_whole THEN graph_values.content END AS content, false AS is_write
+FROM unnest($4::TEXT[], $5::TEXT[], $6::TEXT[], $7::BIGINT[], $8::BIGINT[], $9::BOOLEAN[]) AS span(thread_id, checkpoint_ns, channel, first_no, last_no, is_whole)
 JOIN graph_values ON graph_values.thread_id = span.thread_id AND graph_values.checkpoint_ns = span.checkpoint_ns AND (span.channel IS NULL OR graph_values.channel = span.channel) AND graph_values.value_no BETWEEN span.first_no AND span.last_no
-JOIN threads ON threads.thread_id = graph_values.thread_id AND threads.user_id = $1::VARCHAR UNION ALL SELECT graph_values.thread_id AS thread_id, graph_values.checkpoint_ns AS checkpoint_ns, graph_values.value_no AS value_no, graph_values.checkpoint_id AS checkpoint_id, graph_values.channel AS channel, graph_values.cells AS cells, graph_values.content AS content, true AS is_write
+JOIN threads ON threads.thread_id = graph_values.thread_id AND threads.user_id = $3::VARCHAR UNION ALL SELECT graph_values.thread_id AS thread_id, graph_values.checkpoint_ns AS checkpoint_ns, graph_values.value_no AS value_no, graph_values.checkpoint_id AS checkpoint_id, graph_values.channel AS channel, graph_values.cells AS cells, graph_values.content AS content, true AS is_write
 FROM head
 JOIN graph_values ON graph_values.thread_id = head.thread_id AND graph_values.checkpoint_ns = head.checkpoint_ns AND graph_values.checkpoint_id = head.checkpoint_id),
 rows AS
@@ -719,26 +723,26 @@ rows AS
 FROM found UNION ALL SELECT graph_values.thread_id AS thread_id, graph_values.checkpoint_ns AS checkpoint_ns, graph_values.value_no AS value_no, graph_values.checkpoint_id AS checkpoint_id, graph_values.channel AS channel, graph_values.cells AS cells, graph_values.content AS content, false AS is_write
 FROM found
 JOIN graph_values ON graph_values.thread_id = found.thread_id AND graph_values.checkpoint_ns = found.checkpoint_ns
-WHERE substr(found.content, $9::INTEGER, $10::INTEGER) = $11::BYTEA AND graph_values.value_no = CAST(CAST(concat($12::VARCHAR, encode(substr(found.content, $13::INTEGER, $14::INTEGER), $15::VARCHAR)) AS BIT(64)) AS BIGINT))
-SELECT head.thread_id, head.checkpoint_ns, head.checkpoint_id, head.parent_id, head.run_id, head.created_at, CAST(head.metadata AS TEXT) AS metadata, head.exact_metadata, head.body, head.refs, head.user_id, CAST(NULL AS BIGINT) AS value_no, CAST(NULL AS TEXT) COLLATE "C" AS channel, CAST(NULL AS BYTEA) AS cells, CAST(NULL AS BYTEA) AS content, CAST(NULL AS BOOLEAN) AS is_write
-FROM head UNION ALL SELECT rows.thread_id, rows.checkpoint_ns, rows.checkpoint_id, CAST(NULL AS TEXT) COLLATE "C" AS parent_id, CAST(NULL AS TEXT) COLLATE "C" AS run_id, CAST(NULL AS TIMESTAMP WITH TIME ZONE) AS created_at, CAST(CAST(NULL AS JSONB) AS TEXT) AS metadata, CAST(NULL AS BYTEA) AS exact_metadata, CAST(NULL AS BYTEA) AS body, CAST(NULL AS BYTEA) AS refs, CAST(NULL AS VARCHAR(255)) COLLATE "C" AS user_id, rows.value_no, rows.channel, rows.cells, rows.content, rows.is_write
+WHERE substr(found.content, $10::INTEGER, $11::INTEGER) = $12::BYTEA AND graph_values.value_no = CAST(CAST(concat($13::VARCHAR, encode(substr(found.content, $14::INTEGER, $15::INTEGER), $16::VARCHAR)) AS BIT(64)) AS BIGINT))
+SELECT head.thread_id, head.checkpoint_ns, head.checkpoint_id, head.parent_id, head.run_id, head.created_at, CAST(head.metadata AS TEXT) AS metadata, head.exact_metadata, head.body, head.refs, head.user_id, head.touched_at, head.last_no, CAST(NULL AS BIGINT) AS value_no, CAST(NULL AS TEXT) COLLATE "C" AS channel, CAST(NULL AS BYTEA) AS cells, CAST(NULL AS BYTEA) AS content, CAST(NULL AS BOOLEAN) AS is_write
+FROM head UNION ALL SELECT rows.thread_id, rows.checkpoint_ns, rows.checkpoint_id, CAST(NULL AS TEXT) COLLATE "C" AS parent_id, CAST(NULL AS TEXT) COLLATE "C" AS run_id, CAST(NULL AS TIMESTAMP WITH TIME ZONE) AS created_at, CAST(CAST(NULL AS JSONB) AS TEXT) AS metadata, CAST(NULL AS BYTEA) AS exact_metadata, CAST(NULL AS BYTEA) AS body, CAST(NULL AS BYTEA) AS refs, CAST(NULL AS VARCHAR(255)) COLLATE "C" AS user_id, CAST(NULL AS TIMESTAMP WITH TIME ZONE) AS touched_at, CAST(NULL AS BIGINT) AS last_no, rows.value_no, rows.channel, rows.cells, rows.content, rows.is_write
 FROM rows;
 
 -- graphs: read values
 WITH found AS
-(SELECT graph_values.thread_id AS thread_id, graph_values.checkpoint_ns AS checkpoint_ns, graph_values.value_no AS value_no, graph_values.checkpoint_id AS checkpoint_id, graph_values.channel AS channel, graph_values.cells AS cells, graph_values.content AS content, false AS is_write
-FROM unnest($1::TEXT[], $2::TEXT[], $3::TEXT[], $4::BIGINT[], $5::BIGINT[]) AS span(thread_id, checkpoint_ns, channel, first_no, last_no)
+(SELECT graph_values.thread_id AS thread_id, graph_values.checkpoint_ns AS checkpoint_ns, graph_values.value_no AS value_no, graph_values.checkpoint_id AS checkpoint_id, graph_values.channel AS channel, graph_values.cells AS cells, CASE WHEN span.is_whole THEN graph_values.content END AS content, false AS is_write
+FROM unnest($1::TEXT[], $2::TEXT[], $3::TEXT[], $4::BIGINT[], $5::BIGINT[], $6::BOOLEAN[]) AS span(thread_id, checkpoint_ns, channel, first_no, last_no, is_whole)
 JOIN graph_values ON graph_values.thread_id = span.thread_id AND graph_values.checkpoint_ns = span.checkpoint_ns AND (span.channel IS NULL OR graph_values.channel = span.channel) AND graph_values.value_no BETWEEN span.first_no AND span.last_no
-JOIN threads ON threads.thread_id = graph_values.thread_id AND threads.user_id = $6::VARCHAR UNION ALL SELECT graph_values.thread_id AS thread_id, graph_values.checkpoint_ns AS checkpoint_ns, graph_values.value_no AS value_no, graph_values.checkpoint_id AS checkpoint_id, graph_values.channel AS channel, graph_values.cells AS cells, graph_values.content AS content, true AS is_write
-FROM unnest($7::TEXT[], $8::TEXT[], $9::TEXT[]) AS pending(thread_id, checkpoint_ns, checkpoint_id)
+JOIN threads ON threads.thread_id = graph_values.thread_id AND threads.user_id = $7::VARCHAR UNION ALL SELECT graph_values.thread_id AS thread_id, graph_values.checkpoint_ns AS checkpoint_ns, graph_values.value_no AS value_no, graph_values.checkpoint_id AS checkpoint_id, graph_values.channel AS channel, graph_values.cells AS cells, graph_values.content AS content, true AS is_write
+FROM unnest($8::TEXT[], $9::TEXT[], $10::TEXT[]) AS pending(thread_id, checkpoint_ns, checkpoint_id)
 JOIN graph_values ON graph_values.thread_id = pending.thread_id AND graph_values.checkpoint_ns = pending.checkpoint_ns AND graph_values.checkpoint_id = pending.checkpoint_id
-JOIN threads ON threads.thread_id = graph_values.thread_id AND threads.user_id = $6::VARCHAR
-WHERE $10::TEXT[] IS NULL OR graph_values.channel = ANY ($10::TEXT[]) OR octet_length(graph_values.content) <= $11::INTEGER)
+JOIN threads ON threads.thread_id = graph_values.thread_id AND threads.user_id = $7::VARCHAR
+WHERE $11::TEXT[] IS NULL OR graph_values.channel = ANY ($11::TEXT[]) OR octet_length(graph_values.content) <= $12::INTEGER)
 SELECT found.thread_id, found.checkpoint_ns, found.value_no, found.checkpoint_id, found.channel, found.cells, found.content, found.is_write
 FROM found UNION ALL SELECT graph_values.thread_id, graph_values.checkpoint_ns, graph_values.value_no, graph_values.checkpoint_id, graph_values.channel, graph_values.cells, graph_values.content, false AS is_write
 FROM found
 JOIN graph_values ON graph_values.thread_id = found.thread_id AND graph_values.checkpoint_ns = found.checkpoint_ns
-WHERE substr(found.content, $12::INTEGER, $13::INTEGER) = $14::BYTEA AND graph_values.value_no = CAST(CAST(concat($15::VARCHAR, encode(substr(found.content, $16::INTEGER, $17::INTEGER), $18::VARCHAR)) AS BIT(64)) AS BIGINT);
+WHERE substr(found.content, $13::INTEGER, $14::INTEGER) = $15::BYTEA AND graph_values.value_no = CAST(CAST(concat($16::VARCHAR, encode(substr(found.content, $17::INTEGER, $18::INTEGER), $19::VARCHAR)) AS BIT(64)) AS BIGINT);
 
 -- graphs: save graphs
 WITH locked AS
@@ -746,11 +750,11 @@ WITH locked AS
 FROM threads
 WHERE threads.thread_id = ANY ($1::TEXT[]) AND threads.user_id = ANY ($2::TEXT[]) FOR NO KEY UPDATE),
 chosen AS
-(SELECT item.thread_id AS thread_id, item.owner AS owner, item.checkpoint_ns AS checkpoint_ns, item.expected_touch AS expected_touch, item.expected_last_no AS expected_last_no, item.parent_created_at AS parent_created_at, item.checkpoint_id AS checkpoint_id, item.parent_id AS parent_id, item.run_id AS run_id, item.metadata AS metadata, item.exact_metadata AS exact_metadata, item.body AS body, item.refs_head AS refs_head, item.refs AS refs, locked.updated_at AS touched_before, coalesce((SELECT max(row.value_no) AS max_1
+(SELECT item.thread_id AS thread_id, item.owner AS owner, item.checkpoint_ns AS checkpoint_ns, item.expected_touch AS expected_touch, item.expected_last_no AS expected_last_no, item.parent_created_at AS parent_created_at, item.claims AS claims, item.checkpoint_id AS checkpoint_id, item.parent_id AS parent_id, item.run_id AS run_id, item.metadata AS metadata, item.exact_metadata AS exact_metadata, item.body AS body, item.refs_head AS refs_head, item.refs AS refs, locked.updated_at AS touched_before, coalesce((SELECT max(row.value_no) AS max_1
 FROM graph_values AS row
 WHERE row.thread_id = item.thread_id AND row.checkpoint_ns = item.checkpoint_ns), 0) AS last_no
 FROM locked
-JOIN unnest($3::TEXT[], $4::TEXT[], $5::TEXT[], $6::TIMESTAMP WITH TIME ZONE[], $7::BIGINT[], $8::TIMESTAMP WITH TIME ZONE[], $9::TEXT[], $10::TEXT[], $11::TEXT[], $12::JSONB[], $13::BYTEA[], $14::BYTEA[], $15::BYTEA[], $16::BYTEA[]) AS item(thread_id, owner, checkpoint_ns, expected_touch, expected_last_no, parent_created_at, checkpoint_id, parent_id, run_id, metadata, exact_metadata, body, refs_head, refs) ON locked.thread_id = item.thread_id AND locked.user_id = item.owner
+JOIN unnest($3::TEXT[], $4::TEXT[], $5::TEXT[], $6::TIMESTAMP WITH TIME ZONE[], $7::BIGINT[], $8::TIMESTAMP WITH TIME ZONE[], $9::BOOLEAN[], $10::TEXT[], $11::TEXT[], $12::TEXT[], $13::JSONB[], $14::BYTEA[], $15::BYTEA[], $16::BYTEA[], $17::BYTEA[]) AS item(thread_id, owner, checkpoint_ns, expected_touch, expected_last_no, parent_created_at, claims, checkpoint_id, parent_id, run_id, metadata, exact_metadata, body, refs_head, refs) ON locked.thread_id = item.thread_id AND locked.user_id = item.owner
 WHERE item.expected_touch IS NULL OR locked.updated_at = item.expected_touch AND (item.expected_last_no IS NULL OR item.expected_last_no = coalesce((SELECT max(row.value_no) AS max_2
 FROM graph_values AS row
 WHERE row.thread_id = item.thread_id AND row.checkpoint_ns = item.checkpoint_ns), 0)) AND (item.parent_created_at IS NULL OR item.parent_created_at = (SELECT parent.created_at
@@ -759,7 +763,7 @@ WHERE parent.thread_id = item.thread_id AND parent.checkpoint_ns = item.checkpoi
 added AS
 (INSERT INTO graph_values (thread_id, checkpoint_ns, checkpoint_id, channel, cells, content) SELECT chosen.thread_id AS thread_id, chosen.checkpoint_ns AS checkpoint_ns, "new".written_at AS written_at, "new".channel AS channel, "new".cells AS cells, "new".content AS content
 FROM chosen
-JOIN unnest($17::TEXT[], $18::TEXT[], $19::TEXT[], $20::BYTEA[], $21::BYTEA[]) WITH ORDINALITY AS "new"(thread_id, written_at, channel, cells, content, ordinal) ON "new".thread_id = chosen.thread_id
+JOIN unnest($18::TEXT[], $19::TEXT[], $20::TEXT[], $21::BYTEA[], $22::BYTEA[]) WITH ORDINALITY AS "new"(thread_id, written_at, channel, cells, content, ordinal) ON "new".thread_id = chosen.thread_id
 ORDER BY "new".ordinal
 RETURNING graph_values.thread_id, graph_values.value_no, width_bucket(0, 0, 1, CAST((graph_values.value_no > (SELECT max(earlier.value_no) AS max_3
 FROM graph_values AS earlier
@@ -779,11 +783,61 @@ RETURNING graph_checkpoints.thread_id),
 touched AS
 (UPDATE threads SET updated_at=clock_timestamp()
 FROM chosen
-WHERE threads.thread_id = chosen.thread_id AND (threads.updated_at <= now() - $22::INTERVAL OR threads.thread_id != (SELECT other.thread_id
+WHERE threads.thread_id = chosen.thread_id AND (threads.updated_at <= now() - $23::INTERVAL OR threads.thread_id != (SELECT other.thread_id
 FROM threads AS other
 WHERE other.user_id = threads.user_id AND other.archived_at IS NULL
 ORDER BY other.updated_at DESC, other.thread_id DESC
-LIMIT $23::INTEGER) OR chosen.expected_touch IS NULL)
+LIMIT $24::INTEGER) OR chosen.claims)
+RETURNING threads.thread_id, threads.updated_at)
+SELECT chosen.thread_id, chosen.checkpoint_ns, chosen.checkpoint_id, chosen.touched_before, coalesce(touched.updated_at, chosen.touched_before) AS touched_at, chosen.last_no, numbers.numbers, now() AS created_at, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started
+FROM chosen
+LEFT OUTER JOIN touched ON touched.thread_id = chosen.thread_id
+LEFT OUTER JOIN numbers ON numbers.thread_id = chosen.thread_id;
+
+-- graphs: save graphs, one
+WITH locked AS
+(SELECT threads.thread_id AS thread_id, threads.user_id AS user_id, threads.updated_at AS updated_at
+FROM threads
+WHERE threads.thread_id = $1::VARCHAR AND threads.user_id = $2::VARCHAR FOR NO KEY UPDATE),
+chosen AS
+(SELECT item.thread_id AS thread_id, item.owner AS owner, item.checkpoint_ns AS checkpoint_ns, item.expected_touch AS expected_touch, item.expected_last_no AS expected_last_no, item.parent_created_at AS parent_created_at, item.claims AS claims, item.checkpoint_id AS checkpoint_id, item.parent_id AS parent_id, item.run_id AS run_id, item.metadata AS metadata, item.exact_metadata AS exact_metadata, item.body AS body, item.refs_head AS refs_head, item.refs AS refs, locked.updated_at AS touched_before, coalesce((SELECT max(row.value_no) AS max_1
+FROM graph_values AS row
+WHERE row.thread_id = item.thread_id AND row.checkpoint_ns = item.checkpoint_ns), 0) AS last_no
+FROM locked
+JOIN (SELECT $3::VARCHAR AS thread_id, $4::VARCHAR AS owner, $5::VARCHAR AS checkpoint_ns, $6::TIMESTAMP WITH TIME ZONE AS expected_touch, $7::BIGINT AS expected_last_no, $8::TIMESTAMP WITH TIME ZONE AS parent_created_at, $9::BOOLEAN AS claims, $10::VARCHAR AS checkpoint_id, $11::VARCHAR AS parent_id, $12::VARCHAR AS run_id, $13::JSONB AS metadata, $14::BYTEA AS exact_metadata, $15::BYTEA AS body, $16::BYTEA AS refs_head, $17::BYTEA AS refs) AS item ON locked.thread_id = item.thread_id AND locked.user_id = item.owner
+WHERE item.expected_touch IS NULL OR locked.updated_at = item.expected_touch AND (item.expected_last_no IS NULL OR item.expected_last_no = coalesce((SELECT max(row.value_no) AS max_2
+FROM graph_values AS row
+WHERE row.thread_id = item.thread_id AND row.checkpoint_ns = item.checkpoint_ns), 0)) AND (item.parent_created_at IS NULL OR item.parent_created_at = (SELECT parent.created_at
+FROM graph_checkpoints AS parent
+WHERE parent.thread_id = item.thread_id AND parent.checkpoint_ns = item.checkpoint_ns AND parent.checkpoint_id = item.parent_id))),
+added AS
+(INSERT INTO graph_values (thread_id, checkpoint_ns, checkpoint_id, channel, cells, content) SELECT chosen.thread_id AS thread_id, chosen.checkpoint_ns AS checkpoint_ns, "new".written_at AS written_at, "new".channel AS channel, "new".cells AS cells, "new".content AS content
+FROM chosen
+JOIN unnest($18::TEXT[], $19::TEXT[], $20::TEXT[], $21::BYTEA[], $22::BYTEA[]) WITH ORDINALITY AS "new"(thread_id, written_at, channel, cells, content, ordinal) ON "new".thread_id = chosen.thread_id
+ORDER BY "new".ordinal
+RETURNING graph_values.thread_id, graph_values.value_no, width_bucket(0, 0, 1, CAST((graph_values.value_no > (SELECT max(earlier.value_no) AS max_3
+FROM graph_values AS earlier
+WHERE earlier.thread_id = graph_values.thread_id AND earlier.checkpoint_ns = graph_values.checkpoint_ns)) IS NOT false AS INTEGER)) AS is_latest),
+numbers AS
+(SELECT added.thread_id AS thread_id, array_agg(added.value_no
+ORDER BY added.value_no) AS numbers, string_agg(int8send(added.value_no), ''::bytea
+ORDER BY added.value_no) AS as_bytes
+FROM added GROUP BY added.thread_id),
+saved AS
+(INSERT INTO graph_checkpoints (thread_id, checkpoint_ns, checkpoint_id, parent_id, run_id, metadata, exact_metadata, body, refs) SELECT chosen.thread_id AS thread_id, chosen.checkpoint_ns AS checkpoint_ns, chosen.checkpoint_id AS checkpoint_id, chosen.parent_id AS parent_id, chosen.run_id AS run_id, chosen.metadata AS metadata, chosen.exact_metadata AS exact_metadata, chosen.body AS body, chosen.refs_head || coalesce(numbers.as_bytes, ''::bytea) || chosen.refs AS anon_1
+FROM chosen
+LEFT OUTER JOIN numbers ON numbers.thread_id = chosen.thread_id
+WHERE chosen.checkpoint_id IS NOT NULL
+ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id) DO UPDATE SET parent_id = excluded.parent_id, run_id = excluded.run_id, created_at = now(), metadata = excluded.metadata, exact_metadata = excluded.exact_metadata, body = excluded.body, refs = excluded.refs
+RETURNING graph_checkpoints.thread_id),
+touched AS
+(UPDATE threads SET updated_at=clock_timestamp()
+FROM chosen
+WHERE threads.thread_id = chosen.thread_id AND (threads.updated_at <= now() - $23::INTERVAL OR threads.thread_id != (SELECT other.thread_id
+FROM threads AS other
+WHERE other.user_id = threads.user_id AND other.archived_at IS NULL
+ORDER BY other.updated_at DESC, other.thread_id DESC
+LIMIT $24::INTEGER) OR chosen.claims)
 RETURNING threads.thread_id, threads.updated_at)
 SELECT chosen.thread_id, chosen.checkpoint_ns, chosen.checkpoint_id, chosen.touched_before, coalesce(touched.updated_at, chosen.touched_before) AS touched_at, chosen.last_no, numbers.numbers, now() AS created_at, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started
 FROM chosen

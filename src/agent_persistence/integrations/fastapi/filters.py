@@ -8,6 +8,7 @@ _Limit = Annotated[int, Query(ge=1, le=1000, description="how many items at most
 _Before = Annotated[str | None, Query(description="`before` of another page: list the items before it")]
 _After = Annotated[str | None, Query(description="`after` of another page: list the items that follow it")]
 _Search = Annotated[str | None, Query(max_length=255, description="text that must be contained, in any case")]
+_Archived = Annotated[bool, Query(description="list the archived threads instead of the others")]
 
 
 class ThreadQuery(TypedDict):
@@ -29,7 +30,7 @@ class MessageQuery(TypedDict):
 
 
 def _threads(
-    *, limit: _Limit = 20, after: _After = None, search: _Search = None, archived: bool = False
+    *, limit: _Limit = 20, after: _After = None, search: _Search = None, archived: _Archived = False
 ) -> ThreadQuery:
     return ThreadQuery(limit=limit, after=after, search=search, archived=archived)
 

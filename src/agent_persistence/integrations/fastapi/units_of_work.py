@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from agent_persistence.errors import InvalidInputError
 from agent_persistence.integrations.fastapi.application import PersistenceDep
-from agent_persistence.operations.unit_of_work import UnitOfWork
+from agent_persistence.operations.unit_of_work import UnitOfWork, end
 
 
 def joined_unit_of_work(session: Any, owner: Any) -> Any:
@@ -18,6 +18,9 @@ def joined_unit_of_work(session: Any, owner: Any) -> Any:
     The application commits, when and where it does so today; the cache follows that commit. A session that commits
     after ``yield`` should be declared with ``Depends(get_session, scope="function")``: by default FastAPI runs that
     part after the response was sent, and a failed commit would have answered 200.
+
+    The unit of work ends with the session: a stream or a background task that still uses it gets a ``DatabaseError``.
+    SQLAlchemy would reopen the session, and what was written would never be committed.
 
     Args:
         session: the application's dependency that yields its ``AsyncSession``: the function, or the alias that
@@ -28,15 +31,19 @@ def joined_unit_of_work(session: Any, owner: Any) -> Any:
     Raises:
         InvalidInputError: (when called) an argument is no dependency.
     """
+    given, owning = dependency(session, "session"), dependency(owner, "owner")
 
     async def join(
-        persistence: PersistenceDep,
-        joined: Annotated[AsyncSession, dependency(session, "session")],
-        user_id: Annotated[Any, dependency(owner, "owner")],
-    ) -> UnitOfWork[Any, Any]:
-        return persistence.bind(joined, user_id=user_id)
+        persistence: PersistenceDep, joined: Annotated[AsyncSession, given], user_id: Annotated[Any, owning]
+    ) -> AsyncIterator[UnitOfWork[Any, Any]]:
+        uow = persistence.bind(joined, user_id=user_id)
+        try:
+            yield uow
+        finally:
+            end(uow)
 
-    return Depends(join)
+    # It ends with the session, just before it. FastAPI lets no dependency outlast one that it depends on.
+    return Depends(join, scope="function" if "function" in {given.scope, owning.scope} else None)
 
 
 def unit_of_work(owner: Any) -> Any:

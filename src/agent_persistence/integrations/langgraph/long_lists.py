@@ -7,7 +7,9 @@ what its values do.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import takewhile
+from itertools import groupby, takewhile
+from operator import itemgetter
+from struct import Struct
 from typing import Any, Final
 from zlib import crc32
 
@@ -31,6 +33,9 @@ _MOST: Final = 1024
 _ITEM_BYTES: Final = 32  # about what an item costs, counted in bytes to serialise
 _SEVERAL: Final = "several+"
 """Precedes the name of the format of a piece: its bytes are a list of items."""
+_PACKED: Final = "msgpack"
+"""The format of most values of LangGraph's serialiser."""
+_ARRAY: Final = Struct(">BI")  # begins a list in MessagePack: 0xDD, and the number of items
 _UNCHANGEABLE: Final = frozenset({str, int, float, bool, bytes, type(None)})
 
 
@@ -128,11 +133,18 @@ def long_list(serde: SerializerProtocol, items: list[Any], first: Sequence[Blob]
 
 def load_items(serde: SerializerProtocol, blobs: Iterable[Blob]) -> Iterator[Any]:
     """Deserialise the items of a list."""
-    for kind, content in blobs:
+    for kind, group in groupby(blobs, key=itemgetter(0)):
+        contents = [content for _, content in group]
         if kind.startswith(_SEVERAL):
-            yield from load_blob(serde, (kind.removeprefix(_SEVERAL), content))
+            for content in contents:
+                yield from load_blob(serde, (kind.removeprefix(_SEVERAL), content))
+        elif kind == _PACKED and SeenMessages.serves(serde):
+            for start in range(0, len(contents), _FEWEST):
+                # As a list, in one call: for messages it takes three fifths of the time that a call for each does.
+                part = contents[start : start + _FEWEST]
+                yield from serde.loads_typed((_PACKED, _ARRAY.pack(0xDD, len(part)) + b"".join(part)))
         else:
-            yield load_blob(serde, (kind, content))
+            yield from (load_blob(serde, (kind, content)) for content in contents)
 
 
 def _itself(value: Any) -> Any:

@@ -18,7 +18,6 @@ from langgraph.checkpoint.base import (
 )
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
-from agent_persistence.concurrency.time_limit import one_call
 from agent_persistence.errors import InvalidInputError
 from agent_persistence.integrations.bridge import Bridge
 from agent_persistence.integrations.langgraph.addresses import (
@@ -85,16 +84,13 @@ class SaverCalls(BaseCheckpointSaver[Any]):
     async def _get(self, config: RunnableConfig) -> CheckpointTuple | None:
         address = self._address(config)
         query = CheckpointQuery(address.thread_id, address.namespace, address.checkpoint_id)
-        with one_call():
-            found = await self._persistence.checkpoints.page(query, user_id=address.user_id, limit=1)
-            if found:
-                self._known.note(address.thread, exists=True)
-                [only] = await tuples_of(self.serde, found, address.echoed)
-                return only
-            # A thread without checkpoints exists too: a save must be able to tell it from one that was deleted since.
-            thread = await self._persistence.threads.get(address.thread_id, user_id=address.user_id)
-        self._known.note(address.thread, exists=thread is not None)
-        return None
+        found = await self._persistence.checkpoints.one(query, user_id=address.user_id)
+        # A thread without checkpoints exists too: a save must be able to tell it from one that was deleted since.
+        self._known.note(address.thread, exists=found is not None)
+        if found is None or found.record is None:
+            return None
+        [only] = await tuples_of(self.serde, [found.record], address.echoed)
+        return only
 
     async def _pages(
         self,

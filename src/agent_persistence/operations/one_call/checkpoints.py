@@ -11,6 +11,7 @@ from agent_persistence.operations.one_call.base import OneCall
 from agent_persistence.operations.unit_of_work import Repositories
 from agent_persistence.records import AnyUser, NewMessage, NewThread, StateRecord
 from agent_persistence.repositories import CheckpointRepository
+from agent_persistence.repositories.checkpoints.known_graphs import ReadNamespace
 from agent_persistence.repositories.checkpoints.records import (
     ChannelHistory,
     CheckpointQuery,
@@ -66,8 +67,15 @@ class OneCallCheckpoints(OneCall[CheckpointRepository[IdT, UserIdT], IdT, UserId
         after: CheckpointRecord | None = None,
     ) -> list[CheckpointRecord]:
         """Read checkpoints, the latest first; see ``CheckpointRepository.page``."""
-        page, likely = CheckpointRepository[IdT, UserIdT].page, self._batched.graphs.likely_refs(query)
-        return await self._read(page, user_id, query, limit=limit, after=after, likely=likely)
+        return await self._read(CheckpointRepository[IdT, UserIdT].page, user_id, query, limit=limit, after=after)
+
+    async def one(self, query: CheckpointQuery, *, user_id: UserIdT | AnyUser) -> ReadNamespace | None:
+        """Read one checkpoint of a namespace, the latest unless it is named; a save that follows need not read it."""
+        graphs = self._batched.graphs
+        found = await self._read(CheckpointRepository[IdT, UserIdT].one, user_id, query, graphs.known(query))
+        if found is not None and query.checkpoint_id is None:
+            graphs.learn(query, found)
+        return found
 
     async def history(
         self, query: CheckpointQuery, channels: Sequence[str], *, user_id: UserIdT | AnyUser

@@ -66,11 +66,15 @@ class Changes:
         elif value is not None:
             self._lists[name] = value
 
-    def compare(self, known: Known) -> None:
-        """Find values among stored ones: all items of each list's channel from its first row on."""
+    def compare(self, known: Known, seam: int = 0) -> None:
+        """Find values among stored ones: all items of each list's channel from its first row on.
+
+        Args:
+            seam: see ``KnownNamespace``.
+        """
         self._known = known
         for name, items in self._lists.items():
-            layout = self._layouts[name] = lay_out(items.fingerprints, known.get(name, ()))
+            layout = self._layouts[name] = lay_out(items.fingerprints, known.get(name, ()), seam)
             if layout.added:
                 added = [items.blob(index) for index in layout.added]
                 self.values.append(NewValue(name, None, is_list=True, items=added))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
@@ -60,13 +60,14 @@ class LoadedRows:
 
     def add(self, row: Any) -> None:
         """Add a row; rows of tasks must be added in the order of their numbers."""
-        # A row can be read twice: as part of a list, and as a write of a task.
+        # A row can be read twice: as part of a list, and as a write of a task; once without its content.
         if row.value_no not in self._values:
             self._values[row.value_no], task = stored_values(row.value_no, row.cells)
             if task is not None:
                 self._tasks[row.value_no] = task
-            self._contents[row.value_no] = row.content
             insort(self._numbers[row.channel], row.value_no)
+        if row.content is not None:
+            self._contents[row.value_no] = row.content
         if row.is_write:
             self._writes[row.checkpoint_id].append(row.value_no)
 
@@ -94,6 +95,12 @@ class LoadedRows:
             for item in items_of_channel(self._values[number], channel):
                 if span.first <= item.position <= span.last:
                     yield item
+
+    def items(self, channel: str, *, up_to: int) -> list[StoredItem]:
+        """Return the items of a channel in the rows up to a number."""
+        numbers = self._numbers[channel]
+        rows = numbers[: bisect_right(numbers, up_to)]
+        return [item for number in rows for item in items_of_channel(self._values[number], channel)]
 
     def pending(self, checkpoint_id: str) -> list[PendingWrite]:
         """Return the writes of tasks at a checkpoint, in the order of their effect."""
@@ -149,7 +156,7 @@ class LoadedRows:
 
     def _blob(self, position: Position) -> Blob:
         number = position[0]
-        if number not in self._values:
+        if number not in self._contents:
             raise GoneError
         # Decompressed once for all items of the row, and only if one is asked for.
         if number not in self._blobs:

@@ -38,6 +38,7 @@ _ITEM_COLUMNS: Final = [
         "expected_touch",
         "expected_last_no",
         "parent_created_at",
+        "claims",
         *_CHECKPOINT_COLUMNS,
     )
 ]
@@ -50,10 +51,12 @@ class Expected:
     Attributes:
         touched_at: the thread's ``updated_at``.
         namespace: what is known of the namespace; ``None`` if nothing is.
+        claims: whether the save sets ``updated_at``, because another process may know the thread too.
     """
 
     touched_at: datetime
     namespace: KnownNamespace | None
+    claims: bool
 
 
 @dataclass(frozen=True, slots=True, repr=False)  # a repr would show a user's state
@@ -102,10 +105,10 @@ class PreparedSave:
 
 
 def columns_of_saves(saves: Sequence[PreparedSave]) -> dict[str, Any]:
-    """Return the parameters of ``save_graphs``."""
-    items = {
-        name: [*column] for name, column in zip(_ITEM_COLUMNS, zip(*map(_item_of, saves), strict=True), strict=True)
-    }
+    """Return the parameters of ``save_graphs``, which for one save are those of one item."""
+    columns = [*zip(*map(_item_of, saves), strict=True)]
+    given = [column[0] if len(saves) == 1 else [*column] for column in columns]
+    items = dict(zip(_ITEM_COLUMNS, given, strict=True))
     rows = [row for one in saves for row in one.rows]
     return {
         "thread_ids": items["item_thread_id"],
@@ -130,6 +133,7 @@ def _item_of(save: PreparedSave) -> tuple[Any, ...]:
         None if expected is None else expected.touched_at,
         None if place is None else place.last_no,
         None if place is None or checkpoint is None else place.created_at,
+        expected is None or expected.claims,
         *[None if checkpoint is None else checkpoint[name] for name in _CHECKPOINT_COLUMNS],
     )
 
@@ -221,8 +225,8 @@ async def known_checkpoint(
     changes = Changes(new, place.refs)
     if not all(map(place.knows, changes.lists)):
         return None
-    changes.compare((place if before is None else place.with_next(before.rows)).items)
-    expected = Expected(thread.touched_at, place)
+    changes.compare((place if before is None else place.with_next(before.rows)).items, place.seam)
+    expected = Expected(thread.touched_at, place, thread.is_shared)
     return await checkpoint_to_save(scope, new, changes, place.last_no, before=before, expected=expected), changes
 
 
@@ -238,9 +242,9 @@ async def known_writes(
         if place is None or place.head != new.checkpoint_id:
             return None
         ref = place.refs.channels.get(INPUT)
-        if isinstance(ref, WholeRef):
+        # Without a base if the input is that of an earlier run, which was not kept: storing a copy costs less than
+        # reading it.
+        if isinstance(ref, WholeRef) and place.input is not None and place.input[0] == ref.position[0]:
             base = place.input
-            if base is None or base[0] != ref.position[0]:
-                return None
-    expected = None if thread is None else Expected(thread.touched_at, place)
+    expected = None if thread is None else Expected(thread.touched_at, place, thread.is_shared)
     return (await writes_to_save(scope, new, base, expected)).after(before)

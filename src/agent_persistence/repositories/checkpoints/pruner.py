@@ -239,10 +239,10 @@ class CheckpointPruner:
         values = self._values
         kept = _rows(
             "kept",
-            checkpoint_ns=(Text(), [namespace[1] for namespace, *_ in ranges]),
-            channel=(Text(), [channel for _, channel, *_ in ranges]),
-            first_no=(BigInteger(), [first for *_, first, _ in ranges]),
-            last_no=(BigInteger(), [last for *_, last in ranges]),
+            checkpoint_ns=(Text(), [one.namespace[1] for one in ranges]),
+            channel=(Text(), [one.channel for one in ranges]),
+            first_no=(BigInteger(), [one.first for one in ranges]),
+            last_no=(BigInteger(), [one.last for one in ranges]),
         )
         return exists().where(
             kept.c.checkpoint_ns == values.c.checkpoint_ns,

@@ -8,11 +8,13 @@ from typing import Any, Final
 from sqlalchemy import (
     ARRAY,
     BigInteger,
+    Boolean,
     Table,
     Text,
     and_,
     any_,
     bindparam,
+    case,
     cast,
     func,
     literal_column,
@@ -29,7 +31,7 @@ from agent_persistence.database.compiled_statement import MODELS_AT_ONCE, Compil
 from agent_persistence.models import Models
 from agent_persistence.models.base import table_of
 from agent_persistence.repositories.checkpoints.compression import DELTA
-from agent_persistence.repositories.checkpoints.statements import parameters
+from agent_persistence.repositories.checkpoints.statements import last_no, parameters
 from agent_persistence.repositories.checkpoints.value_rows import LIGHT
 
 _NAMES: Final = ("thread_id", "checkpoint_ns")
@@ -41,23 +43,33 @@ def read_checkpoint(models: Models[Any, Any], *, of_any_user: bool = False, late
     """Return a checkpoint of a namespace, the latest one or ``checkpoint_id``, and rows of values.
 
     These are the rows that tasks wrote at it, the rows in ranges, and the rows that their deltas rest on. The row of
-    the checkpoint is the one without a ``value_no``.
+    the checkpoint is the one without a ``value_no``; if there is only the thread, it has no ``checkpoint_id``.
     """
     checkpoint, values = models.side_tables.graph.checkpoints, models.side_tables.graph.values
-    thread, is_owned = _owned(models, checkpoint, of_any_user=of_any_user)
-    chosen = (
-        select(*checkpoint.c, thread.c.user_id)
-        .join(thread, is_owned)
-        .where(
-            checkpoint.c.thread_id == bindparam("thread_id", type_=checkpoint.c.thread_id.type),
-            checkpoint.c.checkpoint_ns == bindparam("checkpoint_ns", type_=Text()),
-        )
+    thread, namespace = table_of(models.Thread), bindparam("checkpoint_ns", type_=Text())
+    found = select(*checkpoint.c).where(
+        checkpoint.c.thread_id == thread.c.thread_id, checkpoint.c.checkpoint_ns == namespace
     )
     if latest:
-        chosen = chosen.order_by(checkpoint.c.checkpoint_id.desc()).limit(_ONE)
+        found = found.order_by(checkpoint.c.checkpoint_id.desc()).limit(_ONE)
     else:
-        chosen = chosen.where(checkpoint.c.checkpoint_id == bindparam("checkpoint_id", type_=Text()))
-    head = chosen.cte("head")
+        found = found.where(checkpoint.c.checkpoint_id == bindparam("checkpoint_id", type_=Text()))
+    # Lateral: of a plain outer join, all checkpoints of the namespace would be read and sorted.
+    one = found.lateral("one")
+    head = (
+        select(
+            *one.c,
+            thread.c.user_id,
+            thread.c.updated_at.label("touched_at"),
+            last_no(models, thread.c.thread_id, namespace).label("last_no"),
+        )
+        .select_from(thread.outerjoin(one, true()))
+        .where(
+            thread.c.thread_id == bindparam("thread_id", type_=thread.c.thread_id.type),
+            true() if of_any_user else _is_owned(thread),
+        )
+        .cte("head")
+    )
     written = (
         select(*_columns(values))
         .select_from(head.join(values, _is_written_at(values, head)))
@@ -104,6 +116,7 @@ def read_values(models: Models[Any, Any], *, of_any_user: bool) -> CompiledState
 def _in_ranges(models: Models[Any, Any], *, of_any_user: bool) -> Any:
     values = models.side_tables.graph.values
     kinds = {**_kinds(models), "channel": Text(), "first_no": BigInteger(), "last_no": BigInteger()}
+    kinds["is_whole"] = Boolean()
     spans = parameters("span", kinds)
     is_within = and_(
         *(values.c[name] == spans.c[name] for name in _NAMES),
@@ -111,7 +124,7 @@ def _in_ranges(models: Models[Any, Any], *, of_any_user: bool) -> Any:
         values.c.value_no.between(spans.c.first_no, spans.c.last_no),
     )
     return (
-        select(*_columns(values))
+        select(*_columns(values)[:-1], case((spans.c.is_whole, values.c.content)).label("content"))
         .select_from(spans.join(values, is_within).join(*_owned(models, values, of_any_user=of_any_user)))
         .add_columns(_constant("is_write", value=False))
     )
@@ -152,4 +165,8 @@ def _constant(name: str, *, value: bool) -> Any:
 def _owned(models: Models[Any, Any], rows: Table, *, of_any_user: bool) -> tuple[Any, Any]:
     thread = table_of(models.Thread)
     same = thread.c.thread_id == rows.c.thread_id
-    return thread, same if of_any_user else same & (thread.c.user_id == bindparam("owner", type_=thread.c.user_id.type))
+    return thread, same if of_any_user else same & _is_owned(thread)
+
+
+def _is_owned(thread: Table) -> Any:
+    return thread.c.user_id == bindparam("owner", type_=thread.c.user_id.type)

@@ -1,12 +1,14 @@
 """Reads checkpoints in two statements: one for the checkpoints, one for the values that they refer to.
 
-One statement reads a checkpoint whose references are known before, as those are that this process saved itself.
+One statement reads a checkpoint whose references are known before, as those are that this process saved or read itself.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any, Final
 
 from sqlalchemy import Row, literal, select, tuple_
@@ -14,8 +16,10 @@ from sqlalchemy import Row, literal, select, tuple_
 from agent_persistence.concurrency.offload import offload
 from agent_persistence.encoding.exact_json import UNDECODABLE
 from agent_persistence.errors import CorruptRowError
+from agent_persistence.frozen import frozen
 from agent_persistence.records import ANY_USER
 from agent_persistence.repositories.checkpoints.compression import decompress_blob
+from agent_persistence.repositories.checkpoints.known_graphs import KnownNamespace, ReadNamespace
 from agent_persistence.repositories.checkpoints.loaded_rows import GoneError, LoadedRows
 from agent_persistence.repositories.checkpoints.read_statements import read_checkpoint, read_values
 from agent_persistence.repositories.checkpoints.records import ChannelHistory, CheckpointQuery, CheckpointRecord
@@ -33,11 +37,33 @@ from agent_persistence.sessions.scope import Query, Scope
 
 Namespace = tuple[Any, str]
 """A thread id and a namespace of the thread."""
-RowRange = tuple[Namespace, str | None, int, int]
-"""The rows of a channel (``None``: of all channels) between two numbers, which are included."""
-
 _ATTEMPTS: Final = 5  # a read fails only if rows are deleted between its two statements each time
 _ANCESTORS_AT_ONCE: Final = 200
+_MOST_NO: Final = 2**63 - 1  # of a BIGINT
+
+
+@frozen
+class RowRange:
+    """The rows of a channel (``None``: of all channels) between two numbers, which are included.
+
+    Attributes:
+        is_whole: whether they come with their contents.
+    """
+
+    namespace: Namespace
+    channel: str | None
+    first: int
+    last: int
+    is_whole: bool = True
+
+    def is_within(self, other: RowRange) -> bool:
+        """Whether another range has all rows of this one, with their contents if this has them."""
+        return (
+            (self.namespace, self.channel) == (other.namespace, other.channel)
+            and other.first <= self.first
+            and self.last <= other.last
+            and self.is_whole <= other.is_whole
+        )
 
 
 class CheckpointReader:
@@ -48,12 +74,7 @@ class CheckpointReader:
         self._checkpoint = scope.models.side_tables.graph.checkpoints
 
     async def latest(
-        self,
-        query: CheckpointQuery,
-        *,
-        limit: int,
-        after: CheckpointRecord | None = None,
-        likely: Refs = NO_REFS,
+        self, query: CheckpointQuery, *, limit: int, after: CheckpointRecord | None = None
     ) -> list[CheckpointRecord]:
         """Return checkpoints, the latest first.
 
@@ -61,29 +82,49 @@ class CheckpointReader:
             query: selects the checkpoints.
             limit: the maximum number of checkpoints.
             after: the last checkpoint of the page before.
-            likely: the references that the only checkpoint probably has.
 
         Raises:
             CorruptRowError: a checkpoint cannot be read.
         """
-        is_one = limit == 1 and after is None and query.is_of_one_namespace
-        statement = None if is_one else self._page(query, limit, after)
+        statement = self._page(query, limit, after)
         # Two statements see two snapshots: if a row was deleted in between, both are read again. A lock on the thread
         # would make each read wait for saves.
         for _ in range(_ATTEMPTS):
-            if statement is None:
-                rows, refs, loaded = await self._one(query, likely)
-            else:
-                rows = (await self._scope.execute(statement)).all()
-                refs = [read_refs(row.refs) for row in rows]
-                loaded = await self._load(
-                    [(_namespace(row), one.channels.items()) for row, one in zip(rows, refs, strict=True)],
-                    [(row.thread_id, row.checkpoint_ns, row.checkpoint_id) for row in rows],
-                )
+            rows = (await self._scope.execute(statement)).all()
+            refs = [read_refs(row.refs) for row in rows]
+            loaded = await self._load(
+                [(_namespace(row), one.channels.items()) for row, one in zip(rows, refs, strict=True)],
+                [(row.thread_id, row.checkpoint_ns, row.checkpoint_id) for row in rows],
+            )
             try:
                 return await offload(sum(map(len, loaded.values())), _records, rows, refs, loaded)
             except GoneError:
                 continue
+        raise CorruptRowError("graph_checkpoints", query.thread_id, "refs")
+
+    async def one(self, query: CheckpointQuery, likely: KnownNamespace | None) -> ReadNamespace | None:
+        """Read a checkpoint of a namespace, as each run of a graph begins; ``None`` if there is no such thread.
+
+        Args:
+            query: names the thread, the namespace, and perhaps the checkpoint.
+            likely: what was known of the namespace before. Values that this does not lead to cost a second statement.
+
+        Raises:
+            CorruptRowError: the checkpoint cannot be read.
+        """
+        for _ in range(_ATTEMPTS):
+            head, refs, rows = await self._one(query, likely)
+            if head is None:
+                return None
+            try:
+                record = None if head.checkpoint_id is None else await offload(len(rows), _record, head, refs, rows)
+            except GoneError:
+                continue
+            items = {channel: rows.items(channel, up_to=head.last_no) for channel, _ in refs.stored()}
+            known = KnownNamespace(
+                head.checkpoint_id, head.created_at, refs, items, None, head.last_no, None, seam=head.last_no
+            )
+            return ReadNamespace(record, head.touched_at, known)
         raise CorruptRowError("graph_checkpoints", query.thread_id, "refs")
 
     def _page(self, query: CheckpointQuery, limit: int, after: CheckpointRecord | None) -> Query:
@@ -94,12 +135,10 @@ class CheckpointReader:
         literals = [literal(one, column.type) for one, column in zip(position, columns, strict=True)]
         return statement.where(tuple_(*columns) < tuple_(*literals))
 
-    async def _one(
-        self, query: CheckpointQuery, likely: Refs
-    ) -> tuple[Sequence[Any], list[Refs], defaultdict[Namespace, LoadedRows]]:
-        """Run the query that each run of a graph begins with, and a second one for values that are not as likely."""
+    async def _one(self, query: CheckpointQuery, likely: KnownNamespace | None) -> tuple[Any | None, Refs, LoadedRows]:
+        """Return a checkpoint's row, references and values, these from a second statement if they are not likely."""
         scope, namespace = self._scope, (query.thread_id, query.checkpoint_ns or "")
-        asked = merged_ranges([(namespace, likely.channels.items())])
+        asked = [] if likely is None else ranges_from_first_on(namespace, likely.refs, likely)
         rows = await scope.fetch(
             read_checkpoint(scope.models, of_any_user=scope.owner is ANY_USER, latest=query.checkpoint_id is None),
             owner=scope.owner,
@@ -108,15 +147,14 @@ class CheckpointReader:
             checkpoint_id=query.checkpoint_id,
             **_span_columns(asked),
         )
-        heads = [row for row in rows if row.value_no is None]
-        refs = [read_refs(row.refs) for row in heads]
+        head = next((row for row in rows if row.value_no is None), None)
         loaded: defaultdict[Namespace, LoadedRows] = defaultdict(LoadedRows)
         _add(loaded, [row for row in rows if row.value_no is not None])
-        needed = merged_ranges((namespace, one.channels.items()) for one in refs)
-        missing = {*needed} - {*asked}
-        await self._load_ranges(loaded, [*missing], (), None)
+        refs = NO_REFS if head is None or head.checkpoint_id is None else read_refs(head.refs)
+        needed = ranges_from_first_on(namespace, refs)
+        await self._load_ranges(loaded, [one for one in needed if not any(map(one.is_within, asked))], (), None)
         await self._load_bases(loaded)
-        return heads, refs, loaded
+        return head, refs, loaded[namespace]
 
     async def history(self, query: CheckpointQuery, channels: Sequence[str]) -> dict[str, ChannelHistory]:
         """Return the writes to channels at the ancestors of a checkpoint, since each channel had a value.
@@ -220,7 +258,9 @@ class CheckpointReader:
 
     async def _load_bases(self, loaded: defaultdict[Namespace, LoadedRows]) -> None:
         # Only of rows that rest on several others, which an early version wrote; those are never deltas themselves.
-        missing = [(namespace, None, base, base) for namespace, rows in loaded.items() for base in rows.missing_bases()]
+        missing = [
+            RowRange(namespace, None, base, base) for namespace, rows in loaded.items() for base in rows.missing_bases()
+        ]
         await self._load_ranges(loaded, missing, (), None)
 
     async def _load_ranges(
@@ -325,7 +365,31 @@ def merged_ranges(references: Iterable[tuple[Namespace, Iterable[tuple[str, Ref]
                 found[namespace, channel].add((ref.position[0], ref.position[0]))
             elif isinstance(ref, ListRef):
                 found[namespace, channel].update((span.first[0], span.last[0]) for span in ref.spans)
-    return [(*key, first, last) for key, ranges in found.items() for first, last in _merged(ranges)]
+    return [RowRange(*key, first, last) for key, ranges in found.items() for first, last in _merged(ranges)]
+
+
+def ranges_from_first_on(namespace: Namespace, refs: Refs, known: KnownNamespace | None = None) -> list[RowRange]:
+    """Return the ranges of rows that references need, of each channel, and those between and behind them.
+
+    Rows between them come without their contents, unless ``known`` has none there. So do those behind, but not of a
+    list: that is where it grows, if another process has saved since the references were read.
+    """
+    found: list[RowRange] = []
+    for channel, ref in refs.stored():
+        first, *others = merged_ranges([(namespace, [(channel, ref)])])
+        needed = [first]
+        for one in others:
+            if known is None or known.may_have_rows(channel, needed[-1].last + 1, one.first - 1):
+                needed.append(one)
+            else:
+                needed[-1] = replace(needed[-1], last=one.last)
+        between = [(one.last + 1, following.first - 1) for one, following in pairwise(needed)]
+        if isinstance(ref, ListRef):
+            needed[-1] = replace(needed[-1], last=_MOST_NO)
+        else:
+            between.append((needed[-1].last + 1, _MOST_NO))
+        found += [*needed, *(RowRange(namespace, channel, *one, is_whole=False) for one in between)]
+    return found
 
 
 def _merged(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -340,11 +404,12 @@ def _merged(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
 
 def _span_columns(ranges: Sequence[RowRange]) -> dict[str, list[Any]]:
     return {
-        "span_thread_id": [namespace[0] for namespace, *_ in ranges],
-        "span_checkpoint_ns": [namespace[1] for namespace, *_ in ranges],
-        "span_channel": [channel for _, channel, *_ in ranges],
-        "span_first_no": [first for *_, first, _ in ranges],
-        "span_last_no": [last for *_, last in ranges],
+        "span_thread_id": [one.namespace[0] for one in ranges],
+        "span_checkpoint_ns": [one.namespace[1] for one in ranges],
+        "span_channel": [one.channel for one in ranges],
+        "span_first_no": [one.first for one in ranges],
+        "span_last_no": [one.last for one in ranges],
+        "span_is_whole": [one.is_whole for one in ranges],
     }
 
 

@@ -210,8 +210,3 @@ class CheckpointQuery:
     checkpoint_id: str | None = None
     before: str | None = None
     metadata: Mapping[str, Any] | None = None
-
-    @property
-    def is_of_one_namespace(self) -> bool:
-        """Whether the selection is the checkpoints of one namespace of one thread, or one of them."""
-        return None not in (self.thread_id, self.checkpoint_ns) and self.before is None and not self.metadata

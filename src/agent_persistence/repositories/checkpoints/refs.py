@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import struct
 from base64 import b64decode, b64encode
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 from agent_persistence.frozen import frozen
 from agent_persistence.repositories.checkpoints.compression import Blob, compress_json, decompress_json
-from agent_persistence.repositories.checkpoints.value_rows import Position, StoredItem
+from agent_persistence.repositories.checkpoints.value_rows import Position, StoredItem, position_of
 
 _NUMBERED: Final = b"\x03"
 _HEAD: Final = struct.Struct(">cHq")
@@ -88,6 +89,12 @@ class Refs:
     def renumbered(self, number: Callable[[int], int]) -> Refs:
         """Return the same references to rows that have other numbers; a checkpoint that is new has no history."""
         return replace(self, channels={channel: _renumbered(ref, number) for channel, ref in self.channels.items()})
+
+    def stored(self) -> Iterator[tuple[str, ListRef | WholeRef]]:
+        """Yield the references of channels to rows, with their channels."""
+        for channel, ref in self.channels.items():
+            if isinstance(ref, WholeRef) or (isinstance(ref, ListRef) and ref.spans):
+                yield channel, ref
 
     def all(self) -> Iterator[tuple[str, Ref]]:
         """Yield every reference, with its channel."""
@@ -225,12 +232,13 @@ class Layout:
         return [Span(position(first), position(last)) for first, last in self.runs]
 
 
-def lay_out(fingerprints: Sequence[str], known: Sequence[StoredItem]) -> Layout:
+def lay_out(fingerprints: Sequence[str], known: Sequence[StoredItem], seam: int = 0) -> Layout:
     """Find the items of a list among stored ones.
 
     Args:
         fingerprints: of the list's items.
         known: all stored items of the channel from some row on, in their order.
+        seam: the number of a row behind which there may be others that are not in ``known``: no run crosses it.
     """
     start = _length_in_common(fingerprints, known)
     indexes = [*range(start)]
@@ -248,7 +256,7 @@ def lay_out(fingerprints: Sequence[str], known: Sequence[StoredItem]) -> Layout:
         else:
             indexes.append(len(known) + len(added))
             added.append(index)
-    return Layout(_runs(indexes), added)
+    return Layout(_runs(indexes, bisect_left(known, (seam + 1, 0), key=position_of)), added)
 
 
 def _length_in_common(fingerprints: Sequence[str], known: Sequence[StoredItem]) -> int:
@@ -259,10 +267,11 @@ def _length_in_common(fingerprints: Sequence[str], known: Sequence[StoredItem]) 
     return min(len(fingerprints), len(known))
 
 
-def _runs(indexes: Sequence[int]) -> list[tuple[int, int]]:
+def _runs(indexes: Sequence[int], border: int) -> list[tuple[int, int]]:
+    """Return the runs of consecutive indexes; none goes from below the border to it."""
     runs: list[tuple[int, int]] = []
     for index in indexes:
-        if runs and index == runs[-1][1] + 1:
+        if runs and index == runs[-1][1] + 1 and index != border:
             runs[-1] = runs[-1][0], index
         else:
             runs.append((index, index))

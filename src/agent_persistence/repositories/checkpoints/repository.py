@@ -9,7 +9,7 @@ from sqlalchemy import ARRAY, Text, any_, exists, insert, literal, select
 
 from agent_persistence.errors import ThreadExistsError
 from agent_persistence.ids import IdT, UserIdT
-from agent_persistence.repositories.checkpoints.known_graphs import KnownNamespace
+from agent_persistence.repositories.checkpoints.known_graphs import KnownNamespace, ReadNamespace
 from agent_persistence.repositories.checkpoints.pruner import CheckpointPruner
 from agent_persistence.repositories.checkpoints.reader import CheckpointReader
 from agent_persistence.repositories.checkpoints.records import (
@@ -20,7 +20,6 @@ from agent_persistence.repositories.checkpoints.records import (
     NewWrites,
     PendingWrite,
 )
-from agent_persistence.repositories.checkpoints.refs import NO_REFS, Refs
 from agent_persistence.repositories.checkpoints.writer import Also, CheckpointWriter
 from agent_persistence.repositories.locks import lock_thread, nudge_thread
 from agent_persistence.repositories.threads.repository import ThreadRepository
@@ -61,12 +60,7 @@ class CheckpointRepository(Generic[IdT, UserIdT]):
         await CheckpointWriter(self._scope).writes(new)
 
     async def page(
-        self,
-        query: CheckpointQuery,
-        *,
-        limit: int,
-        after: CheckpointRecord | None = None,
-        likely: Refs = NO_REFS,
+        self, query: CheckpointQuery, *, limit: int, after: CheckpointRecord | None = None
     ) -> list[CheckpointRecord]:
         """Return checkpoints, the latest first.
 
@@ -74,12 +68,15 @@ class CheckpointRepository(Generic[IdT, UserIdT]):
             query: selects the checkpoints.
             limit: the maximum number of checkpoints.
             after: the last checkpoint of the page before.
-            likely: the references that the only checkpoint probably has; others cost a round trip.
 
         Raises:
             CorruptRowError: a checkpoint cannot be read.
         """
-        return await CheckpointReader(self._scope).latest(query, limit=limit, after=after, likely=likely)
+        return await CheckpointReader(self._scope).latest(query, limit=limit, after=after)
+
+    async def one(self, query: CheckpointQuery, likely: KnownNamespace | None) -> ReadNamespace | None:
+        """Read one checkpoint of a namespace, the latest unless it is named; see ``CheckpointReader.one``."""
+        return await CheckpointReader(self._scope).one(query, likely)
 
     async def history(self, query: CheckpointQuery, channels: Sequence[str]) -> dict[str, ChannelHistory]:
         """Return the writes to channels at the ancestors of a checkpoint, since each channel had a value.

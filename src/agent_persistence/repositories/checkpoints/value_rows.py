@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from itertools import count
+from operator import attrgetter
 from typing import Any, Final
 
 from agent_persistence.frozen import frozen
@@ -80,7 +81,7 @@ class NewValueRow:
     def items(self, number: int) -> list[StoredItem]:
         """Return the items of the row's channel, as they are stored in a row of this number."""
         return [
-            replace(item, position=(number, item.position[1]))
+            StoredItem((number, item.position[1]), item.kind, item.size, item.fingerprint)
             for value in self.values
             if value.channel == self.channel
             for item in value.items
@@ -103,6 +104,10 @@ class StoredItem:
     kind: str
     size: int
     fingerprint: str
+
+
+position_of: Final = attrgetter("position")
+"""Returns the position of a stored item."""
 
 
 @frozen

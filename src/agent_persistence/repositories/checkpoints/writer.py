@@ -26,7 +26,12 @@ from agent_persistence.repositories.checkpoints.prepared_saves import (
 from agent_persistence.repositories.checkpoints.reader import CheckpointReader
 from agent_persistence.repositories.checkpoints.records import NewCheckpoint, NewWrites
 from agent_persistence.repositories.checkpoints.refs import NO_REFS, Refs, WholeRef, last_number, read_refs
-from agent_persistence.repositories.checkpoints.statements import known_values, lock_thread_and_parent, save_graphs
+from agent_persistence.repositories.checkpoints.statements import (
+    NO_ROW,
+    known_values,
+    lock_thread_and_parent,
+    save_graphs,
+)
 from agent_persistence.repositories.checkpoints.value_rows import StoredItem, stored_values
 from agent_persistence.repositories.threads.repository import ThreadRepository
 from agent_persistence.sessions.commit_evidence import RowEvidence
@@ -67,7 +72,8 @@ class CheckpointWriter:
             await also(changes)
         save = await checkpoint_to_save(self._scope, new, changes, last_number(parent, known))
         row = await self._save(save)
-        whole = frozenset(changes.lists)
+        # Of a namespace that had no rows, all channels are known.
+        whole = None if row.last_no == NO_ROW else frozenset(changes.lists)
         place = KnownNamespace(new.checkpoint_id, row.created_at, parent, known, whole, row.last_no, None)
         return row, save.applied_to(place, row)
 
@@ -167,7 +173,9 @@ class CheckpointWriter:
 
     async def _try_to_save(self, save: PreparedSave) -> Any | None:
         scope = self._scope
-        statement = save_graphs(scope.models, touch_seconds=scope.options.touch_interval, of_any_user=self._of_any_user)
+        statement = save_graphs(
+            scope.models, touch_seconds=scope.options.touch_interval, of_any_user=self._of_any_user, one=True
+        )
         rows = await scope.write(statement, partial(saved_evidence, scope.models), **columns_of_saves([save]))
         return rows[0] if rows else None
 
