@@ -197,10 +197,12 @@ async def test_who_has_no_token_of_ours_is_told_so(client: httpx.AsyncClient) ->
 
 
 async def test_bad_input_is_named(ada: Person) -> None:
-    response = await ada.ask("GET", "/threads?limit=0")
+    of_fastapi = await ada.ask("GET", "/threads?limit=0")
+    of_the_store = await ada.ask("GET", "/threads?after=nonsense")
 
-    assert response.status_code == 422
-    assert response.json()["detail"].startswith("limit: ")
+    assert (of_fastapi.status_code, of_the_store.status_code) == (422, 422)
+    assert of_fastapi.json()["detail"][0]["loc"] == ["query", "limit"]
+    assert of_the_store.json()["detail"].startswith("after: ")
 
 
 @pytest.mark.usefixtures("mischief")
@@ -239,8 +241,8 @@ async def test_a_user_goes_with_all_threads(client: httpx.AsyncClient, database_
         assert not await connection.fetchval("SELECT count(*) FROM threads WHERE thread_id = $1", person.thread_id)
 
 
-async def test_health_is_that_of_the_servers(client: httpx.AsyncClient) -> None:
-    response = await client.get("/health")
+async def test_it_is_ready_if_the_servers_are(client: httpx.AsyncClient) -> None:
+    response = await client.get("/readyz")
 
     assert response.status_code == 200
     assert (response.json()["database"], response.json()["cache"]) == ("up", "up")
@@ -318,7 +320,7 @@ def alembic(url: str, ini: Path, *command: str) -> str:
 @pytest.mark.slow
 def test_without_an_address_it_brings_its_own_servers_and_stops_them(tmp_path: Path) -> None:
     with served(EXAMPLE / "run.py", tmp_path, PERSISTENCE_EMBEDDED_DIR=str(tmp_path / "servers")) as address:
-        health = httpx.get(f"{address}/health").json()
+        health = httpx.get(f"{address}/readyz").json()
         running = list(tmp_path.rglob("postmaster.pid"))
 
     assert (health["database"], health["cache"]) == ("up", "up")

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from fastapi import FastAPI, Response
+from fastapi import FastAPI
 
-from agent_persistence import Health
 from agent_persistence.integrations.fastapi import install
+from agent_persistence.integrations.probes import probes
 
 from . import threads, users
 from .database import make_persistence
-from .dependencies import PersistenceDep
 
 app = FastAPI(title="Chat")
 install(app, make_persistence)
 app.include_router(users.router)
 app.include_router(threads.router)
-
-
-@app.get("/health", tags=["operations"])
-async def health(persistence: PersistenceDep, response: Response) -> Health:
-    """Return 503 if the database is down. A cache that is down makes the application slower, not unhealthy."""
-    health = await persistence.health()
-    if health.database == "down":
-        response.status_code = 503
-    return health
+probes(app)  # /livez, /readyz and /startupz, for Kubernetes or a load balancer

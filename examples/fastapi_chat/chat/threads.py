@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from agent_persistence import MessageRecord, Page, StateRecord, ThreadNotFoundError, ThreadRecord
+from agent_persistence.integrations.fastapi import MessageFilters, ThreadFilters, problems
 
 from . import bodies
 from .agent import ReplyDep
@@ -12,7 +13,7 @@ from .dependencies import CurrentUserId, PersistenceDep, UnitOfWorkDep
 
 # What writes takes a unit of work, which is committed before the response is sent. What only reads needs no
 # transaction: each call of the store is one round trip.
-router = APIRouter(prefix="/threads", tags=["threads"])
+router = APIRouter(prefix="/threads", tags=["threads"], responses=problems())
 
 
 @router.post("", status_code=201, response_model=bodies.Thread)
@@ -23,15 +24,10 @@ async def create_thread(new: bodies.NewThread, uow: UnitOfWorkDep) -> ThreadReco
 
 @router.get("", response_model=bodies.ThreadPage)
 async def list_threads(
-    persistence: PersistenceDep,
-    user_id: CurrentUserId,
-    *,
-    limit: int = 20,
-    after: str | None = None,
-    search: str | None = None,
+    filters: ThreadFilters, persistence: PersistenceDep, user_id: CurrentUserId
 ) -> Page[ThreadRecord[str, int]]:
     """List the user's threads, the most recently active first."""
-    return await persistence.threads.page(user_id=user_id, limit=limit, after=after, search=search)
+    return await persistence.threads.page(user_id=user_id, **filters)
 
 
 @router.delete("/{thread_id}", status_code=204)
@@ -63,16 +59,10 @@ async def say(
 
 @router.get("/{thread_id}/messages", response_model=bodies.MessagePage)
 async def list_messages(
-    thread_id: str,
-    persistence: PersistenceDep,
-    user_id: CurrentUserId,
-    *,
-    limit: int = 50,
-    before: str | None = None,
-    after: str | None = None,
+    thread_id: str, filters: MessageFilters, persistence: PersistenceDep, user_id: CurrentUserId
 ) -> Page[MessageRecord[str]]:
     """List the newest messages, or those before or after a cursor."""
-    page = await persistence.messages.page(thread_id, user_id=user_id, limit=limit, before=before, after=after)
+    page = await persistence.messages.page(thread_id, user_id=user_id, **filters)
     if not page.items:  # the thread has none there, or it does not exist
         await persistence.threads.require(thread_id, user_id=user_id)
     return page

@@ -52,8 +52,11 @@ class RunClaim(Generic[IdT, UserIdT]):
     async def __aenter__(self) -> Self:
         try:
             await self._transactions.write_in_scope(self._take, user_id=self._user_id)
-        except BaseException:
-            await self.release()  # if the caller was cancelled, the row may have been written
+        except BaseException as error:
+            # Not taken, unless the caller was cancelled or the reply to COMMIT was lost. Where the pool is exhausted, a
+            # release would only wait for a connection once more.
+            if not isinstance(error, PersistenceError) or error.committed != "no":
+                await self.release()
             raise
         self._held.add(self)
         self._renewals.every(_RENEWED_EVERY, self._renew, "renewal of a run's claim")

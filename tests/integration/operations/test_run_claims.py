@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from agent_persistence import Persistence, RunInProgressError, ThreadNotFoundError
+from agent_persistence import Persistence, PoolTimeoutError, RunInProgressError, ThreadNotFoundError
 from agent_persistence.operations import run_claims
 
 
@@ -178,3 +178,17 @@ async def test_closing_a_store_ends_the_claims_of_its_runs(
     await asyncio.wait([task])
     assert task.cancelled() == is_cancelled
     assert not caplog.messages
+
+
+async def test_a_claim_that_got_no_connection_does_not_wait_for_one_again(
+    persistence: Persistence[str, str], user_id: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    thread_id = (await persistence.threads.create(user_id=user_id)).thread_id
+    settings = persistence.settings.model_copy(update={"pool_size": 1, "max_overflow": 0, "pool_timeout": 0.2})
+
+    async with Persistence[str, str](settings) as small, small.begin(user_id=user_id) as holder:
+        await holder.threads.get(thread_id)
+        with pytest.raises(PoolTimeoutError):
+            await small.claim_run(thread_id, user_id=user_id).__aenter__()
+
+    assert not [one for one in caplog.records if "could not be ended" in one.getMessage()]
