@@ -22,8 +22,10 @@ except ImportError as error:
     [
         ("backends.dynamodb", "aioboto3", "dynamodb"),
         ("integrations.agentflow", "injectq", "agentflow"),
+        ("integrations.claude_agent", "claude_agent_sdk", "claude-agent-sdk"),
         ("integrations.fastapi", "fastapi", "fastapi"),
         ("integrations.langgraph", "langgraph", "langgraph"),
+        ("integrations.openai_agents", "agents", "openai-agents"),
         ("integrations.opentelemetry", "opentelemetry", "opentelemetry"),
         ("integrations.probes", "fastapi", "fastapi"),
         ("integrations.prometheus", "prometheus_client", "prometheus"),

@@ -105,7 +105,7 @@ async def write_everything(store: Store, names: str) -> None:
     await messages.page(thread, search=CANARY, user_id=OWNER)
     await messages.delete(thread, message.message_id, user_id=OWNER)
     await messages.pop(thread, user_id=OWNER)
-    await messages.clear(thread, user_id=OWNER)
+    await messages.clear((await threads.create(user_id=OWNER)).thread_id, user_id=OWNER)
     for length in (1, 1_000, 1_001):  # whole, and as a change
         state = await states.put(thread, [CANARY] * length, meta=META, user_id=OWNER)
     await states.put_stream(thread, stream(), meta=META, user_id=OWNER)

@@ -26,6 +26,7 @@ PUBLIC_MODULES = [
     "agent_persistence.encoding.exact_json",
     "agent_persistence.errors",
     "agent_persistence.ids",
+    "agent_persistence.integrations.claude_agent",
     "agent_persistence.integrations.fastapi",
     "agent_persistence.integrations.langgraph",
     "agent_persistence.integrations.openai_agents",

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final, NamedTuple
 
 from agent_persistence.encoding.chat_messages import check_shape
-from agent_persistence.encoding.exact_json import sanitize
+from agent_persistence.encoding.exact_json import encode_json, sanitize
 from agent_persistence.encoding.json_escapes import from_storable, to_storable
 from agent_persistence.errors import InvalidInputError
 from agent_persistence.forms.differences import changed, difference, is_same
@@ -75,10 +75,12 @@ class Found(NamedTuple):
     Attributes:
         item: the item.
         records: the rows that hold it. A row of another framework may hold several items.
+        is_own: whether its rows say that it was written in this form; otherwise it says what a message says.
     """
 
     item: Item
     records: Sequence[MessageRecord[Any]]
+    is_own: bool
 
 
 def written(form: Form, item: Item, field: str = "item") -> list[NewMessage[Any]]:
@@ -110,8 +112,10 @@ def read(form: Form, records: Sequence[MessageRecord[Any]]) -> list[Found]:
     while place < len(records):
         group = records[place : place + _number_of_parts(form, records, place)]
         item = _own_item(form, group)
-        items = [item] if item is not None else [one for row in group for one in form.items(row.message)]
-        found += [Found(one, group) for one in items]
+        if item is not None:
+            found.append(Found(item, group, is_own=True))
+        else:
+            found += [Found(one, [row], is_own=False) for row in group for one in form.items(row.message)]
         place += len(group)
     return found
 
@@ -197,9 +201,13 @@ def _number_of_parts(form: Form, records: Sequence[MessageRecord[Any]], place: i
 def _is_chat(chat: Chat) -> bool:
     try:
         check_shape(chat)
+        if to_storable(chat) is not chat:
+            encode_json(
+                chat, "message"
+            )  # refuses a number of more than 64 bits, and takes what is escaped only in meta
     except InvalidInputError:
         return False
-    return to_storable(chat) is chat  # a number of more than 64 bits is not
+    return True
 
 
 def _storable(chat: Chat) -> Chat:

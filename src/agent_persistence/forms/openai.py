@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Final
 
-import orjson
-
+from agent_persistence.forms.chats import calls_of, function_of, text_of, texts_in
 from agent_persistence.forms.form import Chat, Form, Item, Said
 
 _ROLES: Final = ("user", "assistant", "system", "developer")
@@ -34,7 +33,7 @@ class OpenAIForm(Form):
     def items(self, chat: Chat, hint: str | None = None) -> list[Item]:  # noqa: D102
         if chat.get("role") in ("tool", "function"):
             return [_answer(chat)]
-        calls = [_call(call) for call in _calls_of(chat)]
+        calls = [_call(call) for call in calls_of(chat)]
         if hint == _CALL:
             return calls
         said = _message(chat, hint)
@@ -43,7 +42,7 @@ class OpenAIForm(Form):
 
 def without_last(chat: Chat) -> Chat:
     """Return a message of several items without the last one: its last tool call."""
-    calls = _calls_of(chat)[:-1]
+    calls = calls_of(chat)[:-1]
     rest = {name: value for name, value in chat.items() if name != "tool_calls"}
     return {**rest, "tool_calls": calls} if calls else rest
 
@@ -77,7 +76,7 @@ def _say_answer(item: Item) -> Said:
     call_id, output = item.get("call_id"), item.get("output")
     if not isinstance(call_id, str):
         return Said(())
-    content: Any = output if isinstance(output, str) else _text_of(output)
+    content: Any = output if isinstance(output, str) else text_of(output)
     if isinstance(output, list):
         parts = [part for part in map(_to_part, output) if part is not None]
         content = parts if parts and len(parts) == len(output) else content
@@ -107,16 +106,12 @@ def _to_part(part: Any) -> Chat | None:
         case {"type": "refusal", "refusal": str(text)}:
             return {"type": "refusal", "refusal": text}
         case {"type": "input_image", "image_url": str(url)}:
-            return {"type": "image_url", "image_url": {"url": url, **_texts_of(part, "detail")}}
+            return {"type": "image_url", "image_url": {"url": url, **texts_in(part, "detail")}}
         case {"type": "input_audio", "input_audio": {}}:
             return {"type": "input_audio", "input_audio": part["input_audio"]}
         case {"type": "input_file", "file_id": str()} | {"type": "input_file", "file_data": str()}:
-            return {"type": "file", "file": _texts_of(part, "file_id", "file_data", "filename")}
+            return {"type": "file", "file": texts_in(part, "file_id", "file_data", "filename")}
     return None
-
-
-def _texts_of(part: Mapping[str, Any], *names: str) -> dict[str, str]:
-    return {name: part[name] for name in names if isinstance(part.get(name), str)}
 
 
 def _message(chat: Chat, hint: str | None) -> Item | None:
@@ -151,28 +146,22 @@ def _from_part(part: Any, kind: str) -> Chat | None:
         case {"type": "refusal", "refusal": str(text)}:
             return {"type": "refusal", "refusal": text}
         case {"type": "image_url", "image_url": {"url": str(url)}}:
-            return {"type": "input_image", "image_url": url, **_texts_of(part["image_url"], "detail")}
+            return {"type": "input_image", "image_url": url, **texts_in(part["image_url"], "detail")}
         case {"type": "input_audio", "input_audio": {}}:
             return {"type": "input_audio", "input_audio": part["input_audio"]}
         case {"type": "file", "file": {}}:
-            return {"type": "input_file", **_texts_of(part["file"], "file_id", "file_data", "filename")}
+            return {"type": "input_file", **texts_in(part["file"], "file_id", "file_data", "filename")}
     return None
 
 
-def _calls_of(chat: Chat) -> list[Any]:
-    calls = chat.get("tool_calls")
-    return [call for call in calls if isinstance(call, Mapping)] if isinstance(calls, list) else []
-
-
 def _call(call: Mapping[str, Any]) -> Item:
-    function = call.get("function")
-    named: Mapping[str, Any] = function if isinstance(function, Mapping) else {}
-    arguments = named.get("arguments")
+    function = function_of(call)
+    arguments = function.get("arguments")
     return {
         "type": "function_call",
         "call_id": str(call.get("id")),
-        "name": str(named.get("name")),
-        "arguments": arguments if isinstance(arguments, str) else _text_of(arguments),
+        "name": str(function.get("name")),
+        "arguments": arguments if isinstance(arguments, str) else text_of(arguments),
     }
 
 
@@ -182,13 +171,3 @@ def _answer(chat: Chat) -> Item:
     if isinstance(content, list):
         output = [part for part in (_from_part(part, "input_text") for part in content) if part is not None]
     return {"type": "function_call_output", "call_id": str(chat.get("tool_call_id")), "output": output}
-
-
-def _text_of(value: Any) -> str:
-    """Return a value as JSON text."""
-    if value is None:
-        return ""
-    try:
-        return orjson.dumps(value).decode()
-    except orjson.JSONEncodeError:  # a lone surrogate, or an integer of more than 64 bits
-        return str(value)

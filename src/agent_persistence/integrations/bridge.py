@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from agent_persistence.concurrency.loop_thread import LoopThread, awaited, result_of
 from agent_persistence.errors import ClosedError, SyncInLoopError, WrongLoopError
 from agent_persistence.persistence import Persistence
+from agent_persistence.shared import shared_persistence
 
 T = TypeVar("T")
 
@@ -86,6 +87,25 @@ class Bridge:
         if self._closed:
             raise ClosedError
         return self._persistence
+
+
+async def in_store(
+    persistence: Persistence[Any, Any] | None, work: Callable[[Persistence[Any, Any]], Coroutine[Any, Any, T]]
+) -> T:
+    """Await work with a store, from any event loop.
+
+    Args:
+        persistence: the store; ``None`` for the one of ``shared_persistence`` of this event loop.
+        work: called with the store.
+
+    Raises:
+        ForkedError: this is a child of the process that opened it.
+        WrongLoopError: the event loop of the store has ended.
+        ClosedError: it was closed during the call.
+    """
+    if persistence is None:
+        return await work(await shared_persistence())
+    return await Bridge(persistence).call(work(persistence))
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

@@ -14,13 +14,12 @@ from agent_persistence.concurrency.shielding import settled
 from agent_persistence.errors import InvalidInputError, MissingExtraError, ThreadNotFoundError
 from agent_persistence.forms.form import Found, Item, read, written
 from agent_persistence.forms.openai import OpenAIForm, without_last
-from agent_persistence.integrations.bridge import Bridge
+from agent_persistence.integrations.bridge import in_store
 from agent_persistence.integrations.json_values import jsonable
 from agent_persistence.integrations.shared_threads import SharedThread, thread_id_of
 from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import MessageRecord, NewMessage
-from agent_persistence.shared import shared_persistence
 
 try:
     from agents import TResponseInputItem
@@ -126,9 +125,7 @@ class PersistenceSession:
         return True
 
     async def _call(self, work: Callable[[Persistence[Any, Any]], Coroutine[Any, Any, T]]) -> T:
-        if self._persistence is None:
-            return await work(await shared_persistence())  # that of this event loop
-        return await Bridge(self._persistence).call(work(self._persistence))
+        return await in_store(self._persistence, work)
 
     def _thread_id(self, persistence: Persistence[Any, Any]) -> Any:
         return thread_id_of(self.session_id, persistence.models.id_types.id, "session_id")

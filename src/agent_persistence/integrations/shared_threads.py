@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -34,17 +35,39 @@ def thread_id_of(key: str, id_type: IdType[Any], field: str) -> Any:
     try:
         return id_type.parse(key, field)
     except InvalidInputError:
-        return uuid.uuid5(_NAMESPACE, key.encode(errors="backslashreplace").decode())
+        return uuid_of(key)
+
+
+def scoped_thread_id(parts: Sequence[Any], id_type: IdType[Any], field: str) -> Any:
+    """Return the id of the thread for a key of several parts, of which none is unique alone.
+
+    Args:
+        parts: texts, numbers and ``None``.
+        id_type: the type of thread ids in this database.
+        field: names the key in errors.
+
+    Raises:
+        InvalidInputError: ids are numbers, which no key fits.
+    """
+    return thread_id_of(str(uuid_of(json.dumps(parts))), id_type, field)
+
+
+def uuid_of(key: str) -> uuid.UUID:
+    """Return the UUID for a key: always the same one for the same text."""
+    return uuid.uuid5(_NAMESPACE, key.encode(errors="backslashreplace").decode())
 
 
 class SharedThread:
     """A thread that begins with its first message.
 
     A thread that existed and was deleted meanwhile is not begun again: a late writer would bring it back.
+
+    Attributes:
+        existed: whether this object has found or begun it.
     """
 
     def __init__(self) -> None:
-        self._existed = False
+        self.existed = False
 
     async def append(
         self, persistence: Persistence[Any, Any], thread_id: Any, messages: Sequence[NewMessage[Any]], *, user_id: Any
@@ -61,20 +84,35 @@ class SharedThread:
             ThreadNotFoundError: the thread was deleted since this object found it.
             ThreadExistsError: the thread belongs to another owner.
         """
-        append = partial(persistence.messages.append_many, thread_id, messages, user_id=user_id)
+        await self.write(
+            partial(persistence.messages.append_many, thread_id, messages, user_id=user_id),
+            partial(persistence.run, partial(_begin, thread_id=thread_id, messages=messages), user_id=user_id),
+        )
+
+    async def write(self, write: Callable[[], Awaitable[object]], begin: Callable[[], Awaitable[object]]) -> None:
+        """Write to the thread; begin it if it is new.
+
+        Args:
+            write: writes to a thread that exists.
+            begin: creates the thread and writes to it, in one transaction.
+
+        Raises:
+            ThreadNotFoundError: the thread was deleted since this object found it.
+            ThreadExistsError: the thread belongs to another owner.
+        """
         try:
-            await append()
+            await write()
         except ThreadNotFoundError:
-            if self._existed:
+            if self.existed:
                 raise
             try:
-                await persistence.run(partial(_begin, thread_id=thread_id, messages=messages), user_id=user_id)
+                await begin()
             except ThreadExistsError as taken:
                 try:  # by another call of the same owner, a moment ago
-                    await append()
+                    await write()
                 except ThreadNotFoundError:
                     raise taken from None
-        self._existed = True
+        self.existed = True
 
 
 async def _begin(uow: UnitOfWork[Any, Any], *, thread_id: Any, messages: Sequence[NewMessage[Any]]) -> None:

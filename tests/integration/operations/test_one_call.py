@@ -25,6 +25,7 @@ METHODS = [
     for facade, repository in PAIRS
     for name, _ in inspect.getmembers(repository, inspect.isfunction)
     if not name.startswith("_")
+    and (repository, name) != (ThreadRepository, "lock")  # it lasts as long as a transaction
 ]
 
 

@@ -138,6 +138,7 @@ def test_characters_that_postgresql_refuses_come_back(odd: str) -> None:
     records = stored([row for item in items for row in written(FORM, item)])
 
     assert [found.item for found in read(FORM, records)] == items
+    assert [record.aside for record in records] == [None, None, None, "openai"]
 
 
 def test_an_edit_of_another_program_shows_through() -> None:
