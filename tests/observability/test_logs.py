@@ -15,7 +15,7 @@ from leaks import CANARY
 
 from agent_persistence import Persistence
 from agent_persistence.concurrency.retries import Retries
-from agent_persistence.database.connections import PinnedConnection
+from agent_persistence.database.pinned_connection import PinnedConnection
 from agent_persistence.errors import UnavailableError
 from agent_persistence.telemetry.identities import Identities, hashed
 from agent_persistence.telemetry.log_fields import fields_of as fields_of_operation
