@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +13,6 @@ from agent_persistence.integrations.claude_agent import PersistenceSessionStore
 from agent_persistence.persistence import Persistence
 
 pytestmark = pytest.mark.slow  # each run starts a program of 400 MB
-
-
-@pytest.fixture(autouse=True)
-def _forget_streams_of_the_sdk() -> Iterator[None]:
-    """The SDK leaves streams unclosed: their warnings must come here, and not in whatever test runs next."""
-    yield
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
 
 
 async def run(prompt: str, **options: Any) -> str:
