@@ -50,10 +50,10 @@ from agent_persistence.errors import (
 from agent_persistence.ids import BIGINT, INT, STRING, UUID, IdType, IdTypes, uuid7
 from agent_persistence.models import MessageMixin, Models, StateMixin, ThreadMixin, build_models
 from agent_persistence.operations.cache_audit import CacheAudit
-from agent_persistence.operations.probes import Readiness
+from agent_persistence.operations.probes import Health, Readiness
 from agent_persistence.operations.run_claims import RunClaim
 from agent_persistence.operations.unit_of_work import UnitOfWork
-from agent_persistence.persistence import Health, Persistence
+from agent_persistence.persistence import Persistence
 from agent_persistence.records import (
     ANY_USER,
     UNSET,

@@ -5,16 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from datetime import datetime
 from functools import partial
 from types import TracebackType
-from typing import Any, Final, Generic, Literal, Self, TypeVar
+from typing import Final, Generic, Self, TypeVar
 
 from redis.asyncio import Redis
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from agent_persistence.cache import CircuitBreaker, StateCache, make_redis
@@ -23,15 +21,15 @@ from agent_persistence.concurrency.shielding import drain
 from agent_persistence.concurrency.time_limit import EndsBy, call_made_at
 from agent_persistence.database.driver_errors import translated
 from agent_persistence.database.engine import make_engine, terminator_of
-from agent_persistence.database.probe import answers
 from agent_persistence.embedded.addresses import ServerAddresses
-from agent_persistence.errors import InvalidInputError, SettingsError, UnavailableError
+from agent_persistence.errors import UnavailableError
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.models import Models, build_models
+from agent_persistence.operations import host_objects
 from agent_persistence.operations.batched_calls import BatchedCalls
 from agent_persistence.operations.cache_audit import CacheAudit, audit
 from agent_persistence.operations.cache_sweep import SWEEP_SECONDS, sweep_batch
-from agent_persistence.operations.observed import observe
+from agent_persistence.operations.observed import measured_block, observe
 from agent_persistence.operations.one_call import (
     OneCallCheckpoints,
     OneCallEntities,
@@ -41,7 +39,7 @@ from agent_persistence.operations.one_call import (
     OneCallThreads,
     OneCallToolResults,
 )
-from agent_persistence.operations.probes import NOT_READY, Readiness, ReadinessProbe
+from agent_persistence.operations.probes import NOT_READY, Health, Readiness, ReadinessProbe, examine
 from agent_persistence.operations.purging import Purging
 from agent_persistence.operations.run_claims import RunClaim, RunClaims
 from agent_persistence.operations.session_factory import SessionFactory
@@ -50,14 +48,12 @@ from agent_persistence.operations.transactions import Transactions
 from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.records import ANY_USER, AnyUser, TouchedState
 from agent_persistence.repositories.maintenance.latest_versions import latest_versions
-from agent_persistence.repositories.states.retention import MAX_KEPT
-from agent_persistence.sessions.commit_hooks import refuse_autocommit
 from agent_persistence.settings import PersistenceSettings
 from agent_persistence.telemetry.identities import Identities
 from agent_persistence.telemetry.metrics import Metrics
 from agent_persistence.telemetry.telemetry import Telemetry
 from agent_persistence.telemetry.timing import Timing
-from agent_persistence.validation import check_datetime, check_limit
+from agent_persistence.validation import check_limit
 
 T = TypeVar("T")
 
@@ -67,23 +63,8 @@ _CUT_AHEAD_SECONDS: Final = 0.05
 _GRACE_SECONDS: Final = 0.5  # for a due sweep to finish
 
 
-@dataclass(frozen=True, slots=True)
-class Health:
-    """The reachability of the servers.
-
-    Attributes:
-        database: ``"up"`` or ``"down"``.
-        cache: ``"up"``, ``"down"``, or ``"off"`` if none is configured.
-        cache_counts: hits, misses and other counters since the start of this process.
-    """
-
-    database: Literal["up", "down"]
-    cache: Literal["up", "down", "off"]
-    cache_counts: dict[str, int] = field(default_factory=dict)
-
-
 class Persistence(Generic[IdT, UserIdT]):
-    """Keep threads, messages and states in PostgreSQL, with a Redis cache of latest states.
+    """A store of threads, messages and states in PostgreSQL, with a Redis cache of latest states.
 
     An async context manager: it checks the schema when it is entered, and closes what it opened.
 
@@ -112,11 +93,11 @@ class Persistence(Generic[IdT, UserIdT]):
         redis: Redis | None = None,
         models: Models[IdT, UserIdT] | None = None,
     ) -> None:
-        _refuse_other_kinds(engine, redis)
+        host_objects.refuse_other_kinds(engine, redis)
         self.settings = settings
         self.models: Models[IdT, UserIdT] = models or build_models(settings.id_types, schema=settings.db_schema)
-        _refuse_other_id_types(self.models, settings)
-        _refuse_other_schema(self.models, settings, engine)
+        host_objects.refuse_other_id_types(self.models, settings)
+        host_objects.refuse_other_schema(self.models, settings, engine)
         # Closed in the reverse order of opening: connections first, then the embedded servers that they lead to.
         self._closing = AsyncExitStack()
         self._servers = ServerAddresses(settings, needs_database=engine is None, needs_redis=redis is None)
@@ -273,11 +254,7 @@ class Persistence(Generic[IdT, UserIdT]):
         """
         self._sessions.affinity.check()
         limit = self.settings.connect_timeout if timeout_seconds is None else timeout_seconds
-        is_up = await answers(self.engine, timeout_seconds=limit)
-        database: Literal["up", "down"] = "up" if is_up else "down"
-        if self.cache is None:
-            return Health(database, "off")
-        return Health(database, "up" if await self.cache.ping() else "down", self.cache.counts.as_dict())
+        return await examine(self.engine, self.cache, timeout_seconds=limit)
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
@@ -301,7 +278,7 @@ class Persistence(Generic[IdT, UserIdT]):
             DatabaseError: a statement failed and its error was caught in the block, so nothing was saved.
         """
         work, timing = self._transactions.begin(user_id=user_id), self.telemetry.timing
-        return work if timing is None else _measured_block("begin", work, timing, user_id)
+        return work if timing is None else measured_block("begin", work, timing, user_id)
 
     async def run(self, work: Callable[[UnitOfWork[IdT, UserIdT]], Awaitable[T]], *, user_id: UserIdT | AnyUser) -> T:
         """Run a function in a unit of work and commit it once, with retries.
@@ -342,9 +319,7 @@ class Persistence(Generic[IdT, UserIdT]):
             InvalidInputError: it is no ``AsyncSession``, is in AUTOCOMMIT, or is bound to another ``Persistence``.
             ClosedError: this store is closed.
         """
-        _refuse_proxy(session)
-        options = session.get_bind(self.models.Thread).get_execution_options()
-        refuse_autocommit(yes=options.get("isolation_level") == "AUTOCOMMIT")
+        host_objects.refuse_unfit_session(session, self.models)
         return self._transactions.join(session, user_id)
 
     def claim_run(self, thread_id: IdT, *, user_id: UserIdT | AnyUser) -> RunClaim[IdT, UserIdT]:
@@ -396,13 +371,8 @@ class Persistence(Generic[IdT, UserIdT]):
                 history is unlimited.
             UnavailableError: the database cannot be reached.
         """
-        wanted = keep_last
-        if wanted is None:
-            wanted = self.settings.max_checkpoint_history if older_than is None else 1
-        keep = check_limit(wanted, "keep_last", MAX_KEPT)
-        before = None if older_than is None else check_datetime(older_than, "older_than")
         work = self._purging.count if dry_run else self._purging.purge
-        return await work(keep_last=keep, older_than=before, user_id=user_id)
+        return await work(keep_last=keep_last, older_than=older_than, user_id=user_id)
 
     async def sweep(self) -> int:
         """Deliver the cache invalidations of the outbox to Redis; return their number.
@@ -502,13 +472,7 @@ class Persistence(Generic[IdT, UserIdT]):
 
         with translated():
             await migrate.verify(self.engine, self.settings)
-            mapped = self.models.metadata.schema
-            if self.settings.db_schema is None and mapped is not None and not _translates_schemas(self.engine):
-                # The tables that were checked are the first of the search path; statements go to those of the models.
-                async with self.engine.connect() as connection:
-                    checked = await connection.scalar(text("SELECT current_schema()"))
-                if checked != mapped:
-                    raise SettingsError("PERSISTENCE_DB_SCHEMA", _unset_schema(mapped, checked))
+            await host_objects.refuse_unchecked_schema(self.models, self.settings, self.engine)
 
     def _make_engine(self) -> AsyncEngine:
         engine = make_engine(self._servers.database, self.settings, keeps_cache=self.cache is not None)
@@ -528,72 +492,9 @@ class Persistence(Generic[IdT, UserIdT]):
         if redis is None:
             return None
         settings = self.settings
-        if redis.connection_pool.connection_kwargs.get("decode_responses"):
-            self._servers.close()
-            raise InvalidInputError("redis", "must return bytes: make the client without decode_responses")
         guard = CircuitBreaker(
             call_seconds=settings.cache_timeout_ms / 1000,
             budget_seconds=settings.cache_budget_ms / 1000,
             telemetry=self.telemetry,
         )
         return StateCache(redis, guard, namespace=settings.cache_namespace, ttl_seconds=settings.cache_ttl_seconds)
-
-
-@asynccontextmanager
-async def _measured_block(
-    name: str, work: AbstractAsyncContextManager[T], timing: Timing, user_id: object
-) -> AsyncIterator[T]:
-    async with timing.block(name, owner=user_id), work as opened:
-        yield opened
-
-
-def _refuse_proxy(session: object) -> None:
-    if not isinstance(session, AsyncSession):
-        given = type(session).__name__
-        raise InvalidInputError("session", f"must be an AsyncSession, not {given}; of a scoped one, pass session()")
-
-
-def _refuse_other_kinds(engine: object, redis: object) -> None:
-    if engine is not None and not isinstance(engine, AsyncEngine):
-        raise InvalidInputError("engine", f"must be made by create_async_engine, not a {type(engine).__name__}")
-    if isinstance(engine, AsyncEngine) and engine.dialect.driver != "asyncpg":
-        raise InvalidInputError(
-            "engine", f"must use postgresql+asyncpg, not {engine.dialect.name}+{engine.dialect.driver}"
-        )
-    if redis is not None and not isinstance(redis, Redis):
-        raise InvalidInputError(
-            "redis", f"must be a redis.asyncio.Redis of one server, not a {type(redis).__module__} client"
-        )
-
-
-def _refuse_other_id_types(models: Models[Any, Any], settings: PersistenceSettings) -> None:
-    """Refuse models with other id types than the settings, which say how ids are made and what types columns have."""
-    for variable, mapped, given in (
-        ("PERSISTENCE_ID_TYPE", models.id_types.id, settings.id_types.id),
-        ("PERSISTENCE_USER_ID_TYPE", models.id_types.user, settings.id_types.user),
-    ):
-        if mapped != given:
-            raise SettingsError(variable, f"is {given.name}, but the models are mapped with {mapped.name}")
-
-
-def _refuse_other_schema(models: Models[Any, Any], settings: PersistenceSettings, engine: AsyncEngine | None) -> None:
-    """Refuse models that are not in the schema that the settings name; statements would look for other tables."""
-    mapped = models.metadata.schema
-    translates = engine is not None and _translates_schemas(engine)
-    if settings.db_schema is not None and mapped != settings.db_schema and not translates:
-        raise SettingsError(
-            "PERSISTENCE_DB_SCHEMA",
-            f"is {settings.db_schema}, but the models are mapped in {mapped or 'no schema'}: "
-            f"metadata = MetaData(schema={settings.db_schema!r})",
-        )
-
-
-def _translates_schemas(engine: AsyncEngine) -> bool:
-    return "schema_translate_map" in engine.get_execution_options()
-
-
-def _unset_schema(mapped: str, checked: str) -> str:
-    return (
-        f"is not set, and the models are mapped in {mapped}, but the tables are in {checked}; set it to {mapped} for "
-        "the application and for agent-persistence upgrade, or map the models with metadata = MetaData()"
-    )

@@ -174,6 +174,16 @@ def test_a_sequence_that_is_behind_fails_until_the_remedy_was_run(command_line: 
     assert _finding(after.stdout, "sequences")["level"] == "OK"
 
 
+def test_a_sequence_that_hands_out_numbers_ahead_fails_as_it_does_when_a_store_opens(command_line: CommandLine) -> None:
+    command_line.sql("ALTER SEQUENCE messages_seq_seq CACHE 5")
+
+    result = command_line("doctor", "--json")
+
+    assert result.exit_code == 1
+    assert "messages_seq_seq CACHE 1;" in result.stdout
+    assert command_line("check").exit_code == 1
+
+
 def test_a_cache_that_is_not_configured_is_no_fault(command_line: CommandLine) -> None:
     result = command_line.with_variables(PERSISTENCE_REDIS_URL="")("doctor", "--json")
 

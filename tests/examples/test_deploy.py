@@ -79,7 +79,7 @@ def test_the_files_run_commands_that_exist() -> None:
     assert {command[1] for command in commands} <= known
 
 
-async def test_the_probes_ask_paths_that_the_application_answers(
+async def test_the_application_answers_the_probes_and_reports_its_store(
     settings_for: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = await settings_for()
@@ -94,7 +94,9 @@ async def test_the_probes_ask_paths_that_the_application_answers(
     ):
         answers = {path: (await client.get(path)).status_code for path in probes}
         created = await client.post("/threads?name=Refund", headers={"X-User-Id": "ada"})
+        metrics = await client.get("/metrics/")
 
+    assert 'duration_seconds_count{error_type="",operation="threads.create"} 1.0' in metrics.text
     assert answers == {"/livez": 200, "/readyz": 200, "/startupz": 200}
     assert created.json()["name"] == "Refund"
 

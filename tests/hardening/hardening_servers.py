@@ -16,7 +16,7 @@ from torture.proxy import Proxy, is_commit
 from torture.servers import PostgreSQL, stop_all
 
 from agent_persistence import migrate
-from agent_persistence.database import connections, driver_errors
+from agent_persistence.database import driver_errors, pinned_connection
 from agent_persistence.database.driver_errors import translated
 from agent_persistence.embedded.server_user import server_user
 from agent_persistence.errors import PersistenceError
@@ -102,7 +102,7 @@ def errors_of_the_driver(at_each: Callable[[], None] = lambda: None) -> Iterator
 
     # Not by a listener of the engine: statements take another way where somebody listens.
     with pytest.MonkeyPatch.context() as patch:
-        for module in (driver_errors, connections, commit):
+        for module in (driver_errors, pinned_connection, commit):
             patch.setattr(module, "translate", note)
         yield names
 

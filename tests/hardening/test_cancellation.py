@@ -160,6 +160,7 @@ async def assert_all_that_was_reported_done_is_there(store: Store, calls: Calls,
     assert calls.threads <= await stored("thread_id", "threads")
 
 
+@pytest.mark.slow
 async def test_a_thousand_cancelled_callers_leave_nothing_behind(
     store: Store, calls: Calls, user_id: str, random: Random
 ) -> None:

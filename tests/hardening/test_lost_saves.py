@@ -17,7 +17,7 @@ from torture.proxy import Link, Proxy
 from torture.servers import PostgreSQL
 
 from agent_persistence.database import server_process
-from agent_persistence.database.connections import PinnedConnection
+from agent_persistence.database.pinned_connection import PinnedConnection
 from agent_persistence.database.server_process import ServerProcess, has_ended, process_behind
 from agent_persistence.errors import CommitUnknownError
 from agent_persistence.operations import group_commit

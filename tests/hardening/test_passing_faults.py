@@ -93,9 +93,16 @@ async def test_the_victim_of_a_deadlock_is_run_again_and_both_succeed(store: Sto
 async def test_a_plan_from_before_a_migration_is_no_caller_s_concern(store: Store, user_id: str, by: str) -> None:
     thread = await store.threads.create(user_id=user_id, name="kept")
 
+    all_read = asyncio.Barrier(3)
+
+    async def read_beside_others(uow: UnitOfWork[str, str]) -> Any:
+        found = await uow.threads.get(thread.thread_id)
+        await all_read.wait()  # so that each of them has a connection of its own, and each connection the plan
+        return found
+
     async def read() -> Any:
         if by == "run":
-            return await store.run(lambda uow: uow.threads.get(thread.thread_id), user_id=user_id)
+            return await store.run(read_beside_others, user_id=user_id)
         return await store.threads.get(thread.thread_id, user_id=user_id)
 
     await asyncio.gather(read(), read(), read())

@@ -111,16 +111,35 @@ async def test_a_role_that_only_reads_may_open_a_store(database: Database, role:
     assert refusal.value.sqlstate == "42501"
 
 
-async def test_no_usage_of_the_schema_is_named(database: Database, role: str) -> None:
+@pytest.mark.parametrize("redis_url", [None, "redis://127.0.0.1:1/0"], ids=["no cache", "cache"])
+async def test_no_usage_of_the_schema_is_named(database: Database, role: str, redis_url: str | None) -> None:
     settings = database.settings(db_schema="own")
     await migrate.upgrade(settings)
-    theirs = database.as_role(role).settings(db_schema="own")
+    theirs = database.as_role(role).settings(db_schema="own", redis_url=redis_url)
 
     for attempt in (Persistence[str, str](theirs).__aenter__, lambda: migrate.upgrade(theirs)):
         with pytest.raises(MissingRightsError) as refusal:
             await attempt()
         assert refusal.value.command == f'GRANT USAGE ON SCHEMA "own" TO "{role}";'
     assert (await doctor(theirs))["rights"] == (Level.FAIL, refusal.value.command)
+
+
+async def test_a_migration_by_another_role_than_the_owner_says_so(database: Database, role: str) -> None:
+    await migrate.upgrade(database.settings(), "ap0009")
+    await database.execute(*documented_grants(role))
+
+    with pytest.raises(DatabaseError, match="must be owner of .*42501.*run it as the owner of the tables"):
+        await migrate.upgrade(database.as_role(role).settings())
+
+
+async def test_a_role_at_its_connection_limit_is_told_of_the_limit(database: Database, role: str) -> None:
+    await migrate.upgrade(database.settings())
+    await database.execute(*documented_grants(role), f"ALTER ROLE {role} CONNECTION LIMIT 0")
+    settings = database.as_role(role).settings(retry_deadline=0)
+
+    with pytest.raises(UnavailableError, match="no more connections.*CONNECTION LIMIT"):
+        await Persistence[str, str](settings).__aenter__()
+    assert (await doctor(settings))["database"] == (Level.FAIL, None)
 
 
 async def test_a_search_path_without_a_usable_schema_is_named(database: Database, role: str) -> None:

@@ -160,3 +160,18 @@ async def test_a_downgrade_makes_whole_what_was_kept_as_changes(database: Databa
     async with database.connected() as connection:
         states = await connection.fetch("SELECT state_data::text FROM states ORDER BY state_id")
     assert [row[0] for row in states] == ['{"a": [1, 2], "b": 3}', '{"a": [1, 4], "b": 3}', '{"a": [1, 4], "c": null}']
+
+
+async def test_a_downgrade_leaves_no_aside_that_would_read_as_a_message(database: Database) -> None:
+    settings = database.settings()
+    await migrate.upgrade(settings)
+    await database.execute(
+        "INSERT INTO threads (thread_id, user_id) VALUES ('t', 'ann')",
+        """INSERT INTO messages (thread_id, message_id, role, content, aside) VALUES
+           ('t', 'm1', 'user', 'hello', NULL), ('t', 'm2', 'assistant', 'searched', 'openai')""",
+    )
+
+    await migrate.downgrade(settings, "ap0010")
+
+    async with database.connected() as connection:
+        assert [row[0] for row in await connection.fetch("SELECT message_id FROM messages")] == ["m1"]

@@ -9,12 +9,13 @@ import re
 from typing import Any
 
 import pytest
+from asyncpg.exceptions import ReadOnlySQLTransactionError
 from docs.documents import ROOT
 from leaks import CANARY
 
 from agent_persistence import Persistence
 from agent_persistence.concurrency.retries import Retries
-from agent_persistence.database.connections import PinnedConnection
+from agent_persistence.database.pinned_connection import PinnedConnection
 from agent_persistence.errors import UnavailableError
 from agent_persistence.telemetry.identities import Identities, hashed
 from agent_persistence.telemetry.log_fields import fields_of as fields_of_operation
@@ -74,6 +75,23 @@ async def test_a_retry_is_one_line_and_one_count(caplog: pytest.LogCaptureFixtur
         {"event_name": "operation.retried", "error_type": "UnavailableError", "attempt": number} for number in (2, 3)
     ]
     assert CANARY.swapcase() not in caplog.text
+
+
+async def test_a_line_of_a_retry_has_the_code_of_the_server(caplog: pytest.LogCaptureFixture) -> None:
+    refusal = UnavailableError()
+    refusal.__cause__ = ReadOnlySQLTransactionError(CANARY)
+    failures = [refusal]
+
+    async def attempt() -> None:
+        if failures:
+            raise failures.pop()
+
+    with caplog.at_level(logging.INFO, "agent_persistence"):
+        await Retries(5.0, telemetry=Telemetry()).run(attempt)
+
+    [record] = caplog.records
+    assert record.getMessage() == "an attempt failed and is repeated: UnavailableError (sqlstate 25006)"
+    assert fields_of(record)["sqlstate"] == "25006"
 
 
 async def test_a_line_of_a_retry_says_which_operation_it_is_about(

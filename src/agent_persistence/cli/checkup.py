@@ -13,13 +13,13 @@ from sqlalchemy.schema import AddConstraint, CreateIndex
 
 from agent_persistence import migrate
 from agent_persistence.cli.failures import ExitCode, describe, exit_code_of, no_connection
-from agent_persistence.database.driver_errors import translated
+from agent_persistence.database.driver_errors import TOO_MANY_CONNECTIONS, sqlstate_of, translated
 from agent_persistence.errors import NotMigratedError, PersistenceError, SchemaError
 from agent_persistence.migrate import catalog
 from agent_persistence.migrate.config import is_known, is_ours
 from agent_persistence.migrate.optional import OBJECTS, present, unprotected_tables
 from agent_persistence.migrate.preflight import TABLES, refuse_unusable_schema
-from agent_persistence.migrate.verify import refuse_behind
+from agent_persistence.migrate.verify import refuse_behind, refuse_changed_by_hand
 from agent_persistence.models import build_models
 from agent_persistence.settings import PersistenceSettings
 
@@ -66,7 +66,9 @@ async def examine_database(engine: AsyncEngine, settings: PersistenceSettings) -
             async with engine.connect() as connection:
                 return await connection.run_sync(lambda sync: [*_findings(sync, settings, address)])
     except PersistenceError as error:
-        remedy = "start the server, or correct PERSISTENCE_DATABASE_URL" if no_connection(error) else None
+        # A server that is full says in the error itself what to do.
+        is_away = no_connection(error) and sqlstate_of(error) != TOO_MANY_CONNECTIONS
+        remedy = "start the server, or correct PERSISTENCE_DATABASE_URL" if is_away else None
         return [Finding(Level.FAIL, "database", f"{address}: {describe(error)}", remedy, exit_code_of(error))]
 
 
@@ -82,9 +84,13 @@ def _findings(connection: Connection, settings: PersistenceSettings, address: st
         return
     revisions = catalog.revisions(connection, schema, settings.version_table)
     recorded = catalog.recorded_config(connection, schema)
-    yield _migration(connection, schema, settings)
+    migration = _migration(connection, schema, settings)
+    yield migration
     if revisions and recorded:
-        yield from _id_types(recorded, settings)
+        types = [*_id_types(recorded, settings)]
+        yield from types
+        if Level.FAIL not in {found.level for found in (migration, *types)}:
+            yield from _changed_by_hand(connection, schema, settings)
         yield from _missing_indexes(connection, schema, settings)
         yield from _unfinished_indexes(connection, schema)
         yield from _rights(connection, schema)
@@ -117,6 +123,13 @@ def _id_types(recorded: dict[str, str], settings: PersistenceSettings) -> Iterat
         else:
             detail = f"the database was created with {found}, the settings say {given}"
             yield Finding(Level.FAIL, key, detail, f"export {variable}={found}")
+
+
+def _changed_by_hand(connection: Connection, schema: str, settings: PersistenceSettings) -> Iterator[Finding]:
+    try:
+        refuse_changed_by_hand(connection, schema, settings)
+    except SchemaError as error:
+        yield Finding(Level.FAIL, "schema", str(error))
 
 
 def _missing_indexes(connection: Connection, schema: str, settings: PersistenceSettings) -> Iterator[Finding]:

@@ -123,7 +123,8 @@ def _show_downgrade(revision: str, undone: dict[str, str], threads: int, *, as_j
     if as_json:
         write_json({"dry_run": True, "undone": list(undone), "threads": threads})
         return
-    out.print(f"a downgrade to {revision} would undo {len(undone)} revisions; the database has {threads:,} threads")
+    revisions = "1 revision" if len(undone) == 1 else f"{len(undone)} revisions"
+    out.print(f"a downgrade to {revision} would undo {revisions}; the database has {threads:,} threads")
     for name, title in undone.items():
         out.print(f"{name}  {title}", soft_wrap=True)
 

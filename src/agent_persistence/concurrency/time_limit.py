@@ -111,12 +111,16 @@ class EndsBy:
     ) -> None:
         self._timer.cancel()
         _limit.reset(self._token)
+        timeout = self._timeout
+        # The event loop keeps cancelled timers for a while, and they keep the context of the call, in which this object
+        # is. Through its timeout it would keep the call's task, and the result: 1 MB for each chunk of a stream.
+        del self._timeout, self._token
         try:
-            await self._timeout.__aexit__(kind, error, trace)
-        except TimeoutError as timeout:
+            await timeout.__aexit__(kind, error, trace)
+        except TimeoutError as expired:
             if self.in_doubt:
-                raise CommitUnknownError(_IN_DOUBT) from timeout
-            raise UnavailableError(NO_ANSWER) from timeout
+                raise CommitUnknownError(_IN_DOUBT) from expired
+            raise UnavailableError(NO_ANSWER) from expired
         if self.in_doubt and isinstance(error, UnavailableError):
             raise CommitUnknownError(_IN_DOUBT) from error.__cause__
 

@@ -28,6 +28,8 @@ from agent_persistence.errors import (
 
 # SQLAlchemy 2.0 does not wrap the driver's errors of connecting; 2.1 does.
 DRIVER_ERRORS: Final = (SQLAlchemyError, OSError, PostgresError, InterfaceError, InternalClientError)
+TOO_MANY_CONNECTIONS: Final = "53300"
+"""The code of a server, database or role that admits no more connections."""
 
 _NO_RIGHT: Final = "42501"  # insufficient_privilege
 _READ_ONLY_TRANSACTION: Final = "25006"
@@ -37,7 +39,7 @@ _TRY_AGAIN: Final = {
     "57P01",  # admin_shutdown
     "57P02",  # crash_shutdown
     "57P03",  # cannot_connect_now
-    "53300",  # too_many_connections
+    TOO_MANY_CONNECTIONS,
     "40001",  # serialization_failure
     "40P01",  # deadlock_detected
     _READ_ONLY_TRANSACTION,
@@ -70,12 +72,21 @@ _POOLER: Final = {
     "42P05",  # duplicate_prepared_statement: another client prepared it on this one
 }
 _POOLER_ADVICE: Final = "; behind PgBouncer set PERSISTENCE_PGBOUNCER=true"
+_GRANT: Final = "agent-persistence doctor names the GRANT"
+_NOT_OWNED: Final = "must be owner of"
 _DETAIL: Final = "\nDETAIL:"
 _UNREACHABLE: Final = "the database cannot be reached, or closed the connection; see the cause, then try again"
-_READ_ONLY: Final = (
-    "the database takes no writes: a standby answered, or default_transaction_read_only is on; "
-    "agent-persistence doctor tells"
-)
+# Known by the code: operators treat these otherwise than a server that is away.
+_REASONS: Final = {
+    _READ_ONLY_TRANSACTION: "the database takes no writes: a standby answered, or default_transaction_read_only is on; "
+    "agent-persistence doctor tells",
+    TOO_MANY_CONNECTIONS: "the database admits no more connections: lower PERSISTENCE_POOL_SIZE, or raise "
+    "max_connections, or the CONNECTION LIMIT of the role or the database",
+}
+_FULL: Final = {
+    "53100": "the disk of the database is full",
+    "53200": "the server of the database is out of memory",
+}
 
 
 @contextmanager
@@ -155,7 +166,7 @@ def translate(
         case Verdict.RETRY if isinstance(error, QueuePoolTimeout):
             return pool_timeout(bind)
         case Verdict.RETRY:
-            reason = _READ_ONLY if sqlstate_of(error) == _READ_ONLY_TRANSACTION else _UNREACHABLE
+            reason = _REASONS.get(sqlstate_of(error) or "", _UNREACHABLE)
             return UnavailableError(reason + _advice(error))
         case Verdict.AMBIGUOUS:
             return CommitUnknownError("the connection closed during COMMIT; read before writing again")
@@ -210,12 +221,13 @@ def _fatal(error: BaseException) -> PersistenceError:
     if sqlstate == _NO_RIGHT:
         # Its text names the object and holds nothing of a row; the server knows it in no other form.
         refused = _attribute(error, "message") or "a right is missing"
-        return DatabaseError(
-            f"{refused} (sqlstate {sqlstate}); agent-persistence doctor names the GRANT", sqlstate=sqlstate
-        )
+        # No GRANT gives ownership, which the server says in words only.
+        advice = "run it as the owner of the tables" if refused.startswith(_NOT_OWNED) else _GRANT
+        return DatabaseError(f"{refused} (sqlstate {sqlstate}); {advice}", sqlstate=sqlstate)
     constraint = constraint_of(error)
     broken = f": it violates the constraint {constraint}" if constraint else ""
-    reason = f"PostgreSQL refused the statement (sqlstate {sqlstate}){broken}{_advice(error)}"
+    refused = _FULL.get(sqlstate or "", "PostgreSQL refused the statement")
+    reason = f"{refused} (sqlstate {sqlstate}){broken}{_advice(error)}"
     return DatabaseError(reason, sqlstate=sqlstate, constraint=constraint)
 
 

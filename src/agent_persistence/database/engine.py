@@ -16,8 +16,8 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from agent_persistence.addresses.database_url import DatabaseUrl
 from agent_persistence.concurrency.time_limit import cut_when_due
-from agent_persistence.database.connections import is_observed
 from agent_persistence.database.driver_errors import DRIVER_ERRORS
+from agent_persistence.database.pinned_connection import is_observed
 from agent_persistence.database.pool_timeouts import OWN_POOL
 from agent_persistence.settings import PersistenceSettings
 

@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import DateTime, Integer, Text, bindparam, case, column, func, select, table
 
 from agent_persistence.database.compiled_statement import CompiledStatement
-from agent_persistence.database.connections import PinnedConnection
+from agent_persistence.database.pinned_connection import PinnedConnection
 
 _KEY: Final = "agent_persistence.server_process"
 _ACTIVITY: Final[Any] = table(

@@ -27,7 +27,8 @@ class OpenAIForm(Form):
     key: ClassVar[str] = "openai"
 
     def say(self, item: Item) -> Said:  # noqa: D102
-        speak = _SPEAKERS.get(item.get("type") or "message")
+        kind = item.get("type")
+        speak = _SPEAKERS.get("message" if kind is None else kind) if isinstance(kind, str | None) else None
         return Said(()) if speak is None else speak(item)
 
     def items(self, chat: Chat, hint: str | None = None) -> list[Item]:  # noqa: D102

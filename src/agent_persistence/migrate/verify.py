@@ -85,14 +85,10 @@ def _verify(connection: Connection, settings: PersistenceSettings) -> None:
     refuse_unusable_schema(connection, schema)
     refuse_other_id_types(connection, schema, settings)
     refuse_behind(connection, schema, settings)
-    _refuse_other_columns(connection, schema, settings)
+    refuse_changed_by_hand(connection, schema, settings)
     if names := catalog.unfinished_indexes(connection, schema, TABLES):
         raise InvalidIndexError(names)
     _refuse_missing_rights(connection, schema)
-    if caching := catalog.caching_sequences(connection, schema):
-        raise SchemaError(
-            f"a sequence hands out numbers ahead, so they do not follow the order of commits; run: {caching}"
-        )
     _refuse_behind_sequences(connection, schema)
 
 
@@ -176,7 +172,17 @@ def warn_ahead(found: list[str]) -> None:
     )
 
 
-def _refuse_other_columns(connection: Connection, schema: str, settings: PersistenceSettings) -> None:
+def refuse_changed_by_hand(connection: Connection, schema: str, settings: PersistenceSettings) -> None:
+    """Refuse a migrated schema whose columns of ids or sequences are no longer those that a revision made.
+
+    Raises:
+        IdTypeMismatchError: a column of ids has another type than the settings say.
+        SchemaError: such a column is missing, or a sequence hands out numbers ahead.
+    """
+    if caching := catalog.caching_sequences(connection, schema):
+        raise SchemaError(
+            f"a sequence hands out numbers ahead, so they do not follow the order of commits; run: {caching}"
+        )
     given: dict[str, IdKind] = {"id_type": settings.id_type, "user_id_type": settings.user_id_type}
     for (table, column), key in _ID_COLUMNS.items():
         found = catalog.column_types(connection, schema, table).get(column)

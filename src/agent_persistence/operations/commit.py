@@ -12,8 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from agent_persistence.concurrency.retries import Retries
 from agent_persistence.concurrency.time_limit import OutcomeUnknown, is_cut
 from agent_persistence.database.compiled_statement import CompiledStatement
-from agent_persistence.database.connections import PinnedConnection
 from agent_persistence.database.driver_errors import DRIVER_ERRORS, translate, translated
+from agent_persistence.database.pinned_connection import PinnedConnection
 from agent_persistence.errors import CommitUnknownError, PersistenceError, StatementTimeoutError, UnavailableError
 from agent_persistence.operations.session_factory import LONGEST_IDLE, SessionFactory
 from agent_persistence.records import ANY_USER, Touched

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from agent_persistence.concurrency.batching import ALONE, LATER, Alone, Batcher
-from agent_persistence.database.connections import PinnedConnection
+from agent_persistence.database.pinned_connection import PinnedConnection
 from agent_persistence.errors import CheckpointingDisabledError
 from agent_persistence.operations.group_commit import GroupCommit, Written, doubtful
 from agent_persistence.operations.transactions import Transactions

@@ -12,8 +12,9 @@ from typing import Final, Generic, TypeVar
 from agent_persistence.concurrency.batching import ALONE, IN_DOUBT, LATER, Alone, Batch
 from agent_persistence.concurrency.retries import Retries
 from agent_persistence.concurrency.time_limit import OutcomeUnknown
-from agent_persistence.database.connections import PinnedConnection, PinnedConnections
+from agent_persistence.database.connections import PinnedConnections
 from agent_persistence.database.driver_errors import DRIVER_ERRORS, Verdict, classify, translated
+from agent_persistence.database.pinned_connection import PinnedConnection
 from agent_persistence.database.server_process import ServerProcess, has_ended, process_behind
 from agent_persistence.errors import (
     CommitUnknownError,

@@ -9,7 +9,7 @@ from operator import attrgetter
 from typing import Any, Final
 
 from agent_persistence.concurrency.batching import ALONE, Alone
-from agent_persistence.database.connections import PinnedConnection
+from agent_persistence.database.pinned_connection import PinnedConnection
 from agent_persistence.encoding.recent_states import RecentStates
 from agent_persistence.errors import CommitUnknownError, UnavailableError
 from agent_persistence.models import Models

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from copy import copy
+from typing import TypeVar
 
 from agent_persistence.telemetry.timing import Timing
+
+T = TypeVar("T")
 
 
 def observe(operations: object, name: str, timing: Timing) -> None:
@@ -17,3 +22,12 @@ def observe(operations: object, name: str, timing: Timing) -> None:
         call = getattr(plain, method)
         if not method.startswith("_") and inspect.iscoroutinefunction(call):
             setattr(operations, method, timing.measured(f"{name}.{method}", call))
+
+
+@asynccontextmanager
+async def measured_block(
+    name: str, work: AbstractAsyncContextManager[T], timing: Timing, user_id: object
+) -> AsyncIterator[T]:
+    """Measure a block of the host, such as a unit of work."""
+    async with timing.block(name, owner=user_id), work as opened:
+        yield opened

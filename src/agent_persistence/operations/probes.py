@@ -1,17 +1,49 @@
-"""The readiness of a store: whether its database answers, found out at most once a second."""
+"""The health of a store: which servers answer. Its readiness is found out at most once a second."""
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from agent_persistence.cache import StateCache
 from agent_persistence.concurrency.shielding import start
 from agent_persistence.database.probe import answers
 from agent_persistence.operations.session_factory import SessionFactory
 
 FRESH_SECONDS: Final = 1.0
 """How long an answer of the database counts, to a probe or to any other caller, and how long it may take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """The reachability of the servers.
+
+    Attributes:
+        database: ``"up"`` or ``"down"``.
+        cache: ``"up"``, ``"down"``, or ``"off"`` if none is configured.
+        cache_counts: hits, misses and other counters since the start of this process.
+    """
+
+    database: Literal["up", "down"]
+    cache: Literal["up", "down", "off"]
+    cache_counts: dict[str, int] = field(default_factory=dict)
+
+
+async def examine(engine: AsyncEngine, cache: StateCache | None, *, timeout_seconds: float) -> Health:
+    """Return which servers answer.
+
+    Args:
+        engine: asks the database, beside the pool.
+        cache: ``None`` if none is configured.
+        timeout_seconds: how long to wait for the database.
+    """
+    database: Literal["up", "down"] = "up" if await answers(engine, timeout_seconds=timeout_seconds) else "down"
+    if cache is None:
+        return Health(database, "off")
+    return Health(database, "up" if await cache.ping() else "down", cache.counts.as_dict())
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from agent_persistence.concurrency.batching import ALONE, Alone, Batcher
 from agent_persistence.database.compiled_statement import CompiledStatement
-from agent_persistence.database.connections import PinnedConnection
+from agent_persistence.database.pinned_connection import PinnedConnection
 from agent_persistence.models.base import table_of
 from agent_persistence.operations.group_commit import GroupCommit, Written, doubtful
 from agent_persistence.operations.transactions import Transactions

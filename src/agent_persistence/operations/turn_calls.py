@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from agent_persistence.concurrency.batching import ALONE, Alone, Batcher
-from agent_persistence.database.connections import PinnedConnection
+from agent_persistence.database.pinned_connection import PinnedConnection
 from agent_persistence.database.shared_statement import shared
 from agent_persistence.models import Models
 from agent_persistence.operations.group_commit import GroupCommit, Written, doubtful

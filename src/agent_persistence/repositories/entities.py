@@ -60,7 +60,7 @@ class EntityRepository(Generic[IdT, UserIdT]):
         return state
 
     async def get_last_messages(self, thread_id: IdT, *, limit: int = 50) -> Sequence[MessageMixin[IdT]]:
-        """Return the newest messages of a thread, the oldest of them first.
+        """Return the newest messages of a thread, the oldest of them first. Asides are left out.
 
         Args:
             thread_id: the thread; no messages if it does not exist.
@@ -96,8 +96,8 @@ def _latest_state(models: Models[Any, Any], *, of_any_user: bool) -> Query:
 
 @lru_cache(MODELS_AT_ONCE)
 def _last_messages(models: Models[Any, Any], *, of_any_user: bool) -> Query:
-    newest_first = _of_thread(models, models.Message, of_any_user=of_any_user).order_by(models.Message.seq.desc())
-    return newest_first.limit(bindparam("wanted"))
+    messages = _of_thread(models, models.Message, of_any_user=of_any_user).where(models.Message.aside.is_(None))
+    return messages.order_by(models.Message.seq.desc()).limit(bindparam("wanted"))
 
 
 def _of_thread(models: Models[Any, Any], rows: Any, *, of_any_user: bool) -> Query:

@@ -12,9 +12,9 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from agent_persistence.database.connections import is_observed, translate_from
 from agent_persistence.database.driver_errors import DRIVER_ERRORS
 from agent_persistence.database.engine import gives_up
+from agent_persistence.database.pinned_connection import is_observed, translate_from
 
 
 class BegunConnection:

@@ -18,8 +18,9 @@ from typing_extensions import override
 from agent_persistence.concurrency.shielding import to_the_end
 from agent_persistence.concurrency.time_limit import cut_when_due
 from agent_persistence.database.compiled_statement import CompiledStatement
-from agent_persistence.database.connections import PinnedConnection, PinnedConnections
+from agent_persistence.database.connections import PinnedConnections
 from agent_persistence.database.driver_errors import DRIVER_ERRORS
+from agent_persistence.database.pinned_connection import PinnedConnection
 from agent_persistence.errors import DatabaseError, PersistenceError, UnitOfWorkInUseError
 from agent_persistence.frozen import frozen
 from agent_persistence.ids import IdT, UserIdT

@@ -15,8 +15,8 @@ from sqlalchemy.orm import Session
 from typing_extensions import override
 
 from agent_persistence.database.compiled_statement import CompiledStatement, summary_of
-from agent_persistence.database.connections import run_on
 from agent_persistence.database.driver_errors import translated
+from agent_persistence.database.pinned_connection import run_on
 from agent_persistence.database.pool_timeouts import limited_by_pool
 from agent_persistence.errors import DatabaseError, UnitOfWorkInUseError
 from agent_persistence.frozen import frozen

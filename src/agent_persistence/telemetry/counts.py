@@ -14,7 +14,7 @@ _IN_HEALTH: Final = ("hits", "misses", "fills", "unreadable", "unavailable")
 
 @dataclass(slots=True, kw_only=True)
 class CacheCounts:
-    """What became of calls of the cache.
+    """Counters of cache calls, by outcome.
 
     Attributes:
         hits: look-ups that were answered by the cache.

@@ -11,7 +11,7 @@ Shown = Literal["plain", "hashed", "none"]
 
 
 def hashed(value: Any) -> str:
-    """Return a short name for an id: the same one in every process, from which the id cannot be read.
+    """Return a short hash of an id, the same one in every process.
 
     Whoever has a list of ids can compute theirs, so it is a pseudonym and no secret.
     """

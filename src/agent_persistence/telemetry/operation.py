@@ -28,7 +28,7 @@ class Called(NamedTuple):
 
 
 class Operation:
-    """An operation, or work that is shared by several: a batch, or a load.
+    """A call that is measured, or work shared by several calls: a batch, or a load.
 
     Attributes:
         spans: its span, or those of all who share it; empty if they are not recorded.

@@ -13,7 +13,7 @@ from agent_persistence.telemetry.log_fields import fields_of
 from agent_persistence.telemetry.metrics import DegradedMetrics, Metrics, PoolMetrics, batch_metrics, cache_metrics
 from agent_persistence.telemetry.operation import current_operation
 from agent_persistence.telemetry.slow_operations import SlowOperations
-from agent_persistence.telemetry.timing import Timing, type_of
+from agent_persistence.telemetry.timing import Timing, sqlstate_behind, type_of
 
 K = TypeVar("K")
 
@@ -63,6 +63,9 @@ class Telemetry:
         if (operation := current_operation()) is not None:
             operation.attempts += 1
         fields = {"event_name": "operation.retried", "error_type": kind, "attempt": attempt, **self.about()}
+        # It tells a server that takes no writes, or no more connections, from one that is away.
+        if (sqlstate := sqlstate_behind(error)) is not None:
+            kind, fields["sqlstate"] = f"{kind} (sqlstate {sqlstate})", sqlstate
         logger.info("an attempt failed and is repeated: %s", kind, extra=fields)
 
     def settled(self, *, committed: bool | None) -> None:

@@ -243,10 +243,19 @@ def type_of(error: BaseException) -> str:
         return next(base.__name__ for base in type(error).__mro__ if base.__module__ == PersistenceError.__module__)
     if isinstance(error, asyncio.CancelledError):
         return "CancelledError"
-    sqlstate = getattr(getattr(error, "orig", error), "sqlstate", None)
-    if isinstance(sqlstate, str):
+    if (sqlstate := _sqlstate(error)) is not None:
         return sqlstate[:2]
     return "ConnectionError" if isinstance(error, OSError) else _OTHER
+
+
+def sqlstate_behind(error: BaseException) -> str | None:
+    """Return the server's code of an error or of its cause, or ``None``."""
+    return _sqlstate(error) or _sqlstate(error.__cause__)
+
+
+def _sqlstate(error: BaseException | None) -> str | None:
+    found = getattr(getattr(error, "orig", error), "sqlstate", None)
+    return found if isinstance(found, str) else None
 
 
 def _name_of(call: Any) -> str:

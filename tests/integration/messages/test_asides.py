@@ -61,6 +61,14 @@ async def test_a_page_shows_the_asides_of_a_name(any_persistence: Persistence[An
         await any_persistence.messages.page(thread_id, user_id=any_user, asides="two words")
 
 
+async def test_rows_as_objects_are_messages_of_the_conversation_only(persistence: Persistence) -> None:
+    thread_id = await new_thread(persistence, "ada", said(1), said(2), said("searched", aside="openai"))
+
+    messages = await persistence.entities.get_last_messages(thread_id, limit=2, user_id="ada")
+
+    assert [message.content for message in messages] == ["1", "2"]
+
+
 @pytest.mark.parametrize("number", [1, 3, 300], ids=["one", "some", "by COPY"])
 async def test_an_aside_comes_back_however_many_are_appended(persistence: Persistence, number: int) -> None:
     thread_id = await new_thread(persistence, "ada")

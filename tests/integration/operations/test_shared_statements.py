@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from integration.repository_testing import counted_statements
 
-from agent_persistence.database.connections import PinnedConnection
+from agent_persistence.database.pinned_connection import PinnedConnection
 from agent_persistence.errors import DatabaseError
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import ANY_USER

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -27,8 +28,12 @@ from agent_persistence.integrations.claude_agent import PersistenceSessionStore
 from agent_persistence.models.base import table_of
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import ANY_USER
-from conftest import NewIds
 
+NEW_OWNER: dict[str, Callable[[], Any]] = {
+    "string": lambda: str(uuid.uuid4()),
+    "uuid": uuid.uuid4,
+    "bigint": lambda: uuid.uuid4().int >> 65,
+}
 KEY: Any = {"project_key": "shop", "session_id": "s-1"}
 SUBAGENT: Any = {**KEY, "subpath": "subagents/agent-1"}
 
@@ -50,7 +55,7 @@ async def test_it_keeps_all_contracts_of_the_sdk(open_store: Any, pair: tuple[st
     persistence = await open_store(pair)
 
     def new() -> PersistenceSessionStore:
-        return PersistenceSessionStore(persistence=persistence, user_id=NewIds(persistence.models.id_types).user())
+        return PersistenceSessionStore(persistence=persistence, user_id=NEW_OWNER[pair[1]]())
 
     await run_session_store_conformance(new)
 

@@ -107,6 +107,7 @@ async def sizes(
     return sum(len(JsonPlusSerializer().dumps_typed(item)[1]) for item in items), stored
 
 
+@pytest.mark.slow
 def test_what_is_remembered_of_large_rows_is_bounded() -> None:
     items = [("msgpack", f"document {number}".encode()) for number in range(2000)]
     [row, *_] = new_value_rows([NewValue("documents", None, is_list=True, items=items)])

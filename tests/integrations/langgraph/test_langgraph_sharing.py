@@ -15,7 +15,7 @@ from sqlalchemy import event
 
 from agent_persistence import Persistence, ThreadNotFoundError
 from agent_persistence.database.compiled_statement import CompiledStatement
-from agent_persistence.database.connections import PinnedConnection
+from agent_persistence.database.pinned_connection import PinnedConnection
 from agent_persistence.integrations.langgraph import PersistenceSaver
 from agent_persistence.repositories.checkpoints.statements import save_graphs
 from graphs import HELLO, talker

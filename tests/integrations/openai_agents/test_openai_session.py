@@ -236,3 +236,16 @@ async def test_concurrent_writers_lose_and_double_nothing(
     assert sorted(texts) == sorted(f"{writer}-{number}" for writer in range(8) for number in range(10))
     for writer in range(8):
         assert [text for text in texts if text.startswith(f"{writer}-")] == [f"{writer}-{n}" for n in range(10)]
+
+
+async def test_an_item_that_a_writer_is_adding_is_popped_once_it_is_there(
+    persistence: Persistence, session: PersistenceSession
+) -> None:
+    await session.add_items(ITEMS[:1])
+
+    async with persistence.begin(user_id="ada") as writer:
+        await writer.messages.append(session.session_id, {"role": "user", "content": "newer"})
+        popping = asyncio.create_task(session.pop_item())
+        await until_somebody_waits_for_a_lock(persistence)
+
+    assert await popping == {"role": "user", "content": "newer"}

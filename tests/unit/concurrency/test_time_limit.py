@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -51,6 +53,24 @@ async def test_a_call_in_time_leaves_no_timer_behind() -> None:
     await asyncio.sleep(0.12)
     assert not cuts
     assert cut_when_due(cuts.clear) is None
+
+
+async def test_the_result_of_a_call_is_not_kept_by_timers_that_it_cancelled() -> None:
+    class Result:
+        pass
+
+    async def call() -> Result:
+        async with EndsBy(time.monotonic() + 30):
+            asyncio.get_running_loop().call_later(30, print).cancel()  # as the driver does with each statement
+            return Result()
+
+    gc.disable()  # freed at once, and not when the garbage collector comes by
+    try:
+        kept = weakref.ref(await asyncio.create_task(call()))
+        await asyncio.sleep(0)
+        assert kept() is None
+    finally:
+        gc.enable()
 
 
 async def test_a_call_that_ends_before_the_outcome_of_its_write_says_so() -> None:

@@ -278,3 +278,15 @@ def test_what_the_driver_did_not_raise_passes(error: BaseException) -> None:
         raise error
 
     assert caught.value is error
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (driver.DiskFullError(CANARY), "the disk of the database is full"),
+        (driver.OutOfMemoryError(CANARY), "out of memory"),
+        (driver.TooManyConnectionsError(CANARY), "no more connections"),
+    ],
+)
+def test_what_a_server_ran_out_of_is_named(error: Exception, said: str) -> None:
+    assert said in str(translate(error))

@@ -290,6 +290,16 @@ items = st.fixed_dictionaries(
 said = st.builds(entry, st.sampled_from(["user", "assistant"]), st.lists(blocks, max_size=4))
 
 
+def test_what_is_left_of_an_entry_with_a_deleted_part_is_read_part_by_part() -> None:
+    answers = entry("user", [answer("toolu_1", "Snow"), answer("toolu_2", "Rain"), answer("toolu_3", "Sun")])
+    rows = stored([*written(FORM, answers), *written(FORM, entry("user", "Thanks"))])
+
+    found = read(FORM, [rows[0], *rows[2:]])
+
+    said = [one.item["message"]["content"] for one in found]
+    assert said == [[answer("toolu_1", "Snow")], [answer("toolu_3", "Sun")], "Thanks"]
+
+
 @given(st.lists(said | items | st.dictionaries(texts, json_values, max_size=3), max_size=4))
 def test_every_entry_comes_back_equal(given_items: list[dict[str, Any]]) -> None:
     records = stored([row for item in given_items for row in written(FORM, item)])

@@ -94,6 +94,8 @@ UNSAID = [
     {"type": "item_reference", "id": "msg_1"},
     {"type": "of_next_year", "role": "user", "content": "?"},
     {"role": "owner", "content": "Hi"},
+    {"type": ["message"], "role": "user", "content": "Hi"},
+    {"type": [], "role": "user", "content": "Hi"},
     {"role": "user", "content": ""},
     {"role": "user", "content": [{"type": "of_next_year"}]},
     {"type": "function_call", "name": "no call id"},
@@ -184,7 +186,8 @@ parts = st.fixed_dictionaries(
 items = st.fixed_dictionaries(
     {},
     optional={
-        "type": st.sampled_from(["message", "function_call", "function_call_output", "reasoning", "other", None]),
+        "type": st.sampled_from(["message", "function_call", "function_call_output", "reasoning", "other", None])
+        | json_values,
         "role": st.sampled_from(["user", "assistant", "system", "developer", "tool"]) | json_values,
         "content": texts | st.lists(parts, max_size=3) | json_values,
         "output": texts | st.lists(parts, max_size=3) | json_values,

@@ -147,5 +147,5 @@ def _problem(found: _Answer, error: Exception) -> dict[str, Any]:
 def _log(what: str, error: Exception, status: HTTPStatus) -> None:
     """Log the error without its cause: the driver's text can hold a whole row."""
     frames = "".join(traceback.format_exception(error, chain=False))
-    fields = {"event_name": "http.failed", "status": int(status)}
+    fields = {"event_name": "http.failed", "status": int(status), "error_type": type(error).__name__}
     logger.error("%s answered %d\n%s", what, status, frames, extra=fields)

@@ -49,7 +49,7 @@ def joined_unit_of_work(session: Any, owner: Any) -> Any:
 def unit_of_work(owner: Any) -> Any:
     """Return a dependency that opens a unit of work for a request, and commits it before the response is sent.
 
-    It takes a connection of its own. Where another dependency of the request, such as the one that looks up the user,
+    It takes a second connection. Where another dependency of the request, such as the one that looks up the user,
     keeps a session of the application open, use ``joined_unit_of_work``: a request that holds one connection while it
     waits for a second one can stop an application, because with as many requests as connections none gets the second.
 

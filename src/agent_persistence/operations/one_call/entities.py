@@ -46,7 +46,7 @@ class OneCallEntities(Generic[IdT, UserIdT]):
     async def get_last_messages(
         self, thread_id: IdT, *, user_id: UserIdT | AnyUser, limit: int = 50
     ) -> Sequence[MessageMixin[IdT]]:
-        """Return the newest messages of a thread, the oldest of them first.
+        """Return the newest messages of a thread, the oldest of them first. Asides are left out.
 
         Args:
             thread_id: the thread.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from typing import Any, Final
 
 import asyncpg
@@ -41,10 +42,12 @@ async def identity_behind(connection: asyncpg.Connection, threads: str) -> str |
         connection: the driver's connection; not of a transaction pooler.
         threads: the name of the table, quoted.
     """
-    try:
-        row = await connection.fetchrow(_ALL, threads)
-    except asyncpg.InsufficientPrivilegeError:
-        row = await connection.fetchrow(_ALL.replace(_OF_CLUSTER, "0"), threads)
+    row = None
+    for query in (_ALL, _ALL.replace(_OF_CLUSTER, "0")):
+        # Refused twice, it is the schema that this role may not use: no connection fails for that, and check names it.
+        with suppress(asyncpg.InsufficientPrivilegeError):
+            row = await connection.fetchrow(query, threads)
+            break
     return None if row is None or row["threads"] is None else _identity(row["cluster"], row["database"], row["threads"])
 
 
