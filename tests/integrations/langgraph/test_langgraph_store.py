@@ -298,8 +298,9 @@ async def test_threads_call_it_as_sync_code(store: PersistenceStore, threads: Th
     await loop.run_in_executor(threads, lambda: store.put(("a",), "k", {"n": 1}))
     item = await loop.run_in_executor(threads, lambda: store.get(("a",), "k"))
     assert item is not None
-    with pytest.raises(SyncInLoopError):
+    with pytest.raises(SyncInLoopError) as refusal:
         store.get(("a",), "k")
+    assert isinstance(refusal.value, asyncio.InvalidStateError)  # which callers of LangGraph's own stores catch
 
 
 def test_sync_code_opens_the_persistence(plain_settings: PersistenceSettings) -> None:

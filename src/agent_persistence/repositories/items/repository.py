@@ -13,6 +13,7 @@ from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.records import ItemKey, ItemRecord, Namespace, NewItem
 from agent_persistence.repositories.items import places
 from agent_persistence.repositories.items.filters import matches
+from agent_persistence.repositories.items.parts import in_parts
 from agent_persistence.repositories.items.statements import (
     clear_items,
     delete_items,
@@ -68,17 +69,16 @@ class ItemRepository(Generic[IdT, UserIdT]):
         Raises:
             InvalidInputError: an item cannot be stored.
         """
-        new = prepare_items(self.scope, items)
-        if not new:
-            return
-        await self.scope.write(
-            put_items(self.scope.models),
-            _evidence(self.scope, "updated_at"),
-            owner=_owner(self.scope),
-            **_places_of(new),
-            value=[item.value for item in new.values()],
-            ttl_seconds=[item.ttl_seconds for item in new.values()],
-        )
+        owner, new = _owner(self.scope), prepare_items(self.scope, items)
+        for part in in_parts(new.items(), size=lambda pair: len(pair[1].value.utf8)):
+            await self.scope.write(
+                put_items(self.scope.models),
+                _evidence(self.scope, "updated_at"),
+                owner=owner,
+                **_places_of(key for key, _ in part),
+                value=[item.value for _, item in part],
+                ttl_seconds=[item.ttl_seconds for _, item in part],
+            )
 
     async def get_many(self, keys: Iterable[ItemKey], *, refresh: bool = False) -> list[ItemRecord | None]:
         """Return items in the order of their keys, with ``None`` for each that does not exist.
@@ -104,12 +104,12 @@ class ItemRepository(Generic[IdT, UserIdT]):
         Raises:
             InvalidInputError: a key cannot be valid.
         """
-        wanted = dict.fromkeys(checked_keys(keys))
-        if not wanted:
-            return 0
-        statement = delete_items(self.scope.models)
-        rows = await self.scope.write(statement, _evidence(self.scope), owner=_owner(self.scope), **_places_of(wanted))
-        return sum(row.was_live for row in rows)
+        owner, wanted = _owner(self.scope), sorted(set(checked_keys(keys)))
+        statement, deleted = delete_items(self.scope.models), 0
+        for part in in_parts(wanted):
+            rows = await self.scope.write(statement, _evidence(self.scope), owner=owner, **_places_of(part))
+            deleted += sum(row.was_live for row in rows)
+        return deleted
 
     async def clear(self, prefix: Namespace = ()) -> int:
         """Delete all items below a namespace, or all of the owner, and return their number.
@@ -189,13 +189,16 @@ class ItemRepository(Generic[IdT, UserIdT]):
 async def find_items(scope: Scope[Any, Any], keys: Sequence[ItemKey]) -> FoundItems:
     """Read items by keys that were checked; in no order."""
     models, owner = scope.models, _owner(scope)
-    if not keys:
-        return FoundItems([], [])
     if len(keys) == 1:  # a statement that callers share
         [key] = keys
         at = {"namespace": places.joined(key.namespace), "key": key.key}
         return _found(await scope.fetch(read_item(models), owner=owner, **at))
-    return _found(await scope.fetch(read_items(models), owner=owner, **_places_of(dict.fromkeys(keys))))
+    found = FoundItems([], [])
+    for part in in_parts(dict.fromkeys(keys)):
+        records, due = _found(await scope.fetch(read_items(models), owner=owner, **_places_of(part)))
+        found.records.extend(records)
+        found.due.extend(due)
+    return found
 
 
 async def find_below(
@@ -218,9 +221,9 @@ async def find_below(
 
 async def refresh_found(scope: Scope[Any, Any], keys: Collection[ItemKey]) -> None:
     """Grant items their time to live again."""
-    if keys:
-        places_of = _places_of(dict.fromkeys(keys))
-        await scope.write(refresh_items(scope.models), _evidence(scope, "expires_at"), owner=_owner(scope), **places_of)
+    statement, evidence = refresh_items(scope.models), _evidence(scope, "expires_at")
+    for part in in_parts(dict.fromkeys(keys)):
+        await scope.write(statement, evidence, owner=_owner(scope), **_places_of(part))
 
 
 def prepare_items(scope: Scope[Any, Any], items: Iterable[NewItem]) -> dict[ItemKey, PreparedItem]:
