@@ -93,9 +93,9 @@ RIGHTS: Final[dict[str, Sequence[str]]] = {
 """The rights that every application needs, by table."""
 
 OTHER_RIGHTS: Final[dict[str, Sequence[str]]] = dict.fromkeys(
-    ("graph_checkpoints", "graph_values", "tool_results", "conversation_imports"), _WRITE
+    ("graph_checkpoints", "graph_values", "tool_results", "conversation_imports", "opt_item_vectors"), _WRITE
 )
-"""Those that only LangGraph, Agentflow and imports need."""
+"""Those that only LangGraph, Agentflow, imports and vectors need."""
 
 _SCHEMAS_OF_OURS: Final = text(
     "SELECT nspname FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace "

@@ -145,7 +145,9 @@ async def test_plain_sql_sees_and_changes_the_items_of_the_owner_that_it_names(s
     for statement in ("UPDATE items SET value = '{}' RETURNING 1", "DELETE FROM items RETURNING 1"):
         assert await secured.run(statement, owner=eve) == []
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
-        await secured.run("INSERT INTO items (user_id, namespace, key, value) VALUES ($1, 'a', 'b', '{}')", ada, owner=eve)
+        await secured.run(
+            "INSERT INTO items (user_id, namespace, key, value) VALUES ($1, 'a', 'b', '{}')", ada, owner=eve
+        )
 
 
 async def pieces(content: bytes) -> AsyncIterator[bytes]:

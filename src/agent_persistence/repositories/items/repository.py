@@ -26,6 +26,13 @@ from agent_persistence.repositories.items.statements import (
     search_items,
     walk_namespaces,
 )
+from agent_persistence.repositories.items.vectors import (
+    check_vector,
+    check_vectors,
+    explained,
+    nearest_items,
+    write_vectors,
+)
 from agent_persistence.repositories.rows import check_readable, json_object
 from agent_persistence.sessions.commit_evidence import RowEvidence, row_evidence
 from agent_persistence.sessions.scope import Scope
@@ -40,6 +47,22 @@ class PreparedItem(NamedTuple):
 
     value: EncodedJSON
     ttl_seconds: float | None
+    vectors: tuple[str, ...]
+
+
+class ItemSearch(NamedTuple):
+    """The arguments of ``ItemRepository.search``."""
+
+    prefix: Namespace
+    filter: Mapping[str, Any] | None
+    near: Sequence[float] | None
+    limit: int
+    offset: int
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether one statement serves all searches like it, so that callers share it."""
+        return not self.filter and self.near is None
 
 
 class FoundItems(NamedTuple):
@@ -67,7 +90,8 @@ class ItemRepository(Generic[IdT, UserIdT]):
         """Put items: add each, or replace the one that is there; of several with one key, the last.
 
         Raises:
-            InvalidInputError: an item cannot be stored.
+            InvalidInputError: an item cannot be stored, or its vectors have other dimensions than the database's.
+            SchemaError: an item has vectors, which need the optional object ``vectors``.
         """
         owner, new = _owner(self.scope), prepare_items(self.scope, items)
         for part in in_parts(new.items(), size=lambda pair: len(pair[1].value.utf8)):
@@ -79,6 +103,9 @@ class ItemRepository(Generic[IdT, UserIdT]):
                 value=[item.value for _, item in part],
                 ttl_seconds=[item.ttl_seconds for _, item in part],
             )
+        vectors = {key: item.vectors for key, item in new.items() if item.vectors}
+        if vectors:
+            await write_vectors(self.scope, owner, vectors)
 
     async def get_many(self, keys: Iterable[ItemKey], *, refresh: bool = False) -> list[ItemRecord | None]:
         """Return items in the order of their keys, with ``None`` for each that does not exist.
@@ -128,17 +155,20 @@ class ItemRepository(Generic[IdT, UserIdT]):
         prefix: Namespace = (),
         *,
         filter: Mapping[str, Any] | None = None,  # noqa: A002 - the word of all stores
+        near: Sequence[float] | None = None,
         limit: int = 10,
         offset: int = 0,
         refresh: bool = False,
     ) -> list[ItemRecord]:
-        """Return items below a namespace, those that were put last first.
+        """Return items below a namespace, those that were put last first, or the nearest to a vector.
 
         Args:
             prefix: the labels with which the namespaces begin; all of the owner's if left out.
             filter: what values must hold: an item of JSON for each field, or operators such as ``{"$gte": 3}``. There
                 are ``$eq``, ``$ne``, ``$gt``, ``$gte``, ``$lt`` and ``$lte``; the last four compare numbers with
                 numbers and texts with texts, by code point, and match no other values.
+            near: return the items whose vectors are nearest to this one first, with their ``score``; then those without
+                vectors, which were put last first. Needs the optional object ``vectors``.
             limit: how many at most, from 1 to 10,000.
             offset: how many to pass by.
             refresh: as for ``get_many``.
@@ -146,8 +176,9 @@ class ItemRepository(Generic[IdT, UserIdT]):
         Raises:
             InvalidInputError: an argument cannot be valid.
             CorruptRowError: an item cannot be read.
+            SchemaError: ``near`` is given, and the database keeps no vectors.
         """
-        found = await find_below(self.scope, prefix, filter, limit, offset)
+        found = await find_below(self.scope, ItemSearch(prefix, filter, near, limit, offset))
         if refresh:
             await refresh_found(self.scope, found.due)
         return found.records
@@ -201,22 +232,24 @@ async def find_items(scope: Scope[Any, Any], keys: Sequence[ItemKey]) -> FoundIt
     return found
 
 
-async def find_below(
-    scope: Scope[Any, Any], prefix: Namespace, wanted: Mapping[str, Any] | None, limit: int, offset: int
-) -> FoundItems:
+async def find_below(scope: Scope[Any, Any], wanted: ItemSearch) -> FoundItems:
     """Read items as ``ItemRepository.search`` does."""
-    models, labels = scope.models, places.check_prefix(prefix, "prefix")
+    models, labels = scope.models, places.check_prefix(wanted.prefix, "prefix")
     values = {
         "owner": _owner(scope),
-        "limit": check_limit(limit, "limit", MAX_FOUND),
-        "offset": check_offset(offset, "offset"),
+        "limit": check_limit(wanted.limit, "limit", MAX_FOUND),
+        "offset": check_offset(wanted.offset, "offset"),
         **(places.range_below(labels) if labels else {}),
     }
-    if not wanted:
+    if wanted.is_plain:
         return _found(await scope.fetch(search_items(models, below=bool(labels)), **values))
-    condition = matches(models.side_tables.items.c.value, json_object(wanted, "filter"))
-    statement = found_items(models, condition, below=bool(labels)).params(values)
-    return _found((await scope.execute(statement)).all())
+    condition = matches(models.side_tables.items.c.value, json_object(wanted.filter, "filter"))
+    if wanted.near is None:
+        statement = found_items(models, condition, below=bool(labels))
+        return _found((await scope.execute(statement.params(values))).all())
+    statement = nearest_items(models, condition, check_vector(wanted.near, "near"), below=bool(labels))
+    with explained("near"):
+        return _found((await scope.execute(statement.params(values))).all())
 
 
 async def refresh_found(scope: Scope[Any, Any], keys: Collection[ItemKey]) -> None:
@@ -241,7 +274,8 @@ def prepare_items(scope: Scope[Any, Any], items: Iterable[NewItem]) -> dict[Item
             raise InvalidInputError(f"{field}.value", f"must be a mapping, not {type(item.value).__name__}")
         place = places.check_place((item.namespace, item.key), field)
         ttl = None if item.ttl is None else check_ttl(item.ttl, f"{field}.ttl")
-        new[place] = PreparedItem(scope.json(dict(item.value), f"{field}.value"), ttl)
+        vectors = check_vectors(item.vectors, f"{field}.vectors")
+        new[place] = PreparedItem(scope.json(dict(item.value), f"{field}.value"), ttl, vectors)
     # In one order for all callers, so that no two of them wait for each other.
     return dict(sorted(new.items()))
 
@@ -306,4 +340,5 @@ def _record(row: Any) -> ItemRecord:
         created_at=row.created_at,
         updated_at=row.updated_at,
         expires_at=row.expires_at,
+        score=getattr(row, "score", None),
     )
