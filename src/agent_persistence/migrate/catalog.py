@@ -92,9 +92,10 @@ RIGHTS: Final[dict[str, Sequence[str]]] = {
 }
 """The rights that every application needs, by table."""
 
-OTHER_RIGHTS: Final[dict[str, Sequence[str]]] = dict.fromkeys(
-    ("graph_checkpoints", "graph_values", "tool_results", "conversation_imports", "opt_item_vectors"), _WRITE
-)
+OTHER_RIGHTS: Final[dict[str, Sequence[str]]] = {
+    **dict.fromkeys(("graph_checkpoints", "graph_values", "tool_results", "conversation_imports"), _WRITE),
+    "opt_item_vectors": ("SELECT", "INSERT"),
+}
 """Those that only LangGraph, Agentflow, imports and vectors need."""
 
 _SCHEMAS_OF_OURS: Final = text(

@@ -17,6 +17,9 @@ from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import ANY_USER, Namespace
 
+# LangGraph's own stores gather the calls of an event loop, however many. Here each has its time limit, which must not
+# run while a call only waits for tens of thousands before it.
+_AT_ONCE: Final = 64
 _NO_OWNER: Final = "give either user_id, the owner of all items, or owner_of, which finds the owner in a namespace"
 
 
@@ -70,6 +73,7 @@ class PersistenceStore(BaseStore):
         self._persistence = persistence
         self._owner_of = owner_of or (lambda _namespace: user_id)
         self._bridge = Bridge(persistence)
+        self._turns = asyncio.Semaphore(_AT_ONCE)
 
     def __enter__(self) -> Self:
         self._bridge.open()
@@ -117,10 +121,11 @@ class PersistenceStore(BaseStore):
                 for index, result in await call.run(items_of(call.owner)):
                     results[index] = result
 
-        if len(calls) == 1:  # callers share statements
-            await run(lambda owner: Items(self._persistence.items, {"user_id": owner}))
-        elif calls:
-            await self._in_one_transaction(calls, run)
+        async with self._turns:
+            if len(calls) == 1:  # callers share statements
+                await run(lambda owner: Items(self._persistence.items, {"user_id": owner}))
+            elif calls:
+                await self._in_one_transaction(calls, run)
         return results
 
     async def _in_one_transaction(

@@ -28,11 +28,12 @@ class Index:
     def __init__(self, config: IndexConfig) -> None:
         if unknown := set(config) - _KNOWN:
             raise InvalidInputError("index", f"has unknown keys: {', '.join(sorted(unknown))}")
-        if config.get("embed") is None:
+        embed = config.get("embed")
+        if embed is None:
             raise InvalidInputError("index", "lacks embed, which makes vectors of texts")
         self._dims = check_limit(config.get("dims"), "index.dims", _MAX_DIMS)
         self._fields = config.get("fields") or ["$"]
-        self.embeddings = ensure_embeddings(config["embed"])
+        self.embeddings = ensure_embeddings(embed)
 
     def texts(self, value: Mapping[str, Any], fields: Sequence[str] | None) -> list[str]:
         """Return the texts of a value that are embedded.
