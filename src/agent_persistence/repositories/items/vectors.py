@@ -43,7 +43,7 @@ from agent_persistence.sessions.scope import Query, Scope
 
 _UNDEFINED_TABLE: Final = "42P01"
 _OTHER_DIMENSIONS: Final = "22000"  # data_exception
-_QUOTES: Final = PGDialect().identifier_preparer
+_QUOTES: Final = PGDialect().identifier_preparer  # type: ignore[no-untyped-call]  # SQLAlchemy's is untyped
 _MISSING: Final = "the database keeps no vectors; run: agent-persistence optional add vectors --dims N"
 
 
