@@ -92,10 +92,11 @@ RIGHTS: Final[dict[str, Sequence[str]]] = {
 }
 """The rights that every application needs, by table."""
 
-OTHER_RIGHTS: Final[dict[str, Sequence[str]]] = dict.fromkeys(
-    ("graph_checkpoints", "graph_values", "tool_results", "conversation_imports"), _WRITE
-)
-"""Those that only LangGraph, Agentflow and imports need."""
+OTHER_RIGHTS: Final[dict[str, Sequence[str]]] = {
+    **dict.fromkeys(("graph_checkpoints", "graph_values", "tool_results", "conversation_imports"), _WRITE),
+    "opt_item_vectors": ("SELECT", "INSERT"),
+}
+"""Those that only LangGraph, Agentflow, imports and vectors need."""
 
 _SCHEMAS_OF_OURS: Final = text(
     "SELECT nspname FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace "
