@@ -371,8 +371,9 @@ def _event(found: Found, item: Item) -> Event:
 
 
 def _item(event: Event) -> Item:
+    # Apart from the rest, of which ADK writes a value that has no JSON form as its repr, and NaN as null.
+    delta = jsonable(event.actions.state_delta, "state_delta")
     with json_errors("event"):
         item: Item = event.model_dump(mode="json", by_alias=False, exclude_none=True)
-        # ADK itself writes a value that has no JSON form as its repr, and NaN as null.
-        item["actions"]["state_delta"] = jsonable(event.actions.state_delta, "state_delta")
+    item["actions"]["state_delta"] = delta
     return item

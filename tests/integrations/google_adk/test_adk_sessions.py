@@ -8,9 +8,9 @@ import uuid
 from typing import Any
 
 import pytest
+from google.adk import errors as adk_errors
 from google.adk.agents import LlmAgent, RunConfig
 from google.adk.agents.run_config import StreamingMode
-from google.adk.errors import StaleSessionError
 from google.adk.errors.already_exists_error import AlreadyExistsError
 from google.adk.errors.session_not_found_error import SessionNotFoundError
 from google.adk.events.event import Event
@@ -31,6 +31,7 @@ from agent_persistence.records import ANY_USER
 from agent_persistence.repositories import ItemRepository
 
 Key = dict[str, Any]
+StaleSessionError: type[ValueError] = getattr(adk_errors, "StaleSessionError", ValueError)  # since ADK 2.9
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def service(persistence: Persistence) -> PersistenceSessionService:
 @pytest.fixture
 def key(new_ids: Any, user_id: str) -> Key:
     """A session that does not exist yet, of an app that nobody has."""
-    return {"app_name": f"app.{new_ids.thread()}", "user_id": user_id, "session_id": "s1"}
+    return {"app_name": f"app-{new_ids.thread()}", "user_id": user_id, "session_id": "s1"}
 
 
 def says(text: str, author: str = "user", **more: Any) -> Event:
