@@ -61,7 +61,7 @@ test-matrix: ## run the tests on the lowest and newest SQLAlchemy 2.0 and the ne
 
 test-wheel: build ## run the tests against the built wheel
 	$(BIN)/python -m venv --clear .venv-wheel
-	.venv-wheel/bin/python -m pip install --quiet --disable-pip-version-check "$$(echo dist/*.whl)[all,claude-agent-sdk,test]"
+	.venv-wheel/bin/python -m pip install --quiet --disable-pip-version-check "$$(echo dist/*.whl)[all,claude-agent-sdk,google-adk,test]"
 	.venv-wheel/bin/pytest $(PYTEST_ARGS)
 
 test-agentflow: ## run the tests of the checkpointers for Agentflow and PyAgenity, which need Python 3.12

@@ -120,9 +120,9 @@ def read(form: Form, records: Sequence[MessageRecord[Any]]) -> list[Found]:
     return found
 
 
-def begins_within_an_item(form: Form, records: Sequence[MessageRecord[Any]]) -> bool:
-    """Whether the first of these rows is a later part of an item: its beginning is on the page before."""
-    return bool(records) and _own(form, records[0]).get("part", 0) != 0
+def number_of_later_parts(form: Form, records: Sequence[MessageRecord[Any]]) -> int:
+    """Return how many of the first rows are later parts of an item, which begins on the page before."""
+    return next((place for place, row in enumerate(records) if _own(form, row).get("part", 0) == 0), len(records))
 
 
 def _written(form: Form, item: Item) -> list[NewMessage[Any]]:
