@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from types import TracebackType
 from typing import Final, Generic, Self, TypeVar
@@ -346,7 +346,7 @@ class Persistence(Generic[IdT, UserIdT]):
         self,
         *,
         keep_last: int | None = None,
-        older_than: datetime | None = None,
+        older_than: datetime | timedelta | None = None,
         user_id: UserIdT | AnyUser = ANY_USER,
         dry_run: bool = False,
     ) -> int:
@@ -362,7 +362,8 @@ class Persistence(Generic[IdT, UserIdT]):
         Args:
             keep_last: how many of a thread's newest states stay, and of the newest checkpoints of each namespace of its
                 graph, at least 1. If both arguments are left out, ``PERSISTENCE_MAX_CHECKPOINT_HISTORY``.
-            older_than: delete only what was saved before this time, which has a time zone.
+            older_than: delete only what was saved longer ago by the database's clock, or before a time with a time
+                zone.
             user_id: the owner of the threads; all threads if left out.
             dry_run: delete nothing, and return the number that would be deleted.
 
