@@ -70,7 +70,9 @@ class Persistence(Generic[IdT, UserIdT]):
 
     Args:
         settings: see ``PersistenceSettings``.
-        engine: an engine of the host, which is not closed; created from the settings if left out.
+        engine: an engine of the host, which is not closed; created from the settings if left out. It decides which
+            database is read, written and migrated, and which states in Redis are its own: ``database_url`` serves the
+            command line only.
         redis: a client of the host without ``decode_responses``, which is not closed; created from the settings if left
             out.
         models: mapped classes of the host; built from the settings if left out.
@@ -160,6 +162,8 @@ class Persistence(Generic[IdT, UserIdT]):
         return cls(PersistenceSettings())
 
     async def __aenter__(self) -> Self:
+        if self._hosts_engine is not None:
+            host_objects.warn_of_another_address(self._hosts_engine, self.settings)
         try:
             if self.settings.auto_migrate:
                 # Not at the top: a store that is imported and never opened does not need Alembic.
