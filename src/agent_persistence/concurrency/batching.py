@@ -274,11 +274,12 @@ class Batcher(Generic[ItemT, ResultT]):
         return is_next
 
     async def _results(self, batch: list[_Entry[ItemT, ResultT]]) -> Sequence[ResultT | Exception | Alone]:
+        shared: Operation | None = None
         try:
             made_at = [entry.made_at for entry in batch]
             count_from(min(made_at), self._refusals)
             if (timing := self._telemetry.timing) is not None:
-                timing.start_batch(self._counts, [entry.operation for entry in batch], made_at)
+                shared = timing.start_batch(self._counts, [entry.operation for entry in batch], made_at)
             results = await self._together(Batch([entry.item for entry in batch], [entry.future for entry in batch]))
         except asyncio.CancelledError:
             for entry in batch:
@@ -286,6 +287,10 @@ class Batcher(Generic[ItemT, ResultT]):
             raise
         except Exception as error:  # noqa: BLE001 - each caller of the batch raises it
             return [error] * len(batch)
+        finally:
+            if shared is not None:
+                # Cancelled timers keep the context of the batch for a while, and it would keep all calls and arguments.
+                shared.callers = ()
         self._refusals.forget()
         return results
 
