@@ -9,6 +9,7 @@ SQLALCHEMY =
 VENV = .venv$(if $(SQLALCHEMY),-sqlalchemy$(subst =,,$(subst *,x,$(SQLALCHEMY))))
 BIN = $(VENV)/bin
 PYTEST_ARGS =
+FRAMEWORKS =
 # One more than there are processors, because tests wait for servers; 4 at most.
 PARALLEL = --numprocesses $$(n=$$(getconf _NPROCESSORS_ONLN); echo $$((n < 3 ? n + 1 : 4)))
 DURATION = 60
@@ -23,7 +24,7 @@ export PYTHONDONTWRITEBYTECODE =
 .DEFAULT_GOAL = help
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # two concurrent pips would break the virtualenv
-.PHONY: help demo test test-slow coverage test-matrix test-wheel test-agentflow torture torture-checker bench docs lint style type migration-lint \
+.PHONY: help demo test test-slow coverage test-frameworks test-matrix test-wheel test-agentflow torture torture-checker bench docs lint style type migration-lint \
     format migrate revision check-migrations build clean
 
 help: ## list all targets
@@ -40,6 +41,9 @@ test-slow: $(VENV)/installed-dev ## run the slow tests: examples in documents, e
 
 coverage: $(VENV)/installed-dev ## run the fast tests and measure their coverage, which takes half as long again
 	$(BIN)/pytest --cov $(PARALLEL) -m 'not slow'
+
+test-frameworks: $(VENV)/installed-dev ## run each framework's tests with the lowest and newest versions: FRAMEWORKS=openai-agents
+	$(BIN)/python tests/framework_versions.py $(FRAMEWORKS)
 
 torture: $(VENV)/installed-dev ## kill, hang and disconnect real servers under load: make torture DURATION=60 SEED=7
 	PYTHONPATH=tests $(BIN)/python -m torture --duration $(DURATION) $(if $(SEED),--seed $(SEED))
