@@ -252,5 +252,11 @@ def recorded_config(connection: Connection, schema: str) -> dict[str, str]:
     return {row.key: row.value for row in connection.execute(select(config))}
 
 
+def has_nothing_of_ours(connection: Connection, schema: str, version_table: str) -> bool:
+    """Whether there is a version table without a revision, and none of our tables."""
+    is_there = set(column_types(connection, schema, version_table)) == {"version_num"}
+    return is_there and not recorded_config(connection, schema) and not revisions(connection, schema, version_table)
+
+
 def _column(connection: Connection, schema: str, table_name: str, name: str) -> ScalarResult[str]:
     return connection.scalars(select(column(name)).select_from(table(table_name, column(name), schema=schema)))
