@@ -15,7 +15,7 @@ from agent_persistence.forms.form import Item, written
 from agent_persistence.frozen import frozen
 from agent_persistence.ids import IdType
 from agent_persistence.integrations.adk_state import APP, USER, Delta, State, items_of
-from agent_persistence.integrations.shared_messages import last_items, message_id_of
+from agent_persistence.integrations.shared_messages import last_items, with_ids
 from agent_persistence.operations.unit_of_work import Repositories, UnitOfWork
 from agent_persistence.records import NewMessage, StateRecord, ThreadRecord
 
@@ -63,11 +63,7 @@ def new_rows(event: Item, id_type: IdType[Any]) -> list[NewMessage[Any]]:
     Raises:
         InvalidInputError: it is nested too deeply.
     """
-    rows, key = written(FORM, event, "event"), str(event["id"])
-    keys = [key if part == 0 else f"{key}/{part}" for part in range(len(rows))]
-    return [
-        replace(row, message_id=message_id_of(own, id_type, "event.id")) for row, own in zip(rows, keys, strict=True)
-    ]
+    return with_ids(written(FORM, event, "event"), str(event["id"]), id_type, "event.id")
 
 
 def history_rows(events: Sequence[Item], id_type: IdType[Any]) -> list[NewMessage[Any]]:

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 from agent_persistence.encoding.json_escapes import from_storable, to_storable
+from agent_persistence.errors import CorruptRowError
 from agent_persistence.forms.adk import ADKForm
 from agent_persistence.records import ItemRecord, Namespace, NewItem
 
@@ -68,15 +69,25 @@ async def shared_state(search: Search, scope: str, app_name: str) -> State:
         search: finds items of the owner of that state.
         scope: ``APP`` or ``USER``.
         app_name: of the app.
+
+    Raises:
+        CorruptRowError: another program has put an item among them that holds no value.
     """
+    namespace = _namespace(scope, app_name)
     found: State = {}
     offset = 0
     while True:
-        page = await search(_namespace(scope, app_name), limit=_PAGE, offset=offset)
-        found |= {item.key: from_storable(item.value[_VALUE]) for item in page}
+        page = await search(namespace, limit=_PAGE, offset=offset)
+        found |= {item.key: _value_of(item) for item in page if item.namespace == namespace}
         offset += len(page)
         if len(page) < _PAGE:
             return found
+
+
+def _value_of(item: ItemRecord) -> Any:
+    if _VALUE not in item.value:
+        raise CorruptRowError("items", item.key, "value")
+    return from_storable(item.value[_VALUE])
 
 
 def _namespace(scope: str, app_name: str) -> Namespace:

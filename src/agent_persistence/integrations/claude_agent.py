@@ -18,7 +18,7 @@ from agent_persistence.forms.form import Item
 from agent_persistence.integrations import claude_transcripts as transcripts
 from agent_persistence.integrations.bridge import in_store
 from agent_persistence.integrations.claude_transcripts import Place
-from agent_persistence.integrations.json_values import json_errors
+from agent_persistence.integrations.json_values import distinct, json_errors
 from agent_persistence.integrations.shared_threads import SharedThread, scoped_thread_id, thread_id_of
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import ThreadRecord
@@ -73,7 +73,7 @@ class PersistenceSessionStore(SessionStore):
 
         Raises:
             InvalidInputError: an entry has no JSON form, or is too large; or the key cannot be one.
-            ThreadNotFoundError: the session was deleted since this store found it.
+            ThreadNotFoundError: the session was deleted since this store has read it or written to it.
             ThreadExistsError: the thread belongs to another owner (``scoped=False``).
         """
         items = [_json_object(entry, f"entries[{index}]") for index, entry in enumerate(entries)]
@@ -157,7 +157,10 @@ class PersistenceSessionStore(SessionStore):
     async def _load(self, persistence: Persistence[Any, Any], *, key: SessionKey) -> list[Item]:
         place = self._place(persistence, key)
         read_page = partial(persistence.messages.page, place.thread_id, user_id=self._user_id)
-        return chained(await transcripts.entries_of(read_page), place.session)
+        found = await transcripts.entries_of(read_page)
+        if found:
+            self._known[place.thread_id].note_read(found)
+        return chained(found, place.session)
 
     async def _threads(self, **parts: str | None) -> list[ThreadRecord[Any, Any]]:
         async def find(persistence: Persistence[Any, Any]) -> list[ThreadRecord[Any, Any]]:
@@ -193,7 +196,8 @@ def _text(key: SessionKey | SessionListSubkeysKey, name: str) -> str:
 
 def _json_object(entry: Any, field: str) -> Item:
     with json_errors(field):
-        value = json.loads(json.dumps(entry))  # what the SDK demands to come back, lone surrogates in keys included
+        # What the SDK demands to come back, lone surrogates in keys included.
+        value = json.loads(json.dumps(entry), object_pairs_hook=distinct)
     if not isinstance(value, dict):
         raise InvalidInputError(field, f"must be an entry of a transcript, not {type(entry).__name__}")
     return value

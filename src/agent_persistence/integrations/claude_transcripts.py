@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from itertools import accumulate
@@ -15,7 +14,7 @@ from agent_persistence.forms.claude import ClaudeForm
 from agent_persistence.forms.form import Found, Item, read, written
 from agent_persistence.frozen import frozen
 from agent_persistence.ids import IdType
-from agent_persistence.integrations.shared_messages import ReadPage, message_id_of
+from agent_persistence.integrations.shared_messages import ReadPage, with_ids
 from agent_persistence.integrations.shared_threads import ListPage, threads_with
 from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.records import MessageRecord, NewMessage, ThreadRecord
@@ -65,8 +64,7 @@ def new_entries(items: Sequence[Item], id_type: IdType[Any]) -> list[NewEntry]:
         rows = written(_FORM, item, f"entries[{index}]")
         key = item.get("uuid")
         if isinstance(key, str):
-            ids = [message_id_of(key if part == 0 else f"{key}/{part}", id_type, "uuid") for part in range(len(rows))]
-            rows = [replace(row, message_id=message_id) for row, message_id in zip(rows, ids, strict=True)]
+            rows = with_ids(rows, key, id_type, "uuid")
         new.setdefault(index if rows[0].message_id is None else str(rows[0].message_id), NewEntry(item, rows))
     return list(new.values())
 

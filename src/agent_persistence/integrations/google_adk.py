@@ -35,7 +35,7 @@ from agent_persistence.integrations.shared_messages import last_items
 from agent_persistence.integrations.shared_threads import scoped_thread_id, thread_id_of, threads_with, uuid_of
 from agent_persistence.operations.unit_of_work import Repositories, UnitOfWork
 from agent_persistence.persistence import Persistence
-from agent_persistence.records import ANY_USER, ThreadRecord
+from agent_persistence.records import ANY_USER, MessageRecord, Page, ThreadRecord
 
 try:
     from google.adk import errors as adk_errors
@@ -160,7 +160,8 @@ class PersistenceSessionService(BaseSessionService):
             if thread is None or not sessions.is_of(thread, place):
                 return None
             # Events before the state, which is then never older than them.
-            found = await _last_events(persistence, place, None if config is None else config.num_recent_events)
+            wanted = None if config is None else config.num_recent_events
+            found, end = await _last_events(persistence, place, wanted)
             state = await persistence.states.get(place.thread_id, user_id=place.owner)
             shared = await self._shared_state(persistence, app_name, place.owner)
             events = [_event(one, item) for one, item in zip(found, events_of(found, self._assistant), strict=True)]
@@ -169,8 +170,8 @@ class PersistenceSessionService(BaseSessionService):
                 events = []
             elif after is not None:
                 events = [event for event in events if event.timestamp >= after]
-            marker = str(found[-1].records[-1].seq if found else 0)
-            return _session(place, merged(sessions.state_of(state), *shared), events, _time_of(thread), marker=marker)
+            state_now = merged(sessions.state_of(state), *shared)
+            return _session(place, state_now, events, _time_of(thread), marker=str(end))
 
         return await in_store(self._persistence, get)
 
@@ -257,12 +258,14 @@ class PersistenceSessionService(BaseSessionService):
             time=session.last_update_time,
             of_app=partial(self._of_app, persistence),
         )
+        # Before the session is created: what is read afterwards might fail, and would hide that it was.
+        of_user, of_app = await self._shared_state(persistence, place.app, place.owner)
         try:
             await persistence.run(work, user_id=place.owner)
         except ThreadExistsError as taken:
             message = f"a session {session.id!r} exists already; load it with get_session"
             raise AlreadyExistsError(message) from taken
-        state = merged(delta.session, *await self._shared_state(persistence, place.app, place.owner))
+        state = merged(delta.session, {**of_user, **delta.user}, {**of_app, **delta.app})
         return _session(place, state, [], session.last_update_time, marker="0")
 
     async def _append(self, persistence: Persistence[Any, Any], *, session: Session, event: Event, item: Item) -> None:
@@ -358,9 +361,17 @@ def _time_of(thread: ThreadRecord[Any, Any]) -> float:
     return float(kept["time"]) if kept else thread.updated_at.timestamp()
 
 
-async def _last_events(persistence: Persistence[Any, Any], place: Place, wanted: int | None) -> list[Found]:
-    read_page = partial(persistence.messages.page, place.thread_id, user_id=place.owner)
-    return await last_items(sessions.FORM, read_page, None if wanted is None else max(wanted, 1))
+async def _last_events(persistence: Persistence[Any, Any], place: Place, wanted: int | None) -> tuple[list[Found], int]:
+    """Return the last events, and the number of the last message, which may say nothing to ADK."""
+    ends: list[int] = []
+
+    async def read_page(**arguments: Any) -> Page[MessageRecord[Any]]:
+        page = await persistence.messages.page(place.thread_id, user_id=place.owner, **arguments)
+        ends.append(page.items[-1].seq if page.items else 0)
+        return page
+
+    found = await last_items(sessions.FORM, read_page, None if wanted is None else max(wanted, 1))
+    return found, ends[0]  # the newest page is read first
 
 
 def _event(found: Found, item: Item) -> Event:

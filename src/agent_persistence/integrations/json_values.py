@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from agent_persistence.errors import InvalidInputError
+
+_DOUBLE_KEY: Final = "has two keys that are one in JSON, such as 1 and '1'; one of their values would be lost"
 
 
 @contextmanager
@@ -27,10 +29,25 @@ def jsonable(value: Any, field: str) -> Any:
     """Convert a value to JSON types.
 
     Raises:
-        InvalidInputError: a part of it has no JSON form; ``field`` names the value.
+        InvalidInputError: a part of it has no JSON form, or two keys have the same one; ``field`` names the value.
     """
     with json_errors(field):
-        return to_jsonable_python(value, inf_nan_mode="constants")
+        written = to_jsonable_python(value, inf_nan_mode="constants")
+        if _has_lost_a_key(value, written):
+            raise InvalidInputError(field, _DOUBLE_KEY)
+        return written
+
+
+def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the pairs of a JSON object as a dict, for ``object_pairs_hook``.
+
+    Raises:
+        ValueError: two have the same key.
+    """
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        raise ValueError(_DOUBLE_KEY)
+    return made
 
 
 def plain(value: Any, field: str, *, tuples: bool = False) -> Any:
@@ -48,6 +65,14 @@ def plain(value: Any, field: str, *, tuples: bool = False) -> Any:
         return _plain(value, tuples=tuples)
     except RecursionError:
         raise InvalidInputError(field, "holds itself, or is nested too deep") from None
+
+
+def _has_lost_a_key(value: Any, written: Any) -> bool:
+    if isinstance(value, dict) and isinstance(written, dict):
+        return len(value) != len(written) or any(map(_has_lost_a_key, value.values(), written.values()))
+    if isinstance(value, list | tuple) and isinstance(written, list):
+        return any(map(_has_lost_a_key, value, written))
+    return False
 
 
 def _plain(value: Any, *, tuples: bool) -> Any:

@@ -16,6 +16,7 @@ from agent_persistence.forms.form import Found, Item, read, written
 from agent_persistence.forms.openai import OpenAIForm, without_last
 from agent_persistence.integrations.bridge import in_store
 from agent_persistence.integrations.json_values import jsonable
+from agent_persistence.integrations.openai_compaction import begins_a_row, replace_all, replace_end
 from agent_persistence.integrations.shared_messages import last_items
 from agent_persistence.integrations.shared_threads import SharedThread, thread_id_of
 from agent_persistence.operations.unit_of_work import UnitOfWork
@@ -24,7 +25,7 @@ from agent_persistence.records import MessageRecord, NewMessage
 
 try:
     from agents import TResponseInputItem
-    from agents.memory import SessionSettings
+    from agents.memory import SessionSettings, session
     from agents.memory.session_settings import resolve_session_limit
 except ImportError as error:
     raise MissingExtraError("openai-agents") from error
@@ -33,6 +34,8 @@ __all__ = ["PersistenceSession"]
 
 T = TypeVar("T")
 
+# Private, and since 0.24.
+_CompactionSnapshot: Final[Any] = getattr(session, "_CompactionSnapshot", None)
 _FORM: Final = OpenAIForm()
 
 
@@ -49,7 +52,8 @@ class PersistenceSession:
         session_settings: the SDK's, such as ``SessionSettings(limit=50)``.
 
     Raises:
-        InvalidInputError: ids of the database are numbers; or the session id cannot be an id.
+        InvalidInputError: ids of the database are numbers; or the session id cannot be an id, or ``user_id`` is none of
+            an owner.
     """
 
     def __init__(
@@ -90,7 +94,7 @@ class PersistenceSession:
 
         Raises:
             InvalidInputError: an item has no JSON form, or is too large.
-            ThreadNotFoundError: the thread was deleted since this session found it.
+            ThreadNotFoundError: the thread was deleted since this session has read it or written to it.
             ThreadExistsError: the thread belongs to another owner.
         """
         if new := _new_messages(items):
@@ -124,35 +128,66 @@ class PersistenceSession:
         await settled(self._call(partial(self._replace, messages=_new_messages(items))))
         return True
 
+    async def _get_compaction_snapshot(
+        self, limit: int, *, prune_prefix: Callable[[TResponseInputItem], bool] | None = None
+    ) -> Any:
+        """Return the last items, and what replaces them: the SDK's compaction looks for this method.
+
+        Without it the SDK replaces all items that there are when the model has answered, those among them that others
+        have added meanwhile.
+        """
+        if _CompactionSnapshot is None or type(self) is not PersistenceSession:
+            return None
+        found = await self._call(partial(self._read, wanted=limit + 1))
+        earlier = max(len(found) - limit, 0)
+
+        async def replace_suffix(start: int, output: list[TResponseInputItem]) -> bool:
+            place = earlier + start
+            if place >= len(found) or not begins_a_row(found, place):
+                return False
+            new = _new_messages(output)
+            replace = partial(self._replace_end, end=found[place:], messages=new, is_expired=prune_prefix)
+            return await settled(self._call(replace))
+
+        return _CompactionSnapshot([one.item for one in found[earlier:]], not earlier, replace_suffix)
+
     async def _call(self, work: Callable[[Persistence[Any, Any]], Coroutine[Any, Any, T]]) -> T:
         return await in_store(self._persistence, work)
 
     def _thread_id(self, persistence: Persistence[Any, Any]) -> Any:
-        return thread_id_of(self.session_id, persistence.models.id_types.id, "session_id")
+        id_types = persistence.models.id_types
+        id_types.user.validate(self._user_id, "user_id")  # else ANY_USER would read and change everybody's
+        return thread_id_of(self.session_id, id_types.id, "session_id")
 
     async def _append(self, persistence: Persistence[Any, Any], *, messages: list[NewMessage[Any]]) -> None:
         thread_id = self._thread_id(persistence)
         await self._thread.append(persistence, thread_id, messages, user_id=self._user_id)
 
     async def _replace(self, persistence: Persistence[Any, Any], *, messages: list[NewMessage[Any]]) -> None:
-        work = partial(_replace_all, thread_id=self._thread_id(persistence), messages=messages)
+        work = partial(replace_all, thread_id=self._thread_id(persistence), messages=messages)
         await persistence.run(work, user_id=self._user_id)
+
+    async def _replace_end(
+        self, persistence: Persistence[Any, Any], *, end: list[Found], messages: list[NewMessage[Any]], is_expired: Any
+    ) -> bool:
+        thread_id = self._thread_id(persistence)
+        work = partial(replace_end, thread_id=thread_id, end=end, messages=messages, is_expired=is_expired)
+        return await persistence.run(work, user_id=self._user_id)
 
     async def _read(self, persistence: Persistence[Any, Any], *, wanted: int | None) -> list[Found]:
         read_page = partial(persistence.messages.page, self._thread_id(persistence), user_id=self._user_id)
-        return await last_items(_FORM, read_page, wanted)
+        found = await last_items(_FORM, read_page, wanted)
+        self._thread.note_read(found)
+        return found
 
     async def _pop(self, persistence: Persistence[Any, Any]) -> Item | None:
         work = partial(_pop_last, thread_id=self._thread_id(persistence))
-        return await persistence.run(work, user_id=self._user_id)
+        popped = await persistence.run(work, user_id=self._user_id)
+        self._thread.note_read(popped)
+        return popped
 
     async def _clear(self, persistence: Persistence[Any, Any]) -> None:
         await persistence.messages.clear(self._thread_id(persistence), user_id=self._user_id)
-
-
-async def _replace_all(uow: UnitOfWork[Any, Any], *, thread_id: Any, messages: list[NewMessage[Any]]) -> None:
-    await uow.messages.clear(thread_id)
-    await uow.messages.append_many(thread_id, messages)
 
 
 async def _pop_last(uow: UnitOfWork[Any, Any], *, thread_id: Any) -> Item | None:

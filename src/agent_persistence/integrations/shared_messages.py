@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from agent_persistence.errors import InvalidInputError
 from agent_persistence.forms.form import Form, Found, number_of_later_parts, read
 from agent_persistence.ids import IdType
 from agent_persistence.integrations.shared_threads import uuid_of
-from agent_persistence.records import MessageRecord, Page
+from agent_persistence.records import MessageRecord, NewMessage, Page
 
 _PAGE: Final = 1000
 
@@ -44,14 +46,24 @@ async def last_items(form: Form, read_page: ReadPage, wanted: int | None = None)
             return found[-(wanted or 0) :]
 
 
-def message_id_of(key: str, id_type: IdType[Any], field: str) -> Any:
-    """Return the id of the message for an item's own id: that id where it can be one, or a UUID made of it.
+def with_ids(rows: Sequence[NewMessage[Any]], key: str, id_type: IdType[Any], field: str) -> list[NewMessage[Any]]:
+    """Return the messages that hold an item under ids of its own, by which a repeated append finds them.
+
+    The first one's is the item's id where it can be one, and otherwise a UUID made of it. Those of later parts are
+    always made: no item has such an id.
 
     Args:
+        rows: the messages.
         key: the id of the item, unique in its thread.
         id_type: the type of message ids in this database, which is not of numbers.
         field: names the id in errors.
     """
+    made = (id_type.parse(str(uuid_of(json.dumps([key, part]))), field) for part in range(1, len(rows)))
+    ids = [_message_id_of(key, id_type, field), *made]
+    return [replace(row, message_id=message_id) for row, message_id in zip(rows, ids, strict=True)]
+
+
+def _message_id_of(key: str, id_type: IdType[Any], field: str) -> Any:
     try:
         return id_type.parse_exact(key, field)
     except InvalidInputError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -57,7 +58,9 @@ def scoped_thread_id(parts: Sequence[Any], id_type: IdType[Any], field: str) -> 
 
 def uuid_of(key: str) -> uuid.UUID:
     """Return the UUID for a key: always the same one for the same text."""
-    return uuid.uuid5(_NAMESPACE, key.encode(errors="backslashreplace").decode())
+    # What uuid5 does, which refuses lone surrogates.
+    digest = hashlib.sha1(_NAMESPACE.bytes + key.encode(errors="surrogatepass"), usedforsecurity=False).digest()
+    return uuid.UUID(bytes=digest[:16], version=5)
 
 
 async def threads_with(
@@ -95,11 +98,15 @@ class SharedThread:
     A thread that existed and was deleted meanwhile is not begun again: a late writer would bring it back.
 
     Attributes:
-        existed: whether this object has found or begun it.
+        existed: whether this object has read something of it, or written to it.
     """
 
     def __init__(self) -> None:
         self.existed = False
+
+    def note_read(self, found: object) -> None:
+        """Note that the thread exists if something was found in it."""
+        self.existed = self.existed or bool(found)
 
     async def append(
         self, persistence: Persistence[Any, Any], thread_id: Any, messages: Sequence[NewMessage[Any]], *, user_id: Any
@@ -113,7 +120,7 @@ class SharedThread:
             user_id: the owner.
 
         Raises:
-            ThreadNotFoundError: the thread was deleted since this object found it.
+            ThreadNotFoundError: the thread was deleted since this object has read it or written to it.
             ThreadExistsError: the thread belongs to another owner.
         """
         await self.write(
@@ -129,13 +136,14 @@ class SharedThread:
             begin: creates the thread and writes to it, in one transaction.
 
         Raises:
-            ThreadNotFoundError: the thread was deleted since this object found it.
+            ThreadNotFoundError: the thread was deleted since this object has read it or written to it.
             ThreadExistsError: the thread belongs to another owner.
         """
+        existed = self.existed  # now: another call may begin the thread while this one finds none
         try:
             await write()
         except ThreadNotFoundError:
-            if self.existed:
+            if existed:
                 raise
             try:
                 await begin()

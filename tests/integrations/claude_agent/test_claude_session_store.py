@@ -226,6 +226,43 @@ async def test_a_deleted_session_is_not_brought_back_by_a_late_run(store: Persis
     assert (await store.load(KEY), await store.list_sessions("shop"), await store.list_subkeys(KEY)) == (None, [], [])
 
 
+async def test_a_session_that_a_run_has_read_is_not_brought_back_by_it(
+    persistence: Persistence, store: PersistenceSessionStore
+) -> None:
+    await store.append(KEY, [{"type": "x"}])
+    run = PersistenceSessionStore(persistence=persistence, user_id=store._user_id)  # noqa: SLF001
+    await run.load(KEY)
+    await store.delete(KEY)
+
+    for key in (KEY, SUBAGENT):
+        with pytest.raises(ThreadNotFoundError):
+            await run.append(key, [{"type": "late"}])
+
+    assert await store.load(KEY) is None
+
+
+async def test_appends_that_begin_a_session_at_once_keep_all_entries(store: PersistenceSessionStore) -> None:
+    await asyncio.gather(*(store.append(KEY, [{"type": "x", "n": number}]) for number in range(8)))  # type: ignore[typeddict-unknown-key]
+
+    loaded: Any = await store.load(KEY)
+    assert sorted(entry["n"] for entry in loaded) == list(range(8))
+
+
+@pytest.mark.parametrize("pair", [("string", "string"), ("uuid", "string")])
+async def test_entries_of_ids_that_look_alike_are_all_kept(
+    open_store: Any, new_ids: Any, pair: tuple[str, str]
+) -> None:
+    store, name = PersistenceSessionStore(persistence=await open_store(pair), user_id=new_ids.user()), str(uuid.uuid4())
+    answers = Transcript().entry("user", [result("t1", "a"), result("t2", "b")], uuid=name)  # of two messages
+    ids = [f"{name}/1", name.upper(), f"{{{name}}}", "\ud800", "\\ud800", "", " ", 7, None]
+    entries: Any = [answers, *({"type": "x", "uuid": one} for one in ids)]
+
+    for entry in entries:
+        await store.append(KEY, [entry])
+
+    assert await store.load(KEY) == entries
+
+
 async def test_archived_sessions_leave_the_list_and_are_deleted(
     persistence: Persistence, store: PersistenceSessionStore
 ) -> None:
@@ -270,7 +307,7 @@ async def test_odd_texts_come_back(store: PersistenceSessionStore, odd: str) -> 
     assert (summary["session_id"], summary["data"]["custom_title"]) == (odd, odd)
 
 
-@pytest.mark.parametrize("bad", ["text", 7, {"type": object()}])
+@pytest.mark.parametrize("bad", ["text", 7, {"type": object()}, {"type": "x", "list": [{1: "a", "1": "b"}]}])
 async def test_what_is_no_entry_is_refused_and_nothing_is_added(store: PersistenceSessionStore, bad: Any) -> None:
     with pytest.raises(InvalidInputError) as refused:
         await store.append(KEY, [{"type": "x"}, bad])

@@ -27,7 +27,7 @@ from agent_persistence.errors import CorruptRowError, IdempotencyConflictError, 
 from agent_persistence.integrations.google_adk import PersistenceSessionService
 from agent_persistence.models.base import table_of
 from agent_persistence.persistence import Persistence
-from agent_persistence.records import ANY_USER
+from agent_persistence.records import ANY_USER, NewItem
 from agent_persistence.repositories import ItemRepository
 
 Key = dict[str, Any]
@@ -219,6 +219,22 @@ async def test_a_session_that_another_framework_wrote_to_is_stale(
     await service.append_event(_without_marker(session_now), says("1"))
 
 
+@pytest.mark.parametrize("role", ["system", "developer"])
+async def test_a_message_that_says_nothing_to_adk_does_not_make_every_session_stale(
+    persistence: Persistence, service: PersistenceSessionService, key: Key, role: str
+) -> None:
+    await service.append_event(await service.create_session(**key), says("1"))
+    message = {"role": role, "content": "Be brief."}
+    await persistence.messages.append(await service.thread_id(**key), message, user_id=key["user_id"])
+
+    for config in (None, GetSessionConfig(num_recent_events=0), GetSessionConfig(num_recent_events=1)):
+        session = await service.get_session(**key, config=config)
+        assert session is not None
+        await service.append_event(session, says("2"))
+
+    assert len((await _fresh(service, key)).events) == 4
+
+
 async def test_branches_append_to_one_session_object_at_once(service: PersistenceSessionService, key: Key) -> None:
     session = await service.create_session(**key)
 
@@ -288,10 +304,40 @@ async def test_odd_values_come_back_and_what_has_no_json_form_is_refused_by_name
 
     assert stored.state == {**odd, "user:odd": odd, "app:odd": odd, "app": 1, "temp": 2, "again": odd}
     assert stored.events[0].actions.state_delta == {"again": odd}
-    with pytest.raises(InvalidInputError) as refused:
-        await service.append_event(stored, changes(call=print))
-    assert refused.value.field == "state_delta"
+    for refused_value in (print, {1: "a", "1": "b"}):
+        with pytest.raises(InvalidInputError) as refused:
+            await service.append_event(stored, changes(odd=refused_value))
+        assert refused.value.field == "state_delta"
     assert len((await _fresh(service, key)).events) == 1
+
+
+@pytest.mark.parametrize("app", ["", "a\0b", "\ud800", "x" * 2_000])
+async def test_an_app_that_can_keep_no_state_is_refused_before_its_session_is_created(
+    persistence: Persistence, service: PersistenceSessionService, key: Key, app: str
+) -> None:
+    key["app_name"] = app
+
+    with pytest.raises(InvalidInputError):
+        await service.create_session(**key)
+
+    assert await persistence.threads.get(await service.thread_id(**key), user_id=key["user_id"]) is None
+
+
+async def test_items_that_others_put_beside_shared_state_are_none_of_it_and_among_it_are_not_passed_by(
+    persistence: Persistence, service: PersistenceSessionService, key: Key
+) -> None:
+    await service.create_session(**key, state={"user:name": "Ada"})
+    namespace = ("adk", "user", key["app_name"])
+    owner = {"user_id": key["user_id"]}
+
+    await persistence.items.put_many(
+        [NewItem(namespace=(*namespace, "below"), key="name", value={"value": "Eve"})], **owner
+    )
+    assert (await _fresh(service, key)).state == {"user:name": "Ada"}
+
+    await persistence.items.put_many([NewItem(namespace=namespace, key="city", value={"name": "Oslo"})], **owner)
+    with pytest.raises(CorruptRowError):
+        await service.get_session(**key)
 
 
 async def test_keys_of_shared_state_that_two_sessions_change_are_both_kept(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from agents import Agent, Runner
 from agents.memory import OpenAIResponsesCompactionSession, Session, SessionSettings
+from agents.memory import session as session_module
 from integration.repository_testing import until_somebody_waits_for_a_lock
 from integrations.openai_agents.fake_model import FakeModel
 from openai import AsyncOpenAI
@@ -19,6 +20,7 @@ from agent_persistence.errors import CorruptRowError, InvalidInputError, ThreadE
 from agent_persistence.integrations.openai_agents import PersistenceSession
 from agent_persistence.models.base import table_of
 from agent_persistence.persistence import Persistence
+from agent_persistence.records import ANY_USER
 from agent_persistence.repositories import MessageRepository
 
 ITEMS: list[Any] = [{"role": "user", "content": "Snow?"}, REASONING, CALL, ANSWER, SEARCH, OUTPUT, PICTURE]
@@ -144,6 +146,84 @@ async def refuse(*_: Any) -> None:
     raise RuntimeError("the process dies in between")
 
 
+needs_snapshots = pytest.mark.skipif(
+    not hasattr(session_module, "_CompactionSnapshot"), reason="the SDK takes no snapshot of a session before 0.24"
+)
+
+
+@needs_snapshots
+@pytest.mark.parametrize("limit", [len(ITEMS), 3])
+async def test_a_compaction_replaces_what_the_model_has_read(session: PersistenceSession, limit: int) -> None:
+    await session.add_items(ITEMS)
+    snapshot = await session._get_compaction_snapshot(limit)  # noqa: SLF001 - what the SDK calls
+    assert (snapshot.items, snapshot.complete) == (ITEMS[-limit:], limit == len(ITEMS))
+
+    assert await snapshot.replace_suffix(1, [OUTPUT])
+
+    assert await session.get_items() == [*ITEMS[: -limit + 1], OUTPUT]
+
+
+@needs_snapshots
+async def test_a_compaction_loses_nothing_that_is_written_while_the_model_thinks(
+    persistence: Persistence, session: PersistenceSession
+) -> None:
+    await session.add_items(ITEMS)
+    snapshot = await session._get_compaction_snapshot(100)  # noqa: SLF001
+    await persistence.messages.append(session.session_id, {"role": "user", "content": "Me too"}, user_id="ada")
+
+    assert not await snapshot.replace_suffix(0, [OUTPUT])
+
+    assert await session.get_items() == [*ITEMS, {"role": "user", "content": "Me too"}]
+    snapshot = await session._get_compaction_snapshot(100)  # noqa: SLF001
+    await persistence.threads.delete(session.session_id, user_id="ada")
+    assert not await snapshot.replace_suffix(0, [OUTPUT])
+    assert await persistence.threads.get(session.session_id, user_id="ada") is None
+
+
+@needs_snapshots
+async def test_a_compaction_takes_no_half_of_a_message_of_others(
+    persistence: Persistence, session: PersistenceSession
+) -> None:
+    calls = [{"id": f"c{n}", "type": "function", "function": {"name": "add", "arguments": "{}"}} for n in range(2)]
+    await session.add_items(ITEMS[:1])
+    message = {"role": "assistant", "content": None, "tool_calls": calls}
+    await persistence.messages.append(session.session_id, message, user_id="ada")
+    before = await session.get_items()
+
+    for limit, start in ((1, 0), (2, 1)):
+        snapshot = await session._get_compaction_snapshot(limit)  # noqa: SLF001
+        assert not await snapshot.replace_suffix(start, [OUTPUT])
+
+    assert await session.get_items() == before
+
+
+@needs_snapshots
+async def test_a_compaction_deletes_what_has_expired_in_an_encrypted_session(session: PersistenceSession) -> None:
+    expired = {"__enc__": 1, "n": 1}
+    await session.add_items([*[expired] * 101, *ITEMS, expired, *ITEMS])  # type: ignore[list-item]
+    snapshot = await session._get_compaction_snapshot(len(ITEMS), prune_prefix=lambda item: item == expired)  # noqa: SLF001
+
+    assert await snapshot.replace_suffix(0, [OUTPUT])
+
+    assert await session.get_items() == [*ITEMS, expired, OUTPUT]
+
+
+async def test_a_subclass_is_compacted_by_what_it_overrides(persistence: Persistence, new_ids: Any) -> None:
+    class Redacted(PersistenceSession):
+        pass
+
+    session = Redacted(new_ids.thread(), persistence=persistence, user_id="ada")
+
+    assert await session._get_compaction_snapshot(10) is None  # noqa: SLF001
+    assert not await session._atomic_replace_items([])  # noqa: SLF001
+
+
+@pytest.mark.parametrize("owner", [ANY_USER, None, 7, ""])
+async def test_no_session_is_everybody_s(persistence: Persistence, new_ids: Any, owner: Any) -> None:
+    with pytest.raises(InvalidInputError, match="user_id"):
+        PersistenceSession(new_ids.thread(), persistence=persistence, user_id=owner)
+
+
 async def test_a_session_of_another_owner_is_neither_read_nor_written(
     persistence: Persistence, session: PersistenceSession
 ) -> None:
@@ -172,6 +252,21 @@ async def test_a_deleted_thread_is_not_brought_back_by_a_late_run(
     assert await again.get_items() == ITEMS[:1]
 
 
+@pytest.mark.parametrize("read", [PersistenceSession.get_items, PersistenceSession.pop_item])
+async def test_a_thread_that_a_run_has_read_is_not_brought_back_by_it(
+    persistence: Persistence, session: PersistenceSession, read: Any
+) -> None:
+    await session.add_items(ITEMS)
+    run = PersistenceSession(session.session_id, persistence=persistence, user_id="ada")
+    await read(run)
+    await persistence.threads.delete(session.session_id, user_id="ada")
+
+    with pytest.raises(ThreadNotFoundError):
+        await run.add_items(ITEMS)
+
+    assert await persistence.threads.get(session.session_id, user_id="ada") is None
+
+
 async def test_what_cannot_be_read_is_neither_passed_by_nor_popped(
     persistence: Persistence, session: PersistenceSession
 ) -> None:
@@ -189,7 +284,9 @@ async def test_what_cannot_be_read_is_neither_passed_by_nor_popped(
     assert len(page.items) + len(page.corrupt) == len(ITEMS)
 
 
-@pytest.mark.parametrize("item", ["text", 7, {"role": "user", "content": object()}])
+@pytest.mark.parametrize(
+    "item", ["text", 7, {"role": "user", "content": object()}, {"type": "x", "list": [{1: "a", "1": "b"}]}]
+)
 async def test_what_is_no_item_is_refused_and_nothing_is_added(session: PersistenceSession, item: Any) -> None:
     with pytest.raises(InvalidInputError) as refused:
         await session.add_items([ITEMS[0], item])
