@@ -15,6 +15,9 @@ import httpx
 import pytest
 import pytest_asyncio
 from fastapi import FastAPI
+from google.adk.errors.already_exists_error import AlreadyExistsError
+from google.adk.events.event import Event
+from google.adk.sessions import Session
 from integration.database.test_leaks import META, PROVOKED, SECRET, Spoiled
 from integrations.langgraph.checkpoints import config_of, put
 from leaks import CANARY, with_password
@@ -27,8 +30,11 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from agent_persistence import ItemKey, NewItem, NewMessage, NewThread, Persistence, PersistenceError
 from agent_persistence.degraded import DegradedMode
+from agent_persistence.integrations.claude_agent import PersistenceSessionStore
 from agent_persistence.integrations.fastapi import install
-from agent_persistence.integrations.langgraph import PersistenceSaver
+from agent_persistence.integrations.google_adk import PersistenceSessionService
+from agent_persistence.integrations.langgraph import PersistenceSaver, PersistenceStore
+from agent_persistence.integrations.openai_agents import PersistenceSession
 from agent_persistence.integrations.opentelemetry import instrument
 from agent_persistence.integrations.prometheus import PersistenceCollector
 
@@ -158,6 +164,31 @@ async def run_graphs(store: Store) -> None:
     await store.checkpoints.put_turn(thread, META, [NEW], user_id=OWNER, expected_version=None, alone=never)
 
 
+async def run_agents(store: Store) -> None:
+    """Calls of the frameworks' sessions, of which the last ones are refused."""
+    said, key = {"role": "user", "content": CANARY}, {"app_name": CANARY, "user_id": OWNER, "session_id": "adk"}
+    for owner in (OWNER, "eve"):
+        session = PersistenceSession("openai", persistence=store, user_id=owner)
+        transcripts = PersistenceSessionStore(persistence=store, user_id=owner, scoped=False)
+        service = PersistenceSessionService(persistence=store, scoped=False)
+        with suppress(PersistenceError):
+            await session.add_items([said])  # type: ignore[list-item]
+        entry: Any = {"type": CANARY, "message": said}
+        with suppress(PersistenceError):
+            await transcripts.append({"project_key": CANARY, "session_id": "claude"}, [entry])
+        key["user_id"] = owner
+        with suppress(AlreadyExistsError):
+            await service.create_session(**key, state={CANARY: CANARY, f"user:{CANARY}": CANARY})
+        await session.get_items()
+        await session.pop_item()
+        await transcripts.list_session_summaries(CANARY)
+        await service.list_sessions(app_name=CANARY, user_id=owner)
+        with suppress(ValueError):
+            stale = Session(id="adk", app_name=CANARY, user_id=owner, events=[Event(author=CANARY)])
+            await service.append_event(stale, Event(author=CANARY))
+        await PersistenceStore(store, user_id=owner).aput((CANARY,), CANARY, {CANARY: CANARY})
+
+
 async def answer_requests(at: Observed) -> None:
     """Errors in a web application, whose bodies hold the canary."""
     app = FastAPI()
@@ -198,6 +229,7 @@ async def test_nothing_tells_what_was_said_or_a_password(observed: Observed, cap
         logging.getLogger("sqlalchemy.engine").setLevel(logging.WARNING)  # from now on past SQLAlchemy
         await write_everything(observed.store, CANARY)
         await run_graphs(observed.store)
+        await run_agents(observed.store)
         await answer_requests(observed)
         await stay_in_memory(observed)
         await go_without_redis(observed)

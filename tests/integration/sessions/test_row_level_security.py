@@ -13,12 +13,15 @@ import asyncpg
 import pytest
 import pytest_asyncio
 from debian.pooled_clients import use_messages, use_states, use_threads
+from integrations.tenants import BEGINNINGS, CALLS, begin_all, rows_of, told
+from langgraph.store.base import GetOp, PutOp
 from sqlalchemy import event, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from agent_persistence import migrate
 from agent_persistence.embedded import EmbeddedServers
 from agent_persistence.ids import ID_TYPES, uuid7
+from agent_persistence.integrations.langgraph import PersistenceStore
 from agent_persistence.models.base import table_of
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import ANY_USER, ItemKey, NewItem, NewThread
@@ -111,6 +114,27 @@ async def test_plain_sql_sees_the_rows_of_the_owner_that_it_names(secured: Secur
         assert await secured.run(count, owner=ada) == [(rows,)]
         assert await secured.run(count, owner=eve) == [(rows,)]
     assert await secured.run("SELECT user_id::text FROM threads", owner=ada) == [(str(ada),)]
+
+
+@only_strings
+async def test_every_framework_works_under_the_policies_and_neither_of_two_owners_meets_the_other(
+    secured: Secured,
+) -> None:
+    ada, eve = secured.new_id(), secured.new_id()
+    without = PersistenceSettings(_env_file=None, database_url=secured.administrator)
+    async with Persistence[Any, Any](without) as all_rows, Persistence[Any, Any](secured.cached()) as store:
+        await begin_all(store, ada, "at")
+        before = await rows_of(all_rows, [ada])
+        for name, call in CALLS.items():
+            answers = [await told(call(one, eve, "at"), "at") for one in (all_rows, store)]
+            assert answers[0] == answers[1], name
+        for call in BEGINNINGS.values():
+            await told(call(store, eve, "at"), "at")
+        assert await rows_of(all_rows, [ada]) == before
+
+        both = PersistenceStore(store, owner_of=lambda namespace: namespace[0])  # two owners in one transaction
+        await both.abatch([PutOp((owner, "both"), "k", {}) for owner in (ada, eve)])
+        assert all(await both.abatch([GetOp((owner, "both"), "k") for owner in (ada, eve)]))
 
 
 async def test_plain_sql_sees_the_chunks_of_the_owner_that_it_names(secured: Secured) -> None:
