@@ -16,6 +16,7 @@ import pytest
 import pytest_asyncio
 from alembic import command
 from asyncpg import DuplicatePreparedStatementError, InvalidSQLStatementNameError, PostgresError
+from integrations.tenants import CALLS, HELLO, begin_all, rows_of, told
 from migrations.migration_servers import pgbouncer
 from migrations.migration_testing import alembic, later_history, later_revision, with_database
 from pydantic import SecretStr
@@ -26,6 +27,7 @@ from agent_persistence.addresses.database_url import DatabaseUrl
 from agent_persistence.database.driver_errors import translate
 from agent_persistence.embedded import EmbeddedServers
 from agent_persistence.errors import NotMigratedError, PoolerError, UnavailableError
+from agent_persistence.integrations.openai_agents import PersistenceSession
 from agent_persistence.persistence import Persistence
 from agent_persistence.settings import PersistenceSettings
 from pooled_clients import SHARED_USER
@@ -116,6 +118,22 @@ async def end(process: Process) -> int:
     output, _ = await process.communicate(b"")  # and the end of its input
     assert process.returncode == 0
     return int(output)
+
+
+@pytest.mark.slow
+async def test_every_framework_works_behind_it_as_without_it(migrated: PersistenceSettings, direct_url: str) -> None:
+    direct = PersistenceSettings(_env_file=None, database_url=direct_url)
+    async with Persistence[Any, Any](migrated) as pooled, Persistence[Any, Any](direct) as unpooled:
+        await begin_all(pooled, "ada", "at")
+        before = await rows_of(unpooled, ["ada"])
+        for name, call in CALLS.items():
+            assert await told(call(pooled, "eve", "at"), "at") == await told(call(unpooled, "eve", "at"), "at"), name
+        assert await rows_of(unpooled, ["ada"]) == before
+
+        await asyncio.gather(
+            *(PersistenceSession("new", persistence=pooled, user_id="ada").add_items([HELLO]) for _ in range(20))
+        )
+        assert len(await PersistenceSession("new", persistence=pooled, user_id="ada").get_items()) == 20
 
 
 @pytest.mark.slow
