@@ -8,10 +8,14 @@ from typing import Any, ClassVar, Protocol
 
 from agents import TResponseInputItem
 from integrations.claude_agent.entries import Transcript, result, say, use
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+from langgraph.graph import START, MessagesState, StateGraph
 
 from agent_persistence.integrations.claude_agent import PersistenceSessionStore
+from agent_persistence.integrations.langgraph import PersistenceSaver, messages_of
 from agent_persistence.integrations.openai_agents import PersistenceSession
 from agent_persistence.persistence import Persistence
+from agent_persistence.records import Page
 
 PNG = "iVBORw0KGgo="
 URL = f"data:image/png;base64,{PNG}"
@@ -267,4 +271,70 @@ def _of_block(block: dict[str, Any]) -> tuple[str, str]:
     return "picture", f"data:{source['media_type']};base64,{source['data']}"
 
 
-PROGRAMS: list[type[Program]] = [Core, OpenAI, Claude]
+def _langchain_call(call_id: str, **arguments: Any) -> Any:
+    return {"name": "weather", "args": arguments, "id": call_id, "type": "tool_call"}
+
+
+class LangGraph:
+    """A graph of LangGraph, whose state is LangChain's messages."""
+
+    CONVERSATION: ClassVar = [
+        HumanMessage("Snow in Oslo and Rome?"),
+        AIMessage([{"type": "thinking", "thinking": "Two cities.", "signature": "c2ln"}, say("I look.")]),
+        AIMessage("", tool_calls=[_langchain_call("call_1", city="Oslo"), _langchain_call("call_2", city="Rome")]),
+        ToolMessage("Snow", tool_call_id="call_1"),
+        ToolMessage("no such city", tool_call_id="call_2", status="error"),
+        AIMessage("Only in Oslo."),
+        HumanMessage([say("What is this?"), {"type": "image", "base64": PNG, "mime_type": "image/png"}]),
+        AIMessage(CAT),
+        HumanMessage(ASTRONAUT),
+        AIMessage("And this: \ue000?"),
+        HumanMessage("half\0half"),
+        AIMessage([use("call_3")], tool_calls=[_langchain_call("call_3")]),
+        ToolMessage([say("Map:"), _picture()], tool_call_id="call_3"),
+        AIMessage("Bye."),
+    ]
+    MORE: ClassVar = [HumanMessage("More?")]
+
+    def __init__(self, persistence: Persistence, thread_id: str, user_id: str) -> None:
+        self._persistence, self._user_id = persistence, user_id
+        graph = StateGraph(MessagesState).add_node("listen", lambda _: {}).add_edge(START, "listen")
+        self._graph = graph.compile(checkpointer=PersistenceSaver(persistence, user_id=user_id))
+        self._config: Any = {"configurable": {"thread_id": thread_id}}
+
+    async def write(self, items: list[Any]) -> None:
+        others = messages_of(await self._page())
+        said: Any = {"messages": [*others, *(item.model_copy() for item in items)]}  # the graph gives them ids
+        await self._graph.ainvoke(said, self._config)
+
+    async def read(self) -> list[Said]:
+        return [said for message in messages_of(await self._page()) for said in _of_langchain(message)]
+
+    async def _page(self) -> Page[Any]:
+        thread_id = self._config["configurable"]["thread_id"]
+        return await self._persistence.messages.page(thread_id, user_id=self._user_id, asides="langgraph")
+
+
+def _of_langchain(message: BaseMessage) -> Iterator[Said]:
+    role = {"human": "user", "ai": "assistant"}.get(message.type, message.type)
+    parts = [part for block in message.content_blocks for part in _of_content_block(block)]
+    if isinstance(message, ToolMessage):
+        yield "tool", message.tool_call_id, *parts
+        return
+    for part in parts:
+        yield role, *part
+    for call in message.tool_calls if isinstance(message, AIMessage) else ():
+        yield "assistant", "call", call["id"], call["name"], call["args"]
+
+
+def _of_content_block(block: Any) -> Iterator[tuple[str, str]]:
+    match block:
+        case {"type": "text", "text": str(text)} if text:
+            yield "text", _without_nul(text)
+        case {"type": "image", "base64": data, "mime_type": mime_type}:
+            yield "picture", f"data:{mime_type};base64,{data}"
+        case {"type": "image", "url": url}:
+            yield "picture", url
+
+
+PROGRAMS: list[type[Program]] = [Core, OpenAI, Claude, LangGraph]
