@@ -7,11 +7,9 @@ from collections.abc import Iterator
 from typing import Any, ClassVar, Protocol
 
 from agents import TResponseInputItem
-from integrations.claude_agent.entries import Transcript, result, say, use
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 from langgraph.graph import START, MessagesState, StateGraph
 
-from agent_persistence.integrations.claude_agent import PersistenceSessionStore
 from agent_persistence.integrations.langgraph import PersistenceSaver, messages_of
 from agent_persistence.integrations.openai_agents import PersistenceSession
 from agent_persistence.persistence import Persistence
@@ -65,7 +63,12 @@ class Program(Protocol):
         """Return what the framework reads."""
 
 
-def _chat_call(call_id: str, **arguments: Any) -> dict[str, Any]:
+def say(text: str) -> dict[str, Any]:
+    """A part or a block of text, as nearly all write it."""
+    return {"type": "text", "text": text}
+
+
+def chat_call(call_id: str, **arguments: Any) -> dict[str, Any]:
     return {"id": call_id, "type": "function", "function": {"name": "weather", "arguments": json.dumps(arguments)}}
 
 
@@ -82,7 +85,7 @@ class Core:
         {
             "role": "assistant",
             "content": None,
-            "tool_calls": [_chat_call("call_1", city="Oslo"), _chat_call("call_2", city="Rome")],
+            "tool_calls": [chat_call("call_1", city="Oslo"), chat_call("call_2", city="Rome")],
         },
         {"role": "tool", "tool_call_id": "call_1", "content": "Snow"},
         {"role": "tool", "tool_call_id": "call_2", "content": "no such city"},
@@ -92,7 +95,7 @@ class Core:
         {"role": "user", "content": ASTRONAUT},
         {"role": "assistant", "content": "And this: \ue000?"},
         {"role": "user", "content": "half\ufffdhalf"},  # it refuses NUL
-        {"role": "assistant", "content": "", "tool_calls": [_chat_call("call_3")]},
+        {"role": "assistant", "content": "", "tool_calls": [chat_call("call_3")]},
         {"role": "tool", "tool_call_id": "call_3", "content": [say("Map:"), _picture()]},
         {"role": "assistant", "content": "Bye."},
     ]
@@ -201,78 +204,19 @@ def _of_item(item: dict[str, Any]) -> Iterator[Said]:
 
 def _of_parts(content: Any) -> Iterator[tuple[str, str]]:
     for part in [{"text": content}] if isinstance(content, str) else content:
-        yield ("text", _without_nul(part["text"])) if "text" in part else ("picture", part["image_url"])
+        yield ("text", without_nul(part["text"])) if "text" in part else ("picture", part["image_url"])
 
 
-def _without_nul(text: str) -> str:
+def without_nul(text: str) -> str:
     """Return a text as PostgreSQL keeps it, and so as all others read it."""
     return text.replace("\0", "\ufffd")
 
 
-def _claude_conversation() -> list[dict[str, Any]]:
-    made = Transcript()
-    png = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": PNG}}
-    return [
-        made.entry("user", "Snow in Oslo and Rome?"),
-        made.entry("assistant", [{"type": "thinking", "thinking": "Two cities.", "signature": "c2ln"}]),
-        made.entry("assistant", [say("I look.")]),
-        made.entry("assistant", [use("call_1", city="Oslo")]),
-        made.entry("assistant", [use("call_2", city="Rome")]),
-        made.entry("user", [result("call_1", "Snow"), result("call_2", "no such city", is_error=True)]),
-        made.entry("assistant", [say("Only in Oslo.")]),
-        made.entry("user", [say("What is this?"), png]),
-        made.linked({"type": "system", "subtype": "turn_duration"}),
-        made.entry("assistant", [say(CAT)]),
-        made.entry("user", [say(ASTRONAUT)]),
-        made.entry("assistant", [say("And this: \ue000?")]),
-        made.entry("user", "half\0half"),
-        made.entry("assistant", [use("call_3")]),
-        made.entry("user", [result("call_3", [say("Map:"), png])]),
-        made.entry("assistant", [say("Bye.")]),
-        {"type": "custom-title", "customTitle": "Weather"},
-    ]
-
-
-class Claude:
-    """The Claude Agent SDK: entries of a transcript."""
-
-    CONVERSATION: ClassVar = _claude_conversation()
-    MORE: ClassVar = [Transcript().entry("user", "More?")]
-
-    def __init__(self, persistence: Persistence, thread_id: str, user_id: str) -> None:
-        self._store = PersistenceSessionStore(persistence=persistence, user_id=user_id, scoped=False)
-        self._key: Any = {"project_key": "p", "session_id": thread_id}
-
-    async def write(self, items: list[Any]) -> None:
-        await self._store.append(self._key, items)
-
-    async def read(self) -> list[Said]:
-        entries: list[Any] = await self._store.load(self._key) or []
-        return [said for entry in entries if "message" in entry for said in _of_message(**entry["message"])]
-
-
-def _of_message(role: str, content: Any, **_: Any) -> Iterator[Said]:
-    for block in [say(content)] if isinstance(content, str) else content:
-        match block["type"]:
-            case "text" | "image":
-                yield role, *_of_block(block)
-            case "tool_use":
-                yield role, "call", block["id"], block["name"], block["input"]
-            case "tool_result":
-                answer = block["content"]
-                parts = [say(answer)] if isinstance(answer, str) else answer
-                yield "tool", block["tool_use_id"], *map(_of_block, parts)
-
-
-def _of_block(block: dict[str, Any]) -> tuple[str, str]:
-    if block["type"] == "text":
-        return "text", _without_nul(block["text"])
-    source = block["source"]
-    return "picture", f"data:{source['media_type']};base64,{source['data']}"
-
-
 def _langchain_call(call_id: str, **arguments: Any) -> Any:
     return {"name": "weather", "args": arguments, "id": call_id, "type": "tool_call"}
+
+
+_CALL_BLOCK = {"type": "tool_use", "id": "call_3", "name": "weather", "input": {}}
 
 
 class LangGraph:
@@ -290,7 +234,10 @@ class LangGraph:
         HumanMessage(ASTRONAUT),
         AIMessage("And this: \ue000?"),
         HumanMessage("half\0half"),
-        AIMessage([use("call_3")], tool_calls=[_langchain_call("call_3")]),
+        AIMessage(
+            [{"type": "tool_use", "id": "call_3", "name": "weather", "input": {}}],
+            tool_calls=[_langchain_call("call_3")],
+        ),
         ToolMessage([say("Map:"), _picture()], tool_call_id="call_3"),
         AIMessage("Bye."),
     ]
@@ -330,11 +277,8 @@ def _of_langchain(message: BaseMessage) -> Iterator[Said]:
 def _of_content_block(block: Any) -> Iterator[tuple[str, str]]:
     match block:
         case {"type": "text", "text": str(text)} if text:
-            yield "text", _without_nul(text)
+            yield "text", without_nul(text)
         case {"type": "image", "base64": data, "mime_type": mime_type}:
             yield "picture", f"data:{mime_type};base64,{data}"
         case {"type": "image", "url": url}:
             yield "picture", url
-
-
-PROGRAMS: list[type[Program]] = [Core, OpenAI, Claude, LangGraph]

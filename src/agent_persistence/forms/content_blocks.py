@@ -7,11 +7,11 @@ part can say is a part as it is.
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from agent_persistence.forms.base64_urls import base64_url, media_of
 from agent_persistence.forms.chats import text_of
 from agent_persistence.forms.form import Chat
 
@@ -39,7 +39,6 @@ _SHAPES: Final[Mapping[str, Mapping[str, Any]]] = {
     "file.data": {"type": "file", "base64": "$data", "mime_type": "$mime"},
 }
 """The blocks of pictures and files that have a part: Anthropic's, and those of two versions of LangChain."""
-_BASE64: Final = re.compile("data:([^;,]+);base64,(.*)", re.DOTALL)
 _SEPARATOR: Final = ","
 
 
@@ -172,7 +171,7 @@ def _filled(shape: Any, found: Mapping[str, str]) -> Any:
 
 
 def _part(name: str, found: Mapping[str, str]) -> Chat:
-    url = found["$url"] if "$url" in found else f"data:{found['$mime']};base64,{found['$data']}"
+    url = found["$url"] if "$url" in found else base64_url(found["$mime"], found["$data"])
     if name.startswith("image"):
         return {"type": "image_url", "image_url": {"url": url}}
     return {"type": "file", "file": {"file_data": url}}
@@ -182,8 +181,8 @@ def _shaped(name: str, part: Any) -> Any:
     """Return the block of a kind that says what a part says; the part if none of this kind does."""
     match part:
         case {"type": "image_url", "image_url": {"url": str(url)}} | {"type": "file", "file": {"file_data": str(url)}}:
-            data = _BASE64.fullmatch(url)
-            found = {"$url": url} | ({"$mime": data[1], "$data": data[2]} if data else {})
+            data = media_of(url)
+            found = {"$url": url} | ({"$mime": data.mime_type, "$data": data.data} if data else {})
             shape = _SHAPES.get(name)
             if shape is not None and (data or not name.endswith(".data")):
                 return _filled(shape, found)
