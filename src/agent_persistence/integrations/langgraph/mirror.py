@@ -77,7 +77,7 @@ class Mirror:
             try:
                 rows = [*self._rows(messages, index, meta, starts=is_whole, replaces_beginning=at_start)]
             except Exception as error:  # noqa: BLE001 - of a message's own class, which may do anything
-                _warn(f"{checkpoint_id}/{index}", f"{type(error).__name__} was raised")
+                warn_of(f"{checkpoint_id}/{index}", f"{type(error).__name__} was raised")
                 continue
             new |= {row.message_id: row for row in rows}
         return list(new.values())
@@ -141,7 +141,7 @@ class Mirror:
     def _warn_of_others(self, default_id: str) -> None:
         if not self._has_met_others:  # a channel of other things would say so at each step
             self._has_met_others = True
-            _warn(default_id, "it is no message")
+            warn_of(default_id, "it is no message")
 
     def _message_id(self, own_id: str) -> Any:
         """Return the message's own id, or a UUID derived from it if it does not fit the id type."""
@@ -157,15 +157,15 @@ async def _put(uow: UnitOfWork[Any, Any], thread_id: Any, new: NewMessage[Any]) 
     try:
         await _add_or_update(uow, thread_id, new)
     except CorruptRowError:
-        _warn(new.message_id, "its row cannot be read")
+        warn_of(new.message_id, "its row cannot be read")
     except InvalidInputError as refusal:
-        _warn(new.message_id, f"{refusal.reason}; its text alone is tried")
+        warn_of(new.message_id, f"{refusal.reason}; its text alone is tried")
         try:
             meta = {key: value for key, value in new.meta.items() if key != FORM.key}
             new = replace(new, message=text_only(new.message), usages={}, meta=meta)
             await _add_or_update(uow, thread_id, new)
         except InvalidInputError as second:
-            _warn(new.message_id, second.reason)
+            warn_of(new.message_id, second.reason)
 
 
 async def _add_or_update(uow: UnitOfWork[Any, Any], thread_id: Any, new: NewMessage[Any]) -> None:
@@ -208,7 +208,7 @@ def _is_summary(message: Any) -> bool:
     return isinstance(kwargs, Mapping) and kwargs.get("lc_source") == SUMMARY
 
 
-def _warn(message_id: Any, reason: str) -> None:
-    # No contents: only the id and the reason.
+def warn_of(message_id: Any, reason: str) -> None:
+    """Say that a message is not mirrored whole, without contents: only its id and the reason."""
     fields = {"event_name": "graph.not_mirrored", "message_id": message_id}
     logger.warning("message %r of a graph is not mirrored whole: %s", message_id, reason, extra=fields)
