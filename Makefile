@@ -17,6 +17,7 @@ SEED =
 BENCH = .venv-bench
 BENCH_ARGS =
 AGENTFLOW = tests/integrations/agentflow
+PAIRS = tests/integrations/test_all_pairs.py
 
 # Tests start a hundred processes: compile their imports once, even if the environment disables bytecode.
 export PYTHONDONTWRITEBYTECODE =
@@ -68,7 +69,7 @@ test-agentflow: ## run the tests of the checkpointers for Agentflow and PyAgenit
 	@for python in $(PYTHON) $(BESIDE); do \
 	    if "$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 12))' 2>/dev/null; then \
 	        $(MAKE) .venv-agentflow/installed-test PYTHON="$$python" VENV=.venv-agentflow && \
-	        exec .venv-agentflow/bin/pytest $(or $(PYTEST_ARGS),$(PARALLEL) --cov --cov-config $(AGENTFLOW)/coverage.ini $(AGENTFLOW)); \
+	        exec .venv-agentflow/bin/pytest $(or $(PYTEST_ARGS),$(PARALLEL) --cov --cov-config $(AGENTFLOW)/coverage.ini $(AGENTFLOW) $(PAIRS)); \
 	        exit 1; \
 	    fi; \
 	done; \
