@@ -32,6 +32,7 @@ from torture.servers import PostgreSQL
 
 from agent_persistence.database.driver_errors import DRIVER_ERRORS
 from agent_persistence.errors import CommitUnknownError
+from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.records import ItemKey, NewItem, NewMessage, NewThread
 
 MANY = [{"role": "user", "content": "x" * 2_000}] * 300
@@ -81,9 +82,12 @@ def an_item(thread_id: str) -> NewItem:
 async def with_an_item(store: Store, thread_id: str) -> None:
     """An item whose time to live a read may grant again: a tenth of it has passed."""
     namespace, key = item_key(thread_id)
-    await store.items.put_many([NewItem(namespace=namespace, key=key, value={}, ttl=3600)], user_id=USER)
-    async with store.engine.begin() as connection:
-        await connection.execute(text("UPDATE items SET expires_at = expires_at - interval '20 minutes'"))
+
+    async def put(uow: UnitOfWork[Any, Any]) -> None:
+        await uow.items.put_many([NewItem(namespace=namespace, key=key, value={}, ttl=3600)])
+        await uow.session.execute(text("UPDATE items SET expires_at = expires_at - interval '20 minutes'"))
+
+    await store.run(put, user_id=USER)
 
 
 async def with_a_message(store: Store, thread_id: str) -> None:

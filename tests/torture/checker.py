@@ -14,7 +14,9 @@ from torture.limits import CLOCK, DISK_FULL, REDIS_SECONDS, is_too_long, silence
 from torture.order import find_disorder
 from torture.staleness import Troubles, find_stale_reads
 
-READS = (*STATE_READS, "settle", "page", "stream", "foreign_get", "foreign_page", "foreign_thread", "foreign_rows")
+READS = (
+    *STATE_READS, "settle", "page", "hear", "stream", "foreign_get", "foreign_page", "foreign_thread", "foreign_rows",
+)  # fmt: skip
 READ_OR_REPEATED = (*READS, *graphs.CALLS, "repeat", "conflict", "edit", "remove", "prune", "purge", "tool")
 SAVES = ("put", "save")
 ENDED_BY_SILENCE = frozenset(
@@ -152,7 +154,7 @@ def torn(history: History, tables: Tables) -> Iterator[Finding]:
     """Something that was written together, of which only a part is there."""
     rows = Rows.of(history, tables)
     for call in history.calls:
-        if call.kind in ("append_many", "unit"):
+        if call.kind in ("append_many", "unit", "say"):
             present = sum(rows.holds(token) for token in call.tokens)
             missing = [token for token in call.tokens if not rows.holds(token) and token not in rows.excused]
             # Of an unknown unit that is there, a state may have been pruned without anybody having been told of it.

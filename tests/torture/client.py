@@ -16,6 +16,7 @@ from pathlib import Path
 from random import Random
 
 from agent_persistence import Persistence, PersistenceSettings
+from torture.adapters import Adapters
 from torture.calls import Caller
 from torture.clocks import Clock
 from torture.counted import counts_of, operations_of
@@ -31,6 +32,7 @@ from torture.workload import UNCACHED, Store, Workload
 WORKERS = 8
 SEARCHERS = 2
 GRAPH_WORKERS = 2
+ADAPTER_PAUSE_SECONDS = 0.04
 OUTAGE_WORKERS = 1
 UNCACHED_WORKERS = 2
 PAUSE_SECONDS = 0.03
@@ -54,6 +56,7 @@ class Client:
         self._workload = Workload(store, caller, random)
         self._uncached = Workload(uncached, caller, random, UNCACHED)
         self._graphs = Graphs(store, caller, random)
+        self._adapters = Adapters(store, caller, random)
         self._hostile = Hostile(store, caller.recorder, random)
         self._clock = Clock()
         self._ending = False
@@ -72,6 +75,8 @@ class Client:
                 workers.create_task(self._repeat(self._hostile.search, SEARCH_PAUSE_SECONDS))
             for _ in range(GRAPH_WORKERS):
                 workers.create_task(self._repeat(self._graphs.step, GRAPH_PAUSE_SECONDS))
+            # One: a COMMIT that waits for the standby holds its thread, and the others wait in turn.
+            workers.create_task(self._repeat(self._adapters.step, ADAPTER_PAUSE_SECONDS))
             workers.create_task(self._repeat(self._hostile.argument, ODD_PAUSE_SECONDS))
             workers.create_task(self._repeat(self._hostile.cursor, ODD_PAUSE_SECONDS))
             await self._obey()

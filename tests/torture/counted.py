@@ -9,7 +9,7 @@ from agent_persistence.telemetry.metrics import Metrics
 from torture.history import SECOND, Call, Counts, History
 from torture.order import Broken
 
-# Not among them: reads and saves of states, and ``run``, which other calls use as well.
+# Not among them: reads and saves of states, ``append_many`` and ``run``, which other calls use as well.
 OPERATIONS = {
     "create": "threads.create",
     "delete": "threads.delete",
@@ -17,7 +17,6 @@ OPERATIONS = {
     "repeat": "messages.append",
     "conflict": "messages.append",
     "foreign_append": "messages.append",
-    "append_many": "messages.append_many",
     "edit": "messages.update",
     "remove": "messages.delete",
     "tool": "tool_results.record",

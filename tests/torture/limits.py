@@ -33,7 +33,7 @@ NONE = "none"
 GROUPS = {
     **dict.fromkeys(("save", "recall", "settle"), "degraded mode"),
     **dict.fromkeys(("resume", "step", "writes"), "LangGraph"),
-    "foreign_rows": "run",
+    **dict.fromkeys(("say", "hear", "foreign_rows"), "run"),
 }
 
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from torture.history import NEVER, Call, History, Tables, edit_of, token_of
 
-APPENDS = ("append", "append_many", "unit")
+APPENDS = ("append", "append_many", "unit", "say")
 WRITES_TO_A_THREAD = (*APPENDS, "put", "repeat", "edit", "tool")
 
 
@@ -129,7 +129,7 @@ def find_disorder(history: History, tables: Tables) -> Iterator[Broken]:
     for call in history.calls:
         if call.kind in APPENDS:
             yield from _out_of_order(call, messages)
-        if call.kind == "page" and call.acknowledged:
+        if call.kind in ("page", "hear") and call.acknowledged:
             yield from _wrong_page(call, messages)
     yield from _wrong_contents(history, tables, messages)
     yield from _undead(history, tables, messages)
@@ -160,25 +160,32 @@ def _out_of_order(call: Call, messages: Messages) -> Iterator[Broken]:
 
 def _wrong_page(call: Call, messages: Messages) -> Iterator[Broken]:
     """A page that repeats or skips a message, or ends before what had been told of when it was asked for."""
-    shown = [(seq, token_of(content)) for seq, content in call.result["shown"]]
+    wrong, shown = f"wrong {'page' if call.kind == 'page' else 'conversation'}", _shown(call, messages)
     seqs, tokens = [seq for seq, _ in shown], {token for _, token in shown}
     after, is_full = call.arguments.get("after"), len(shown) >= call.arguments.get("limit", 0)
     if any(later <= earlier for earlier, later in pairwise(seqs)) or len(tokens) < len(shown):
-        yield Broken("wrong page", f"it repeats messages, or is out of order: {seqs}", (call,))
+        yield Broken(wrong, f"it repeats messages, or is out of order: {seqs}", (call,))
         return
     first = after if after is not None else seqs[0] - 1 if is_full and seqs else 0
     last = seqs[-1] if seqs else first
     if seqs and seqs[0] <= first:
-        yield Broken("wrong page", f"it shows {seqs[0]}, which is not after {first}", (call,))
+        yield Broken(wrong, f"it shows {seqs[0]}, which is not after {first}", (call,))
     for seq, token in messages.between(call.thread, first, last):
         if token not in tokens and not _may_be_gone(messages.all[token], call.returned):
-            yield Broken("wrong page", f"it lacks {token} at {seq}, and shows {last}", (call,))
+            yield Broken(wrong, f"it lacks {token} at {seq}, and shows {last}", (call,))
     before = messages.known[call.thread].before(call.invoked)
     if not seqs and messages.may_be_deleted(call.thread, call.returned):
         return
     if before is not None and before.reached > last and not (after is not None and is_full):
         text = f"it ends at {last}, and {before.reached} had been told of"
         yield Broken("stale page", text, (before.call, call))
+
+
+def _shown(call: Call, messages: Messages) -> list[tuple[int, str]]:
+    if call.kind == "page":
+        return [(seq, token_of(content)) for seq, content in call.result["shown"]]
+    # A framework has no places: those of the table, where a message that nobody stored has none.
+    return [(messages.place(token) or 0, token) for token in call.result["heard"]]
 
 
 def _may_be_gone(message: Message, moment: int) -> bool:

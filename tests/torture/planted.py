@@ -18,9 +18,11 @@ from redis.exceptions import RedisError
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from agent_persistence import ANY_USER, ThreadNotFoundError, UnavailableError
+from agent_persistence import ANY_USER, ThreadExistsError, ThreadNotFoundError, UnavailableError
 from agent_persistence.degraded import DegradedMode
 from agent_persistence.integrations.langgraph import PersistenceSaver
+from agent_persistence.integrations.openai_agents import PersistenceSession
+from agent_persistence.integrations.shared_threads import SharedThread
 from agent_persistence.operations.group_writes import StateGroupWriter
 from agent_persistence.records import MessageRecord, Page, StateRecord
 from torture.workload import SHARED, Store
@@ -372,6 +374,28 @@ def old_checkpoint(_store: Store, random: Random) -> None:
     PersistenceSaver.aget_tuple = remember  # type: ignore[method-assign]
 
 
+def deaf_session(_store: Store, _random: Random) -> None:
+    """Pass by the second item of a session."""
+    get = PersistenceSession.get_items
+
+    async def skip(session: PersistenceSession, limit: int | None = None) -> Any:
+        items = await get(session, limit)
+        return [*items[:1], *items[2:]]
+
+    PersistenceSession.get_items = skip  # type: ignore[method-assign]
+
+
+def late_begin(_store: Store, _random: Random) -> None:
+    """Take a thread that somebody else has begun meanwhile for one that holds the messages."""
+    write = SharedThread.write
+
+    async def forget(thread: SharedThread, write_it: Any, begin: Any) -> None:
+        with suppress(ThreadExistsError):
+            await write(thread, begin if not thread.existed else write_it, begin)
+
+    SharedThread.write = forget  # type: ignore[method-assign]
+
+
 def unmeasured_results(store: Store, _random: Random) -> None:
     """Forget to measure the records of tool results."""
     vars(store.tool_results).pop("record", None)  # what measures hides the method itself
@@ -488,6 +512,8 @@ PLANTS: dict[str, Planted] = {
     "doubled-item": Planted(doubled_item, "wrong checkpoint", (1,)),
     "old-checkpoint": Planted(old_checkpoint, "stale checkpoint", (4,)),
     "unsaved-checkpoint": Planted(unsaved_checkpoint, "lost", (3,)),
+    "deaf-session": Planted(deaf_session, "wrong conversation", (1,)),
+    "late-begin": Planted(late_begin, "lost", (1,)),
     "unmeasured-results": Planted(unmeasured_results, "miscounted tool_results.record", (2,)),
     "no-policies": Planted(no_policies, "cross-owner", (2,)),
     "blind-retry": Planted(

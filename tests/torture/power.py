@@ -69,6 +69,8 @@ def observations(history: History, staleness: Staleness) -> list[Seen]:
         Seen("states loaded by a checkpointer", _count(done, "load"), 15),
         Seen("checkpoints of graphs saved", _count(done, "step"), 50),
         Seen("checkpoints of graphs read after others", sum(bool(one.result.get("log")) for one in done), 50),
+        Seen("messages said through frameworks", sum(len(one.tokens) for one in done if one.kind == "say"), 50),
+        Seen("conversations heard that two frameworks held", _heard_from_others(done), 20),
         Seen("states saved in degraded mode while the database was there", _durable(done), 10),
         Seen("states accepted while it was away", len(accepted(history)), 4),
         Seen("of these, found to be saved", sum(one.kind == "settle" and bool(one.versions) for one in done), 2),
@@ -81,6 +83,12 @@ def observations(history: History, staleness: Staleness) -> list[Seen]:
 
 def _during(troubles: Troubles, calls: list[Call]) -> int:
     return sum(troubles.overlap(call.invoked, call.returned) for call in calls)
+
+
+def _heard_from_others(calls: list[Call]) -> int:
+    said = {token: call.arguments["framework"] for call in calls if call.kind == "say" for token in call.tokens}
+    heard = [{said.get(token, "") for token in call.result["heard"]} for call in calls if call.kind == "hear"]
+    return sum(len(frameworks - {""}) > 1 for frameworks in heard)
 
 
 def _count(calls: list[Call], kind: str) -> int:

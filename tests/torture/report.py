@@ -26,8 +26,8 @@ WRITES = (
 )  # fmt: skip
 FORBIDDEN = (
     "lost", "duplicated", "reordered", "moved", "torn", "overwritten", "version went back", "denied but stored",
-    "wrong state", "wrong tool result", "wrong message", "stale message", "wrong page", "stale page", "undead",
-    "raised from the dead", "wrong checkpoint", "stale checkpoint",
+    "wrong state", "wrong tool result", "wrong message", "stale message", "wrong page", "wrong conversation",
+    "stale page", "undead", "raised from the dead", "wrong checkpoint", "stale checkpoint",
     "wrong answer", "cross-owner", "stale beyond bound", "too long",
     "delayed by Redis", "error",
 )  # fmt: skip
