@@ -29,6 +29,7 @@ Chat = dict[str, Any]
 
 
 _NOTHING: Final[Chat] = {"role": "assistant", "content": ""}
+_OWN_NAMES: Final = frozenset({"rest", "whole", "as", "parts", "part"})
 
 
 class Said(NamedTuple):
@@ -123,6 +124,15 @@ def read(form: Form, records: Sequence[MessageRecord[Any]]) -> list[Found]:
 def begins_within_an_item(form: Form, records: Sequence[MessageRecord[Any]]) -> bool:
     """Whether the first of these rows is a later part of an item: its beginning is on the page before."""
     return bool(records) and _own(form, records[0]).get("part", 0) != 0
+
+
+def without_forms(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the ``meta`` of a message without what forms keep in it: for a copy of a message that was edited."""
+    return {name: value for name, value in meta.items() if not _is_of_a_form(value)}
+
+
+def _is_of_a_form(value: Any) -> bool:
+    return isinstance(value, dict) and not _OWN_NAMES.isdisjoint(value)
 
 
 def _written(form: Form, item: Item) -> list[NewMessage[Any]]:

@@ -15,7 +15,7 @@ from agent_persistence.forms.claude import ClaudeForm
 from agent_persistence.forms.form import Found, Item, read, written
 from agent_persistence.frozen import frozen
 from agent_persistence.ids import IdType
-from agent_persistence.integrations.shared_threads import uuid_of
+from agent_persistence.integrations.shared_threads import threads_with, uuid_of
 from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.records import MessageRecord, NewMessage, Page, ThreadRecord
 from agent_persistence.repositories.messages.repository import BEFORE_THE_FIRST
@@ -158,18 +158,8 @@ async def threads_of(list_page: ListPage, **parts: str | None) -> list[ThreadRec
         list_page: reads a page of the owner's threads.
         **parts: what they have in common: ``project``, ``session``, ``subpath``.
     """
-    found: dict[Any, ThreadRecord[Any, Any]] = {}
-    after, is_first_pass = None, True
-    while True:
-        page = await list_page(limit=_PAGE, after=after, meta={_META: _parts(**parts)})
-        is_known = all(thread.thread_id in found for thread in page)
-        found |= {thread.thread_id: thread for thread in page}
-        after = page.after
-        if after is None and is_first_pass and len(found) > len(page):
-            # A thread that became active has moved to the top meanwhile, past the pages that were read.
-            is_first_pass = False
-        elif after is None or (is_known and not is_first_pass):
-            return [thread for thread in found.values() if about(thread)]  # others are the application's
+    found = await threads_with(list_page, {_META: _parts(**parts)})
+    return [thread for thread in found if about(thread)]  # others are the application's
 
 
 def about(thread: ThreadRecord[Any, Any]) -> dict[str, Any]:

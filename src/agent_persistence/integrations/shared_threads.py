@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -12,9 +12,10 @@ from agent_persistence.errors import InvalidInputError, ThreadExistsError, Threa
 from agent_persistence.ids import IdType
 from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.persistence import Persistence
-from agent_persistence.records import NewMessage
+from agent_persistence.records import NewMessage, Page, ThreadRecord
 
 _NAMESPACE: Final = uuid.UUID("5f0b1e0c-8f6d-5c9a-9d5e-6f1f0c0e7a11")
+_PAGE: Final = 1000
 
 
 def thread_id_of(key: str, id_type: IdType[Any], field: str) -> Any:
@@ -55,6 +56,29 @@ def scoped_thread_id(parts: Sequence[Any], id_type: IdType[Any], field: str) -> 
 def uuid_of(key: str) -> uuid.UUID:
     """Return the UUID for a key: always the same one for the same text."""
     return uuid.uuid5(_NAMESPACE, key.encode(errors="backslashreplace").decode())
+
+
+async def threads_with(
+    list_page: Callable[..., Awaitable[Page[ThreadRecord[Any, Any]]]], meta: Mapping[str, Any]
+) -> list[ThreadRecord[Any, Any]]:
+    """Return all threads of an owner with a ``meta``, also those that become active while the list is read.
+
+    Args:
+        list_page: reads a page of the owner's threads.
+        meta: what their ``meta`` contains.
+    """
+    found: dict[Any, ThreadRecord[Any, Any]] = {}
+    after, is_first_pass = None, True
+    while True:
+        page = await list_page(limit=_PAGE, after=after, meta=meta)
+        is_known = all(thread.thread_id in found for thread in page)
+        found |= {thread.thread_id: thread for thread in page}
+        after = page.after
+        if after is None and is_first_pass and len(found) > len(page):
+            # A thread that became active has moved to the top meanwhile, past the pages that were read.
+            is_first_pass = False
+        elif after is None or (is_known and not is_first_pass):
+            return list(found.values())
 
 
 class SharedThread:
