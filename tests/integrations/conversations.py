@@ -11,6 +11,7 @@ from agents import TResponseInputItem
 from integrations.claude_agent.entries import Transcript, result, say, use
 from pydantic_ai import (
     BinaryContent,
+    BinaryImage,
     CachePoint,
     ModelRequest,
     ModelResponse,
@@ -283,7 +284,7 @@ def _of_block(block: dict[str, Any]) -> tuple[str, str]:
 
 
 def _png() -> BinaryContent:
-    return BinaryContent(base64.b64decode(PNG), media_type="image/png")
+    return BinaryImage(base64.b64decode(PNG), media_type="image/png")
 
 
 class PydanticAI:

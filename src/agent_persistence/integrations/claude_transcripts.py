@@ -15,7 +15,7 @@ from agent_persistence.forms.claude import ClaudeForm
 from agent_persistence.forms.form import Found, Item, read, written
 from agent_persistence.frozen import frozen
 from agent_persistence.ids import IdType
-from agent_persistence.integrations.shared_threads import threads_with, uuid_of
+from agent_persistence.integrations.shared_threads import all_threads, uuid_of
 from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.records import MessageRecord, NewMessage, Page, ThreadRecord
 from agent_persistence.repositories.messages.repository import BEFORE_THE_FIRST
@@ -158,7 +158,7 @@ async def threads_of(list_page: ListPage, **parts: str | None) -> list[ThreadRec
         list_page: reads a page of the owner's threads.
         **parts: what they have in common: ``project``, ``session``, ``subpath``.
     """
-    found = await threads_with(list_page, {_META: _parts(**parts)})
+    found = await all_threads(partial(list_page, meta={_META: _parts(**parts)}))
     return [thread for thread in found if about(thread)]  # others are the application's
 
 

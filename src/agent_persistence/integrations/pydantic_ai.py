@@ -25,7 +25,7 @@ from agent_persistence.integrations import pydantic_conversations as conversatio
 from agent_persistence.integrations.bridge import in_store
 from agent_persistence.integrations.json_values import json_errors
 from agent_persistence.integrations.pydantic_conversations import ConversationChangedError, Entry, EntryMissingError
-from agent_persistence.integrations.shared_threads import thread_id_of, threads_with
+from agent_persistence.integrations.shared_threads import all_threads, thread_id_of
 from agent_persistence.persistence import Persistence
 
 try:
@@ -176,8 +176,8 @@ class PersistenceConversationStore(ConversationStore):
         return None if kept is None else _framework_record(kept.record, conversation_id, thread_id)
 
     async def _records(self, persistence: Persistence[Any, Any], *, scope: str | None) -> list[ConversationRecord]:
-        list_page = partial(persistence.threads.page, user_id=self._user_id)
-        threads = await threads_with(list_page, conversations.wanted_meta(scope))
+        wanted = conversations.wanted_meta(scope)
+        threads = await all_threads(partial(persistence.threads.page, user_id=self._user_id, meta=wanted))
         ids = [name for name in map(conversations.conversation_id, threads) if name is not None]
         found: list[ConversationRecord | None] = []
         for first in range(0, len(ids), _AT_ONCE):  # calls at the same time share statements
@@ -246,7 +246,7 @@ class PersistenceConversationStore(ConversationStore):
         message_id = conversations.message_id(entry_id, persistence.models.id_types.id)
         for is_archived in (False, True):
             list_page = partial(persistence.threads.page, user_id=self._user_id, archived=is_archived)
-            ids = [thread.thread_id for thread in await threads_with(list_page, {})]
+            ids = [thread.thread_id for thread in await all_threads(list_page)]
             for first in range(0, len(ids), _AT_ONCE):
                 some = ids[first : first + _AT_ONCE]
                 gets = [persistence.messages.get(one, message_id, user_id=self._user_id) for one in some]
@@ -328,9 +328,7 @@ def _with_bytes(value: Any) -> Any:
 
 def _json_record(record: ConversationRecord) -> Item:
     with json_errors("record"):
-        [value] = _RECORDS.dump_python([record], mode="json", exclude_none=True)
-        if _validated(_RECORDS, value) != [record]:
-            [value] = _RECORDS.dump_python([record], mode="json")
+        [value] = _RECORDS.dump_python([record], mode="json")
         found: Item = value
         return found
 

@@ -193,18 +193,15 @@ async def write(
     """
     thread = await _locked(uow, thread_id, begins=expected is None)
     read_page = partial(uow.messages.page, thread_id)
-    now = await kept(partial(uow.threads.get, thread_id), read_page)
-    revision = None if now is None else now.record["revision"]
-    if revision == record["revision"]:
-        return  # a try whose answer was lost has written it
-    if revision != expected:
+    now = await _kept_in(thread, read_page)
+    if (None if now is None else now.record["revision"]) != expected:
         raise ConversationChangedError(thread_id)
     parent = new[0].parent if new else record["head_id"]
     head = None if now is None else now.head
     if parent != (None if head is None else head.id):
         await _switch(uow, thread_id, read_page, parent, sources)
     await uow.messages.append_many(thread_id, [row for entry in new for row in entry.rows])
-    last = _last_id(await _head(read_page))
+    last = str(new[-1].rows[-1].message_id) if new else _last_id(await _head(read_page))
     own = {"record": {name: to_storable(value) for name, value in record.items() if name != "head_id"}, "last": last}
     await uow.threads.update(thread_id, meta={**thread.meta, _META: own})
 
@@ -215,8 +212,8 @@ async def delete(uow: UnitOfWork[Any, Any], *, thread_id: Any, expected: str) ->
     Raises:
         ConversationChangedError: its record has another revision; or there is none.
     """
-    await _locked(uow, thread_id, begins=False)
-    now = await kept(partial(uow.threads.get, thread_id), partial(uow.messages.page, thread_id))
+    thread = await _locked(uow, thread_id, begins=False)
+    now = await _kept_in(thread, partial(uow.messages.page, thread_id))
     if now is None or now.record["revision"] != expected:
         raise ConversationChangedError(thread_id)
     await uow.threads.delete(thread_id)
@@ -270,6 +267,15 @@ async def _locked(uow: UnitOfWork[Any, Any], thread_id: Any, *, begins: bool) ->
         return await uow.threads.create(thread_id=thread_id)
     except ThreadExistsError as taken:  # by another owner, or a moment ago
         raise ConversationChangedError(thread_id) from taken
+
+
+async def _kept_in(thread: Thread, read_page: ReadPage) -> Kept | None:
+    """Return what a locked thread says of its conversation."""
+
+    async def read_thread() -> Thread:
+        return thread
+
+    return await kept(read_thread, read_page)
 
 
 def _own(thread: Thread) -> Mapping[str, Any] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -58,19 +58,18 @@ def uuid_of(key: str) -> uuid.UUID:
     return uuid.uuid5(_NAMESPACE, key.encode(errors="backslashreplace").decode())
 
 
-async def threads_with(
-    list_page: Callable[..., Awaitable[Page[ThreadRecord[Any, Any]]]], meta: Mapping[str, Any]
+async def all_threads(
+    list_page: Callable[..., Awaitable[Page[ThreadRecord[Any, Any]]]],
 ) -> list[ThreadRecord[Any, Any]]:
-    """Return all threads of an owner with a ``meta``, also those that become active while the list is read.
+    """Return all threads of a list, also those that become active while it is read.
 
     Args:
-        list_page: reads a page of the owner's threads.
-        meta: what their ``meta`` contains.
+        list_page: reads a page of it.
     """
     found: dict[Any, ThreadRecord[Any, Any]] = {}
     after, is_first_pass = None, True
     while True:
-        page = await list_page(limit=_PAGE, after=after, meta=meta)
+        page = await list_page(limit=_PAGE, after=after)
         is_known = all(thread.thread_id in found for thread in page)
         found |= {thread.thread_id: thread for thread in page}
         after = page.after
