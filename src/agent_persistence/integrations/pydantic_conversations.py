@@ -130,7 +130,7 @@ async def kept(read_thread: Callable[[], Awaitable[Thread | None]], read_page: R
             return Kept({**_record(own), "head_id": None if head is None else head.id}, head)
         again = await read_thread()
         if again is not None and _own(again) == own:
-            return _continued(thread, own, head)
+            return await _continued(thread, own, head, read_page)
         thread = again  # it was saved between the two reads
     return None
 
@@ -163,7 +163,7 @@ async def line(read_page: ReadPage, *, head: str | None = None, limit: int | Non
             break
     if head is None:
         return []
-    left = _line_in(await _all_entries(read_page), head)
+    left = _line_in(_entries_in(await _all_rows(read_page)), head)
     return left and left[-(limit or 0) :]
 
 
@@ -295,12 +295,17 @@ def _last_id(head: Entry | None) -> str | None:
     return None if head is None else str(head.found.records[-1].message_id)
 
 
-def _continued(thread: Thread, own: Mapping[str, Any] | None, head: Entry | None) -> Kept | None:
+async def _continued(
+    thread: Thread, own: Mapping[str, Any] | None, head: Entry | None, read_page: ReadPage
+) -> Kept | None:
     """Return the record of a thread whose last message was written or deleted by another program."""
     head_id = None if head is None else head.id
     if own is not None:
         record = _record(own)
         revision = str(uuid_of(f"{record['revision']}/{_last_id(head)}"))
+        if record.get("branches"):  # somebody may have cleared the thread
+            entries = _entries_in(await _all_rows(read_page))
+            record["branches"] = [branch for branch in record["branches"] if branch in entries]
         return Kept({**record, "head_id": head_id, "revision": revision}, head)
     if head is None:
         return None
@@ -342,9 +347,8 @@ async def _all_rows(read_page: ReadPage) -> list[MessageRecord[Any]]:
         after = page.after
 
 
-async def _all_entries(read_page: ReadPage) -> dict[str, Entry]:
+def _entries_in(rows: Sequence[MessageRecord[Any]]) -> dict[str, Entry]:
     """Return the entries of the current history, and those of the histories that were left."""
-    rows = await _all_rows(read_page)
     current = _chained(read(FORM, [row for row in rows if row.aside in (None, _META)]))
     left = read(FORM, [_as_it_was(row) for row in rows if row.aside == _LEFT])
     parents = {row.message_id: _mark(row).get("parent") for row in rows if row.aside == _LEFT}
@@ -382,14 +386,14 @@ async def _switch(
     sources: Sequence[Any],
 ) -> None:
     """Make the history up to an entry the current one: leave the others, and copy what another thread has of it."""
-    entries = await _all_entries(read_page)
+    all_rows = await _all_rows(read_page)
+    entries, rows = _entries_in(all_rows), {row.message_id: row for row in all_rows}
     wanted = [] if head is None else _line_in(entries, head)
     if wanted is None:
         wanted = await _line_elsewhere(uow, head, sources)
     if wanted is None:
         raise EntryMissingError(thread_id)
     ids = {entry.id for entry in wanted}
-    rows = {row.message_id: row for row in await _all_rows(read_page)}
     for entry in entries.values():
         for record in entry.found.records:
             row = rows[record.message_id]

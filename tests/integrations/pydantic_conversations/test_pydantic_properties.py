@@ -150,7 +150,7 @@ def same_ids(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     return begin
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(STEP, min_size=4, max_size=14))
 async def test_any_calls_have_the_results_that_they_have_in_memory(
     steps: list[tuple[str, str, int, int]], persistence: Persistence, same_ids: Any

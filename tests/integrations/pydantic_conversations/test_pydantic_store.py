@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import json
+import os
+import sys
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -28,11 +32,13 @@ from pydantic_ai.conversation_store import ConversationConflict, ConversationEnt
 from pydantic_ai.exceptions import UserError
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 from pydantic_ai.models.test import TestModel
+from pydantic_ai.ui.vercel_ai import VercelAIAdapter
 from pydantic_ai.usage import RunUsage
 from sqlalchemy import update
 
 from agent_persistence.errors import CorruptRowError, InvalidInputError, MessageNotFoundError
 from agent_persistence.integrations.pydantic_ai import PersistenceConversationStore
+from agent_persistence.integrations.pydantic_conversations import kept
 from agent_persistence.models.base import table_of
 from agent_persistence.persistence import Persistence
 from agent_persistence.repositories import MessageRepository
@@ -125,6 +131,23 @@ async def test_an_agent_with_tools_remembers_and_streams(store: Store, chat: str
 async def watch(_context: Any, events: Any) -> None:
     async for _ in events:
         pass
+
+
+async def test_a_server_of_the_vercel_ui_keeps_the_conversation(store: Store, chat: str) -> None:
+    agent = Agent(TestModel(custom_output_text="Snow."))
+
+    for number, question in enumerate(("Oslo?", "Rome?")):
+        message = {"id": f"m{number}", "role": "user", "parts": [{"type": "text", "text": question}]}
+        body = json.dumps({"trigger": "submit-message", "id": chat, "messages": [message]}).encode()
+        adapter = VercelAIAdapter(
+            agent=agent,
+            run_input=VercelAIAdapter.build_run_input(body),
+            conversation_store=store,
+            conversation_scope="ada",
+        )
+        assert [event async for event in adapter.run_stream()]
+
+    assert await told(store, chat, scope="ada") == ["Oslo?", "Snow.", "Rome?", "Snow."]
 
 
 async def test_calls_of_another_program_are_what_a_model_is_given(
@@ -235,6 +258,23 @@ async def test_a_rewritten_history_branches_where_it_differs(
     assert record is not None
     left = [texts([one.message for one in await store.read_history(tip)]) for tip in record.branches]
     assert left == [["a", "b", "c", "d"], ["a", "b", "C"]]
+
+
+async def test_a_thread_that_was_cleared_is_continued_without_its_branches(
+    persistence: Persistence, store: Store, chat: str, user_id: str
+) -> None:
+    conversation = await begun(store, chat, "a", "b", scope="ada")
+    await store.branch(chat, at=1, expected_revision=conversation.revision)
+    await persistence.messages.clear(chat, user_id=user_id)
+
+    cleared = await store.load(chat, scope="ada")
+    assert cleared is not None
+    cleared.messages.append(ask("c"))
+    await store.save(cleared)
+
+    record = await store.read_record(chat)
+    assert record is not None
+    assert (record.branches, record.scope, await told(store, chat)) == ([], "ada", ["c"])
 
 
 async def test_entries_that_say_nothing_are_left_and_come_back_as_well(store: Store, chat: str) -> None:
@@ -359,6 +399,24 @@ async def test_the_last_message_deleted_elsewhere_ends_the_history_before_it(
     assert await told(store, chat) == ["a", "b", "d"]
 
 
+async def test_what_is_read_while_it_is_saved_is_what_was_saved(
+    persistence: Persistence, store: Store, chat: str, user_id: str
+) -> None:
+    conversation = await begun(store, chat, "a")
+    before = await persistence.threads.require(chat, user_id=user_id)
+    conversation.messages.append(say("b"))
+    await store.save(conversation)
+    threads = iter([before, await persistence.threads.require(chat, user_id=user_id)])
+
+    async def read_thread() -> Any:
+        return next(threads)
+
+    found = await kept(read_thread, partial(persistence.messages.page, chat, user_id=user_id))
+
+    assert found is not None
+    assert found.record["revision"] == conversation.revision
+
+
 async def test_a_save_is_all_or_nothing(store: Store, chat: str, monkeypatch: pytest.MonkeyPatch) -> None:
     conversation = await begun(store, chat, "a", "b")
     conversation.messages[1:] = [say("c")]
@@ -392,6 +450,15 @@ async def test_a_cancelled_caller_waits_until_its_conversation_is_saved(
     with pytest.raises(asyncio.CancelledError):
         await saving
     assert await told(store, chat) == ["a", "b"]
+    async with persistence.begin(user_id=user_id) as other:
+        await other.threads.lock(chat)
+        deleting = asyncio.create_task(store.delete(chat))
+        await until_somebody_waits_for_a_lock(persistence)
+        deleting.cancel()
+        assert not (await asyncio.wait([deleting], timeout=0.05))[0]
+    with pytest.raises(asyncio.CancelledError):
+        await deleting
+    assert await store.load(chat) is None
 
 
 async def test_concurrent_writers_lose_and_double_nothing(persistence: Persistence, chat: str, user_id: str) -> None:
@@ -538,3 +605,51 @@ async def test_entries_that_are_no_chain_are_refused(store: Store, chat: str) ->
             await store.write_record(record, new_entries=new, expected_revision=None)
     with pytest.raises(ConversationConflict):
         await store.write_record(ConversationRecord(conversation_id=chat, head_id="e9"), expected_revision=None)
+
+
+WRITER = """
+import asyncio, sys
+from pydantic_ai import ModelRequest, UserPromptPart
+from pydantic_ai.conversation import Conversation
+from pydantic_ai.conversation_store import ConversationConflict
+from agent_persistence import Persistence
+from agent_persistence.integrations.pydantic_ai import PersistenceConversationStore
+
+async def main(chat, owner, writer):
+    async with Persistence.from_env() as persistence:
+        store = PersistenceConversationStore(persistence=persistence, user_id=owner)
+        for number in range(3):
+            while True:
+                conversation = await store.load(chat) or Conversation(conversation_id=chat)
+                conversation.messages += [ModelRequest([UserPromptPart(f"{writer}-{number}{end}")]) for end in "ab"]
+                try:
+                    await store.save(conversation)
+                    break
+                except ConversationConflict:
+                    pass
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+async def test_eight_processes_that_save_one_conversation_lose_and_double_nothing(
+    persistence: Persistence, store: Store, chat: str, user_id: str
+) -> None:
+    url = persistence.settings.database_url.get_secret_value()
+    environment = {**os.environ, "PERSISTENCE_DATABASE_URL": url}
+    writers = [
+        await asyncio.create_subprocess_exec(sys.executable, "-c", WRITER, chat, user_id, str(writer), env=environment)
+        for writer in range(8)
+    ]
+
+    assert [await writer.wait() for writer in writers] == [0] * 8
+
+    said = await told(store, chat)
+    turns = [f"{writer}-{number}" for writer in range(8) for number in range(3)]
+    assert sorted(said) == sorted(turn + end for turn in turns for end in "ab")
+    for writer in range(8):
+        mine = [place for place, one in enumerate(said) if one.startswith(f"{writer}-")]
+        assert [said[place] for place in mine] == sorted(said[place] for place in mine)
+        assert [later - first for first, later in zip(mine[::2], mine[1::2], strict=True)] == [1] * 3
+    assert await seen(persistence, chat, user_id, asides=True) == said
