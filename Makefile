@@ -9,6 +9,7 @@ SQLALCHEMY =
 VENV = .venv$(if $(SQLALCHEMY),-sqlalchemy$(subst =,,$(subst *,x,$(SQLALCHEMY))))
 BIN = $(VENV)/bin
 PYTEST_ARGS =
+FRAMEWORKS =
 # One more than there are processors, because tests wait for servers; 4 at most.
 PARALLEL = --numprocesses $$(n=$$(getconf _NPROCESSORS_ONLN); echo $$((n < 3 ? n + 1 : 4)))
 DURATION = 60
@@ -16,6 +17,7 @@ SEED =
 BENCH = .venv-bench
 BENCH_ARGS =
 AGENTFLOW = tests/integrations/agentflow
+PAIRS = tests/integrations/test_all_pairs.py
 
 # Tests start a hundred processes: compile their imports once, even if the environment disables bytecode.
 export PYTHONDONTWRITEBYTECODE =
@@ -23,7 +25,7 @@ export PYTHONDONTWRITEBYTECODE =
 .DEFAULT_GOAL = help
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # two concurrent pips would break the virtualenv
-.PHONY: help demo test test-slow coverage test-matrix test-wheel test-agentflow torture torture-checker bench docs lint style type migration-lint \
+.PHONY: help demo test test-slow coverage test-frameworks test-matrix test-wheel test-agentflow torture torture-checker bench docs lint style type migration-lint \
     format migrate revision check-migrations build clean
 
 help: ## list all targets
@@ -41,6 +43,9 @@ test-slow: $(VENV)/installed-dev ## run the slow tests: examples in documents, e
 coverage: $(VENV)/installed-dev ## run the fast tests and measure their coverage, which takes half as long again
 	$(BIN)/pytest --cov $(PARALLEL) -m 'not slow'
 
+test-frameworks: $(VENV)/installed-dev ## run each framework's tests with the lowest and newest versions: FRAMEWORKS=openai-agents
+	$(BIN)/python tests/framework_versions.py $(FRAMEWORKS)
+
 torture: $(VENV)/installed-dev ## kill, hang and disconnect real servers under load: make torture DURATION=60 SEED=7
 	PYTHONPATH=tests $(BIN)/python -m torture --duration $(DURATION) $(if $(SEED),--seed $(SEED))
 
@@ -57,14 +62,14 @@ test-matrix: ## run the tests on the lowest and newest SQLAlchemy 2.0 and the ne
 
 test-wheel: build ## run the tests against the built wheel
 	$(BIN)/python -m venv --clear .venv-wheel
-	.venv-wheel/bin/python -m pip install --quiet --disable-pip-version-check "$$(echo dist/*.whl)[all,claude-agent-sdk,test]"
+	.venv-wheel/bin/python -m pip install --quiet --disable-pip-version-check "$$(echo dist/*.whl)[all,claude-agent-sdk,google-adk,test]"
 	.venv-wheel/bin/pytest $(PYTEST_ARGS)
 
 test-agentflow: ## run the tests of the checkpointers for Agentflow and PyAgenity, which need Python 3.12
 	@for python in $(PYTHON) $(BESIDE); do \
 	    if "$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 12))' 2>/dev/null; then \
 	        $(MAKE) .venv-agentflow/installed-test PYTHON="$$python" VENV=.venv-agentflow && \
-	        exec .venv-agentflow/bin/pytest $(or $(PYTEST_ARGS),$(PARALLEL) --cov --cov-config $(AGENTFLOW)/coverage.ini $(AGENTFLOW)); \
+	        exec .venv-agentflow/bin/pytest $(or $(PYTEST_ARGS),$(PARALLEL) --cov --cov-config $(AGENTFLOW)/coverage.ini $(AGENTFLOW) $(PAIRS)); \
 	        exit 1; \
 	    fi; \
 	done; \

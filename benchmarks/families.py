@@ -9,7 +9,7 @@ from benchmarks.furnishing import prepare_threads
 from benchmarks.run import Prepare
 from benchmarks.stores import prepare_store
 from benchmarks.workload import Workload
-from benchmarks.workloads import AGENTFLOW, BACKENDS, GRAPHS, STORES, UNITS, WEB
+from benchmarks.workloads import AGENTFLOW, BACKENDS, FRAMEWORKS, GRAPHS, STORES, UNITS, WEB
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,5 +75,9 @@ FAMILIES = (
             "ours": "web.contenders:Ours",
             "orm": "web.contenders:PlainSQLAlchemy",
         },
+    ),
+    Family(
+        FRAMEWORKS,
+        {"langgraph": "frameworks.langgraph_store:LangGraph", "ours": "frameworks.langgraph_store:Ours"},
     ),
 )

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from benchmarks.workload import Make, Workload, appending, appending_many, calling, giving, running, saving, unit
+from benchmarks.workload import (
+    USUAL_TASKS,
+    Make,
+    Workload,
+    appending,
+    appending_many,
+    calling,
+    giving,
+    running,
+    saving,
+    unit,
+)
 
 _FEW_TASKS = (1, 16)
 
@@ -116,4 +127,15 @@ WEB = tuple(
     for key, (title, method) in _ENDPOINTS.items()
 )
 
-WORKLOADS = STORES + UNITS + GRAPHS + AGENTFLOW + BACKENDS + WEB
+_STORE = {"put": "put an item", "get": "get an item", "search": "ten items by a filter"}
+FRAMEWORKS = tuple(
+    Workload(
+        *(f"w14-store-{key}", f"LangGraph's store: {title}", method, calling(method)),
+        tasks=(1, USUAL_TASKS),
+        quick_tasks=(1, USUAL_TASKS),
+        floor="langgraph",
+    )
+    for (key, title), method in zip(_STORE.items(), ("put_item", "get_item", "search_items"), strict=True)
+)
+
+WORKLOADS = STORES + UNITS + GRAPHS + AGENTFLOW + BACKENDS + WEB + FRAMEWORKS

@@ -26,7 +26,7 @@
     │   ├── WrongLoopError                 the store belongs to another event loop
     │   ├── ForkedError                    the store belongs to the parent process
     │   ├── UnitOfWorkInUseError           two tasks use one unit of work at once
-    │   └── SyncInLoopError                a blocking call in the event loop it waits for
+    │   └── SyncInLoopError (InvalidStateError)   a blocking call in the event loop it waits for
     ├── SchemaError
     │   ├── NotMigratedError
     │   ├── IdTypeMismatchError
@@ -45,6 +45,7 @@ error is the ``__cause__``.
 
 from __future__ import annotations
 
+import asyncio
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
@@ -275,8 +276,11 @@ class UnitOfWorkInUseError(MisuseError):
         super().__init__("another task is running a statement of this unit of work; begin one for each task")
 
 
-class SyncInLoopError(MisuseError):
-    """A blocking method was called in the event loop that would have to do its work."""
+class SyncInLoopError(MisuseError, asyncio.InvalidStateError):
+    """A blocking method was called in the event loop that would have to do its work.
+
+    It is an ``asyncio.InvalidStateError`` too, which LangGraph's own stores raise.
+    """
 
     def __init__(self) -> None:
         super().__init__("this call would wait for its own event loop: use the async method (ainvoke, aget_state ...)")

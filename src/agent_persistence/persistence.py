@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from types import TracebackType
 from typing import Final, Generic, Self, TypeVar
@@ -70,7 +70,9 @@ class Persistence(Generic[IdT, UserIdT]):
 
     Args:
         settings: see ``PersistenceSettings``.
-        engine: an engine of the host, which is not closed; created from the settings if left out.
+        engine: an engine of the host, which is not closed; created from the settings if left out. It decides which
+            database is read, written and migrated, and which states in Redis are its own: ``database_url`` serves the
+            command line only.
         redis: a client of the host without ``decode_responses``, which is not closed; created from the settings if left
             out.
         models: mapped classes of the host; built from the settings if left out.
@@ -160,6 +162,8 @@ class Persistence(Generic[IdT, UserIdT]):
         return cls(PersistenceSettings())
 
     async def __aenter__(self) -> Self:
+        if self._hosts_engine is not None:
+            host_objects.warn_of_another_address(self._hosts_engine, self.settings)
         try:
             if self.settings.auto_migrate:
                 # Not at the top: a store that is imported and never opened does not need Alembic.
@@ -346,7 +350,7 @@ class Persistence(Generic[IdT, UserIdT]):
         self,
         *,
         keep_last: int | None = None,
-        older_than: datetime | None = None,
+        older_than: datetime | timedelta | None = None,
         user_id: UserIdT | AnyUser = ANY_USER,
         dry_run: bool = False,
     ) -> int:
@@ -362,7 +366,8 @@ class Persistence(Generic[IdT, UserIdT]):
         Args:
             keep_last: how many of a thread's newest states stay, and of the newest checkpoints of each namespace of its
                 graph, at least 1. If both arguments are left out, ``PERSISTENCE_MAX_CHECKPOINT_HISTORY``.
-            older_than: delete only what was saved before this time, which has a time zone.
+            older_than: delete only what was saved longer ago by the database's clock, or before a time with a time
+                zone.
             user_id: the owner of the threads; all threads if left out.
             dry_run: delete nothing, and return the number that would be deleted.
 

@@ -101,12 +101,15 @@ class NewItem:
         key: at most 800 bytes in UTF-8.
         value: a JSON object.
         ttl: seconds until it expires; ``None`` for never.
+        vectors: embeddings of the value's texts, for ``search(near=...)``. They need the optional object ``vectors``,
+            whose dimensions they have.
     """
 
     namespace: Namespace
     key: str
     value: Mapping[str, Any] = field(repr=False)
     ttl: float | None = None
+    vectors: Sequence[Sequence[float]] = field(default=(), repr=False)
 
 
 @frozen
@@ -120,6 +123,8 @@ class ItemRecord:
         created_at: when it was first put, by the database's clock.
         updated_at: when it was last put.
         expires_at: from when on no read returns it; ``None`` for never.
+        score: of ``search(near=...)``: the cosine similarity of the nearest of its vectors, from -1 to 1; ``None`` for
+            an item without vectors, and for other reads.
     """
 
     namespace: Namespace
@@ -128,6 +133,7 @@ class ItemRecord:
     created_at: datetime
     updated_at: datetime
     expires_at: datetime | None
+    score: float | None = None
 
 
 @frozen

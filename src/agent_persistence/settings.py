@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pkgutil
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
+from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, cast
 
@@ -155,6 +157,17 @@ class PersistenceSettings(BaseSettings):
             return
         # Outside the except block, so that pydantic's error, which holds the values, is not its __context__.
         raise refusal
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy with other values, which are not validated.
+
+        Raises:
+            TypeError: there is no field of this name.
+        """
+        for name in update or ():
+            if name not in type(self).model_fields:
+                raise TypeError(_unknown(name, type(self).model_fields))
+        return super().model_copy(update=update, deep=deep)
 
     def __setattr__(self, name: str, value: object) -> None:
         """Refuse changes. pydantic's error would print the value."""
@@ -318,17 +331,25 @@ def _variable(field_name: object) -> str:
     return f"{_PREFIX}{str(field_name).upper()}"
 
 
+# Arguments of pydantic-settings, such as _env_file. A misspelt one would be dropped as well.
+_OF_PYDANTIC: Final = frozenset(name for name in signature(BaseSettings.__init__).parameters if name.startswith("_"))
+
+
 def _refuse_wrong_keywords(settings: type[PersistenceSettings], values: dict[str, Any]) -> None:
     for name, value in values.items():
-        # Arguments of pydantic-settings, such as _env_file.
-        if name.startswith("_"):
+        if name in _OF_PYDANTIC:
             continue
         # ``extra="ignore"`` would drop a misspelt keyword without a word.
         if name not in settings.model_fields:
-            raise TypeError(f"PersistenceSettings has no field {name!r}")
+            raise TypeError(_unknown(name, settings.model_fields))
         # An empty variable is an unset one; an empty argument is a mistake.
         if value == "":
             raise SettingsError(_variable(name), "must not be empty")
+
+
+def _unknown(name: str, known: Iterable[str]) -> str:
+    meant = get_close_matches(name.lower(), [*known, *_OF_PYDANTIC], 1)
+    return f"PersistenceSettings has no field {name!r}" + (f"; did you mean {meant[0]!r}?" if meant else "")
 
 
 def _refusal(error: ErrorDetails) -> SettingsError:

@@ -6,7 +6,7 @@ Nothing is converted. An error names the field and the rule, never the value.
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from agent_persistence.errors import InvalidInputError
@@ -98,6 +98,19 @@ def check_datetime(value: object, field: str) -> datetime:
         value.astimezone(UTC)
     except OverflowError:
         raise InvalidInputError(field, "is outside the years 1 to 9999 in UTC") from None
+    return value
+
+
+def check_age(value: object, field: str) -> datetime | timedelta:
+    """Return a time with a time zone, or an age.
+
+    Raises:
+        InvalidInputError: neither of both, a time as for ``check_datetime``, or an age outside of 0 to 100 years.
+    """
+    if not isinstance(value, timedelta):
+        return check_datetime(value, field)
+    if not timedelta() <= value <= timedelta(seconds=GREATEST_TTL):
+        raise InvalidInputError(field, "must be between 0 and 100 years")
     return value
 
 

@@ -159,6 +159,50 @@ def test_an_unfinished_index_fails(command_line: CommandLine) -> None:
     assert f'DROP INDEX CONCURRENTLY "{schema}"."ix_messages_thread_id_seq"' in _remedies(result.stdout)[0]
 
 
+@pytest.mark.parametrize(
+    ("subject", "loss", "named"),
+    [
+        ("constraints", "ALTER TABLE messages DROP CONSTRAINT fk_messages_thread_id_threads", "fk_messages_thread_id"),
+        ("constraints", "ALTER TABLE states DROP CONSTRAINT ck_states_whole_or_patch", "ck_states_whole_or_patch"),
+        ("triggers", "ALTER TABLE states DISABLE TRIGGER USER", "refuse_change_of_base"),
+        ("triggers", "ALTER TABLE messages DISABLE TRIGGER ALL", "those of its foreign keys"),
+        ("triggers", "DROP TRIGGER refuse_change_of_base ON states", "refuse_change_of_base"),
+        ("collations", 'ALTER TABLE threads ALTER user_id TYPE varchar(255) COLLATE "default"', "threads.user_id"),
+    ],
+)
+def test_what_keeps_rows_right_is_missed_until_the_remedy_was_run(
+    command_line: CommandLine, subject: str, loss: str, named: str
+) -> None:
+    command_line.sql(loss)
+
+    before = _finding(command_line("doctor", "--json").stdout, subject)
+    command_line.sql(before["remedy"].partition(": ")[2])
+    after = _finding(command_line("doctor", "--json").stdout, subject)
+
+    assert before["level"] == ("WARN" if subject == "collations" else "FAIL")
+    assert named in before["detail"]
+    assert after["level"] == "OK"
+
+
+def test_a_constraint_that_rows_may_violate_fails(command_line: CommandLine) -> None:
+    command_line.sql("UPDATE pg_constraint SET convalidated = false WHERE conname = 'fk_messages_thread_id_threads'")
+
+    found = _finding(command_line("doctor", "--json").stdout, "constraints")
+
+    assert (found["level"], "not valid" in found["detail"]) == ("FAIL", True)
+
+
+def test_owners_that_differ_by_case_only_must_not_be_one(command_line: CommandLine) -> None:
+    command_line.sql("CREATE COLLATION any_case (locale = 'C')")
+    command_line.sql("ALTER TABLE threads ALTER user_id TYPE varchar(255) COLLATE any_case")
+    # As one of ICU is, which PostgreSQL from a wheel does not have.
+    command_line.sql("UPDATE pg_collation SET collisdeterministic = false WHERE collname = 'any_case'")
+
+    found = _finding(command_line("doctor", "--json").stdout, "collations")
+
+    assert (found["level"], "different ids are equal" in found["detail"]) == ("FAIL", True)
+
+
 def test_a_sequence_that_is_behind_fails_until_the_remedy_was_run(command_line: CommandLine) -> None:
     command_line.sql("INSERT INTO threads (thread_id, user_id) VALUES ('t', 'ann')")
     command_line.sql("INSERT INTO states (thread_id, state_data) VALUES ('t', '1'), ('t', '2')")

@@ -21,6 +21,8 @@ def test_downgrade_takes_a_revision_back(command_line: CommandLine) -> None:
 
     assert result.stdout == f"{migrate.head()} -> base\n"
     assert command_line("current").stdout.startswith("none")
+    assert command_line.sql("SELECT relname FROM pg_class WHERE relnamespace = current_schema()::regnamespace") == []
+    assert command_line("upgrade").stdout == f"base -> {migrate.head()}\n"
 
 
 def test_a_relative_revision_is_no_option(command_line: CommandLine) -> None:

@@ -348,3 +348,29 @@ async def test_the_page_is_served(client: httpx.AsyncClient) -> None:
 
     assert response.status_code == 200
     assert "/runs/regenerate" in response.text
+
+
+@pytest.mark.slow
+async def test_an_answer_is_stopped_from_another_tab(ada: Tab, client: httpx.AsyncClient) -> None:
+    stranger, elsewhere = Tab(client, "nobody", ada.thread_id), ada
+    answer = ada.stream("", content="a long question " * 20)
+    first = await anext(answer)
+
+    refused = await stranger.ask("POST", "/runs/stop")
+    asked = await elsewhere.ask("POST", "/runs/stop")
+    events = [first] + [event async for event in answer]
+
+    assert (refused.status_code, asked.status_code) == (404, 202)
+    assert events[-1].kind == "stopped"
+    assert [role for role, _ in await ada.said()] == ["user"]
+    assert (await ada.run("/continue"))[-1].kind == "done"
+
+
+@pytest.mark.slow
+async def test_a_stop_that_came_too_late_does_not_stop_the_next_answer(ada: Tab) -> None:
+    await ada.ask("POST", "/runs/stop")
+
+    events = await ada.run(content="a question that takes longer than a second to answer " * 6)
+
+    assert events[-1].kind == "done"
+    assert events[-1].at - events[0].at > 1

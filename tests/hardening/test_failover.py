@@ -13,7 +13,8 @@ from hardening.hardening_servers import Store, ask, proven, settings_of
 from torture.servers import PostgreSQL, stop_all
 
 from agent_persistence import migrate
-from agent_persistence.cli.checkup import Level, examine_database
+from agent_persistence.cli.checkup import examine_database
+from agent_persistence.cli.finding import Level
 from agent_persistence.embedded.server_user import server_user
 from agent_persistence.errors import UnavailableError
 

@@ -16,6 +16,7 @@ from torture.servers import PostgreSQL
 
 from agent_persistence.errors import PersistenceError
 from agent_persistence.persistence import Persistence
+from agent_persistence.records import NewItem
 
 LIMIT = 1.0
 GRACE = 0.5
@@ -56,6 +57,8 @@ async def test_a_store_closes_in_time_while_the_database_hangs(postgresql: Postg
             lambda: store.states.put(thread_id, 1, user_id="ann"),
             lambda: store.states.get(thread_id, user_id="ann"),
             lambda: store.threads.update(thread_id, name="new", user_id="ann"),
+            lambda: store.items.put_many([NewItem(namespace=("a",), key="k", value={})], user_id="ann"),
+            lambda: store.items.search(user_id="ann"),
         ]
         work = [asyncio.create_task(call()) for call in calls if is_at_work]
         await asyncio.sleep(0.2)  # they are on their way, and the purge is

@@ -457,6 +457,8 @@ async def test_a_version_that_is_none_is_refused(
         ({"older_than": "4711-01-01T00:00:00Z"}, "older_than"),
         ({"older_than": datetime.max.replace(tzinfo=timezone(timedelta(hours=-5)))}, "older_than"),
         ({"older_than": 4711.5}, "older_than"),
+        ({"older_than": timedelta(days=-4711)}, "older_than"),
+        ({"older_than": timedelta.max}, "older_than"),
     ],
 )
 async def test_a_bound_of_prune_that_is_none_is_refused(

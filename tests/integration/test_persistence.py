@@ -24,6 +24,7 @@ from agent_persistence.errors import (
     StatementTimeoutError,
     UnavailableError,
 )
+from agent_persistence.operations.host_objects import warn_of_another_address
 from agent_persistence.persistence import Persistence
 from agent_persistence.settings import PersistenceSettings
 
@@ -240,6 +241,55 @@ async def test_a_hosts_engine_is_used_and_left_open(settings_for: SettingsFor, u
     async with engine.connect() as connection:
         assert await connection.scalar(text("SELECT 1")) == 1
     await engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("named", "warns"), [("another", True), ("embedded", True), ("the same", False), (None, False)]
+)
+async def test_an_address_that_is_not_the_engines_is_warned_of(
+    settings_for: SettingsFor, caplog: pytest.LogCaptureFixture, named: str | None, warns: bool
+) -> None:
+    configured = await settings_for()
+    assert configured.database is not None
+    engine = create_async_engine(configured.database.sqlalchemy_url, connect_args=configured.database.connect_args)
+    addresses = {
+        "another": "postgresql://localhost/another",
+        "embedded": "embedded",
+        "the same": configured.database_url,
+        None: None,
+    }
+    changed = PersistenceSettings(**{**dict(configured), "database_url": addresses[named]}, _env_file=None)
+
+    async with Persistence[str, str](changed, engine=engine):
+        pass
+
+    await engine.dispose()
+    events = [getattr(record, "event_name", None) for record in caplog.records]
+    assert ("database.named_otherwise" in events) is warns
+
+
+@pytest.mark.parametrize(
+    ("engine_url", "warns"),
+    [
+        ("postgresql+asyncpg://u:p@localhost/d", False),
+        ("postgresql+asyncpg://u:p@[::1]:5432/d", False),
+        ("postgresql+asyncpg://u:p@127.0.0.1:5433/d", True),
+        ("postgresql+asyncpg://u:p@direct/d", False),
+        ("postgresql+asyncpg://u:p@localhost/e", True),
+        ("postgresql+asyncpg://u:p@elsewhere/d", True),
+        ("postgresql+asyncpg://", False),
+    ],
+)
+async def test_an_address_may_be_written_in_other_ways(
+    caplog: pytest.LogCaptureFixture, engine_url: str, warns: bool
+) -> None:
+    configured = settings(
+        database_url="postgresql://v@127.0.0.1/d", migration_database_url="postgresql://v@direct:5432/d"
+    )
+
+    warn_of_another_address(create_async_engine(engine_url), configured)
+
+    assert bool(caplog.records and "another address" in caplog.text) is warns
 
 
 async def test_states_are_refused_while_checkpointing_is_off_and_messages_are_not(

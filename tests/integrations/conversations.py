@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Iterator
 from typing import Any, ClassVar, Protocol
 
 from agents import TResponseInputItem
-from integrations.claude_agent.entries import Transcript, result, say, use
-from pydantic_ai import (
-    BinaryContent,
-    BinaryImage,
-    CachePoint,
-    ModelRequest,
-    ModelResponse,
-    NativeToolCallPart,
-    TextPart,
-    ThinkingPart,
-    ToolCallPart,
-    ToolReturnPart,
-    UserPromptPart,
-)
-from pydantic_ai.conversation import Conversation
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+from langgraph.graph import START, MessagesState, StateGraph
 
-from agent_persistence.integrations.claude_agent import PersistenceSessionStore
+from agent_persistence.integrations.langgraph import PersistenceSaver, messages_of
 from agent_persistence.integrations.openai_agents import PersistenceSession
-from agent_persistence.integrations.pydantic_ai import PersistenceConversationStore
 from agent_persistence.persistence import Persistence
+from agent_persistence.records import Page
 
 PNG = "iVBORw0KGgo="
 URL = f"data:image/png;base64,{PNG}"
@@ -77,7 +63,12 @@ class Program(Protocol):
         """Return what the framework reads."""
 
 
-def _chat_call(call_id: str, **arguments: Any) -> dict[str, Any]:
+def say(text: str) -> dict[str, Any]:
+    """A part or a block of text, as nearly all write it."""
+    return {"type": "text", "text": text}
+
+
+def chat_call(call_id: str, **arguments: Any) -> dict[str, Any]:
     return {"id": call_id, "type": "function", "function": {"name": "weather", "arguments": json.dumps(arguments)}}
 
 
@@ -94,7 +85,7 @@ class Core:
         {
             "role": "assistant",
             "content": None,
-            "tool_calls": [_chat_call("call_1", city="Oslo"), _chat_call("call_2", city="Rome")],
+            "tool_calls": [chat_call("call_1", city="Oslo"), chat_call("call_2", city="Rome")],
         },
         {"role": "tool", "tool_call_id": "call_1", "content": "Snow"},
         {"role": "tool", "tool_call_id": "call_2", "content": "no such city"},
@@ -104,7 +95,7 @@ class Core:
         {"role": "user", "content": ASTRONAUT},
         {"role": "assistant", "content": "And this: \ue000?"},
         {"role": "user", "content": "half\ufffdhalf"},  # it refuses NUL
-        {"role": "assistant", "content": "", "tool_calls": [_chat_call("call_3")]},
+        {"role": "assistant", "content": "", "tool_calls": [chat_call("call_3")]},
         {"role": "tool", "tool_call_id": "call_3", "content": [say("Map:"), _picture()]},
         {"role": "assistant", "content": "Bye."},
     ]
@@ -213,145 +204,81 @@ def _of_item(item: dict[str, Any]) -> Iterator[Said]:
 
 def _of_parts(content: Any) -> Iterator[tuple[str, str]]:
     for part in [{"text": content}] if isinstance(content, str) else content:
-        yield ("text", _without_nul(part["text"])) if "text" in part else ("picture", part["image_url"])
+        yield ("text", without_nul(part["text"])) if "text" in part else ("picture", part["image_url"])
 
 
-def _without_nul(text: str) -> str:
+def without_nul(text: str) -> str:
     """Return a text as PostgreSQL keeps it, and so as all others read it."""
     return text.replace("\0", "\ufffd")
 
 
-def _claude_conversation() -> list[dict[str, Any]]:
-    made = Transcript()
-    png = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": PNG}}
-    return [
-        made.entry("user", "Snow in Oslo and Rome?"),
-        made.entry("assistant", [{"type": "thinking", "thinking": "Two cities.", "signature": "c2ln"}]),
-        made.entry("assistant", [say("I look.")]),
-        made.entry("assistant", [use("call_1", city="Oslo")]),
-        made.entry("assistant", [use("call_2", city="Rome")]),
-        made.entry("user", [result("call_1", "Snow"), result("call_2", "no such city", is_error=True)]),
-        made.entry("assistant", [say("Only in Oslo.")]),
-        made.entry("user", [say("What is this?"), png]),
-        made.linked({"type": "system", "subtype": "turn_duration"}),
-        made.entry("assistant", [say(CAT)]),
-        made.entry("user", [say(ASTRONAUT)]),
-        made.entry("assistant", [say("And this: \ue000?")]),
-        made.entry("user", "half\0half"),
-        made.entry("assistant", [use("call_3")]),
-        made.entry("user", [result("call_3", [say("Map:"), png])]),
-        made.entry("assistant", [say("Bye.")]),
-        {"type": "custom-title", "customTitle": "Weather"},
-    ]
+def _langchain_call(call_id: str, **arguments: Any) -> Any:
+    return {"name": "weather", "args": arguments, "id": call_id, "type": "tool_call"}
 
 
-class Claude:
-    """The Claude Agent SDK: entries of a transcript."""
-
-    CONVERSATION: ClassVar = _claude_conversation()
-    MORE: ClassVar = [Transcript().entry("user", "More?")]
-
-    def __init__(self, persistence: Persistence, thread_id: str, user_id: str) -> None:
-        self._store = PersistenceSessionStore(persistence=persistence, user_id=user_id, scoped=False)
-        self._key: Any = {"project_key": "p", "session_id": thread_id}
-
-    async def write(self, items: list[Any]) -> None:
-        await self._store.append(self._key, items)
-
-    async def read(self) -> list[Said]:
-        entries: list[Any] = await self._store.load(self._key) or []
-        return [said for entry in entries if "message" in entry for said in _of_message(**entry["message"])]
+_CALL_BLOCK = {"type": "tool_use", "id": "call_3", "name": "weather", "input": {}}
 
 
-def _of_message(role: str, content: Any, **_: Any) -> Iterator[Said]:
-    for block in [say(content)] if isinstance(content, str) else content:
-        match block["type"]:
-            case "text" | "image":
-                yield role, *_of_block(block)
-            case "tool_use":
-                yield role, "call", block["id"], block["name"], block["input"]
-            case "tool_result":
-                answer = block["content"]
-                parts = [say(answer)] if isinstance(answer, str) else answer
-                yield "tool", block["tool_use_id"], *map(_of_block, parts)
-
-
-def _of_block(block: dict[str, Any]) -> tuple[str, str]:
-    if block["type"] == "text":
-        return "text", _without_nul(block["text"])
-    source = block["source"]
-    return "picture", f"data:{source['media_type']};base64,{source['data']}"
-
-
-def _png() -> BinaryContent:
-    return BinaryImage(base64.b64decode(PNG), media_type="image/png")
-
-
-class PydanticAI:
-    """Pydantic AI: requests and responses of several parts."""
+class LangGraph:
+    """A graph of LangGraph, whose state is LangChain's messages."""
 
     CONVERSATION: ClassVar = [
-        ModelRequest([UserPromptPart("Snow in Oslo and Rome?")], instructions="Be brief."),
-        ModelResponse(
-            [
-                ThinkingPart("Two cities.", signature="c2ln"),
-                TextPart("I look."),
-                ToolCallPart("weather", {"city": "Oslo"}, "call_1"),
-                ToolCallPart("weather", '{"city": "Rome"}', "call_2"),
-            ]
+        HumanMessage("Snow in Oslo and Rome?"),
+        AIMessage([{"type": "thinking", "thinking": "Two cities.", "signature": "c2ln"}, say("I look.")]),
+        AIMessage("", tool_calls=[_langchain_call("call_1", city="Oslo"), _langchain_call("call_2", city="Rome")]),
+        ToolMessage("Snow", tool_call_id="call_1"),
+        ToolMessage("no such city", tool_call_id="call_2", status="error"),
+        AIMessage("Only in Oslo."),
+        HumanMessage([say("What is this?"), {"type": "image", "base64": PNG, "mime_type": "image/png"}]),
+        AIMessage(CAT),
+        HumanMessage(ASTRONAUT),
+        AIMessage("And this: \ue000?"),
+        HumanMessage("half\0half"),
+        AIMessage(
+            [{"type": "tool_use", "id": "call_3", "name": "weather", "input": {}}],
+            tool_calls=[_langchain_call("call_3")],
         ),
-        ModelRequest(
-            [ToolReturnPart("weather", "Snow", "call_1"), ToolReturnPart("weather", "no such city", "call_2")],
-        ),
-        ModelResponse([ThinkingPart("", id="rs_1", signature="c2ln")]),
-        ModelResponse([TextPart("Only in Oslo.")]),
-        ModelRequest([UserPromptPart(["What is this?", _png(), CachePoint()])]),
-        ModelResponse([TextPart(CAT)]),
-        ModelRequest([UserPromptPart(ASTRONAUT)]),
-        ModelResponse([TextPart("And this: \ue000?")]),
-        ModelRequest([UserPromptPart("half\0half")]),
-        ModelResponse([NativeToolCallPart("web_search", {"query": "map"}, "ws_1")]),
-        ModelResponse([ToolCallPart("weather", None, "call_3")]),
-        ModelRequest([ToolReturnPart("weather", ["Map:", _png()], "call_3")]),
-        ModelResponse([TextPart("Bye.")]),
+        ToolMessage([say("Map:"), _picture()], tool_call_id="call_3"),
+        AIMessage("Bye."),
     ]
-    MORE: ClassVar = [ModelRequest([UserPromptPart("More?")])]
+    MORE: ClassVar = [HumanMessage("More?")]
 
     def __init__(self, persistence: Persistence, thread_id: str, user_id: str) -> None:
-        self._store, self._thread_id = PersistenceConversationStore(persistence=persistence, user_id=user_id), thread_id
+        self._persistence, self._user_id = persistence, user_id
+        graph = StateGraph(MessagesState).add_node("listen", lambda _: {}).add_edge(START, "listen")
+        self._graph = graph.compile(checkpointer=PersistenceSaver(persistence, user_id=user_id))
+        self._config: Any = {"configurable": {"thread_id": thread_id}}
 
     async def write(self, items: list[Any]) -> None:
-        conversation = await self._store.load(self._thread_id) or Conversation(conversation_id=self._thread_id)
-        conversation.messages += items
-        await self._store.save(conversation)
+        others = messages_of(await self._page())
+        said: Any = {"messages": [*others, *(item.model_copy() for item in items)]}  # the graph gives them ids
+        await self._graph.ainvoke(said, self._config)
 
     async def read(self) -> list[Said]:
-        conversation = await self._store.load(self._thread_id) or Conversation()
-        return [said for message in conversation.messages for part in message.parts for said in _of_model_part(part)]
+        return [said for message in messages_of(await self._page()) for said in _of_langchain(message)]
+
+    async def _page(self) -> Page[Any]:
+        thread_id = self._config["configurable"]["thread_id"]
+        return await self._persistence.messages.page(thread_id, user_id=self._user_id, asides="langgraph")
 
 
-def _of_model_part(part: Any) -> Iterator[Said]:
-    match part:
-        case UserPromptPart():
-            for kind, value in map(_of_content, [part.content] if isinstance(part.content, str) else part.content):
-                if kind:
-                    yield "user", kind, value
-        case TextPart():
-            yield "assistant", "text", part.content
-        case ToolCallPart():
-            yield "assistant", "call", part.tool_call_id, part.tool_name, part.args_as_dict()
-        case ToolReturnPart():
-            answers = part.content if isinstance(part.content, list) else [part.content]
-            yield "tool", part.tool_call_id, *map(_of_content, answers)
+def _of_langchain(message: BaseMessage) -> Iterator[Said]:
+    role = {"human": "user", "ai": "assistant"}.get(message.type, message.type)
+    parts = [part for block in message.content_blocks for part in _of_content_block(block)]
+    if isinstance(message, ToolMessage):
+        yield "tool", message.tool_call_id, *parts
+        return
+    for part in parts:
+        yield role, *part
+    for call in message.tool_calls if isinstance(message, AIMessage) else ():
+        yield "assistant", "call", call["id"], call["name"], call["args"]
 
 
-def _of_content(content: Any) -> tuple[str, str]:
-    match content:
-        case str():
-            return "text", _without_nul(content)
-        case BinaryContent():
-            return "picture", content.data_uri
-    return "", ""
-
-
-PROGRAMS: list[type[Program]] = [Core, OpenAI, Claude, PydanticAI]
+def _of_content_block(block: Any) -> Iterator[tuple[str, str]]:
+    match block:
+        case {"type": "text", "text": str(text)} if text:
+            yield "text", without_nul(text)
+        case {"type": "image", "base64": data, "mime_type": mime_type}:
+            yield "picture", f"data:{mime_type};base64,{data}"
+        case {"type": "image", "url": url}:
+            yield "picture", url

@@ -24,6 +24,7 @@ from agent_persistence import (
     DatabaseError,
     IdempotencyConflictError,
     InvalidInputError,
+    LockTimeoutError,
     NotMigratedError,
     Persistence,
     PersistenceError,
@@ -375,6 +376,32 @@ async def test_the_log_says_where_the_server_failed_and_not_what_the_rows_hold(
     assert "sqlstate 23514" in caplog.text
     assert "Failing row" not in caplog.text
     assert "mallory" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        UnavailableError("the database takes no writes"),
+        LockTimeoutError("waited"),
+        CommitUnknownError("the connection closed during COMMIT"),
+        DatabaseError("the disk of the database is full", sqlstate="53100"),
+        NotMigratedError("ap0001", "ap0002"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+async def test_what_the_server_does_to_every_request_is_one_line_each(
+    app: FastAPI, client: Client, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    @app.get("/raises")
+    async def raises() -> None:
+        raise error
+
+    await client.get("/raises")
+
+    [line] = [record.getMessage() for record in caplog.records if record.name == "agent_persistence"]
+    assert "\n" not in line
+    assert type(error).__name__ in line
+    assert str(error) in line
 
 
 async def test_what_a_client_did_wrong_is_not_logged(client: Client, caplog: pytest.LogCaptureFixture) -> None:

@@ -463,6 +463,33 @@ def test_openapi_lists_pages_parameters_and_problems(host: Host) -> None:
     assert list(listing["responses"]["404"]["content"]) == ["application/problem+json"]
     assert set(listing["responses"]["422"]["content"]) == {"application/problem+json", "application/json"}
     assert set(listing["responses"]) == {"200", "404", "409", "422", "503"}
+    problem = listing["responses"]["404"]["content"]["application/problem+json"]["schema"]
+    assert problem == {"$ref": "#/components/schemas/Problem"}
+
+
+def test_a_schema_of_the_host_that_is_called_problem_stays_as_it_is(host: Host) -> None:
+    class Problem(BaseModel):
+        severity: int
+
+    app = host.app()
+    app.add_api_route("/problem", lambda: None, response_model=Problem)
+
+    described = app.openapi()
+    listing = described["paths"]["/threads"]["get"]["responses"]["404"]["content"]["application/problem+json"]
+
+    assert set(described["components"]["schemas"]["Problem"]["properties"]) == {"severity"}
+    assert set(listing["schema"]["properties"]) == {"title", "status", "detail", "error"}
+
+
+def test_a_claim_in_a_session_that_outlasts_the_response_is_refused() -> None:
+    async def own(persistence: PersistenceDep) -> AsyncIterator[UnitOfWork[str, str]]:
+        async with persistence.begin(user_id="ann") as uow:
+            yield uow
+
+    for uow in (JoinedToTheEnd, own):
+        with pytest.raises(InvalidInputError, match='scope="function"'):
+            claim_thread(uow)
+    claim_thread(Annotated[UnitOfWork[str, str], Depends(own, scope="function")])
 
 
 def test_a_status_that_is_never_sent_is_refused() -> None:
@@ -471,8 +498,9 @@ def test_a_status_that_is_never_sent_is_refused() -> None:
 
 
 async def test_a_problem_is_as_openapi_describes_it(client: httpx.AsyncClient, host: Host) -> None:
-    described = host.app().openapi()["paths"]["/claimed/{thread_id}"]["post"]["responses"]["404"]["content"]
+    document = host.app().openapi()
+    described = document["paths"]["/claimed/{thread_id}"]["post"]["responses"]["404"]["content"]
     sent = await client.post("/claimed/absent", headers=BOB)
 
     assert sent.headers["content-type"] in described
-    assert set(sent.json()) == set(described["application/problem+json"]["schema"]["properties"])
+    assert set(sent.json()) == set(document["components"]["schemas"]["Problem"]["properties"])

@@ -10,6 +10,7 @@ EXTRAS = {
     "integrations.agentflow": ("injectq", "agentflow"),
     "integrations.claude_agent": ("claude_agent_sdk", "claude-agent-sdk"),
     "integrations.fastapi": ("fastapi", "fastapi"),
+    "integrations.google_adk": ("google.adk", "google-adk"),
     "integrations.langgraph": ("langgraph", "langgraph"),
     "integrations.openai_agents": ("agents", "openai-agents"),
     "integrations.opentelemetry": ("opentelemetry", "opentelemetry"),

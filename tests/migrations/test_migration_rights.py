@@ -8,7 +8,8 @@ import pytest
 import pytest_asyncio
 
 from agent_persistence import migrate
-from agent_persistence.cli.checkup import Level, examine_database
+from agent_persistence.cli.checkup import examine_database
+from agent_persistence.cli.finding import Level
 from agent_persistence.errors import DatabaseError, MissingRightsError, NotMigratedError, SchemaError, UnavailableError
 from agent_persistence.migrate.catalog import OTHER_RIGHTS, RIGHTS
 from agent_persistence.persistence import Persistence

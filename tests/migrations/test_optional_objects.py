@@ -52,13 +52,17 @@ async def filled(database: Database, kind: str = "string", **values: Any) -> Per
     return settings
 
 
+async def add(settings: PersistenceSettings, name: str) -> None:
+    await migrate.add_optional(settings, name, dims=3 if OBJECTS[name].has_dims else None)
+
+
 @pytest.mark.parametrize("name", OBJECTS)
 async def test_each_is_added_and_taken_away_without_a_trace(database: Database, name: str) -> None:
     settings = await filled(database)
     before = await database.dump("public")
 
     for _ in range(2):
-        await migrate.add_optional(settings, name)
+        await add(settings, name)
     added = await migrate.list_optional(settings)
     with_it = await database.dump("public")
     for _ in range(2):
@@ -77,7 +81,7 @@ async def test_with_all_of_them_the_check_is_clean(database: Database, kind: str
     settings = await filled(database, kind, db_schema=schema)
 
     for name in OBJECTS:
-        await migrate.add_optional(settings, name)
+        await add(settings, name)
 
     await check(settings)
     async with database.engine() as engine:
@@ -326,3 +330,63 @@ async def test_policies_of_the_host_keep_the_tables_shut(database: Database) -> 
 
     shut = await database.values("SELECT relname::text FROM pg_class WHERE relrowsecurity")
     assert shut == ["threads"]
+
+
+# --- vectors ---
+
+
+async def test_vectors_have_the_dimensions_with_which_they_were_added(database: Database) -> None:
+    settings = await filled(database)
+    with pytest.raises(InvalidInputError, match="dims: is missing"):
+        await migrate.add_optional(settings, "vectors")
+    with pytest.raises(InvalidInputError, match="dims: must be between 1 and 16000"):
+        await migrate.add_optional(settings, "vectors", dims=0)
+    with pytest.raises(InvalidInputError, match="dims: thread-meta has none"):
+        await migrate.add_optional(settings, "thread-meta", dims=3)
+
+    await migrate.add_optional(settings, "vectors", dims=3, half=True)
+    await migrate.add_optional(settings, "vectors")
+
+    kind = "SELECT format_type(atttypid, atttypmod) FROM pg_attribute WHERE attname = 'embedding'"
+    assert await database.values(kind) == ["halfvec(3)"]
+    for wanted in ({"dims": 3}, {"dims": 4, "half": True}):
+        with pytest.raises(InvalidInputError, match=r"the database has halfvec\(3\)"):
+            await migrate.add_optional(settings, "vectors", **wanted)
+
+
+@pytest.mark.parametrize("order", [["vectors", "row-level-security"], ["row-level-security", "vectors"]])
+async def test_policies_cover_vectors_in_whatever_order_both_were_added(database: Database, order: list[str]) -> None:
+    settings = await filled(database)
+    protected = "SELECT relforcerowsecurity FROM pg_class WHERE relname = 'opt_item_vectors'"
+    await add(settings, "vectors")
+    assert await database.values(protected) == [False]
+    await migrate.remove_optional(settings, "vectors")
+
+    for name in order:
+        await add(settings, name)
+
+    assert await database.values(protected) == [True]
+    await migrate.remove_optional(settings, "row-level-security")
+    assert await database.values(protected) == [False]
+
+
+async def test_whoever_changes_an_item_needs_no_right_on_its_vectors(database: Database) -> None:
+    settings = await filled(database)
+    await add(settings, "vectors")
+    role = database.a_role_name()
+    await database.execute(
+        "INSERT INTO items (user_id, namespace, key, value) VALUES ('ada', 'a', 'k', '{}'), ('ada', 'a', 'l', '{}')",
+        "INSERT INTO opt_item_vectors SELECT user_id, namespace, key, 0, '[1,2,3]' FROM items",
+        f"CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA public TO {role}; "
+        f"GRANT SELECT, UPDATE, DELETE ON items TO {role}",
+    )
+    try:
+        as_role = database.as_role(role)
+        await as_role.execute("UPDATE items SET expires_at = now()")
+        assert await database.value("SELECT count(*) FROM opt_item_vectors") == 2
+        await as_role.execute("UPDATE items SET value = '1' WHERE key = 'k'")
+        assert await database.values("SELECT key FROM opt_item_vectors") == ["l"]
+        await as_role.execute("DELETE FROM items")
+        assert await database.values("SELECT key FROM opt_item_vectors") == []
+    finally:
+        await database.execute(f"DROP OWNED BY {role}", f"DROP ROLE {role}")

@@ -25,7 +25,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client import CollectorRegistry, generate_latest
 
-from agent_persistence import NewMessage, NewThread, Persistence, PersistenceError
+from agent_persistence import ItemKey, NewItem, NewMessage, NewThread, Persistence, PersistenceError
 from agent_persistence.degraded import DegradedMode
 from agent_persistence.integrations.fastapi import install
 from agent_persistence.integrations.langgraph import PersistenceSaver
@@ -35,7 +35,7 @@ from agent_persistence.integrations.prometheus import PersistenceCollector
 Store = Persistence[str, str]
 
 OWNER = "owner-canary-4712"
-GROUPS = ("threads", "messages", "states", "entities", "checkpoints", "tool_results")
+GROUPS = ("threads", "messages", "states", "entities", "checkpoints", "tool_results", "items")
 NEW = NewMessage(message=SECRET, meta=META, usages=META)
 
 
@@ -121,6 +121,13 @@ async def write_everything(store: Store, names: str) -> None:
     await entities.get_latest_state(thread, user_id=OWNER)
     await store.tool_results.record(thread, CANARY, META, user_id=OWNER)
     await store.tool_results.get(thread, CANARY, user_id=OWNER)
+    item = NewItem(namespace=(CANARY,), key=CANARY, value=META, ttl=60)
+    await store.items.put_many([item], user_id=OWNER)
+    await store.items.get_many([ItemKey((CANARY,), CANARY)], refresh=True, user_id=OWNER)
+    await store.items.search((CANARY,), filter=META, user_id=OWNER)
+    await store.items.namespaces((CANARY,), user_id=OWNER)
+    await store.items.delete_many([ItemKey((CANARY,), CANARY)], user_id=OWNER)
+    await store.items.clear(user_id=OWNER)
     async with store.begin(user_id=OWNER) as uow:
         uow.session.add(store.models.Thread(user_id=OWNER, thread_name=f"{names} 4", meta=META))
         await uow.session.flush()

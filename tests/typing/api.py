@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, assert_type
 
 from redis.asyncio import Redis
@@ -110,6 +110,7 @@ async def states_in_a_unit_of_work(uow: UnitOfWork[int, str], when: datetime) ->
     assert_type(await uow.states.page(1, limit=5, after=None), Page[StateRecord[int]])
     assert_type(await uow.states.clear(1), int)
     assert_type(await uow.states.prune(1, keep_last=5, older_than=when), int)
+    assert_type(await uow.states.prune(1, older_than=timedelta(days=30)), int)
 
 
 async def one_call_at_a_time(persistence: Persistence[str, int], when: datetime) -> None:

@@ -28,6 +28,7 @@ PUBLIC_MODULES = [
     "agent_persistence.ids",
     "agent_persistence.integrations.claude_agent",
     "agent_persistence.integrations.fastapi",
+    "agent_persistence.integrations.google_adk",
     "agent_persistence.integrations.langgraph",
     "agent_persistence.integrations.openai_agents",
     "agent_persistence.integrations.opentelemetry",

@@ -127,6 +127,18 @@ def test_a_misspelt_keyword_is_refused() -> None:
         PersistenceSettings(databse_url=DATABASE)
 
 
+def test_a_misspelt_argument_of_pydantic_is_refused_as_well() -> None:
+    with pytest.raises(TypeError, match="'_env_fil'; did you mean '_env_file'"):
+        PersistenceSettings(_env_fil=None)
+    with pytest.raises(TypeError, match="did you mean 'pool_size'"):
+        PersistenceSettings(POOL_SIZ=3)
+
+
+def test_a_copy_with_a_misspelt_field_is_refused() -> None:
+    with pytest.raises(TypeError, match="did you mean 'pool_size'"):
+        PersistenceSettings(_env_file=None).model_copy(update={"pool_sze": 3})
+
+
 # --- addresses ---
 
 

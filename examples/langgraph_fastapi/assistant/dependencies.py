@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import Depends, Header
@@ -12,6 +14,8 @@ from langgraph.graph.state import CompiledStateGraph
 
 from agent_persistence import Persistence, RunClaim
 from agent_persistence.integrations.fastapi import get_persistence
+
+from .stops import stop_of
 
 Graph = CompiledStateGraph[Any, Any, Any, Any]
 
@@ -40,14 +44,23 @@ def config_of(thread_id: str, user_id: CurrentUserId) -> RunnableConfig:
 ConfigDep = Annotated[RunnableConfig, Depends(config_of)]
 
 
-async def claim(
-    thread_id: str, persistence: PersistenceDep, user_id: CurrentUserId
-) -> AsyncIterator[RunClaim[str, str]]:
+@dataclass(frozen=True)
+class Claim:
+    """The claim of a thread by a run, and what is set when somebody asks the run to stop."""
+
+    run: RunClaim[str, str]
+    stop: asyncio.Event
+
+
+async def claim(thread_id: str, persistence: PersistenceDep, user_id: CurrentUserId) -> AsyncIterator[Claim]:
     """Claim the thread until the stream has ended: a 404 or a 409 is sent before the first token."""
-    async with persistence.claim_run(thread_id, user_id=user_id) as claim:
-        yield claim
+    async with (
+        persistence.claim_run(thread_id, user_id=user_id) as run,
+        stop_of(persistence, thread_id, user_id) as stop,
+    ):
+        yield Claim(run, stop)
 
 
 # FastAPI's default scope, "request", leaves the block after the last event was sent; "function" would end the claim
 # before the first one.
-ClaimDep = Annotated[RunClaim[str, str], Depends(claim)]
+ClaimDep = Annotated[Claim, Depends(claim)]

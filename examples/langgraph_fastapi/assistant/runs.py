@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator
 from fastapi import APIRouter
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-from .dependencies import GraphDep
+from .dependencies import CurrentUserId, GraphDep, PersistenceDep
 from .events import events_of
+from .stops import request_stop
 from .turns import CutOff, NewTurn, Repeated, Resumed
 
 router = APIRouter(prefix="/threads/{thread_id}/runs", tags=["runs"])
@@ -40,3 +41,9 @@ async def regenerate(run: Repeated, graph: GraphDep) -> AsyncIterator[ServerSent
     """Answer a message again, or what is said in its place."""
     async for event in events_of(graph, run):
         yield event
+
+
+@router.post("/stop", status_code=202)
+async def stop(thread_id: str, persistence: PersistenceDep, user_id: CurrentUserId) -> None:
+    """Ask the run that is in progress, in whatever process, to stop within a second or two."""
+    await request_stop(persistence, thread_id, user_id)

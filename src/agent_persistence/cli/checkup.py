@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from enum import StrEnum
 
 from sqlalchemy import Connection, Dialect, Index, PrimaryKeyConstraint, text
 from sqlalchemy.exc import DBAPIError
@@ -12,7 +10,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.schema import AddConstraint, CreateIndex
 
 from agent_persistence import migrate
-from agent_persistence.cli.failures import ExitCode, describe, exit_code_of, no_connection
+from agent_persistence.cli.checkup_integrity import examine_integrity
+from agent_persistence.cli.failures import describe, exit_code_of, no_connection
+from agent_persistence.cli.finding import Finding, Level
 from agent_persistence.database.driver_errors import TOO_MANY_CONNECTIONS, sqlstate_of, translated
 from agent_persistence.errors import NotMigratedError, PersistenceError, SchemaError
 from agent_persistence.migrate import catalog
@@ -28,34 +28,6 @@ _UPGRADE = "agent-persistence upgrade"
 _ADD = "agent-persistence optional add"
 _TIME_TO_COMPARE = text("SET LOCAL statement_timeout = '2s'")
 _SECURED = text("SELECT row_security_active(format('%I.%I', CAST(:schema AS text), 'threads'))")
-
-
-class Level(StrEnum):
-    """The severity of a finding."""
-
-    OK = "OK"
-    WARN = "WARN"
-    FAIL = "FAIL"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """The result of one check.
-
-    Attributes:
-        remedy: what to run or set; ``None`` if nothing is wrong.
-        exit_code: that of ``doctor``, if this is the gravest failure.
-    """
-
-    level: Level
-    subject: str
-    detail: str
-    remedy: str | None = None
-    exit_code: ExitCode = ExitCode.WRONG
-
-    def as_json(self) -> dict[str, str | None]:
-        """Return the finding for ``--json``."""
-        return {"level": self.level, "subject": self.subject, "detail": self.detail, "remedy": self.remedy}
 
 
 async def examine_database(engine: AsyncEngine, settings: PersistenceSettings) -> list[Finding]:
@@ -93,6 +65,7 @@ def _findings(connection: Connection, settings: PersistenceSettings, address: st
             yield from _changed_by_hand(connection, schema, settings)
         yield from _missing_indexes(connection, schema, settings)
         yield from _unfinished_indexes(connection, schema)
+        yield from examine_integrity(connection, schema, settings)
         yield from _rights(connection, schema)
         yield from _sequences(connection, schema)
         yield from _optional(connection, schema, settings)

@@ -24,7 +24,7 @@ from agent_persistence.cache.client import CONNECT_SECONDS
 from agent_persistence.cache.codec import HEAD_BYTES, VALUE
 from agent_persistence.cache.keys import keys_pattern, state_key
 from agent_persistence.cache.register import QUARANTINE, StateRegister, new_token
-from agent_persistence.cli.checkup import Finding, Level
+from agent_persistence.cli.finding import Finding, Level
 from agent_persistence.cli.variables import given_variables
 from agent_persistence.persistence import Persistence
 from agent_persistence.settings import PersistenceSettings

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, func, lateral, literal_column, select, text, 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from agent_persistence.cli.checkup import Finding, Level
+from agent_persistence.cli.finding import Finding, Level
 from agent_persistence.database.driver_errors import translated
 from agent_persistence.models import Models, build_models
 from agent_persistence.models.base import table_of

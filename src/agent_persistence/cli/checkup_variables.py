@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from difflib import get_close_matches
 
-from agent_persistence.cli.checkup import Finding, Level
 from agent_persistence.cli.failures import ExitCode
+from agent_persistence.cli.finding import Finding, Level
 from agent_persistence.cli.servers import DATABASE_URL, NAME_IT, is_unnamed, why_unnamed
 from agent_persistence.cli.variables import given_variables
 from agent_persistence.settings import PersistenceSettings

@@ -10,12 +10,13 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from agent_persistence.cli.checkup import Finding, Level, examine_database
+from agent_persistence.cli.checkup import examine_database
 from agent_persistence.cli.checkup_cache import examine_cache, examine_values
 from agent_persistence.cli.checkup_sweeper import examine_sweeper
 from agent_persistence.cli.checkup_variables import examine_variables
 from agent_persistence.cli.event_loop import run_until_terminated
 from agent_persistence.cli.failures import ExitCode
+from agent_persistence.cli.finding import Finding, Level
 from agent_persistence.cli.options import Json
 from agent_persistence.cli.output import out, visible, working, write_json
 from agent_persistence.cli.servers import configured, is_unnamed

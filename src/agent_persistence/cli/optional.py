@@ -54,19 +54,29 @@ def list_(*, as_json: Json = False) -> None:
 
 
 @app.command()
-def add(name: Name, *, as_json: Json = False) -> None:
+def add(
+    name: Name,
+    *,
+    dims: Annotated[
+        int | None, typer.Option("--dims", metavar="N", help="Of vectors: how many numbers each has.")
+    ] = None,
+    half: Annotated[bool, typer.Option("--half", help="Of vectors: 16 bits a number instead of 32.")] = False,
+    as_json: Json = False,
+) -> None:
     """Add an optional object, or update it. Traffic continues, also while an index is built.
 
     Example: `agent-persistence optional add thread-meta`
     """
     with configured() as settings, working(f"Adding {name}"):
-        run_until_terminated(migrate.add_optional(settings, name))
+        run_until_terminated(migrate.add_optional(settings, name, dims=dims, half=half))
     _say(name, as_json=as_json, on=True)
 
 
 @app.command()
 def remove(name: Name, *, yes: Yes = False, dry_run: DryRun = False, as_json: Json = False) -> None:
-    """Drop an optional object. Rows stay; searches that used it are slow again, and policies protect no longer.
+    """Drop an optional object. Searches that used it are slow again, and policies protect no longer.
+
+    Rows stay, except for vectors, which can be made from the items again.
 
     It asks first if the database has the object.
 

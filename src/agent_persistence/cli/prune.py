@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from typing import Annotated, Any, Final
 
@@ -43,8 +43,8 @@ def prune(
     """
     if keep_last is None and older_than is None:
         raise typer.BadParameter("give --keep-last, --older-than or both")
-    saved_before = None if older_than is None else datetime.now(UTC) - timedelta(days=older_than)
-    purge = partial(_purge, user, keep_last=keep_last, older_than=saved_before)
+    age = None if older_than is None else timedelta(days=older_than)
+    purge = partial(_purge, user, keep_last=keep_last, older_than=age)
     with configured() as settings:
         if dry_run or not yes:
             with working("Counting old states"):

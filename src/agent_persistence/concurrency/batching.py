@@ -13,7 +13,7 @@ from enum import Enum
 from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
-from agent_persistence.concurrency.time_limit import NO_ANSWER, call_made_at, count_from
+from agent_persistence.concurrency.time_limit import Refusals, call_made_at, count_from
 from agent_persistence.errors import ClosedError, LockTimeoutError, PoolTimeoutError, UnavailableError
 from agent_persistence.frozen import frozen
 from agent_persistence.telemetry.operation import Operation, current_operation, working_for
@@ -126,6 +126,8 @@ class Batcher(Generic[ItemT, ResultT]):
         self._timer: asyncio.TimerHandle | None = None
         self._is_crowded = True
         self._is_closed = False
+        # Of all batches: an item that waits for one that is refused again and again is told why.
+        self._refusals = Refusals()
         self._telemetry = telemetry or Telemetry()
         self._counts = self._telemetry.counts.batch(kind, self._waiting.__len__)
 
@@ -201,7 +203,7 @@ class Batcher(Generic[ItemT, ResultT]):
         for entry in [*self._waiting]:
             if time.monotonic() >= entry.made_at + (self._call_seconds or 0.0):
                 self._waiting.remove(entry)
-                _settle(entry, UnavailableError(NO_ANSWER))
+                _settle(entry, self._refusals.at_the_limit())
         self._start_timer()
 
     def _start_runner(self) -> None:
@@ -272,18 +274,25 @@ class Batcher(Generic[ItemT, ResultT]):
         return is_next
 
     async def _results(self, batch: list[_Entry[ItemT, ResultT]]) -> Sequence[ResultT | Exception | Alone]:
+        shared: Operation | None = None
         try:
             made_at = [entry.made_at for entry in batch]
-            count_from(min(made_at))
+            count_from(min(made_at), self._refusals)
             if (timing := self._telemetry.timing) is not None:
-                timing.start_batch(self._counts, [entry.operation for entry in batch], made_at)
-            return await self._together(Batch([entry.item for entry in batch], [entry.future for entry in batch]))
+                shared = timing.start_batch(self._counts, [entry.operation for entry in batch], made_at)
+            results = await self._together(Batch([entry.item for entry in batch], [entry.future for entry in batch]))
         except asyncio.CancelledError:
             for entry in batch:
                 _settle(entry, ClosedError())
             raise
         except Exception as error:  # noqa: BLE001 - each caller of the batch raises it
             return [error] * len(batch)
+        finally:
+            if shared is not None:
+                # Cancelled timers keep the context of the batch for a while, and it would keep all calls and arguments.
+                shared.callers = ()
+        self._refusals.forget()
+        return results
 
     def _settle_batch(
         self, batch: list[_Entry[ItemT, ResultT]], results: Sequence[ResultT | Exception | Alone]

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Final, TypeVar
 
-from agent_persistence.concurrency.time_limit import EndsBy, made_at
+from agent_persistence.concurrency.time_limit import EndsBy, Refusals, made_at
 from agent_persistence.errors import (
     CommitUnknownError,
     LockTimeoutError,
@@ -83,12 +83,18 @@ class Retries:
         made = made_at()
         started = self._clock() if made is None else made
         if self.call_seconds is None or not is_limited:
-            return await self._repeat(attempt, started, is_wanted, waits_for_pool=waits_for_pool)
-        async with EndsBy(started + self.call_seconds):
-            return await self._repeat(attempt, started, is_wanted, waits_for_pool=waits_for_pool)
+            return await self._repeat(attempt, started, is_wanted, Refusals(), waits_for_pool=waits_for_pool)
+        async with EndsBy(started + self.call_seconds) as limit:
+            return await self._repeat(attempt, started, is_wanted, limit.refusals, waits_for_pool=waits_for_pool)
 
     async def _repeat(
-        self, attempt: Attempt[T], started: float, is_wanted: Callable[[], bool] | None, *, waits_for_pool: bool
+        self,
+        attempt: Attempt[T],
+        started: float,
+        is_wanted: Callable[[], bool] | None,
+        refusals: Refusals,
+        *,
+        waits_for_pool: bool,
     ) -> T:
         deadline, pause, lock_timeouts, attempts = started + self.deadline_seconds, _FIRST_PAUSE, 0, 1
         while True:
@@ -102,7 +108,7 @@ class Retries:
                     raise
                 if self._before_retry is not None:
                     await self._before_retry(error)
-                failure = error
+                refusals.note(failure := error)
             # Jitter: writers that collided once would otherwise collide again at the same moment.
             # At most half of what is left: an outage may end shortly before the deadline, and the attempt takes time.
             await asyncio.sleep(min(pause * random.uniform(0.5, 1.0), left / 2))

@@ -13,18 +13,53 @@ from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from functools import partial
 from types import TracebackType
-from typing import Final
+from typing import Final, Self
 
 from agent_persistence.errors import CommitUnknownError, UnavailableError
+from agent_persistence.telemetry.timing import sqlstate_behind
 
 SETTLE_SECONDS: Final = 2.0
 """How much of a call's time is left, when its connections are cut, to ask what became of a COMMIT."""
 _GRACE_SECONDS: Final = 0.5
 _IN_DOUBT: Final = "the call ended during COMMIT; read before writing again"
-NO_ANSWER: Final = "the database did not answer within the time limit of the call; try again"
+_NO_ANSWER: Final = "the database did not answer within the time limit of the call; try again"
 
 _made_at: Final[ContextVar[float | None]] = ContextVar("agent_persistence_call_made_at", default=None)
 _limit: Final[ContextVar[EndsBy | None]] = ContextVar("agent_persistence_call_limit", default=None)
+_refusals: Final[ContextVar[Refusals | None]] = ContextVar("agent_persistence_refusals", default=None)
+
+
+class Refusals:
+    """Remembers what the server last refused with, for calls that run out of time while it is retried.
+
+    "Did not answer" would send an operator to the network, where the server said that it takes no writes.
+    """
+
+    __slots__ = ("_last",)
+
+    def __init__(self) -> None:
+        self._last: UnavailableError | None = None
+
+    def note(self, error: BaseException) -> None:
+        """Remember an error that is retried, if the server answered with it."""
+        if isinstance(error, UnavailableError) and sqlstate_behind(error) is not None:
+            self._last = error
+
+    def forget(self) -> None:
+        """Forget it: the server works again."""
+        self._last = None
+
+    def at_the_limit(self) -> UnavailableError:
+        """Return the error of a call that has no time left; the driver's error of the refusal is its cause."""
+        if self._last is None:
+            return UnavailableError(_NO_ANSWER)
+        error = UnavailableError(*self._last.args)
+        error.__cause__ = self._last.__cause__
+        return error
+
+    def explain(self, error: UnavailableError) -> UnavailableError:
+        """Return the error of a call whose connections were cut at its limit: the last refusal, if there was one."""
+        return error if self._last is None or sqlstate_behind(error) is not None else self.at_the_limit()
 
 
 def made_at() -> float | None:
@@ -48,9 +83,15 @@ def call_made_at(moment: float) -> Iterator[None]:
         _made_at.reset(token)
 
 
-def count_from(moment: float) -> None:
-    """Count the time of all calls in the current task's context, which is its own, from a moment."""
+def count_from(moment: float, refusals: Refusals) -> None:
+    """Count the time of all calls in the current task's context, which is its own, from a moment.
+
+    Args:
+        moment: of the monotonic clock.
+        refusals: where these calls note what the server refused with.
+    """
     _made_at.set(moment)
+    _refusals.set(refusals)
 
 
 @contextmanager
@@ -86,9 +127,10 @@ class EndsBy:
         cut: when its connections are cut.
         cuts: what cuts those that it uses.
         in_doubt: whether a write was sent whose outcome is not known.
+        refusals: what the server refused with, in the attempts until now.
     """
 
-    __slots__ = ("_timeout", "_timer", "_token", "cut", "cuts", "end", "in_doubt")
+    __slots__ = ("_timeout", "_timer", "_token", "_was_cut", "cut", "cuts", "end", "in_doubt", "refusals")
 
     def __init__(self, end: float) -> None:
         call = _limit.get()
@@ -97,14 +139,17 @@ class EndsBy:
         self.cut: float = end - SETTLE_SECONDS if call is None else call.end
         self.in_doubt = False
         self.cuts: list[Callable[[], None]] = []
+        self.refusals: Refusals = _refusals.get() or Refusals()
+        self._was_cut = False
         self._timeout = asyncio.timeout(None)
 
-    async def __aenter__(self) -> None:
+    async def __aenter__(self) -> Self:
         await self._timeout.__aenter__()
         self._token, now = _limit.set(self), time.monotonic()
         # An attempt that starts after the cut has the rest of the call: an outage may end in its last seconds.
         moment = self.cut if now < self.cut <= self.end else self.end
         self._timer = asyncio.get_running_loop().call_later(moment - now, self._due)
+        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -120,12 +165,18 @@ class EndsBy:
         except TimeoutError as expired:
             if self.in_doubt:
                 raise CommitUnknownError(_IN_DOUBT) from expired
-            raise UnavailableError(NO_ANSWER) from expired
-        if self.in_doubt and isinstance(error, UnavailableError):
+            limit = self.refusals.at_the_limit()
+            raise limit from limit.__cause__ or expired
+        if not isinstance(error, UnavailableError):
+            return
+        if self.in_doubt:
             raise CommitUnknownError(_IN_DOUBT) from error.__cause__
+        if self._was_cut and (explained := self.refusals.explain(error)) is not error:
+            raise explained from explained.__cause__
 
     def _due(self) -> None:
         for cut in [*self.cuts]:
+            self._was_cut = True
             cut()
         loop, left = asyncio.get_running_loop(), self.end - time.monotonic()
         if left > 0:
@@ -148,7 +199,7 @@ async def waits_until(end: float) -> AsyncIterator[None]:
     except TimeoutError as error:
         if not limit.expired():
             raise
-        raise UnavailableError(NO_ANSWER) from error
+        raise UnavailableError(_NO_ANSWER) from error
 
 
 class OutcomeUnknown:

@@ -78,8 +78,8 @@ _DETAIL: Final = "\nDETAIL:"
 _UNREACHABLE: Final = "the database cannot be reached, or closed the connection; see the cause, then try again"
 # Known by the code: operators treat these otherwise than a server that is away.
 _REASONS: Final = {
-    _READ_ONLY_TRANSACTION: "the database takes no writes: a standby answered, or default_transaction_read_only is on; "
-    "agent-persistence doctor tells",
+    _READ_ONLY_TRANSACTION: "the database takes no writes: a standby answered, or default_transaction_read_only is on, "
+    "which some providers do to a database whose disk is full; agent-persistence doctor tells",
     TOO_MANY_CONNECTIONS: "the database admits no more connections: lower PERSISTENCE_POOL_SIZE, or raise "
     "max_connections, or the CONNECTION LIMIT of the role or the database",
 }

@@ -112,7 +112,7 @@ def read(form: Form, records: Sequence[MessageRecord[Any]]) -> list[Found]:
     place = 0
     while place < len(records):
         group = records[place : place + _number_of_parts(form, records, place)]
-        item = _own_item(form, group)
+        item = own_item(form, group)
         if item is not None:
             found.append(Found(item, group, is_own=True))
         else:
@@ -121,9 +121,9 @@ def read(form: Form, records: Sequence[MessageRecord[Any]]) -> list[Found]:
     return found
 
 
-def begins_within_an_item(form: Form, records: Sequence[MessageRecord[Any]]) -> bool:
-    """Whether the first of these rows is a later part of an item: its beginning is on the page before."""
-    return bool(records) and _own(form, records[0]).get("part", 0) != 0
+def number_of_later_parts(form: Form, records: Sequence[MessageRecord[Any]]) -> int:
+    """Return how many of the first rows are later parts of an item, which begins on the page before."""
+    return next((place for place, row in enumerate(records) if _own(form, row).get("part", 0) == 0), len(records))
 
 
 def without_forms(meta: Mapping[str, Any]) -> dict[str, Any]:
@@ -142,7 +142,7 @@ def _written(form: Form, item: Item) -> list[NewMessage[Any]]:
         shown = _storable(said.shown or _NOTHING)
         return [NewMessage(message=shown, meta={form.key: {"whole": to_storable(item)}}, aside=form.key)]
     metas: list[dict[str, Any]] = [{"part": part} if part else {} for part in range(len(chats))]
-    metas[0] = _rest(form, chats, said.hint, item)
+    metas[0] = rest_of(form, chats, said.hint, item)
     if len(chats) > 1:
         metas[0]["parts"] = len(chats)
     return [
@@ -150,7 +150,15 @@ def _written(form: Form, item: Item) -> list[NewMessage[Any]]:
     ]
 
 
-def _rest(form: Form, chats: Sequence[Chat], hint: str | None, item: Item) -> dict[str, Any]:
+def rest_of(form: Form, chats: Sequence[Chat], hint: str | None, item: Item) -> dict[str, Any]:
+    """Return what an item has beyond the messages that say it, for the ``meta`` of the first one.
+
+    Args:
+        form: the form.
+        chats: the messages, as they are stored.
+        hint: see ``Said``.
+        item: the item.
+    """
     derived = _derived(form, chats, hint)
     if derived is not None:
         rest = difference(derived, item)
@@ -165,7 +173,7 @@ def _derived(form: Form, chats: Sequence[Chat], hint: str | None) -> Item | None
     return form.joined([item for chat in chats for item in form.items(chat, hint)])
 
 
-def _own_item(form: Form, group: Sequence[MessageRecord[Any]]) -> Item | None:
+def own_item(form: Form, group: Sequence[MessageRecord[Any]]) -> Item | None:
     """Return the item of this form that the rows hold, as it was written; ``None`` for rows of other programs."""
     own, first = _own(form, group[0]), group[0]
     if not own:
@@ -180,7 +188,8 @@ def _own_item(form: Form, group: Sequence[MessageRecord[Any]]) -> Item | None:
 
 
 def _completed(form: Form, group: Sequence[MessageRecord[Any]], own: Mapping[str, Any]) -> Any:
-    derived = _derived(form, [row.message for row in group], own.get("as"))
+    hint = own.get("as")
+    derived = _derived(form, [row.message for row in group], hint if isinstance(hint, str) else None)
     if derived is None:
         return None
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -10,14 +10,15 @@ from itertools import accumulate
 from typing import Any, Final, NamedTuple
 
 from agent_persistence.encoding.json_escapes import from_storable, to_storable
-from agent_persistence.errors import IdempotencyConflictError, InvalidInputError
+from agent_persistence.errors import IdempotencyConflictError
 from agent_persistence.forms.claude import ClaudeForm
 from agent_persistence.forms.form import Found, Item, read, written
 from agent_persistence.frozen import frozen
 from agent_persistence.ids import IdType
-from agent_persistence.integrations.shared_threads import all_threads, uuid_of
+from agent_persistence.integrations.shared_messages import ReadPage, message_id_of
+from agent_persistence.integrations.shared_threads import ListPage, threads_with
 from agent_persistence.operations.unit_of_work import UnitOfWork
-from agent_persistence.records import MessageRecord, NewMessage, Page, ThreadRecord
+from agent_persistence.records import MessageRecord, NewMessage, ThreadRecord
 from agent_persistence.repositories.messages.repository import BEFORE_THE_FIRST
 
 _FORM: Final = ClaudeForm()
@@ -27,8 +28,6 @@ _PAGE: Final = 1000
 Summary = dict[str, Any]
 Fold = Callable[[Summary | None, Sequence[Item]], Summary]
 """Adds entries to the summary of a session: the SDK's own function."""
-ReadPage = Callable[..., Awaitable[Page[MessageRecord[Any]]]]
-ListPage = Callable[..., Awaitable[Page[ThreadRecord[Any, Any]]]]
 
 
 @frozen
@@ -66,7 +65,7 @@ def new_entries(items: Sequence[Item], id_type: IdType[Any]) -> list[NewEntry]:
         rows = written(_FORM, item, f"entries[{index}]")
         key = item.get("uuid")
         if isinstance(key, str):
-            ids = [_message_id(key if part == 0 else f"{key}/{part}", id_type) for part in range(len(rows))]
+            ids = [message_id_of(key if part == 0 else f"{key}/{part}", id_type, "uuid") for part in range(len(rows))]
             rows = [replace(row, message_id=message_id) for row, message_id in zip(rows, ids, strict=True)]
         new.setdefault(index if rows[0].message_id is None else str(rows[0].message_id), NewEntry(item, rows))
     return list(new.values())
@@ -158,7 +157,7 @@ async def threads_of(list_page: ListPage, **parts: str | None) -> list[ThreadRec
         list_page: reads a page of the owner's threads.
         **parts: what they have in common: ``project``, ``session``, ``subpath``.
     """
-    found = await all_threads(partial(list_page, meta={_META: _parts(**parts)}))
+    found = await threads_with(list_page, {_META: _parts(**parts)})
     return [thread for thread in found if about(thread)]  # others are the application's
 
 
@@ -210,14 +209,6 @@ async def _append_rows(
 async def _has(uow: UnitOfWork[Any, Any], thread_id: Any, entry: NewEntry) -> bool:
     ids = [row.message_id for row in entry.rows if row.message_id is not None]
     return any([await uow.messages.get(thread_id, message_id) is not None for message_id in ids])
-
-
-def _message_id(key: str, id_type: IdType[Any]) -> Any:
-    """Return the id of an entry's row: its ``uuid`` where that can be one."""
-    try:
-        return id_type.parse_exact(key, "uuid")
-    except InvalidInputError:
-        return id_type.parse(str(uuid_of(key)), "uuid")
 
 
 def _milliseconds(time: datetime) -> int:

@@ -16,6 +16,7 @@ from agent_persistence.forms.form import Found, Item, read, written
 from agent_persistence.forms.openai import OpenAIForm, without_last
 from agent_persistence.integrations.bridge import in_store
 from agent_persistence.integrations.json_values import jsonable
+from agent_persistence.integrations.shared_messages import last_items
 from agent_persistence.integrations.shared_threads import SharedThread, thread_id_of
 from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.persistence import Persistence
@@ -33,7 +34,6 @@ __all__ = ["PersistenceSession"]
 T = TypeVar("T")
 
 _FORM: Final = OpenAIForm()
-_PAGE: Final = 1000
 
 
 class PersistenceSession:
@@ -139,21 +139,8 @@ class PersistenceSession:
         await persistence.run(work, user_id=self._user_id)
 
     async def _read(self, persistence: Persistence[Any, Any], *, wanted: int | None) -> list[Found]:
-        """Read the last items: pages of messages, backwards, until they hold enough."""
-        read_page = partial(
-            persistence.messages.page, self._thread_id(persistence), user_id=self._user_id, asides=_FORM.key
-        )
-        records: list[MessageRecord[Any]] = []
-        number, before = 0, None
-        while True:
-            page = await read_page(limit=_PAGE if wanted is None else min(wanted - number, _PAGE), before=before)
-            if page.corrupt:
-                raise page.corrupt[0]
-            records[:0] = page.items
-            number += len(read(_FORM, page.items))
-            before = page.before
-            if before is None or (wanted is not None and number >= wanted):
-                return read(_FORM, records)[-(wanted or 0) :]
+        read_page = partial(persistence.messages.page, self._thread_id(persistence), user_id=self._user_id)
+        return await last_items(_FORM, read_page, wanted)
 
     async def _pop(self, persistence: Persistence[Any, Any]) -> Item | None:
         work = partial(_pop_last, thread_id=self._thread_id(persistence))

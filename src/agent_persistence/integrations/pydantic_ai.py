@@ -25,7 +25,8 @@ from agent_persistence.integrations import pydantic_conversations as conversatio
 from agent_persistence.integrations.bridge import in_store
 from agent_persistence.integrations.json_values import json_errors
 from agent_persistence.integrations.pydantic_conversations import ConversationChangedError, Entry, EntryMissingError
-from agent_persistence.integrations.shared_threads import all_threads, thread_id_of
+from agent_persistence.integrations.shared_messages import message_id_of
+from agent_persistence.integrations.shared_threads import thread_id_of, threads_with
 from agent_persistence.persistence import Persistence
 
 try:
@@ -177,7 +178,7 @@ class PersistenceConversationStore(ConversationStore):
 
     async def _records(self, persistence: Persistence[Any, Any], *, scope: str | None) -> list[ConversationRecord]:
         wanted = conversations.wanted_meta(scope)
-        threads = await all_threads(partial(persistence.threads.page, user_id=self._user_id, meta=wanted))
+        threads = await threads_with(partial(persistence.threads.page, user_id=self._user_id), wanted)
         ids = [name for name in map(conversations.conversation_id, threads) if name is not None]
         found: list[ConversationRecord | None] = []
         for first in range(0, len(ids), _AT_ONCE):  # calls at the same time share statements
@@ -243,10 +244,10 @@ class PersistenceConversationStore(ConversationStore):
 
     async def _places(self, persistence: Persistence[Any, Any], entry_id: str) -> AsyncIterator[Any]:
         """Find the threads of the owner that have an entry: ids of messages are unique in their thread only."""
-        message_id = conversations.message_id(entry_id, persistence.models.id_types.id)
+        message_id = message_id_of(entry_id, persistence.models.id_types.id, "entry_id")
         for is_archived in (False, True):
             list_page = partial(persistence.threads.page, user_id=self._user_id, archived=is_archived)
-            ids = [thread.thread_id for thread in await all_threads(list_page)]
+            ids = [thread.thread_id for thread in await threads_with(list_page, None)]
             for first in range(0, len(ids), _AT_ONCE):
                 some = ids[first : first + _AT_ONCE]
                 gets = [persistence.messages.get(one, message_id, user_id=self._user_id) for one in some]

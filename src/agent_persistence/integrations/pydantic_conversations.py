@@ -13,11 +13,12 @@ from functools import partial
 from typing import Any, Final
 
 from agent_persistence.encoding.json_escapes import from_storable, to_storable
-from agent_persistence.errors import ConflictError, InvalidInputError, ThreadExistsError, ThreadNotFoundError
-from agent_persistence.forms.form import Found, Item, begins_within_an_item, read, without_forms, written
+from agent_persistence.errors import ConflictError, ThreadExistsError, ThreadNotFoundError
+from agent_persistence.forms.form import Found, Item, number_of_later_parts, read, without_forms, written
 from agent_persistence.forms.pydantic_ai import PydanticAIForm
 from agent_persistence.frozen import frozen
 from agent_persistence.ids import IdType
+from agent_persistence.integrations.shared_messages import ReadPage, message_id_of
 from agent_persistence.integrations.shared_threads import uuid_of
 from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.records import MessageRecord, NewMessage, Page, ThreadRecord
@@ -32,7 +33,6 @@ _PAGE: Final = 1000
 Record = dict[str, Any]
 """A ``ConversationRecord`` as JSON."""
 Thread = ThreadRecord[Any, Any]
-ReadPage = Callable[..., Awaitable[Page[MessageRecord[Any]]]]
 
 
 class ConversationChangedError(ConflictError):
@@ -97,20 +97,13 @@ def new_entry(item: Item, entry_id: str, parent: str | None, id_type: IdType[Any
         InvalidInputError: it is nested too deeply.
     """
     rows = written(FORM, item, field)
-    ids = [message_id(entry_id if part == 0 else f"{entry_id}/{part}", id_type) for part in range(len(rows))]
+    keys = [entry_id if part == 0 else f"{entry_id}/{part}" for part in range(len(rows))]
+    ids = [message_id_of(key, id_type, "entry_id") for key in keys]
     rows = [replace(row, message_id=row_id) for row, row_id in zip(rows, ids, strict=True)]
     if str(ids[0]) != entry_id:
         meta = rows[0].meta.get(_META, {})
         rows[0] = replace(rows[0], meta={_META: {**meta, "id": to_storable(entry_id)}})
     return NewEntry(entry_id, parent, rows)
-
-
-def message_id(entry_id: str, id_type: IdType[Any]) -> Any:
-    """Return the id of an entry's first row: the entry's own where that can be one."""
-    try:
-        return id_type.parse_exact(entry_id, "entry_id")
-    except InvalidInputError:
-        return id_type.parse(str(uuid_of(entry_id)), "entry_id")
 
 
 async def kept(read_thread: Callable[[], Awaitable[Thread | None]], read_page: ReadPage) -> Kept | None:
@@ -155,7 +148,7 @@ async def line(read_page: ReadPage, *, head: str | None = None, limit: int | Non
         page = await read_page(limit=_PAGE if limit is None else min(limit + 1, _PAGE), before=before, asides=_META)
         records[:0] = _readable(page)
         before = page.before
-        if before is None or (limit is not None and not begins_within_an_item(FORM, records)):
+        if before is None or (limit is not None and not number_of_later_parts(FORM, records)):
             found = _up_to(_chained(read(FORM, records)), head)
             if found and (before is None or len(found) > (limit or 0)):
                 return found[-(limit or 0) :]

@@ -1,10 +1,10 @@
-"""Threads that begin with their first message, under ids that a framework chose."""
+"""Threads of frameworks: under ids that those chose, begun by their first message, and found by their ``meta``."""
 
 from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -14,8 +14,10 @@ from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import NewMessage, Page, ThreadRecord
 
-_NAMESPACE: Final = uuid.UUID("5f0b1e0c-8f6d-5c9a-9d5e-6f1f0c0e7a11")
 _PAGE: Final = 1000
+_NAMESPACE: Final = uuid.UUID("5f0b1e0c-8f6d-5c9a-9d5e-6f1f0c0e7a11")
+
+ListPage = Callable[..., Awaitable[Page[ThreadRecord[Any, Any]]]]
 
 
 def thread_id_of(key: str, id_type: IdType[Any], field: str) -> Any:
@@ -58,20 +60,27 @@ def uuid_of(key: str) -> uuid.UUID:
     return uuid.uuid5(_NAMESPACE, key.encode(errors="backslashreplace").decode())
 
 
-async def all_threads(
-    list_page: Callable[..., Awaitable[Page[ThreadRecord[Any, Any]]]],
+async def threads_with(
+    list_page: ListPage, meta: Mapping[str, Any] | None, *, most: int | None = None
 ) -> list[ThreadRecord[Any, Any]]:
-    """Return all threads of a list, also those that become active while it is read.
+    """Return all threads whose ``meta`` contains a value; those that become active meanwhile among them.
 
     Args:
-        list_page: reads a page of it.
+        list_page: reads a page of the threads of an owner.
+        meta: what they contain (PostgreSQL's ``@>``); ``None`` for all threads.
+        most: how many there may be.
+
+    Raises:
+        InvalidInputError: there are more.
     """
     found: dict[Any, ThreadRecord[Any, Any]] = {}
     after, is_first_pass = None, True
     while True:
-        page = await list_page(limit=_PAGE, after=after)
+        page = await list_page(limit=_PAGE, after=after, meta=meta)
         is_known = all(thread.thread_id in found for thread in page)
         found |= {thread.thread_id: thread for thread in page}
+        if most is not None and len(found) > most:
+            raise InvalidInputError("limit", f"there are more than {most} threads; use persistence.threads.page")
         after = page.after
         if after is None and is_first_pass and len(found) > len(page):
             # A thread that became active has moved to the top meanwhile, past the pages that were read.

@@ -92,10 +92,11 @@ RIGHTS: Final[dict[str, Sequence[str]]] = {
 }
 """The rights that every application needs, by table."""
 
-OTHER_RIGHTS: Final[dict[str, Sequence[str]]] = dict.fromkeys(
-    ("graph_checkpoints", "graph_values", "tool_results", "conversation_imports"), _WRITE
-)
-"""Those that only LangGraph, Agentflow and imports need."""
+OTHER_RIGHTS: Final[dict[str, Sequence[str]]] = {
+    **dict.fromkeys(("graph_checkpoints", "graph_values", "tool_results", "conversation_imports"), _WRITE),
+    "opt_item_vectors": ("SELECT", "INSERT"),
+}
+"""Those that only LangGraph, Agentflow, imports and vectors need."""
 
 _SCHEMAS_OF_OURS: Final = text(
     "SELECT nspname FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace "
@@ -249,6 +250,12 @@ def recorded_config(connection: Connection, schema: str) -> dict[str, str]:
         return {}
     config = table("persistence_config", column("key"), column("value"), schema=schema)
     return {row.key: row.value for row in connection.execute(select(config))}
+
+
+def has_nothing_of_ours(connection: Connection, schema: str, version_table: str) -> bool:
+    """Whether there is a version table without a revision, and none of our tables."""
+    is_there = set(column_types(connection, schema, version_table)) == {"version_num"}
+    return is_there and not recorded_config(connection, schema) and not revisions(connection, schema, version_table)
 
 
 def _column(connection: Connection, schema: str, table_name: str, name: str) -> ScalarResult[str]:

@@ -11,8 +11,9 @@ from typing import Any
 
 from alembic import context
 from alembic.util import CommandError
-from sqlalchemy import Connection
+from sqlalchemy import Connection, MetaData, Table
 from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.schema import DropTable
 
 from agent_persistence.database.driver_errors import translated
 from agent_persistence.errors import InvalidInputError, PersistenceError
@@ -72,6 +73,10 @@ def _migrate(connection: Connection, settings: PersistenceSettings) -> None:
         preflight.refuse_other_id_types(connection, schema, settings)
         connection.commit()
         run_patiently(connection, partial(_run_revisions, connection, settings), timeout_seconds=timeout)
+        # After a downgrade to base nothing of ours stays: a table of this name is what other tools take for theirs.
+        if catalog.has_nothing_of_ours(connection, schema, settings.version_table):
+            connection.execute(DropTable(Table(settings.version_table, MetaData(), schema=schema)))
+        connection.commit()
 
 
 def _compare(connection: Connection, settings: PersistenceSettings) -> None:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+import logging
+from typing import Any, Final
 
 from redis.asyncio import Redis
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
+from agent_persistence.addresses.database_url import Host
 from agent_persistence.errors import InvalidInputError, SettingsError
 from agent_persistence.models import Models
 from agent_persistence.sessions.commit_hooks import refuse_autocommit
 from agent_persistence.settings import PersistenceSettings
+
+logger: Final = logging.getLogger("agent_persistence")
+
+_PORT: Final = 5432
+_HERE: Final = ("127.0.0.1", "::1", "localhost")
 
 
 def refuse_unfit_session(session: object, models: Models[Any, Any]) -> None:
@@ -45,6 +52,35 @@ def refuse_other_kinds(engine: object, redis: object) -> None:
         )
     if redis is not None and redis.connection_pool.connection_kwargs.get("decode_responses"):
         raise InvalidInputError("redis", "must return bytes: make the client without decode_responses")
+
+
+def warn_of_another_address(engine: AsyncEngine, settings: PersistenceSettings) -> None:
+    """Log a warning if the settings name another database than that of the host's engine.
+
+    No error: a pooler has another address than the database behind it. But an upgrade from the command line would go to
+    the wrong one. If the engine makes its connections by a function, its address is not known.
+    """
+    arguments = engine.dialect.create_connect_args(engine.url)[1]
+    known = [url for url in (settings.database, settings.migration_database) if url is not None]
+    if "host" not in arguments or not (known or settings.is_embedded):
+        return
+    ours = {(_place(host), url.database or url.user) for url in known for host in url.hosts}
+    hosts, ports = _listed(arguments["host"]), _listed(arguments.get("port", _PORT))
+    places = [_place(Host(host, port)) for host, port in zip(hosts, ports * len(hosts), strict=False)]
+    if not any((place, arguments.get("database", arguments.get("user"))) in ours for place in places):
+        logger.warning(
+            "the engine of the application leads to another address than PERSISTENCE_DATABASE_URL; this store uses the "
+            "engine, and the command line (upgrade, doctor) the variable: set it to the address of the engine",
+            extra={"event_name": "database.named_otherwise"},
+        )
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _place(host: Host) -> tuple[str, int]:
+    return _HERE[0] if host.name in _HERE else host.name, int(host.port or _PORT)
 
 
 def refuse_other_id_types(models: Models[Any, Any], settings: PersistenceSettings) -> None:

@@ -13,10 +13,11 @@ from agent_persistence.operations.transactions import Transactions
 from agent_persistence.records import ANY_USER, AnyUser
 from agent_persistence.repositories.checkpoints.retention import count_checkpoints, purge_checkpoints
 from agent_persistence.repositories.items.repository import sweep_expired
+from agent_persistence.repositories.maintenance.clock import moment_of
 from agent_persistence.repositories.maintenance.jobs import PURGE, Job
 from agent_persistence.repositories.states.retention import MAX_KEPT, Purged, count_states, purge_states
 from agent_persistence.repositories.states.streams import sweep_abandoned
-from agent_persistence.validation import check_datetime, check_limit
+from agent_persistence.validation import check_age, check_limit
 
 _Step = Callable[..., Awaitable[Purged]]
 
@@ -39,22 +40,26 @@ class Purging:
         self._rest = timedelta(seconds=interval * _REST)
         self._job = Job(PURGE, uuid.uuid4().hex)
 
-    async def purge(self, *, keep_last: int | None, older_than: datetime | None, user_id: Any | AnyUser) -> int:
+    async def purge(
+        self, *, keep_last: int | None, older_than: datetime | timedelta | None, user_id: Any | AnyUser
+    ) -> int:
         """Delete old states and checkpoints, of every thread or of one owner's; return their number.
 
         Raises:
             InvalidInputError: see ``Persistence.purge``.
         """
-        limits = self._checked(keep_last, older_than)
+        limits = await self._limits(keep_last, older_than)
         return sum([deleted async for deleted in self._batches(*limits, user_id)])
 
-    async def count(self, *, keep_last: int | None, older_than: datetime | None, user_id: Any | AnyUser) -> int:
+    async def count(
+        self, *, keep_last: int | None, older_than: datetime | timedelta | None, user_id: Any | AnyUser
+    ) -> int:
         """Count what ``purge`` would delete, including threads that it would skip because of a writer.
 
         Raises:
             InvalidInputError: see ``Persistence.purge``.
         """
-        limits, steps = self._checked(keep_last, older_than), (count_states, count_checkpoints)
+        limits, steps = await self._limits(keep_last, older_than), (count_states, count_checkpoints)
         return sum([count async for count in self._walk(steps, *limits, user_id)])
 
     async def purge_in_turn(self) -> int:
@@ -69,11 +74,15 @@ class Purging:
         await maintain(partial(self._job.end, removed=removed))
         return removed
 
-    def _checked(self, keep_last: int | None, older_than: datetime | None) -> tuple[int, datetime | None]:
+    async def _limits(
+        self, keep_last: int | None, older_than: datetime | timedelta | None
+    ) -> tuple[int, datetime | None]:
         if keep_last is None:
             keep_last = self._keep_last if older_than is None else 1
-        before = None if older_than is None else check_datetime(older_than, "older_than")
-        return check_limit(keep_last, "keep_last", MAX_KEPT), before
+        age = None if older_than is None else check_age(older_than, "older_than")
+        kept = check_limit(keep_last, "keep_last", MAX_KEPT)
+        # Once for all batches: what becomes old during a long purge belongs to the next one.
+        return kept, await self._transactions.maintain(partial(moment_of, age)) if isinstance(age, timedelta) else age
 
     async def _batches(self, keep_last: int, older_than: datetime | None, user_id: Any | AnyUser) -> AsyncIterator[int]:
         counts = self._transactions.sessions.telemetry.counts

@@ -84,6 +84,8 @@ class Timing:
                 self._operation_histogram(name, error_type).add(seconds)
                 if made.spans or seconds >= self._slow.limit:
                     self._show(made, seconds, error_type)
+                # Else it and its batch would refer to each other, and stay with all arguments until a collection.
+                made.shared = ()
 
         return operation
 
@@ -154,13 +156,18 @@ class Timing:
             if span is not None:
                 span.end(error_type)
 
-    def start_batch(self, counts: BatchCounts, callers: Sequence[Operation | None], arrivals: Sequence[float]) -> None:
+    def start_batch(
+        self, counts: BatchCounts, callers: Sequence[Operation | None], arrivals: Sequence[float]
+    ) -> Operation:
         """Let the current task, whose context is its own, work for a batch, in which its callers share.
 
         Args:
             counts: those of its kind.
             callers: the operation of each item.
             arrivals: when each item was submitted, by the monotonic clock.
+
+        Returns:
+            The batch, to be left by its callers when it has ended.
         """
         began, batch = self._clock(), Operation()
         batch.batch, batch.callers = len(callers), callers
@@ -173,6 +180,7 @@ class Timing:
                 caller.queue += waited
                 caller.shared += shared
         work_for(batch)
+        return batch
 
     def _traced(self, name: str) -> Operation:
         made = Operation()

@@ -8,7 +8,7 @@ from integration.repository_testing import counted_statements, run_sql
 from sqlalchemy import text
 
 from agent_persistence import Persistence
-from agent_persistence.errors import CorruptRowError, InvalidInputError
+from agent_persistence.errors import CorruptRowError, DatabaseError, InvalidInputError
 from agent_persistence.records import ANY_USER, ItemKey, Namespace, NewItem
 
 Store = Persistence[Any, Any]
@@ -312,6 +312,36 @@ async def test_a_unit_of_work_that_fails_leaves_no_item(persistence: Store, user
     with pytest.raises(RuntimeError):
         await fail()
     assert await found(persistence, user_id) == []
+
+
+async def test_many_items_are_written_and_read_by_several_statements_of_one_transaction(
+    persistence: Store, user_id: str
+) -> None:
+    many = [new(f"k{number}", n=number) for number in range(2500)]
+    keys = [ItemKey(HOME, item.key) for item in many]
+
+    async with counted_statements(persistence) as statements:
+        await persistence.items.put_many(many, user_id=user_id)
+    assert sum("INSERT" in statement for statement in statements) == 3
+    read = await persistence.items.get_many(keys, user_id=user_id)
+    assert [item and item.value for item in read] == [item.value for item in many]
+    assert await persistence.items.delete_many([*keys, *keys], user_id=user_id) == 2500
+
+    await run_sql(persistence, f"ALTER TABLE items ADD CONSTRAINT refused CHECK (user_id <> '{user_id}' OR key < 'k9')")
+    try:
+        with pytest.raises(DatabaseError, match="refused"):
+            await persistence.items.put_many(many, user_id=user_id)
+    finally:
+        await run_sql(persistence, "ALTER TABLE items DROP CONSTRAINT refused")
+    assert await persistence.items.search(user_id=user_id) == []
+
+
+async def test_large_items_are_written_a_few_at_a_time(persistence: Store, user_id: str) -> None:
+    large = [new(str(number), text="x" * 3_000_000) for number in range(4)]
+    async with counted_statements(persistence) as statements:
+        await persistence.items.put_many([*large, new("small")], user_id=user_id)
+    assert sum("INSERT" in statement for statement in statements) == 4
+    assert len(await persistence.items.search(user_id=user_id)) == 5
 
 
 LONGEST = NewItem(namespace=("n" * 399, "m" * 400), key="k" * 800, value={})

@@ -21,7 +21,7 @@ from agent_persistence.embedded import EmbeddedServers
 from agent_persistence.ids import ID_TYPES, uuid7
 from agent_persistence.models.base import table_of
 from agent_persistence.persistence import Persistence
-from agent_persistence.records import ANY_USER, NewThread
+from agent_persistence.records import ANY_USER, ItemKey, NewItem, NewThread
 from agent_persistence.settings import PersistenceSettings
 
 TABLES = ("threads", "states", "messages")
@@ -125,6 +125,29 @@ async def test_plain_sql_sees_the_chunks_of_the_owner_that_it_names(secured: Sec
         assert await secured.run(count, owner=ada) == [(1,)]
         assert await secured.run(count, owner=eve) == await secured.run(count) == [(0,)]
     assert read == [b"of ada"]
+
+
+async def test_plain_sql_sees_and_changes_the_items_of_the_owner_that_it_names(secured: Secured) -> None:
+    ada, eve = secured.new_id(), secured.new_id()
+    item = NewItem(namespace=("facts",), key="tea", value={"cups": 3}, ttl=3600)
+    async with Persistence[Any, Any](secured.settings()) as store:
+        await store.items.put_many([item], user_id=ada)
+        await store.items.put_many([item], user_id=eve)
+        assert await store.items.delete_many([ItemKey(("facts",), "tea")], user_id=eve) == 1
+        [found] = await store.items.search(filter={"cups": {"$gt": 2}}, user_id=ada)
+        assert await store.items.search(user_id=eve) == []
+        assert await store.items.namespaces(user_id=ada) == [("facts",)]
+
+    assert found.value == {"cups": 3}
+    count = "SELECT count(*) FROM items"
+    assert await secured.run(count, owner=ada) == [(1,)]
+    assert await secured.run(count, owner=eve) == await secured.run(count) == [(0,)]
+    for statement in ("UPDATE items SET value = '{}' RETURNING 1", "DELETE FROM items RETURNING 1"):
+        assert await secured.run(statement, owner=eve) == []
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await secured.run(
+            "INSERT INTO items (user_id, namespace, key, value) VALUES ($1, 'a', 'b', '{}')", ada, owner=eve
+        )
 
 
 async def pieces(content: bytes) -> AsyncIterator[bytes]:

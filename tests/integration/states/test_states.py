@@ -207,7 +207,8 @@ async def test_prune_deletes_what_is_older_but_never_the_latest(
     states = persistence.states
     yesterday, tomorrow = (datetime.now(UTC) + timedelta(days=days) for days in (-1, 1))
 
-    assert await states.prune(thread_id, older_than=yesterday, keep_last=3, user_id=user_id) == 1
+    assert await states.prune(thread_id, older_than=timedelta(days=3), user_id=user_id) == 0
+    assert await states.prune(thread_id, older_than=timedelta(days=1), keep_last=3, user_id=user_id) == 1
     assert await states.prune(thread_id, older_than=yesterday, user_id=user_id) == 1
     assert await states.prune(thread_id, older_than=yesterday, user_id=user_id) == 0
     assert await kept(persistence, thread_id, user_id) == [3, 2]

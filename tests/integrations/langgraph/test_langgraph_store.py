@@ -293,13 +293,21 @@ async def test_eight_writers_lose_nothing(store: PersistenceStore) -> None:
     assert len(await store.asearch(("shared",))) == 1
 
 
+async def test_more_calls_than_connections_wait_for_their_turn(store: PersistenceStore) -> None:
+    puts = [store.aput(("many",), str(number), {"n": number}) for number in range(1000)]
+    gets = [store.aget(("none",), str(number)) for number in range(1000)]
+    assert set(await asyncio.gather(*puts, *gets)) == {None}
+    assert len(await store.asearch(("many",), limit=2000)) == 1000
+
+
 async def test_threads_call_it_as_sync_code(store: PersistenceStore, threads: ThreadPoolExecutor) -> None:
     loop = asyncio.get_running_loop()
     await loop.run_in_executor(threads, lambda: store.put(("a",), "k", {"n": 1}))
     item = await loop.run_in_executor(threads, lambda: store.get(("a",), "k"))
     assert item is not None
-    with pytest.raises(SyncInLoopError):
+    with pytest.raises(SyncInLoopError) as refusal:
         store.get(("a",), "k")
+    assert isinstance(refusal.value, asyncio.InvalidStateError)  # which callers of LangGraph's own stores catch
 
 
 def test_sync_code_opens_the_persistence(plain_settings: PersistenceSettings) -> None:

@@ -117,6 +117,10 @@ async def test_cleared_items_are_gone_and_the_thread_stays(
     assert await session.get_items() == ITEMS[:1]
 
 
+@pytest.mark.skipif(
+    not hasattr(OpenAIResponsesCompactionSession, "_replace_underlying_session_items"),
+    reason="the SDK asks no session to replace its items before 0.24",
+)
 async def test_a_compaction_replaces_all_items_or_none(
     persistence: Persistence, session: PersistenceSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:

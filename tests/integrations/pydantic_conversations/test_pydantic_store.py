@@ -13,14 +13,16 @@ from typing import Any
 
 import pytest
 from integration.repository_testing import until_somebody_waits_for_a_lock
-from integrations.conversations import PydanticAI
 from pydantic_ai import (
     Agent,
     BinaryContent,
+    BinaryImage,
+    CachePoint,
     DeferredToolRequests,
     ModelMessage,
     ModelRequest,
     ModelResponse,
+    NativeToolCallPart,
     TextPart,
     ThinkingPart,
     ToolCallPart,
@@ -92,7 +94,14 @@ async def test_messages_come_back_equal_with_what_a_conversation_carries(store: 
         approvals=[ToolCallPart("pay", {"sum": 7}, "call_9")], metadata={"call_9": {"a": 1}}
     )
     usage = RunUsage(requests=2, input_tokens=3, tool_calls=1)
-    messages = list(PydanticAI.CONVERSATION)
+    image = BinaryImage(b"\x89PNG", media_type="image/png")
+    messages: list[ModelMessage] = [
+        ModelRequest([UserPromptPart(["What is this?", image, CachePoint()])], instructions="Be brief."),
+        ModelResponse([ThinkingPart("Hm.", signature="c2ln"), TextPart("I ask."), ToolCallPart("f", {"n": 1}, "c1")]),
+        ModelRequest([ToolReturnPart("f", ["A cat:", image], "c1"), UserPromptPart("Well?")]),
+        ModelResponse([NativeToolCallPart("web_search", {"query": "cat"}, "ws_1")]),
+        ModelResponse([TextPart("A cat.")]),
+    ]
     given = Conversation(conversation_id=chat, messages=messages, usage=usage, deferred_tool_requests=requests)
     assert await store.load(chat) is None
 

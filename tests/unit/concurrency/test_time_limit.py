@@ -9,9 +9,13 @@ import weakref
 from collections.abc import Callable
 
 import pytest
+from asyncpg.exceptions import ReadOnlySQLTransactionError
 
 from agent_persistence.concurrency import time_limit
+from agent_persistence.concurrency.batching import Batch, Batcher
+from agent_persistence.concurrency.retries import Retries
 from agent_persistence.concurrency.time_limit import EndsBy, OutcomeUnknown, cut_when_due, is_cut
+from agent_persistence.database.driver_errors import translate
 from agent_persistence.errors import CommitUnknownError, UnavailableError
 
 
@@ -105,3 +109,64 @@ async def test_the_cancellation_of_a_caller_is_no_limit_that_passed() -> None:
 
     with pytest.raises(asyncio.CancelledError):
         await caller
+
+
+def refused() -> UnavailableError:
+    cause = ReadOnlySQLTransactionError("cannot execute INSERT in a read-only transaction")
+    error = translate(cause)
+    error.__cause__ = cause
+    assert isinstance(error, UnavailableError)
+    return error
+
+
+async def test_a_call_that_the_server_refused_until_its_limit_says_what_the_server_said() -> None:
+    async def attempt() -> None:
+        raise refused()
+
+    with pytest.raises(UnavailableError, match="takes no writes") as error:
+        await Retries(10.0, call_seconds=0.1).run(attempt)
+
+    assert isinstance(error.value.__cause__, ReadOnlySQLTransactionError)
+
+
+async def test_a_call_whose_last_attempt_was_cut_says_what_the_server_said_before() -> None:
+    cut = asyncio.Event()
+    attempts = 0
+
+    async def attempt() -> None:
+        nonlocal attempts
+        attempts += 1
+        if attempts == 1:
+            raise refused()
+        watched(cut.set)
+        await cut.wait()
+        raise UnavailableError("the connection was closed")
+
+    with pytest.raises(UnavailableError, match="takes no writes"):
+        await Retries(0.07, call_seconds=0.15).run(attempt)
+
+    assert cut.is_set()
+
+
+async def test_a_call_that_got_no_answer_at_all_says_so() -> None:
+    with pytest.raises(UnavailableError, match="did not answer"):
+        await Retries(10.0, call_seconds=0.1).run(asyncio.Event().wait)
+
+
+async def test_calls_that_wait_for_a_refused_batch_say_what_the_server_said() -> None:
+    retries = Retries(10.0, call_seconds=0.1)
+
+    async def attempt() -> list[str]:
+        raise refused()
+
+    async def together(_batch: Batch[str]) -> list[str]:
+        return await retries.run(attempt)
+
+    batcher: Batcher[str, str] = Batcher(together, retry_seconds=0.1, call_seconds=0.1, one_at_a_time=True)
+
+    results = await asyncio.gather(*map(batcher.submit, "abcdef"), return_exceptions=True)
+    later = asyncio.create_task(batcher.submit("g"))
+    await asyncio.sleep(0.02)
+    results += await asyncio.gather(later, batcher.submit("h"), return_exceptions=True)
+
+    assert {str(result).partition(":")[0] for result in results} == {"the database takes no writes"}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from unit.forms.rows import edited, stored
 
 from agent_persistence.forms.differences import is_same
-from agent_persistence.forms.form import begins_within_an_item, read, written
+from agent_persistence.forms.form import number_of_later_parts, read, written
 from agent_persistence.forms.openai import OpenAIForm
 from agent_persistence.records import NewMessage
 
@@ -203,4 +203,4 @@ def test_every_item_comes_back_equal(given_items: list[dict[str, Any]]) -> None:
     found = read(FORM, records)
 
     assert is_same([one.item for one in found], given_items)
-    assert not begins_within_an_item(FORM, records)
+    assert number_of_later_parts(FORM, records) == 0

@@ -8,6 +8,7 @@ from fastapi import Depends, FastAPI
 from fastapi.requests import HTTPConnection
 
 from agent_persistence.errors import InvalidInputError, PersistenceError
+from agent_persistence.integrations.fastapi.openapi import with_component
 from agent_persistence.integrations.fastapi.problems import answer
 from agent_persistence.persistence import Persistence
 
@@ -41,6 +42,7 @@ def install(app: FastAPI, make_persistence: Callable[[], Persistence[Any, Any]])
 
     app.router.lifespan_context = lifespan
     app.add_exception_handler(PersistenceError, answer)
+    app.openapi = with_component(app.openapi)  # type: ignore[method-assign]  # as FastAPI's documentation extends it
 
 
 async def get_persistence(connection: HTTPConnection) -> Persistence[Any, Any]:

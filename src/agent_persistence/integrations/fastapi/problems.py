@@ -8,7 +8,6 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from fastapi import WebSocket
-from fastapi.openapi.utils import validation_error_definition
 from fastapi.requests import HTTPConnection
 from fastapi.responses import JSONResponse
 from starlette.status import WS_1008_POLICY_VIOLATION, WS_1011_INTERNAL_ERROR
@@ -17,35 +16,18 @@ from agent_persistence.errors import (
     CheckpointingDisabledError,
     CommitUnknownError,
     ConflictError,
+    DatabaseError,
     InvalidInputError,
     NotFoundError,
     PersistenceError,
+    SchemaError,
     StatementTimeoutError,
     UnavailableError,
     name_for_clients,
 )
+from agent_persistence.integrations.fastapi.openapi import MEDIA_TYPE, PROBLEM, REFUSED_BY_FASTAPI
 
 logger = logging.getLogger("agent_persistence")
-
-_MEDIA_TYPE: Final = "application/problem+json"
-_STRING: Final = {"type": "string"}
-# Inline in each response: FastAPI puts a model of ``responses`` under the media type of the endpoint, application/json.
-_PROBLEM: Final[Mapping[str, Any]] = {
-    "title": "Problem",
-    "type": "object",
-    "properties": {
-        "title": _STRING,
-        "status": {"type": "integer"},
-        "detail": _STRING,
-        "error": {"type": "string", "description": "the name of the error's class"},
-    },
-    "required": ["title", "status", "detail", "error"],
-}
-_REFUSED_BY_FASTAPI: Final[Mapping[str, Any]] = {
-    "title": "HTTPValidationError",
-    "type": "object",
-    "properties": {"detail": {"type": "array", "items": validation_error_definition}},
-}
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -53,6 +35,8 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
     OpenAPI then lists them as they are sent. A 422 has two shapes: this package's, and FastAPI's for parameters that
     FastAPI refuses itself.
+
+    In an application with ``install``, OpenAPI has the schema once, as the component ``Problem``.
 
     Args:
         statuses: some of 404, 409, 422, 500, 501, 503 and 504; 404, 409, 422 and 503 if left out.
@@ -66,9 +50,9 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 def _response(status: int) -> dict[str, Any]:
     if status not in {found.status for found in _ANSWERS.values()}:
         raise InvalidInputError("statuses", f"{status} is no status of an error of this package")
-    content = {_MEDIA_TYPE: {"schema": _PROBLEM}}
+    content = {MEDIA_TYPE: {"schema": PROBLEM}}
     if status == HTTPStatus.UNPROCESSABLE_ENTITY:
-        content["application/json"] = {"schema": _REFUSED_BY_FASTAPI}
+        content["application/json"] = {"schema": REFUSED_BY_FASTAPI}
     return {"description": HTTPStatus(status).phrase, "content": content}
 
 
@@ -99,6 +83,10 @@ _ANSWERS: Final[Mapping[type, _Answer]] = {
     PersistenceError: _Answer(HTTPStatus.INTERNAL_SERVER_ERROR, "the server failed"),
 }
 _USUAL: Final = (404, 409, 422, 503)
+# What the server does to every request while it is away, read-only, full or not upgraded. The text says what to do, and
+# where in the program it happened says nothing: a traceback a request would bury the rest of the log.
+_OF_THE_SERVER: Final = (UnavailableError, StatementTimeoutError, CommitUnknownError, SchemaError)
+_FULL: Final = "53"  # the class of sqlstates of a server without disk, memory or connections
 
 
 def problem_of(error: Exception) -> dict[str, Any]:
@@ -128,7 +116,7 @@ async def answer(connection: HTTPConnection, error: Exception) -> Any:
         code = WS_1011_INTERNAL_ERROR if server_error else WS_1008_POLICY_VIOLATION
         return await connection.close(code, reason=name_for_clients(error))
     headers = {"Retry-After": "1"} if found.status == HTTPStatus.SERVICE_UNAVAILABLE else None
-    return JSONResponse(_problem(found, error), found.status, headers, media_type=_MEDIA_TYPE)
+    return JSONResponse(_problem(found, error), found.status, headers, media_type=MEDIA_TYPE)
 
 
 def _answer_to(error: Exception) -> _Answer:
@@ -146,6 +134,15 @@ def _problem(found: _Answer, error: Exception) -> dict[str, Any]:
 
 def _log(what: str, error: Exception, status: HTTPStatus) -> None:
     """Log the error without its cause: the driver's text can hold a whole row."""
-    frames = "".join(traceback.format_exception(error, chain=False))
     fields = {"event_name": "http.failed", "status": int(status), "error_type": type(error).__name__}
-    logger.error("%s answered %d\n%s", what, status, frames, extra=fields)
+    if _is_of_the_server(error):
+        logger.error("%s answered %d: %s: %s", what, status, type(error).__name__, error, extra=fields)
+    else:
+        frames = "".join(traceback.format_exception(error, chain=False))
+        logger.error("%s answered %d\n%s", what, status, frames, extra=fields)
+
+
+def _is_of_the_server(error: Exception) -> bool:
+    if isinstance(error, DatabaseError):
+        return (error.sqlstate or "").startswith(_FULL)
+    return isinstance(error, _OF_THE_SERVER)

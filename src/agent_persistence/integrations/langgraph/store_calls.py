@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any, Final, Literal, NamedTuple
 
 from langgraph.store.base import (
@@ -22,6 +23,7 @@ from typing_extensions import override
 
 from agent_persistence.errors import InvalidInputError
 from agent_persistence.integrations.json_values import plain
+from agent_persistence.integrations.langgraph.store_index import Index
 from agent_persistence.records import ItemKey, ItemRecord, Namespace, NewItem
 
 Results = Iterable[tuple[int, Result]]
@@ -58,6 +60,14 @@ class StoreCall(ABC):
         """Run it, and return the results of the operations by their places."""
 
 
+class EmbeddedCall(StoreCall):
+    """A call with texts that are embedded."""
+
+    @abstractmethod
+    async def embed(self, index: Index) -> None:
+        """Embed the texts, before the call is run."""
+
+
 @dataclass(slots=True)
 class _Gets(StoreCall):
     owner: Any
@@ -72,10 +82,16 @@ class _Gets(StoreCall):
 
 
 @dataclass(slots=True)
-class _Search(StoreCall):
+class _Search(EmbeddedCall):
     owner: Any
     place: int
     op: SearchOp
+    near: Sequence[float] | None = None
+
+    @override
+    async def embed(self, index: Index) -> None:
+        if self.op.query:
+            self.near = (await index.of_queries([self.op.query]))[self.op.query]
 
     @override
     async def run(self, items: Items) -> Results:
@@ -85,12 +101,13 @@ class _Search(StoreCall):
         found = await items.methods.search(
             op.namespace_prefix,
             filter=plain(op.filter, "filter", tuples=True),
+            near=self.near,
             limit=op.limit,
             offset=op.offset,
             refresh=op.refresh_ttl,
             **items.owner,
         )
-        return [(self.place, [SearchItem(**_fields(one)) for one in found])]
+        return [(self.place, [SearchItem(**_fields(one), score=one.score) for one in found])]
 
 
 @dataclass(slots=True)
@@ -113,9 +130,19 @@ class _Listing(StoreCall):
 
 
 @dataclass(slots=True)
-class _Puts(StoreCall):
+class _Puts(EmbeddedCall):
     owner: Any
     new: list[NewItem] = field(default_factory=list)
+    fields: list[Literal[False] | list[str] | None] = field(default_factory=list)
+
+    @override
+    async def embed(self, index: Index) -> None:
+        pairs = zip(self.new, self.fields, strict=True)
+        texts = [[] if fields is False else index.texts(item.value, fields) for item, fields in pairs]
+        vectors = await index.of_documents(chain.from_iterable(texts))
+        self.new = [
+            replace(item, vectors=[vectors[text] for text in each]) for item, each in zip(self.new, texts, strict=True)
+        ]
 
     @override
     async def run(self, items: Items) -> Results:
@@ -172,7 +199,9 @@ def _writes(written: dict[tuple[Any, ItemKey], PutOp]) -> Iterable[StoreCall]:
             ttl = None if op.ttl is None else op.ttl * _MINUTE
             # Texts of LangChain's messages are a class of their own.
             new = NewItem(namespace=key.namespace, key=op.key, value=plain(op.value, "value"), ttl=ttl)
-            puts.setdefault(owner, _Puts(owner)).new.append(new)
+            call = puts.setdefault(owner, _Puts(owner))
+            call.new.append(new)
+            call.fields.append(op.index)
     return [*puts.values(), *deletes.values()]
 
 

@@ -20,18 +20,22 @@ from agent_persistence.migrate.optional.definition import OptionalObject
 from agent_persistence.migrate.optional.indexes import MESSAGE_SEARCH, THREAD_META, THREAD_SEARCH
 from agent_persistence.migrate.optional.outside_writes import OUTSIDE_WRITES
 from agent_persistence.migrate.optional.row_level_security import ROW_LEVEL_SECURITY
+from agent_persistence.migrate.optional.vectors import VECTORS
 from agent_persistence.migrate.preflight import TABLES, refuse_other_id_types
 from agent_persistence.migrate.retry import run_patiently
 from agent_persistence.migrate.verify import refuse_behind
 from agent_persistence.settings import PersistenceSettings
+from agent_persistence.validation import check_limit
 
 OBJECTS: Final = {
     optional.name: optional
-    for optional in (MESSAGE_SEARCH, THREAD_SEARCH, THREAD_META, OUTSIDE_WRITES, ROW_LEVEL_SECURITY)
+    for optional in (MESSAGE_SEARCH, THREAD_SEARCH, THREAD_META, OUTSIDE_WRITES, VECTORS, ROW_LEVEL_SECURITY)
 }
 
 # A cast to VARCHAR(255) would truncate a longer text, perhaps to another user's id.
 _READ_AS: Final[dict[IdKind, str]] = {"string": "text", "int": "integer", "bigint": "bigint", "uuid": "uuid"}
+_KEPT_AS: Final[dict[IdKind, str]] = {**_READ_AS, "string": 'varchar(255) COLLATE "C"'}
+_MAX_DIMS: Final = 16_000
 _NOT_ALLOWED: Final = "42501"  # insufficient_privilege
 
 _PRESENT: Final = text(
@@ -74,19 +78,29 @@ async def list_optional(settings: PersistenceSettings) -> dict[str, bool]:
             return await connection.run_sync(lambda sync: _list(sync, settings))
 
 
-async def add_optional(settings: PersistenceSettings, name: str) -> None:
+async def add_optional(
+    settings: PersistenceSettings, name: str, *, dims: int | None = None, half: bool = False
+) -> None:
     """Add an optional object, or update it. Traffic continues; an index is built concurrently.
 
     Args:
         settings: the address of the server itself, and the name of the schema.
         name: one of those that ``list_optional`` returns.
+        dims: for ``vectors`` only: how many numbers a vector has, from 1 to 16,000. It can be left out where the
+            database has them already.
+        half: for ``vectors`` only: keep the numbers in 16 bits each instead of 32.
 
     Raises:
-        InvalidInputError: there is no optional object of this name.
+        InvalidInputError: there is no optional object of this name; or the dimensions are missing, out of range, or
+            others than those of the vectors that the database has.
         NotMigratedError: the schema is older than this version.
         SchemaError: the server lacks an extension, or this role may not create it; or an error of ``upgrade``.
     """
-    await _change(settings, partial(_add, _known(name)))
+    optional = _known(name)
+    if not optional.has_dims and (dims is not None or half):
+        raise InvalidInputError("dims", f"{name} has none")
+    wanted = None if dims is None else f"{'halfvec' if half else 'vector'}({check_limit(dims, 'dims', _MAX_DIMS)})"
+    await _change(settings, partial(_add, optional, wanted))
 
 
 async def remove_optional(settings: PersistenceSettings, name: str) -> None:
@@ -136,17 +150,31 @@ def _change_under_lock(
             run_patiently(connection, partial(change, target), timeout_seconds=timeout)
 
 
-def _add(optional: OptionalObject, target: _Target) -> None:
+def _add(optional: OptionalObject, vector: str | None, target: _Target) -> None:
     refuse_other_id_types(target.connection, target.schema, target.settings)
     refuse_behind(target.connection, target.schema, target.settings)
     if optional.creates in catalog.unfinished_indexes(target.connection, target.schema, TABLES):
         _remove(optional, target)
+    kind, extension = target.settings.user_id_type, _create_extension(target.connection, optional)
     words = {
         "schema": target.connection.dialect.identifier_preparer.quote_identifier(target.schema),
-        "user_id": _READ_AS[target.settings.user_id_type],
-        "extension": _create_extension(target.connection, optional),
+        "user_id": _READ_AS[kind],
+        "owner": _KEPT_AS[kind],
+        "extension": extension,
+        "vector": f"{extension}.{_type_of_vectors(optional, vector, target)}" if optional.has_dims else "",
     }
     _run(optional, [statement.format(**words) for statement in optional.add], target)
+
+
+def _type_of_vectors(optional: OptionalObject, wanted: str | None, target: _Target) -> str:
+    columns = catalog.column_types(target.connection, target.schema, optional.creates)
+    # With its schema where that is not in the search path.
+    there = columns["embedding"].rpartition(".")[2] if columns else None
+    if wanted is None and there is None:
+        raise InvalidInputError("dims", "is missing: how many numbers has a vector of your embedding model?")
+    if wanted is not None and there not in (None, wanted):
+        raise InvalidInputError("dims", f"the database has {there}; remove {optional.name} first, then embed anew")
+    return there or str(wanted)
 
 
 def _remove(optional: OptionalObject, target: _Target) -> None:
@@ -174,7 +202,7 @@ def _create_extension(connection: Connection, optional: OptionalObject) -> str:
     if not connection.scalar(_IS_AVAILABLE, {"name": name}):
         raise SchemaError(
             f"{optional.name} needs the extension {name}, which this server does not have; "
-            "install PostgreSQL's contrib modules there (in many distributions, the package postgresql-contrib)"
+            f"install {optional.package} there"
         )
     try:
         connection.exec_driver_sql(f"CREATE EXTENSION IF NOT EXISTS {name}")

@@ -10,7 +10,8 @@ class OptionalObject:
     """An object that an operator may add to the schema, and remove. It is not in the history.
 
     As in a revision, the search path holds the schema. Where ``add`` must name it, it has ``{schema}``; ``{user_id}``
-    is the type to which a user's id is cast, ``{extension}`` the schema of the extension.
+    is the type to which a user's id is cast, ``{owner}`` that of the column, ``{extension}`` the schema of the
+    extension, ``{vector}`` the type of vectors.
 
     Attributes:
         name: its name on the command line.
@@ -21,6 +22,8 @@ class OptionalObject:
         remove: the statements that drop it.
         concurrently: the statements run outside a transaction; others share one.
         extension: the extension that the server must have.
+        package: what brings the extension to a server.
+        has_dims: whether it is added with the number of dimensions of vectors.
     """
 
     name: str
@@ -30,3 +33,5 @@ class OptionalObject:
     remove: tuple[str, ...]
     concurrently: bool = False
     extension: str | None = None
+    package: str = "PostgreSQL's contrib modules (in many distributions, the package postgresql-contrib)"
+    has_dims: bool = False

@@ -19,6 +19,9 @@ _OF_A_VISIBLE_THREAD: Final = "EXISTS (SELECT FROM threads WHERE threads.thread_
 _OF_A_VISIBLE_STREAM: Final = (
     "EXISTS (SELECT FROM state_streams AS stream WHERE stream.stream_id = state_chunks.stream_id)"
 )
+ITEM_VECTORS: Final = "opt_item_vectors"
+"""A table that exists only where the optional object ``vectors`` was added."""
+
 _POLICIES: Final = {
     "threads": _OWNED,
     "states": _OF_A_VISIBLE_THREAD % "states",
@@ -46,7 +49,16 @@ _UNPROTECTED: Final = text(
 
 def unprotected_tables(connection: Connection, schema: str) -> list[str]:
     """Return tables without their policy: those that a later version added."""
-    return list(connection.scalars(_UNPROTECTED, {"schema": schema, "tables": list(_POLICIES)}))
+    return list(connection.scalars(_UNPROTECTED, {"schema": schema, "tables": [*_POLICIES, ITEM_VECTORS]}))
+
+
+def protect(table: str, *, where: str) -> str:
+    """Return the statement that protects a table of an owner's rows if a condition holds."""
+    return (
+        f"DO $$ BEGIN IF {where} THEN DROP POLICY IF EXISTS opt_owner ON {table}; "
+        f"CREATE POLICY opt_owner ON {table} USING ({_OWNED}); "
+        f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY; END IF; END $$"
+    )
 
 
 def _add() -> Iterator[str]:
@@ -55,10 +67,11 @@ def _add() -> Iterator[str]:
         yield f"CREATE POLICY opt_owner ON {table} USING ({visible})"
         # FORCE: without it the role that owns the table sees all rows.
         yield f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY"
+    yield protect(ITEM_VECTORS, where=f"to_regclass('{ITEM_VECTORS}') IS NOT NULL")
 
 
 def _remove() -> Iterator[str]:
-    for table in _POLICIES:
+    for table in (*_POLICIES, ITEM_VECTORS):
         yield f"DROP POLICY IF EXISTS opt_owner ON {table}"
         # A table on which the host has policies of other names keeps row-level security.
         yield (

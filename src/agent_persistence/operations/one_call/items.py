@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from agent_persistence.ids import IdT, UserIdT
@@ -12,6 +12,7 @@ from agent_persistence.records import ItemKey, ItemRecord, Namespace, NewItem
 from agent_persistence.repositories import ItemRepository
 from agent_persistence.repositories.items.repository import (
     FoundItems,
+    ItemSearch,
     checked_keys,
     find_below,
     find_items,
@@ -29,7 +30,8 @@ class OneCallItems(OneCall[ItemRepository[IdT, UserIdT], IdT, UserIdT]):
         """Put items, all or none: add each, or replace the one that is there; of several with one key, the last.
 
         Raises:
-            InvalidInputError: an item cannot be stored.
+            InvalidInputError: an item cannot be stored, or its vectors have other dimensions than the database's.
+            SchemaError: an item has vectors, which need the optional object ``vectors``.
         """
         await self._write(ItemRepository[IdT, UserIdT].put_many, user_id, list(items))
 
@@ -77,19 +79,24 @@ class OneCallItems(OneCall[ItemRepository[IdT, UserIdT], IdT, UserIdT]):
         *,
         user_id: UserIdT,
         filter: Mapping[str, Any] | None = None,  # noqa: A002 - the word of all stores
+        near: Sequence[float] | None = None,
         limit: int = 10,
         offset: int = 0,
         refresh: bool = False,
     ) -> list[ItemRecord]:
-        """Return items below a namespace, those that were put last first; see ``ItemRepository.search``.
+        """Return items below a namespace, those that were put last first, or the nearest to a vector.
+
+        See ``ItemRepository.search``.
 
         Raises:
             InvalidInputError: an argument cannot be valid.
             CorruptRowError: an item cannot be read.
+            SchemaError: ``near`` is given, and the database keeps no vectors.
         """
-        # A filter makes a statement of its own, which nobody shares.
-        read = self._read if filter else self._look_up
-        found = await read(_find_below, user_id, prefix, filter, limit, offset)
+        wanted = ItemSearch(prefix, filter, near, limit, offset)
+        # A filter or a vector makes a statement of its own, which nobody shares.
+        read = self._look_up if wanted.is_plain else self._read
+        found = await read(_find_below, user_id, wanted)
         await self._refresh(found, user_id, wanted=refresh)
         return found.records
 
@@ -130,10 +137,8 @@ async def _find(items: ItemRepository[Any, Any], keys: list[ItemKey]) -> FoundIt
     return await find_items(items.scope, keys)
 
 
-async def _find_below(
-    items: ItemRepository[Any, Any], prefix: Namespace, wanted: Mapping[str, Any] | None, limit: int, offset: int
-) -> FoundItems:
-    return await find_below(items.scope, prefix, wanted, limit, offset)
+async def _find_below(items: ItemRepository[Any, Any], wanted: ItemSearch) -> FoundItems:
+    return await find_below(items.scope, wanted)
 
 
 async def _refresh(items: ItemRepository[Any, Any], keys: list[ItemKey]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -211,7 +211,7 @@ class OneCallStates(OneCall[CachedStates[IdT, UserIdT], IdT, UserIdT]):
         *,
         user_id: UserIdT | AnyUser,
         keep_last: int | None = None,
-        older_than: datetime | None = None,
+        older_than: datetime | timedelta | None = None,
     ) -> int:
         """Delete old states of a thread; return their number. The latest state is never deleted.
 
@@ -219,7 +219,8 @@ class OneCallStates(OneCall[CachedStates[IdT, UserIdT], IdT, UserIdT]):
             thread_id: the thread.
             user_id: the owner, or ``ANY_USER``.
             keep_last: how many of the newest stay, at least 1.
-            older_than: delete only states that were saved before this time, which has a time zone.
+            older_than: delete only states that were saved longer ago by the database's clock, or before a time with
+                a time zone.
 
         Raises:
             InvalidInputError: neither is given, or one cannot be valid.

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from operator import ge, gt, le, lt
 from typing import Any, Final
 
-from sqlalchemy import ARRAY, Column, ColumnElement, Integer, Text, and_, case, collate, func, literal
+from sqlalchemy import ARRAY, Column, ColumnElement, Integer, Text, and_, case, collate, func, literal, true
 from sqlalchemy.dialects.postgresql import JSONB
 
 from agent_persistence.encoding.exact_json import EncodedJSON, encode_json
@@ -36,7 +36,7 @@ def matches(value: Column[Any], wanted: Mapping[str, Any]) -> ColumnElement[bool
         InvalidInputError: the filter has an unknown operator, or one that cannot compare its operand.
     """
     encode_json(dict(wanted), _FIELD)  # refused as a whole, with the place of what is no JSON
-    return and_(*(condition for name in wanted for condition in _conditions(value, (name,), wanted[name])))
+    return and_(true(), *(condition for name in wanted for condition in _conditions(value, (name,), wanted[name])))
 
 
 def _conditions(value: Column[Any], path: _Path, wanted: Any) -> Iterator[ColumnElement[bool]]:

@@ -13,6 +13,7 @@ from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.records import ItemKey, ItemRecord, Namespace, NewItem
 from agent_persistence.repositories.items import places
 from agent_persistence.repositories.items.filters import matches
+from agent_persistence.repositories.items.parts import in_parts
 from agent_persistence.repositories.items.statements import (
     clear_items,
     delete_items,
@@ -24,6 +25,13 @@ from agent_persistence.repositories.items.statements import (
     refresh_items,
     search_items,
     walk_namespaces,
+)
+from agent_persistence.repositories.items.vectors import (
+    check_vector,
+    check_vectors,
+    explained,
+    nearest_items,
+    write_vectors,
 )
 from agent_persistence.repositories.rows import check_readable, json_object
 from agent_persistence.sessions.commit_evidence import RowEvidence, row_evidence
@@ -39,6 +47,22 @@ class PreparedItem(NamedTuple):
 
     value: EncodedJSON
     ttl_seconds: float | None
+    vectors: tuple[str, ...]
+
+
+class ItemSearch(NamedTuple):
+    """The arguments of ``ItemRepository.search``."""
+
+    prefix: Namespace
+    filter: Mapping[str, Any] | None
+    near: Sequence[float] | None
+    limit: int
+    offset: int
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether one statement serves all searches like it, so that callers share it."""
+        return not self.filter and self.near is None
 
 
 class FoundItems(NamedTuple):
@@ -66,19 +90,22 @@ class ItemRepository(Generic[IdT, UserIdT]):
         """Put items: add each, or replace the one that is there; of several with one key, the last.
 
         Raises:
-            InvalidInputError: an item cannot be stored.
+            InvalidInputError: an item cannot be stored, or its vectors have other dimensions than the database's.
+            SchemaError: an item has vectors, which need the optional object ``vectors``.
         """
-        new = prepare_items(self.scope, items)
-        if not new:
-            return
-        await self.scope.write(
-            put_items(self.scope.models),
-            _evidence(self.scope, "updated_at"),
-            owner=_owner(self.scope),
-            **_places_of(new),
-            value=[item.value for item in new.values()],
-            ttl_seconds=[item.ttl_seconds for item in new.values()],
-        )
+        owner, new = _owner(self.scope), prepare_items(self.scope, items)
+        for part in in_parts(new.items(), size=lambda pair: len(pair[1].value.utf8)):
+            await self.scope.write(
+                put_items(self.scope.models),
+                _evidence(self.scope, "updated_at"),
+                owner=owner,
+                **_places_of(key for key, _ in part),
+                value=[item.value for _, item in part],
+                ttl_seconds=[item.ttl_seconds for _, item in part],
+            )
+        vectors = {key: item.vectors for key, item in new.items() if item.vectors}
+        if vectors:
+            await write_vectors(self.scope, owner, vectors)
 
     async def get_many(self, keys: Iterable[ItemKey], *, refresh: bool = False) -> list[ItemRecord | None]:
         """Return items in the order of their keys, with ``None`` for each that does not exist.
@@ -104,12 +131,12 @@ class ItemRepository(Generic[IdT, UserIdT]):
         Raises:
             InvalidInputError: a key cannot be valid.
         """
-        wanted = dict.fromkeys(checked_keys(keys))
-        if not wanted:
-            return 0
-        statement = delete_items(self.scope.models)
-        rows = await self.scope.write(statement, _evidence(self.scope), owner=_owner(self.scope), **_places_of(wanted))
-        return sum(row.was_live for row in rows)
+        owner, wanted = _owner(self.scope), sorted(set(checked_keys(keys)))
+        statement, deleted = delete_items(self.scope.models), 0
+        for part in in_parts(wanted):
+            rows = await self.scope.write(statement, _evidence(self.scope), owner=owner, **_places_of(part))
+            deleted += sum(row.was_live for row in rows)
+        return deleted
 
     async def clear(self, prefix: Namespace = ()) -> int:
         """Delete all items below a namespace, or all of the owner, and return their number.
@@ -128,17 +155,20 @@ class ItemRepository(Generic[IdT, UserIdT]):
         prefix: Namespace = (),
         *,
         filter: Mapping[str, Any] | None = None,  # noqa: A002 - the word of all stores
+        near: Sequence[float] | None = None,
         limit: int = 10,
         offset: int = 0,
         refresh: bool = False,
     ) -> list[ItemRecord]:
-        """Return items below a namespace, those that were put last first.
+        """Return items below a namespace, those that were put last first, or the nearest to a vector.
 
         Args:
             prefix: the labels with which the namespaces begin; all of the owner's if left out.
             filter: what values must hold: an item of JSON for each field, or operators such as ``{"$gte": 3}``. There
                 are ``$eq``, ``$ne``, ``$gt``, ``$gte``, ``$lt`` and ``$lte``; the last four compare numbers with
                 numbers and texts with texts, by code point, and match no other values.
+            near: return the items whose vectors are nearest to this one first, with their ``score``; then those without
+                vectors, which were put last first. Needs the optional object ``vectors``.
             limit: how many at most, from 1 to 10,000.
             offset: how many to pass by.
             refresh: as for ``get_many``.
@@ -146,8 +176,9 @@ class ItemRepository(Generic[IdT, UserIdT]):
         Raises:
             InvalidInputError: an argument cannot be valid.
             CorruptRowError: an item cannot be read.
+            SchemaError: ``near`` is given, and the database keeps no vectors.
         """
-        found = await find_below(self.scope, prefix, filter, limit, offset)
+        found = await find_below(self.scope, ItemSearch(prefix, filter, near, limit, offset))
         if refresh:
             await refresh_found(self.scope, found.due)
         return found.records
@@ -189,38 +220,43 @@ class ItemRepository(Generic[IdT, UserIdT]):
 async def find_items(scope: Scope[Any, Any], keys: Sequence[ItemKey]) -> FoundItems:
     """Read items by keys that were checked; in no order."""
     models, owner = scope.models, _owner(scope)
-    if not keys:
-        return FoundItems([], [])
     if len(keys) == 1:  # a statement that callers share
         [key] = keys
         at = {"namespace": places.joined(key.namespace), "key": key.key}
         return _found(await scope.fetch(read_item(models), owner=owner, **at))
-    return _found(await scope.fetch(read_items(models), owner=owner, **_places_of(dict.fromkeys(keys))))
+    found = FoundItems([], [])
+    for part in in_parts(dict.fromkeys(keys)):
+        records, due = _found(await scope.fetch(read_items(models), owner=owner, **_places_of(part)))
+        found.records.extend(records)
+        found.due.extend(due)
+    return found
 
 
-async def find_below(
-    scope: Scope[Any, Any], prefix: Namespace, wanted: Mapping[str, Any] | None, limit: int, offset: int
-) -> FoundItems:
+async def find_below(scope: Scope[Any, Any], wanted: ItemSearch) -> FoundItems:
     """Read items as ``ItemRepository.search`` does."""
-    models, labels = scope.models, places.check_prefix(prefix, "prefix")
+    models, labels = scope.models, places.check_prefix(wanted.prefix, "prefix")
     values = {
         "owner": _owner(scope),
-        "limit": check_limit(limit, "limit", MAX_FOUND),
-        "offset": check_offset(offset, "offset"),
+        "limit": check_limit(wanted.limit, "limit", MAX_FOUND),
+        "offset": check_offset(wanted.offset, "offset"),
         **(places.range_below(labels) if labels else {}),
     }
-    if not wanted:
+    if wanted.is_plain:
         return _found(await scope.fetch(search_items(models, below=bool(labels)), **values))
-    condition = matches(models.side_tables.items.c.value, json_object(wanted, "filter"))
-    statement = found_items(models, condition, below=bool(labels)).params(values)
-    return _found((await scope.execute(statement)).all())
+    condition = matches(models.side_tables.items.c.value, json_object(wanted.filter, "filter"))
+    if wanted.near is None:
+        statement = found_items(models, condition, below=bool(labels))
+        return _found((await scope.execute(statement.params(values))).all())
+    statement = nearest_items(models, condition, check_vector(wanted.near, "near"), below=bool(labels))
+    with explained("near"):
+        return _found((await scope.execute(statement.params(values))).all())
 
 
 async def refresh_found(scope: Scope[Any, Any], keys: Collection[ItemKey]) -> None:
     """Grant items their time to live again."""
-    if keys:
-        places_of = _places_of(dict.fromkeys(keys))
-        await scope.write(refresh_items(scope.models), _evidence(scope, "expires_at"), owner=_owner(scope), **places_of)
+    statement, evidence = refresh_items(scope.models), _evidence(scope, "expires_at")
+    for part in in_parts(dict.fromkeys(keys)):
+        await scope.write(statement, evidence, owner=_owner(scope), **_places_of(part))
 
 
 def prepare_items(scope: Scope[Any, Any], items: Iterable[NewItem]) -> dict[ItemKey, PreparedItem]:
@@ -238,7 +274,8 @@ def prepare_items(scope: Scope[Any, Any], items: Iterable[NewItem]) -> dict[Item
             raise InvalidInputError(f"{field}.value", f"must be a mapping, not {type(item.value).__name__}")
         place = places.check_place((item.namespace, item.key), field)
         ttl = None if item.ttl is None else check_ttl(item.ttl, f"{field}.ttl")
-        new[place] = PreparedItem(scope.json(dict(item.value), f"{field}.value"), ttl)
+        vectors = check_vectors(item.vectors, f"{field}.vectors")
+        new[place] = PreparedItem(scope.json(dict(item.value), f"{field}.value"), ttl, vectors)
     # In one order for all callers, so that no two of them wait for each other.
     return dict(sorted(new.items()))
 
@@ -303,4 +340,5 @@ def _record(row: Any) -> ItemRecord:
         created_at=row.created_at,
         updated_at=row.updated_at,
         expires_at=row.expires_at,
+        score=getattr(row, "score", None),
     )

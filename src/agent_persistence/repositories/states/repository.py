@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Final, Generic
 
@@ -21,6 +21,7 @@ from agent_persistence.errors import (
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.records import ANY_USER, Page, StateRecord, TouchedState
 from agent_persistence.repositories.locks import lock_thread, parameters_of
+from agent_persistence.repositories.maintenance.clock import moment_of
 from agent_persistence.repositories.states.prepared import PreparedState, columns_of_states, prepare_state
 from agent_persistence.repositories.states.retention import MAX_KEPT
 from agent_persistence.repositories.states.rows import lacks_contents, latest_record, readable_state, whole_states
@@ -35,7 +36,7 @@ from agent_persistence.repositories.states.statements import (
 )
 from agent_persistence.sessions.commit_evidence import row_evidence
 from agent_persistence.sessions.scope import Query, Scope
-from agent_persistence.validation import check_datetime, check_limit, check_version
+from agent_persistence.validation import check_age, check_limit, check_version
 
 _LISTING: Final = "states"
 
@@ -226,13 +227,16 @@ class StateRepository(Generic[IdT, UserIdT]):
             self._scope.touch(TouchedState(thread_id, owner))
         return deleted
 
-    async def prune(self, thread_id: IdT, *, keep_last: int | None = None, older_than: datetime | None = None) -> int:
+    async def prune(
+        self, thread_id: IdT, *, keep_last: int | None = None, older_than: datetime | timedelta | None = None
+    ) -> int:
         """Delete old states of a thread; return their number. The latest state is never deleted.
 
         Args:
             thread_id: the thread.
             keep_last: how many of the newest stay, at least 1.
-            older_than: delete only states that were saved before this time, which has a time zone.
+            older_than: delete only states that were saved longer ago by the database's clock, or before a time with
+                a time zone.
 
         Raises:
             InvalidInputError: neither is given, or one cannot be valid.
@@ -241,7 +245,8 @@ class StateRepository(Generic[IdT, UserIdT]):
         if keep_last is None and older_than is None:
             raise InvalidInputError("keep_last", "give keep_last, older_than or both")
         keep = 1 if keep_last is None else check_limit(keep_last, "keep_last", MAX_KEPT)
-        before = None if older_than is None else check_datetime(older_than, "older_than")
+        age = None if older_than is None else check_age(older_than, "older_than")
+        before = await moment_of(age, self._scope)
         _, deleted = await self._delete(thread_id, keep=keep, before=before)
         return deleted
 
