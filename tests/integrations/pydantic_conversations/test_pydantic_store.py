@@ -377,6 +377,25 @@ async def test_conversations_are_listed_by_scope_the_last_saved_first(
     assert await store.read_record(f"{chat}-1") == (await store.list_conversations())[0]
 
 
+async def test_a_conversation_that_was_saved_meanwhile_is_not_deleted(store: Store, chat: str) -> None:
+    await begun(store, chat, "a")
+
+    with pytest.raises(ConversationConflict):
+        await store.delete_record(chat, expected_revision="older")
+
+    assert await told(store, chat) == ["a"]
+
+
+async def test_a_record_may_point_to_an_entry_of_any_conversation_of_its_owner(store: Store, chat: str) -> None:
+    await begun(store, chat, "a", "b")
+    first, _ = await store.load_entries(chat) or []
+    record = ConversationRecord(conversation_id=f"{chat}-2", head_id=str(first.id))
+
+    await store.write_record(record, expected_revision=None)
+
+    assert await store.load_entries(f"{chat}-2") == [first]
+
+
 async def test_a_deleted_conversation_is_not_brought_back_by_a_late_run(
     persistence: Persistence, store: Store, chat: str, user_id: str
 ) -> None:
@@ -507,6 +526,7 @@ async def test_a_store_is_used_from_other_event_loops(store: Store, chat: str) -
 async def test_odd_messages_come_back_equal_and_what_does_not_is_refused(store: Store, chat: str) -> None:
     odd = [
         ask("\0 \ud83d \ue000"),
+        ModelRequest([UserPromptPart(["\ud83d", BinaryContent(b"\xff\xfe", media_type="application/pdf")])]),
         ModelRequest([UserPromptPart(["", BinaryContent(b"\xff\xfe\xfd", media_type="application/pdf")])]),
         ModelResponse([ToolCallPart("f", '{"a": \ud83d', "c"), ToolCallPart("f", {"n": None, "big": 2**63}, "d")]),
         ModelRequest([ToolReturnPart("f", "7", "c"), ToolReturnPart("f", [{"n": None}], "d"), UserPromptPart("")]),
