@@ -104,9 +104,14 @@ def _of_items(models: Models[Any, Any]) -> Iterator[tuple[str, CompiledStatement
     yield "items of several callers", shared(items.read_item(models))
     yield "items by their keys", items.read_items(models)
     yield "page of items below a namespace", items.search_items(models, below=True)
+    shape = (("$eq", "json"), ("$gt", "string"))
+    yield "page of items by a filter, of several callers", shared(items.search_items(models, below=True, shape=shape))
     yield "namespaces with items", items.walk_namespaces(models, below=False)
     yield "namespaces with items, below one", items.walk_namespaces(models, below=True)
     yield "put items", items.put_items(models)
+    for one in (True, False):
+        name = "put an item" if one else "put items of several callers"
+        yield f"{name}, without waiting for locks", items.put_unlocked_items(models, one=one)
     yield "grant items their time to live again", items.refresh_items(models)
     yield "delete items", items.delete_items(models)
     yield "delete all items below a namespace", items.clear_items(models, below=True)
