@@ -9,7 +9,7 @@ from benchmarks.furnishing import prepare_threads
 from benchmarks.run import Prepare
 from benchmarks.stores import prepare_store
 from benchmarks.workload import Workload
-from benchmarks.workloads import AGENTFLOW, BACKENDS, FRAMEWORKS, GRAPHS, STORES, UNITS, WEB
+from benchmarks.workloads import AGENTFLOW, BACKENDS, GRAPHS, MEMORY, SERVICES, SESSIONS, STORES, UNITS, WEB
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,12 @@ FAMILIES = (
         },
     ),
     Family(
-        FRAMEWORKS,
+        MEMORY,
         {"langgraph": "frameworks.langgraph_store:LangGraph", "ours": "frameworks.langgraph_store:Ours"},
     ),
+    Family(
+        SESSIONS,
+        {"openai-agents": "frameworks.openai_sessions:SDK", "ours": "frameworks.openai_sessions:Ours"},
+    ),
+    Family(SERVICES, {"adk": "frameworks.adk_services:ADK", "ours": "frameworks.adk_services:Ours"}),
 )
