@@ -42,6 +42,17 @@ STORE_FAMILY = Family(
     },
     prepare_store,
 )
+EVERYDAY_FAMILIES = {
+    "w14-store": Family(
+        MEMORY,
+        {"langgraph": "frameworks.langgraph_store:LangGraph", "ours": "frameworks.langgraph_store:Ours"},
+    ),
+    "w14-openai": Family(
+        SESSIONS,
+        {"openai-agents": "frameworks.openai_sessions:SDK", "ours": "frameworks.openai_sessions:Ours"},
+    ),
+    "w14-adk": Family(SERVICES, {"adk": "frameworks.adk_services:ADK", "ours": "frameworks.adk_services:Ours"}),
+}
 FAMILIES = (
     STORE_FAMILY,
     Family(UNITS, {"floor": "units.by_hand:ByHand", "ours": "units.ours:Ours", "orm": "units.orm:Orm"}),
@@ -76,13 +87,5 @@ FAMILIES = (
             "orm": "web.contenders:PlainSQLAlchemy",
         },
     ),
-    Family(
-        MEMORY,
-        {"langgraph": "frameworks.langgraph_store:LangGraph", "ours": "frameworks.langgraph_store:Ours"},
-    ),
-    Family(
-        SESSIONS,
-        {"openai-agents": "frameworks.openai_sessions:SDK", "ours": "frameworks.openai_sessions:Ours"},
-    ),
-    Family(SERVICES, {"adk": "frameworks.adk_services:ADK", "ours": "frameworks.adk_services:Ours"}),
+    *EVERYDAY_FAMILIES.values(),
 )
