@@ -63,7 +63,8 @@ class Sessions(Contender):
         said = [item for number in range(_TURNS) for item in _items(number)]
         returned = {"add": None, "pop": _items(0)[0]}.get(key.rpartition("-")[2], said[-_PAGE:])
         added = _items(0) if key.endswith(("add", "turn")) else []
-        return await operation(thread) == returned and await self._session(thread).get_items() == said + added
+        found = await operation(thread), await self._session(thread).get_items()
+        return bool(found == (returned, [*said, *added]))
 
     def _session(self, thread: Thread) -> Any:
         if thread.id not in self.sessions:

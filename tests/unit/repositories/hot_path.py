@@ -64,6 +64,7 @@ def hot_path() -> Iterator[tuple[str, CompiledStatement]]:
     yield "delete all states of a locked thread", states.delete_due(models, keeps=False)
     yield "delete old states of a locked thread", states.delete_due(models, keeps=True, ages=True)
     yield "lock a thread", locks.lock_one(models, of_any_user=False)
+    yield "lock a thread, and read it", threads.lock_and_read(models, of_any_user=False)
     yield "lock several threads, without waiting", locks.lock_several(models)
     yield "thread", threads.one_thread(models, of_any_user=False)
     yield "threads of several callers", shared(threads.one_thread(models, of_any_user=False))

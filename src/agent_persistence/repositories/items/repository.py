@@ -285,7 +285,7 @@ def prepare_items(scope: Scope[Any, Any], items: Iterable[NewItem]) -> dict[Item
         field = f"items[{index}]"
         if not isinstance(item, NewItem):
             raise InvalidInputError(field, f"must be a NewItem, not {type(item).__name__}")
-        if not isinstance(item.value, Mapping):
+        if type(item.value) is not dict and not isinstance(item.value, Mapping):
             raise InvalidInputError(f"{field}.value", f"must be a mapping, not {type(item.value).__name__}")
         place = places.check_place((item.namespace, item.key), field)
         ttl = None if item.ttl is None else check_ttl(item.ttl, f"{field}.ttl")
