@@ -8,6 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.frameworks.stored import TITLE as STORED_TITLE
 from benchmarks.growth import Growth
 from benchmarks.pooling import TITLE as POOL_TITLE
 from benchmarks.report import Report
@@ -18,6 +19,7 @@ HEADINGS = ("x floor", "rounds", "ops/s", "p50 ms", "p99 ms", "trips pg", "redis
 _GROWTH = ("steps", "s", "stored MB", "WAL MB", "first ms", "last ms", "last/first", "read ms", "versions equal")
 _CELL = ("workload", "states", "tasks", "contender")
 _POOL = ("ops/s", "checkouts an op", "most in use", "p50 ms", "p99 ms", "alone ms")
+_STORED = ("workloads", "contender", "stored MB")
 WIDTH = 160
 
 Rows = Iterator[list[str]]
@@ -37,6 +39,9 @@ def show(report: Report, console: Console) -> None:
     if report.pooled:
         console.print(POOL_TITLE)
         console.print(_table(["operation", *_POOL], _pool_rows(report), left=1))
+    if report.stored:
+        console.print(STORED_TITLE)
+        console.print(_table(_STORED, _stored_rows(report), left=2))
     for absent in report.absent:
         console.print(f"absent: {absent}")
 
@@ -55,6 +60,8 @@ def markdown(report: Report) -> str:
         parts.append(_stream_line(report.streamed))
     if report.pooled:
         parts += [f"{POOL_TITLE}.", _markdown_table(["operation", *_POOL], _pool_rows(report), left=1)]
+    if report.stored:
+        parts += [f"{STORED_TITLE}.", _markdown_table(_STORED, _stored_rows(report), left=2)]
     parts.append("\n".join(f"- {name}: {title}" for name, title in report.titles.items()))
     if report.absent:
         parts.append("Absent:\n\n" + "\n".join(f"- {absent}" for absent in report.absent))
@@ -134,6 +141,11 @@ def _pool_rows(report: Report) -> Rows:
             str(found.most_out),
             *[f"{milliseconds:.1f}" for milliseconds in (found.p50, found.p99, found.alone)],
         ]
+
+
+def _stored_rows(report: Report) -> Rows:
+    for one in report.stored:
+        yield [one.workloads, one.contender, f"{one.megabytes:.2f}"]
 
 
 def _table(headings: Sequence[str], rows: Rows, *, left: int) -> Table:

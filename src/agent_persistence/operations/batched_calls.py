@@ -16,6 +16,7 @@ from agent_persistence.operations.group_writes import (
     has_one_kind_of_id,
     is_repeatable,
 )
+from agent_persistence.operations.item_calls import ItemCalls
 from agent_persistence.operations.row_calls import RowCalls
 from agent_persistence.operations.transactions import Transactions
 from agent_persistence.operations.turn_calls import TurnCalls
@@ -39,6 +40,7 @@ class BatchedCalls(Generic[IdT, UserIdT]):
         graphs: the saves of graphs.
         turns: the saves of states with messages.
         rows: changes of threads, results of tool calls, and deleted messages.
+        items: puts of items.
     """
 
     def __init__(self, transactions: Transactions[IdT, UserIdT]) -> None:
@@ -54,6 +56,7 @@ class BatchedCalls(Generic[IdT, UserIdT]):
         self.graphs = GraphCalls(transactions, group)
         self.turns = TurnCalls(transactions, group, states, messages, may_share=self._groups_states)
         self.rows = RowCalls(transactions, group)
+        self.items = ItemCalls(transactions, group)
         self._saves: Batcher[PreparedState[IdT], StateRecord[IdT]] = transactions.batcher(
             # With a cache, the quarantine of its keys must lie between the statement and its COMMIT.
             partial(group.run, write=states.write, find=None if sessions.cache else states.find),

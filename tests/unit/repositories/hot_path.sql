@@ -387,6 +387,11 @@ SELECT threads.thread_id, threads.user_id, CAST(pg_current_xact_id() AS TEXT) AS
 FROM threads
 WHERE threads.thread_id = $1::VARCHAR AND threads.user_id = $2::VARCHAR FOR NO KEY UPDATE;
 
+-- lock a thread, and read it
+SELECT threads.thread_id, threads.user_id, threads.thread_name, CAST(threads.meta AS TEXT) AS meta, CASE WHEN (threads.archived_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.archived_at END AS archived_at, CASE WHEN (threads.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.created_at END AS created_at, CASE WHEN (threads.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.updated_at END AS updated_at, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started
+FROM threads
+WHERE threads.thread_id = $1::VARCHAR AND threads.user_id = $2::VARCHAR FOR NO KEY UPDATE;
+
 -- lock several threads, without waiting
 WITH locked AS
 (SELECT threads.thread_id AS thread_id, threads.user_id AS user_id
@@ -602,9 +607,19 @@ WHERE items.user_id = $3::VARCHAR AND (items.expires_at IS NULL OR items.expires
 -- page of items below a namespace
 SELECT items.namespace, items.key, CAST(items.value AS TEXT) AS value, CASE WHEN (items.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE items.created_at END AS created_at, CASE WHEN (items.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE items.updated_at END AS updated_at, CASE WHEN (items.expires_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE items.expires_at END AS expires_at, coalesce(items.expires_at < statement_timestamp() + items.ttl_seconds * interval '0.9 seconds', false) AS is_due
 FROM items
-WHERE items.user_id = $1::VARCHAR AND (items.namespace = $2::VARCHAR COLLATE "C" OR items.namespace >= $3::VARCHAR COLLATE "C" AND items.namespace < $4::VARCHAR COLLATE "C") AND (items.expires_at IS NULL OR items.expires_at > statement_timestamp())
+WHERE items.user_id = $1::VARCHAR AND (items.namespace = $2::VARCHAR COLLATE "C" OR items.namespace >= $3::VARCHAR COLLATE "C" AND items.namespace < $4::VARCHAR COLLATE "C") AND (items.expires_at IS NULL OR items.expires_at > statement_timestamp()) AND true
 ORDER BY items.updated_at DESC, items.namespace, items.key
 LIMIT $5::BIGINT OFFSET $6::BIGINT;
+
+-- page of items by a filter, of several callers
+SELECT found.namespace, found.key, CAST(found.value AS TEXT) AS value, found.created_at, found.updated_at, found.expires_at, found.is_due, callers.ordinal
+FROM unnest($1::BIGINT[], $2::BIGINT[], $3::TEXT[], $4::TEXT[], $5::JSONB[], $6::TEXT[], $7::TEXT[], $8::TEXT[], $9::TEXT[], $10::TEXT[]) WITH ORDINALITY AS callers("limit", "offset", owner, namespace, operand_0, operand_1, low, high, path_0, path_1, ordinal)
+JOIN LATERAL (SELECT items.namespace AS namespace, items.key AS key, items.value AS value, CASE WHEN (items.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE items.created_at END AS created_at, CASE WHEN (items.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE items.updated_at END AS updated_at, CASE WHEN (items.expires_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE items.expires_at END AS expires_at, coalesce(items.expires_at < statement_timestamp() + items.ttl_seconds * interval '0.9 seconds', false) AS is_due
+FROM items
+WHERE items.user_id = callers.owner AND (items.namespace = callers.namespace OR items.namespace >= callers.low AND items.namespace < callers.high) AND (items.expires_at IS NULL OR items.expires_at > statement_timestamp()) AND (items.value #> CAST(callers.path_0 AS TEXT[])) IS NOT DISTINCT
+FROM callers.operand_0 AND jsonb_typeof(items.value #> CAST(callers.path_1 AS TEXT[])) = 'string' AND (((items.value #> CAST(callers.path_1 AS TEXT[])) #>> '{}') COLLATE "C") > callers.operand_1
+ORDER BY items.updated_at DESC, items.namespace, items.key
+LIMIT callers."limit" OFFSET callers."offset") AS found ON true;
 
 -- namespaces with items
 WITH RECURSIVE steps(namespace) AS
@@ -650,6 +665,34 @@ WHERE items.user_id = $2::VARCHAR AND items.namespace = steps.namespace AND (ite
 -- put items
 INSERT INTO items (user_id, namespace, key, value, ttl_seconds, created_at, updated_at, expires_at) SELECT $1::VARCHAR AS user_id, "new".namespace, "new".key, "new".value, "new".ttl_seconds, statement_timestamp() AS created_at, statement_timestamp() AS updated_at, statement_timestamp() + "new".ttl_seconds * interval '1 second' AS expires_at
 FROM unnest($2::TEXT[], $3::TEXT[], $4::JSONB[], $5::DOUBLE PRECISION[]) AS "new"(namespace, key, value, ttl_seconds)
+ON CONFLICT (user_id, namespace, key) DO UPDATE SET value = excluded.value, created_at = CASE WHEN (items.expires_at IS NULL OR items.expires_at > statement_timestamp()) THEN items.created_at ELSE excluded.created_at END, updated_at = excluded.updated_at, expires_at = excluded.expires_at, ttl_seconds = excluded.ttl_seconds
+RETURNING items.user_id, items.namespace, items.key, items.updated_at, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
+
+-- put an item, without waiting for locks
+WITH locked AS
+(SELECT items.user_id AS user_id, items.namespace AS namespace, items.key AS key
+FROM items, (SELECT $1::VARCHAR AS owner, $2::VARCHAR AS namespace, $3::VARCHAR AS key, $4::JSONB AS value, $5::FLOAT AS ttl_seconds) AS "new"
+WHERE items.user_id = "new".owner AND items.namespace = "new".namespace AND items.key = "new".key FOR NO KEY UPDATE OF items SKIP LOCKED)
+INSERT INTO items (user_id, namespace, key, value, ttl_seconds, created_at, updated_at, expires_at) SELECT "new".owner AS user_id, "new".namespace, "new".key, "new".value, "new".ttl_seconds, statement_timestamp() AS created_at, statement_timestamp() AS updated_at, statement_timestamp() + "new".ttl_seconds * interval '1 second' AS expires_at
+FROM (SELECT $1::VARCHAR AS owner, $2::VARCHAR AS namespace, $3::VARCHAR AS key, $4::JSONB AS value, $5::FLOAT AS ttl_seconds) AS "new"
+WHERE NOT (EXISTS (SELECT NULL AS anon_1
+FROM items
+WHERE items.user_id = "new".owner AND items.namespace = "new".namespace AND items.key = "new".key)) OR ("new".owner, "new".namespace, "new".key) IN (SELECT locked.user_id, locked.namespace, locked.key
+FROM locked)
+ON CONFLICT (user_id, namespace, key) DO UPDATE SET value = excluded.value, created_at = CASE WHEN (items.expires_at IS NULL OR items.expires_at > statement_timestamp()) THEN items.created_at ELSE excluded.created_at END, updated_at = excluded.updated_at, expires_at = excluded.expires_at, ttl_seconds = excluded.ttl_seconds
+RETURNING items.user_id, items.namespace, items.key, items.updated_at, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
+
+-- put items of several callers, without waiting for locks
+WITH locked AS
+(SELECT items.user_id AS user_id, items.namespace AS namespace, items.key AS key
+FROM items, unnest($1::TEXT[], $2::TEXT[], $3::TEXT[], $4::JSONB[], $5::DOUBLE PRECISION[]) AS "new"(owner, namespace, key, value, ttl_seconds)
+WHERE items.user_id = "new".owner AND items.namespace = "new".namespace AND items.key = "new".key FOR NO KEY UPDATE OF items SKIP LOCKED)
+INSERT INTO items (user_id, namespace, key, value, ttl_seconds, created_at, updated_at, expires_at) SELECT "new".owner AS user_id, "new".namespace, "new".key, "new".value, "new".ttl_seconds, statement_timestamp() AS created_at, statement_timestamp() AS updated_at, statement_timestamp() + "new".ttl_seconds * interval '1 second' AS expires_at
+FROM unnest($1::TEXT[], $2::TEXT[], $3::TEXT[], $4::JSONB[], $5::DOUBLE PRECISION[]) AS "new"(owner, namespace, key, value, ttl_seconds)
+WHERE NOT (EXISTS (SELECT NULL AS anon_1
+FROM items
+WHERE items.user_id = "new".owner AND items.namespace = "new".namespace AND items.key = "new".key)) OR ("new".owner, "new".namespace, "new".key) IN (SELECT locked.user_id, locked.namespace, locked.key
+FROM locked)
 ON CONFLICT (user_id, namespace, key) DO UPDATE SET value = excluded.value, created_at = CASE WHEN (items.expires_at IS NULL OR items.expires_at > statement_timestamp()) THEN items.created_at ELSE excluded.created_at END, updated_at = excluded.updated_at, expires_at = excluded.expires_at, ttl_seconds = excluded.ttl_seconds
 RETURNING items.user_id, items.namespace, items.key, items.updated_at, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
 
