@@ -9,7 +9,7 @@ from benchmarks.furnishing import prepare_threads
 from benchmarks.run import Prepare
 from benchmarks.stores import prepare_store
 from benchmarks.workload import Workload
-from benchmarks.workloads import AGENTFLOW, BACKENDS, FRAMEWORKS, GRAPHS, STORES, UNITS, WEB
+from benchmarks.workloads import AGENTFLOW, BACKENDS, FRAMEWORKS, GRAPHS, OBSERVING, STORES, UNITS, WEB
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,5 +79,16 @@ FAMILIES = (
     Family(
         FRAMEWORKS,
         {"langgraph": "frameworks.langgraph_store:LangGraph", "ours": "frameworks.langgraph_store:Ours"},
+    ),
+    Family(
+        OBSERVING,
+        {
+            "counters": "observing.durations:Counters",
+            "twin": "observing.durations:Twin",
+            "durations": "observing.durations:Durations",
+            "unsampled": "observing.spans:Unsampled",
+            "recorded": "observing.spans:Recorded",
+        },
+        prepare_store,
     ),
 )

@@ -121,7 +121,7 @@ async def test_a_line_of_a_retry_says_which_operation_it_is_about(
 def test_a_line_about_a_shared_statement_has_what_its_callers_have_in_common() -> None:
     callers, load, batch = [Operation(), Operation()], Operation(), Operation()
     for number, caller in enumerate(callers, 1):
-        caller.call = "states.put", float(number), True, (number, {}), {"user_id": "ada"}
+        caller.call = "states.put", float(number), number, "ada"
     load.serve(callers[1])
     batch.callers = [callers[0], None, load]
 
