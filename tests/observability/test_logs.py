@@ -157,6 +157,28 @@ async def test_a_slow_operation_says_what_it_waited_for(
     assert thread.thread_id not in told
 
 
+async def test_a_slow_read_that_missed_the_cache_says_what_it_waited_for_there_and_in_the_table(
+    measured: Store, user_id: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    thread = await measured.threads.create(user_id=user_id)
+    fetch = PinnedConnection._fetch
+
+    async def fetch_slowly(connection: PinnedConnection, *arguments: Any) -> Any:
+        await asyncio.sleep(0.12)
+        return await fetch(connection, *arguments)
+
+    monkeypatch.setattr(PinnedConnection, "_fetch", fetch_slowly)
+    caplog.clear()
+
+    await asyncio.gather(*(measured.states.get(thread.thread_id, user_id=user_id) for _ in range(3)))
+
+    [record] = [record for record in caplog.records if record.name == "agent_persistence.slow"]
+    fields = fields_of(record)
+    assert (fields["operation"], fields["thread_id"]) == ("states.get", hashed(thread.thread_id))
+    assert fields["database_ms"] > 100 > fields["cache_ms"] > 0
+    assert fields["batch"] > 1
+
+
 def test_a_crowd_of_slow_operations_is_a_line_a_second(caplog: pytest.LogCaptureFixture) -> None:
     times = iter((0.0, 0.1, 0.9, 1.0, 1.5, 1.5))
     slow = SlowOperations(100, Identities("none"), clock=lambda: next(times))
