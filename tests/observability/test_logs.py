@@ -161,7 +161,7 @@ async def test_a_slow_read_that_missed_the_cache_says_what_it_waited_for_there_a
     measured: Store, user_id: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     thread = await measured.threads.create(user_id=user_id)
-    fetch = PinnedConnection._fetch
+    fetch = PinnedConnection._fetch  # noqa: SLF001
 
     async def fetch_slowly(connection: PinnedConnection, *arguments: Any) -> Any:
         await asyncio.sleep(0.12)

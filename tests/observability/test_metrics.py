@@ -18,6 +18,7 @@ from agent_persistence import (
 )
 from agent_persistence.concurrency.retries import LostReplyError
 from agent_persistence.telemetry import slow_operations, timing
+from agent_persistence.telemetry.histogram import SECONDS, Histogram
 from agent_persistence.telemetry.metrics import OperationKey, StatementKey
 
 Store = Persistence[str, str]
@@ -225,3 +226,19 @@ async def test_each_end_of_a_call_that_measures_itself_is_counted_once(measured:
         ("messages.append", "ThreadNotFoundError"): 1,
         ("messages.append_many", ""): 1,
     }
+
+
+@pytest.mark.parametrize("values", [[0.002], [0.002, 0.003, 0.004], [0.2, 0.00001, 20.0, 0.0001]])
+def test_values_that_are_counted_together_are_counted_as_one_by_one(values: list[float]) -> None:
+    together, one_by_one, handed_over = Histogram(SECONDS), Histogram(SECONDS), Histogram(SECONDS)
+    seen: list[float] = []
+    handed_over.sink = seen.append
+
+    together.add_all(values)
+    handed_over.add_all(values)
+    for value in values:
+        one_by_one.add(value)
+
+    assert together.counts == handed_over.counts == one_by_one.counts
+    assert together.total == pytest.approx(one_by_one.total)
+    assert seen == values
