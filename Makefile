@@ -25,7 +25,7 @@ export PYTHONDONTWRITEBYTECODE =
 .DEFAULT_GOAL = help
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # two concurrent pips would break the virtualenv
-.PHONY: help demo test test-slow coverage test-frameworks test-matrix test-wheel test-agentflow torture torture-checker bench docs lint style type migration-lint \
+.PHONY: help demo test test-slow coverage test-frameworks test-matrix test-wheel test-agentflow torture torture-checker pairs bench docs lint style type migration-lint \
     format migrate revision check-migrations build clean
 
 help: ## list all targets
@@ -45,6 +45,9 @@ coverage: $(VENV)/installed-dev ## run the fast tests and measure their coverage
 
 test-frameworks: $(VENV)/installed-dev ## run each framework's tests with the lowest and newest versions: FRAMEWORKS=openai-agents
 	$(BIN)/python tests/framework_versions.py $(FRAMEWORKS)
+
+pairs: $(VENV)/installed-dev ## print what each framework reads of what another one wrote (all: PYTHON=python3.12 VENV=.venv-3.12)
+	@PYTHONPATH=tests $(BIN)/python -m integrations.pairs
 
 torture: $(VENV)/installed-dev ## kill, hang and disconnect real servers under load: make torture DURATION=60 SEED=7
 	PYTHONPATH=tests $(BIN)/python -m torture --duration $(DURATION) $(if $(SEED),--seed $(SEED))

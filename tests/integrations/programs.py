@@ -16,6 +16,10 @@ if find_spec("google") and find_spec("google.adk"):
     from integrations.google_adk.conversation import ADK
 
     PROGRAMS.append(ADK)
+if find_spec("pydantic_ai"):
+    from integrations.pydantic_conversations.conversation import PydanticAI
+
+    PROGRAMS.append(PydanticAI)
 if find_spec("agentflow") and find_spec("pyagenity"):
     from integrations.agentflow.conversation import Agentflow, PyAgenity
 

@@ -29,6 +29,7 @@ Chat = dict[str, Any]
 
 
 _NOTHING: Final[Chat] = {"role": "assistant", "content": ""}
+_OWN_NAMES: Final = frozenset({"rest", "whole", "as", "parts", "part"})
 
 
 class Said(NamedTuple):
@@ -123,6 +124,15 @@ def read(form: Form, records: Sequence[MessageRecord[Any]]) -> list[Found]:
 def number_of_later_parts(form: Form, records: Sequence[MessageRecord[Any]]) -> int:
     """Return how many of the first rows are later parts of an item, which begins on the page before."""
     return next((place for place, row in enumerate(records) if _own(form, row).get("part", 0) == 0), len(records))
+
+
+def without_forms(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the ``meta`` of a message without what forms keep in it: for a copy of a message that was edited."""
+    return {name: value for name, value in meta.items() if not _is_of_a_form(value)}
+
+
+def _is_of_a_form(value: Any) -> bool:
+    return isinstance(value, dict) and not _OWN_NAMES.isdisjoint(value)
 
 
 def _written(form: Form, item: Item) -> list[NewMessage[Any]]:
