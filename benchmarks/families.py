@@ -9,7 +9,7 @@ from benchmarks.furnishing import prepare_threads
 from benchmarks.run import Prepare
 from benchmarks.stores import prepare_store
 from benchmarks.workload import Workload
-from benchmarks.workloads import AGENTFLOW, BACKENDS, GRAPHS, MEMORY, SERVICES, SESSIONS, STORES, UNITS, WEB
+from benchmarks.workloads import AGENTFLOW, BACKENDS, GRAPHS, MEMORY, OBSERVING, SERVICES, SESSIONS, STORES, UNITS, WEB
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,4 +88,15 @@ FAMILIES = (
         },
     ),
     *EVERYDAY_FAMILIES.values(),
+    Family(
+        OBSERVING,
+        {
+            "counters": "observing.durations:Counters",
+            "twin": "observing.durations:Twin",
+            "durations": "observing.durations:Durations",
+            "unsampled": "observing.spans:Unsampled",
+            "recorded": "observing.spans:Recorded",
+        },
+        prepare_store,
+    ),
 )

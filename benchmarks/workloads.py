@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from benchmarks.workload import (
     USUAL_TASKS,
     Make,
@@ -160,4 +162,19 @@ SERVICES = _everyday(
     get_session="get a session with its last 20 events",
 )
 
-WORKLOADS = STORES + UNITS + GRAPHS + AGENTFLOW + BACKENDS + WEB + MEMORY + SESSIONS + SERVICES
+_MEASURED = ("w2a", "w2b", "w1", "w3")
+OBSERVING = tuple(
+    replace(
+        one,
+        key=f"durations-{one.key}",
+        tasks=(1, USUAL_TASKS),
+        quick_tasks=(USUAL_TASKS,),
+        by_size=False,
+        floor="counters",
+    )
+    for key in _MEASURED
+    for one in STORES
+    if one.key == key
+)
+
+WORKLOADS = STORES + UNITS + GRAPHS + AGENTFLOW + BACKENDS + WEB + MEMORY + SESSIONS + SERVICES + OBSERVING
