@@ -17,6 +17,7 @@ SEED =
 BENCH = .venv-bench
 BENCH_ARGS =
 AGENTFLOW = tests/integrations/agentflow
+PAIRS = tests/integrations/test_all_pairs.py
 
 # Tests start a hundred processes: compile their imports once, even if the environment disables bytecode.
 export PYTHONDONTWRITEBYTECODE =
@@ -24,7 +25,7 @@ export PYTHONDONTWRITEBYTECODE =
 .DEFAULT_GOAL = help
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # two concurrent pips would break the virtualenv
-.PHONY: help demo test test-slow coverage test-frameworks test-matrix test-wheel test-agentflow torture torture-checker bench docs lint style type migration-lint \
+.PHONY: help demo test test-slow coverage test-frameworks test-matrix test-wheel test-agentflow torture torture-checker pairs bench docs lint style type migration-lint \
     format migrate revision check-migrations build clean
 
 help: ## list all targets
@@ -44,6 +45,9 @@ coverage: $(VENV)/installed-dev ## run the fast tests and measure their coverage
 
 test-frameworks: $(VENV)/installed-dev ## run each framework's tests with the lowest and newest versions: FRAMEWORKS=openai-agents
 	$(BIN)/python tests/framework_versions.py $(FRAMEWORKS)
+
+pairs: $(VENV)/installed-dev ## print what each framework reads of what another one wrote (all: PYTHON=python3.12 VENV=.venv-3.12)
+	@PYTHONPATH=tests $(BIN)/python -m integrations.pairs
 
 torture: $(VENV)/installed-dev ## kill, hang and disconnect real servers under load: make torture DURATION=60 SEED=7
 	PYTHONPATH=tests $(BIN)/python -m torture --duration $(DURATION) $(if $(SEED),--seed $(SEED))
@@ -68,7 +72,7 @@ test-agentflow: ## run the tests of the checkpointers for Agentflow and PyAgenit
 	@for python in $(PYTHON) $(BESIDE); do \
 	    if "$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 12))' 2>/dev/null; then \
 	        $(MAKE) .venv-agentflow/installed-test PYTHON="$$python" VENV=.venv-agentflow && \
-	        exec .venv-agentflow/bin/pytest $(or $(PYTEST_ARGS),$(PARALLEL) --cov --cov-config $(AGENTFLOW)/coverage.ini $(AGENTFLOW)); \
+	        exec .venv-agentflow/bin/pytest $(or $(PYTEST_ARGS),$(PARALLEL) --cov --cov-config $(AGENTFLOW)/coverage.ini $(AGENTFLOW) $(PAIRS)); \
 	        exit 1; \
 	    fi; \
 	done; \

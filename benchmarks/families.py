@@ -9,7 +9,7 @@ from benchmarks.furnishing import prepare_threads
 from benchmarks.run import Prepare
 from benchmarks.stores import prepare_store
 from benchmarks.workload import Workload
-from benchmarks.workloads import AGENTFLOW, BACKENDS, FRAMEWORKS, GRAPHS, STORES, UNITS, WEB
+from benchmarks.workloads import AGENTFLOW, BACKENDS, GRAPHS, MEMORY, OBSERVING, SERVICES, SESSIONS, STORES, UNITS, WEB
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,17 @@ STORE_FAMILY = Family(
     },
     prepare_store,
 )
+EVERYDAY_FAMILIES = {
+    "w14-store": Family(
+        MEMORY,
+        {"langgraph": "frameworks.langgraph_store:LangGraph", "ours": "frameworks.langgraph_store:Ours"},
+    ),
+    "w14-openai": Family(
+        SESSIONS,
+        {"openai-agents": "frameworks.openai_sessions:SDK", "ours": "frameworks.openai_sessions:Ours"},
+    ),
+    "w14-adk": Family(SERVICES, {"adk": "frameworks.adk_services:ADK", "ours": "frameworks.adk_services:Ours"}),
+}
 FAMILIES = (
     STORE_FAMILY,
     Family(UNITS, {"floor": "units.by_hand:ByHand", "ours": "units.ours:Ours", "orm": "units.orm:Orm"}),
@@ -76,8 +87,16 @@ FAMILIES = (
             "orm": "web.contenders:PlainSQLAlchemy",
         },
     ),
+    *EVERYDAY_FAMILIES.values(),
     Family(
-        FRAMEWORKS,
-        {"langgraph": "frameworks.langgraph_store:LangGraph", "ours": "frameworks.langgraph_store:Ours"},
+        OBSERVING,
+        {
+            "counters": "observing.durations:Counters",
+            "twin": "observing.durations:Twin",
+            "durations": "observing.durations:Durations",
+            "unsampled": "observing.spans:Unsampled",
+            "recorded": "observing.spans:Recorded",
+        },
+        prepare_store,
     ),
 )

@@ -19,7 +19,7 @@ _MEGABYTE = 1e6
 _READS = 20
 _ENDS = 50
 # Tables with their indexes and what is stored out of line; the catalog is not the store's.
-_STORED = """\
+STORED = """\
 SELECT coalesce(sum(pg_total_relation_size(oid)), 0)::bigint FROM pg_class
 WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"""
 
@@ -63,7 +63,7 @@ async def measure_growth(contender: Contender, servers: Servers, steps: int, see
 
 async def _grow(contender: Contender, connection: Any, steps: int, seed: int) -> Growth:
     await connection.execute("CHECKPOINT")
-    stored, wal = await connection.fetchval(_STORED), await connection.fetchval("SELECT pg_current_wal_insert_lsn()")
+    stored, wal = await connection.fetchval(STORED), await connection.fetchval("SELECT pg_current_wal_insert_lsn()")
     saves: list[float] = []
     curve: list[tuple[int, float, float]] = []
     for state in growing_states(seed, steps):
@@ -71,10 +71,10 @@ async def _grow(contender: Contender, connection: Any, steps: int, seed: int) ->
         await contender.save_state(_THREAD, state)
         saves.append((time.perf_counter() - started) * 1000)
         if len(saves) % max(1, steps // 10) == 0:
-            now = (await connection.fetchval(_STORED) - stored) / _MEGABYTE
+            now = (await connection.fetchval(STORED) - stored) / _MEGABYTE
             curve.append((len(saves), now, mean(saves[-max(1, steps // 10) :])))
     written = await connection.fetchval("SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), $1)", wal)
-    grown = await connection.fetchval(_STORED) - stored
+    grown = await connection.fetchval(STORED) - stored
     ends = min(_ENDS, max(1, steps // 2))
     return Growth(
         steps=steps,

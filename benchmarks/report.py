@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from benchmarks.frameworks.stored import Stored
 from benchmarks.growth import Growth
 from benchmarks.importing import Import
 from benchmarks.plan import Cell
@@ -40,6 +42,7 @@ class Report:
     imported: Import | None = None
     streamed: Streaming | None = None
     pooled: dict[str, Pooling] = field(default_factory=dict)
+    stored: Sequence[Stored] = ()
 
     def write_json(self, file: Path) -> None:
         """Write everything."""
@@ -67,6 +70,7 @@ class Report:
             "import": imported,
             "stream": self.streamed and asdict(self.streamed),
             "pool": {name: asdict(pooling) for name, pooling in self.pooled.items()},
+            "stored": [asdict(one) for one in self.stored],
         }
 
 

@@ -10,7 +10,8 @@ from importlib.util import find_spec
 from benchmarks.contender import Contender, MissingContenderError, Samples
 from benchmarks.contenders import load
 from benchmarks.environment import describe
-from benchmarks.families import FAMILIES, STORE_FAMILY, Family
+from benchmarks.families import EVERYDAY_FAMILIES, FAMILIES, STORE_FAMILY, Family
+from benchmarks.frameworks.stored import Stored, measure_stored
 from benchmarks.growth import Growth, measure_growth
 from benchmarks.importing import Import, measure_import
 from benchmarks.plan import Plan
@@ -58,8 +59,10 @@ class Session:
             imported = asyncio.run(self._import(servers)) if self._plan.wants("w7") else None
             streamed = asyncio.run(self._streaming(servers)) if self._plan.wants("w8") else None
             pooled = asyncio.run(self._pooling(servers)) if self._plan.wants("w9") else {}
+            stored = asyncio.run(self._stored(servers, samples)) if self._plan.wants("w14-stored") else []
             machine = asyncio.run(describe(servers.addresses))
-        return Report(self._command, machine, self._titles, self._absent, summaries, growth, imported, streamed, pooled)
+        found = (summaries, growth, imported, streamed, pooled, stored)
+        return Report(self._command, machine, self._titles, self._absent, *found)
 
     def _slices(self, family: Family, servers: Servers, samples: Samples) -> Summaries:
         plan = replace(self._plan, workloads=family.workloads)
@@ -113,6 +116,14 @@ class Session:
     async def _pooling(self, servers: Servers) -> dict[str, Pooling]:
         self._say("many callers on a small pool")
         return await measure_pooling(servers)
+
+    async def _stored(self, servers: Servers, samples: Samples) -> list[Stored]:
+        found = []
+        for workloads, family in EVERYDAY_FAMILIES.items():
+            for contender in self._load(family, replace(self._plan, workloads=family.workloads)):
+                self._say(f"stored: {workloads} {contender.name}")
+                found.append(await measure_stored(contender, workloads, servers, samples))
+        return found
 
     def _load(self, family: Family, plan: Plan) -> list[Contender]:
         made = []

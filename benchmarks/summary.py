@@ -13,7 +13,7 @@ from benchmarks.run import Results
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """The rate against the floor's of the same round: the median, the least and the greatest of the rounds."""
+    """A figure against the floor's of the same round: the median, the least and the greatest of the rounds."""
 
     median: float
     least: float
@@ -30,6 +30,7 @@ class Summary:
         percentiles: milliseconds, the 1st to the 99th.
         postgresql_trips, redis_trips: writes to sockets, by operation; ``None`` where they cannot be counted.
         client_cpu, server_cpu: microseconds of processor time, by operation.
+        client_share: the client's processor time against the floor's of the same round.
     """
 
     ratio: Ratio | None
@@ -41,6 +42,7 @@ class Summary:
     redis_trips: float | None
     client_cpu: float
     server_cpu: float
+    client_share: Ratio | None = None
 
 
 def summarise(results: Results, uncounted: Collection[str]) -> dict[tuple[Cell, str], Summary]:
@@ -52,6 +54,8 @@ def summarise(results: Results, uncounted: Collection[str]) -> dict[tuple[Cell, 
     summaries = {}
     for (cell, name), slices in results.items():
         summary = _summary(slices, _floor(results, cell))
+        if floor := results.get((cell, cell.workload.floor)):
+            summary = replace(summary, client_share=_client_share(slices, floor))
         if name in uncounted:
             summary = replace(summary, postgresql_trips=None, redis_trips=None)
         summaries[cell, name] = summary
@@ -82,6 +86,17 @@ def _summary(slices: list[Slice], floor: list[float] | None) -> Summary:
     )
 
 
+def _client_share(slices: list[Slice], floor: list[Slice]) -> Ratio:
+    return _compared([_client_cpu(one) / _client_cpu(other) for one, other in zip(slices, floor, strict=True)])
+
+
+def _client_cpu(one: Slice) -> float:
+    return one.client_cpu / len(one.latencies)
+
+
 def _ratio(slices: list[Slice], floor: list[float]) -> Ratio:
-    ratios = [one.rate / other for one, other in zip(slices, floor, strict=True)]
+    return _compared([one.rate / other for one, other in zip(slices, floor, strict=True)])
+
+
+def _compared(ratios: list[float]) -> Ratio:
     return Ratio(median(ratios), min(ratios), max(ratios))

@@ -8,16 +8,21 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.frameworks.stored import TITLE as STORED_TITLE
 from benchmarks.growth import Growth
+from benchmarks.plan import Cell
 from benchmarks.pooling import TITLE as POOL_TITLE
 from benchmarks.report import Report
 from benchmarks.streaming import Streaming
 from benchmarks.summary import Summary
+from benchmarks.workloads import OBSERVING
 
 HEADINGS = ("x floor", "rounds", "ops/s", "p50 ms", "p99 ms", "trips pg", "redis", "client us", "server us")
 _GROWTH = ("steps", "s", "stored MB", "WAL MB", "first ms", "last ms", "last/first", "read ms", "versions equal")
+OBSERVED_TITLE = "The client's microseconds an operation, and how many more than with counters only in the median round"
 _CELL = ("workload", "states", "tasks", "contender")
 _POOL = ("ops/s", "checkouts an op", "most in use", "p50 ms", "p99 ms", "alone ms")
+_STORED = ("workloads", "contender", "stored MB")
 WIDTH = 160
 
 Rows = Iterator[list[str]]
@@ -27,6 +32,9 @@ def show(report: Report, console: Console) -> None:
     """Print what there is."""
     if report.summaries:
         console.print(_table([*_CELL, *HEADINGS], _rows(report), left=len(_CELL)))
+    if observed := list(_observed_rows(report)):
+        console.print(OBSERVED_TITLE)
+        console.print(_table(_observed_headings(report), iter(observed), left=2))
     if report.growth:
         console.print("w6: a thread whose state gains a message of 1 KB a step")
         console.print(_table(["contender", *_GROWTH], _growth_rows(report), left=1))
@@ -37,6 +45,9 @@ def show(report: Report, console: Console) -> None:
     if report.pooled:
         console.print(POOL_TITLE)
         console.print(_table(["operation", *_POOL], _pool_rows(report), left=1))
+    if report.stored:
+        console.print(STORED_TITLE)
+        console.print(_table(_STORED, _stored_rows(report), left=2))
     for absent in report.absent:
         console.print(f"absent: {absent}")
 
@@ -47,6 +58,8 @@ def markdown(report: Report) -> str:
     parts = [f"`{report.command}` on {machine}."]
     if report.summaries:
         parts.append(_markdown_table([*_CELL, *HEADINGS], _rows(report), left=len(_CELL)))
+    if observed := list(_observed_rows(report)):
+        parts += [f"{OBSERVED_TITLE}.", _markdown_table(_observed_headings(report), iter(observed), left=2)]
     if report.growth:
         parts.append(_markdown_table(["contender", *_GROWTH], _growth_rows(report), left=1))
     if report.imported:
@@ -55,6 +68,8 @@ def markdown(report: Report) -> str:
         parts.append(_stream_line(report.streamed))
     if report.pooled:
         parts += [f"{POOL_TITLE}.", _markdown_table(["operation", *_POOL], _pool_rows(report), left=1)]
+    if report.stored:
+        parts += [f"{STORED_TITLE}.", _markdown_table(_STORED, _stored_rows(report), left=2)]
     parts.append("\n".join(f"- {name}: {title}" for name, title in report.titles.items()))
     if report.absent:
         parts.append("Absent:\n\n" + "\n".join(f"- {absent}" for absent in report.absent))
@@ -86,6 +101,29 @@ def _cells(summary: Summary) -> list[str]:
         f"{summary.client_cpu:,.0f}",
         f"{summary.server_cpu:,.0f}",
     ]
+
+
+def _observed(report: Report) -> dict[Cell, dict[str, Summary]]:
+    """Return what was found of each operation, in the order in which contenders have more to do."""
+    cells = dict.fromkeys(cell for (cell, _), _ in report.in_order() if cell.workload in OBSERVING)
+    return {
+        cell: {name: report.summaries[cell, name] for name in report.titles if (cell, name) in report.summaries}
+        for cell in cells
+    }
+
+
+def _observed_headings(report: Report) -> list[str]:
+    return ["operation", "tasks", *dict.fromkeys(name for row in _observed(report).values() for name in row)]
+
+
+def _observed_rows(report: Report) -> Rows:
+    for cell, summaries in _observed(report).items():
+        yield [cell.workload.title, str(cell.concurrency), *map(_observed_cell, summaries.values())]
+
+
+def _observed_cell(summary: Summary) -> str:
+    share = summary.client_share
+    return f"{summary.client_cpu:.1f}" + (f" ({share.median - 1:+.1%})" if share else "")
 
 
 def _growth_rows(report: Report) -> Rows:
@@ -134,6 +172,11 @@ def _pool_rows(report: Report) -> Rows:
             str(found.most_out),
             *[f"{milliseconds:.1f}" for milliseconds in (found.p50, found.p99, found.alone)],
         ]
+
+
+def _stored_rows(report: Report) -> Rows:
+    for one in report.stored:
+        yield [one.workloads, one.contender, f"{one.megabytes:.2f}"]
 
 
 def _table(headings: Sequence[str], rows: Rows, *, left: int) -> Table:

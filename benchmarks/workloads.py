@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from benchmarks.workload import (
     USUAL_TASKS,
     Make,
@@ -127,15 +129,52 @@ WEB = tuple(
     for key, (title, method) in _ENDPOINTS.items()
 )
 
-_STORE = {"put": "put an item", "get": "get an item", "search": "ten items by a filter"}
-FRAMEWORKS = tuple(
-    Workload(
-        *(f"w14-store-{key}", f"LangGraph's store: {title}", method, calling(method)),
-        tasks=(1, USUAL_TASKS),
-        quick_tasks=(1, USUAL_TASKS),
-        floor="langgraph",
+
+def _everyday(floor: str, title: str, **methods: str) -> tuple[Workload, ...]:
+    kind = {"langgraph": "store", "openai-agents": "openai"}.get(floor, floor)
+    return tuple(
+        Workload(
+            *(f"w14-{kind}-{method.partition('_')[0]}", f"{title}: {done}", method, calling(method)),
+            tasks=(1, USUAL_TASKS),
+            quick_tasks=(1, USUAL_TASKS),
+            floor=floor,
+        )
+        for method, done in methods.items()
     )
-    for (key, title), method in zip(_STORE.items(), ("put_item", "get_item", "search_items"), strict=True)
+
+
+MEMORY = _everyday(
+    *("langgraph", "LangGraph's store"),
+    put_item="put an item",
+    get_item="get an item",
+    search_items="ten items by a filter",
+)
+SESSIONS = _everyday(
+    *("openai-agents", "session of the OpenAI Agents SDK"),
+    add_two="add two items",
+    get_last="get the last 20 items",
+    turn_of_two="get 20, add two",
+    pop_added="add an item, and pop it",
+)
+SERVICES = _everyday(
+    *("adk", "session service of Google ADK"),
+    append_event="append an event",
+    get_session="get a session with its last 20 events",
 )
 
-WORKLOADS = STORES + UNITS + GRAPHS + AGENTFLOW + BACKENDS + WEB + FRAMEWORKS
+_MEASURED = ("w2a", "w2b", "w1", "w3")
+OBSERVING = tuple(
+    replace(
+        one,
+        key=f"durations-{one.key}",
+        tasks=(1, USUAL_TASKS),
+        quick_tasks=(USUAL_TASKS,),
+        by_size=False,
+        floor="counters",
+    )
+    for key in _MEASURED
+    for one in STORES
+    if one.key == key
+)
+
+WORKLOADS = STORES + UNITS + GRAPHS + AGENTFLOW + BACKENDS + WEB + MEMORY + SESSIONS + SERVICES + OBSERVING

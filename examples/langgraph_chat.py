@@ -38,12 +38,12 @@ async def main() -> None:
     where: Any = {"configurable": {"thread_id": "refund-7"}}
 
     async with Persistence(settings) as persistence:
-        graph = builder.compile(checkpointer=PersistenceSaver(persistence, user_id="u-42", mirror="messages"))
+        graph = builder.compile(checkpointer=PersistenceSaver(persistence, user_id="u-42"))
         paused = await graph.ainvoke({"messages": [HumanMessage("a bell that does not ring")]}, where)
         print(paused["__interrupt__"][0].value["question"])
 
     async with Persistence(settings) as persistence:
-        graph = builder.compile(checkpointer=PersistenceSaver(persistence, user_id="u-42", mirror="messages"))
+        graph = builder.compile(checkpointer=PersistenceSaver(persistence, user_id="u-42"))
         await graph.ainvoke(Command(resume=True), where)
         for message in await persistence.messages.page("refund-7", user_id="u-42"):
             print(f"{message.role}: {message.text}")

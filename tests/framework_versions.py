@@ -20,6 +20,7 @@ TESTS: Final = {
     "claude-agent-sdk": ("integrations/claude_agent", "unit/forms/test_claude_form.py"),
     "langgraph": ("integrations/langgraph",),
     "openai-agents": ("integrations/openai_agents", "unit/forms/test_openai_form.py"),
+    "pydantic-ai": ("integrations/pydantic_conversations", "unit/forms/test_pydantic_form.py"),
 }
 """Where the tests of an extra are."""
 BOUNDS: Final = ("lowest", "newest")

@@ -167,7 +167,7 @@ async def test_a_reader_who_looks_for_long_shares_what_was_read_meanwhile(
     await redis.set(state_key(cache.namespace, thread_id, user_id), QUARANTINE + bytes(16), px=QUARANTINE_MS)
     look, has_looked, proceed = cache.look, asyncio.Event(), asyncio.Event()
 
-    async def look_for_long(thread_id: str, user_id: str) -> Any:
+    async def look_for_long(thread_id: str, user_id: str, _operation: Any) -> Any:
         monkeypatch.setattr(cache, "look", look)
         found = await look(thread_id, user_id)
         has_looked.set()

@@ -304,7 +304,7 @@ async def test_the_foreign_key_to_users_belongs_to_the_applications_history(
     assert re.findall(r"\('(\w+)', .*?name='(\w+)'", missing) == [("add_fk", "fk_threads_user_id_users")]
     assert {row["tablename"] for row in rows} == {
         *("threads", "messages", "states", "persistence_config", "persistence_jobs", "cache_outbox"),
-        *("graph_checkpoints", "graph_values", "tool_results", "state_streams", "state_chunks"),
+        *("graph_checkpoints", "graph_values", "tool_results", "state_streams", "state_chunks", "items"),
         *("conversation_imports", "schema_migrations", "alembic_version"),
     }
 

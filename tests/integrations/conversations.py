@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Iterator
 from typing import Any, ClassVar, Protocol
 
 from agents import TResponseInputItem
-from google.adk.events.event import Event
-from google.genai.types import Content
-from integrations.claude_agent.entries import Transcript, result, say, use
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+from langgraph.graph import START, MessagesState, StateGraph
 
-from agent_persistence.integrations.claude_agent import PersistenceSessionStore
-from agent_persistence.integrations.google_adk import PersistenceSessionService
+from agent_persistence.integrations.langgraph import PersistenceSaver, messages_of
 from agent_persistence.integrations.openai_agents import PersistenceSession
 from agent_persistence.persistence import Persistence
+from agent_persistence.records import Page
 
 PNG = "iVBORw0KGgo="
 URL = f"data:image/png;base64,{PNG}"
@@ -65,7 +63,12 @@ class Program(Protocol):
         """Return what the framework reads."""
 
 
-def _chat_call(call_id: str, **arguments: Any) -> dict[str, Any]:
+def say(text: str) -> dict[str, Any]:
+    """A part or a block of text, as nearly all write it."""
+    return {"type": "text", "text": text}
+
+
+def chat_call(call_id: str, **arguments: Any) -> dict[str, Any]:
     return {"id": call_id, "type": "function", "function": {"name": "weather", "arguments": json.dumps(arguments)}}
 
 
@@ -82,7 +85,7 @@ class Core:
         {
             "role": "assistant",
             "content": None,
-            "tool_calls": [_chat_call("call_1", city="Oslo"), _chat_call("call_2", city="Rome")],
+            "tool_calls": [chat_call("call_1", city="Oslo"), chat_call("call_2", city="Rome")],
         },
         {"role": "tool", "tool_call_id": "call_1", "content": "Snow"},
         {"role": "tool", "tool_call_id": "call_2", "content": "no such city"},
@@ -92,7 +95,7 @@ class Core:
         {"role": "user", "content": ASTRONAUT},
         {"role": "assistant", "content": "And this: \ue000?"},
         {"role": "user", "content": "half\ufffdhalf"},  # it refuses NUL
-        {"role": "assistant", "content": "", "tool_calls": [_chat_call("call_3")]},
+        {"role": "assistant", "content": "", "tool_calls": [chat_call("call_3")]},
         {"role": "tool", "tool_call_id": "call_3", "content": [say("Map:"), _picture()]},
         {"role": "assistant", "content": "Bye."},
     ]
@@ -201,154 +204,81 @@ def _of_item(item: dict[str, Any]) -> Iterator[Said]:
 
 def _of_parts(content: Any) -> Iterator[tuple[str, str]]:
     for part in [{"text": content}] if isinstance(content, str) else content:
-        yield ("text", _without_nul(part["text"])) if "text" in part else ("picture", part["image_url"])
+        yield ("text", without_nul(part["text"])) if "text" in part else ("picture", part["image_url"])
 
 
-def _without_nul(text: str) -> str:
+def without_nul(text: str) -> str:
     """Return a text as PostgreSQL keeps it, and so as all others read it."""
     return text.replace("\0", "\ufffd")
 
 
-def _claude_conversation() -> list[dict[str, Any]]:
-    made = Transcript()
-    png = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": PNG}}
-    return [
-        made.entry("user", "Snow in Oslo and Rome?"),
-        made.entry("assistant", [{"type": "thinking", "thinking": "Two cities.", "signature": "c2ln"}]),
-        made.entry("assistant", [say("I look.")]),
-        made.entry("assistant", [use("call_1", city="Oslo")]),
-        made.entry("assistant", [use("call_2", city="Rome")]),
-        made.entry("user", [result("call_1", "Snow"), result("call_2", "no such city", is_error=True)]),
-        made.entry("assistant", [say("Only in Oslo.")]),
-        made.entry("user", [say("What is this?"), png]),
-        made.linked({"type": "system", "subtype": "turn_duration"}),
-        made.entry("assistant", [say(CAT)]),
-        made.entry("user", [say(ASTRONAUT)]),
-        made.entry("assistant", [say("And this: \ue000?")]),
-        made.entry("user", "half\0half"),
-        made.entry("assistant", [use("call_3")]),
-        made.entry("user", [result("call_3", [say("Map:"), png])]),
-        made.entry("assistant", [say("Bye.")]),
-        {"type": "custom-title", "customTitle": "Weather"},
-    ]
+def _langchain_call(call_id: str, **arguments: Any) -> Any:
+    return {"name": "weather", "args": arguments, "id": call_id, "type": "tool_call"}
 
 
-class Claude:
-    """The Claude Agent SDK: entries of a transcript."""
-
-    CONVERSATION: ClassVar = _claude_conversation()
-    MORE: ClassVar = [Transcript().entry("user", "More?")]
-
-    def __init__(self, persistence: Persistence, thread_id: str, user_id: str) -> None:
-        self._store = PersistenceSessionStore(persistence=persistence, user_id=user_id, scoped=False)
-        self._key: Any = {"project_key": "p", "session_id": thread_id}
-
-    async def write(self, items: list[Any]) -> None:
-        await self._store.append(self._key, items)
-
-    async def read(self) -> list[Said]:
-        entries: list[Any] = await self._store.load(self._key) or []
-        return [said for entry in entries if "message" in entry for said in _of_message(**entry["message"])]
+_CALL_BLOCK = {"type": "tool_use", "id": "call_3", "name": "weather", "input": {}}
 
 
-def _of_message(role: str, content: Any, **_: Any) -> Iterator[Said]:
-    for block in [say(content)] if isinstance(content, str) else content:
-        match block["type"]:
-            case "text" | "image":
-                yield role, *_of_block(block)
-            case "tool_use":
-                yield role, "call", block["id"], block["name"], block["input"]
-            case "tool_result":
-                answer = block["content"]
-                parts = [say(answer)] if isinstance(answer, str) else answer
-                yield "tool", block["tool_use_id"], *map(_of_block, parts)
-
-
-def _of_block(block: dict[str, Any]) -> tuple[str, str]:
-    if block["type"] == "text":
-        return "text", _without_nul(block["text"])
-    source = block["source"]
-    return "picture", f"data:{source['media_type']};base64,{source['data']}"
-
-
-def _model(*parts: dict[str, Any]) -> dict[str, Any]:
-    return {"author": "helper", "invocation_id": "i1", "content": {"role": "model", "parts": list(parts)}}
-
-
-def _user(*parts: dict[str, Any], author: str = "user") -> dict[str, Any]:
-    return {"author": author, "invocation_id": "i1", "content": {"role": "user", "parts": list(parts)}}
-
-
-def _function(call_id: str, **arguments: Any) -> dict[str, Any]:
-    return {"function_call": {"id": call_id, "name": "weather", "args": arguments}}
-
-
-def _function_response(call_id: str, response: Any, **more: Any) -> dict[str, Any]:
-    return {"function_response": {"id": call_id, "name": "weather", "response": response, **more}}
-
-
-def _inline_png() -> dict[str, Any]:
-    return {"inline_data": {"mime_type": "image/png", "data": PNG}}
-
-
-class ADK:
-    """Google ADK: events of a session."""
+class LangGraph:
+    """A graph of LangGraph, whose state is LangChain's messages."""
 
     CONVERSATION: ClassVar = [
-        _user({"text": "Snow in Oslo and Rome?"}),
-        _model({"text": "Two cities.", "thought": True, "thought_signature": "c2ln"}),
-        _model({"text": "I look."}, _function("call_1", city="Oslo"), _function("call_2", city="Rome")),
-        _user(
-            _function_response("call_1", {"result": "Snow"}),
-            _function_response("call_2", {"result": "no such city"}),
-            author="helper",
+        HumanMessage("Snow in Oslo and Rome?"),
+        AIMessage([{"type": "thinking", "thinking": "Two cities.", "signature": "c2ln"}, say("I look.")]),
+        AIMessage("", tool_calls=[_langchain_call("call_1", city="Oslo"), _langchain_call("call_2", city="Rome")]),
+        ToolMessage("Snow", tool_call_id="call_1"),
+        ToolMessage("no such city", tool_call_id="call_2", status="error"),
+        AIMessage("Only in Oslo."),
+        HumanMessage([say("What is this?"), {"type": "image", "base64": PNG, "mime_type": "image/png"}]),
+        AIMessage(CAT),
+        HumanMessage(ASTRONAUT),
+        AIMessage("And this: \ue000?"),
+        HumanMessage("half\0half"),
+        AIMessage(
+            [{"type": "tool_use", "id": "call_3", "name": "weather", "input": {}}],
+            tool_calls=[_langchain_call("call_3")],
         ),
-        _model({"text": "Only in Oslo."}),
-        {"author": "helper", "actions": {"state_delta": {"city": "Oslo"}}},
-        _user({"text": "What is this?"}, _inline_png()),
-        _model({"text": CAT}),
-        _user({"text": ASTRONAUT}),
-        _model({"text": "And this: \ue000?"}),
-        _user({"text": "half\0half"}),
-        _model(_function("call_3")),
-        _user(_function_response("call_3", {"result": "Map:"}, parts=[_inline_png()]), author="helper"),
-        _model({"text": "Bye."}),
+        ToolMessage([say("Map:"), _picture()], tool_call_id="call_3"),
+        AIMessage("Bye."),
     ]
-    MORE: ClassVar = [_user({"text": "More?"})]
+    MORE: ClassVar = [HumanMessage("More?")]
 
     def __init__(self, persistence: Persistence, thread_id: str, user_id: str) -> None:
-        self._service = PersistenceSessionService(persistence=persistence, scoped=False)
-        self._key = {"app_name": "app", "user_id": user_id, "session_id": thread_id}
+        self._persistence, self._user_id = persistence, user_id
+        graph = StateGraph(MessagesState).add_node("listen", lambda _: {}).add_edge(START, "listen")
+        self._graph = graph.compile(checkpointer=PersistenceSaver(persistence, user_id=user_id))
+        self._config: Any = {"configurable": {"thread_id": thread_id}}
 
     async def write(self, items: list[Any]) -> None:
-        session = await self._service.get_session(**self._key) or await self._service.create_session(**self._key)
-        for item in items:
-            await self._service.append_event(session, Event.model_validate(item))
+        others = messages_of(await self._page())
+        said: Any = {"messages": [*others, *(item.model_copy() for item in items)]}  # the graph gives them ids
+        await self._graph.ainvoke(said, self._config)
 
     async def read(self) -> list[Said]:
-        session = await self._service.get_session(**self._key)
-        contents = [event.content for event in session.events] if session else []
-        return [said for content in contents if content for said in _of_content(content)]
+        return [said for message in messages_of(await self._page()) for said in _of_langchain(message)]
+
+    async def _page(self) -> Page[Any]:
+        thread_id = self._config["configurable"]["thread_id"]
+        return await self._persistence.messages.page(thread_id, user_id=self._user_id, asides="langgraph")
 
 
-def _of_content(content: Content) -> Iterator[Said]:
-    who = "assistant" if content.role == "model" else "user"
-    for part in content.parts or ():
-        if part.function_call:
-            call = part.function_call
-            yield "assistant", "call", call.id, call.name, call.args
-        elif part.function_response:
-            answer = part.function_response
-            pictures = [("picture", _url(one.inline_data)) for one in answer.parts or ()]
-            yield "tool", answer.id, ("text", (answer.response or {})["result"]), *pictures
-        elif part.inline_data:
-            yield who, "picture", _url(part.inline_data)
-        elif not part.thought:
-            yield who, "text", _without_nul(part.text or "")
+def _of_langchain(message: BaseMessage) -> Iterator[Said]:
+    role = {"human": "user", "ai": "assistant"}.get(message.type, message.type)
+    parts = [part for block in message.content_blocks for part in _of_content_block(block)]
+    if isinstance(message, ToolMessage):
+        yield "tool", message.tool_call_id, *parts
+        return
+    for part in parts:
+        yield role, *part
+    for call in message.tool_calls if isinstance(message, AIMessage) else ():
+        yield "assistant", "call", call["id"], call["name"], call["args"]
 
 
-def _url(blob: Any) -> str:
-    return f"data:{blob.mime_type};base64,{base64.b64encode(blob.data).decode()}"
-
-
-PROGRAMS: list[type[Program]] = [Core, OpenAI, Claude, ADK]
+def _of_content_block(block: Any) -> Iterator[tuple[str, str]]:
+    match block:
+        case {"type": "text", "text": str(text)} if text:
+            yield "text", without_nul(text)
+        case {"type": "image", "base64": data, "mime_type": mime_type}:
+            yield "picture", f"data:{mime_type};base64,{data}"
+        case {"type": "image", "url": url}:
+            yield "picture", url

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from integrations.conversations import PROGRAMS, SAID, Core, Program
+from integrations.conversations import SAID, Core, Program
+from integrations.programs import PROGRAMS
 
 from agent_persistence.persistence import Persistence
 

@@ -17,6 +17,7 @@ EXTRAS = {
     "integrations.probes": ("fastapi", "fastapi"),
     "integrations.prometheus": ("prometheus_client", "prometheus"),
     "integrations.pyagenity": ("injectq", "agentflow"),
+    "integrations.pydantic_ai": ("pydantic_ai", "pydantic-ai"),
 }
 IMPORT = f"""
 import importlib, sys

@@ -121,7 +121,7 @@ async def test_a_line_of_a_retry_says_which_operation_it_is_about(
 def test_a_line_about_a_shared_statement_has_what_its_callers_have_in_common() -> None:
     callers, load, batch = [Operation(), Operation()], Operation(), Operation()
     for number, caller in enumerate(callers, 1):
-        caller.call = "states.put", float(number), True, (number, {}), {"user_id": "ada"}
+        caller.call = "states.put", float(number), number, "ada"
     load.serve(callers[1])
     batch.callers = [callers[0], None, load]
 
@@ -155,6 +155,28 @@ async def test_a_slow_operation_says_what_it_waited_for(
     assert CANARY not in told
     assert user_id not in told
     assert thread.thread_id not in told
+
+
+async def test_a_slow_read_that_missed_the_cache_says_what_it_waited_for_there_and_in_the_table(
+    measured: Store, user_id: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    thread = await measured.threads.create(user_id=user_id)
+    fetch = PinnedConnection._fetch  # noqa: SLF001
+
+    async def fetch_slowly(connection: PinnedConnection, *arguments: Any) -> Any:
+        await asyncio.sleep(0.12)
+        return await fetch(connection, *arguments)
+
+    monkeypatch.setattr(PinnedConnection, "_fetch", fetch_slowly)
+    caplog.clear()
+
+    await asyncio.gather(*(measured.states.get(thread.thread_id, user_id=user_id) for _ in range(3)))
+
+    [record] = [record for record in caplog.records if record.name == "agent_persistence.slow"]
+    fields = fields_of(record)
+    assert (fields["operation"], fields["thread_id"]) == ("states.get", hashed(thread.thread_id))
+    assert fields["database_ms"] > 100 > fields["cache_ms"] > 0
+    assert fields["batch"] > 1
 
 
 def test_a_crowd_of_slow_operations_is_a_line_a_second(caplog: pytest.LogCaptureFixture) -> None:

@@ -7,9 +7,18 @@ from typing import Any
 
 import pytest
 
-from agent_persistence import Persistence, ThreadNotFoundError, UnavailableError
+from agent_persistence import (
+    ANY_USER,
+    InvalidInputError,
+    Persistence,
+    StateConflictError,
+    StateNotFoundError,
+    ThreadNotFoundError,
+    UnavailableError,
+)
 from agent_persistence.concurrency.retries import LostReplyError
 from agent_persistence.telemetry import slow_operations, timing
+from agent_persistence.telemetry.histogram import SECONDS, Histogram
 from agent_persistence.telemetry.metrics import OperationKey, StatementKey
 
 Store = Persistence[str, str]
@@ -172,5 +181,64 @@ async def test_no_clock_is_read_where_durations_are_off(
     await unmeasured.messages.append(thread, HELLO, user_id=user_id)
 
     assert unmeasured.telemetry.timing is None
-    assert "get" not in vars(unmeasured.states)  # no method is wrapped
+    assert "page" not in vars(unmeasured.states)  # no method is wrapped
     assert unmeasured.metrics().operations == {}
+
+
+async def test_each_end_of_a_call_that_measures_itself_is_counted_once(measured: Store, user_id: str) -> None:
+    [thread, empty] = await new_threads(measured, 2, user_id)
+    states, messages = measured.states, measured.messages
+
+    async with measured.begin(user_id=user_id) as holder:
+        await holder.threads.update(thread, name="locked")
+        cancelled = asyncio.create_task(states.put(thread, {"n": 0}, user_id=user_id))
+        await asyncio.sleep(0.02)
+        cancelled.cancel()
+        await asyncio.wait([cancelled])
+    await states.put(thread, {"n": 1}, user_id=user_id)
+    await states.put(thread, {"n": 2}, user_id=ANY_USER)
+    await asyncio.gather(*(states.get(thread, user_id=user_id) for _ in range(3)))  # one fills the cache
+    await asyncio.gather(*(states.require(thread, user_id=user_id) for _ in range(3)))
+    await messages.append(thread, HELLO, user_id=user_id)
+    await messages.append_many(thread, [], user_id=user_id)
+    for failing, error in (
+        (states.put(thread, object(), user_id=user_id), InvalidInputError),
+        (states.put(thread, {}, user_id=user_id, expected_version=1), StateConflictError),
+        (states.get(thread, user_id=user_id, min_version=-1), InvalidInputError),
+        (states.require(empty, user_id=user_id), StateNotFoundError),
+        (messages.append("no thread", HELLO, user_id=user_id), ThreadNotFoundError),
+    ):
+        with pytest.raises(error):
+            await failing
+
+    operations = measured.metrics().operations
+    hot = ("states.put", "states.get", "states.require", "messages.append", "messages.append_many")
+    assert {(*key,): found.count for key, found in operations.items() if key.operation in hot} == {
+        ("states.put", "CancelledError"): 1,
+        ("states.put", ""): 2,
+        ("states.put", "InvalidInputError"): 1,
+        ("states.put", "StateConflictError"): 1,
+        ("states.get", ""): 3,
+        ("states.get", "InvalidInputError"): 1,
+        ("states.require", ""): 3,
+        ("states.require", "StateNotFoundError"): 1,
+        ("messages.append", ""): 1,
+        ("messages.append", "ThreadNotFoundError"): 1,
+        ("messages.append_many", ""): 1,
+    }
+
+
+@pytest.mark.parametrize("values", [[0.002], [0.002, 0.003, 0.004], [0.2, 0.00001, 20.0, 0.0001]])
+def test_values_that_are_counted_together_are_counted_as_one_by_one(values: list[float]) -> None:
+    together, one_by_one, handed_over = Histogram(SECONDS), Histogram(SECONDS), Histogram(SECONDS)
+    seen: list[float] = []
+    handed_over.sink = seen.append
+
+    together.add_all(values)
+    handed_over.add_all(values)
+    for value in values:
+        one_by_one.add(value)
+
+    assert together.counts == handed_over.counts == one_by_one.counts
+    assert together.total == pytest.approx(one_by_one.total)
+    assert seen == values

@@ -9,9 +9,13 @@ from random import Random
 from typing import Any, Protocol, cast
 
 from claude_agent_sdk.types import SessionKey
+from pydantic_ai import ModelRequest, UserPromptPart
+from pydantic_ai.conversation import Conversation
+from pydantic_ai.conversation_store import ConversationConflict
 
 from agent_persistence.integrations.claude_agent import PersistenceSessionStore
 from agent_persistence.integrations.openai_agents import PersistenceSession
+from agent_persistence.integrations.pydantic_ai import PersistenceConversationStore
 from torture.calls import Caller
 from torture.history import message_of
 from torture.workload import Store
@@ -57,7 +61,27 @@ class Claude:
         return [cast("Any", entry)["message"]["content"] for entry in await self._store.load(self._key) or ()]
 
 
-FRAMEWORKS: tuple[type[OpenAI | Claude], ...] = (OpenAI, Claude)
+class PydanticAI:
+    def __init__(self, store: Store, thread: str) -> None:
+        self._store = PersistenceConversationStore(persistence=store, user_id=OWNER)
+        self._thread = thread
+
+    async def say(self, tokens: Sequence[str]) -> None:
+        while True:
+            conversation = await self._store.load(self._thread, limit=1) or Conversation(conversation_id=self._thread)
+            conversation.messages += [ModelRequest([UserPromptPart(token)]) for token in tokens]
+            try:
+                await self._store.save(conversation)
+            except ConversationConflict:  # somebody was faster
+                continue
+            return
+
+    async def hear(self) -> list[str]:
+        conversation = await self._store.load(self._thread) or Conversation()
+        return [cast("Any", part).content for message in conversation.messages for part in message.parts]
+
+
+FRAMEWORKS: tuple[type[OpenAI | Claude | PydanticAI], ...] = (OpenAI, Claude, PydanticAI)
 
 
 class Adapters:

@@ -34,6 +34,7 @@ PUBLIC_MODULES = [
     "agent_persistence.integrations.opentelemetry",
     "agent_persistence.integrations.probes",
     "agent_persistence.integrations.prometheus",
+    "agent_persistence.integrations.pydantic_ai",
     "agent_persistence.migrate",
     "agent_persistence.models",
     "agent_persistence.orm",

@@ -22,7 +22,7 @@ PAGE = Path(__file__).with_name("page.html")
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Compile one graph for all users, when the store is open."""
-    saver = PersistenceSaver(app.state.agent_persistence, mirror="messages")
+    saver = PersistenceSaver(app.state.agent_persistence)
     app.state.graph = builder.compile(checkpointer=saver)
     yield
 

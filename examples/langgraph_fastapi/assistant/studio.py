@@ -17,6 +17,4 @@ async def checkpointer() -> AsyncIterator[PersistenceSaver]:
     ``STUDIO_USER_ID`` names a user of the application, whose threads can then be looked at and continued in Studio.
     """
     async with Persistence.from_env() as persistence:
-        yield PersistenceSaver(
-            persistence, user_id=os.environ.get("STUDIO_USER_ID", "langgraph-server"), mirror="messages"
-        )
+        yield PersistenceSaver(persistence, user_id=os.environ.get("STUDIO_USER_ID", "langgraph-server"))

@@ -22,6 +22,7 @@ from agent_persistence.concurrency.single_flight import SingleFlight
 from agent_persistence.encoding.exact_json import encode_json
 from agent_persistence.errors import InvalidInputError
 from agent_persistence.records import SavedState, StateRecord, TouchedState
+from agent_persistence.telemetry.operation import Operation
 
 T = TypeVar("T")
 Other = TypeVar("Other")
@@ -112,18 +113,20 @@ class StateCache:
         except CacheUnavailableError:
             return False
 
-    async def look(self, thread_id: Any, user_id: Any) -> Hit | Miss:
-        """Look up a state."""
-        found, _ = await self.look_beside(thread_id, user_id)
+    async def look(self, thread_id: Any, user_id: Any, operation: Operation | None = None) -> Hit | Miss:
+        """Look up a state, for the operation of the current task or another one."""
+        found, _ = await self.look_beside(thread_id, user_id, operation=operation)
         return found
 
-    async def look_beside(self, thread_id: Any, user_id: Any, *others: bytes) -> tuple[Hit | Miss, Sequence[Any]]:
+    async def look_beside(
+        self, thread_id: Any, user_id: Any, *others: bytes, operation: Operation | None = None
+    ) -> tuple[Hit | Miss, Sequence[Any]]:
         """Look up a state, and what other keys hold, in one round trip; nothing if Redis does not answer."""
         key, deadline = self._key(thread_id, user_id), self._guard.budget()
         try:
             # One MGET for all that wait: 4.4 times the rate of a GET each on pooled connections (32 callers, 4 KB).
             size = self._usual_size * (1 + len(others))
-            held, *beside = await self._reads.submit(((key, *others), deadline), size=size)
+            held, *beside = await self._reads.submit(((key, *others), deadline), size=size, operation=operation)
         except CacheUnavailableError:
             self.counts.unavailable += 1
             self.counts.unanswered += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any, Final
@@ -15,9 +15,10 @@ from agent_persistence.cli.failures import finish, say_error
 from agent_persistence.cli.options import Json
 from agent_persistence.cli.output import note, progress_bar
 from agent_persistence.cli.servers import run_on_data
-from agent_persistence.errors import InvalidInputError
+from agent_persistence.errors import InvalidInputError, MissingExtraError
+from agent_persistence.ids import IdType
 from agent_persistence.persistence import Persistence
-from agent_persistence.transfer.langgraph import ImportedThread, import_threads, open_tables
+from agent_persistence.transfer.langgraph import ImportedThread, MessageWriter, import_threads, open_tables
 
 _STRICT: Final = ("1", "true", "yes")  # as LangGraph reads it
 _NOT_STRICT: Final = (
@@ -62,9 +63,14 @@ def import_langgraph(
         str | None,
         typer.Option("--user-key", metavar="KEY", help="The metadata key that holds the owner of a thread."),
     ] = None,
+    mirror: Annotated[
+        str,
+        typer.Option("--mirror", metavar="CHANNEL", help="The channel whose messages are written as messages too."),
+    ] = "messages",
+    no_mirror: Annotated[bool, typer.Option("--no-mirror", help="Import checkpoints only.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Import checkpoints from the tables of LangGraph's PostgreSQL checkpointer.
+    """Import checkpoints and messages from the tables of LangGraph's PostgreSQL checkpointer.
 
     Each thread is copied with its checkpoints and the writes of its tasks, and compared with its source, which is only
     read. Repeat the command after a failure, or when there are more: existing checkpoints are compared, and missing
@@ -76,12 +82,14 @@ def import_langgraph(
         raise typer.BadParameter("give --user, --user-key or both: LangGraph's threads have no owner")
     if os.environ.get("LANGGRAPH_STRICT_MSGPACK", "").lower() not in _STRICT:
         note(_NOT_STRICT)
-    total = run_on_data(partial(_import, source, user, user_key))
+    total = run_on_data(partial(_import, source, user, user_key, None if no_mirror else mirror))
     result = {name: getattr(total, name) for name in total.__slots__}
     finish(result, str(total), as_json=as_json, is_complete=not (total.refused or total.differing))
 
 
-async def _import(source: str, user: str | None, user_key: str | None, persistence: Persistence[Any, Any]) -> _Total:
+async def _import(
+    source: str, user: str | None, user_key: str | None, mirror: str | None, persistence: Persistence[Any, Any]
+) -> _Total:
     kind = persistence.models.id_types.user
     default = None if user is None else kind.parse(user, "--user")
 
@@ -94,7 +102,14 @@ async def _import(source: str, user: str | None, user_key: str | None, persisten
     total, started = _Total(), time.monotonic()
     async with open_tables(source) as tables:
         with progress_bar("Importing", None) as advance:
-            async for thread in import_threads(tables, persistence, owner_of=owner_of, owner_key=user_key):
+            threads = import_threads(
+                tables,
+                persistence,
+                owner_of=owner_of,
+                owner_key=user_key,
+                messages=_writer(mirror, persistence.models.id_types.id),
+            )
+            async for thread in threads:
                 advance(1)
                 total.count(thread)
                 if thread.refusal is not None:
@@ -102,3 +117,18 @@ async def _import(source: str, user: str | None, user_key: str | None, persisten
                     say_error(f"thread {thread.thread_id}: {thread.refusal}")
     total.seconds = round(time.monotonic() - started, 3)
     return total
+
+
+def _writer(channel: str | None, id_type: IdType[Any]) -> Callable[[], MessageWriter] | None:
+    """Return what makes the writer of each thread's messages; ``None`` if none are written."""
+    if channel is None:
+        return None
+    if id_type.python_type is int:
+        note("No messages are written: ids are numbers, and a message of a graph keeps its own.")
+        return None
+    try:
+        from agent_persistence.integrations.langgraph.imported_messages import ImportedMessages  # noqa: PLC0415 - an extra
+    except MissingExtraError as error:
+        note(f"No messages are written: {error}")
+        return None
+    return partial(ImportedMessages, channel, id_type)

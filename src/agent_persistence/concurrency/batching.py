@@ -16,7 +16,7 @@ from typing import Any, Final, Generic, TypeVar
 from agent_persistence.concurrency.time_limit import Refusals, call_made_at, count_from
 from agent_persistence.errors import ClosedError, LockTimeoutError, PoolTimeoutError, UnavailableError
 from agent_persistence.frozen import frozen
-from agent_persistence.telemetry.operation import Operation, current_operation, working_for
+from agent_persistence.telemetry.operation import Operation, current_operation, worked_for, working_for
 from agent_persistence.telemetry.telemetry import Telemetry
 
 ItemT = TypeVar("ItemT")
@@ -131,7 +131,15 @@ class Batcher(Generic[ItemT, ResultT]):
         self._telemetry = telemetry or Telemetry()
         self._counts = self._telemetry.counts.batch(kind, self._waiting.__len__)
 
-    async def submit(self, item: ItemT, *, key: Hashable = None, size: int = 0, joins: bool = True) -> ResultT:
+    async def submit(
+        self,
+        item: ItemT,
+        *,
+        key: Hashable = None,
+        size: int = 0,
+        joins: bool = True,
+        operation: Operation | None = None,
+    ) -> ResultT:
         """Run an item in the next batch, and return its result.
 
         Args:
@@ -139,6 +147,7 @@ class Batcher(Generic[ItemT, ResultT]):
             key: the key of the object that the item changes; ``None`` if order does not matter.
             size: the item's size in bytes.
             joins: ``False`` runs the item alone, in its turn among the items of its key.
+            operation: for which the item is submitted, if it is not the one of the current task.
 
         Raises:
             ClosedError: the batcher was closed.
@@ -147,11 +156,12 @@ class Batcher(Generic[ItemT, ResultT]):
         if self._is_closed:
             raise ClosedError
         if self._one_at_a_time and not (self._is_crowded or self._runners or self._waiting):
-            return await self._run_lone(item)
+            return await worked_for(operation, self._run_lone(item))
         # A future in place of a task: the batch runs in a task that all its callers share.
         future: asyncio.Future[ResultT] = asyncio.get_running_loop().create_future()
         # Here, in the caller's context: the batch runs in one of its own.
-        operation = None if self._telemetry.timing is None else current_operation()
+        if operation is None and self._telemetry.timing is not None:
+            operation = current_operation()
         entry = _Entry(item, key, size, joins, future, time.monotonic(), operation)
         if joins or not self._start_alone(entry, [*self._waiting]):
             self._waiting.append(entry)

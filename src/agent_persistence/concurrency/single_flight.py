@@ -68,15 +68,16 @@ class SingleFlight(Generic[T]):
             if load is not None and load.task.done():
                 del self._started[key]
 
-    async def load(self, key: Hashable, work: Work[T], *, ticket: int) -> T:
+    async def load(self, key: Hashable, work: Work[T], *, ticket: int, caller: Operation | None = None) -> T:
         """Load a value, or share a load that started after the caller registered. Each caller gets a copy.
 
         Args:
             key: the name of the value.
             work: loads the value.
             ticket: the result of ``register``.
+            caller: the operation that wants it, if it is not the one of the current task.
         """
-        load, caller = self._started.get(key), current_operation()
+        load, caller = self._started.get(key), caller or current_operation()
         if load is None or load.number <= ticket or load.has_failed():
             load = self._queued.get(key)
         if load is None:

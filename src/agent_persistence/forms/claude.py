@@ -7,11 +7,11 @@ asides, and so are those that the CLI adds to the conversation on its own: nobod
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any, ClassVar, Final
 
+from agent_persistence.forms.base64_urls import base64_url, media_of
 from agent_persistence.forms.chats import calls_of, function_of, text_of
 from agent_persistence.forms.form import Chat, Form, Item, Said
 
@@ -21,7 +21,6 @@ _BLOCKS: Final = "blocks"
 """The hint of an entry whose content is a list of blocks."""
 _MARKS: Final = ("isMeta", "isCompactSummary", "isVisibleInTranscriptOnly", "isApiErrorMessage")
 """Of entries that the CLI adds: context, the summary of a compaction, and errors of the API."""
-_BASE64: Final = re.compile("data:([^;,]+);base64,(.*)", re.DOTALL)
 
 
 class ClaudeForm(Form):
@@ -137,10 +136,10 @@ def _to_part(block: Any) -> Chat | None:
         case {"type": "image", "source": {"type": "url", "url": str(url)}}:
             return {"type": "image_url", "image_url": {"url": url}}
         case {"type": "image", "source": {"type": "base64", "media_type": str(kind), "data": str(data)}}:
-            return {"type": "image_url", "image_url": {"url": f"data:{kind};base64,{data}"}}
+            return {"type": "image_url", "image_url": {"url": base64_url(kind, data)}}
         case {"type": "document", "source": {"type": "base64", "media_type": str(kind), "data": str(data)}}:
             named = {"filename": block["title"]} if isinstance(block.get("title"), str) else {}
-            return {"type": "file", "file": {"file_data": f"data:{kind};base64,{data}", **named}}
+            return {"type": "file", "file": {"file_data": base64_url(kind, data), **named}}
     return None
 
 
@@ -163,8 +162,8 @@ def _from_part(part: Any) -> Item | None:
 
 
 def _base64_source(url: str) -> Item | None:
-    found = _BASE64.fullmatch(url)
-    return found and {"type": "base64", "media_type": found[1], "data": found[2]}
+    found = media_of(url)
+    return found and {"type": "base64", "media_type": found.mime_type, "data": found.data}
 
 
 def _result(chat: Chat) -> Item:

@@ -4,7 +4,8 @@ A difference is a JSON object::
 
     {"is": 7}                                                 the other value, whole
     {"set": {"id": "m"}, "drop": ["name"], "in": {"content": ...}}     of two objects: fields
-    {"at": {"0": ...}}                                        of two lists of the same length: items
+    {"at": {"0": ...}, "size": 2, "end": [...]}               of two lists: items, the length of a shorter one, or what
+                                                              a longer one has more
 """
 
 from __future__ import annotations
@@ -32,9 +33,8 @@ def difference(old: Any, new: Any) -> dict[str, Any]:
         return _NONE
     if type(old) is dict and type(new) is dict:
         return _of_objects(old, new)
-    if type(old) is list and type(new) is list and len(old) == len(new):
-        found = {str(index): difference(*pair) for index, pair in enumerate(zip(old, new, strict=True))}
-        return {"at": {index: change for index, change in found.items() if change}}
+    if type(old) is list and type(new) is list and bool(old) == bool(new):
+        return _of_lists(old, new)
     return {"is": new}
 
 
@@ -50,7 +50,7 @@ def changed(old: Any, change: dict[str, Any]) -> Any:
         if "is" in change:
             return change["is"]
         if "at" in change:
-            items = list(old)
+            items = list(old)[: change.get("size")] + change.get("end", [])
             for index, inner in change["at"].items():
                 items[int(index)] = changed(items[int(index)], inner)
             return items
@@ -60,6 +60,16 @@ def changed(old: Any, change: dict[str, Any]) -> Any:
         return {**fields, **change.get("set", _NONE)}
     except (AttributeError, IndexError, KeyError, TypeError) as error:
         raise ValueError("this difference belongs to another value") from error
+
+
+def _of_lists(old: list[Any], new: list[Any]) -> dict[str, Any]:
+    found = {str(index): difference(*pair) for index, pair in enumerate(zip(old, new, strict=False))}
+    change: dict[str, Any] = {"at": {index: inner for index, inner in found.items() if inner}}
+    if len(new) < len(old):
+        change["size"] = len(new)
+    elif len(new) > len(old):
+        change["end"] = new[len(old) :]
+    return change
 
 
 def _of_objects(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:

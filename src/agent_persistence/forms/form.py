@@ -29,6 +29,7 @@ Chat = dict[str, Any]
 
 
 _NOTHING: Final[Chat] = {"role": "assistant", "content": ""}
+_OWN_NAMES: Final = frozenset({"rest", "whole", "as", "parts", "part"})
 
 
 class Said(NamedTuple):
@@ -111,7 +112,7 @@ def read(form: Form, records: Sequence[MessageRecord[Any]]) -> list[Found]:
     place = 0
     while place < len(records):
         group = records[place : place + _number_of_parts(form, records, place)]
-        item = _own_item(form, group)
+        item = own_item(form, group)
         if item is not None:
             found.append(Found(item, group, is_own=True))
         else:
@@ -125,6 +126,15 @@ def number_of_later_parts(form: Form, records: Sequence[MessageRecord[Any]]) -> 
     return next((place for place, row in enumerate(records) if _own(form, row).get("part", 0) == 0), len(records))
 
 
+def without_forms(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the ``meta`` of a message without what forms keep in it: for a copy of a message that was edited."""
+    return {name: value for name, value in meta.items() if not _is_of_a_form(value)}
+
+
+def _is_of_a_form(value: Any) -> bool:
+    return isinstance(value, dict) and not _OWN_NAMES.isdisjoint(value)
+
+
 def _written(form: Form, item: Item) -> list[NewMessage[Any]]:
     said = form.say(item)
     chats = [_storable(chat) for chat in said.chats]
@@ -132,7 +142,7 @@ def _written(form: Form, item: Item) -> list[NewMessage[Any]]:
         shown = _storable(said.shown or _NOTHING)
         return [NewMessage(message=shown, meta={form.key: {"whole": to_storable(item)}}, aside=form.key)]
     metas: list[dict[str, Any]] = [{"part": part} if part else {} for part in range(len(chats))]
-    metas[0] = _rest(form, chats, said.hint, item)
+    metas[0] = rest_of(form, chats, said.hint, item)
     if len(chats) > 1:
         metas[0]["parts"] = len(chats)
     return [
@@ -140,7 +150,15 @@ def _written(form: Form, item: Item) -> list[NewMessage[Any]]:
     ]
 
 
-def _rest(form: Form, chats: Sequence[Chat], hint: str | None, item: Item) -> dict[str, Any]:
+def rest_of(form: Form, chats: Sequence[Chat], hint: str | None, item: Item) -> dict[str, Any]:
+    """Return what an item has beyond the messages that say it, for the ``meta`` of the first one.
+
+    Args:
+        form: the form.
+        chats: the messages, as they are stored.
+        hint: see ``Said``.
+        item: the item.
+    """
     derived = _derived(form, chats, hint)
     if derived is not None:
         rest = difference(derived, item)
@@ -155,7 +173,7 @@ def _derived(form: Form, chats: Sequence[Chat], hint: str | None) -> Item | None
     return form.joined([item for chat in chats for item in form.items(chat, hint)])
 
 
-def _own_item(form: Form, group: Sequence[MessageRecord[Any]]) -> Item | None:
+def own_item(form: Form, group: Sequence[MessageRecord[Any]]) -> Item | None:
     """Return the item of this form that the rows hold, as it was written; ``None`` for rows of other programs."""
     own, first = _own(form, group[0]), group[0]
     if not own:
@@ -170,7 +188,8 @@ def _own_item(form: Form, group: Sequence[MessageRecord[Any]]) -> Item | None:
 
 
 def _completed(form: Form, group: Sequence[MessageRecord[Any]], own: Mapping[str, Any]) -> Any:
-    derived = _derived(form, [row.message for row in group], own.get("as"))
+    hint = own.get("as")
+    derived = _derived(form, [row.message for row in group], hint if isinstance(hint, str) else None)
     if derived is None:
         return None
     try:

@@ -115,8 +115,7 @@ async def append(
         IdempotencyConflictError: the session has another event of this id.
     """
     # In this order everywhere, so that no two calls wait for each other: thread, messages, state, items.
-    await uow.threads.lock(place.thread_id)
-    thread = await uow.threads.require(place.thread_id)
+    thread = await uow.threads.lock(place.thread_id)
     if not is_of(thread, place):
         raise ThreadNotFoundError(place.thread_id)
     last = await uow.messages.page(place.thread_id, limit=1, asides=FORM.key)

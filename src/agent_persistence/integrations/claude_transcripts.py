@@ -97,8 +97,7 @@ async def append(
             await uow.threads.lock(after)
         await uow.threads.create(thread_id=place.thread_id)
     # A summary is read, changed and written: one append to a session at a time.
-    await uow.threads.lock(place.thread_id)
-    thread = await uow.threads.require(place.thread_id)
+    thread = await uow.threads.lock(place.thread_id)
     last = await uow.messages.page(place.thread_id, limit=1, asides=True)
     end = max((record.seq for record in last), default=0)
     rows = await _add(uow, place.thread_id, new)

@@ -64,13 +64,13 @@ def uuid_of(key: str) -> uuid.UUID:
 
 
 async def threads_with(
-    list_page: ListPage, meta: Mapping[str, Any], *, most: int | None = None
+    list_page: ListPage, meta: Mapping[str, Any] | None, *, most: int | None = None
 ) -> list[ThreadRecord[Any, Any]]:
     """Return all threads whose ``meta`` contains a value; those that become active meanwhile among them.
 
     Args:
         list_page: reads a page of the threads of an owner.
-        meta: what they contain (PostgreSQL's ``@>``).
+        meta: what they contain (PostgreSQL's ``@>``); ``None`` for all threads.
         most: how many there may be.
 
     Raises:

@@ -20,6 +20,7 @@ from agent_persistence.repositories.checkpoints.known_graphs import (
     KnownGraphs,
     KnownNamespace,
     KnownThread,
+    Likely,
     ReadNamespace,
 )
 from agent_persistence.repositories.checkpoints.prepared_saves import (
@@ -115,11 +116,13 @@ class GraphCalls:
         """Save the writes of a task; see ``CheckpointRepository.put_writes``."""
         await self._save(_Item(new, user_id, None, partial(self._put_writes_alone, new, user_id)), new)
 
-    def known(self, query: CheckpointQuery) -> KnownNamespace | None:
+    def known(self, query: CheckpointQuery) -> Likely | None:
         """Return what is known of a namespace whose latest checkpoint is asked for, or the one that was the latest."""
         thread = self._known.get(query.thread_id)
         place = None if thread is None else thread.namespaces.get(query.checkpoint_ns or "")
-        return place if place is not None and query.checkpoint_id in (None, place.head) else None
+        if thread is None or place is None or query.checkpoint_id not in {None, place.head}:
+            return None
+        return Likely(thread.touched_at, place)
 
     def learn(self, query: CheckpointQuery, found: ReadNamespace) -> None:
         """Remember a namespace whose latest checkpoint was read."""

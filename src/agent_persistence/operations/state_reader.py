@@ -20,6 +20,7 @@ from agent_persistence.repositories import StateRepository
 from agent_persistence.repositories.locks import parameters_of
 from agent_persistence.repositories.states.rows import lacks_contents, latest_record
 from agent_persistence.repositories.states.statements import known_states, latest_state, latest_states
+from agent_persistence.telemetry.operation import Operation
 
 
 class StateKey(NamedTuple):
@@ -61,14 +62,21 @@ class StateReader(Generic[IdT, UserIdT]):
             telemetry=sessions.telemetry,
         )
 
-    async def latest(self, thread_id: IdT, owner: UserIdT) -> StateRecord[IdT] | None:
+    async def latest(
+        self, thread_id: IdT, owner: UserIdT, operation: Operation | None = None
+    ) -> StateRecord[IdT] | None:
         """Return a thread's latest state from the table, or ``None``.
+
+        Args:
+            thread_id: the thread.
+            owner: its owner.
+            operation: for which it is read, if it is not the one of the current task.
 
         Raises:
             PersistenceError: it could not be read.
         """
         key = StateKey(thread_id, owner)
-        return await (self.batcher.submit(key) if self._sessions.groups else self._read_alone(key))
+        return await (self.batcher.submit(key, operation=operation) if self._sessions.groups else self._read_alone(key))
 
     async def through_cache(
         self,
@@ -76,6 +84,7 @@ class StateReader(Generic[IdT, UserIdT]):
         thread_id: IdT,
         owner: UserIdT,
         otherwise: Callable[[], Awaitable[Found]] | None = None,
+        operation: Operation | None = None,
     ) -> StateRecord[IdT] | None:
         """Return a thread's latest state from the cache, or from the table, by which the cache is filled.
 
@@ -85,6 +94,7 @@ class StateReader(Generic[IdT, UserIdT]):
             owner: its owner.
             otherwise: reads the table in place of a fill, for a caller whose open transaction may have a snapshot that
                 is older than the lease of a fill.
+            operation: for which it is read, if it is not the one of the current task.
 
         Raises:
             PersistenceError: it could not be read.
@@ -92,14 +102,15 @@ class StateReader(Generic[IdT, UserIdT]):
         loads, key, made_at = cache.loads, StateKey(thread_id, owner), time.monotonic()
         ticket = loads.register(key)  # before the look-up: a load that starts during it is recent enough to share
         try:
-            found = await cache.look(thread_id, owner)
+            found = await cache.look(thread_id, owner, operation)
             if isinstance(found, Hit):
                 return found.state
             if otherwise is not None:
                 return await otherwise()
             # A load that waits for an earlier one starts later than its callers, and may take longer than they wait.
             async with waits_until(made_at + (self._retries.call_seconds or math.inf)):
-                return await loads.load(key, partial(self._load, cache, key, found), ticket=ticket)
+                load = partial(self._load, cache, key, found)
+                return await loads.load(key, load, ticket=ticket, caller=operation)
         finally:
             loads.unregister(key)
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar, Token
 from copy import copy
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from agent_persistence.telemetry.spans import Span
+
+T = TypeVar("T")
 
 
 class Called(NamedTuple):
@@ -41,8 +43,7 @@ class Operation:
         batch: how many callers the largest of its statements had.
         shared: shared work that it is part of.
         callers: of shared work, the operation of each caller, if it is measured; ``None`` if it is one itself.
-        call: how it was called, until ``called`` takes it apart: its name, the time by the monotonic clock, whether its
-            first argument is a thread, and its arguments.
+        call: what was called, as a tuple that ``called`` gives its names; ``None`` for shared work.
     """
 
     # Of the class: most operations end with these values, and setting them takes longer than all else that is measured.
@@ -52,7 +53,7 @@ class Operation:
     attempts = batch = 1
     shared: tuple[Operation, ...] = ()
     callers: Sequence[Operation | None] | None = None
-    call: tuple[str, float, bool, Sequence[Any], Mapping[str, Any]] | None = None
+    call: tuple[str, float, Any, Any] | None = None
 
     def serve(self, caller: Operation) -> None:
         """Let another operation share this work, before it is done."""
@@ -62,11 +63,7 @@ class Operation:
 
     def called(self) -> Called | None:
         """Return what was called; ``None`` for shared work."""
-        if self.call is None:
-            return None
-        name, began, takes_thread, args, kwargs = self.call
-        thread_id = args[0] if takes_thread and args else kwargs.get("thread_id")
-        return Called(name, began, thread_id, kwargs.get("user_id"))
+        return None if self.call is None else Called(*self.call)
 
     def total(self) -> Operation:
         """Return a copy with the times of shared work: for the few operations that are shown."""
@@ -105,3 +102,13 @@ def working_for(operation: Operation | None) -> Iterator[None]:
         # The end of a block of the host may run in another context: pytest does so with fixtures.
         with suppress(ValueError):
             _current.reset(token)
+
+
+def worked_for(operation: Operation | None, work: Awaitable[T]) -> Awaitable[T]:
+    """Let work, which the current task awaits, be done for an operation, if it is measured."""
+    return work if operation is None else _worked_for(operation, work)
+
+
+async def _worked_for(operation: Operation, work: Awaitable[T]) -> T:
+    with working_for(operation):
+        return await work

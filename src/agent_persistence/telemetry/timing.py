@@ -62,40 +62,31 @@ class Timing:
     def measured(self, name: str, call: Callable[..., Awaitable[T]]) -> Callable[..., Awaitable[T]]:
         """Return a coroutine function that measures an operation; one that is part of another one is not measured."""
         takes_thread = next(iter(inspect.signature(call).parameters), None) == "thread_id"
-        clock = self._clock
 
         @wraps(call)
         async def operation(*args: Any, **kwargs: Any) -> T:
             outer = current_operation()
             if outer is not None and not outer.is_block:
                 return await call(*args, **kwargs)
-            # All in one function, without context managers: it is on the way of every cache hit.
-            made = Operation() if self.tracer is None else self._traced(name)
-            token, error_type, began = work_for(made), "", clock()
-            made.call = name, began, takes_thread, args, kwargs
+            thread_id = args[0] if takes_thread and args else kwargs.get("thread_id")
+            made, error_type = self.begin(name, thread_id, kwargs.get("user_id")), ""
+            token = work_for(made)
             try:
                 return await call(*args, **kwargs)
             except BaseException as error:
                 error_type = type_of(error)
                 raise
             finally:
-                seconds = clock() - began
                 token.var.reset(token)
-                self._operation_histogram(name, error_type).add(seconds)
-                if made.spans or seconds >= self._slow.limit:
-                    self._show(made, seconds, error_type)
-                # Else it and its batch would refer to each other, and stay with all arguments until a collection.
-                made.shared = ()
+                self.end(made, error_type)
 
         return operation
 
     @asynccontextmanager
     async def block(self, name: str, *, owner: Any = None) -> AsyncIterator[None]:
         """Measure a block of the host, whose operations are measured, too."""
-        made = self._traced(name)
+        made, error_type = self.begin(name, None, owner), ""
         made.is_block = True
-        error_type, began = "", self._clock()
-        made.call = name, began, False, (), {"user_id": owner}
         try:
             with working_for(made):
                 yield
@@ -103,9 +94,32 @@ class Timing:
             error_type = type_of(error)
             raise
         finally:
-            seconds = self._clock() - began
-            self._operation_histogram(name, error_type).add(seconds)
+            self.end(made, error_type)
+
+    def begin(self, name: str, thread_id: Any, owner: Any) -> Operation:
+        """Begin to measure an operation; ``end`` must follow."""
+        made = Operation() if self.tracer is None else self._traced(name)
+        made.call = name, self._clock(), thread_id, owner
+        return made
+
+    def end(self, made: Operation, error_type: str) -> None:
+        """Count an operation that has ended, and show it if it has a span or was slow.
+
+        Args:
+            made: as ``begin`` returned it.
+            error_type: the ``type_of`` its error; empty if there was none.
+        """
+        if made.call is None:
+            return
+        name, began, _, _ = made.call
+        seconds = self._clock() - began
+        # A plain tuple finds it, too, and is made in a tenth of the time.
+        key: Any = (name, error_type)
+        (self.operations.get(key) or self._make_histogram(name, error_type)).add(seconds)
+        if made.spans or seconds >= self._slow.limit:
             self._show(made, seconds, error_type)
+        # Else it and its batch would refer to each other, and stay with the thread until a collection.
+        made.shared = ()
 
     async def statement(self, operation: str, collection: str, work: Awaitable[T]) -> T:
         """Measure a statement, for the operation or the batch that sent it."""
@@ -219,16 +233,10 @@ class Timing:
             attributes["db.operation.batch.size"] = caller.batch
         return self.tracer.call(name, caller.spans, attributes)
 
-    def _operation_histogram(self, name: str, error_type: str) -> Histogram:
-        # A plain tuple finds it, too, and is made in a tenth of the time.
-        key: Any = (name, error_type)
-        found = self.operations.get(key)
-        if found is None:
-            key = OperationKey(*key)
-            found = self.operations[key] = self._histograms.make(
-                OPERATION_DURATION, SECONDS, operation_attributes(*key)
-            )
-        return found
+    def _make_histogram(self, name: str, error_type: str) -> Histogram:
+        key = OperationKey(name, error_type)
+        made = self.operations[key] = self._histograms.make(OPERATION_DURATION, SECONDS, operation_attributes(*key))
+        return made
 
     def _statement_histogram(self, operation: str, collection: str, error_type: str) -> Histogram:
         key: Any = (operation, collection, error_type)

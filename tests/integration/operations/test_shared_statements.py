@@ -1,4 +1,4 @@
-"""Threads, messages, pages and results of tools that are read at the same time share statements."""
+"""Calls at the same time share statements: reads of threads, messages, results of tools and items, and puts."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 from integration.repository_testing import counted_statements
 
 from agent_persistence.database.pinned_connection import PinnedConnection
-from agent_persistence.errors import DatabaseError
+from agent_persistence.errors import DatabaseError, InvalidInputError
 from agent_persistence.persistence import Persistence
-from agent_persistence.records import ANY_USER
+from agent_persistence.records import ANY_USER, ItemKey, NewItem
 
 AnyStore = Persistence[Any, Any]
 Store = Persistence[str, str]
@@ -104,3 +104,99 @@ async def test_an_error_of_the_database_meets_the_caller_whose_row_it_is(
     assert [one.name for one in found if not isinstance(one, BaseException)] == [
         f"thread {number}" for number in range(8) if number != 2
     ]
+
+
+def an_item(key: Any, **value: Any) -> NewItem:
+    return NewItem(namespace=("home",), key=str(key), value=value)
+
+
+async def values(store: AnyStore, owner: Any, count: int) -> list[Any]:
+    keys = [ItemKey(("home",), str(number)) for number in range(count)]
+    return [item and item.value for item in await store.items.get_many(keys, user_id=owner)]
+
+
+async def test_a_crowd_of_puts_costs_a_few_transactions(any_persistence: AnyStore, any_ids: Any) -> None:
+    owners = [any_ids.user() for _ in range(20)]
+    items = any_persistence.items
+    await items.put_many([an_item(0, n="old")], user_id=owners[0])
+
+    async with counted_statements(any_persistence) as sent:
+        await asyncio.gather(
+            *(
+                items.put_many([an_item(number, n=number) for number in range(1 + place % 2)], user_id=owner)
+                for place, owner in enumerate(owners)
+            )
+        )
+
+    expected = [[{"n": 0}, {"n": 1} if place % 2 else None] for place in range(20)]
+    assert [await values(any_persistence, owner, 2) for owner in owners] == expected
+    assert len(sent) <= 6
+
+
+async def test_of_puts_of_one_item_that_share_a_statement_the_last_counts(persistence: Store, user_id: str) -> None:
+    for _ in range(3):
+        await asyncio.gather(*(persistence.items.put_many([an_item(0, n=n)], user_id=user_id) for n in range(20)))
+
+        assert await values(persistence, user_id, 1) == [{"n": 19}]
+
+
+async def test_an_item_that_another_transaction_has_locked_holds_up_its_own_callers_only(
+    persistence: Store, user_id: str
+) -> None:
+    items = persistence.items
+    await items.put_many([an_item(number, n="old") for number in range(12)], user_id=user_id)
+
+    async with persistence.begin(user_id=user_id) as uow:
+        await uow.items.put_many([an_item(3, n="of the transaction")])
+        waiting = [
+            asyncio.ensure_future(items.put_many([an_item(3, n="new")], user_id=user_id)),
+            asyncio.ensure_future(items.put_many([an_item(n, n="both") for n in (3, 11)], user_id=user_id)),
+        ]
+        others = [n for n in range(11) if n != 3]
+        async with asyncio.timeout(2):
+            await asyncio.gather(*(items.put_many([an_item(n, n="new")], user_id=user_id) for n in others))
+        found = await values(persistence, user_id, 12)
+
+        assert [found[n] for n in others] == [{"n": "new"}] * 10
+        assert found[11] == {"n": "old"}  # put with the locked one, all or none
+        assert not any(task.done() for task in waiting)
+
+    await asyncio.gather(*waiting)
+    found = await values(persistence, user_id, 12)
+    assert found[3] in ({"n": "new"}, {"n": "both"})
+    assert found[11] == {"n": "both"}
+
+
+async def test_an_item_that_cannot_be_put_fails_its_own_caller(persistence: Store, user_id: str) -> None:
+    calls = [persistence.items.put_many([an_item(n, n=n)], user_id=user_id) for n in range(8)]
+    bad = persistence.items.put_many([an_item(8, n=float("nan"))], user_id=user_id)
+
+    results = await asyncio.gather(*calls, bad, return_exceptions=True)
+
+    assert results[:8] == [None] * 8
+    assert isinstance(results[8], InvalidInputError)
+    assert await values(persistence, user_id, 9) == [*({"n": n} for n in range(8)), None]
+
+
+async def test_searches_by_filters_of_one_shape_share_a_statement_and_nothing_else(
+    any_persistence: AnyStore, any_user: Any
+) -> None:
+    items = any_persistence.items
+    kept = [an_item(number, **{"n": number, 'o"{d},\\': {"é": f"x{number}"}}) for number in range(8)]
+    await items.put_many(kept, user_id=any_user)
+    filters: list[Any] = [
+        *({"n": number} for number in range(8)),
+        *({'o"{d},\\': {"é": f"x{number}"}} for number in range(8)),
+        *({"n": {"$gt": number}} for number in range(8)),
+        *({"n": {"$gte": number, "$lt": number + 2}, "none": None} for number in range(8)),
+    ]
+    numbers = [*([n] for n in range(8)), *([n] for n in range(8))]
+    numbers += [[*range(n + 1, 8)] for n in range(8)] + [[n, n + 1][: 8 - n] for n in range(8)]
+
+    async with counted_statements(any_persistence) as sent:
+        found = await asyncio.gather(
+            *(items.search(("home",), filter=each, user_id=any_user, limit=8) for each in filters)
+        )
+
+    assert [sorted(item.value["n"] for item in page) for page in found] == numbers
+    assert len(sent) < 24

@@ -1,3 +1,4 @@
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from random import Random
@@ -8,6 +9,7 @@ from integration.repository_testing import HELLO, SettingsFor, all_pages, run_sq
 
 from agent_persistence import migrate
 from agent_persistence.errors import InvalidInputError, ThreadExistsError, ThreadNotFoundError
+from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.persistence import Persistence
 from agent_persistence.records import ANY_USER, NewMessage
 from agent_persistence.settings import PersistenceSettings
@@ -406,3 +408,20 @@ async def test_reading_is_no_activity(settings_for: SettingsFor, user_id: str) -
         await store.states.get(thread.thread_id, user_id=user_id)
 
         assert await store.threads.get(thread.thread_id, user_id=user_id) == thread
+
+
+async def test_a_lock_returns_the_thread_as_the_writer_before_it_left_it(
+    any_persistence: Persistence[Any, Any], any_user: Any, any_ids: Any
+) -> None:
+    store = any_persistence
+    thread_id = (await store.threads.create(user_id=any_user)).thread_id
+
+    async def count(uow: UnitOfWork[Any, Any]) -> None:
+        meta = (await uow.threads.lock(thread_id)).meta
+        await uow.threads.update(thread_id, meta={"count": meta.get("count", 0) + 1})
+
+    await asyncio.gather(*(store.run(count, user_id=any_user) for _ in range(6)))
+
+    assert (await store.threads.require(thread_id, user_id=any_user)).meta == {"count": 6}
+    with pytest.raises(ThreadNotFoundError):
+        await store.run(count, user_id=any_ids.user())

@@ -11,8 +11,9 @@ from typing import Any
 import asyncpg
 import pytest
 from checkpoints import config_of, put
-from langchain_core.messages import HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.checkpoint.postgres import PostgresSaver
+from langgraph.graph import START, StateGraph
 from langgraph.types import Command
 from test_langgraph_deleting import logger
 from test_langgraph_graphs import shop
@@ -22,6 +23,7 @@ from agent_persistence import Persistence, PersistenceSettings, ThreadRecord, mi
 from agent_persistence.cli.app import app
 from agent_persistence.integrations.langgraph import PersistenceSaver
 from agent_persistence.transfer.langgraph import import_threads, open_tables
+from graphs import Conversation
 
 
 def fill(url: str) -> dict[str, Any]:
@@ -91,6 +93,35 @@ def test_a_graph_goes_on_from_what_was_imported(database: str, command: Callable
         assert mine[4] == theirs[4]
     assert result["notes"][-1] == "label: Rome"
     assert state == before["delta"]
+
+
+def test_messages_of_imported_threads_are_seen_by_all(database: str, command: Callable[..., Any]) -> None:
+    settings = PersistenceSettings(_env_file=None, database_url=database)  # type: ignore[call-arg]  # pydantic-settings' own keyword
+    asyncio.run(migrate.upgrade(settings))
+    with PostgresSaver.from_conn_string(database) as theirs:
+        theirs.setup()
+        graph = StateGraph(Conversation).add_node("say", lambda _: {"messages": [AIMessage("Hello.")]})
+        app = graph.add_edge(START, "say").compile(checkpointer=theirs)
+        for _ in range(2):
+            app.invoke({"messages": [HumanMessage("Hi")]}, config_of("t-1"))
+        app.invoke({"messages": [HumanMessage("Silent")]}, config_of("t-2"))
+    silent = command("--user", "ada", "--no-mirror")
+
+    async def said() -> list[list[str]]:
+        async with Persistence[str, str](settings) as store:
+            pages = [await store.messages.page(thread_id, user_id="ada") for thread_id in ("t-1", "t-2")]
+            return [[message.text for message in page] for page in pages]
+
+    assert silent.exit_code == 0, silent.stderr
+    assert asyncio.run(said()) == [[], []]
+    asyncio.run(_delete(settings, "t-1"))
+    assert command("--user", "ada").exit_code == 0
+    assert asyncio.run(said()) == [["Hi", "Hello.", "Hi", "Hello."], []]
+
+
+async def _delete(settings: PersistenceSettings, thread_id: str) -> None:
+    async with Persistence[str, str](settings) as store:
+        await store.threads.delete(thread_id, user_id="ada")
 
 
 def test_threads_keep_their_owners_and_times(database: str, command: Callable[..., Any]) -> None:

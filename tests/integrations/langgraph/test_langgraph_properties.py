@@ -17,9 +17,10 @@ from langgraph.pregel._utils import get_new_channel_versions
 from agent_persistence import Persistence, PersistenceSettings
 from agent_persistence.encoding.chat_messages import check_shape, to_columns
 from agent_persistence.encoding.exact_json import encode_json
+from agent_persistence.forms.form import written
 from agent_persistence.ids import uuid7
 from agent_persistence.integrations.langgraph import PersistenceSaver
-from agent_persistence.integrations.langgraph.chat_shape import chat_messages_of
+from agent_persistence.integrations.langgraph.message_items import FORM, item_of
 from agent_persistence.integrations.langgraph.surrogates import dump_blob, load_blob
 from agent_persistence.repositories.checkpoints.compression import compress, compress_delta, decompress, fingerprint
 from agent_persistence.repositories.checkpoints.refs import ListRef, Refs, Span, lay_out, read_refs, write_refs
@@ -274,12 +275,13 @@ def test_any_message_has_a_chat_completions_shape_with_its_text(content: Any, ki
     """Of any parts, also those that a provider's shape forbids."""
     message = kind.model_construct(content=[*content, {"type": "text", "text": "look"}], additional_kwargs=extras)
 
-    chats = chat_messages_of(message)
+    rows = written(FORM, item_of(message))
 
-    for chat in chats:
-        check_shape(chat)
-        encode_json(chat, "message")
-    assert any("look" in to_columns(chat).content for chat in chats)
+    for row in rows:
+        check_shape(row.message)
+        encode_json(row.message, "message")
+        encode_json(row.meta, "meta")
+    assert any("look" in to_columns(row.message).content for row in rows if row.aside is None)
 
 
 @given(st.lists(values, max_size=20))

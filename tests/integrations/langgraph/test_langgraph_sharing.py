@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 from checkpoints import checkpoint_with, config_of, put, values_of
 from langchain_core.messages import HumanMessage
-from sqlalchemy import event
+from sqlalchemy import event, text
 
 from agent_persistence import Persistence, ThreadNotFoundError
 from agent_persistence.database.compiled_statement import CompiledStatement
@@ -185,6 +185,65 @@ async def test_a_read_returns_what_another_process_saved_since_this_one_did(
 
     assert await values_of(saver, config) == {"notes": notes}
     assert await values_of(saver, stored) == {"notes": notes[:2]}
+
+
+@pytest.mark.parametrize("is_saved", [True, False])
+async def test_a_read_of_a_thread_that_this_process_saved_or_read_last_returns_no_rows_of_values(
+    persistence: Persistence[str, str],
+    user_id: str,
+    config: Any,
+    is_saved: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    notes = [letter * 80 for letter in "abc"]
+    async with Persistence(persistence.settings) as other:
+        reader = PersistenceSaver(persistence, user_id=user_id)
+        saver = reader if is_saved else PersistenceSaver(other, user_id=user_id)
+        stored = await put(saver, config, {"notes": notes[:1]})
+        await put(saver, stored, {"notes": notes, "whole": "d" * 80}, versions={"notes": 2, "whole": 1})
+        if not is_saved:
+            await reader.aget_tuple(config)
+        counts: list[int] = []
+        fetch = PinnedConnection.fetch
+
+        async def count(connection: PinnedConnection, statement: CompiledStatement, **values: Any) -> list[Any]:
+            found = await fetch(connection, statement, **values)
+            counts.append(len(found))
+            return found
+
+        monkeypatch.setattr(PinnedConnection, "fetch", count)
+        assert await values_of(reader, config) == {"notes": notes, "whole": "d" * 80}
+        assert await reader.for_user(f"{user_id}-2").aget_tuple(config) is None
+
+    assert counts == [1, 0]
+
+
+@pytest.mark.parametrize("lost", ["a checkpoint", "writes"])
+async def test_what_a_process_remembers_is_not_taken_for_rows_with_the_same_numbers_after_the_server_lost_some(
+    persistence: Persistence[str, str], saver: PersistenceSaver, config: Any, user_id: str, lost: str
+) -> None:
+    thread_id = config["configurable"]["thread_id"]
+    first = await put(saver, config, {"notes": ["a" * 80]})
+    if lost == "a checkpoint":
+        await put(saver, first, {"notes": ["a" * 80, "b" * 80]}, versions={"notes": 2})
+    else:
+        await saver.aput_writes(first, [("notes", ["b" * 80])], "task")
+    at_the_first = {"thread": thread_id, "first": first["configurable"]["checkpoint_id"]}
+    async with Persistence(persistence.settings) as other, other.engine.begin() as connection:
+        # As if it had been restored to the moment after the first save: numbers are given out again.
+        for statement in (
+            "SELECT setval(pg_get_serial_sequence('graph_values', 'value_no'), max(value_no) - 1) FROM graph_values"
+            " WHERE thread_id = :thread",
+            "DELETE FROM graph_values WHERE thread_id = :thread AND value_no > (SELECT min(value_no) FROM graph_values"
+            " WHERE thread_id = :thread)",
+            "DELETE FROM graph_checkpoints WHERE thread_id = :thread AND checkpoint_id <> :first",
+        ):
+            await connection.execute(text(statement), at_the_first)
+        await connection.commit()
+        elsewhere = PersistenceSaver(other, user_id=user_id)
+        await put(elsewhere, first, {"notes": ["a" * 80, "c" * 80]}, versions={"notes": 2})
+
+    assert await values_of(saver, config) == {"notes": ["a" * 80, "c" * 80]}
 
 
 async def test_a_save_that_waited_for_another_process_is_not_made_of_what_was_known_before(

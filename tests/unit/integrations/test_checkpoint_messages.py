@@ -110,3 +110,35 @@ def test_a_message_of_others_is_read_in_the_framework_s_words(chat: dict[str, An
         {"total_tokens": 1},
         NOW.timestamp(),
     )
+
+
+def test_a_message_of_a_version_without_forms_is_read_as_before() -> None:
+    chat = {"role": "tool", "content": "rain", "tool_call_id": "c"}
+    rest = {"fields": {"timestamp": 1.5, "raw": {"a": 1}}, "block": {"status": "completed", "is_error": False}}
+
+    fields = to_fields(stored(chat, meta={"mine": 1, "agentflow": rest}))
+
+    block = {"type": "tool_result", "call_id": "c", "output": "rain", "status": "completed", "is_error": False}
+    assert (fields["content"], fields["timestamp"], fields["raw"]) == ([block], 1.5, {"a": 1})
+    assert fields["metadata"] == {"mine": 1}
+
+
+def test_a_picture_of_the_framework_is_seen_by_all_and_stored_once() -> None:
+    media = {"kind": "data", "data_base64": "iVBORw0KGgo=", "mime_type": "image/png", "url": None}
+    given = dump("user", [TEXT, {"type": "image", "media": media, "alt_text": None}])
+
+    new = to_new_message(given, STRING, None)
+
+    part = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+    assert new.message["content"] == [{"type": "text", "text": "hello"}, part]
+    assert "iVBORw0KGgo=" not in str(new.meta)
+    assert to_fields(stored(dict(new.message), meta=dict(new.meta)))["content"] == given["content"]
+
+
+def test_a_message_that_says_nothing_is_an_aside() -> None:
+    reasoning = dump("assistant", [{"type": "reasoning", "summary": "why", "details": None}], reasoning="why")
+
+    new = to_new_message(reasoning, STRING, None)
+
+    assert (new.aside, new.message["reasoning_content"]) == ("agentflow", "why")
+    assert to_fields(stored(dict(new.message), meta=dict(new.meta)))["content"] == reasoning["content"]

@@ -64,6 +64,7 @@ def hot_path() -> Iterator[tuple[str, CompiledStatement]]:
     yield "delete all states of a locked thread", states.delete_due(models, keeps=False)
     yield "delete old states of a locked thread", states.delete_due(models, keeps=True, ages=True)
     yield "lock a thread", locks.lock_one(models, of_any_user=False)
+    yield "lock a thread, and read it", threads.lock_and_read(models, of_any_user=False)
     yield "lock several threads, without waiting", locks.lock_several(models)
     yield "thread", threads.one_thread(models, of_any_user=False)
     yield "threads of several callers", shared(threads.one_thread(models, of_any_user=False))
@@ -104,9 +105,14 @@ def _of_items(models: Models[Any, Any]) -> Iterator[tuple[str, CompiledStatement
     yield "items of several callers", shared(items.read_item(models))
     yield "items by their keys", items.read_items(models)
     yield "page of items below a namespace", items.search_items(models, below=True)
+    shape = (("$eq", "json"), ("$gt", "string"))
+    yield "page of items by a filter, of several callers", shared(items.search_items(models, below=True, shape=shape))
     yield "namespaces with items", items.walk_namespaces(models, below=False)
     yield "namespaces with items, below one", items.walk_namespaces(models, below=True)
     yield "put items", items.put_items(models)
+    for one in (True, False):
+        name = "put an item" if one else "put items of several callers"
+        yield f"{name}, without waiting for locks", items.put_unlocked_items(models, one=one)
     yield "grant items their time to live again", items.refresh_items(models)
     yield "delete items", items.delete_items(models)
     yield "delete all items below a namespace", items.clear_items(models, below=True)

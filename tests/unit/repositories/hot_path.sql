@@ -387,6 +387,11 @@ SELECT threads.thread_id, threads.user_id, CAST(pg_current_xact_id() AS TEXT) AS
 FROM threads
 WHERE threads.thread_id = $1::VARCHAR AND threads.user_id = $2::VARCHAR FOR NO KEY UPDATE;
 
+-- lock a thread, and read it
+SELECT threads.thread_id, threads.user_id, threads.thread_name, CAST(threads.meta AS TEXT) AS meta, CASE WHEN (threads.archived_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.archived_at END AS archived_at, CASE WHEN (threads.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.created_at END AS created_at, CASE WHEN (threads.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE threads.updated_at END AS updated_at, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started
+FROM threads
+WHERE threads.thread_id = $1::VARCHAR AND threads.user_id = $2::VARCHAR FOR NO KEY UPDATE;
+
 -- lock several threads, without waiting
 WITH locked AS
 (SELECT threads.thread_id AS thread_id, threads.user_id AS user_id
@@ -602,9 +607,19 @@ WHERE items.user_id = $3::VARCHAR AND (items.expires_at IS NULL OR items.expires
 -- page of items below a namespace
 SELECT items.namespace, items.key, CAST(items.value AS TEXT) AS value, CASE WHEN (items.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE items.created_at END AS created_at, CASE WHEN (items.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE items.updated_at END AS updated_at, CASE WHEN (items.expires_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE items.expires_at END AS expires_at, coalesce(items.expires_at < statement_timestamp() + items.ttl_seconds * interval '0.9 seconds', false) AS is_due
 FROM items
-WHERE items.user_id = $1::VARCHAR AND (items.namespace = $2::VARCHAR COLLATE "C" OR items.namespace >= $3::VARCHAR COLLATE "C" AND items.namespace < $4::VARCHAR COLLATE "C") AND (items.expires_at IS NULL OR items.expires_at > statement_timestamp())
+WHERE items.user_id = $1::VARCHAR AND (items.namespace = $2::VARCHAR COLLATE "C" OR items.namespace >= $3::VARCHAR COLLATE "C" AND items.namespace < $4::VARCHAR COLLATE "C") AND (items.expires_at IS NULL OR items.expires_at > statement_timestamp()) AND true
 ORDER BY items.updated_at DESC, items.namespace, items.key
 LIMIT $5::BIGINT OFFSET $6::BIGINT;
+
+-- page of items by a filter, of several callers
+SELECT found.namespace, found.key, CAST(found.value AS TEXT) AS value, found.created_at, found.updated_at, found.expires_at, found.is_due, callers.ordinal
+FROM unnest($1::BIGINT[], $2::BIGINT[], $3::TEXT[], $4::TEXT[], $5::JSONB[], $6::TEXT[], $7::TEXT[], $8::TEXT[], $9::TEXT[], $10::TEXT[]) WITH ORDINALITY AS callers("limit", "offset", owner, namespace, operand_0, operand_1, low, high, path_0, path_1, ordinal)
+JOIN LATERAL (SELECT items.namespace AS namespace, items.key AS key, items.value AS value, CASE WHEN (items.created_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE items.created_at END AS created_at, CASE WHEN (items.updated_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE items.updated_at END AS updated_at, CASE WHEN (items.expires_at NOT BETWEEN timestamptz '0001-01-01 00:00:00.000001Z' AND timestamptz '9999-12-31 23:59:59.999998Z') THEN timestamptz '-infinity' ELSE items.expires_at END AS expires_at, coalesce(items.expires_at < statement_timestamp() + items.ttl_seconds * interval '0.9 seconds', false) AS is_due
+FROM items
+WHERE items.user_id = callers.owner AND (items.namespace = callers.namespace OR items.namespace >= callers.low AND items.namespace < callers.high) AND (items.expires_at IS NULL OR items.expires_at > statement_timestamp()) AND (items.value #> CAST(callers.path_0 AS TEXT[])) IS NOT DISTINCT
+FROM callers.operand_0 AND jsonb_typeof(items.value #> CAST(callers.path_1 AS TEXT[])) = 'string' AND (((items.value #> CAST(callers.path_1 AS TEXT[])) #>> '{}') COLLATE "C") > callers.operand_1
+ORDER BY items.updated_at DESC, items.namespace, items.key
+LIMIT callers."limit" OFFSET callers."offset") AS found ON true;
 
 -- namespaces with items
 WITH RECURSIVE steps(namespace) AS
@@ -650,6 +665,34 @@ WHERE items.user_id = $2::VARCHAR AND items.namespace = steps.namespace AND (ite
 -- put items
 INSERT INTO items (user_id, namespace, key, value, ttl_seconds, created_at, updated_at, expires_at) SELECT $1::VARCHAR AS user_id, "new".namespace, "new".key, "new".value, "new".ttl_seconds, statement_timestamp() AS created_at, statement_timestamp() AS updated_at, statement_timestamp() + "new".ttl_seconds * interval '1 second' AS expires_at
 FROM unnest($2::TEXT[], $3::TEXT[], $4::JSONB[], $5::DOUBLE PRECISION[]) AS "new"(namespace, key, value, ttl_seconds)
+ON CONFLICT (user_id, namespace, key) DO UPDATE SET value = excluded.value, created_at = CASE WHEN (items.expires_at IS NULL OR items.expires_at > statement_timestamp()) THEN items.created_at ELSE excluded.created_at END, updated_at = excluded.updated_at, expires_at = excluded.expires_at, ttl_seconds = excluded.ttl_seconds
+RETURNING items.user_id, items.namespace, items.key, items.updated_at, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
+
+-- put an item, without waiting for locks
+WITH locked AS
+(SELECT items.user_id AS user_id, items.namespace AS namespace, items.key AS key
+FROM items, (SELECT $1::VARCHAR AS owner, $2::VARCHAR AS namespace, $3::VARCHAR AS key, $4::JSONB AS value, $5::FLOAT AS ttl_seconds) AS "new"
+WHERE items.user_id = "new".owner AND items.namespace = "new".namespace AND items.key = "new".key FOR NO KEY UPDATE OF items SKIP LOCKED)
+INSERT INTO items (user_id, namespace, key, value, ttl_seconds, created_at, updated_at, expires_at) SELECT "new".owner AS user_id, "new".namespace, "new".key, "new".value, "new".ttl_seconds, statement_timestamp() AS created_at, statement_timestamp() AS updated_at, statement_timestamp() + "new".ttl_seconds * interval '1 second' AS expires_at
+FROM (SELECT $1::VARCHAR AS owner, $2::VARCHAR AS namespace, $3::VARCHAR AS key, $4::JSONB AS value, $5::FLOAT AS ttl_seconds) AS "new"
+WHERE NOT (EXISTS (SELECT NULL AS anon_1
+FROM items
+WHERE items.user_id = "new".owner AND items.namespace = "new".namespace AND items.key = "new".key)) OR ("new".owner, "new".namespace, "new".key) IN (SELECT locked.user_id, locked.namespace, locked.key
+FROM locked)
+ON CONFLICT (user_id, namespace, key) DO UPDATE SET value = excluded.value, created_at = CASE WHEN (items.expires_at IS NULL OR items.expires_at > statement_timestamp()) THEN items.created_at ELSE excluded.created_at END, updated_at = excluded.updated_at, expires_at = excluded.expires_at, ttl_seconds = excluded.ttl_seconds
+RETURNING items.user_id, items.namespace, items.key, items.updated_at, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
+
+-- put items of several callers, without waiting for locks
+WITH locked AS
+(SELECT items.user_id AS user_id, items.namespace AS namespace, items.key AS key
+FROM items, unnest($1::TEXT[], $2::TEXT[], $3::TEXT[], $4::JSONB[], $5::DOUBLE PRECISION[]) AS "new"(owner, namespace, key, value, ttl_seconds)
+WHERE items.user_id = "new".owner AND items.namespace = "new".namespace AND items.key = "new".key FOR NO KEY UPDATE OF items SKIP LOCKED)
+INSERT INTO items (user_id, namespace, key, value, ttl_seconds, created_at, updated_at, expires_at) SELECT "new".owner AS user_id, "new".namespace, "new".key, "new".value, "new".ttl_seconds, statement_timestamp() AS created_at, statement_timestamp() AS updated_at, statement_timestamp() + "new".ttl_seconds * interval '1 second' AS expires_at
+FROM unnest($1::TEXT[], $2::TEXT[], $3::TEXT[], $4::JSONB[], $5::DOUBLE PRECISION[]) AS "new"(owner, namespace, key, value, ttl_seconds)
+WHERE NOT (EXISTS (SELECT NULL AS anon_1
+FROM items
+WHERE items.user_id = "new".owner AND items.namespace = "new".namespace AND items.key = "new".key)) OR ("new".owner, "new".namespace, "new".key) IN (SELECT locked.user_id, locked.namespace, locked.key
+FROM locked)
 ON CONFLICT (user_id, namespace, key) DO UPDATE SET value = excluded.value, created_at = CASE WHEN (items.expires_at IS NULL OR items.expires_at > statement_timestamp()) THEN items.created_at ELSE excluded.created_at END, updated_at = excluded.updated_at, expires_at = excluded.expires_at, ttl_seconds = excluded.ttl_seconds
 RETURNING items.user_id, items.namespace, items.key, items.updated_at, CAST(pg_current_xact_id() AS TEXT) AS transaction_id, now() AS transaction_started, pg_postmaster_start_time() AS server_started;
 
@@ -701,21 +744,27 @@ LEFT OUTER JOIN graph_checkpoints ON graph_checkpoints.thread_id = locked.thread
 
 -- graphs: read checkpoint
 WITH head AS
-(SELECT one.thread_id AS thread_id, one.checkpoint_ns AS checkpoint_ns, one.checkpoint_id AS checkpoint_id, one.parent_id AS parent_id, one.run_id AS run_id, one.created_at AS created_at, one.metadata AS metadata, one.exact_metadata AS exact_metadata, one.body AS body, one.refs AS refs, threads.user_id AS user_id, threads.updated_at AS touched_at, coalesce((SELECT max(row.value_no) AS max_1
-FROM graph_values AS row
-WHERE row.thread_id = threads.thread_id AND row.checkpoint_ns = $1::VARCHAR), 0) AS last_no
+(SELECT one.thread_id AS thread_id, one.checkpoint_ns AS checkpoint_ns, one.checkpoint_id AS checkpoint_id, one.parent_id AS parent_id, one.run_id AS run_id, one.created_at AS created_at, one.metadata AS metadata, one.exact_metadata AS exact_metadata, one.body AS body, one.refs AS refs, threads.user_id AS user_id, threads.updated_at AS touched_at, last.last_no AS last_no, threads.updated_at IS NOT DISTINCT
+FROM $1::TIMESTAMP WITH TIME ZONE AND one.checkpoint_id IS NOT DISTINCT
+FROM $2::VARCHAR AND one.created_at IS NOT DISTINCT
+FROM $3::TIMESTAMP WITH TIME ZONE AND last.last_no = $4::BIGINT AS is_unchanged, EXISTS (SELECT *
+FROM graph_checkpoints AS known
+WHERE known.thread_id = threads.thread_id AND known.checkpoint_ns = $5::VARCHAR AND known.checkpoint_id = $2::VARCHAR AND known.created_at = $3::TIMESTAMP WITH TIME ZONE) AS has_known
 FROM threads
 LEFT OUTER JOIN LATERAL (SELECT graph_checkpoints.thread_id AS thread_id, graph_checkpoints.checkpoint_ns AS checkpoint_ns, graph_checkpoints.checkpoint_id AS checkpoint_id, graph_checkpoints.parent_id AS parent_id, graph_checkpoints.run_id AS run_id, graph_checkpoints.created_at AS created_at, graph_checkpoints.metadata AS metadata, graph_checkpoints.exact_metadata AS exact_metadata, graph_checkpoints.body AS body, graph_checkpoints.refs AS refs
 FROM graph_checkpoints
-WHERE graph_checkpoints.thread_id = threads.thread_id AND graph_checkpoints.checkpoint_ns = $1::VARCHAR
+WHERE graph_checkpoints.thread_id = threads.thread_id AND graph_checkpoints.checkpoint_ns = $5::VARCHAR
 ORDER BY graph_checkpoints.checkpoint_id DESC
 LIMIT 1) AS one ON true
-WHERE threads.thread_id = $2::VARCHAR AND threads.user_id = $3::VARCHAR),
+JOIN LATERAL (SELECT coalesce(max(row.value_no), 0) AS last_no
+FROM graph_values AS row
+WHERE row.thread_id = threads.thread_id AND row.checkpoint_ns = $5::VARCHAR) AS last ON true
+WHERE threads.thread_id = $6::VARCHAR AND threads.user_id = $7::VARCHAR),
 found AS
 (SELECT graph_values.thread_id AS thread_id, graph_values.checkpoint_ns AS checkpoint_ns, graph_values.value_no AS value_no, graph_values.checkpoint_id AS checkpoint_id, graph_values.channel AS channel, graph_values.cells AS cells, CASE WHEN span.is_whole THEN graph_values.content END AS content, false AS is_write
-FROM unnest($4::TEXT[], $5::TEXT[], $6::TEXT[], $7::BIGINT[], $8::BIGINT[], $9::BOOLEAN[]) AS span(thread_id, checkpoint_ns, channel, first_no, last_no, is_whole)
-JOIN graph_values ON graph_values.thread_id = span.thread_id AND graph_values.checkpoint_ns = span.checkpoint_ns AND (span.channel IS NULL OR graph_values.channel = span.channel) AND graph_values.value_no BETWEEN span.first_no AND span.last_no
-JOIN threads ON threads.thread_id = graph_values.thread_id AND threads.user_id = $3::VARCHAR UNION ALL SELECT graph_values.thread_id AS thread_id, graph_values.checkpoint_ns AS checkpoint_ns, graph_values.value_no AS value_no, graph_values.checkpoint_id AS checkpoint_id, graph_values.channel AS channel, graph_values.cells AS cells, graph_values.content AS content, true AS is_write
+FROM head
+JOIN unnest($8::TEXT[], $9::BIGINT[], $10::BIGINT[], $11::BOOLEAN[]) AS span(channel, first_no, last_no, is_whole) ON NOT head.is_unchanged
+JOIN graph_values ON graph_values.thread_id = head.thread_id AND graph_values.checkpoint_ns = head.checkpoint_ns AND (span.channel IS NULL OR graph_values.channel = span.channel) AND graph_values.value_no BETWEEN span.first_no AND span.last_no UNION ALL SELECT graph_values.thread_id AS thread_id, graph_values.checkpoint_ns AS checkpoint_ns, graph_values.value_no AS value_no, graph_values.checkpoint_id AS checkpoint_id, graph_values.channel AS channel, graph_values.cells AS cells, graph_values.content AS content, true AS is_write
 FROM head
 JOIN graph_values ON graph_values.thread_id = head.thread_id AND graph_values.checkpoint_ns = head.checkpoint_ns AND graph_values.checkpoint_id = head.checkpoint_id),
 rows AS
@@ -723,9 +772,9 @@ rows AS
 FROM found UNION ALL SELECT graph_values.thread_id AS thread_id, graph_values.checkpoint_ns AS checkpoint_ns, graph_values.value_no AS value_no, graph_values.checkpoint_id AS checkpoint_id, graph_values.channel AS channel, graph_values.cells AS cells, graph_values.content AS content, false AS is_write
 FROM found
 JOIN graph_values ON graph_values.thread_id = found.thread_id AND graph_values.checkpoint_ns = found.checkpoint_ns
-WHERE substr(found.content, $10::INTEGER, $11::INTEGER) = $12::BYTEA AND graph_values.value_no = CAST(CAST(concat($13::VARCHAR, encode(substr(found.content, $14::INTEGER, $15::INTEGER), $16::VARCHAR)) AS BIT(64)) AS BIGINT))
-SELECT head.thread_id, head.checkpoint_ns, head.checkpoint_id, head.parent_id, head.run_id, head.created_at, CAST(head.metadata AS TEXT) AS metadata, head.exact_metadata, head.body, head.refs, head.user_id, head.touched_at, head.last_no, CAST(NULL AS BIGINT) AS value_no, CAST(NULL AS TEXT) COLLATE "C" AS channel, CAST(NULL AS BYTEA) AS cells, CAST(NULL AS BYTEA) AS content, CAST(NULL AS BOOLEAN) AS is_write
-FROM head UNION ALL SELECT rows.thread_id, rows.checkpoint_ns, rows.checkpoint_id, CAST(NULL AS TEXT) COLLATE "C" AS parent_id, CAST(NULL AS TEXT) COLLATE "C" AS run_id, CAST(NULL AS TIMESTAMP WITH TIME ZONE) AS created_at, CAST(CAST(NULL AS JSONB) AS TEXT) AS metadata, CAST(NULL AS BYTEA) AS exact_metadata, CAST(NULL AS BYTEA) AS body, CAST(NULL AS BYTEA) AS refs, CAST(NULL AS VARCHAR(255)) COLLATE "C" AS user_id, CAST(NULL AS TIMESTAMP WITH TIME ZONE) AS touched_at, CAST(NULL AS BIGINT) AS last_no, rows.value_no, rows.channel, rows.cells, rows.content, rows.is_write
+WHERE substr(found.content, $12::INTEGER, $13::INTEGER) = $14::BYTEA AND graph_values.value_no = CAST(CAST(concat($15::VARCHAR, encode(substr(found.content, $16::INTEGER, $17::INTEGER), $18::VARCHAR)) AS BIT(64)) AS BIGINT))
+SELECT head.thread_id, head.checkpoint_ns, head.checkpoint_id, head.parent_id, head.run_id, head.created_at, CAST(head.metadata AS TEXT) AS metadata, head.exact_metadata, head.body, head.refs, head.user_id, head.touched_at, head.last_no, head.is_unchanged, head.has_known, CAST(NULL AS BIGINT) AS value_no, CAST(NULL AS TEXT) COLLATE "C" AS channel, CAST(NULL AS BYTEA) AS cells, CAST(NULL AS BYTEA) AS content, CAST(NULL AS BOOLEAN) AS is_write
+FROM head UNION ALL SELECT rows.thread_id, rows.checkpoint_ns, rows.checkpoint_id, CAST(NULL AS TEXT) COLLATE "C" AS parent_id, CAST(NULL AS TEXT) COLLATE "C" AS run_id, CAST(NULL AS TIMESTAMP WITH TIME ZONE) AS created_at, CAST(CAST(NULL AS JSONB) AS TEXT) AS metadata, CAST(NULL AS BYTEA) AS exact_metadata, CAST(NULL AS BYTEA) AS body, CAST(NULL AS BYTEA) AS refs, CAST(NULL AS VARCHAR(255)) COLLATE "C" AS user_id, CAST(NULL AS TIMESTAMP WITH TIME ZONE) AS touched_at, CAST(NULL AS BIGINT) AS last_no, CAST(NULL AS BOOLEAN) AS is_unchanged, CAST(NULL AS BOOLEAN) AS has_known, rows.value_no, rows.channel, rows.cells, rows.content, rows.is_write
 FROM rows;
 
 -- graphs: read values
@@ -750,14 +799,14 @@ WITH locked AS
 FROM threads
 WHERE threads.thread_id = ANY ($1::TEXT[]) AND threads.user_id = ANY ($2::TEXT[]) FOR NO KEY UPDATE),
 chosen AS
-(SELECT item.thread_id AS thread_id, item.owner AS owner, item.checkpoint_ns AS checkpoint_ns, item.expected_touch AS expected_touch, item.expected_last_no AS expected_last_no, item.parent_created_at AS parent_created_at, item.claims AS claims, item.checkpoint_id AS checkpoint_id, item.parent_id AS parent_id, item.run_id AS run_id, item.metadata AS metadata, item.exact_metadata AS exact_metadata, item.body AS body, item.refs_head AS refs_head, item.refs AS refs, locked.updated_at AS touched_before, coalesce((SELECT max(row.value_no) AS max_1
+(SELECT item.thread_id AS thread_id, item.owner AS owner, item.checkpoint_ns AS checkpoint_ns, item.expected_touch AS expected_touch, item.expected_last_no AS expected_last_no, item.parent_created_at AS parent_created_at, item.claims AS claims, item.checkpoint_id AS checkpoint_id, item.parent_id AS parent_id, item.run_id AS run_id, item.metadata AS metadata, item.exact_metadata AS exact_metadata, item.body AS body, item.refs_head AS refs_head, item.refs AS refs, locked.updated_at AS touched_before, (SELECT coalesce(max(row.value_no), 0) AS last_no
 FROM graph_values AS row
-WHERE row.thread_id = item.thread_id AND row.checkpoint_ns = item.checkpoint_ns), 0) AS last_no
+WHERE row.thread_id = item.thread_id AND row.checkpoint_ns = item.checkpoint_ns) AS last_no
 FROM locked
 JOIN unnest($3::TEXT[], $4::TEXT[], $5::TEXT[], $6::TIMESTAMP WITH TIME ZONE[], $7::BIGINT[], $8::TIMESTAMP WITH TIME ZONE[], $9::BOOLEAN[], $10::TEXT[], $11::TEXT[], $12::TEXT[], $13::JSONB[], $14::BYTEA[], $15::BYTEA[], $16::BYTEA[], $17::BYTEA[]) AS item(thread_id, owner, checkpoint_ns, expected_touch, expected_last_no, parent_created_at, claims, checkpoint_id, parent_id, run_id, metadata, exact_metadata, body, refs_head, refs) ON locked.thread_id = item.thread_id AND locked.user_id = item.owner
-WHERE item.expected_touch IS NULL OR locked.updated_at = item.expected_touch AND (item.expected_last_no IS NULL OR item.expected_last_no = coalesce((SELECT max(row.value_no) AS max_2
+WHERE item.expected_touch IS NULL OR locked.updated_at = item.expected_touch AND (item.expected_last_no IS NULL OR item.expected_last_no = (SELECT coalesce(max(row.value_no), 0) AS last_no
 FROM graph_values AS row
-WHERE row.thread_id = item.thread_id AND row.checkpoint_ns = item.checkpoint_ns), 0)) AND (item.parent_created_at IS NULL OR item.parent_created_at = (SELECT parent.created_at
+WHERE row.thread_id = item.thread_id AND row.checkpoint_ns = item.checkpoint_ns)) AND (item.parent_created_at IS NULL OR item.parent_created_at = (SELECT parent.created_at
 FROM graph_checkpoints AS parent
 WHERE parent.thread_id = item.thread_id AND parent.checkpoint_ns = item.checkpoint_ns AND parent.checkpoint_id = item.parent_id))),
 added AS
@@ -765,7 +814,7 @@ added AS
 FROM chosen
 JOIN unnest($18::TEXT[], $19::TEXT[], $20::TEXT[], $21::BYTEA[], $22::BYTEA[]) WITH ORDINALITY AS "new"(thread_id, written_at, channel, cells, content, ordinal) ON "new".thread_id = chosen.thread_id
 ORDER BY "new".ordinal
-RETURNING graph_values.thread_id, graph_values.value_no, width_bucket(0, 0, 1, CAST((graph_values.value_no > (SELECT max(earlier.value_no) AS max_3
+RETURNING graph_values.thread_id, graph_values.value_no, width_bucket(0, 0, 1, CAST((graph_values.value_no > (SELECT max(earlier.value_no) AS max_1
 FROM graph_values AS earlier
 WHERE earlier.thread_id = graph_values.thread_id AND earlier.checkpoint_ns = graph_values.checkpoint_ns)) IS NOT false AS INTEGER)) AS is_latest),
 numbers AS
@@ -800,14 +849,14 @@ WITH locked AS
 FROM threads
 WHERE threads.thread_id = $1::VARCHAR AND threads.user_id = $2::VARCHAR FOR NO KEY UPDATE),
 chosen AS
-(SELECT item.thread_id AS thread_id, item.owner AS owner, item.checkpoint_ns AS checkpoint_ns, item.expected_touch AS expected_touch, item.expected_last_no AS expected_last_no, item.parent_created_at AS parent_created_at, item.claims AS claims, item.checkpoint_id AS checkpoint_id, item.parent_id AS parent_id, item.run_id AS run_id, item.metadata AS metadata, item.exact_metadata AS exact_metadata, item.body AS body, item.refs_head AS refs_head, item.refs AS refs, locked.updated_at AS touched_before, coalesce((SELECT max(row.value_no) AS max_1
+(SELECT item.thread_id AS thread_id, item.owner AS owner, item.checkpoint_ns AS checkpoint_ns, item.expected_touch AS expected_touch, item.expected_last_no AS expected_last_no, item.parent_created_at AS parent_created_at, item.claims AS claims, item.checkpoint_id AS checkpoint_id, item.parent_id AS parent_id, item.run_id AS run_id, item.metadata AS metadata, item.exact_metadata AS exact_metadata, item.body AS body, item.refs_head AS refs_head, item.refs AS refs, locked.updated_at AS touched_before, (SELECT coalesce(max(row.value_no), 0) AS last_no
 FROM graph_values AS row
-WHERE row.thread_id = item.thread_id AND row.checkpoint_ns = item.checkpoint_ns), 0) AS last_no
+WHERE row.thread_id = item.thread_id AND row.checkpoint_ns = item.checkpoint_ns) AS last_no
 FROM locked
 JOIN (SELECT $3::VARCHAR AS thread_id, $4::VARCHAR AS owner, $5::VARCHAR AS checkpoint_ns, $6::TIMESTAMP WITH TIME ZONE AS expected_touch, $7::BIGINT AS expected_last_no, $8::TIMESTAMP WITH TIME ZONE AS parent_created_at, $9::BOOLEAN AS claims, $10::VARCHAR AS checkpoint_id, $11::VARCHAR AS parent_id, $12::VARCHAR AS run_id, $13::JSONB AS metadata, $14::BYTEA AS exact_metadata, $15::BYTEA AS body, $16::BYTEA AS refs_head, $17::BYTEA AS refs) AS item ON locked.thread_id = item.thread_id AND locked.user_id = item.owner
-WHERE item.expected_touch IS NULL OR locked.updated_at = item.expected_touch AND (item.expected_last_no IS NULL OR item.expected_last_no = coalesce((SELECT max(row.value_no) AS max_2
+WHERE item.expected_touch IS NULL OR locked.updated_at = item.expected_touch AND (item.expected_last_no IS NULL OR item.expected_last_no = (SELECT coalesce(max(row.value_no), 0) AS last_no
 FROM graph_values AS row
-WHERE row.thread_id = item.thread_id AND row.checkpoint_ns = item.checkpoint_ns), 0)) AND (item.parent_created_at IS NULL OR item.parent_created_at = (SELECT parent.created_at
+WHERE row.thread_id = item.thread_id AND row.checkpoint_ns = item.checkpoint_ns)) AND (item.parent_created_at IS NULL OR item.parent_created_at = (SELECT parent.created_at
 FROM graph_checkpoints AS parent
 WHERE parent.thread_id = item.thread_id AND parent.checkpoint_ns = item.checkpoint_ns AND parent.checkpoint_id = item.parent_id))),
 added AS
@@ -815,7 +864,7 @@ added AS
 FROM chosen
 JOIN unnest($18::TEXT[], $19::TEXT[], $20::TEXT[], $21::BYTEA[], $22::BYTEA[]) WITH ORDINALITY AS "new"(thread_id, written_at, channel, cells, content, ordinal) ON "new".thread_id = chosen.thread_id
 ORDER BY "new".ordinal
-RETURNING graph_values.thread_id, graph_values.value_no, width_bucket(0, 0, 1, CAST((graph_values.value_no > (SELECT max(earlier.value_no) AS max_3
+RETURNING graph_values.thread_id, graph_values.value_no, width_bucket(0, 0, 1, CAST((graph_values.value_no > (SELECT max(earlier.value_no) AS max_1
 FROM graph_values AS earlier
 WHERE earlier.thread_id = graph_values.thread_id AND earlier.checkpoint_ns = graph_values.checkpoint_ns)) IS NOT false AS INTEGER)) AS is_latest),
 numbers AS

@@ -13,28 +13,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-import orjson
-
-from agent_persistence.encoding.exact_json import sanitize
 from agent_persistence.encoding.json_escapes import from_storable, to_storable
+from agent_persistence.forms.agentflow import AgentflowForm, text_block
+from agent_persistence.forms.differences import is_same
+from agent_persistence.forms.form import own_item, rest_of, written
+from agent_persistence.forms.token_counts import counts_in
 from agent_persistence.ids import IdType
 from agent_persistence.integrations.checkpointing.run_config import message_key
 from agent_persistence.integrations.json_values import json_errors, jsonable
 from agent_persistence.records import MessageRecord, NewMessage
 
-META_KEY: Final = "agentflow"
+_FORM: Final = AgentflowForm()
+META_KEY: Final = _FORM.key
 _ORIGINAL: Final = "agent_persistence"
 """The key of a framework's ``raw`` that holds another program's message."""
-_ROLES: Final = {"developer": "system", "function": "tool"}
-_KNOWN_ROLES: Final = ("user", "assistant", "system", "tool")
 _CHAT_FIELDS: Final = {"role", "content", "tool_calls", "tool_call_id", "reasoning_content"}
-# In the words of OpenAI, then of Anthropic and LangChain, then of Gemini.
-_PROMPT: Final = ("prompt_tokens", "input_tokens", "promptTokenCount", "prompt_token_count")
-_COMPLETION: Final = ("completion_tokens", "output_tokens", "candidatesTokenCount", "candidates_token_count")
-_TOTAL: Final = ("total_tokens", "totalTokenCount", "total_token_count")
 _MORE_USAGES: Final = ("reasoning_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
 _OPTIONAL_USAGES: Final = ("image_tokens", "audio_tokens")
 _USAGES: Final = {"prompt_tokens", "completion_tokens", "total_tokens", *_MORE_USAGES, *_OPTIONAL_USAGES}
+_NOT_THERE: Final = object()
 _MAX_TOKENS: Final = 2**31 - 1  # the column is an int
 
 
@@ -87,27 +84,27 @@ def to_new_message(
         InvalidInputError: the message's id is not of this type.
     """
     dump, original = _without_original(dump)
-    chat, meta = _storable_chat(dump), _storable_meta(dump["metadata"])
+    meta = _storable_meta(dump["metadata"])
     usages: dict[str, Any] = dump["usages"] or {}
     if original is not None:
-        chat, usages = dict(_restored(chat, original["message"])), _restored_usages(usages, original["usages"])
+        usages = _restored_usages(usages, original["usages"])
     key = message_key(dump["message_id"], id_type)
-    derived = _fields(key, chat, meta, usages)
-    # Only the fields that to_fields() cannot derive from the row: a message's text is not stored twice.
-    rest: dict[str, Any] = {
-        "fields": {name: value for name, value in dump.items() if name not in derived or derived[name] != value}
-    }
-    if _differ_within_a_block(derived["content"], rest["fields"].get("content")):
-        [block] = rest["fields"].pop("content")
-        rest["block"] = {name: value for name, value in block.items() if derived["content"][0].get(name) != value}
+    of_columns = _fields_of_columns(key, meta, usages)
+    item = {name: value for name, value in dump.items() if not is_same(value, of_columns.get(name, _NOT_THERE))}
+    [row] = written(_FORM, item, f"messages[{dump['message_id']}]")
+    message, own, aside = row.message, dict(row.meta.get(META_KEY, {})), row.aside
+    if original is not None:
+        said = dict(_restored(dict(message), original["message"]))
+        message, own, aside = said, rest_of(_FORM, [said], _FORM.say(item).hint, item), None
     if call_metadata:
-        rest["call_metadata"] = dict(call_metadata)
+        own["call_metadata"] = to_storable(dict(call_metadata))
     return NewMessage(
-        message=chat,
+        message=message,
         message_id=key,
         total_tokens=_tokens(usages),
         usages=to_storable(usages),
-        meta={**meta, META_KEY: to_storable(rest)},
+        meta={**meta, META_KEY: own},
+        aside=aside,
     )
 
 
@@ -117,22 +114,6 @@ def thread_meta(metadata: dict[str, Any], run_id: str | None) -> dict[str, Any]:
     if META_KEY in metadata or not _is_storable(metadata):
         return {META_KEY: {**extra, "metadata": to_storable(metadata)}}
     return {**metadata, META_KEY: extra} if extra else metadata
-
-
-def _differ_within_a_block(derived: list[dict[str, Any]], blocks: Any) -> bool:
-    """Whether both are one block of the same type, such as the result of a tool, which may be long."""
-    return (
-        isinstance(blocks, list)
-        and len(blocks) == len(derived) == 1
-        and blocks[0].get("type") == derived[0].get("type")
-    )
-
-
-def _storable_chat(dump: dict[str, Any]) -> dict[str, Any]:
-    # JSONB refuses a NUL or a lone surrogate: other programs read U+FFFD in its place, and to_fields() the original.
-    chat = _chat(dump)
-    text = chat["content"] if isinstance(chat["content"], str) else None
-    return chat if _is_storable(chat) else {"role": chat["role"], "content": sanitize(text)}
 
 
 def _storable_meta(metadata: dict[str, Any]) -> dict[str, Any]:
@@ -150,62 +131,20 @@ def _tokens(usages: Mapping[str, Any]) -> int:
     return total if type(total) is int and 0 <= total <= _MAX_TOKENS else 0
 
 
-def _chat(dump: dict[str, Any]) -> dict[str, Any]:
-    blocks = dump["content"]
-    chat: dict[str, Any] = {"role": dump["role"]}
-    match blocks:
-        case [{"type": "tool_result", "call_id": call_id, "output": output}] if dump["role"] == "tool":
-            chat |= {"content": _output_text(output), "tool_call_id": call_id}
-        case _:
-            chat["content"] = _content(blocks)
-    if dump.get("tools_calls"):
-        chat["tool_calls"] = dump["tools_calls"]
-    if dump.get("reasoning") is not None:
-        chat["reasoning_content"] = dump["reasoning"]
-    return chat
-
-
-def _content(blocks: list[dict[str, Any]]) -> str | list[dict[str, Any]] | None:
-    parts = [part for part in map(_part, blocks) if part is not None]
-    if len(parts) == 1 and "text" in parts[0]:
-        text: str = parts[0]["text"]
-        return text
-    return parts or None
-
-
-def _part(block: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the chat-completions part for a block, or ``None`` if there is no such part."""
-    match block:
-        case {"type": "text", "text": str(text)}:
-            return {"type": "text", "text": text}
-        case {"type": "image", "media": {"kind": "url", "url": str(url)}}:
-            return {"type": "image_url", "image_url": {"url": url}}
-    return None
-
-
-def _output_text(output: Any) -> str:
-    if isinstance(output, str):
-        return output
-    try:
-        return "" if output is None else orjson.dumps(output).decode()
-    except orjson.JSONEncodeError:  # a lone surrogate, or an integer of more than 64 bits
-        return str(output)
-
-
 # --- To the frameworks ---
 
 
 def to_fields(record: MessageRecord[Any]) -> dict[str, Any]:
     """Return the fields of a framework's message: the original ones, or ones derived from another program's message."""
     meta = dict(record.meta)
-    rest = _decoded(meta.pop(META_KEY, None))
-    # Every message of a framework has a timestamp there; anything else is the application's own value under this key.
-    if not isinstance(rest, dict) or not isinstance(rest.get("fields"), dict) or "timestamp" not in rest["fields"]:
+    own = _decoded(meta.pop(META_KEY, None))
+    if _is_older(own):
+        return _older_fields(record, meta, own)
+    item = own_item(_FORM, [record])
+    # Every message of a framework has a timestamp; without one it is the application's own value under this key.
+    if item is None or "timestamp" not in item:
         return to_foreign_fields(record)
-    fields = _fields(record.message_id, record.message, meta, _decoded(record.usages))
-    for block in fields["content"][:1]:
-        block.update(rest.get("block", {}))
-    return {**fields, **rest["fields"]}
+    return {**_fields_of_columns(record.message_id, meta, _decoded(record.usages)), **item}
 
 
 def to_foreign_fields(record: MessageRecord[Any]) -> dict[str, Any]:
@@ -213,6 +152,18 @@ def to_foreign_fields(record: MessageRecord[Any]) -> dict[str, Any]:
     # The row's time: the frameworks need a timestamp, and another program's message has no other.
     fields = _fields(record.message_id, record.message, dict(record.meta), record.usages)
     return {**fields, "timestamp": record.created_at.timestamp()}
+
+
+def _is_older(own: Any) -> bool:
+    """Whether a version of this package without forms has written a message."""
+    return isinstance(own, dict) and isinstance(own.get("fields"), dict) and "timestamp" in own["fields"]
+
+
+def _older_fields(record: MessageRecord[Any], meta: dict[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    fields = _fields(record.message_id, record.message, meta, _decoded(record.usages))
+    for block in fields["content"][:1]:
+        block.update(own.get("block", {}))
+    return {**fields, **own["fields"]}
 
 
 def with_original(fields: dict[str, Any], record: MessageRecord[Any]) -> dict[str, Any]:
@@ -225,7 +176,7 @@ def with_original(fields: dict[str, Any], record: MessageRecord[Any]) -> dict[st
     if _is_only_text(fields, record):
         return fields
     usages = fitting_usages(fields["usages"])
-    if record.message == _storable_chat(fields) and usages == (_decoded(record.usages) or None):
+    if record.message == _chat_of(fields) and usages == (_decoded(record.usages) or None):
         return fields
     raw = fields["raw"] if isinstance(fields["raw"], dict) else {}
     original = {"message": record.message, "usages": record.usages}
@@ -239,7 +190,7 @@ def _is_only_text(fields: dict[str, Any], record: MessageRecord[Any]) -> bool:
     return (
         text is not None
         and record.message == {"role": fields["role"], "content": text}
-        and fields["content"] == [_text(text)]
+        and fields["content"] == [text_block(text)]
         and not (fields["tools_calls"] or record.usages or fields["usages"])
         and fields["reasoning"] is None
     )
@@ -249,15 +200,10 @@ def fitting_usages(usages: Any) -> dict[str, Any] | None:
     """Return usages in the frameworks' words; ``None`` if they do not say how many tokens were used."""
     if not isinstance(usages, Mapping):
         return None
-    prompt, completion = _first_count(usages, _PROMPT), _first_count(usages, _COMPLETION)
-    if prompt is None or completion is None:
+    found = counts_in(usages)
+    if found is None:
         return None
-    total = _first_count(usages, _TOTAL)
-    counts = {
-        "completion_tokens": completion,
-        "prompt_tokens": prompt,
-        "total_tokens": prompt + completion if total is None else total,
-    }
+    counts = {"completion_tokens": found.completion, "prompt_tokens": found.prompt, "total_tokens": found.total}
     if counts.keys() <= usages.keys() <= _USAGES and all(_fits(usages, name) for name in usages):
         return dict(usages)
     return counts | {name: usages[name] for name in _MORE_USAGES if _is_count(usages.get(name))}
@@ -282,65 +228,18 @@ def framework_id(value: Any) -> int | str:
 
 def _fields(message_id: Any, chat: Mapping[str, Any], meta: dict[str, Any], usages: dict[str, Any]) -> dict[str, Any]:
     """Return the fields of a framework's message that the chat-completions shape has a place for."""
-    return {
-        "message_id": framework_id(message_id),
-        "role": _role(chat),
-        "content": _blocks(chat),
-        "delta": False,
-        "tools_calls": _tool_calls(chat.get("tool_calls")),
-        "reasoning": _reasoning(chat),
-        "metadata": meta,
-        "usages": usages or None,
-        "raw": None,
-        "parsed_content": None,
-    }
+    [item] = _FORM.items(dict(chat))
+    return {**_fields_of_columns(message_id, meta, usages), **item}
 
 
-def _blocks(chat: Mapping[str, Any]) -> list[dict[str, Any]]:
-    content = chat.get("content")
-    if chat["role"] == "tool" and _is_text(chat.get("tool_call_id")):
-        output = content if isinstance(content, str) else _output_text(content)
-        return [{"type": "tool_result", "call_id": chat["tool_call_id"], "output": output}]
-    if isinstance(content, str):
-        return [_text(content)] if content else []
-    if content is not None and not isinstance(content, list):
-        return [_text(_output_text(content))]
-    return [_block(part) for part in content or ()]
+def _fields_of_columns(message_id: Any, meta: dict[str, Any], usages: dict[str, Any]) -> dict[str, Any]:
+    return {"message_id": framework_id(message_id), "metadata": meta, "usages": usages or None}
 
 
-def _role(chat: Mapping[str, Any]) -> str:
-    role = str(chat["role"])
-    # A label that a later version of the schema added is read as instructions: the frameworks know four roles.
-    return _ROLES.get(role, role if role in _KNOWN_ROLES else "system")
-
-
-def _reasoning(chat: Mapping[str, Any]) -> str | None:
-    for key in ("reasoning_content", "reasoning"):
-        if _is_text(chat.get(key)):
-            return chat[key]  # type: ignore[no-any-return]
-    return None
-
-
-def _tool_calls(calls: Any) -> list[dict[str, Any]] | None:
-    is_list = isinstance(calls, list) and all(isinstance(call, dict) for call in calls)
-    return calls if is_list else None
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _block(part: Any) -> dict[str, Any]:
-    match part:
-        case {"type": "text", "text": str(text)} | str(text):
-            return _text(text)
-        case {"type": "image_url", "image_url": {"url": str(url)}}:
-            return {"type": "image", "media": {"kind": "url", "url": url}}
-    return _text(_output_text(part))
-
-
-def _text(text: str) -> dict[str, Any]:
-    return {"type": "text", "text": text, "annotations": []}
+def _chat_of(fields: dict[str, Any]) -> Mapping[str, Any]:
+    """Return the message that fields are stored as."""
+    [row] = written(_FORM, fields)
+    return row.message
 
 
 # --- Messages of other programs ---
@@ -363,7 +262,7 @@ def _without_original(dump: dict[str, Any]) -> tuple[dict[str, Any], dict[str, A
 
 def _restored(chat: dict[str, Any], original: dict[str, Any]) -> dict[str, Any]:
     """Return the original message, with the fields that the framework has changed."""
-    as_read = _storable_chat(_fields(None, original, {}, {}))
+    as_read = _chat_of(_fields(None, original, {}, {}))
     if chat == as_read:
         return original
     changed = {key for key in _CHAT_FIELDS if chat.get(key) != as_read.get(key)}
@@ -374,10 +273,6 @@ def _restored(chat: dict[str, Any], original: dict[str, Any]) -> dict[str, Any]:
 def _restored_usages(usages: dict[str, Any], original: dict[str, Any]) -> dict[str, Any]:
     as_read = fitting_usages(original) or {}
     return original if all(usages.get(name) == count for name, count in as_read.items()) else usages
-
-
-def _first_count(usages: Mapping[str, Any], names: Sequence[str]) -> int | None:
-    return next((usages[name] for name in names if _is_count(usages.get(name))), None)
 
 
 def _is_count(value: Any) -> bool:

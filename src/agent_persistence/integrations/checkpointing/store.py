@@ -17,6 +17,7 @@ from agent_persistence.cache.state_cache import Miss
 from agent_persistence.concurrency.time_limit import one_call
 from agent_persistence.errors import IdempotencyConflictError, ThreadExistsError, ThreadNotFoundError
 from agent_persistence.frozen import frozen
+from agent_persistence.integrations.checkpointing.conversion import META_KEY
 from agent_persistence.integrations.checkpointing.run_config import ThreadRef
 from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.persistence import Persistence
@@ -161,7 +162,9 @@ class CheckpointStore:
         Raises:
             CorruptRowError: one of them cannot be read.
         """
-        read_page = partial(self._persistence.messages.page, thread.thread_id, user_id=thread.owner, search=search)
+        read_page = partial(
+            self._persistence.messages.page, thread.thread_id, user_id=thread.owner, search=search, asides=META_KEY
+        )
         return await _slice(read_page, offset, limit, after=BEFORE_THE_FIRST)
 
     async def delete_message(self, thread: ThreadRef, message_id: Any) -> bool:
@@ -338,6 +341,7 @@ async def _upsert_one(uow: UnitOfWork[Any, Any], thread_id: Any, message: NewMes
             total_tokens=message.total_tokens,
             usages=message.usages,
             meta=message.meta,
+            aside=message.aside,
         )
 
 

@@ -17,7 +17,8 @@ except ImportError as error:
     raise MissingExtraError("langgraph") from error
 
 from agent_persistence.integrations.langgraph.branches import BranchMessage, branch_of, config_at
+from agent_persistence.integrations.langgraph.message_items import messages_of
 from agent_persistence.integrations.langgraph.saver import PersistenceSaver
 from agent_persistence.integrations.langgraph.store import PersistenceStore
 
-__all__ = ["BranchMessage", "PersistenceSaver", "PersistenceStore", "branch_of", "config_at"]
+__all__ = ["BranchMessage", "PersistenceSaver", "PersistenceStore", "branch_of", "config_at", "messages_of"]

@@ -36,10 +36,12 @@ class PersistenceSaver(SaverCalls):
         persistence: stores the checkpoints. ``close`` closes it only if a sync call opened it.
         user_id: the owner of all threads, or ``None`` if each config names its owner as ``user_id``.
         serde: the serialiser of values; LangGraph's default if ``None``.
-        mirror: a channel of messages to write to ``messages`` too; ``None`` for none.
+        mirror: the channel of the conversation, whose messages are written to ``messages`` too; ``None`` for none. By
+            default ``messages``, unless ids are numbers or ``serde`` is given. A channel that a graph does not have is
+            logged as ``graph.no_such_channel``.
 
     Raises:
-        InvalidInputError: ``mirror`` is given, and ids are numbers; or ``persistence`` is none, such as a URL.
+        InvalidInputError: ``mirror`` names a channel, and ids are numbers; or ``persistence`` is none, such as a URL.
     """
 
     def for_user(self, user_id: Any) -> Self:

@@ -17,8 +17,10 @@ from langgraph.checkpoint.base import (
     DeltaChannelHistory,
 )
 from langgraph.checkpoint.serde.base import SerializerProtocol
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from agent_persistence.errors import InvalidInputError
+from agent_persistence.ids import IdType
 from agent_persistence.integrations.bridge import Bridge
 from agent_persistence.integrations.langgraph.addresses import (
     Address,
@@ -43,7 +45,7 @@ from agent_persistence.integrations.langgraph.values import (
 from agent_persistence.operations.graph_calls import Mirrored
 from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.persistence import Persistence
-from agent_persistence.records import AnyUser, NewMessage
+from agent_persistence.records import UNSET, AnyUser, NewMessage, Unchanged, Unset
 from agent_persistence.repositories.checkpoints.changes import Changes
 from agent_persistence.repositories.checkpoints.records import (
     CheckpointQuery,
@@ -54,6 +56,8 @@ from agent_persistence.repositories.checkpoints.records import (
 )
 from agent_persistence.validation import check_text
 
+_MESSAGES: Final = "messages"
+"""The name of the channel of messages in LangGraph's own states."""
 _PAGE: Final = 20
 _VERSION_DIGITS: Final = 32
 _STRATEGIES: Final = ("keep_latest", "delete")
@@ -69,14 +73,14 @@ class SaverCalls(BaseCheckpointSaver[Any]):
         *,
         user_id: Any | AnyUser | None = None,
         serde: SerializerProtocol | None = None,
-        mirror: str | None = None,
+        mirror: str | Unchanged | None = UNSET,
     ) -> None:
         super().__init__(serde=serde)
         _refuse_other_kind(persistence)
         self._persistence = persistence
         self._id_types = persistence.models.id_types
         self._owner = user_id
-        self._mirror = None if mirror is None else Mirror(mirror, self._id_types.id)
+        self._mirror = _mirror(mirror, self._id_types.id, self.serde)
         self._bridge = Bridge(persistence)
         self._known = KnownThreads()
         self._seen = SeenMessages()
@@ -140,7 +144,11 @@ class SaverCalls(BaseCheckpointSaver[Any]):
         """Return the messages to write with a checkpoint, in one transaction: both are saved, or none."""
         mirror = self._mirror
         # Only the root graph's messages are the conversation; subgraphs may have channels of the same name.
-        if mirror is None or address.namespace or mirror.channel not in new_versions:
+        if mirror is None or address.namespace:
+            return None
+        if new.metadata.get("source") == "loop" and new.metadata.get("step", 0) > 0:
+            mirror.warn_without(new.versions)
+        if mirror.channel not in new_versions:
             return None
 
         def messages(changes: Changes) -> Sequence[NewMessage[Any]] | None:
@@ -284,6 +292,17 @@ class SaverCalls(BaseCheckpointSaver[Any]):
 
     def _one_owner(self) -> Any:
         return owner_of({}, self._id_types, self._owner)
+
+
+def _mirror(channel: str | Unchanged | None, id_type: IdType[Any], serde: SerializerProtocol) -> Mirror | None:
+    """Return what writes messages; without a choice of the application, where a message can be written as it is."""
+    if channel is None:
+        return None
+    if not isinstance(channel, Unset):
+        return Mirror(channel, id_type)
+    # Another serialiser may encrypt what it writes, or leave something out: then texts have no place beside it.
+    is_default = id_type.python_type is not int and type(serde) is JsonPlusSerializer
+    return Mirror(_MESSAGES, id_type, is_named=False) if is_default else None
 
 
 def _refuse_other_kind(persistence: object) -> None:

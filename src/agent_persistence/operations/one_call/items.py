@@ -16,6 +16,7 @@ from agent_persistence.repositories.items.repository import (
     checked_keys,
     find_below,
     find_items,
+    read_filter,
     refresh_found,
 )
 
@@ -33,7 +34,7 @@ class OneCallItems(OneCall[ItemRepository[IdT, UserIdT], IdT, UserIdT]):
             InvalidInputError: an item cannot be stored, or its vectors have other dimensions than the database's.
             SchemaError: an item has vectors, which need the optional object ``vectors``.
         """
-        await self._write(ItemRepository[IdT, UserIdT].put_many, user_id, list(items))
+        await self._batched.items.put_many(items, user_id=user_id)
 
     async def get_many(
         self, keys: Iterable[ItemKey], *, user_id: UserIdT, refresh: bool = False
@@ -93,9 +94,8 @@ class OneCallItems(OneCall[ItemRepository[IdT, UserIdT], IdT, UserIdT]):
             CorruptRowError: an item cannot be read.
             SchemaError: ``near`` is given, and the database keeps no vectors.
         """
-        wanted = ItemSearch(prefix, filter, near, limit, offset)
-        # A filter or a vector makes a statement of its own, which nobody shares.
-        read = self._look_up if wanted.is_plain else self._read
+        wanted = ItemSearch(prefix, read_filter(filter), near, limit, offset)
+        read = self._look_up if wanted.is_common else self._read
         found = await read(_find_below, user_id, wanted)
         await self._refresh(found, user_id, wanted=refresh)
         return found.records

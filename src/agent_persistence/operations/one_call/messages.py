@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agent_persistence.ids import IdT, UserIdT
+from agent_persistence.operations.observed import measures_itself
 from agent_persistence.operations.one_call.base import OneCall
 from agent_persistence.operations.unit_of_work import Repositories
 from agent_persistence.records import UNSET, AnyUser, MessageRecord, NewMessage, Page, Unchanged
@@ -21,6 +22,7 @@ class OneCallMessages(OneCall[MessageRepository[IdT, UserIdT], IdT, UserIdT]):
     ``CommitUnknownError``.
     """
 
+    @measures_itself
     async def append(
         self,
         thread_id: IdT,
@@ -45,9 +47,13 @@ class OneCallMessages(OneCall[MessageRepository[IdT, UserIdT], IdT, UserIdT]):
             ThreadNotFoundError: the thread does not exist.
             IdempotencyConflictError: the thread has a message with this id and different content.
         """
-        [made] = await self._batched.append(thread_id, [with_id(message, message_id)], user_id=user_id, field="message")
+        messages = [with_id(message, message_id)]
+        [made] = await self._batched.append(
+            thread_id, messages, user_id=user_id, field="message", name="messages.append"
+        )
         return made
 
+    @measures_itself
     async def append_many(
         self,
         thread_id: IdT,
@@ -70,7 +76,9 @@ class OneCallMessages(OneCall[MessageRepository[IdT, UserIdT], IdT, UserIdT]):
             ThreadNotFoundError: the thread does not exist.
             IdempotencyConflictError: one has the id of a message in the thread with different content.
         """
-        return await self._batched.append(thread_id, messages, user_id=user_id, field="messages")
+        return await self._batched.append(
+            thread_id, messages, user_id=user_id, field="messages", name="messages.append_many"
+        )
 
     async def get(self, thread_id: IdT, message_id: IdT, *, user_id: UserIdT | AnyUser) -> MessageRecord[IdT] | None:
         """Return a message, or ``None`` if it does not exist.

@@ -9,9 +9,9 @@ from functools import partial
 from typing import Any
 
 from agent_persistence.concurrency.shielding import start
-from agent_persistence.errors import StateNotFoundError
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.operations.cached_states import CachedStates
+from agent_persistence.operations.observed import measures_itself
 from agent_persistence.operations.one_call.base import OneCall
 from agent_persistence.operations.unit_of_work import Repositories
 from agent_persistence.records import AnyUser, Page, StateRecord
@@ -26,6 +26,7 @@ class OneCallStates(OneCall[CachedStates[IdT, UserIdT], IdT, UserIdT]):
     ``CommitUnknownError``.
     """
 
+    @measures_itself
     async def put(
         self,
         thread_id: IdT,
@@ -57,6 +58,7 @@ class OneCallStates(OneCall[CachedStates[IdT, UserIdT], IdT, UserIdT]):
             thread_id, data, user_id=user_id, meta=meta, expected_version=expected_version
         )
 
+    @measures_itself
     async def get(
         self,
         thread_id: IdT,
@@ -79,6 +81,7 @@ class OneCallStates(OneCall[CachedStates[IdT, UserIdT], IdT, UserIdT]):
         """
         return await self._batched.latest_state(thread_id, user_id=user_id, fresh=fresh, min_version=min_version)
 
+    @measures_itself
     async def require(
         self,
         thread_id: IdT,
@@ -92,10 +95,9 @@ class OneCallStates(OneCall[CachedStates[IdT, UserIdT], IdT, UserIdT]):
         Raises:
             StateNotFoundError: the thread has no state, or does not exist.
         """
-        state = await self.get(thread_id, user_id=user_id, fresh=fresh, min_version=min_version)
-        if state is None:
-            raise StateNotFoundError(thread_id)
-        return state
+        return await self._batched.latest_state(  # type: ignore[return-value]  # it exists, or was raised for
+            thread_id, user_id=user_id, fresh=fresh, min_version=min_version, must_exist=True
+        )
 
     async def get_version(self, thread_id: IdT, version: int, *, user_id: UserIdT | AnyUser) -> StateRecord[IdT] | None:
         """Return one version of a thread's state, or ``None`` if it does not exist.

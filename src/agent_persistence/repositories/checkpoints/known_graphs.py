@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
+from agent_persistence.repositories.checkpoints.compression import Blob, size_of
 from agent_persistence.repositories.checkpoints.records import CheckpointRecord
-from agent_persistence.repositories.checkpoints.refs import NO_REFS, Refs
+from agent_persistence.repositories.checkpoints.refs import NO_REFS, Refs, Span
 from agent_persistence.repositories.checkpoints.statements import NO_ROW
-from agent_persistence.repositories.checkpoints.value_rows import NewValueRow, StoredItem, position_of
+from agent_persistence.repositories.checkpoints.value_rows import NewValueRow, Position, StoredItem, position_of
 
 _MOST_THREADS: Final = 2000
-_MOST_ITEMS: Final = 200_000  # of all threads, each 250 bytes
+_MOST_BYTES: Final = 64 * 1024 * 1024  # of all threads
+_MOST_KEPT_BYTES: Final = 4 * 1024 * 1024  # of the contents of a namespace; reading more takes longer than a round trip
+_ITEM_BYTES: Final = 250  # without its content
+_KEPT_BYTES: Final = 250  # what it takes in addition to keep a content
 _MOST_NAMESPACES: Final = 20  # of a thread; each call of a subgraph has one
 
 
@@ -32,6 +36,8 @@ class KnownNamespace:
             channels.
         last_no: the greatest number of a row.
         input: the number and content of the row with the run's input.
+        contents: by position, the items that the references lead to, and perhaps others; ``None`` if they are not kept.
+        content_bytes: their size.
         seam: the number of the last row that was read, not saved. Between it and later rows there may be rows that are
             not known: another process can save between a read and the first save after it.
     """
@@ -44,36 +50,55 @@ class KnownNamespace:
     last_no: int
     input: tuple[int, bytes] | None
     seam: int = NO_ROW
+    contents: Mapping[Position, Blob] | None = None
+    content_bytes: int = 0
 
     def knows(self, channel: str) -> bool:
         """Whether a list of the channel can be compared with ``items``."""
         return self.whole is None or channel in self.whole
 
-    def may_have_rows(self, channel: str, first: int, last: int) -> bool:
-        """Whether a channel has rows with these numbers, or that is not known."""
-        items = self.items.get(channel, ())
-        following = bisect_left(items, (first, 0), key=position_of)
-        return not self.knows(channel) or (following < len(items) and items[following].position[0] <= last)
-
     @property
     def size(self) -> int:
-        """The number of items."""
-        return sum(map(len, self.items.values()))
+        """About how many bytes it takes."""
+        kept = 0 if self.contents is None else self.content_bytes + _KEPT_BYTES * len(self.contents)
+        return kept + _ITEM_BYTES * sum(map(len, self.items.values()))
+
+    def items_of(self, channel: str, span: Span) -> Sequence[StoredItem]:
+        """Return the items of a span."""
+        items = self.items.get(channel, ())
+        first = bisect_left(items, span.first, key=position_of)
+        return items[first : bisect_right(items, span.last, first, key=position_of)]
+
+    def keeping(self, used: Mapping[Position, Blob]) -> KnownNamespace:
+        """Return the namespace with the contents that are used, unless they are too large to keep.
+
+        It keeps what it has, if at least half of that is used: most reads find nothing new.
+        """
+        if self.contents is not None and len(self.contents) <= 2 * len(used):
+            return self
+        size = size_of(used.values())
+        return replace(self, contents=used if size <= _MOST_KEPT_BYTES else None, content_bytes=size)
 
     def with_rows(self, rows: Sequence[NewValueRow], numbers: Sequence[int]) -> KnownNamespace:
         """Return the namespace with new rows."""
+        if not rows:
+            return self
         items = dict(self.items)
+        added: dict[Position, Blob] = {}
         for number, row in zip(numbers, rows, strict=True):
             # New sequences: a save that is being prepared reads the old ones.
             items[row.channel] = [*items.get(row.channel, ()), *row.items(number)]
-        return replace(self, items=items, last_no=numbers[-1] if numbers else self.last_no)
+            added |= row.blobs(number)
+        size = self.content_bytes + size_of(added.values())
+        contents = None if self.contents is None or size > _MOST_KEPT_BYTES else {**self.contents, **added}
+        return replace(self, items=items, last_no=numbers[-1], contents=contents, content_bytes=size)
 
     def with_next(self, rows: Sequence[NewValueRow]) -> KnownNamespace:
         """Return the namespace with rows that are yet to be saved, numbered from its last one on."""
         return self.with_rows(rows, range(self.last_no + 1, self.last_no + 1 + len(rows)))
 
 
-NOTHING: Final = KnownNamespace(None, None, NO_REFS, {}, None, NO_ROW, None)
+NOTHING: Final = KnownNamespace(None, None, NO_REFS, {}, None, NO_ROW, None, contents={})
 """A namespace that has no rows."""
 
 
@@ -88,6 +113,18 @@ class ReadNamespace:
     """
 
     record: CheckpointRecord | None
+    touched_at: datetime
+    known: KnownNamespace
+
+
+@dataclass(frozen=True, slots=True)
+class Likely:
+    """What is known of a namespace before it is read.
+
+    Attributes:
+        touched_at: the thread's ``updated_at``. If it, the latest checkpoint and the last row are the same, all is.
+    """
+
     touched_at: datetime
     known: KnownNamespace
 
@@ -109,16 +146,16 @@ class KnownThread:
 
     @property
     def size(self) -> int:
-        """The number of items."""
+        """About how many bytes it takes."""
         return sum(place.size for place in self.namespaces.values())
 
 
 class KnownGraphs:
-    """The known threads; the least recently saved ones are forgotten beyond 2,000 threads or 200,000 items."""
+    """The known threads; the least recently saved ones are forgotten beyond 2,000 threads or 64 MB."""
 
     def __init__(self) -> None:
         self._threads: OrderedDict[Hashable, KnownThread] = OrderedDict()
-        self._items = 0
+        self._bytes = 0
 
     def get(self, thread_id: Hashable) -> KnownThread | None:
         """Return what is known of a thread."""
@@ -128,7 +165,7 @@ class KnownGraphs:
         """Forget a thread: it was saved to in a way that cannot be followed."""
         found = self._threads.pop(thread_id, None)
         if found is not None:
-            self._items -= found.size
+            self._bytes -= found.size
 
     def put(
         self, thread_id: Hashable, namespace: str, place: KnownNamespace | None, *, before: datetime, after: datetime
@@ -145,20 +182,25 @@ class KnownGraphs:
         self._replace(thread_id, KnownThread(after, _with(kept, namespace, place)))
 
     def learn(self, thread_id: Hashable, namespace: str, found: ReadNamespace) -> None:
-        """Remember a namespace whose latest checkpoint was read, unless this process has saved to it since."""
+        """Remember a namespace whose latest checkpoint was read; if this process saved it, only what it contains."""
         thread, place, touched_at = self._threads.get(thread_id), found.known, found.touched_at
         if thread is None or thread.touched_at < touched_at:
             self._replace(thread_id, KnownThread(touched_at, {namespace: place}, is_shared=True))
-        elif thread.touched_at == touched_at and (thread.is_shared or namespace not in thread.namespaces):
+        elif thread.touched_at == touched_at:
+            mine = None if thread.is_shared else thread.namespaces.get(namespace)
+            if mine is not None:
+                if mine is place or (mine.head, mine.last_no) != (place.head, place.last_no):
+                    return  # nothing new, or saved since
+                place = replace(mine, contents=place.contents, content_bytes=place.content_bytes)
             self._replace(thread_id, replace(thread, namespaces=_with(thread.namespaces, namespace, place)))
 
     def _replace(self, thread_id: Hashable, thread: KnownThread) -> None:
         self.forget(thread_id)
         self._threads[thread_id] = thread
-        self._items += thread.size
-        while self._items > _MOST_ITEMS or len(self._threads) > _MOST_THREADS:
+        self._bytes += thread.size
+        while self._bytes > _MOST_BYTES or len(self._threads) > _MOST_THREADS:
             _, oldest = self._threads.popitem(last=False)
-            self._items -= oldest.size
+            self._bytes -= oldest.size
 
 
 def _with(

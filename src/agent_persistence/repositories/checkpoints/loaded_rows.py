@@ -11,8 +11,17 @@ from typing import Any, Final
 
 from agent_persistence.frozen import frozen
 from agent_persistence.repositories.checkpoints.compression import DELTA, Blob, bases_of, decompress
+from agent_persistence.repositories.checkpoints.known_graphs import NOTHING, KnownNamespace
 from agent_persistence.repositories.checkpoints.records import ChannelValue, PendingWrite
-from agent_persistence.repositories.checkpoints.refs import InheritedWrite, InlineRef, ListRef, Ref, Span, WholeRef
+from agent_persistence.repositories.checkpoints.refs import (
+    InheritedWrite,
+    InlineRef,
+    ListRef,
+    Ref,
+    Span,
+    WholeRef,
+    last_number,
+)
 from agent_persistence.repositories.checkpoints.value_rows import (
     LIGHT,
     Position,
@@ -44,9 +53,22 @@ class _Write:
 
 
 class LoadedRows:
-    """The loaded rows of one namespace of one thread."""
+    """The loaded rows of one namespace of one thread.
 
-    def __init__(self) -> None:
+    Args:
+        kept: what this process knows of the namespace, and is still so: its contents need not be loaded.
+        is_unchanged: whether the namespace has no other rows, so that its items need not be loaded either.
+
+    Attributes:
+        used: by position, the items that values consist of that were asked for.
+    """
+
+    def __init__(self, kept: KnownNamespace = NOTHING, *, is_unchanged: bool = False) -> None:
+        self._kept = kept.contents or {}
+        # Rows behind these may have been lost by the server, and their numbers given to others.
+        self._kept_up_to = kept.last_no if is_unchanged else last_number(kept.refs, {})
+        self._unchanged = kept if is_unchanged else None
+        self.used: dict[Position, Blob] = {}
         self._values: dict[int, Sequence[StoredValue]] = {}
         self._contents: dict[int, bytes] = {}
         self._blobs: dict[int, dict[Position, Blob]] = {}
@@ -87,7 +109,11 @@ class LoadedRows:
             raise GoneError
         return items
 
-    def _items(self, channel: str, span: Span) -> Iterator[StoredItem]:
+    def _items(self, channel: str, span: Span) -> Iterable[StoredItem]:
+        kept = self._unchanged
+        return self._loaded_items(channel, span) if kept is None else kept.items_of(channel, span)
+
+    def _loaded_items(self, channel: str, span: Span) -> Iterator[StoredItem]:
         numbers = self._numbers[channel]
         for number in numbers[bisect_left(numbers, span.first[0]) :]:
             if number > span.last[0]:
@@ -156,12 +182,16 @@ class LoadedRows:
 
     def _blob(self, position: Position) -> Blob:
         number = position[0]
+        if number <= self._kept_up_to and (kept := self._kept.get(position)) is not None:
+            self.used[position] = kept
+            return kept
         if number not in self._contents:
             raise GoneError
         # Decompressed once for all items of the row, and only if one is asked for.
         if number not in self._blobs:
             self._blobs[number] = blobs_of(self._values[number], self._content(number))
-        return self._blobs[number][position]
+        found = self.used[position] = self._blobs[number][position]
+        return found
 
     def _content(self, number: int) -> bytes:
         compressed = self._contents[number]

@@ -9,6 +9,7 @@ from sqlalchemy import (
     ARRAY,
     BigInteger,
     Boolean,
+    DateTime,
     Table,
     Text,
     and_,
@@ -16,6 +17,7 @@ from sqlalchemy import (
     bindparam,
     case,
     cast,
+    exists,
     func,
     literal_column,
     null,
@@ -35,6 +37,12 @@ from agent_persistence.repositories.checkpoints.statements import last_no, param
 from agent_persistence.repositories.checkpoints.value_rows import LIGHT
 
 _NAMES: Final = ("thread_id", "checkpoint_ns")
+_RANGE: Final[dict[str, TypeEngine[Any]]] = {
+    "channel": Text(),
+    "first_no": BigInteger(),
+    "last_no": BigInteger(),
+    "is_whole": Boolean(),
+}
 _ONE: Final[Any] = literal_column("1")
 
 
@@ -42,8 +50,9 @@ _ONE: Final[Any] = literal_column("1")
 def read_checkpoint(models: Models[Any, Any], *, of_any_user: bool = False, latest: bool = True) -> CompiledStatement:
     """Return a checkpoint of a namespace, the latest one or ``checkpoint_id``, and rows of values.
 
-    These are the rows that tasks wrote at it, the rows in ranges, and the rows that their deltas rest on. The row of
-    the checkpoint is the one without a ``value_no``; if there is only the thread, it has no ``checkpoint_id``.
+    These are the rows that tasks wrote at it, the rows in ranges, unless the namespace is as it was known, and the rows
+    that their deltas rest on. The row of the checkpoint is the one without a ``value_no``; if there is only the thread,
+    it has no ``checkpoint_id``. It tells whether the namespace is unchanged, and whether the known checkpoint is there.
     """
     checkpoint, values = models.side_tables.graph.checkpoints, models.side_tables.graph.values
     thread, namespace = table_of(models.Thread), bindparam("checkpoint_ns", type_=Text())
@@ -56,14 +65,31 @@ def read_checkpoint(models: Models[Any, Any], *, of_any_user: bool = False, late
         found = found.where(checkpoint.c.checkpoint_id == bindparam("checkpoint_id", type_=Text()))
     # Lateral: of a plain outer join, all checkpoints of the namespace would be read and sorted.
     one = found.lateral("one")
+    last = last_no(models, thread.c.thread_id, namespace).lateral("last")
+    time = DateTime(timezone=True)
+    known_id, known_at = bindparam("known_id", type_=Text()), bindparam("known_created_at", type_=time)
+    same = and_(
+        thread.c.updated_at.is_not_distinct_from(bindparam("known_touched_at", type_=time)),
+        one.c.checkpoint_id.is_not_distinct_from(known_id),
+        one.c.created_at.is_not_distinct_from(known_at),
+        last.c.last_no == bindparam("known_last_no", type_=BigInteger()),
+    )
+    known = checkpoint.alias("known")
+    has_known = exists().where(
+        *(known.c[name] == value for name, value in zip(_NAMES, (thread.c.thread_id, namespace), strict=True)),
+        known.c.checkpoint_id == known_id,
+        known.c.created_at == known_at,
+    )
     head = (
         select(
             *one.c,
             thread.c.user_id,
             thread.c.updated_at.label("touched_at"),
-            last_no(models, thread.c.thread_id, namespace).label("last_no"),
+            last.c.last_no,
+            same.label("is_unchanged"),
+            has_known.label("has_known"),
         )
-        .select_from(thread.outerjoin(one, true()))
+        .select_from(thread.outerjoin(one, true()).join(last, true()))
         .where(
             thread.c.thread_id == bindparam("thread_id", type_=thread.c.thread_id.type),
             true() if of_any_user else _is_owned(thread),
@@ -75,7 +101,10 @@ def read_checkpoint(models: Models[Any, Any], *, of_any_user: bool = False, late
         .select_from(head.join(values, _is_written_at(values, head)))
         .add_columns(_constant("is_write", value=True))
     )
-    rows = _with_bases(values, union_all(_in_ranges(models, of_any_user=of_any_user), written)).cte("rows")
+    spans = parameters("span", _RANGE)
+    changed = head.join(spans, ~head.c.is_unchanged)
+    ranged = _in_ranges(values, spans, changed.join(values, _is_within(values, spans, head)))
+    rows = _with_bases(values, union_all(ranged, written)).cte("rows")
     only_of_rows = [one for one in rows.c if one.name not in head.c]
     return CompiledStatement(
         union_all(
@@ -110,23 +139,25 @@ def read_values(models: Models[Any, Any], *, of_any_user: bool) -> CompiledState
         )
         .add_columns(_constant("is_write", value=True))
     )
-    return CompiledStatement(_with_bases(values, union_all(_in_ranges(models, of_any_user=of_any_user), written)))
+    spans = parameters("span", {**_kinds(models), **_RANGE})
+    joined = spans.join(values, _is_within(values, spans, spans))
+    joined = joined.join(*_owned(models, values, of_any_user=of_any_user))
+    return CompiledStatement(_with_bases(values, union_all(_in_ranges(values, spans, joined), written)))
 
 
-def _in_ranges(models: Models[Any, Any], *, of_any_user: bool) -> Any:
-    values = models.side_tables.graph.values
-    kinds = {**_kinds(models), "channel": Text(), "first_no": BigInteger(), "last_no": BigInteger()}
-    kinds["is_whole"] = Boolean()
-    spans = parameters("span", kinds)
-    is_within = and_(
-        *(values.c[name] == spans.c[name] for name in _NAMES),
-        or_(spans.c.channel.is_(None), spans.c.channel == values.c.channel),
-        values.c.value_no.between(spans.c.first_no, spans.c.last_no),
-    )
+def _in_ranges(values: Table, spans: Any, joined: Any) -> Any:
     return (
         select(*_columns(values)[:-1], case((spans.c.is_whole, values.c.content)).label("content"))
-        .select_from(spans.join(values, is_within).join(*_owned(models, values, of_any_user=of_any_user)))
+        .select_from(joined)
         .add_columns(_constant("is_write", value=False))
+    )
+
+
+def _is_within(values: Table, spans: Any, namespace: Any) -> Any:
+    return and_(
+        *(values.c[name] == namespace.c[name] for name in _NAMES),
+        or_(spans.c.channel.is_(None), spans.c.channel == values.c.channel),
+        values.c.value_no.between(spans.c.first_no, spans.c.last_no),
     )
 
 

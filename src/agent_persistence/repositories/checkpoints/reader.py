@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from itertools import pairwise
 from typing import Any, Final
 
@@ -19,7 +18,7 @@ from agent_persistence.errors import CorruptRowError
 from agent_persistence.frozen import frozen
 from agent_persistence.records import ANY_USER
 from agent_persistence.repositories.checkpoints.compression import decompress_blob
-from agent_persistence.repositories.checkpoints.known_graphs import KnownNamespace, ReadNamespace
+from agent_persistence.repositories.checkpoints.known_graphs import NOTHING, KnownNamespace, Likely, ReadNamespace
 from agent_persistence.repositories.checkpoints.loaded_rows import GoneError, LoadedRows
 from agent_persistence.repositories.checkpoints.read_statements import read_checkpoint, read_values
 from agent_persistence.repositories.checkpoints.records import ChannelHistory, CheckpointQuery, CheckpointRecord
@@ -31,6 +30,7 @@ from agent_persistence.repositories.checkpoints.refs import (
     Ref,
     Refs,
     WholeRef,
+    last_number,
     read_refs,
 )
 from agent_persistence.sessions.scope import Query, Scope
@@ -55,15 +55,6 @@ class RowRange:
     first: int
     last: int
     is_whole: bool = True
-
-    def is_within(self, other: RowRange) -> bool:
-        """Whether another range has all rows of this one, with their contents if this has them."""
-        return (
-            (self.namespace, self.channel) == (other.namespace, other.channel)
-            and other.first <= self.first
-            and self.last <= other.last
-            and self.is_whole <= other.is_whole
-        )
 
 
 class CheckpointReader:
@@ -102,16 +93,19 @@ class CheckpointReader:
                 continue
         raise CorruptRowError("graph_checkpoints", query.thread_id, "refs")
 
-    async def one(self, query: CheckpointQuery, likely: KnownNamespace | None) -> ReadNamespace | None:
+    async def one(self, query: CheckpointQuery, likely: Likely | None) -> ReadNamespace | None:
         """Read a checkpoint of a namespace, as each run of a graph begins; ``None`` if there is no such thread.
 
         Args:
             query: names the thread, the namespace, and perhaps the checkpoint.
-            likely: what was known of the namespace before. Values that this does not lead to cost a second statement.
+            likely: what was known of the namespace before, of which only what changed since is read. Values that this
+                does not lead to cost a second statement.
 
         Raises:
             CorruptRowError: the checkpoint cannot be read.
         """
+        if likely is not None and likely.known.contents is None:
+            likely = None
         for _ in range(_ATTEMPTS):
             head, refs, rows = await self._one(query, likely)
             if head is None:
@@ -119,12 +113,10 @@ class CheckpointReader:
             try:
                 record = None if head.checkpoint_id is None else await offload(len(rows), _record, head, refs, rows)
             except GoneError:
+                likely = None
                 continue
-            items = {channel: rows.items(channel, up_to=head.last_no) for channel, _ in refs.stored()}
-            known = KnownNamespace(
-                head.checkpoint_id, head.created_at, refs, items, None, head.last_no, None, seam=head.last_no
-            )
-            return ReadNamespace(record, head.touched_at, known)
+            known = likely.known if likely is not None and head.is_unchanged else _known(head, refs, rows)
+            return ReadNamespace(record, head.touched_at, known.keeping(rows.used))
         raise CorruptRowError("graph_checkpoints", query.thread_id, "refs")
 
     def _page(self, query: CheckpointQuery, limit: int, after: CheckpointRecord | None) -> Query:
@@ -135,24 +127,36 @@ class CheckpointReader:
         literals = [literal(one, column.type) for one, column in zip(position, columns, strict=True)]
         return statement.where(tuple_(*columns) < tuple_(*literals))
 
-    async def _one(self, query: CheckpointQuery, likely: KnownNamespace | None) -> tuple[Any | None, Refs, LoadedRows]:
-        """Return a checkpoint's row, references and values, these from a second statement if they are not likely."""
+    async def _one(self, query: CheckpointQuery, likely: Likely | None) -> tuple[Any | None, Refs, LoadedRows]:
+        """Return a checkpoint's row, references and values, these from a second statement if nothing is known."""
         scope, namespace = self._scope, (query.thread_id, query.checkpoint_ns or "")
-        asked = [] if likely is None else ranges_from_first_on(namespace, likely.refs, likely)
+        known = NOTHING if likely is None else likely.known
+        spans = _span_columns(ranges_to_follow(namespace, known.refs))
         rows = await scope.fetch(
             read_checkpoint(scope.models, of_any_user=scope.owner is ANY_USER, latest=query.checkpoint_id is None),
             owner=scope.owner,
             thread_id=query.thread_id,
             checkpoint_ns=query.checkpoint_ns,
             checkpoint_id=query.checkpoint_id,
-            **_span_columns(asked),
+            known_touched_at=None if likely is None else likely.touched_at,
+            known_id=known.head,
+            known_created_at=known.created_at,
+            known_last_no=known.last_no,
+            **{name: spans[name] for name in ("span_channel", "span_first_no", "span_last_no", "span_is_whole")},
         )
         head = next((row for row in rows if row.value_no is None), None)
-        loaded: defaultdict[Namespace, LoadedRows] = defaultdict(LoadedRows)
+        if head is None:
+            return None, NO_REFS, LoadedRows()
+        # In a database that was restored from a backup, rows may have numbers that others had before: what is known
+        # holds if its checkpoint is still there.
+        kept = known if head.is_unchanged or head.has_known else NOTHING
+        loaded = defaultdict(LoadedRows, {namespace: LoadedRows(kept, is_unchanged=head.is_unchanged)})
         _add(loaded, [row for row in rows if row.value_no is not None])
-        refs = NO_REFS if head is None or head.checkpoint_id is None else read_refs(head.refs)
-        needed = ranges_from_first_on(namespace, refs)
-        await self._load_ranges(loaded, [one for one in needed if not any(map(one.is_within, asked))], (), None)
+        refs = known.refs
+        if not head.is_unchanged:
+            refs = NO_REFS if head.checkpoint_id is None else read_refs(head.refs)
+        if likely is None:
+            await self._load_ranges(loaded, ranges_from_first_on(namespace, refs), (), None)
         await self._load_bases(loaded)
         return head, refs, loaded[namespace]
 
@@ -368,27 +372,34 @@ def merged_ranges(references: Iterable[tuple[Namespace, Iterable[tuple[str, Ref]
     return [RowRange(*key, first, last) for key, ranges in found.items() for first, last in _merged(ranges)]
 
 
-def ranges_from_first_on(namespace: Namespace, refs: Refs, known: KnownNamespace | None = None) -> list[RowRange]:
-    """Return the ranges of rows that references need, of each channel, and those between and behind them.
+def ranges_from_first_on(namespace: Namespace, refs: Refs) -> list[RowRange]:
+    """Return the ranges of rows that references need, of each channel, and of those between and behind them.
 
-    Rows between them come without their contents, unless ``known`` has none there. So do those behind, but not of a
-    list: that is where it grows, if another process has saved since the references were read.
+    Those come without their contents: a save compares their fingerprints with what it saves.
     """
     found: list[RowRange] = []
     for channel, ref in refs.stored():
-        first, *others = merged_ranges([(namespace, [(channel, ref)])])
-        needed = [first]
-        for one in others:
-            if known is None or known.may_have_rows(channel, needed[-1].last + 1, one.first - 1):
-                needed.append(one)
-            else:
-                needed[-1] = replace(needed[-1], last=one.last)
+        needed = merged_ranges([(namespace, [(channel, ref)])])
         between = [(one.last + 1, following.first - 1) for one, following in pairwise(needed)]
-        if isinstance(ref, ListRef):
-            needed[-1] = replace(needed[-1], last=_MOST_NO)
-        else:
-            between.append((needed[-1].last + 1, _MOST_NO))
+        between.append((needed[-1].last + 1, _MOST_NO))
         found += [*needed, *(RowRange(namespace, channel, *one, is_whole=False) for one in between)]
+    return found
+
+
+def ranges_to_follow(namespace: Namespace, refs: Refs) -> list[RowRange]:
+    """Return the ranges of rows of the channels of references whose contents are known, from the first row on.
+
+    With their contents come only those behind the known ones, of lists: that is where another process lets them grow.
+    """
+    found: list[RowRange] = []
+    last = last_number(refs, {})
+    for channel, ref in refs.stored():
+        is_list = isinstance(ref, ListRef)
+        first = min(span.first[0] for span in ref.spans) if isinstance(ref, ListRef) else ref.position[0]
+        found += [
+            RowRange(namespace, channel, first, last, is_whole=False),
+            RowRange(namespace, channel, last + 1, _MOST_NO, is_whole=is_list),
+        ]
     return found
 
 
@@ -439,6 +450,11 @@ def _histories(collector: HistoryCollector, loaded: LoadedRows) -> dict[str, Cha
         )
         for channel in collector.channels
     }
+
+
+def _known(head: Any, refs: Refs, rows: LoadedRows) -> KnownNamespace:
+    items = {channel: rows.items(channel, up_to=head.last_no) for channel, _ in refs.stored()}
+    return KnownNamespace(head.checkpoint_id, head.created_at, refs, items, None, head.last_no, None, head.last_no)
 
 
 def _records(

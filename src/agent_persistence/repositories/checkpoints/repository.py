@@ -9,7 +9,7 @@ from sqlalchemy import ARRAY, Text, any_, exists, insert, literal, select
 
 from agent_persistence.errors import ThreadExistsError
 from agent_persistence.ids import IdT, UserIdT
-from agent_persistence.repositories.checkpoints.known_graphs import KnownNamespace, ReadNamespace
+from agent_persistence.repositories.checkpoints.known_graphs import KnownNamespace, Likely, ReadNamespace
 from agent_persistence.repositories.checkpoints.pruner import CheckpointPruner
 from agent_persistence.repositories.checkpoints.reader import CheckpointReader
 from agent_persistence.repositories.checkpoints.records import (
@@ -74,7 +74,7 @@ class CheckpointRepository(Generic[IdT, UserIdT]):
         """
         return await CheckpointReader(self._scope).latest(query, limit=limit, after=after)
 
-    async def one(self, query: CheckpointQuery, likely: KnownNamespace | None) -> ReadNamespace | None:
+    async def one(self, query: CheckpointQuery, likely: Likely | None) -> ReadNamespace | None:
         """Read one checkpoint of a namespace, the latest unless it is named; see ``CheckpointReader.one``."""
         return await CheckpointReader(self._scope).one(query, likely)
 

@@ -116,7 +116,7 @@ def save_graphs(
         select(
             *items.c,
             locked.c.updated_at.label("touched_before"),
-            last_no(models, items.c.thread_id, items.c.checkpoint_ns).label("last_no"),
+            last_no(models, items.c.thread_id, items.c.checkpoint_ns).scalar_subquery().label("last_no"),
         )
         .select_from(locked.join(items, (items.c.thread_id == locked.c.thread_id) & owns))
         .where(items.c.expected_touch.is_(None) | _is_as_expected(models, items, locked), is_new)
@@ -232,16 +232,16 @@ def _is_as_expected(models: Models[Any, Any], items: Any, locked: Any) -> Any:
     return and_(
         items.c.expected_touch == locked.c.updated_at,
         items.c.expected_last_no.is_(None)
-        | (items.c.expected_last_no == last_no(models, items.c.thread_id, items.c.checkpoint_ns)),
+        | (items.c.expected_last_no == last_no(models, items.c.thread_id, items.c.checkpoint_ns).scalar_subquery()),
         items.c.parent_created_at.is_(None) | (items.c.parent_created_at == created.scalar_subquery()),
     )
 
 
 def last_no(models: Models[Any, Any], thread_id: Any, namespace: Any) -> Any:
-    """Return the number of the last row of a namespace, or 0."""
+    """Select the number of the last row of a namespace, or 0."""
     row = models.side_tables.graph.values.alias("row")
-    here = (row.c.thread_id == thread_id, row.c.checkpoint_ns == namespace)
-    return func.coalesce(select(func.max(row.c.value_no)).where(*here).scalar_subquery(), _NO_ROW)
+    last = func.coalesce(func.max(row.c.value_no), _NO_ROW).label("last_no")
+    return select(last).where(row.c.thread_id == thread_id, row.c.checkpoint_ns == namespace)
 
 
 @lru_cache(MODELS_AT_ONCE)

@@ -87,6 +87,10 @@ class NewValueRow:
             for item in value.items
         ]
 
+    def blobs(self, number: int) -> dict[Position, Blob]:
+        """Return the items of all values, by their positions in a row of this number."""
+        return {(number, index): blob for (_, index), blob in blobs_of(self.values, self.plain).items()}
+
 
 @frozen
 class Task:

@@ -13,7 +13,7 @@ from agent_persistence.errors import CheckpointingDisabledError, ThreadExistsErr
 from agent_persistence.models import Models
 from agent_persistence.records import ANY_USER
 from agent_persistence.repositories.checkpoints.changes import Changes
-from agent_persistence.repositories.checkpoints.known_graphs import KnownNamespace
+from agent_persistence.repositories.checkpoints.known_graphs import NOTHING, KnownNamespace
 from agent_persistence.repositories.checkpoints.loaded_rows import items_of_channel
 from agent_persistence.repositories.checkpoints.prepared_saves import (
     INPUT,
@@ -74,7 +74,7 @@ class CheckpointWriter:
         row = await self._save(save)
         # Of a namespace that had no rows, all channels are known.
         whole = None if row.last_no == NO_ROW else frozenset(changes.lists)
-        place = KnownNamespace(new.checkpoint_id, row.created_at, parent, known, whole, row.last_no, None)
+        place = NOTHING if whole is None else KnownNamespace(None, None, parent, known, whole, row.last_no, None)
         return row, save.applied_to(place, row)
 
     async def _known_values(self, new: NewCheckpoint, changes: Changes) -> dict[str, list[StoredItem]]:

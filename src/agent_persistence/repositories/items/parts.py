@@ -29,3 +29,8 @@ def in_parts(wanted: Iterable[T], size: Callable[[T], int] = lambda _: 0) -> Ite
         part.append(one)
     if part:
         yield part
+
+
+def fits_a_part(count: int, size: int) -> bool:
+    """Whether so many items of so many bytes in all are one part."""
+    return count <= _AT_ONCE and size <= _BYTES_AT_ONCE

@@ -47,7 +47,7 @@ def check_prefix(labels: object, field: str) -> Namespace:
     Raises:
         InvalidInputError: no namespace can hold them.
     """
-    if isinstance(labels, str) or not isinstance(labels, Sequence):
+    if type(labels) is not tuple and (isinstance(labels, str) or not isinstance(labels, Sequence)):
         raise InvalidInputError(field, f"must be a tuple of labels, not {type(labels).__name__}")
     for label in labels:
         if not check_text(label, field):

@@ -12,12 +12,11 @@ from agent_persistence.errors import InvalidInputError
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.records import ItemKey, ItemRecord, Namespace, NewItem
 from agent_persistence.repositories.items import places
-from agent_persistence.repositories.items.filters import matches
+from agent_persistence.repositories.items.filters import Filter, matches, taken_apart
 from agent_persistence.repositories.items.parts import in_parts
 from agent_persistence.repositories.items.statements import (
     clear_items,
     delete_items,
-    found_items,
     has_expired,
     put_items,
     read_item,
@@ -40,6 +39,8 @@ from agent_persistence.validation import check_limit, check_offset, check_ttl
 
 MAX_FOUND: Final = 10_000
 SWEPT_AT_ONCE: Final = 1000
+# Of so many conditions there are two hundred shapes; each shared statement stays in memory.
+_MOST_SHARED: Final = 2
 
 
 class PreparedItem(NamedTuple):
@@ -54,15 +55,15 @@ class ItemSearch(NamedTuple):
     """The arguments of ``ItemRepository.search``."""
 
     prefix: Namespace
-    filter: Mapping[str, Any] | None
+    conditions: Filter
     near: Sequence[float] | None
     limit: int
     offset: int
 
     @property
-    def is_plain(self) -> bool:
-        """Whether one statement serves all searches like it, so that callers share it."""
-        return not self.filter and self.near is None
+    def is_common(self) -> bool:
+        """Whether callers share its statement, of which there are few."""
+        return len(self.conditions.shape) <= _MOST_SHARED and self.near is None
 
 
 class FoundItems(NamedTuple):
@@ -93,19 +94,7 @@ class ItemRepository(Generic[IdT, UserIdT]):
             InvalidInputError: an item cannot be stored, or its vectors have other dimensions than the database's.
             SchemaError: an item has vectors, which need the optional object ``vectors``.
         """
-        owner, new = _owner(self.scope), prepare_items(self.scope, items)
-        for part in in_parts(new.items(), size=lambda pair: len(pair[1].value.utf8)):
-            await self.scope.write(
-                put_items(self.scope.models),
-                _evidence(self.scope, "updated_at"),
-                owner=owner,
-                **_places_of(key for key, _ in part),
-                value=[item.value for _, item in part],
-                ttl_seconds=[item.ttl_seconds for _, item in part],
-            )
-        vectors = {key: item.vectors for key, item in new.items() if item.vectors}
-        if vectors:
-            await write_vectors(self.scope, owner, vectors)
+        await put_prepared(self.scope, prepare_items(self.scope, items))
 
     async def get_many(self, keys: Iterable[ItemKey], *, refresh: bool = False) -> list[ItemRecord | None]:
         """Return items in the order of their keys, with ``None`` for each that does not exist.
@@ -131,7 +120,7 @@ class ItemRepository(Generic[IdT, UserIdT]):
         Raises:
             InvalidInputError: a key cannot be valid.
         """
-        owner, wanted = _owner(self.scope), sorted(set(checked_keys(keys)))
+        owner, wanted = item_owner(self.scope), sorted(set(checked_keys(keys)))
         statement, deleted = delete_items(self.scope.models), 0
         for part in in_parts(wanted):
             rows = await self.scope.write(statement, _evidence(self.scope), owner=owner, **_places_of(part))
@@ -147,7 +136,7 @@ class ItemRepository(Generic[IdT, UserIdT]):
         labels = places.check_prefix(prefix, "prefix")
         statement = clear_items(self.scope.models, below=bool(labels))
         below = places.range_below(labels) if labels else {}
-        rows = await self.scope.write(statement, _evidence(self.scope), owner=_owner(self.scope), **below)
+        rows = await self.scope.write(statement, _evidence(self.scope), owner=item_owner(self.scope), **below)
         return sum(row.was_live for row in rows)
 
     async def search(
@@ -178,7 +167,7 @@ class ItemRepository(Generic[IdT, UserIdT]):
             CorruptRowError: an item cannot be read.
             SchemaError: ``near`` is given, and the database keeps no vectors.
         """
-        found = await find_below(self.scope, ItemSearch(prefix, filter, near, limit, offset))
+        found = await find_below(self.scope, ItemSearch(prefix, read_filter(filter), near, limit, offset))
         if refresh:
             await refresh_found(self.scope, found.due)
         return found.records
@@ -210,16 +199,34 @@ class ItemRepository(Generic[IdT, UserIdT]):
         known = _before_any(begin)
         below = places.range_below(known) if known else {}
         rows = await self.scope.fetch(
-            walk_namespaces(self.scope.models, below=bool(known)), owner=_owner(self.scope), **below
+            walk_namespaces(self.scope.models, below=bool(known)), owner=item_owner(self.scope), **below
         )
         found = [places.taken_apart(row.namespace) for row in rows]
         chosen = {labels[:depth] for labels in found if places.is_like(labels, begin, end)}
         return sorted(chosen)[first : first + number]
 
 
+async def put_prepared(scope: Scope[Any, Any], new: Mapping[ItemKey, PreparedItem]) -> None:
+    """Put items that were checked and encoded, in the order of their keys."""
+    owner = item_owner(scope)
+    for part in in_parts(new.items(), size=lambda pair: len(pair[1].value.utf8)):
+        await scope.write(
+            put_items(scope.models), _evidence(scope, "updated_at"), owner=owner, **columns_of_items(part)
+        )
+    vectors = {key: item.vectors for key, item in new.items() if item.vectors}
+    if vectors:
+        await write_vectors(scope, owner, vectors)
+
+
+def columns_of_items(new: Iterable[tuple[ItemKey, PreparedItem]]) -> dict[str, list[Any]]:
+    """Return the parameters of items to put, an array for each."""
+    rows = [(places.joined(key.namespace), key.key, item.value, item.ttl_seconds) for key, item in new]
+    return dict(zip(("namespace", "key", "value", "ttl_seconds"), map(list, zip(*rows, strict=True)), strict=True))
+
+
 async def find_items(scope: Scope[Any, Any], keys: Sequence[ItemKey]) -> FoundItems:
     """Read items by keys that were checked; in no order."""
-    models, owner = scope.models, _owner(scope)
+    models, owner = scope.models, item_owner(scope)
     if len(keys) == 1:  # a statement that callers share
         [key] = keys
         at = {"namespace": places.joined(key.namespace), "key": key.key}
@@ -232,21 +239,29 @@ async def find_items(scope: Scope[Any, Any], keys: Sequence[ItemKey]) -> FoundIt
     return found
 
 
+def read_filter(wanted: Mapping[str, Any] | None) -> Filter:
+    """Check a filter, and take it apart.
+
+    Raises:
+        InvalidInputError: it cannot be valid.
+    """
+    return taken_apart(json_object(wanted, "filter"))
+
+
 async def find_below(scope: Scope[Any, Any], wanted: ItemSearch) -> FoundItems:
     """Read items as ``ItemRepository.search`` does."""
     models, labels = scope.models, places.check_prefix(wanted.prefix, "prefix")
     values = {
-        "owner": _owner(scope),
+        "owner": item_owner(scope),
         "limit": check_limit(wanted.limit, "limit", MAX_FOUND),
         "offset": check_offset(wanted.offset, "offset"),
         **(places.range_below(labels) if labels else {}),
     }
-    if wanted.is_plain:
-        return _found(await scope.fetch(search_items(models, below=bool(labels)), **values))
-    condition = matches(models.side_tables.items.c.value, json_object(wanted.filter, "filter"))
+    shape, operands = wanted.conditions
+    values |= operands
     if wanted.near is None:
-        statement = found_items(models, condition, below=bool(labels))
-        return _found((await scope.execute(statement.params(values))).all())
+        return _found(await scope.fetch(search_items(models, below=bool(labels), shape=shape), **values))
+    condition = matches(models.side_tables.items.c.value, shape)
     statement = nearest_items(models, condition, check_vector(wanted.near, "near"), below=bool(labels))
     with explained("near"):
         return _found((await scope.execute(statement.params(values))).all())
@@ -256,7 +271,7 @@ async def refresh_found(scope: Scope[Any, Any], keys: Collection[ItemKey]) -> No
     """Grant items their time to live again."""
     statement, evidence = refresh_items(scope.models), _evidence(scope, "expires_at")
     for part in in_parts(dict.fromkeys(keys)):
-        await scope.write(statement, evidence, owner=_owner(scope), **_places_of(part))
+        await scope.write(statement, evidence, owner=item_owner(scope), **_places_of(part))
 
 
 def prepare_items(scope: Scope[Any, Any], items: Iterable[NewItem]) -> dict[ItemKey, PreparedItem]:
@@ -270,7 +285,7 @@ def prepare_items(scope: Scope[Any, Any], items: Iterable[NewItem]) -> dict[Item
         field = f"items[{index}]"
         if not isinstance(item, NewItem):
             raise InvalidInputError(field, f"must be a NewItem, not {type(item).__name__}")
-        if not isinstance(item.value, Mapping):
+        if type(item.value) is not dict and not isinstance(item.value, Mapping):
             raise InvalidInputError(f"{field}.value", f"must be a mapping, not {type(item.value).__name__}")
         place = places.check_place((item.namespace, item.key), field)
         ttl = None if item.ttl is None else check_ttl(item.ttl, f"{field}.ttl")
@@ -303,7 +318,12 @@ async def sweep_expired(scope: Scope[Any, Any]) -> int:
     return len((await scope.execute(delete(items).where(*same).returning(items.c.key))).all())
 
 
-def _owner(scope: Scope[Any, Any]) -> Any:
+def item_owner(scope: Scope[Any, Any]) -> Any:
+    """Return the owner of items.
+
+    Raises:
+        InvalidInputError: the scope is that of administration.
+    """
     if scope.is_any_user:
         raise InvalidInputError("user_id", "must be an owner: the same key is an item of each owner")
     return scope.owner

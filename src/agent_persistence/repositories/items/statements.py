@@ -29,6 +29,7 @@ from sqlalchemy import (
     null,
     select,
     true,
+    tuple_,
     union_all,
     update,
 )
@@ -37,7 +38,8 @@ from sqlalchemy.types import TypeEngine
 
 from agent_persistence.database.compiled_statement import MODELS_AT_ONCE, CompiledStatement
 from agent_persistence.models import ExactJSON, Models
-from agent_persistence.repositories.locks import unnest
+from agent_persistence.repositories.items.filters import Shape, matches
+from agent_persistence.repositories.locks import owners, unnest
 from agent_persistence.repositories.rows import readable
 from agent_persistence.sessions.commit_evidence import TRANSACTION_MARKS
 from agent_persistence.sessions.scope import Query
@@ -46,6 +48,14 @@ _NOW: Final = func.statement_timestamp(type_=DateTime(timezone=True))
 _SECOND: Final = literal_column("interval '1 second'", Interval())
 # Of its time to live an item has less than this left when a read grants it again: most reads write nothing.
 _LEFT_AT_REFRESH: Final = literal_column("interval '0.9 seconds'", Interval())
+
+_NEW: Final[dict[str, TypeEngine[Any]]] = {
+    "namespace": Text(),
+    "key": Text(),
+    "value": ExactJSON(),
+    "ttl_seconds": Double(),
+}
+"""The parameters of a new item, beside its owner."""
 
 _AFTER: Final = "\x01"
 """Appended to a text it makes the next greater one: a text holds no NUL."""
@@ -67,10 +77,14 @@ def read_items(models: Models[Any, Any]) -> CompiledStatement:
     return CompiledStatement(select(*_columns(items)).select_from(joined).where(_is_owned(items), is_live(items)))
 
 
-@lru_cache(MODELS_AT_ONCE)
-def search_items(models: Models[Any, Any], *, below: bool) -> CompiledStatement:
-    """Read a page of items, those that were put last first; see ``found_items``."""
-    return CompiledStatement(found_items(models, true(), below=below))
+@lru_cache(8 * MODELS_AT_ONCE)
+def search_items(models: Models[Any, Any], *, below: bool, shape: Shape = ()) -> CompiledStatement:
+    """Read a page of items, those that were put last first; see ``found_items``.
+
+    Args:
+        shape: of the filter that they match.
+    """
+    return CompiledStatement(found_items(models, matches(_items(models).c.value, shape), below=below))
 
 
 def found_items(models: Models[Any, Any], condition: ColumnElement[bool], *, below: bool) -> Query:
@@ -80,16 +94,10 @@ def found_items(models: Models[Any, Any], condition: ColumnElement[bool], *, bel
         condition: holds for the items to find.
         below: only those of ``namespace`` and of the range from ``low`` to ``high``.
     """
-    return _page(models, below=below).where(condition)
-
-
-@lru_cache(MODELS_AT_ONCE)
-def _page(models: Models[Any, Any], *, below: bool) -> Query:
-    # Kept, for it takes a millisecond to build, and a condition a few microseconds to add.
     items = _items(models)
     return (
         select(*_columns(items))
-        .where(_is_owned(items), is_below(items) if below else true(), is_live(items))
+        .where(_is_owned(items), is_below(items) if below else true(), is_live(items), condition)
         .order_by(*last_put_first(items))
         .limit(bindparam("limit", type_=BigInteger))
         .offset(bindparam("offset", type_=BigInteger))
@@ -123,25 +131,43 @@ def walk_namespaces(models: Models[Any, Any], *, below: bool) -> CompiledStateme
 
 @lru_cache(MODELS_AT_ONCE)
 def put_items(models: Models[Any, Any]) -> CompiledStatement:
-    """Put items given as arrays: add each, or replace its value."""
+    """Put items of one owner, given as arrays: add each, or replace its value."""
     items = _items(models)
-    new = unnest(
-        "new",
-        namespace=_array("namespaces", Text()),
-        key=_array("keys", Text()),
-        value=_array("value", ExactJSON()),
-        ttl_seconds=_array("ttl_seconds", Double()),
-    )
-    names = ["namespace", "key", "value", "ttl_seconds"]
+    arrays: dict[str, Any] = {name: _array(name, kind) for name, kind in _NEW.items()}
+    return _put(items, unnest("new", **arrays), _owner(items))
+
+
+@lru_cache(MODELS_AT_ONCE)
+def put_unlocked_items(models: Models[Any, Any], *, one: bool) -> CompiledStatement:
+    """Put items of several ``owners``, given as arrays, except those that another transaction has locked.
+
+    Args:
+        one: it is one item, given as plain values. Arrays of one cost the server twice as much.
+    """
+    items = _items(models)
+    given: dict[str, Any] = {"owner": owners(models, one=one)}
+    given |= {name: bindparam(name, type_=kind if one else ARRAY(kind)) for name, kind in _NEW.items()}
+    if one:
+        new: Any = select(*(value.label(name) for name, value in given.items())).subquery("new")
+    else:
+        new = unnest("new", **given)
+    place = (new.c.owner, new.c.namespace, new.c.key)
+    same = [column == given for column, given in zip(items.primary_key, place, strict=True)]
+    locked = select(*items.primary_key).where(*same).with_for_update(of=items, key_share=True, skip_locked=True)
+    is_there = exists(select(null()).select_from(items).where(*same).correlate_except(items))
+    return _put(items, new, new.c.owner, ~is_there | tuple_(*place).in_(select(locked.cte("locked"))))
+
+
+def _put(items: Table, new: Any, owner: ColumnElement[Any], *conditions: ColumnElement[bool]) -> CompiledStatement:
     values = select(
-        _owner(items).label("user_id"),
-        *(new.c[name] for name in names),
+        owner.label("user_id"),
+        *(new.c[name] for name in _NEW),
         _NOW.label("created_at"),
         _NOW.label("updated_at"),
         (_NOW + new.c.ttl_seconds * _SECOND).label("expires_at"),
     )
     put = insert(items).from_select(
-        ["user_id", *names, "created_at", "updated_at", "expires_at"], values, include_defaults=False
+        ["user_id", *_NEW, "created_at", "updated_at", "expires_at"], values.where(*conditions), include_defaults=False
     )
     changed: dict[str, Any] = {
         name: put.excluded[name] for name in ("value", "ttl_seconds", "updated_at", "expires_at")

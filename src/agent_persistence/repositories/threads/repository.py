@@ -14,7 +14,6 @@ from agent_persistence.encoding.timestamps import microseconds, moment
 from agent_persistence.errors import InvalidInputError, ThreadExistsError, ThreadNotFoundError
 from agent_persistence.ids import IdT, UserIdT
 from agent_persistence.records import ANY_USER, UNSET, NewThread, Page, ThreadRecord, TouchedState, Unchanged
-from agent_persistence.repositories.locks import lock_thread
 from agent_persistence.repositories.messages.statements import escaped
 from agent_persistence.repositories.rows import check_readable, json_object, readable_records
 from agent_persistence.repositories.threads.bulk import PreparedThread, add_threads, fill_threads, prepare_thread
@@ -22,6 +21,7 @@ from agent_persistence.repositories.threads.statements import (
     add_thread,
     change_thread,
     delete_thread,
+    lock_and_read,
     one_thread,
     page_of_threads,
 )
@@ -182,16 +182,25 @@ class ThreadRepository(Generic[IdT, UserIdT]):
         """
         return await self._change(thread_id, thread_changes(self._scope, name, meta))
 
-    async def lock(self, thread_id: IdT) -> None:
-        """Lock a thread until the transaction ends: other writers of the thread wait, readers do not.
+    async def lock(self, thread_id: IdT) -> ThreadRecord[IdT, UserIdT]:
+        """Lock a thread until the transaction ends, and return it: other writers of the thread wait, readers do not.
 
         Read what you change after this call, not before it.
 
         Raises:
             InvalidInputError: the id is not of the configured type.
             ThreadNotFoundError: the thread does not exist.
+            CorruptRowError: the stored row cannot be read.
         """
-        await lock_thread(self._scope, self._scope.thread_id(thread_id))
+        scope = self._scope
+        rows = await scope.lock(
+            lock_and_read(scope.models, of_any_user=scope.is_any_user),
+            thread_id=scope.thread_id(thread_id),
+            owner=scope.owner,
+        )
+        if not rows:
+            raise ThreadNotFoundError(thread_id)
+        return thread_record(rows[0])
 
     async def archive(self, thread_id: IdT) -> ThreadRecord[IdT, UserIdT]:
         """Archive a thread: it leaves the list, and can still be read and written. A second call changes nothing.

@@ -38,6 +38,14 @@ def one_thread(models: Models[Any, Any], *, of_any_user: bool) -> CompiledStatem
 
 
 @lru_cache(MODELS_AT_ONCE)
+def lock_and_read(models: Models[Any, Any], *, of_any_user: bool) -> CompiledStatement:
+    """Lock the thread ``thread_id`` of ``owner`` until the transaction ends, and read it as it is below the lock."""
+    thread = table_of(models.Thread)
+    locked = select(*thread_columns(thread), *TRANSACTION_MARKS).where(_is_wanted(thread, of_any_user=of_any_user))
+    return CompiledStatement(locked.with_for_update(key_share=True))  # see select_and_lock
+
+
+@lru_cache(MODELS_AT_ONCE)
 def page_of_threads(
     models: Models[Any, Any],
     *,

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from sqlalchemy import update
 
@@ -17,6 +17,7 @@ from agent_persistence.models.base import table_of
 from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.persistence import Persistence
 from agent_persistence.repositories.checkpoints.records import (
+    ChannelValue,
     CheckpointQuery,
     CheckpointRecord,
     NewCheckpoint,
@@ -27,6 +28,15 @@ from agent_persistence.transfer.langgraph.tables import SourceCheckpoint, Source
 from agent_persistence.transfer.source import UNREADABLE, unreadable
 
 _BATCH: Final = 20  # checkpoints in memory and in a transaction: their values can be megabytes each
+
+
+class MessageWriter(Protocol):
+    """Writes the messages of one thread's checkpoints, which are given in their order."""
+
+    async def write(
+        self, uow: UnitOfWork[Any, Any], thread_id: Any, checkpoint_id: str, changed: Mapping[str, ChannelValue | None]
+    ) -> None:
+        """Write the messages that a checkpoint adds, given the values that it changes."""
 
 
 @dataclass(slots=True)
@@ -55,6 +65,7 @@ async def import_threads(
     *,
     owner_of: Callable[[Mapping[str, Any]], Any],
     owner_key: str | None = None,
+    messages: Callable[[], MessageWriter] | None = None,
 ) -> AsyncIterator[ImportedThread]:
     """Copy threads with their checkpoints and writes, and compare each checkpoint with its source.
 
@@ -67,6 +78,7 @@ async def import_threads(
         owner_of: called with the metadata of a thread's latest checkpoint; returns the owner of the thread, or raises
             ``InvalidInputError``, which becomes the thread's ``refusal``.
         owner_key: a key of the metadata; the latest checkpoint that has it is asked before later ones without it.
+        messages: called for each thread; returns what writes the messages of its new checkpoints. ``None`` for none.
 
     Yields:
         The result of each thread.
@@ -79,7 +91,7 @@ async def import_threads(
         try:
             own_id = persistence.models.id_types.id.parse_exact(thread_id, "thread_id")
             owner = owner_of(await tables.latest_metadata(thread_id, key=owner_key))
-            await _Importing(persistence, own_id, owner, found).all_of(tables)
+            await _Importing(persistence, own_id, owner, found, messages and messages()).all_of(tables)
         except UnavailableError:  # no other thread could be imported either
             raise
         except PersistenceError as error:
@@ -90,7 +102,15 @@ async def import_threads(
 
 
 class _Importing:
-    def __init__(self, persistence: Persistence[Any, Any], thread_id: Any, owner: Any, found: ImportedThread) -> None:
+    def __init__(
+        self,
+        persistence: Persistence[Any, Any],
+        thread_id: Any,
+        owner: Any,
+        found: ImportedThread,
+        messages: MessageWriter | None,
+    ) -> None:
+        self._messages = messages
         self._persistence = persistence
         self._thread_id = thread_id
         self._owner = owner
@@ -125,6 +145,8 @@ class _Importing:
         for one in batch:
             await uow.checkpoints.put(self._new(one))
             await _put_writes(uow, self._thread_id, one.writes)
+            if self._messages is not None and not one.checkpoint_ns:  # those of the root graph are the conversation
+                await self._messages.write(uow, self._thread_id, one.checkpoint_id, one.changed)
         times = [one.saved_at for one in batch if one.saved_at is not None]
         # Saving has set them to now: all threads would have been active last at the import, in the order of their ids.
         # A thread that was active here since keeps that: who saves to it compares this time (decision 0018).

@@ -1,0 +1,1 @@
+"""This package with more and more of its metrics and spans."""
