@@ -18,7 +18,7 @@ from agent_persistence.forms.form import Found, Item, number_of_later_parts, rea
 from agent_persistence.forms.pydantic_ai import PydanticAIForm
 from agent_persistence.frozen import frozen
 from agent_persistence.ids import IdType
-from agent_persistence.integrations.shared_messages import ReadPage, message_id_of
+from agent_persistence.integrations.shared_messages import ReadPage, with_ids
 from agent_persistence.integrations.shared_threads import uuid_of
 from agent_persistence.operations.unit_of_work import UnitOfWork
 from agent_persistence.records import MessageRecord, NewMessage, Page, ThreadRecord
@@ -96,11 +96,8 @@ def new_entry(item: Item, entry_id: str, parent: str | None, id_type: IdType[Any
     Raises:
         InvalidInputError: it is nested too deeply.
     """
-    rows = written(FORM, item, field)
-    keys = [entry_id if part == 0 else f"{entry_id}/{part}" for part in range(len(rows))]
-    ids = [message_id_of(key, id_type, "entry_id") for key in keys]
-    rows = [replace(row, message_id=row_id) for row, row_id in zip(rows, ids, strict=True)]
-    if str(ids[0]) != entry_id:
+    rows = with_ids(written(FORM, item, field), entry_id, id_type, "entry_id")
+    if str(rows[0].message_id) != entry_id:
         meta = rows[0].meta.get(_META, {})
         rows[0] = replace(rows[0], meta={_META: {**meta, "id": to_storable(entry_id)}})
     return NewEntry(entry_id, parent, rows)

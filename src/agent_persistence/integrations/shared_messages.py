@@ -59,11 +59,12 @@ def with_ids(rows: Sequence[NewMessage[Any]], key: str, id_type: IdType[Any], fi
         field: names the id in errors.
     """
     made = (id_type.parse(str(uuid_of(json.dumps([key, part]))), field) for part in range(1, len(rows)))
-    ids = [_message_id_of(key, id_type, field), *made]
+    ids = [message_id_of(key, id_type, field), *made]
     return [replace(row, message_id=message_id) for row, message_id in zip(rows, ids, strict=True)]
 
 
-def _message_id_of(key: str, id_type: IdType[Any], field: str) -> Any:
+def message_id_of(key: str, id_type: IdType[Any], field: str) -> Any:
+    """Return the id of the first message of an item for the item's own id; see ``with_ids``."""
     try:
         return id_type.parse_exact(key, field)
     except InvalidInputError:
