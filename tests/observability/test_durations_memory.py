@@ -6,11 +6,14 @@ import asyncio
 import gc
 from collections.abc import Awaitable, Callable
 
+import pytest
+
 from agent_persistence.persistence import Persistence
 from agent_persistence.settings import PersistenceSettings
 from agent_persistence.telemetry.operation import Operation
 
 
+@pytest.mark.slow
 async def test_measured_calls_are_freed_without_a_collection(
     settings_for: Callable[..., Awaitable[PersistenceSettings]], user_id: str
 ) -> None:

@@ -190,7 +190,7 @@ class Model:
             assert found == {key: state for key, (state, _, _) in expected.items()}
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(script=st.lists(steps, min_size=3, max_size=16))
 def test_every_checkpoint_that_is_kept_reads_back_equal(script: list[Any], plain_settings: PersistenceSettings) -> None:
     async def play() -> None:
