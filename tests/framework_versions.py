@@ -18,7 +18,8 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 FOLDER: Final = ROOT / ".venv-frameworks"
 TESTS: Final = {
     "claude-agent-sdk": ("integrations/claude_agent", "unit/forms/test_claude_form.py"),
-    "langgraph": ("integrations/langgraph",),
+    "google-adk": ("integrations/google_adk", "unit/forms/test_adk_form.py"),
+    "langgraph": ("integrations/langgraph", "unit/forms/test_langgraph_form.py"),
     "openai-agents": ("integrations/openai_agents", "unit/forms/test_openai_form.py"),
     "pydantic-ai": ("integrations/pydantic_conversations", "unit/forms/test_pydantic_form.py"),
 }
