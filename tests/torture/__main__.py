@@ -68,7 +68,9 @@ async def _plant(names: list[str], seed: int, seconds: float) -> list[str]:
     if not names:
         return []
     here = {name: PLANTS[name] for name in names}
-    groups = sorted({client for one in here.values() for client in one.clients})
+    needs_fault = any(one.fault for one in here.values())
+    # Those that none of them needs as well: a process has its role by its place.
+    groups = sorted({client for one in PLANTS.values() if bool(one.fault) == needs_fault for client in one.clients})
     plants = tuple(",".join(name for name, one in here.items() if group in one.clients) for group in groups)
     faults = [one.fault for one in here.values() if one.fault]
     result = await run(Plan(seconds, seed, len(groups), faults, plants))
