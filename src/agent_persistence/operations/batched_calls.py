@@ -29,7 +29,6 @@ from agent_persistence.repositories.states.prepared import PreparedState, prepar
 from agent_persistence.repositories.states.repository import StateRepository, save_state
 from agent_persistence.sessions.scope import Scope
 from agent_persistence.telemetry.operation import worked_for
-from agent_persistence.telemetry.timing import type_of
 from agent_persistence.validation import check_version
 
 
@@ -85,10 +84,8 @@ class BatchedCalls(Generic[IdT, UserIdT]):
         Raises:
             StateNotFoundError: there is none, and it must exist.
         """
-        timing, error_type = self._telemetry.timing, ""
         name = "states.require" if must_exist else "states.get"
-        call = None if timing is None else timing.begin(name, thread_id, user_id)
-        try:
+        with self._telemetry.call(name, thread_id, user_id) as call:
             if not self._sessions.groups or user_id is ANY_USER:
                 read = partial(_latest_state, thread_id=thread_id, fresh=fresh, min_version=min_version)
                 state = await worked_for(call, self._transactions.read(read, user_id=user_id))
@@ -110,12 +107,6 @@ class BatchedCalls(Generic[IdT, UserIdT]):
             if state is None and must_exist:
                 raise StateNotFoundError(thread_id)
             return state
-        except BaseException as error:
-            error_type = type_of(error)
-            raise
-        finally:
-            if timing is not None and call is not None:
-                timing.end(call, error_type)
 
     async def put_state(
         self,
@@ -127,9 +118,7 @@ class BatchedCalls(Generic[IdT, UserIdT]):
         expected_version: int | None,
     ) -> StateRecord[IdT]:
         """Save a state as the thread's latest; see ``StateRepository.put``."""
-        timing, error_type = self._telemetry.timing, ""
-        call = None if timing is None else timing.begin("states.put", thread_id, user_id)
-        try:
+        with self._telemetry.call("states.put", thread_id, user_id) as call:
             # expected_version is compared below the lock and before the INSERT: two statements that only a unit of work
             # can join.
             if not self._groups_states or user_id is ANY_USER or expected_version is not None:
@@ -140,12 +129,6 @@ class BatchedCalls(Generic[IdT, UserIdT]):
             # callers nothing.
             new = prepare_state(self._sessions.reading(user_id), thread_id, data, meta)
             return await self._saves.submit(new, key=new.thread_id, size=new.size, operation=call)
-        except BaseException as error:
-            error_type = type_of(error)
-            raise
-        finally:
-            if timing is not None and call is not None:
-                timing.end(call, error_type)
 
     async def append(
         self, thread_id: IdT, messages: Sequence[Any], *, user_id: UserIdT | AnyUser, field: str, name: str
@@ -156,9 +139,7 @@ class BatchedCalls(Generic[IdT, UserIdT]):
             field: the name of the messages in errors.
             name: that of the call in metrics.
         """
-        timing, error_type = self._telemetry.timing, ""
-        call = None if timing is None else timing.begin(name, thread_id, user_id)
-        try:
+        with self._telemetry.call(name, thread_id, user_id) as call:
             await self._sessions.ready()
             new = prepare_append(self._sessions.reading(user_id), thread_id, messages, field)
             if not new.messages or not self._sessions.groups:
@@ -167,12 +148,6 @@ class BatchedCalls(Generic[IdT, UserIdT]):
             # start.
             joins = user_id is not ANY_USER and has_one_kind_of_id(new) and not is_copied(new)
             return await self._appends.submit(new, key=new.thread_id, size=new.size, joins=joins, operation=call)
-        except BaseException as error:
-            error_type = type_of(error)
-            raise
-        finally:
-            if timing is not None and call is not None:
-                timing.end(call, error_type)
 
     async def _save_alone(self, new: PreparedState[IdT], _reason: Alone) -> StateRecord[IdT]:
         return await self._transactions.write_in_scope(partial(save_state, new=new), user_id=new.owner)

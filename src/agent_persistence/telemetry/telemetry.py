@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final, TypeVar
 
 from agent_persistence.telemetry.counts import Counts
@@ -11,7 +12,7 @@ from agent_persistence.telemetry.histogram import SECONDS, Distribution, Histogr
 from agent_persistence.telemetry.identities import Identities
 from agent_persistence.telemetry.log_fields import fields_of
 from agent_persistence.telemetry.metrics import DegradedMetrics, Metrics, PoolMetrics, batch_metrics, cache_metrics
-from agent_persistence.telemetry.operation import current_operation
+from agent_persistence.telemetry.operation import Operation, current_operation
 from agent_persistence.telemetry.slow_operations import SlowOperations
 from agent_persistence.telemetry.timing import Timing, sqlstate_behind, type_of
 
@@ -19,6 +20,7 @@ K = TypeVar("K")
 
 logger: Final = logging.getLogger("agent_persistence")
 
+_NOT_MEASURED: Final[AbstractContextManager[None]] = nullcontext()
 NOTHING: Final = Distribution(SECONDS, (0,) * (len(SECONDS) + 1), 0.0)
 
 
@@ -51,6 +53,10 @@ class Telemetry:
             slow = SlowOperations(self._slow_ms, self.identities)
             self.timing = Timing(self.counts.histograms, slow, self.identities)
         return self.timing
+
+    def call(self, name: str, thread_id: Any, owner: Any) -> AbstractContextManager[Operation | None]:
+        """Measure a block as a call of an operation; it is ``None`` there while durations are off."""
+        return _NOT_MEASURED if self.timing is None else self.timing.begin(name, thread_id, owner)
 
     def about(self) -> dict[str, Any]:
         """Return the fields of a log line that say which operation it is about; none while durations are off."""

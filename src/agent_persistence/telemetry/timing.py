@@ -8,7 +8,8 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import wraps
-from typing import Any, Final, TypeVar
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
 
 from agent_persistence.errors import InvalidInputError, PersistenceError
 from agent_persistence.telemetry.counts import BatchCounts
@@ -25,6 +26,20 @@ T = TypeVar("T")
 
 _OTHER: Final = "_OTHER"  # OpenTelemetry's name for errors without one
 _REDIS: Final[dict[str, Attribute]] = {"db.system.name": "redis"}
+
+
+class MeasuredCall(Operation):
+    """A call that is measured from its beginning to the end of its block."""
+
+    timing: Timing
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self.timing.end(self, "" if error is None else type_of(error))
 
 
 class Timing:
@@ -69,36 +84,28 @@ class Timing:
             if outer is not None and not outer.is_block:
                 return await call(*args, **kwargs)
             thread_id = args[0] if takes_thread and args else kwargs.get("thread_id")
-            made, error_type = self.begin(name, thread_id, kwargs.get("user_id")), ""
-            token = work_for(made)
-            try:
-                return await call(*args, **kwargs)
-            except BaseException as error:
-                error_type = type_of(error)
-                raise
-            finally:
-                token.var.reset(token)
-                self.end(made, error_type)
+            with self.begin(name, thread_id, kwargs.get("user_id")) as made:
+                token = work_for(made)
+                try:
+                    return await call(*args, **kwargs)
+                finally:
+                    token.var.reset(token)
 
         return operation
 
     @asynccontextmanager
     async def block(self, name: str, *, owner: Any = None) -> AsyncIterator[None]:
         """Measure a block of the host, whose operations are measured, too."""
-        made, error_type = self.begin(name, None, owner), ""
-        made.is_block = True
-        try:
-            with working_for(made):
-                yield
-        except BaseException as error:
-            error_type = type_of(error)
-            raise
-        finally:
-            self.end(made, error_type)
+        with self.begin(name, None, owner) as made, working_for(made):
+            made.is_block = True
+            yield
 
-    def begin(self, name: str, thread_id: Any, owner: Any) -> Operation:
-        """Begin to measure an operation; ``end`` must follow."""
-        made = Operation() if self.tracer is None else self._traced(name)
+    def begin(self, name: str, thread_id: Any, owner: Any) -> MeasuredCall:
+        """Begin to measure an operation; ``with`` ends it."""
+        made = MeasuredCall()
+        made.timing = self
+        if self.tracer is not None and (span := self.tracer.operation(f"agent_persistence.{name}")) is not None:
+            made.spans = [span]
         made.call = name, self._clock(), thread_id, owner
         return made
 
@@ -106,7 +113,7 @@ class Timing:
         """Count an operation that has ended, and show it if it has a span or was slow.
 
         Args:
-            made: as ``begin`` returned it.
+            made: the operation.
             error_type: the ``type_of`` its error; empty if there was none.
         """
         if made.call is None:
@@ -195,13 +202,6 @@ class Timing:
                 caller.shared += shared
         work_for(batch)
         return batch
-
-    def _traced(self, name: str) -> Operation:
-        made = Operation()
-        span = None if self.tracer is None else self.tracer.operation(f"agent_persistence.{name}")
-        if span is not None:
-            made.spans = [span]
-        return made
 
     def _show(self, operation: Operation, seconds: float, error_type: str) -> None:
         operation = operation.total()
