@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from datetime import datetime, timedelta
 from functools import partial
@@ -46,8 +46,7 @@ from agent_persistence.operations.session_factory import SessionFactory
 from agent_persistence.operations.store_options import store_options
 from agent_persistence.operations.transactions import Transactions
 from agent_persistence.operations.unit_of_work import UnitOfWork
-from agent_persistence.records import ANY_USER, AnyUser, TouchedState
-from agent_persistence.repositories.maintenance.latest_versions import latest_versions
+from agent_persistence.records import ANY_USER, AnyUser
 from agent_persistence.settings import PersistenceSettings
 from agent_persistence.telemetry.identities import Identities
 from agent_persistence.telemetry.metrics import Metrics
@@ -411,18 +410,11 @@ class Persistence(Generic[IdT, UserIdT]):
             return CacheAudit(checked=0, stale=0, stale_beyond_bound=0, unreadable=0)
         await self._sessions.ready()
 
-        def latest(states: Collection[TouchedState]) -> Awaitable[Mapping[TouchedState, int]]:
-            return self._transactions.maintain(partial(latest_versions, of=states))
-
         async def let_bound_pass() -> None:
             await asyncio.sleep(self.settings.cache_sweep_interval + _GRACE_SECONDS)
             await self.sweep()
 
-        found = await audit(
-            self.cache, self.models.id_types, sample=wanted, latest_versions=latest, let_bound_pass=let_bound_pass
-        )
-        self.cache.counts.stale = found.stale
-        return found
+        return await audit(self.cache, self._transactions, sample=wanted, let_bound_pass=let_bound_pass)
 
     async def aclose(self) -> None:
         """Close the store: wait for running calls, then close what it opened.

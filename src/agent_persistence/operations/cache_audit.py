@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any, Final
 
@@ -14,7 +15,9 @@ from agent_persistence.cache.codec import VALUE, UnreadableValueError, version_o
 from agent_persistence.cache.keys import parse_state_key
 from agent_persistence.cache.state_cache import StateCache
 from agent_persistence.ids import IdTypes
+from agent_persistence.operations.transactions import Transactions
 from agent_persistence.records import TouchedState
+from agent_persistence.repositories.maintenance.latest_versions import latest_versions
 
 LatestVersions = Callable[[Collection[TouchedState]], Awaitable[Mapping[TouchedState, int]]]
 
@@ -41,27 +44,30 @@ class CacheAudit:
 
 async def audit(
     cache: StateCache,
-    id_types: IdTypes[Any, Any],
+    transactions: Transactions[Any, Any],
     *,
     sample: int,
-    latest_versions: LatestVersions,
     let_bound_pass: Callable[[], Awaitable[Any]],
 ) -> CacheAudit:
-    """Compare cached values with the database.
+    """Compare cached values with the database, and count the stale ones.
 
     Args:
         cache: the cache.
-        id_types: the id types of its keys.
+        transactions: those of its store.
         sample: the maximum number of values.
-        latest_versions: reads versions from the database, by one statement.
         let_bound_pass: waits as long as a stale value may live; called if there is one.
     """
-    states, unreadable = await _sample(cache, id_types, sample)
-    checked, differing = await _compare(cache, states, latest_versions)
-    stale = await _still(cache, differing, latest_versions)  # a commit between the two reads is no fault
+
+    def latest(states: Collection[TouchedState]) -> Awaitable[Mapping[TouchedState, int]]:
+        return transactions.maintain(partial(latest_versions, of=states))
+
+    states, unreadable = await _sample(cache, transactions.sessions.models.id_types, sample)
+    checked, differing = await _compare(cache, states, latest)
+    stale = await _still(cache, differing, latest)  # a commit between the two reads is no fault
     if stale:
         await let_bound_pass()
-    beyond_bound = await _still(cache, stale, latest_versions)
+    beyond_bound = await _still(cache, stale, latest)
+    cache.counts.stale = len(stale)
     return CacheAudit(checked, len(stale), len(beyond_bound), unreadable)
 
 
@@ -82,7 +88,7 @@ async def _sample(cache: StateCache, id_types: IdTypes[Any, Any], sample: int) -
 
 
 async def _compare(
-    cache: StateCache, states: Sequence[TouchedState], latest_versions: LatestVersions
+    cache: StateCache, states: Sequence[TouchedState], read_latest: LatestVersions
 ) -> tuple[int, dict[TouchedState, int]]:
     """Return the number of states that still have a value, and the values that differ from the database.
 
@@ -92,7 +98,7 @@ async def _compare(
     differing: dict[TouchedState, int] = {}
     for start in range(0, len(states), _STATES_A_BATCH):
         batch = states[start : start + _STATES_A_BATCH]
-        latest = await latest_versions(batch)
+        latest = await read_latest(batch)
         for state, version in (await _cached_versions(cache, batch)).items():
             if version is not None:
                 checked += 1
@@ -101,10 +107,10 @@ async def _compare(
 
 
 async def _still(
-    cache: StateCache, before: Mapping[TouchedState, int], latest_versions: LatestVersions
+    cache: StateCache, before: Mapping[TouchedState, int], read_latest: LatestVersions
 ) -> dict[TouchedState, int]:
     """Compare once more, and return the values that differ again."""
-    _, differing = await _compare(cache, list(before), latest_versions)
+    _, differing = await _compare(cache, list(before), read_latest)
     return {state: version for state, version in differing.items() if before[state] == version}
 
 

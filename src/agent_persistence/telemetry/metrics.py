@@ -120,7 +120,7 @@ class DegradedMetrics:
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """What a store has done since it was made. Contains no ids and no contents.
+    """Counts of what a store has done since it was made. They contain no ids and no contents.
 
     Attributes:
         operations: durations of one-call operations in seconds; empty without ``PERSISTENCE_METRICS``.
