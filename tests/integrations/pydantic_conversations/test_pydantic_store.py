@@ -573,20 +573,21 @@ async def test_what_a_newer_version_wrote_is_named_and_not_passed_by(
 
 async def test_ids_that_are_texts_become_uuids_and_numbers_are_refused(open_store: Any, user_id: str) -> None:
     uuids, numbers = await open_store(("uuid", "string")), await open_store(("bigint", "string"))
+    chat = f"chat of {user_id}"
     store = Store(persistence=uuids, user_id=user_id)
     answers = ModelRequest([ToolReturnPart("f", "1", "a"), ToolReturnPart("f", "2", "b")])
     entries = [
         ConversationEntry(id="e1", parent_id=None, message=ask("a")),
         ConversationEntry(id="e2", parent_id="e1", message=answers),
     ]
-    record = ConversationRecord(conversation_id="chat-1", head_id="e2")
+    record = ConversationRecord(conversation_id=chat, head_id="e2")
     await store.write_record(record, new_entries=entries, expected_revision=None)
 
-    assert await store.load_entries("chat-1") == entries
-    assert await store.read_record("chat-1") == record
+    assert await store.load_entries(chat) == entries
+    assert await store.read_record(chat) == record
     assert await store.read_entry("e2") == entries[1]
-    assert [one.conversation_id for one in await store.list_conversations()] == ["chat-1"]
-    fork = await store.fork("chat-1", at=1)
+    assert [one.conversation_id for one in await store.list_conversations()] == [chat]
+    fork = await store.fork(chat, at=1)
     assert await store.load_entries(fork.conversation_id) == entries[:1]
     with pytest.raises(InvalidInputError, match="PERSISTENCE_ID_TYPE"):
         Store(persistence=numbers, user_id=user_id)
