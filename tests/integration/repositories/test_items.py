@@ -302,6 +302,22 @@ async def test_writers_of_the_same_keys_in_any_order_do_not_block_each_other(per
     assert all(value == values[0] for value in values)  # each put is whole
 
 
+async def test_while_an_item_is_locked_no_item_of_its_put_is_seen(persistence: Store, user_id: str) -> None:
+    await persistence.items.put_many([new("a", n=0)], user_id=user_id)
+    both, beside = [new("a", n=1), new("b", n=1)], [new("c", n=1)]
+    async with persistence.begin(user_id=user_id) as uow:
+        await uow.items.put_many([new("a", n=2)])
+        # The first is alone in its batch, so these two share the next one.
+        puts = [persistence.items.put_many(items, user_id=user_id) for items in ([new("d")], both, beside)]
+        waiting = [asyncio.create_task(put) for put in puts]
+        await waiting[2]
+        assert {item.key for item in await persistence.items.search(user_id=user_id)} == {"a", "c", "d"}
+    await asyncio.gather(*waiting)
+
+    read = await persistence.items.get_many([ItemKey(HOME, key) for key in "abc"], user_id=user_id)
+    assert [item and item.value for item in read] == [{"n": 1}] * 3
+
+
 async def test_a_unit_of_work_that_fails_leaves_no_item(persistence: Store, user_id: str) -> None:
     async def fail() -> None:
         async with persistence.begin(user_id=user_id) as uow:
