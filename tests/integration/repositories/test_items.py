@@ -307,10 +307,10 @@ async def test_while_an_item_is_locked_no_item_of_its_put_is_seen(persistence: S
     both, beside = [new("a", n=1), new("b", n=1)], [new("c", n=1)]
     async with persistence.begin(user_id=user_id) as uow:
         await uow.items.put_many([new("a", n=2)])
-        # The first is alone in its batch, so these two share the next one.
+        # The first starts at once, and these two share a batch.
         puts = [persistence.items.put_many(items, user_id=user_id) for items in ([new("d")], both, beside)]
         waiting = [asyncio.create_task(put) for put in puts]
-        await waiting[2]
+        await asyncio.gather(waiting[0], waiting[2])
         assert {item.key for item in await persistence.items.search(user_id=user_id)} == {"a", "c", "d"}
     await asyncio.gather(*waiting)
 
